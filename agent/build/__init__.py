@@ -1,0 +1,1 @@
+"""Registry -> store: resolve, fetch, verify, convert, publish."""

@@ -1,0 +1,1 @@
+"""Everything remote, one module each. Third-party errors and payloads end here."""

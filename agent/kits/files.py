@@ -1,0 +1,59 @@
+"""Files that are there as a whole or not at all, also after a power cut."""
+
+import contextlib
+import os
+import pathlib
+import secrets
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Make renames and links in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Create a folder and its parents durably; an existing one is fine."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        sync_folder(new.parent)
+
+
+def publish(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Move a finished file to its place: fsync it, rename it, fsync the folder.
+
+    Both must be on one file system. A file that is there already is replaced.
+    """
+    descriptor = os.open(source, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    make_folder(target.parent)
+    source.rename(target)
+    sync_folder(target.parent)
+
+
+def write(target: pathlib.Path, data: bytes, *, tmp: pathlib.Path | None = None) -> None:
+    """Replace a file's content atomically and durably.
+
+    The new content is first written in the folder `tmp` (default: beside the
+    target), under a name that no other process uses.
+    """
+    folder = tmp or target.parent
+    make_folder(folder)
+    draft = folder / f".{target.name}.{secrets.token_hex(6)}"
+    try:
+        draft.write_bytes(data)
+        publish(draft, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise

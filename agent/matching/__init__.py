@@ -1,0 +1,1 @@
+"""Which cache serves a pod, how fully, and why (pure functions)."""

@@ -1,0 +1,173 @@
+"""The records of the store, format 1: one struct a kind of file.
+
+They are values: written once by a builder, read by everybody. Encoding is JSON
+with the field names below; decoding is strict (a wrong type, a missing field or
+a malformed digest raises RecordError), but ignores fields that it does not know,
+so that a later version may add some. Sizes are bytes, times are RFC 3339 UTC
+strings, durations seconds.
+"""
+
+import re
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from agent import errors
+
+DigestText = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Size = Annotated[int, msgspec.Meta(ge=0)]
+CacheID = Annotated[str, msgspec.Meta(pattern=r"^imc-[a-z0-9][a-z0-9-]{2,58}$")]
+
+_CACHE_ID = re.compile(r"imc-[a-z0-9][a-z0-9-]{2,58}")
+
+FORMAT = 1
+
+
+class RecordError(errors.PermanentError):
+    """A record does not have the form that the format prescribes.
+
+    `name` says which file, `reason` what is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"damaged record {name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class StoreRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`store.json`: what the folder is. All layers of a store have one compression."""
+
+    format: int
+    id: str
+    compression: str = "lz4"
+
+
+class Toolchain(msgspec.Struct, frozen=True, kw_only=True):
+    """What made a layer file: enough to make the same bytes again."""
+
+    version: str
+    options: list[str]
+
+
+class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/layers/<xx>/<hex>.json`: what a layer file must be.
+
+    `size` and `sha256` are of the .erofs file, `tar_size` of the uncompressed tar
+    it was made from, `blobs` the digests of the compressed blobs known to unpack to it.
+    """
+
+    diff_id: DigestText
+    size: Size
+    tar_size: Size
+    sha256: DigestText
+    blobs: list[DigestText]
+    mkfs: Toolchain
+
+
+class ChainRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/chains/<xx>/<hex>.json`: the layer on top of a chain and the chain below.
+
+    `parent` is None for the bottom layer.
+    """
+
+    diff_id: DigestText
+    parent: DigestText | None
+
+
+class ImageLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer of an image, as its manifest and config name it.
+
+    `size` is that of the blob (compressed), `digest` the blob's.
+    """
+
+    diff_id: DigestText
+    chain_id: DigestText
+    digest: DigestText
+    media_type: str
+    size: Size
+    tar_size: Size
+    erofs_size: Size
+
+
+class PlatformImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image for one platform: `platform` is `linux/amd64`; layers bottom first."""
+
+    platform: str
+    manifest: DigestText
+    manifest_media_type: str
+    manifest_size: Size
+    config: DigestText
+    layers: list[ImageLayer]
+
+
+class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/images/<registry>/<repository>/<tag or digest>.json`.
+
+    `target` is what the reference resolves to at the registry: an index, or a
+    manifest when the image has but one platform. `build_seconds` is the wall time
+    that fetching and converting took, `fetched_bytes` what it downloaded for that
+    (0 where all layers were there).
+    """
+
+    ref: str
+    target: DigestText
+    target_media_type: str
+    target_size: Size
+    platforms: list[PlatformImage]
+    created: str
+    build_seconds: float = 0.0
+    fetched_bytes: Size = 0
+
+
+class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """One image of a cache: the reference as asked for (normalised) and its target digest.
+
+    `layers` are the diff IDs of all its platforms' layers, so that what a cache
+    holds can be told without reading its images. `size` is compressed bytes.
+    """
+
+    ref: str
+    target: DigestText
+    size: Size
+    layers: list[DigestText]
+
+
+class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/caches/<imc-id>.json`: exists exactly while the cache is Ready.
+
+    `namespaces` is None for a public cache; one built with pull secrets serves
+    only the namespaces in the list. `size` is the bytes of its layer files,
+    `capacity` the imageCacheSize it was built under.
+    """
+
+    id: CacheID
+    name: str
+    images: list[CachedImage]
+    size: Size
+    capacity: Size
+    created: str
+    build_seconds: float = 0.0
+    namespaces: list[str] | None = None
+    retention_days: int | None = None
+
+
+Record = TypeVar("Record", StoreRecord, LayerRecord, ChainRecord, ImageRecord, CacheRecord)
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """The bytes of a record's file: JSON, indented, with a newline at the end."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+
+
+def decode(data: bytes, kind: type[Record], name: str) -> Record:
+    """Read a record of the given kind; `name` is for the message of RecordError."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise RecordError(name, str(error)) from error
+
+
+def is_cache_id(text: str) -> bool:
+    """Whether a string has the form of a cache ID (`imc-...`)."""
+    return _CACHE_ID.fullmatch(text) is not None

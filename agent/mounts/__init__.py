@@ -1,0 +1,1 @@
+"""EROFS mounts of layers: system calls, the mount table, option strings."""

@@ -1,0 +1,1 @@
+"""The node agent: pods -> matches -> mounted and registered images -> reports."""

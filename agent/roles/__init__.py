@@ -1,0 +1,1 @@
+"""Composition roots: open resources, start services, nothing else."""

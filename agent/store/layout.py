@@ -1,0 +1,75 @@
+"""Where things are in a store, format 1: arithmetic on paths, no I/O.
+
+The path of a layer is what containerd >= 2.4 expects of a `layer_content_caches`
+folder (internal/erofsutils), so one store serves a stock containerd, too: it is
+never renamed. Everything that becomes part of a path has been parsed first.
+"""
+
+import dataclasses
+import pathlib
+
+from agent.model import digests, records
+from agent.model import images as image_values
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of the store whose root folder is `root`."""
+
+    root: pathlib.Path
+
+    @property
+    def store_record(self) -> pathlib.Path:
+        """`store.json`."""
+        return self.root / "store.json"
+
+    @property
+    def layer_files(self) -> pathlib.Path:
+        """The folder of all layer files."""
+        return self.root / "sha256"
+
+    @property
+    def tmp(self) -> pathlib.Path:
+        """Work in progress; swept after a day."""
+        return self.root / "tmp"
+
+    @property
+    def cache_records(self) -> pathlib.Path:
+        """The folder of the cache records."""
+        return self.root / "meta" / "caches"
+
+    @property
+    def image_records(self) -> pathlib.Path:
+        """The folder of the image records."""
+        return self.root / "meta" / "images"
+
+    def layer(self, diff_id: str) -> pathlib.Path:
+        """The EROFS file of a layer."""
+        name = digests.hex_of(diff_id)
+        return self.layer_files / name[:2] / f"{name}.erofs"
+
+    def layer_record(self, diff_id: str) -> pathlib.Path:
+        """The record of a layer."""
+        name = digests.hex_of(diff_id)
+        return self.root / "meta" / "layers" / name[:2] / f"{name}.json"
+
+    def chain_record(self, chain_id: str) -> pathlib.Path:
+        """The record of a chain ID."""
+        name = digests.hex_of(chain_id)
+        return self.root / "meta" / "chains" / name[:2] / f"{name}.json"
+
+    def blob(self, digest: str) -> pathlib.Path:
+        """A manifest, index or config, byte for byte."""
+        name = digests.hex_of(digest)
+        return self.root / "meta" / "blobs" / "sha256" / name[:2] / name
+
+    def image_record(self, reference: image_values.Reference) -> pathlib.Path:
+        """The record of an image; under its digest when the reference has one."""
+        folder = self.image_records / reference.registry / reference.repository
+        return folder / f"{reference.version}.json"
+
+    def cache_record(self, cache_id: str) -> pathlib.Path:
+        """The record of a Ready cache."""
+        if not records.is_cache_id(cache_id):
+            raise records.RecordError(cache_id[:80], "a cache ID is imc- and 3 to 59 of a-z 0-9 -")
+        return self.cache_records / f"{cache_id}.json"
