@@ -1,0 +1,19 @@
+"""`uimgacc`: the one executable, one subcommand per role and per task of a person.
+
+The snapshotter is dispatched before anything else is imported: containers'
+starts depend on it, so it is kept small (60 MiB with 500 layers) and does not
+load the libraries that the other commands need.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Run the command that `sys.argv` names."""
+    if sys.argv[1:2] == ["snapshotter"]:
+        from agent.roles import snapshotter
+
+        sys.exit(snapshotter.main(sys.argv[2:]))
+    from agent.cli import commands
+
+    commands.run()
