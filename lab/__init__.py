@@ -1,0 +1,5 @@
+"""The lab: real containerd, registry, images and peers for tests, demo and benchmark.
+
+Development only; nothing in `agent` imports it. Everything it gathers or makes
+lies in one git-ignored folder, see `lab.places`.
+"""

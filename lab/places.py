@@ -1,0 +1,21 @@
+"""Where things of the lab lie.
+
+One folder holds everything: `.lab` in the checkout, or what UIMGACC_LAB says.
+"""
+
+import os
+import pathlib
+
+CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+LAB = pathlib.Path(os.environ.get("UIMGACC_LAB") or CHECKOUT / ".lab").resolve()
+
+BIN = LAB / "bin"
+"""Wrappers of Debian 13's erofs-utils, and links to the other tools, for PATH."""
+
+STORAGE = LAB / "registry"
+"""The registry's storage with all test images in it."""
+
+CONTAINERDS = {"1.7": LAB / "containerd-1.7/usr/bin", "2": LAB / "containerd-2/usr/bin"}
+SOCI = LAB / "soci/usr/bin"
+CRI_API = LAB / "cri-api"
+"""Modules generated from the CRI's own api.proto; `lab.cri` imports them from here."""

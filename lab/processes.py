@@ -1,0 +1,140 @@
+"""Processes that a test starts, and the mounts that they leave."""
+
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+
+class LabError(Exception):
+    """Something of the lab does not work; the message has the log's last lines."""
+
+
+class Process:
+    """A server of the lab: one process of its own, its output in a file.
+
+    It is ended by its own id, never by name: other tests run the same programs.
+    """
+
+    def __init__(
+        self, command: Sequence[str | os.PathLike[str]], log: pathlib.Path, **environment: str
+    ) -> None:
+        self.command = [os.fspath(word) for word in command]
+        self.log = log
+        self.environment = environment
+        self.running: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Return the id of the running process."""
+        if self.running is None:
+            raise LabError(f"{self.command[0]} was not started")
+        return self.running.pid
+
+    def start(self) -> None:
+        """Start the process; what it says is appended to its log."""
+        with self.log.open("ab") as output, self.errors.open("ab") as errors:
+            self.running = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+            )
+
+    @property
+    def errors(self) -> pathlib.Path:
+        """Return the file of its standard error."""
+        return self.log.with_name(f"{self.log.name}.err")
+
+    def wait_for_socket(self, address: str | tuple[str, int], *, seconds: float = 30) -> None:
+        """Return when a Unix socket (a path) or a TCP port accepts connections."""
+        deadline = time.monotonic() + seconds
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        while True:
+            with socket.socket(family, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+                probe.connect(address)
+                return
+            if self.running is None or self.running.poll() is not None:
+                raise LabError(f"{self.command[0]} ended at start:\n{self.said()}")
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.command[0]} is not ready in {seconds} s:\n{self.said()}")
+            time.sleep(0.01)
+
+    def said(self, lines: int = 15) -> str:
+        """Return the last lines of its standard error, to explain a failure."""
+        text = self.errors.read_text(errors="replace") if self.errors.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def end(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 15) -> None:
+        """Send a signal, wait for the end, and kill what does not end in time."""
+        process, self.running = self.running, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """Return a TCP port on the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def mounts_below(folder: pathlib.Path) -> list[str]:
+    """Return the mount points at or below a folder, the innermost first."""
+    found = []
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4])
+        if pathlib.PurePath(point).is_relative_to(folder):
+            found.append(point)
+    return found[::-1]
+
+
+def unmount_below(folder: pathlib.Path) -> None:
+    """Unmount everything at or below a folder, lazily where it is still in use."""
+    for point in mounts_below(folder):
+        subprocess.run(["umount", "-l", point], capture_output=True, check=False)
+
+
+def arguments_of(program: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield id and arguments of every process whose program has this name."""
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if pathlib.PurePath(words[0]).name == program:
+                yield int(entry.name), words
+
+
+def environment_with_path(first: pathlib.Path) -> Mapping[str, str]:
+    """Return PATH with a folder put first, sbin included, as daemons expect it."""
+    return {"PATH": f"{first}:{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/bin"}
+
+
+def kill(pid: int, *, seconds: float = 5) -> None:
+    """Kill a process that is not our child, and wait until it is gone."""
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        while time.monotonic() < deadline and not is_dead(pid):
+            time.sleep(0.005)
+
+
+def is_dead(pid: int) -> bool:
+    """Tell whether a process is gone, or waits only for its parent to notice."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
