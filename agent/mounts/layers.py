@@ -1,0 +1,143 @@
+"""One mount per layer on this node, shared by all snapshots: `<root>/layers/<short>`.
+
+One mount means one superblock and so one page cache. The table is rebuilt from
+the kernel's at start (adopt, never unmount) and each use verifies, by st_dev, that
+what is mounted is still the layer: an empty mountpoint under an overlay would be
+silent wrong content.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import pathlib
+from typing import Any, Protocol
+
+from agent import errors
+from agent.mounts import mountinfo
+
+logger = logging.getLogger(__name__)
+
+_SHORT = 16
+
+
+class MountError(errors.TemporaryError):
+    """A layer could not be mounted; `diff_id` names it, `reason` says why."""
+
+    def __init__(self, diff_id: str, reason: str) -> None:
+        super().__init__(f"layer {diff_id} cannot be mounted: {reason}")
+        self.diff_id = diff_id
+        self.reason = reason
+
+
+class Caller(Protocol):
+    """What runs the blocking operations: agent.kits.workers.Pool."""
+
+    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
+        """Run an operation; errors as in Pool.call."""
+
+
+class LayerMounts:
+    """The mounted layers below `folder`, which must exist, on the local file system.
+
+    `pool` runs agent.mounts.syscalls.OPERATIONS.
+    """
+
+    def __init__(self, folder: pathlib.Path, pool: Caller, *, deadline: float) -> None:
+        self._folder = folder
+        self._pool = pool
+        self._deadline = deadline
+        self._devices: dict[str, int] = {}
+        self._under_way: dict[str, asyncio.Future[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def path(self, diff_id: str) -> str:
+        """The mountpoint of a layer.
+
+        16 hex digits: 127 of them must fit into the 4095 bytes of overlay's
+        options. Two layers with the same 16 would be refused by the kernel mount
+        (mount_layer finds another source there), never mixed up.
+        """
+        return f"{self._folder}/{diff_id.removeprefix('sha256:')[:_SHORT]}"
+
+    def adopt(self) -> None:
+        """Take over what is mounted already (after a restart of this process)."""
+        prefix = f"{self._folder}/"
+        for entry in mountinfo.read():
+            if entry.kind == "erofs" and entry.target.startswith(prefix):
+                name = pathlib.PurePath(mountinfo.backing_file(entry.source)).stem
+                diff_id = f"sha256:{name}"
+                if self.path(diff_id) == entry.target:
+                    self._devices[diff_id] = entry.device
+
+    def is_mounted(self, diff_id: str) -> bool:
+        """Whether the layer is mounted at its place now. Touches no file of the store."""
+        device = self._devices.get(diff_id)
+        if device is None:
+            return False
+        try:
+            if os.stat(self.path(diff_id)).st_dev == device:  # noqa: PTH116 - hot, and a str
+                return True
+        except OSError:
+            pass
+        del self._devices[diff_id]
+        return False
+
+    async def ensure(self, diff_id: str, source: pathlib.Path, size: int) -> None:
+        """Mount the layer unless it is mounted; callers at the same time share one mount(2).
+
+        Raises MountError.
+        """
+        while not self.is_mounted(diff_id):
+            under_way = self._under_way.get(diff_id)
+            if under_way is None:
+                await self._mount(diff_id, source, size)
+                return
+            await asyncio.wait([under_way])
+
+    async def _mount(self, diff_id: str, source: pathlib.Path, size: int) -> None:
+        done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
+        target = self.path(diff_id)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(target, 0o700)  # noqa: PTH102 - hot, and a str
+            self._devices[diff_id] = await self._pool.call(
+                "mount_layer", str(source), target, size, deadline=self._deadline
+            )
+        except (OSError, errors.AgentError) as error:
+            raise MountError(diff_id, str(error)) from error
+        finally:
+            del self._under_way[diff_id]
+            done.set_result(None)
+
+    async def drop_all_but(self, wanted: set[str]) -> int:
+        """Unmount the layers that are not in `wanted`; return how many went.
+
+        The caller vouches that no snapshot refers to the others. A container that
+        still runs on one notices nothing: an overlay holds its lowers by itself.
+        Whoever wants a layer that is just going waits and mounts it again.
+        """
+        dropped = 0
+        for diff_id in [known for known in self._devices if known not in wanted]:
+            if diff_id not in self._under_way:
+                dropped += await self._drop(diff_id)
+        return dropped
+
+    async def _drop(self, diff_id: str) -> bool:
+        done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
+        device = self._devices.pop(diff_id, None)
+        try:
+            await self._pool.call("unmount_layer", self.path(diff_id), deadline=self._deadline)
+        except (OSError, errors.AgentError) as error:
+            logger.warning(
+                "an idle layer stays mounted", extra={"layer": diff_id, "reason": str(error)}
+            )
+            if device is not None:
+                self._devices[diff_id] = device
+            return False
+        finally:
+            del self._under_way[diff_id]
+            done.set_result(None)
+        return True

@@ -1,0 +1,149 @@
+"""mount(2), umount2(2) and loop devices; the only place with ctypes.
+
+These functions run in children of agent.kits.workers (see OPERATIONS): whatever
+opens a file of the shared store may hang. Standard library only.
+
+mount(8) of util-linux < 2.39 makes a loop device of every regular file, so
+mount(2) is called directly: kernels >= 6.12 mount EROFS from a file
+(CONFIG_EROFS_FS_BACKED_BY_FILE), older ones answer ENOTBLK and get a loop device.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+
+from agent.mounts import mountinfo
+
+MS_RDONLY = 1
+MNT_DETACH = 2
+
+# The EROFS superblock stands at 1024 and begins with this (fs/erofs/erofs_fs.h).
+_SUPERBLOCK_OFFSET = 1024
+_SUPERBLOCK_MAGIC = struct.pack("<I", 0xE0F5E1E2)
+
+# linux/loop.h
+_LOOP_CTL_GET_FREE = 0x4C82
+_LOOP_CONFIGURE = 0x4C0A
+_LO_FLAGS_READ_ONLY = 1
+_LO_FLAGS_AUTOCLEAR = 4
+_LO_FLAGS_DIRECT_IO = 16
+# struct loop_config: fd, block_size, loop_info64 (232 bytes, lo_flags at 52), 8 reserved words.
+_LOOP_CONFIG = struct.Struct("<II52xI176x64x")
+_LOOP_TRIES = 16
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """mount(2); raises OSError."""
+    arguments = (
+        source.encode(),
+        target.encode(),
+        kind.encode(),
+        ctypes.c_ulong(flags),
+        data.encode(),
+    )
+    if _libc.mount(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), source)
+
+
+def unmount(target: str, flags: int = 0) -> None:
+    """umount2(2); raises OSError (EBUSY while it is in use and `flags` is 0)."""
+    if _libc.umount2(target.encode(), flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
+def mount_layer(source: str, target: str, size: int) -> int:
+    """Mount the layer file `source` of `size` bytes on the folder `target`; return its st_dev.
+
+    Checks the file before the kernel sees it: a size or superblock that is not
+    what the record says raises OSError EUCLEAN. If a worker that was given up
+    has mounted it in the meantime, that mount is taken; if something else is
+    mounted there, OSError EBUSY.
+    """
+    mounted = _mounted_source(target)
+    if mounted is None:
+        _check(source, size)
+        try:
+            mount(source, target, "erofs", MS_RDONLY)
+        except OSError as error:
+            if error.errno not in (errno.ENOTBLK, errno.EINVAL):
+                raise
+            _mount_on_loop(source, target)
+    elif mounted != source:
+        raise OSError(errno.EBUSY, f"{mounted} is mounted there", target)
+    return os.stat(target).st_dev
+
+
+def _check(source: str, size: int) -> None:
+    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor).st_size
+        if found != size:
+            raise OSError(errno.EUCLEAN, f"has {found} bytes, its record says {size}", source)
+        if os.pread(descriptor, 4, _SUPERBLOCK_OFFSET) != _SUPERBLOCK_MAGIC:
+            raise OSError(errno.EUCLEAN, "has no EROFS superblock", source)
+    finally:
+        os.close(descriptor)
+
+
+def _mounted_source(target: str) -> str | None:
+    """The source of the topmost mount on `target`, None when it is an ordinary folder."""
+    if os.stat(target).st_dev == os.stat(os.path.dirname(target)).st_dev:
+        return None
+    found = [entry.source for entry in mountinfo.read() if entry.target == target]
+    return mountinfo.backing_file(found[-1]) if found else None
+
+
+def _mount_on_loop(source: str, target: str) -> None:
+    """Mount through a loop device that the kernel frees with its last user.
+
+    Another process may take the free device between the two calls, so it is
+    tried again a few times.
+    """
+    backing = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        device, descriptor = _configure_loop(backing)
+        try:
+            mount(device, target, "erofs", MS_RDONLY)
+        finally:
+            os.close(descriptor)
+    finally:
+        os.close(backing)
+
+
+def _configure_loop(backing: int) -> tuple[str, int]:
+    flags = _LO_FLAGS_READ_ONLY | _LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO
+    for _ in range(_LOOP_TRIES):
+        with open("/dev/loop-control", "rb") as control:
+            device = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(descriptor, _LOOP_CONFIGURE, _LOOP_CONFIG.pack(backing, 0, flags))
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno != errno.EBUSY:
+                raise
+        else:
+            return device, descriptor
+    raise OSError(errno.EBUSY, "no loop device could be had", "/dev/loop-control")
+
+
+def unmount_layer(target: str) -> None:
+    """Unmount a layer that no snapshot refers to and remove its mountpoint.
+
+    Detaching takes it out of the folder tree at once, whatever the store does.
+    Stacked mounts (two workers, one of which had been given up) go together.
+    """
+    with contextlib.suppress(OSError):
+        while True:
+            unmount(target, MNT_DETACH)
+    os.rmdir(target)
+
+
+OPERATIONS = {"mount_layer": mount_layer, "unmount_layer": unmount_layer}

@@ -1,0 +1,176 @@
+"""`uimgacc snapshotter`: the proxy snapshotter as a process of its own.
+
+Ready when the socket accepts. SIGTERM ends it cleanly; nothing is ever unmounted
+at the end, so running containers notice neither that nor a crash. Plain argparse
+and few imports: see agent.cli.main.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+import pathlib
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import prometheus_client
+
+from agent import errors, metrics
+from agent.kits import aiotasks, jsonlog, workers
+from agent.mounts import layers
+from agent.snapshotter import folders, metadata, remote, service, snapshots
+from agent.store import layout
+
+logger = logging.getLogger(__name__)
+
+_INDEX_PARAMETER = "/sys/module/overlay/parameters/index"
+
+
+class RootInUseError(errors.TemporaryError):
+    """Another snapshotter process works in the same root folder; `root` is it."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        super().__init__(f"another snapshotter works in {root}; stop it first")
+        self.root = root
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What the process is told; seconds and paths."""
+
+    root: pathlib.Path
+    """Local folder for records, mounts and ordinary snapshots; containerd's `exports.root`."""
+    address: str
+    """Path of the Unix socket that containerd's `proxy_plugins` entry names."""
+    store: pathlib.Path | None
+    """The shared store; without one this is a plain overlayfs snapshotter."""
+    metrics_address: str | None
+    """host:port for Prometheus; None serves none."""
+    lookup_seconds: float
+    """How long the store may take to answer for one layer before the pull goes on without it."""
+    mount_seconds: float
+    """How long one mount may take."""
+    lock_seconds: float = 20.0
+    """How long to wait for a predecessor to end (an upgrade) before giving up."""
+    grace_seconds: float = 5.0
+    """How long calls may go on after SIGTERM."""
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """Read flags and their environment variables (UIMGACC_STORE for --store, ...)."""
+    parser = argparse.ArgumentParser(
+        prog="uimgacc snapshotter", description="The proxy snapshotter that containerd talks to."
+    )
+    environment = os.environ.get
+    parser.add_argument("--root", required="UIMGACC_ROOT" not in os.environ)
+    parser.add_argument("--address", required="UIMGACC_ADDRESS" not in os.environ)
+    parser.add_argument("--store", default=environment("UIMGACC_STORE"))
+    parser.add_argument("--metrics-address", default=environment("UIMGACC_METRICS_ADDRESS"))
+    parser.add_argument(
+        "--lookup-seconds", type=float, default=float(environment("UIMGACC_LOOKUP_SECONDS", "2"))
+    )
+    parser.add_argument(
+        "--mount-seconds", type=float, default=float(environment("UIMGACC_MOUNT_SECONDS", "10"))
+    )
+    found = parser.parse_args(arguments)
+    return Settings(
+        root=pathlib.Path(found.root or os.environ["UIMGACC_ROOT"]).absolute(),
+        address=str(pathlib.Path(found.address or os.environ["UIMGACC_ADDRESS"]).absolute()),
+        store=pathlib.Path(found.store).absolute() if found.store else None,
+        metrics_address=found.metrics_address,
+        lookup_seconds=found.lookup_seconds,
+        mount_seconds=found.mount_seconds,
+    )
+
+
+@contextlib.contextmanager
+def _locked(root: pathlib.Path, seconds: float) -> Iterator[None]:
+    """Hold the root's lock; the kernel drops it with the process, however that ends."""
+    with (root / "lock").open("w") as file:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RootInUseError(root) from None
+                time.sleep(0.1)
+        yield
+
+
+def _overlay_options() -> list[str]:
+    """As containerd: hard links across layers need no index, and it forbids shared uppers."""
+    return ["index=off"] if pathlib.Path(_INDEX_PARAMETER).exists() else []
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    settings: Settings,
+) -> AsyncIterator[tuple[service.Service, snapshots.Snapshotter]]:
+    async with contextlib.AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(
+            workers.Pool("agent.snapshotter.blocking", name="the snapshotter", size=4)
+        )
+        database = metadata.Database(settings.root / "uimgacc.db")
+        stack.callback(database.close)
+        layer_folder = settings.root / "layers"
+        layer_folder.mkdir(mode=0o700, exist_ok=True)
+        mounted = layers.LayerMounts(layer_folder, pool, deadline=settings.mount_seconds)
+        mounted.adopt()
+        metrics.MOUNTS.set(len(mounted))
+        lookup = None
+        if settings.store is not None:
+            where = layout.Layout(settings.store)
+            lookup = remote.Lookup(where, pool, deadline=settings.lookup_seconds)
+        served = snapshots.Snapshotter(
+            database=database,
+            places=folders.Folders(settings.root),
+            mounted=mounted,
+            lookup=lookup,
+            options=_overlay_options(),
+        )
+        stack.callback(served.close)
+        yield service.Service(served, database), served
+
+
+async def _clean_once(served: snapshots.Snapshotter) -> None:
+    """What a crash left is removed after the start, not before: containers wait for us."""
+    await served.cleanup()
+    await asyncio.Event().wait()
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
+    if settings.metrics_address:
+        host, _, port = settings.metrics_address.rpartition(":")
+        prometheus_client.start_http_server(int(port), host or "127.0.0.1")
+    async with aiotasks.stop_on_signals() as stop, _opened(settings) as (servicer, served):
+        services = {
+            "grpc": service.serve(servicer, settings.address, grace=settings.grace_seconds),
+            "database": servicer.database.wait_failed(),
+            "cleaning": _clean_once(served),
+        }
+        await aiotasks.run_services(services, stop)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    settings = parse(arguments)
+    status = 0
+    with jsonlog.to_stderr():
+        try:
+            settings.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            pathlib.Path(settings.address).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            with _locked(settings.root, settings.lock_seconds):
+                pathlib.Path(settings.address).unlink(missing_ok=True)
+                asyncio.run(run(settings))
+        except* (errors.AgentError, OSError, sqlite3.Error) as group:
+            # Foreseen: a message for people, not a traceback.
+            logger.error("ended", extra={"reason": "; ".join(map(str, group.exceptions))})  # noqa: TRY400
+            status = 1
+    return status

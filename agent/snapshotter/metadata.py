@@ -1,0 +1,453 @@
+"""What the snapshotter must remember, in SQLite: durable before any reply.
+
+Writes run in one thread, which commits as many as are waiting with a single
+fsync: a hundred containers created at once cost a few. Reads use a connection of
+their own on the event loop's thread: the database is small, local and in the page
+cache, and WAL readers wait for no writer (measured: 30 microseconds).
+
+Parents are held by id, so that a key can be renamed by Commit and reused after
+Remove. `diff_id` is set for a layer that comes from the store.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from agent import errors
+from agent.snapshotter import filters
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+VIEW, ACTIVE, COMMITTED = 1, 2, 3
+KIND_NAMES = {VIEW: "view", ACTIVE: "active", COMMITTED: "committed"}
+
+REF_LABEL = "containerd.io/snapshot.ref"
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_PAGE = 200
+_BATCH = 64
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS snapshots (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    parent INTEGER REFERENCES snapshots(id),
+    kind INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    labels TEXT NOT NULL,
+    ref TEXT,
+    diff_id TEXT,
+    layer_size INTEGER,
+    size INTEGER,
+    inodes INTEGER
+);
+CREATE INDEX IF NOT EXISTS by_ref ON snapshots(ref) WHERE ref IS NOT NULL;
+CREATE INDEX IF NOT EXISTS by_parent ON snapshots(parent);
+CREATE UNIQUE INDEX IF NOT EXISTS remote
+    ON snapshots(ref, coalesce(parent, 0)) WHERE diff_id IS NOT NULL;
+PRAGMA user_version = 1;
+"""
+
+_SELECT = (
+    "SELECT s.id, s.name, coalesce(p.name, ''), s.kind, s.created, s.updated, s.labels,"
+    " s.diff_id, s.layer_size, s.size, s.inodes FROM snapshots s"
+    " LEFT JOIN snapshots p ON p.id = s.parent "
+)
+
+_ANCESTORS = """
+WITH RECURSIVE up(id, depth) AS (
+    SELECT id, 0 FROM snapshots WHERE name = ?
+    UNION ALL
+    SELECT s.parent, depth + 1 FROM snapshots s JOIN up USING (id) WHERE s.parent IS NOT NULL
+)
+SELECT s.id, s.name, coalesce(p.name, ''), s.kind, s.created, s.updated, s.labels,
+    s.diff_id, s.layer_size, s.size, s.inodes
+FROM up JOIN snapshots s ON s.id = up.id LEFT JOIN snapshots p ON p.id = s.parent
+ORDER BY depth
+"""
+
+
+class NotFoundError(errors.PermanentError):
+    """No snapshot has that key or name; `key` is it."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"snapshot {key} does not exist")
+        self.key = key
+
+
+class ExistsError(errors.PermanentError):
+    """A snapshot has that key or name already; `key` is it."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"snapshot {key} already exists")
+        self.key = key
+
+
+class StateError(errors.PermanentError):
+    """The snapshot is not in a state in which this can be done to it."""
+
+
+class InvalidError(errors.PermanentError):
+    """The request asks for what no snapshot can be."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot. Times are nanoseconds since 1970; `diff_id` is None for ordinary ones.
+
+    `layer_size` is the size of the store's layer file; `size` and `inodes` are those
+    of a committed ordinary snapshot once they have been counted.
+    """
+
+    id: int
+    name: str
+    parent: str
+    kind: int
+    created: int
+    updated: int
+    labels: Mapping[str, str]
+    diff_id: str | None
+    layer_size: int | None
+    size: int | None
+    inodes: int | None
+
+    def field(self, name: str, key: str) -> str | None:
+        """A field's value, for agent.snapshotter.filters."""
+        match name:
+            case "labels":
+                return self.labels.get(key)
+            case "name":
+                return self.name
+            case "parent":
+                return self.parent
+            case "kind":
+                return KIND_NAMES[self.kind]
+            case _:
+                return None
+
+
+def _snapshot(row: tuple[Any, ...]) -> Snapshot:
+    values: list[Any] = list(row)
+    values[6] = json.loads(values[6])
+    return Snapshot(*values)
+
+
+class Reader:
+    """Queries; all of them touch the database only."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def find(self, name: str) -> Snapshot | None:
+        """The snapshot of that key or name."""
+        row = self._connection.execute(_SELECT + "WHERE s.name = ?", (name,)).fetchone()
+        return _snapshot(row) if row else None
+
+    def get(self, name: str) -> Snapshot:
+        """The snapshot of that key or name; raises NotFoundError."""
+        found = self.find(name)
+        if found is None:
+            raise NotFoundError(name)
+        return found
+
+    def ancestors(self, name: str) -> list[Snapshot]:
+        """The snapshot itself and all below it, topmost first."""
+        rows = self._connection.execute(_ANCESTORS, (name,))
+        return [_snapshot(row) for row in rows]
+
+    def remote(self, ref: str, parent: str) -> Snapshot | None:
+        """The store's layer recorded for a chain ID on a given backend parent."""
+        row = self._connection.execute(
+            _SELECT + "WHERE s.ref = ? AND s.diff_id IS NOT NULL AND coalesce(p.name, '') = ?",
+            (ref, parent),
+        ).fetchone()
+        return _snapshot(row) if row else None
+
+    def walk(self, wanted: Sequence[tuple[filters.Selector, ...]]) -> Iterator[list[Snapshot]]:
+        """Snapshots that match the filters, in pages; the store's layers first.
+
+        Each page is a query of its own, so that a slow receiver holds nothing. A
+        filter that names a snapshot.ref or a name is answered from an index.
+        """
+        narrow = self._narrow(wanted)
+        last = -1
+        while True:
+            condition, arguments = narrow
+            rows = self._connection.execute(
+                _SELECT + "WHERE s.id > ? AND " + condition + " ORDER BY s.id LIMIT ?",
+                (last, *arguments, _PAGE),
+            ).fetchall()
+            page = [_snapshot(row) for row in rows]
+            found = [one for one in page if filters.any_matches(wanted, one.field)]
+            found.sort(key=lambda one: one.diff_id is None)
+            if found:
+                yield found
+            if len(page) < _PAGE:
+                return
+            last = page[-1].id
+
+    @staticmethod
+    def _narrow(wanted: Sequence[tuple[filters.Selector, ...]]) -> tuple[str, tuple[str, ...]]:
+        if len(wanted) == 1:
+            for column, field, key in (("s.ref", "labels", REF_LABEL), ("s.name", "name", "")):
+                value = filters.required(wanted[0], field, key)
+                if value is not None:
+                    return f"{column} = ?", (value,)
+        return "1", ()
+
+    def diff_ids(self) -> set[str]:
+        """The layers of the store that snapshots refer to."""
+        rows = self._connection.execute(
+            "SELECT DISTINCT diff_id FROM snapshots WHERE diff_id IS NOT NULL"
+        )
+        return {row[0] for row in rows}
+
+    def ids(self) -> set[int]:
+        """The ids of all snapshots."""
+        return {row[0] for row in self._connection.execute("SELECT id FROM snapshots")}
+
+    def last_id(self) -> int:
+        """The highest id that was ever given."""
+        row = self._connection.execute(
+            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'snapshots'"
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+
+class Transaction(Reader):
+    """Changes; each is all done or not at all."""
+
+    def add(
+        self,
+        name: str,
+        *,
+        id_: int,
+        parent: str,
+        kind: int,
+        labels: Mapping[str, str],
+        diff_id: str | None = None,
+        layer_size: int | None = None,
+    ) -> Snapshot:
+        """Record a new snapshot. Raises ExistsError, NotFoundError (the parent), InvalidError."""
+        parent_id = None
+        if parent:
+            below = self.get(parent)
+            if below.kind != COMMITTED:
+                raise InvalidError(f"parent {parent} is not a committed snapshot")
+            parent_id = below.id
+        now = time.time_ns()
+        values = (id_, name, parent_id, kind, now, now, json.dumps(dict(labels)))
+        try:
+            self._connection.execute(
+                "INSERT INTO snapshots (id, name, parent, kind, created, updated, labels,"
+                " ref, diff_id, layer_size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, labels.get(REF_LABEL), diff_id, layer_size),
+            )
+        except sqlite3.IntegrityError as error:
+            raise ExistsError(name) from error
+        return self.get(name)
+
+    def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
+        """Turn the active snapshot `key` into the committed `name` with just these labels."""
+        snapshot = self.get(key)
+        if snapshot.kind != ACTIVE:
+            raise StateError(
+                f"snapshot {key} is not active: only what was prepared can be committed"
+            )
+        if self.find(name) is not None:
+            raise ExistsError(name)
+        now = time.time_ns()
+        self._connection.execute(
+            "UPDATE snapshots SET name = ?, kind = ?, created = ?, updated = ?, labels = ?, ref = ?"
+            " WHERE id = ?",
+            (
+                name,
+                COMMITTED,
+                now,
+                now,
+                json.dumps(dict(labels)),
+                labels.get(REF_LABEL),
+                snapshot.id,
+            ),
+        )
+
+    def remove(self, key: str) -> Snapshot:
+        """Forget a snapshot; raises NotFoundError, StateError while others stand on it."""
+        snapshot = self.get(key)
+        child = self._connection.execute(
+            "SELECT name FROM snapshots WHERE parent = ? LIMIT 1", (snapshot.id,)
+        ).fetchone()
+        if child is not None:
+            raise StateError(f"cannot remove snapshot {key}: {child[0]} stands on it")
+        self._connection.execute("DELETE FROM snapshots WHERE id = ?", (snapshot.id,))
+        return snapshot
+
+    def relabel(self, name: str, labels: Mapping[str, str]) -> Snapshot:
+        """Replace a snapshot's labels."""
+        self.get(name)
+        self._connection.execute(
+            "UPDATE snapshots SET labels = ?, ref = ?, updated = ? WHERE name = ?",
+            (json.dumps(dict(labels)), labels.get(REF_LABEL), time.time_ns(), name),
+        )
+        return self.get(name)
+
+    def set_usage(self, id_: int, size: int, inodes: int) -> None:
+        """Remember what a committed snapshot occupies."""
+        self._connection.execute(
+            "UPDATE snapshots SET size = ?, inodes = ? WHERE id = ? AND kind = ?",
+            (size, inodes, id_, COMMITTED),
+        )
+
+
+def _connect(path: pathlib.Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA cache_size = -2000")
+    return connection
+
+
+def _open(path: pathlib.Path) -> sqlite3.Connection:
+    connection = _connect(path)
+    try:
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict == "ok":
+            connection.executescript(_SCHEMA)
+            return connection
+    except BaseException:
+        connection.close()
+        raise
+    connection.close()
+    damage = sqlite3.DatabaseError(verdict)
+    damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    raise damage
+
+
+def _open_or_replace(path: pathlib.Path) -> sqlite3.Connection:
+    """Open the database; a damaged one is set aside and replaced by an empty one.
+
+    The node agent then removes what containerd still believes to be here.
+    """
+    try:
+        return _open(path)
+    except sqlite3.DatabaseError as error:
+        # Only damage: a full disk or a lock is no reason to forget everything.
+        if error.sqlite_errorcode not in _DAMAGE:
+            raise
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    logger.error("the database is damaged and starts anew", extra={"kept_as": str(aside)})
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+    return _open(path)
+
+
+class Database:
+    """The database file `path` and the thread that writes it."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._writing = _open_or_replace(path)
+        self._reading = _connect(path)
+        self.read = Reader(self._reading)
+        self._loop = asyncio.get_running_loop()
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self._queue: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="metadata", daemon=True)
+        self._thread.start()
+
+    async def write(self, change: Callable[[Transaction], Result]) -> Result:
+        """Apply a change and return its result once it is durable.
+
+        Raises what the change raised (it then did nothing), or sqlite3.Error.
+        A caller that is cancelled does not take the change back.
+        """
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._queue.put(_Change(change, future))
+        return await future
+
+    def close(self) -> None:
+        """Finish the writes that are waiting, then close."""
+        self._queue.put(None)
+        self._thread.join(timeout=10)
+        self._writing.close()
+        self._reading.close()
+
+    def _run(self) -> None:
+        transaction = Transaction(self._writing)
+        while True:
+            first = self._queue.get()
+            batch = [first]
+            while len(batch) < _BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            changes = [change for change in batch if change is not None]
+            if changes:
+                outcomes = self._apply(transaction, changes)
+                self._loop.call_soon_threadsafe(self._deliver, changes, outcomes)
+            if len(changes) < len(batch):
+                return
+
+    def _apply(self, transaction: Transaction, changes: "list[_Change]") -> "list[_Outcome]":
+        try:
+            self._writing.execute("BEGIN IMMEDIATE")
+            outcomes = [self._apply_one(transaction, change) for change in changes]
+            self._writing.execute("COMMIT")
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._writing.execute("ROLLBACK")
+            return [_Outcome(error=error)] * len(changes)
+        return outcomes
+
+    def _apply_one(self, transaction: Transaction, change: "_Change") -> "_Outcome":
+        self._writing.execute("SAVEPOINT change")
+        try:
+            outcome = _Outcome(result=change.apply(transaction))
+        except errors.AgentError as error:
+            self._writing.execute("ROLLBACK TO change")
+            outcome = _Outcome(error=error)
+        self._writing.execute("RELEASE change")
+        return outcome
+
+    def _deliver(self, changes: "list[_Change]", outcomes: "list[_Outcome]") -> None:
+        for change, outcome in zip(changes, outcomes, strict=True):
+            if change.future.done():
+                continue
+            if outcome.error is None:
+                change.future.set_result(outcome.result)
+            else:
+                change.future.set_exception(outcome.error)
+
+    async def wait_failed(self) -> None:
+        """Return never, raise sqlite3.Error once the database is found to be damaged."""
+        await self._failed
+
+    def report(self, error: sqlite3.Error) -> None:
+        """Take note of an error of the database; one that a restart repairs ends `wait_failed`."""
+        damaged = getattr(error, "sqlite_errorcode", None) in _DAMAGE
+        if damaged and not self._failed.done():
+            self._failed.set_exception(error)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Change:
+    apply: Callable[[Transaction], Any]
+    future: asyncio.Future[Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Outcome:
+    result: Any = None
+    error: Exception | None = None

@@ -1,0 +1,137 @@
+"""Is this chain ID in the store? Asked for every layer of every pull.
+
+The answer comes within a deadline, whatever the store does. After a failure the
+store is left alone for a while and every question is answered "no" at once, so
+that a hung server delays one layer, not each of forty; then one caller tries
+again. There is no timer behind it: an idle snapshotter does nothing.
+"""
+
+import asyncio
+import dataclasses
+import errno
+import logging
+import pathlib
+from collections.abc import Sequence
+
+from agent import errors
+from agent.kits import workers
+from agent.model import digests, records
+from agent.store import chains, layout
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """A layer of the store: its diff ID, its file and the file's size in bytes."""
+
+    diff_id: str
+    path: pathlib.Path
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Miss:
+    """Not to be had from the store; `reason` is the label of uimgacc_fallback_total."""
+
+    reason: str
+
+
+class Lookup:
+    """Looks chain IDs up in a store.
+
+    `pool` runs agent.snapshotter.blocking.OPERATIONS; `deadline` is in seconds and bounds
+    one question; `pauses` are the seconds for which the store is left alone after
+    the first, second, ... failure in a row.
+    """
+
+    def __init__(
+        self,
+        where: layout.Layout,
+        pool: workers.Pool,
+        *,
+        deadline: float,
+        pauses: Sequence[float] = (1, 2, 5, 10),
+    ) -> None:
+        self._layout = where
+        self._pool = pool
+        self._deadline = deadline
+        self._pauses = pauses
+        self._failures = 0
+        self._closed_until = 0.0
+        self._identified = False
+
+    def path(self, diff_id: str) -> pathlib.Path:
+        """The layer's file in the store."""
+        return self._layout.layer(diff_id)
+
+    async def find(self, chain_id: str) -> Found | Miss:
+        """Look a chain ID up. Raises nothing: doubt is a Miss."""
+        now = asyncio.get_running_loop().time()
+        if now < self._closed_until:
+            return Miss("store_unhealthy")
+        if self._failures:
+            self._closed_until = now + self._deadline
+        try:
+            answer = await self._ask(chain_id)
+        except (errors.TemporaryError, OSError) as error:
+            return self._failed(error)
+        except errors.PermanentError as error:
+            logger.warning(
+                "a record of the store is damaged; run `uimgacc store check`",
+                extra={"chain_id": chain_id, "reason": str(error)},
+            )
+            return Miss("damaged_record")
+        self._failures, self._closed_until = 0, 0.0
+        return answer
+
+    async def _ask(self, chain_id: str) -> Found | Miss:
+        name = digests.hex_of(chain_id)
+        if not self._identified and (reason := await self._identify()):
+            return Miss(reason)
+        try:
+            found = await self._pool.call(
+                "find_chain", str(self._layout.root), name, deadline=self._deadline
+            )
+        except OSError as error:
+            if error.errno in (errno.EUCLEAN, errno.EFBIG):
+                raise records.RecordError(chain_id, str(error)) from error
+            raise
+        if found is None:
+            self._identified = False  # an unmounted store is an empty folder: look again next time
+            return Miss("not_in_store")
+        chain = records.decode(found[0], records.ChainRecord, f"chain {chain_id}")
+        layer = records.decode(found[1], records.LayerRecord, f"layer {chain.diff_id}")
+        if (layer.diff_id, layer.size) != (chain.diff_id, found[2]):
+            raise records.RecordError(
+                f"layer {chain.diff_id}", f"says {layer.size} bytes, its file has {found[2]}"
+            )
+        return Found(chain.diff_id, self.path(chain.diff_id), layer.size)
+
+    async def _identify(self) -> str:
+        """Why the folder is no store that we can read; "" when it is one."""
+        path = str(self._layout.store_record)
+        try:
+            data = await self._pool.call("read", path, chains.RECORD_LIMIT, deadline=self._deadline)
+        except FileNotFoundError:
+            return "no_store"
+        record = records.decode(data, records.StoreRecord, path)
+        if record.format != records.FORMAT:
+            logger.warning(
+                "the store has a format that this version cannot read; upgrade uimgacc",
+                extra={"format": record.format, "readable": records.FORMAT},
+            )
+            return "store_format"
+        self._identified = True
+        return ""
+
+    def _failed(self, error: Exception) -> Miss:
+        pause = self._pauses[min(self._failures, len(self._pauses) - 1)]
+        self._failures += 1
+        self._identified = False
+        self._closed_until = asyncio.get_running_loop().time() + pause
+        logger.warning(
+            "the store does not answer; images are pulled as ever",
+            extra={"reason": str(error), "asked_again_in_s": pause},
+        )
+        return Miss("store_deadline" if isinstance(error, workers.DeadlineError) else "store_error")

@@ -1,0 +1,312 @@
+"""The snapshotter proper: what each request means, apart from how it is sent.
+
+For a chain ID that the store has, Prepare records a committed snapshot and raises
+ReadyError; for everything else this is containerd's overlayfs snapshotter. The
+invariants:
+
+- A record of a store's layer exists only if the layer has been mounted once.
+- A reply with mounts is sent only when every lower folder has just been verified
+  to be the mounted layer (or an ordinary folder of ours).
+- Commit, Remove, Stat, List and Update touch the database only.
+- Nothing is unmounted that a record refers to.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import pathlib
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from agent import errors, metrics
+from agent.mounts import layers, overlay
+from agent.snapshotter import filters, folders, metadata, remote, usage
+
+logger = logging.getLogger(__name__)
+
+_UPDATABLE = "labels"
+
+
+class ReadyError(errors.PermanentError):
+    """The layer asked for is served from the store: there is nothing to unpack.
+
+    `chain_id` names it. containerd takes this (as AlreadyExists) for an answer.
+    """
+
+    def __init__(self, chain_id: str) -> None:
+        super().__init__(f"{chain_id} is in the store and mounted")
+        self.chain_id = chain_id
+
+
+class UnavailableError(errors.TemporaryError):
+    """What the snapshot stands on cannot be had now."""
+
+
+class Snapshotter:
+    """All snapshots below one root folder.
+
+    `lookup` is None where there is no store: then this is a plain overlayfs
+    snapshotter. `options` are overlay options for every mount (`index=off`).
+    """
+
+    def __init__(
+        self,
+        *,
+        database: metadata.Database,
+        places: folders.Folders,
+        mounted: layers.LayerMounts,
+        lookup: remote.Lookup | None,
+        options: Sequence[str] = (),
+    ) -> None:
+        self._database = database
+        self._folders = places
+        self._layers = mounted
+        self._lookup = lookup
+        self._options = tuple(options)
+        self._last_id = max(database.read.last_id(), *places.ids(), 0)
+        self._unrecorded: set[int] = set()
+        self._wanted: dict[str, int] = {}
+        self._cleaning = asyncio.Lock()
+        # Counting and removing files of the local disk; one thread, so one at a time.
+        self._disk = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._counted: dict[int, tuple[float, int, int]] = {}
+
+    def close(self) -> None:
+        """Stop counting and removing; what is left is removed after the next start."""
+        self._disk.shutdown(wait=False, cancel_futures=True)
+
+    async def prepare(
+        self, key: str, parent: str, labels: Mapping[str, str]
+    ) -> list[overlay.Mount]:
+        """A writable snapshot on `parent` ("": on nothing).
+
+        Raises ReadyError, ExistsError, NotFoundError, InvalidError, UnavailableError.
+        """
+        chain_id = labels.get(metadata.REF_LABEL, "")
+        if chain_id and self._lookup and await self._serve(self._lookup, chain_id, parent, labels):
+            raise ReadyError(chain_id)
+        return await self._create(metadata.ACTIVE, key, parent, labels)
+
+    async def view(self, key: str, parent: str, labels: Mapping[str, str]) -> list[overlay.Mount]:
+        """A read-only snapshot of `parent`; errors as in `prepare`, but ReadyError."""
+        return await self._create(metadata.VIEW, key, parent, labels)
+
+    async def mounts(self, key: str) -> list[overlay.Mount]:
+        """The mounts of an active snapshot or view, made again where they are gone.
+
+        Raises NotFoundError, StateError, UnavailableError.
+        """
+        snapshot = self._database.read.get(key)
+        if snapshot.kind == metadata.COMMITTED:
+            raise metadata.StateError(f"snapshot {key} is committed: only others have mounts")
+        return self._mounts(snapshot, await self._lowers(snapshot.parent))
+
+    async def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
+        """Make an active snapshot a parent for others. Counts no files: see `usage`."""
+        await self._database.write(lambda change: change.commit(name, key, labels))
+
+    async def remove(self, key: str) -> None:
+        """Forget a snapshot; its files go in `cleanup`."""
+        snapshot = await self._database.write(lambda change: change.remove(key))
+        self._counted.pop(snapshot.id, None)
+
+    def stat(self, key: str) -> metadata.Snapshot:
+        """One snapshot; raises NotFoundError."""
+        return self._database.read.get(key)
+
+    async def walk(self, texts: Sequence[str]) -> AsyncIterator[list[metadata.Snapshot]]:
+        """Pages of the snapshots that match containerd filters; raises InvalidError."""
+        try:
+            wanted = filters.parse_all(texts)
+        except filters.FilterError as error:
+            raise metadata.InvalidError(str(error)) from error
+        for page in self._database.read.walk(wanted):
+            yield page
+            await asyncio.sleep(0)
+
+    async def update(
+        self, name: str, labels: Mapping[str, str], paths: Sequence[str]
+    ) -> metadata.Snapshot:
+        """Change labels: all of them, or those that `paths` name (`labels.<key>`)."""
+        for path in paths:
+            if path != _UPDATABLE and not path.startswith(f"{_UPDATABLE}."):
+                raise metadata.InvalidError(f"{path} of a snapshot cannot be changed, only labels")
+
+        def change(transaction: metadata.Transaction) -> metadata.Snapshot:
+            merged = dict(transaction.get(name).labels)
+            for path in paths or (_UPDATABLE,):
+                if path == _UPDATABLE:
+                    merged = dict(labels)
+                    continue
+                key = path.removeprefix(f"{_UPDATABLE}.")
+                merged.pop(key, None)
+                if key in labels:
+                    merged[key] = labels[key]
+            return transaction.relabel(name, merged)
+
+        return await self._database.write(change)
+
+    async def usage(self, key: str) -> tuple[int, int]:
+        """Bytes and inodes on the local disk; a store's layer has none here.
+
+        An active snapshot is counted at most every ten times the time it takes.
+        """
+        snapshot = self._database.read.get(key)
+        if snapshot.diff_id is not None:
+            return 0, 0
+        if snapshot.size is not None:
+            return snapshot.size, snapshot.inodes or 0
+        loop = asyncio.get_running_loop()
+        fresh_until, size, inodes = self._counted.get(snapshot.id, (0.0, 0, 0))
+        if loop.time() >= fresh_until:
+            started = loop.time()
+            upper = self._folders.upper(snapshot.id)
+            size, inodes = await loop.run_in_executor(self._disk, usage.count, upper)
+            ended = loop.time()
+            self._counted[snapshot.id] = (ended + 10 * (ended - started), size, inodes)
+        if snapshot.kind == metadata.COMMITTED:
+            self._counted.pop(snapshot.id, None)
+            await self._database.write(lambda change: change.set_usage(snapshot.id, size, inodes))
+        return size, inodes
+
+    async def cleanup(self) -> None:
+        """Remove the files of forgotten snapshots and unmount layers that none refers to."""
+        async with self._cleaning:
+            loop = asyncio.get_running_loop()
+            present = await loop.run_in_executor(self._disk, self._folders.ids)
+            present -= self._database.read.ids() | self._unrecorded
+            if present:
+                present -= await loop.run_in_executor(self._disk, self._folders.mounted_ids)
+            for id_ in present:
+                try:
+                    await loop.run_in_executor(self._disk, self._folders.remove, id_)
+                except OSError as error:
+                    logger.warning(
+                        "files of a removed snapshot stay", extra={"id": id_, "reason": str(error)}
+                    )
+            await self._layers.drop_all_but(self._database.read.diff_ids() | self._wanted.keys())
+            metrics.MOUNTS.set(len(self._layers))
+
+    async def _serve(
+        self, lookup: remote.Lookup, chain_id: str, parent: str, labels: Mapping[str, str]
+    ) -> bool:
+        """Record the store's layer for a chain ID on `parent`, mounted; False if it cannot be."""
+        found: remote.Found | remote.Miss
+        if existing := self._database.read.remote(chain_id, parent):
+            assert existing.diff_id is not None
+            found = remote.Found(
+                existing.diff_id, lookup.path(existing.diff_id), existing.layer_size or 0
+            )
+        else:
+            found = await lookup.find(chain_id)
+        if isinstance(found, remote.Miss):
+            metrics.FALLBACK.labels(found.reason).inc()
+            return False
+        self._want(found.diff_id, 1)
+        try:
+            await self._layers.ensure(found.diff_id, found.path, found.size)
+            if not existing:
+                await self._record(chain_id, parent, labels, found)
+        except layers.MountError as error:
+            logger.warning("pulled as ever", extra={"chain_id": chain_id, "reason": str(error)})
+            metrics.FALLBACK.labels("mount_failed").inc()
+            return False
+        finally:
+            self._want(found.diff_id, -1)
+        metrics.MOUNTS.set(len(self._layers))
+        return True
+
+    async def _record(
+        self, chain_id: str, parent: str, labels: Mapping[str, str], found: remote.Found
+    ) -> None:
+        id_ = self._next_id()
+        try:
+            await self._database.write(
+                lambda change: change.add(
+                    f"uimgacc/{id_}/{chain_id}",
+                    id_=id_,
+                    parent=parent,
+                    kind=metadata.COMMITTED,
+                    labels=labels,
+                    diff_id=found.diff_id,
+                    layer_size=found.size,
+                )
+            )
+        except metadata.ExistsError:
+            # Somebody else recorded the same chain on the same parent meanwhile: as good.
+            if self._database.read.remote(chain_id, parent) is None:
+                raise
+
+    def _want(self, diff_id: str, number: int) -> None:
+        """Keep a layer from being dropped between its mount and its record."""
+        count = self._wanted.get(diff_id, 0) + number
+        if count:
+            self._wanted[diff_id] = count
+        else:
+            del self._wanted[diff_id]
+
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    async def _create(
+        self, kind: int, key: str, parent: str, labels: Mapping[str, str]
+    ) -> list[overlay.Mount]:
+        if self._database.read.find(key) is not None:
+            raise metadata.ExistsError(key)
+        lowers = await self._lowers(parent)
+        id_ = self._next_id()
+        self._unrecorded.add(id_)
+        try:
+            self._folders.make(
+                id_, work=kind == metadata.ACTIVE, like=lowers[0] if lowers else None
+            )
+            snapshot = await self._database.write(
+                lambda change: change.add(key, id_=id_, parent=parent, kind=kind, labels=labels)
+            )
+        except (errors.AgentError, sqlite3.Error, OSError):
+            self._folders.remove(id_)
+            raise
+        finally:
+            self._unrecorded.discard(id_)
+        return self._mounts(snapshot, lowers)
+
+    def _mounts(self, snapshot: metadata.Snapshot, lowers: Sequence[str]) -> list[overlay.Mount]:
+        upper = self._folders.upper(snapshot.id)
+        if snapshot.kind == metadata.VIEW:
+            return [overlay.view(upper, lowers, extra=self._options)]
+        work = self._folders.work(snapshot.id)
+        return [overlay.active(upper, work, lowers, extra=self._options)]
+
+    async def _lowers(self, parent: str) -> list[str]:
+        """The folders below a snapshot on `parent`, topmost first, each verified.
+
+        Raises NotFoundError, UnavailableError.
+        """
+        if not parent:
+            return []
+        ancestors = self._database.read.ancestors(parent)
+        if not ancestors:
+            raise metadata.NotFoundError(parent)
+        stored = {one.diff_id: one.layer_size or 0 for one in ancestors if one.diff_id is not None}
+        for diff_id, size in stored.items():
+            if not self._layers.is_mounted(diff_id):
+                await self._restore(diff_id, size)
+        if not all(self._layers.is_mounted(diff_id) for diff_id in stored):
+            raise UnavailableError("a layer was unmounted by somebody else just now; try again")
+        return [
+            self._folders.upper(one.id) if one.diff_id is None else self._layers.path(one.diff_id)
+            for one in ancestors
+        ]
+
+    async def _restore(self, diff_id: str, size: int) -> None:
+        """Mount a layer again, after a reboot for instance."""
+        if self._lookup is None:
+            raise UnavailableError(
+                f"layer {diff_id} is in a store, but this snapshotter runs without --store"
+            )
+        path: pathlib.Path = self._lookup.path(diff_id)
+        try:
+            await self._layers.ensure(diff_id, path, size)
+        except layers.MountError as error:
+            raise UnavailableError(str(error)) from error
