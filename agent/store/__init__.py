@@ -1,6 +1,8 @@
 """The content-addressed tree on the shared file system, format 1 (docs/store.md).
 
-`layout` is path arithmetic, `records` the typed files, `reading` and
-`publishing` the two sides of it. Callers run what touches the tree in
-agent.kits.workers; nothing here is async.
+`layout` is path arithmetic, `decoding` turns files into trusted records,
+`catalog` is how the node agent looks things up (async, with deadlines), `reading`
+how a person's command or the builder does, `publishing` the write side,
+`checking` the verifier. What may block for ever is in `blocking`, for
+agent.kits.workers.
 """

@@ -1,0 +1,123 @@
+"""From a file's bytes to a record that is what was asked for: pure, no I/O.
+
+A record is trusted only if it decodes *and* names the thing it was found under:
+a file that landed under another's name (a restore from backup, a hand that
+copied) would otherwise give wrong content silently.
+"""
+
+from collections.abc import Iterable
+
+from agent import errors
+from agent.model import digests, images, records
+
+RECORD_LIMIT = 16 << 20
+"""No record is larger than this, in bytes; an index or manifest is at most 4 MiB."""
+
+
+class NotAStore(errors.PermanentError):
+    """A folder has no store.json, or one that is damaged.
+
+    `root` is the folder, `reason` what is wrong.
+    """
+
+    def __init__(self, root: str, reason: str) -> None:
+        super().__init__(f"{root} is not an image store: {reason}")
+        self.root = root
+        self.reason = reason
+
+
+class UnknownFormat(errors.PermanentError):
+    """A store is of a format that this version does not know.
+
+    `root` is its folder, `format` the number found.
+    """
+
+    def __init__(self, root: str, number: int) -> None:
+        super().__init__(
+            f"the store {root} has format {number}, this uimgacc knows format {records.FORMAT}:"
+            " use the version of uimgacc that made the store, or a newer one"
+        )
+        self.root = root
+        self.format = number
+
+
+def store(data: bytes, root: str) -> records.StoreRecord:
+    """Decode store.json; raise NotAStore or UnknownFormat."""
+    try:
+        record = records.decode(data, records.StoreRecord, "store.json")
+    except records.RecordError as error:
+        raise NotAStore(root, str(error)) from error
+    if record.format != records.FORMAT:
+        raise UnknownFormat(root, record.format)
+    return record
+
+
+def layer(data: bytes, diff_id: str) -> records.LayerRecord:
+    """Decode the record of a layer; raise RecordError."""
+    record = records.decode(data, records.LayerRecord, f"of layer {diff_id}")
+    _must_be(f"of layer {diff_id}", asked=diff_id, found=record.diff_id)
+    return record
+
+
+def chain(data: bytes, chain_id: str) -> records.ChainRecord:
+    """Decode the record of a chain; raise RecordError."""
+    name = f"of chain {chain_id}"
+    record = records.decode(data, records.ChainRecord, name)
+    parts = [record.diff_id] if record.parent is None else [record.parent, record.diff_id]
+    # The chain ID of two is made from the first as if it were a bottom layer's.
+    _must_be(name, asked=chain_id, found=digests.chain_ids(parts)[-1])
+    return record
+
+
+def image(data: bytes, reference: images.Reference) -> records.ImageRecord:
+    """Decode the record of an image; raise RecordError."""
+    name = f"of image {reference}"
+    record = records.decode(data, records.ImageRecord, name)
+    try:
+        found = images.parse_reference(record.ref)
+    except images.ImageReferenceError as error:
+        raise records.RecordError(name, str(error)) from error
+    _must_be(
+        name,
+        asked=f"{reference.name} {reference.version}",
+        found=f"{found.name} {found.version}",
+    )
+    return record
+
+
+def any_image(data: bytes, name: str) -> records.ImageRecord:
+    """Decode the record of an image whose reference is read from the record itself."""
+    record = records.decode(data, records.ImageRecord, name)
+    try:
+        found = images.parse_reference(record.ref)
+    except images.ImageReferenceError as error:
+        raise records.RecordError(name, str(error)) from error
+    file = name.rpartition("/")[2]
+    _must_be(name, asked=file, found=f"{found.version}.json")
+    return record
+
+
+def cache(data: bytes, cache_id: str) -> records.CacheRecord:
+    """Decode the record of a cache; raise RecordError."""
+    record = records.decode(data, records.CacheRecord, f"of cache {cache_id}")
+    _must_be(f"of cache {cache_id}", asked=cache_id, found=record.id)
+    return record
+
+
+def blob(data: bytes, digest: str) -> bytes:
+    """Return the bytes of a manifest or config if they have the digest; else RecordError."""
+    _must_be(f"blob {digest}", asked=digest, found=digests.sha256(data))
+    return data
+
+
+def pick_by_digest(found: Iterable[records.ImageRecord], digest: str) -> records.ImageRecord | None:
+    """The first record whose target, or manifest for a platform, has the digest."""
+    for record in found:
+        if digest == record.target or any(digest == one.manifest for one in record.platforms):
+            return record
+    return None
+
+
+def _must_be(name: str, *, asked: str, found: str) -> None:
+    if asked != found:
+        raise records.RecordError(name, f"it is of {found}, not of {asked}")
