@@ -15,6 +15,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import agent
@@ -190,6 +191,8 @@ class Pool:
         """End all workers; those that hang in the kernel are left to it."""
         for worker in self._idle:
             worker.kill()
+        deadline = time.monotonic() + 1
+        for worker in (*self._idle, *self._stuck):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(timeout=1)
+                worker.process.wait(timeout=max(0.0, deadline - time.monotonic()))
         self._idle.clear()

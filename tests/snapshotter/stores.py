@@ -1,0 +1,66 @@
+"""A small store made by hand, so that these tests do not stand on the builder."""
+
+import hashlib
+import io
+import pathlib
+import subprocess
+import tarfile
+
+from agent.kits import files
+from agent.model import digests, records
+from agent.store import layout
+
+MKFS = "mkfs.erofs"
+
+
+def make_tar(contents: dict[str, str]) -> bytes:
+    """An uncompressed layer with these files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, text in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+class Store:
+    """A store at `root` with layers of text files."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.layout = layout.Layout(root)
+        record = records.StoreRecord(format=records.FORMAT, id="test")
+        files.write(self.layout.store_record, records.encode(record))
+
+    def add_chain(self, *layers: dict[str, str]) -> list[str]:
+        """Publish layers, bottom first; their chain IDs."""
+        diff_ids = [self.add_layer(contents) for contents in layers]
+        chain_ids = digests.chain_ids(diff_ids)
+        parents = [None, *chain_ids]
+        for diff_id, chain_id, parent in zip(diff_ids, chain_ids, parents, strict=False):
+            record = records.ChainRecord(diff_id=diff_id, parent=parent)
+            files.write(self.layout.chain_record(chain_id), records.encode(record))
+        return list(chain_ids)
+
+    def add_layer(self, contents: dict[str, str]) -> str:
+        """Publish one layer; its diff ID."""
+        tar = make_tar(contents)
+        diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
+        path = self.layout.layer(diff_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [MKFS, "--quiet", "--tar=f", "--aufs", "-Enoinline_data", str(path)],
+            input=tar,
+            check=True,
+        )
+        data = path.read_bytes()
+        record = records.LayerRecord(
+            diff_id=diff_id,
+            size=len(data),
+            tar_size=len(tar),
+            sha256=digests.sha256(data),
+            blobs=[],
+            mkfs=records.Toolchain(version="test", options=[]),
+        )
+        files.write(self.layout.layer_record(diff_id), records.encode(record))
+        return diff_id
