@@ -23,6 +23,9 @@ from agent import errors
 from agent.kits import worker_child
 
 _CHILD = pathlib.Path(worker_child.__file__)
+_REAP_SECONDS = 0.5
+"""A killed child that is alive after this hangs in the kernel; before, it is just dying."""
+
 _FOLDER = pathlib.Path(agent.__file__).parent.parent
 
 
@@ -76,6 +79,7 @@ class _Worker:
         flags = [] if packages else ["-I", "-S"]
         arguments = [str(theirs.fileno()), str(_FOLDER), module]
         self.connection = ours
+        self.killed_at = 0.0
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, *flags, str(_CHILD), *arguments],
@@ -105,6 +109,7 @@ class _Worker:
         return bytes(parts)
 
     def kill(self) -> None:
+        self.killed_at = time.monotonic()
         self.connection.close()
         self.process.kill()
 
@@ -126,7 +131,7 @@ class Pool:
         self._max_stuck = max_stuck
         self._slots = asyncio.Semaphore(size)
         self._idle: list[_Worker] = []
-        self._stuck: list[_Worker] = []
+        self._killed: list[_Worker] = []
 
     async def __aenter__(self) -> "Pool":
         return self
@@ -137,8 +142,9 @@ class Pool:
     @property
     def stuck(self) -> int:
         """How many killed workers still hang in the kernel."""
-        self._stuck = [worker for worker in self._stuck if worker.process.poll() is None]
-        return len(self._stuck)
+        self._killed = [worker for worker in self._killed if worker.process.poll() is None]
+        overdue = time.monotonic() - _REAP_SECONDS
+        return sum(worker.killed_at < overdue for worker in self._killed)
 
     async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
         """Run an operation in a worker and return its result.
@@ -180,19 +186,19 @@ class Pool:
                 return worker
             worker.kill()
         if self.stuck >= self._max_stuck:
-            raise StuckError(self._name, len(self._stuck))
+            raise StuckError(self._name, self.stuck)
         return _Worker(self._module, packages=self._packages)
 
     def _discard(self, worker: _Worker) -> None:
         worker.kill()
-        self._stuck.append(worker)
+        self._killed.append(worker)
 
     def close(self) -> None:
         """End all workers; those that hang in the kernel are left to it."""
         for worker in self._idle:
             worker.kill()
         deadline = time.monotonic() + 1
-        for worker in (*self._idle, *self._stuck):
+        for worker in (*self._idle, *self._killed):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(timeout=max(0.0, deadline - time.monotonic()))
         self._idle.clear()

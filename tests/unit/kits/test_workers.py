@@ -95,10 +95,11 @@ async def test_stuck_workers_are_bounded(pool, monkeypatch: pytest.MonkeyPatch) 
     for _ in range(2):
         with pytest.raises(workers.DeadlineError):
             await pool.call("hang_deaf", deadline=0.3)
+    await asyncio.sleep(0.6)
     with pytest.raises(workers.StuckError):
         await pool.call("echo", 1, deadline=10)
     monkeypatch.undo()
-    for worker in pool._stuck:
+    for worker in pool._killed:
         worker.process.kill()
         worker.process.wait()
 
