@@ -44,7 +44,8 @@ class Process:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
-        self.channel = grpc.insecure_channel(f"unix://{self.socket}")
+        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
+        self.channel = grpc.insecure_channel(f"unix://{self.socket}", options)
         try:
             grpc.channel_ready_future(self.channel).result(timeout=20)
         except grpc.FutureTimeoutError:
