@@ -45,6 +45,11 @@ def parse(text: str) -> str:
     return text
 
 
+def is_digest(text: str) -> bool:
+    """Whether a string has the form of a digest."""
+    return _SHA256.fullmatch(text) is not None
+
+
 def hex_of(digest: str) -> str:
     """The 64 hex digits of a digest."""
     return parse(digest).removeprefix("sha256:")

@@ -1,0 +1,472 @@
+"""Tar headers: read as Go's archive/tar reads them, written as mkfs.erofs understands.
+
+Names are bytes: a tar says nothing about their encoding, and neither does Linux.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from agent import errors
+
+_ZERO_TAIL = bytes(12)
+_USTAR = b"ustar\x0000"
+_GNU = b"ustar  \x00"
+_STAR_TRAILER = b"tar\x00"
+_SPECIAL_MODES = 0o7777
+_MAX_TIME = (1 << 63) // 1_000_000_000
+_DECIMAL = re.compile(rb"-?[0-9]+")
+_TIME = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]*))?")
+_MAX_HOPS = 255
+_SCHILY = b"SCHILY.xattr."
+
+
+class TarHeaderError(errors.PermanentError):
+    """A header in a layer's tar cannot be read; containerd cannot either."""
+
+
+@dataclasses.dataclass(slots=True)
+class Sparse:
+    """A GNU sparse file in PAX form.
+
+    `inline`: its map stands before its data; else `numbers` is the map. `size` is
+    that of the whole file, where it is told.
+    """
+
+    inline: bool
+    numbers: list[int]
+    size: int | None
+
+
+@dataclasses.dataclass(slots=True)
+class Entry:
+    """One entry, with what its extended headers say already in place."""
+
+    kind: bytes
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    mtime_ns: int = 0
+    link: bytes = b""
+    major: int = 0
+    minor: int = 0
+    xattrs: list[tuple[bytes, bytes]] = dataclasses.field(default_factory=list)
+    sparse: Sparse | None = None
+
+    def encode(self, path: bytes) -> bytes:
+        """The header blocks of this entry under the given clean path."""
+        pax = [_pax_record(_SCHILY + key, value) for key, value in self.xattrs]
+        if len(path) > 100:
+            pax.append(_pax_record(b"path", path))
+        if len(self.link) > 100:
+            pax.append(_pax_record(b"linkpath", self.link))
+        if self.mtime_ns or self.mtime >= 8**11:
+            pax.append(_pax_record(b"mtime", b"%d.%09d" % (self.mtime, self.mtime_ns)))
+        for key, value, limit in (
+            (b"size", self.size, 8**11),
+            (b"uid", self.uid, 8**7),
+            (b"gid", self.gid, 8**7),
+        ):
+            if value >= limit:
+                pax.append(_pax_record(key, b"%d" % value))
+        block = self.block(path)
+        if not pax:
+            return block
+        content = b"".join(pax)
+        extended = Entry(b"x", b"x", 0o644, 0, 0, len(content), 0).block(b"x")
+        return extended + content + bytes(-len(content) % 512) + block
+
+    def block(self, path: bytes) -> bytes:
+        """The plain header block, without what does not fit into one."""
+        block = bytearray(512)
+        block[: min(len(path), 100)] = path[:100]
+        block[100:108] = b"%07o\x00" % self.mode
+        block[108:116] = b"%07o\x00" % (self.uid if self.uid < 8**7 else 0)
+        block[116:124] = b"%07o\x00" % (self.gid if self.gid < 8**7 else 0)
+        block[124:136] = b"%011o\x00" % (self.size if self.size < 8**11 else 0)
+        block[136:148] = b"%011o\x00" % (self.mtime if self.mtime < 8**11 else 0)
+        block[148:156] = b"        "
+        block[156:157] = self.kind
+        block[157 : 157 + min(len(self.link), 100)] = self.link[:100]
+        block[257:265] = _USTAR
+        block[329:337] = _device(self.major)
+        block[337:345] = _device(self.minor)
+        block[148:156] = b"%06o\x00 " % sum(block)
+        return bytes(block)
+
+
+def root_entry() -> bytes:
+    """The header of the root as containerd's snapshotter makes it."""
+    return Entry(b"5", b"", 0o755, 0, 0, 0, 0).encode(b"./")
+
+
+def opaque_entry(parent: bytes) -> bytes:
+    """The header that makes a directory opaque.
+
+    The root's is an attribute of the root: mkfs.erofs fails on the marker there.
+    """
+    if parent:
+        return Entry(b"0", b"", 0, 0, 0, 0, 0).encode(parent + b"/.wh..wh..opq")
+    root = Entry(b"5", b"", 0o755, 0, 0, 0, 0)
+    root.xattrs = [(b"trusted.overlay.opaque", b"y")]
+    return root.encode(b"./")
+
+
+def has_data(kind: bytes) -> bool:
+    """Whether data follow a header of this type, whatever size it tells."""
+    return kind not in (b"1", b"2", b"3", b"4", b"5", b"6")
+
+
+def decimal(text: bytes) -> int:
+    """A number of a PAX header or sparse map; TarHeaderError where it is none."""
+    if not _DECIMAL.fullmatch(text):
+        raise TarHeaderError(f"not a number in a layer's tar: {text[:40]!r}")
+    return int(text)
+
+
+def parse(block: bytes) -> Entry:
+    """Read a header block as archive/tar does; TarHeaderError where that fails."""
+    if not _checksum_fits(block):
+        raise TarHeaderError("the layer's tar has a header with a wrong checksum")
+    entry = Entry(
+        kind=block[156:157],
+        name=_text(block[0:100]),
+        mode=_number(block[100:108]) & _SPECIAL_MODES,
+        uid=_number(block[108:116]),
+        gid=_number(block[116:124]),
+        size=_number(block[124:136]),
+        mtime=_number(block[136:148]),
+        link=_text(block[157:257]),
+    )
+    magic = block[257:265]
+    if magic in (_USTAR, _GNU):
+        entry.major, entry.minor = _number(block[329:337]), _number(block[337:345])
+    if prefix := _prefix(block, magic):
+        entry.name = prefix + b"/" + entry.name
+    if entry.size < 0:
+        raise TarHeaderError("the layer's tar has an entry of negative size")
+    return entry
+
+
+class Extra:
+    """What stands before an entry: PAX headers, GNU long names."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._pax: dict[bytes, bytes] = {}
+        self._long_name = b""
+        self._long_link = b""
+
+    def add(self, kind: bytes, content: bytes) -> None:
+        """Take one of them; a global PAX header means nothing to containerd."""
+        self.seen = True
+        if kind == b"x":
+            self._pax = _parse_pax(content)
+        elif kind == b"L":
+            self._long_name = _text(content)
+        elif kind == b"K":
+            self._long_link = _text(content)
+
+    def merge(self, entry: Entry) -> Entry:
+        """Complete an entry by them, as archive/tar and containerd see it."""
+        pax = self._pax
+        entry.name = self._long_name or pax.get(b"path") or entry.name
+        entry.link = self._long_link or pax.get(b"linkpath") or entry.link
+        for key in ("uid", "gid", "size"):
+            if value := pax.get(key.encode()):
+                setattr(entry, key, decimal(value))
+        if value := pax.get(b"mtime"):
+            entry.mtime, entry.mtime_ns = _pax_time(value)
+        if entry.kind == b"\x00":
+            entry.kind = b"5" if entry.name.endswith(b"/") else b"0"
+        if entry.kind not in (b"0", b"1", b"2", b"3", b"4", b"5", b"6"):
+            raise TarHeaderError(
+                f"the layer's tar has an entry of type {entry.kind!r},"
+                f" {entry.name[:200]!r}: containerd does not unpack it either"
+            )
+        entry.sparse = _sparse(entry, pax)
+        _settle(entry, pax)
+        return entry
+
+
+def _settle(entry: Entry, pax: Mapping[bytes, bytes]) -> None:
+    """What containerd and Linux make of the values."""
+    if entry.size < 0:
+        raise TarHeaderError("the layer's tar has an entry of negative size")
+    # chown(-1) leaves the owner as it is: root, who made the file.
+    entry.uid = _owner(entry.uid)
+    entry.gid = _owner(entry.gid)
+    if not 0 <= entry.mtime < _MAX_TIME:
+        entry.mtime = entry.mtime_ns = 0
+    if entry.kind == b"2":
+        entry.mode = 0o777
+    if has_data(entry.kind):
+        entry.major = entry.minor = 0
+    else:
+        entry.size = 0
+    user = entry.kind in (b"0", b"5")
+    entry.xattrs = [
+        (name, value)
+        for key, value in pax.items()
+        if key.startswith(_SCHILY) and _is_kept(name := key.removeprefix(_SCHILY), user=user)
+    ]
+
+
+def _is_kept(name: bytes, *, user: bool) -> bool:
+    if name.startswith(b"user."):
+        return user
+    return name.startswith(b"security.") or name in (
+        b"system.posix_acl_access",
+        b"system.posix_acl_default",
+    )
+
+
+def _owner(number: int) -> int:
+    number &= 0xFFFFFFFF
+    return 0 if number == 0xFFFFFFFF else number
+
+
+class Names:
+    """The directories and symlinks of the layer so far, and what paths mean among them.
+
+    Files are not kept: memory would grow with their number.
+    """
+
+    def __init__(self) -> None:
+        self._folders = {b""}
+        self._links: dict[bytes, bytes] = {}
+        self._parent = b""
+
+    def quick(self, block: bytes) -> int:  # noqa: C901 - one test after another, for speed
+        """The size of the data of an entry that may pass as it is; -1 when it may not.
+
+        It may when it is a file or directory with a plain, clean header, in a
+        directory that the tar has named, and stands in nothing's place.
+        """
+        kind = block[156]
+        if (
+            (kind != 0x30 and kind != 0x35)
+            or block[345]
+            or block[500:512] != _ZERO_TAIL
+            or block[257:265] not in (_USTAR, _GNU)
+            or block[100] != 0x30
+            or block[135] not in b"\x00 "
+        ):
+            return -1
+        digits = block[100:107] + block[108:115] + block[116:123] + block[124:135]
+        if not (digits + block[136:147]).isdigit():
+            return -1
+        name = block[:100].partition(b"\x00")[0]
+        if kind == 0x35:
+            name = name.rstrip(b"/")
+        if not name or name[0] in b"./" or b"//" in name or b"/." in name or name[-1] == 0x2F:
+            return -1
+        parent = name.rpartition(b"/")[0]
+        if parent != self._parent:
+            if parent not in self._folders:
+                return -1
+            self._parent = parent
+        if name in self._links:
+            return -1
+        size = int(block[124:135], 8)
+        if kind == 0x35:
+            if size:
+                return -1
+            self._folders.add(name)
+        elif name in self._folders:
+            return -1
+        return size
+
+    def locate(self, name: bytes) -> tuple[bytes, bytes]:
+        """The real parent directory and the last part of a name; ("", "") for the root."""
+        parts = _clean(name)
+        if not parts or parts[-1] == b"..":
+            return b"", b""
+        return self._resolve(parts[:-1]), parts[-1]
+
+    def link_target(self, link: bytes) -> bytes:
+        """The real path of what a hard link names: its last part is not followed."""
+        folder, _, base = link.rpartition(b"/")
+        if base in (b"", b".", b".."):
+            raise TarHeaderError(f"the layer's tar has a hard link to a directory: {link[:200]!r}")
+        parent = self._resolve(folder.split(b"/"))
+        return parent + b"/" + base if parent else base
+
+    def missing(self, folder: bytes) -> list[bytes]:
+        """The directories on the way to one that were not named so far, top first."""
+        found: list[bytes] = []
+        while folder not in self._folders:
+            found.insert(0, folder)
+            folder = folder.rpartition(b"/")[0]
+        return found
+
+    def add(self, path: bytes, kind: bytes, link: bytes) -> None:
+        """Note an entry; what was in its place goes, except a directory under another."""
+        if kind == b"5":
+            self._folders.add(path)
+        elif path in self._folders:
+            below = path + b"/"
+            self._folders = {
+                name for name in self._folders if name != path and not name.startswith(below)
+            }
+            self._links = {
+                name: link for name, link in self._links.items() if not name.startswith(below)
+            }
+            self._parent = b""
+        target = self._links.get(link) if kind == b"1" else link if kind == b"2" else None
+        if target is not None:
+            self._links[path] = target
+        else:
+            self._links.pop(path, None)
+
+    def _resolve(self, parts: list[bytes]) -> bytes:
+        current: list[bytes] = []
+        todo = parts[::-1]
+        hops = 0
+        while todo:
+            part = todo.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                del current[-1:]
+                continue
+            target = self._links.get(b"/".join([*current, part])) if self._links else None
+            if target is None:
+                current.append(part)
+                continue
+            hops += 1
+            if hops > _MAX_HOPS:
+                raise TarHeaderError(f"the layer's tar has symlinks in a circle, at {part[:99]!r}")
+            if target.startswith(b"/"):
+                current.clear()
+            todo += target.split(b"/")[::-1]
+        return b"/".join(current)
+
+
+def _clean(name: bytes) -> list[bytes]:
+    """Go's path.Clean, in parts."""
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            if parts and parts[-1] != b"..":
+                parts.pop()
+            elif not name.startswith(b"/"):
+                parts.append(part)
+        else:
+            parts.append(part)
+    return parts
+
+
+def _checksum_fits(block: bytes) -> bool:
+    stated = _number(block[148:156])
+    rest = block[:148] + b"        " + block[156:]
+    unsigned = sum(rest)
+    return stated in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest))
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\x00")[0]
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:
+        # Base 256, two's complement; the first bit only marks it.
+        bits = 8 * len(field) - 1
+        number = int.from_bytes(field, "big") & ((1 << bits) - 1)
+        return number - (1 << bits) if field[0] & 0x40 else number
+    text = _text(field.strip(b" \x00"))
+    if not text:
+        return 0
+    try:
+        return int(text, 8) if text.isdigit() else int("x")
+    except ValueError as error:
+        raise TarHeaderError(f"not an octal number in a layer's tar: {text!r}") from error
+
+
+def _prefix(block: bytes, magic: bytes) -> bytes:
+    if magic == _USTAR:
+        return _text(block[345:476] if block[508:512] == _STAR_TRAILER else block[345:500])
+    if magic == _GNU and block[345]:
+        # The times of GNU's format stand here. Writers of Go before 1.8 put a prefix.
+        times = (block[345:357], block[357:369])
+        if any(time[0] and not _is_number(time) for time in times):
+            prefix = _text(block[345:500])
+            return prefix if prefix.isascii() else b""
+    return b""
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        _number(field)
+    except TarHeaderError:
+        return False
+    return True
+
+
+def _parse_pax(content: bytes) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    pieces: list[bytes] = []
+    while content:
+        length = content.partition(b" ")[0]
+        count = decimal(length)
+        record = content[len(length) + 1 : count - 1]
+        if count < 5 or count > len(content) or content[count - 1 : count] != b"\n":
+            raise TarHeaderError("the layer's tar has a damaged PAX header")
+        key, equals, value = record.partition(b"=")
+        named = key in (b"path", b"linkpath", b"uname", b"gname")
+        if not equals or b"\x00" in (value if named else key):
+            raise TarHeaderError("the layer's tar has a damaged PAX header")
+        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            pieces.append(value)
+        else:
+            found[key] = value
+        content = content[count:]
+    if pieces:
+        found[b"GNU.sparse.map"] = b",".join(pieces)
+    return found
+
+
+def _pax_record(key: bytes, value: bytes) -> bytes:
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def _pax_time(text: bytes) -> tuple[int, int]:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise TarHeaderError(f"not a time in a layer's tar: {text[:40]!r}")
+    nanoseconds = int((match[3] or b"").ljust(9, b"0")[:9])
+    seconds = int(match[2])
+    if not match[1]:
+        return seconds, nanoseconds
+    return (-seconds - 1, 10**9 - nanoseconds) if nanoseconds else (-seconds, 0)
+
+
+def _sparse(entry: Entry, pax: Mapping[bytes, bytes]) -> Sparse | None:
+    version = (pax.get(b"GNU.sparse.major", b""), pax.get(b"GNU.sparse.minor", b""))
+    outline = pax.get(b"GNU.sparse.map", b"")
+    if version not in ((b"1", b"0"), (b"0", b"0"), (b"0", b"1")) and (
+        version != (b"", b"") or not outline
+    ):
+        return None
+    entry.name = pax.get(b"GNU.sparse.name") or entry.name
+    size = pax.get(b"GNU.sparse.size") or pax.get(b"GNU.sparse.realsize")
+    numbers = [decimal(text) for text in outline.split(b",")] if outline else []
+    if len(numbers) % 2 or any(number < 0 for number in numbers):
+        raise TarHeaderError("the layer's tar has a damaged sparse map")
+    return Sparse(
+        inline=version == (b"1", b"0"),
+        numbers=numbers,
+        size=decimal(size) if size else None,
+    )
+
+
+def _device(number: int) -> bytes:
+    return b"%07o\x00" % number if 0 <= number < 8**7 else b"\x80" + number.to_bytes(7, "big")

@@ -1,0 +1,171 @@
+"""Who we are at a registry: providers of credentials, asked in order.
+
+The matching of a docker config's keys to an image is the kubelet's
+(kubernetes pkg/credentialprovider/keyring.go): a key is a host, with a port and a
+path prefix where it has them; `*` stands for one label, or a part of it, of the
+host; the longest key wins, and several that match are tried in turn.
+"""
+
+import base64
+import binascii
+import dataclasses
+import fnmatch
+import pathlib
+from collections.abc import Sequence
+from typing import Protocol
+from urllib import parse as urls
+
+import msgspec
+
+from agent import errors
+from agent.model import images
+
+_DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
+
+
+class CredentialsFileError(errors.PermanentError):
+    """A docker config JSON cannot be used. `path` is the file, `reason` what is wrong."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} is not a docker config JSON: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Credential:
+    """A user name and password, or an identity token (an OAuth2 refresh token).
+
+    `source` says where it is from, for messages. It never shows what is secret.
+    """
+
+    source: str
+    username: str = ""
+    password: str = dataclasses.field(default="", repr=False)
+    identity_token: str = dataclasses.field(default="", repr=False)
+
+
+class CredentialProvider(Protocol):
+    """One source of credentials; raising TemporaryError leaves it usable."""
+
+    async def credentials(self, reference: images.Reference) -> Sequence[Credential]:
+        """What may open the image's repository, best first; empty when it knows nothing."""
+
+
+class Chain:
+    """Several providers as one: everything that they know, in their order."""
+
+    def __init__(self, providers: Sequence[CredentialProvider]) -> None:
+        self._providers = providers
+
+    async def credentials(self, reference: images.Reference) -> Sequence[Credential]:
+        """What all providers know about an image, in order, without repetition."""
+        found: list[Credential] = []
+        for provider in self._providers:
+            for credential in await provider.credentials(reference):
+                if credential not in found:
+                    found.append(credential)
+        return found
+
+
+class _Auth(msgspec.Struct, frozen=True):
+    auth: str = ""
+    username: str = ""
+    password: str = ""
+    identitytoken: str = ""
+
+
+class _DockerConfig(msgspec.Struct, frozen=True):
+    auths: dict[str, _Auth] = {}
+
+
+class DockerConfig:
+    """The `auths` of one docker config JSON (`.dockerconfigjson`), or of a `.dockercfg`."""
+
+    def __init__(self, data: bytes, *, source: str) -> None:
+        """Read it; raise CredentialsFileError where it is none. `source` names it in messages."""
+        self._entries = sorted(
+            ((_normalise(key), _credential(auth, source)) for key, auth in _auths(data, source)),
+            key=lambda entry: entry[0],
+            reverse=True,
+        )
+
+    async def credentials(self, reference: images.Reference) -> Sequence[Credential]:
+        """The credentials of all keys that match, the most specific first."""
+        return [
+            credential
+            for key, credential in self._entries
+            if credential is not None and _matches(key, reference)
+        ]
+
+
+def read_docker_config(path: pathlib.Path) -> DockerConfig:
+    """Read a docker config JSON from a local file; raise CredentialsFileError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CredentialsFileError(str(path), str(error)) from error
+    return DockerConfig(data, source=str(path))
+
+
+def _auths(data: bytes, source: str) -> list[tuple[str, _Auth]]:
+    try:
+        raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        if "auths" not in raw and not {"credsStore", "credHelpers", "HttpHeaders"} & raw.keys():
+            return list(msgspec.json.decode(data, type=dict[str, _Auth]).items())
+        return list(msgspec.json.decode(data, type=_DockerConfig).auths.items())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # The library's message names the field, never its value.
+        raise CredentialsFileError(source, str(error)) from error
+
+
+def _credential(auth: _Auth, source: str) -> Credential | None:
+    username, password = auth.username, auth.password
+    if auth.auth:
+        try:
+            decoded = base64.b64decode(auth.auth, validate=False).decode()
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise CredentialsFileError(source, "an `auth` is not base64 of user:password") from (
+                error
+            )
+        username, _, password = decoded.rstrip("\x00").partition(":")
+    if not (username or password or auth.identitytoken):
+        return None
+    return Credential(
+        source=source,
+        username=username,
+        password=password,
+        identity_token=auth.identitytoken,
+    )
+
+
+def _normalise(key: str) -> str:
+    """`https://index.docker.io/v1/` -> `index.docker.io`; `host:5000/team/` -> `host:5000/team`."""
+    if "://" not in key:
+        key = f"https://{key}"
+    split = urls.urlsplit(key)
+    path = split.path.rstrip("/")
+    for version in ("/v1", "/v2"):
+        if path == version or path.startswith(f"{version}/"):
+            path = path.removeprefix(version)
+    return split.netloc + path
+
+
+def _matches(key: str, reference: images.Reference) -> bool:
+    host, _, prefix = key.partition("/")
+    if reference.registry == images.DEFAULT_REGISTRY and host in _DOCKER_HUB:
+        host = reference.registry
+    if not _host_matches(host, reference.registry):
+        return False
+    return not prefix or f"{reference.repository}/".startswith(f"{prefix}/")
+
+
+def _host_matches(pattern: str, host: str) -> bool:
+    pattern_name, _, pattern_port = pattern.partition(":")
+    name, _, port = host.partition(":")
+    if pattern_port != port:
+        return False
+    theirs, ours = pattern_name.split("."), name.split(".")
+    return len(theirs) == len(ours) and all(
+        fnmatch.fnmatchcase(label, part) for label, part in zip(ours, theirs, strict=True)
+    )

@@ -1,0 +1,292 @@
+"""The write side of the store: each thing appears as a whole or not at all.
+
+Order is the caller's duty: layers, chains and blobs, then the image, then the
+cache that names it. A crash in between leaves things that nothing names, never a
+name without its thing.
+
+A layer file that is there is not replaced while its record vouches for it: nodes
+have it mounted, and on NFS a rename over a file that another client reads takes
+it away from that client (ESTALE). The bytes would be the same anyway. So layers
+are published with link(2), which fails where something is.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import secrets
+import time
+import uuid
+from collections.abc import Iterator
+
+import msgspec
+
+from agent import errors
+from agent.kits import files
+from agent.model import digests, images, records
+from agent.store import decoding, layout, reading
+
+COMPRESSIONS = ("lz4", "none")
+DAY = 86400.0
+
+
+class StoreFull(errors.PermanentError):
+    """The store's file system has no room left.
+
+    `path` is the file that could not be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"no space left in the store while writing {path}:"
+            " free some space there or delete caches, then build again"
+        )
+        self.path = path
+
+
+class StoreMismatch(errors.PermanentError):
+    """A store is there already, but made with another compression."""
+
+
+class NoSuchCache(errors.PermanentError):
+    """There is no Ready cache of an ID. `cache_id` is that ID."""
+
+    def __init__(self, cache_id: str) -> None:
+        super().__init__(f"there is no cache {cache_id} in the store")
+        self.cache_id = cache_id
+
+
+class PruneRefused(errors.PermanentError):
+    """Pruning would remove what a damaged record may still need; `name` is that record."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"not pruning: {name} is damaged ({reason}); run `uimgacc store check`")
+        self.name = name
+
+
+@contextlib.contextmanager
+def translated(path: pathlib.Path) -> Iterator[None]:
+    """Turn "no space left" and "quota exceeded" into StoreFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(str(path)) from error
+        raise
+
+
+def create(root: pathlib.Path, *, compression: str = "lz4") -> records.StoreRecord:
+    """Make a folder a store; one that is a store already is opened.
+
+    Raises StoreMismatch when that one has another compression, UnknownFormat, and
+    NotAStore when the folder has other things in it.
+    """
+    place = layout.Layout(root)
+    if not place.store_record.exists():
+        files.make_folder(root)
+        if any(not name.name.startswith(("tmp", ".", "lost+found")) for name in root.iterdir()):
+            raise decoding.NotAStore(str(root), "it has no store.json, but it is not empty")
+        record = records.StoreRecord(
+            format=records.FORMAT, id=str(uuid.uuid4()), compression=compression
+        )
+        with translated(place.store_record):
+            _write_once(place, place.store_record, records.encode(record))
+    found = reading.open_store(root)
+    if found.compression != compression:
+        raise StoreMismatch(
+            f"the store {root} has compression {found.compression}, not {compression}:"
+            " all layers of a store have one; make another store for the other"
+        )
+    for folder in (place.tmp, place.layer_files, place.cache_records, place.image_records):
+        files.make_folder(folder)
+    return found
+
+
+def draft_of(place: layout.Layout, diff_id: str) -> pathlib.Path:
+    """A new path in tmp/ for the making of a layer file."""
+    files.make_folder(place.tmp)
+    return place.tmp / f"{digests.hex_of(diff_id)}.{secrets.token_hex(6)}.erofs"
+
+
+def publish_layer(
+    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord
+) -> records.LayerRecord:
+    """Move a finished layer file to its place, then write its record.
+
+    Returns the record that is in the store afterwards: another builder's where that
+    one was faster. The draft is gone in any case.
+    """
+    target = place.layer(record.diff_id)
+    try:
+        with translated(target):
+            there = reading.Reader(place).layer(record.diff_id)
+            if there is None:
+                _move_layer(draft, target)
+                there = record
+                _write_record(place, place.layer_record(record.diff_id), record)
+            else:
+                there = add_blobs(place, there, record.blobs)
+            return there
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def add_blobs(
+    place: layout.Layout, record: records.LayerRecord, blobs: list[str]
+) -> records.LayerRecord:
+    """Note that more blobs unpack to a layer; nothing is written where all are known."""
+    union = sorted({*record.blobs, *blobs})
+    if union == sorted(record.blobs):
+        return record
+    record = msgspec.structs.replace(record, blobs=union)
+    _write_record(place, place.layer_record(record.diff_id), record)
+    return record
+
+
+def publish_chain(place: layout.Layout, chain_id: str, record: records.ChainRecord) -> None:
+    """Write the record of a chain ID."""
+    path = place.chain_record(chain_id)
+    if reading.Reader(place).chain(chain_id) != record:
+        _write_record(place, path, record)
+
+
+def publish_blob(place: layout.Layout, data: bytes) -> digests.Digest:
+    """Write a manifest, index or config; returns its digest."""
+    digest = digests.sha256(data)
+    if reading.Reader(place).blob(digest) is None:
+        with translated(place.blob(digest)):
+            files.write(place.blob(digest), data, tmp=place.tmp)
+    return digest
+
+
+def publish_image(place: layout.Layout, record: records.ImageRecord) -> None:
+    """Write the record of an image; its layers, chains and blobs must be there."""
+    reference = images.parse_reference(record.ref)
+    _write_record(place, place.image_record(reference), record)
+
+
+def publish_cache(place: layout.Layout, record: records.CacheRecord) -> None:
+    """Write the record of a cache, which makes it Ready; its images must be there."""
+    _write_record(place, place.cache_record(record.id), record)
+
+
+def delete_cache(place: layout.Layout, cache_id: str) -> list[str]:
+    """Remove a cache, and the images that no other cache names; returns their references.
+
+    No layer goes: a node may read it. See `prune`.
+    """
+    reader = reading.Reader(place)
+    cache = reader.cache(cache_id)
+    path = place.cache_record(cache_id)
+    if cache is None and not path.exists():
+        raise NoSuchCache(cache_id)
+    path.unlink(missing_ok=True)
+    files.sync_folder(path.parent)
+    if cache is None:
+        return []
+    still_named = {image.ref for other in reader.caches() for image in other.images}
+    gone = [image.ref for image in cache.images if image.ref not in still_named]
+    for ref in gone:
+        record = place.image_record(images.parse_reference(ref))
+        record.unlink(missing_ok=True)
+    return gone
+
+
+def sweep(place: layout.Layout, *, older_than: float = DAY) -> list[pathlib.Path]:
+    """Remove what was left in tmp/ by builds that ended badly; returns what went."""
+    gone = []
+    if place.tmp.is_dir():
+        for path in sorted(place.tmp.iterdir()):
+            if _age(path) > older_than:
+                path.unlink(missing_ok=True)
+                gone.append(path)
+    return gone
+
+
+def prune(place: layout.Layout, *, older_than: float = DAY) -> tuple[list[pathlib.Path], int]:
+    """Remove the layers, chains and blobs that no image needs: (removed layers, bytes freed).
+
+    Only for a store that no node reads at the moment: a node that still has such a
+    layer mounted would lose it under a running container. Things younger than
+    `older_than` seconds stay, for a build that has not come to its image record yet.
+
+    Raises PruneRefused when a record is damaged: what it names cannot be told.
+    """
+
+    def refuse(name: str, reason: str) -> None:
+        raise PruneRefused(name, reason)
+
+    wanted = _wanted(reading.Reader(place, on_damage=refuse))
+    meta = place.root / "meta"
+    for folder in (meta / "chains", meta / "blobs"):
+        _prune_folder(folder, wanted, older_than)
+    freed = 0
+    removed = []
+    for path in sorted(place.layer_files.glob("*/*.erofs")):
+        if path.stem in wanted or _age(path) <= older_than:
+            continue
+        place.layer_record(f"sha256:{path.stem}").unlink(missing_ok=True)
+        freed += path.stat().st_size
+        path.unlink()
+        removed.append(path)
+    _prune_folder(meta / "layers", wanted, older_than)
+    return removed, freed
+
+
+def _wanted(reader: reading.Reader) -> set[str]:
+    wanted = set()
+    for image in reader.images():
+        wanted.add(digests.hex_of(image.target))
+        for one in image.platforms:
+            wanted |= {digests.hex_of(one.manifest), digests.hex_of(one.config)}
+            for item in one.layers:
+                wanted |= {digests.hex_of(item.diff_id), digests.hex_of(item.chain_id)}
+                chain = reader.chain(item.chain_id)
+                wanted |= {digests.hex_of(chain.diff_id)} if chain is not None else set()
+    return wanted
+
+
+def _prune_folder(folder: pathlib.Path, wanted: set[str], older_than: float) -> None:
+    for path in folder.glob("**/*"):
+        if path.is_file() and path.stem not in wanted and _age(path) > older_than:
+            path.unlink(missing_ok=True)
+
+
+def _age(path: pathlib.Path) -> float:
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime
+    return 0.0
+
+
+def _move_layer(draft: pathlib.Path, target: pathlib.Path) -> None:
+    files.make_folder(target.parent)
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        target.hardlink_to(draft)
+    except OSError:
+        # Something without a record is there: no image names it, so it may be
+        # replaced. Or this file system has no hard links.
+        draft.rename(target)
+    files.sync_folder(target.parent)
+
+
+def _write_record(place: layout.Layout, path: pathlib.Path, record: msgspec.Struct) -> None:
+    with translated(path):
+        files.write(path, records.encode(record), tmp=place.tmp)
+
+
+def _write_once(place: layout.Layout, path: pathlib.Path, data: bytes) -> None:
+    """Write a file unless there is one: of two writers, the first wins for both."""
+    files.make_folder(place.tmp)
+    draft = place.tmp / f".{path.name}.{secrets.token_hex(6)}"
+    files.write(draft, data)
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(draft)
+        files.sync_folder(path.parent)
+    finally:
+        draft.unlink()
