@@ -24,6 +24,8 @@ COMMAND = pathlib.Path(sys.executable).with_name("uimgacc")
 class Process:
     """A snapshotter process and a client of it."""
 
+    command = (str(COMMAND),)
+
     def __init__(self, folder: pathlib.Path, store: pathlib.Path | None = None) -> None:
         self.root = folder / "r"
         self.socket = folder / "s"
@@ -40,11 +42,14 @@ class Process:
             arguments += ["--store", str(self.store), "--lookup-seconds", "1"]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [COMMAND, "snapshotter", *arguments],
+                [*self.command, "snapshotter", *arguments],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
-        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
+        options = [
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 100),
+        ]
         self.channel = grpc.insecure_channel(f"unix://{self.socket}", options)
         try:
             grpc.channel_ready_future(self.channel).result(timeout=20)
