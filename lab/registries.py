@@ -11,6 +11,7 @@ import re
 import secrets
 import types
 from collections.abc import Mapping
+from typing import TypedDict
 
 from lab import places, processes
 
@@ -35,6 +36,21 @@ class Request:
     """Bytes of the response's body."""
     agent: str
     """The client's User-Agent."""
+
+
+class Record(TypedDict):
+    """What an image of the lab is made of."""
+
+    stamp: str
+    manifest: str
+    """Digest of the manifest, or of the index where it is one."""
+    config: str
+    layers: list[str]
+    """Digests of the blobs, from the bottom."""
+    diff_ids: list[str]
+    compressed: int
+    unpacked: int
+    """Bytes of the layers' tar streams."""
 
 
 class Registry:
@@ -164,10 +180,10 @@ class Registry:
         return body
 
 
-def catalogue() -> dict[str, dict[str, str]]:
+def catalogue() -> dict[str, Record]:
     """Return what the lab's images are made of, by name, as `lab.images` wrote it."""
     path = places.LAB / "images.json"
-    content: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+    content: dict[str, Record] = json.loads(path.read_text()) if path.exists() else {}
     return content
 
 

@@ -5,10 +5,11 @@
             containerd.pull(f"{registry.address}/lab/large:1")
 """
 
-from lab import containerds, processes, registries
+from lab import containerds, processes, registries, soci
 
 Registry = registries.Registry
 Request = registries.Request
 Containerd = containerds.Containerd
 Proxy = containerds.Proxy
+Soci = soci.Soci
 LabError = processes.LabError

@@ -1,0 +1,144 @@
+"""The peer to compare with: SOCI's lazy pull, with its snapshotter as it comes.
+
+An index of the image lies in the registry beside it, made once by `lab.images`.
+A lazy pull then fetches the index and mounts every large layer by FUSE; what
+containers read is fetched when they read it.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import time
+import types
+from collections.abc import Iterator
+
+from lab import containerds, places, processes, registries
+
+MACHINE_FOLDER = pathlib.Path("/var/lib/soci-snapshotter-grpc")
+
+
+class Soci:
+    """A soci-snapshotter, private to a folder; a context manager.
+
+    Plug it into a containerd with `proxies={"soci": soci.proxy}`, then
+    `pull(containerd, reference)`.
+    """
+
+    def __init__(self, *, folder: pathlib.Path | None = None) -> None:
+        self.own_folder = folder is None
+        self.folder = folder or pathlib.Path(tempfile.mkdtemp(prefix="lab-"))
+        self.address = self.folder / "s.sock"
+        self.root = self.folder / "soci"
+        self.config = self.folder / "soci.toml"
+        self.held = contextlib.ExitStack()
+        self.process = processes.Process(
+            [
+                places.SOCI / "soci-snapshotter-grpc",
+                f"--address={self.address}",
+                f"--root={self.root}",
+                f"--config={self.config}",
+            ],
+            self.folder / "soci.log",
+        )
+
+    @property
+    def proxy(self) -> containerds.Proxy:
+        """Return how containerd plugs it in."""
+        return containerds.Proxy(self.address, self.root, annotations=True)
+
+    @property
+    def pid(self) -> int:
+        """Return the id of the running snapshotter."""
+        return self.process.pid
+
+    def __enter__(self) -> "Soci":
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start; return when the socket answers."""
+        self.held.enter_context(machine_folder())
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.config.write_text("no_prometheus = true\n")
+        self.process.start()
+        self.process.wait_for_socket(str(self.address))
+
+    def close(self) -> None:
+        """End it, after the containers that use it, and remove its data."""
+        self.held.close()
+        processes.unmount_below(self.folder)
+        self.process.end()
+        processes.unmount_below(self.folder)
+        shutil.rmtree(self.root, ignore_errors=True)
+        if self.own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def pull(
+        self, containerd: containerds.Containerd, reference: str, *, namespace: str = "default"
+    ) -> float:
+        """Pull lazily, by SOCI's own command; return how many seconds it took."""
+        started = time.monotonic()
+        command(containerd, "image", "rpull", "--plain-http", reference, namespace=namespace)
+        return time.monotonic() - started
+
+
+def command(
+    containerd: containerds.Containerd,
+    *arguments: str,
+    namespace: str = "default",
+    folder: pathlib.Path | None = None,
+) -> str:
+    """Run `soci` against a containerd; return what it printed."""
+    done = subprocess.run(
+        [places.SOCI / "soci", "-a", containerd.address, "-n", namespace, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        cwd=folder,
+        env={**os.environ, **processes.environment_with_path(containerd.binaries)},
+    )
+    if done.returncode:
+        raise processes.LabError(f"soci {' '.join(arguments)}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def index(registry: registries.Registry, name: str) -> None:
+    """Make the SOCI index of an image of the lab, and push it beside the image."""
+    reference = f"{registry.address}/{name}"
+    with machine_folder(), containerds.Containerd("2", registries=[registry.address]) as containerd:
+        containerd.ctr("content", "fetch", "--plain-http", reference)
+        command(containerd, "create", reference)
+        command(containerd, "push", "--plain-http", reference)
+
+
+@contextlib.contextmanager
+def machine_folder() -> Iterator[None]:
+    """Hold the folder of artifacts that SOCI has only one of, and leave none behind.
+
+    Its path is built into the programs, whatever `--root` says. So there is one
+    SOCI at a time on a machine, and none where an installed one is in use.
+    """
+    if MACHINE_FOLDER.exists():
+        raise processes.LabError(f"SOCI is in use on this machine: {MACHINE_FOLDER} exists")
+    MACHINE_FOLDER.mkdir(mode=0o711)
+    try:
+        yield
+    finally:
+        shutil.rmtree(MACHINE_FOLDER, ignore_errors=True)
