@@ -1,0 +1,218 @@
+"""What a pod asks for, in whose words: its annotations and node labels read together.
+
+A pin beats automatic matching, a newer key beats the older one of its cloud, and
+ours beats a cloud's. What contradicts itself is told in a remark and never an
+error: a pod does not fail because of us.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Mapping
+
+from agent.matching import runtimes
+from agent.model import caches, pods
+
+NATIVE_CACHE = "uimgacc.io/image-cache"
+
+ALIBABA_PIN = "k8s.aliyun.com/eci-imc-id"
+ALIBABA_PIN_LEGACY = "k8s.aliyun.com/eci-image-snapshot-id"
+ALIBABA_AUTO = "k8s.aliyun.com/eci-auto-imc"
+ALIBABA_AUTO_LEGACY = "k8s.aliyun.com/eci-image-cache"
+ALIBABA_PERFECT = "k8s.aliyun.com/imc-perfect-match"
+ALIBABA_COUNT = "k8s.aliyun.com/imc-match-count-request"
+
+TENCENT_CACHE = "eks.tke.cloud.tencent.com/use-image-cache"
+
+NATIVE_LABEL = "uimgacc"
+UCLOUD_LABEL = "node.uk8s.ucloud.cn/uimgacc"
+
+_TRUE, _FALSE = "true", "false"
+_MAX_ID = 253
+
+
+class Mode(enum.Enum):
+    """How a pod asks for a cache.
+
+    LABEL: it selects nodes by our label or UCloud's, RUNTIME: it names a runtime
+    class of ours. In both, the name of its image is what it asks for.
+    """
+
+    NONE = "none"
+    EXPLICIT = "explicit"
+    AUTOMATIC = "automatic"
+    LABEL = "label"
+    RUNTIME = "runtime"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a pod asks for.
+
+    `key` is the annotation or label that decided; `cache` the ID (or, natively, the
+    name) that it pins. `perfect` wants one cache with all of the pod's images,
+    `at_least` one with so many of them (0: any). `remarks` are for the pod's owner.
+    """
+
+    mode: Mode = Mode.NONE
+    dialect: caches.Dialect = caches.Dialect.NATIVE
+    key: str = ""
+    cache: str = ""
+    perfect: bool = False
+    at_least: int = 0
+    auto_create: bool = False
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for a cache at all."""
+        return self.mode is not Mode.NONE
+
+
+def request_of(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> Request:
+    """What a pod asks for; `classes` as in `runtimes.handler_of`. Never raises."""
+    remarks: list[str] = []
+    asked = [
+        request
+        for request in (
+            _native(pod.annotations, remarks),
+            _alibaba(pod.annotations, remarks),
+            _tencent(pod.annotations, remarks),
+        )
+        if request is not None
+    ]
+    # sorted() is stable: among equals ours comes first, then Alibaba, then Tencent.
+    asked.sort(key=lambda request: request.mode is not Mode.EXPLICIT)
+    refusal = _refusal(pod.annotations)
+    if refusal and (refusal == NATIVE_CACHE or not asked):
+        remarks.extend(f"{other.key} is set as well: {refusal} decides" for other in asked)
+        return Request(key=refusal, remarks=tuple(remarks))
+    asked.extend(_by_name(pod, classes))
+    if not asked:
+        return Request(remarks=tuple(remarks))
+    chosen = asked[0]
+    remarks.extend(
+        f"{other.key} is set as well: {chosen.key} decides"
+        for other in asked[1:]
+        if other.mode in (Mode.EXPLICIT, Mode.AUTOMATIC)
+    )
+    return dataclasses.replace(chosen, remarks=tuple(remarks))
+
+
+def _refusal(annotations: Mapping[str, str]) -> str:
+    """The key by which a pod wants no cache, "" where it does not say so.
+
+    Ours holds against everything, Alibaba's against what is not an annotation.
+    """
+    for key in (NATIVE_CACHE, ALIBABA_AUTO):
+        if annotations.get(key, "").strip().lower() == _FALSE:
+            return key
+    return ""
+
+
+def _native(annotations: Mapping[str, str], remarks: list[str]) -> Request | None:
+    value = annotations.get(NATIVE_CACHE, "").strip()
+    if value.lower() == _FALSE or not value:
+        if NATIVE_CACHE in annotations and not value:
+            remarks.append(f"{NATIVE_CACHE} is empty: expected auto, imc-... or a cache's name")
+        return None
+    if value.lower() in ("auto", _TRUE):
+        return Request(mode=Mode.AUTOMATIC, key=NATIVE_CACHE, auto_create=True)
+    return Request(mode=Mode.EXPLICIT, key=NATIVE_CACHE, cache=value[:_MAX_ID])
+
+
+def _alibaba(annotations: Mapping[str, str], remarks: list[str]) -> Request | None:
+    pins = {
+        key: annotations[key].strip()
+        for key in (ALIBABA_PIN, ALIBABA_PIN_LEGACY)
+        if annotations.get(key, "").strip()
+    }
+    automatic = _alibaba_automatic(annotations, remarks)
+    if pins:
+        key, pin = next(iter(pins.items()))
+        if len(set(pins.values())) > 1:
+            remarks.append(f"{ALIBABA_PIN_LEGACY} names another cache: {ALIBABA_PIN} decides")
+        if automatic:
+            remarks.append(f"{automatic} is set as well: {key} decides")
+        return Request(
+            mode=Mode.EXPLICIT, dialect=caches.Dialect.ALIBABA, key=key, cache=pin[:_MAX_ID]
+        )
+    if not automatic:
+        return None
+    perfect = _boolean(annotations, ALIBABA_PERFECT, remarks) is True
+    at_least = _count(annotations, remarks)
+    if perfect and at_least:
+        remarks.append(f"{ALIBABA_COUNT} is set as well: {ALIBABA_PERFECT} decides")
+        at_least = 0
+    return Request(
+        mode=Mode.AUTOMATIC,
+        dialect=caches.Dialect.ALIBABA,
+        key=automatic,
+        perfect=perfect,
+        at_least=at_least,
+        auto_create=True,
+    )
+
+
+def _alibaba_automatic(annotations: Mapping[str, str], remarks: list[str]) -> str:
+    """The key that asks for automatic matching, "" where none does.
+
+    At Alibaba eci-auto-imc is "true" where it is absent, for every pod. In a
+    cluster of ordinary nodes that default holds only for pods that show by another
+    key of the family that they mean it; "false" holds against the older key, too.
+    """
+    newer = _boolean(annotations, ALIBABA_AUTO, remarks)
+    older = _boolean(annotations, ALIBABA_AUTO_LEGACY, remarks)
+    if newer is not None:
+        if older is not None and older is not newer:
+            remarks.append(f"{ALIBABA_AUTO_LEGACY} says otherwise: {ALIBABA_AUTO} decides")
+        return ALIBABA_AUTO if newer else ""
+    if older is not None:
+        return ALIBABA_AUTO_LEGACY if older else ""
+    if _boolean(annotations, ALIBABA_PERFECT, []) is True:
+        return ALIBABA_PERFECT
+    return ALIBABA_COUNT if _count(annotations, []) else ""
+
+
+def _tencent(annotations: Mapping[str, str], remarks: list[str]) -> Request | None:
+    value = annotations.get(TENCENT_CACHE, "").strip()
+    if not value:
+        if TENCENT_CACHE in annotations:
+            remarks.append(f"{TENCENT_CACHE} is empty: expected auto or imc-...")
+        return None
+    if value.lower() == "auto":
+        # Tencent's automatic mode matches what there is; it creates nothing.
+        return Request(mode=Mode.AUTOMATIC, dialect=caches.Dialect.TENCENT, key=TENCENT_CACHE)
+    return Request(
+        mode=Mode.EXPLICIT,
+        dialect=caches.Dialect.TENCENT,
+        key=TENCENT_CACHE,
+        cache=value[:_MAX_ID],
+    )
+
+
+def _by_name(pod: pods.Pod, classes: Mapping[str, str] | None) -> Iterator[Request]:
+    if pod.asks_for_node_with(UCLOUD_LABEL, _TRUE):
+        yield Request(mode=Mode.LABEL, dialect=caches.Dialect.UCLOUD, key=UCLOUD_LABEL)
+    if pod.asks_for_node_with(NATIVE_LABEL, _TRUE):
+        yield Request(mode=Mode.LABEL, key=NATIVE_LABEL)
+    if runtimes.uses_our_snapshotter(pod, classes):
+        yield Request(mode=Mode.RUNTIME, key="runtimeClassName")
+
+
+def _boolean(annotations: Mapping[str, str], key: str, remarks: list[str]) -> bool | None:
+    if key not in annotations:
+        return None
+    value = annotations[key].strip().lower()
+    if value not in (_TRUE, _FALSE):
+        remarks.append(f'{key}: expected "true" or "false", not {annotations[key][:80]!r}')
+        return None
+    return value == _TRUE
+
+
+def _count(annotations: Mapping[str, str], remarks: list[str]) -> int:
+    text = annotations.get(ALIBABA_COUNT, "").strip()
+    if text.isascii() and text.isdigit() and 0 < len(text) <= 4 and int(text) > 0:
+        return int(text)
+    if ALIBABA_COUNT in annotations:
+        remarks.append(f"{ALIBABA_COUNT}: expected a number of images, not {text[:80]!r}")
+    return 0

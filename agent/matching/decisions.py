@@ -1,0 +1,130 @@
+"""What was decided for a pod: values that the agent acts on and a person reads."""
+
+import dataclasses
+import enum
+
+from agent.matching import annotations
+from agent.matching import coverage as arithmetic
+from agent.model import caches, pods, records
+from agent.model import images as image_values
+
+
+class Outcome(enum.Enum):
+    """What the store does for an image, or for a pod as a whole.
+
+    FORBIDDEN: it is there, but built with pull secrets of other namespaces; its
+    layers still come from the store after the registry has let the pod in.
+    """
+
+    HIT = "hit"
+    PARTIAL = "partial"
+    MISS = "miss"
+    NOT_READY = "not_ready"
+    FORBIDDEN = "forbidden"
+    NOT_ASKED = "not_asked"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """An event for the pod, in the words of the cloud whose annotation it has."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+    @property
+    def type(self) -> str:
+        """As Kubernetes writes it."""
+        return "Warning" if self.warning else "Normal"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDecision:
+    """One image of the pod, `image` as the pod writes it.
+
+    `registrable` is its record exactly where it may be registered in containerd
+    before the kubelet asks: it is complete, and this namespace may use it without
+    being asked by the registry. `layers` are the diff IDs to mount ahead, bottom
+    first. `coverage` is None where the image's layers are not known, `cache_id`
+    the cache that provides it.
+    """
+
+    image: str
+    reference: image_values.Reference | None
+    outcome: Outcome
+    reason: str
+    cache_id: str = ""
+    registrable: records.ImageRecord | None = None
+    coverage: arithmetic.Coverage | None = None
+    layers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A cache that was considered, and in words why it was taken or not.
+
+    `rank` counts from 1; None where it was out of the question. `full`, `near` and
+    `covered` as in `ranking.Match`.
+    """
+
+    cache_id: str
+    name: str = ""
+    rank: int | None = None
+    chosen: bool = False
+    reasons: tuple[str, ...]
+    full: int = 0
+    near: int = 0
+    covered: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AutoCreate:
+    """A cache to create for the next pods: the same on every node that decides it.
+
+    `event` is for the pod, once the ImageCache object has been created.
+    """
+
+    request: caches.CacheRequest
+    cache_id: str
+    event: Event
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the store does for a pod, and why.
+
+    `reported` is the ID of the cache that events and status name, "" for none. The
+    images may come from others as well. It says nothing about the pod's runtime:
+    whoever registers images asks `runtimes.uses_our_snapshotter` first.
+    """
+
+    pod: pods.Pod
+    request: annotations.Request
+    outcome: Outcome
+    summary: str
+    reported: str = ""
+    images: tuple[ImageDecision, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    events: tuple[Event, ...] = ()
+    auto_create: AutoCreate | None = None
+
+    @property
+    def registrable(self) -> tuple[ImageDecision, ...]:
+        """The images that may be registered before the kubelet asks for them."""
+        return tuple(image for image in self.images if image.registrable is not None)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The diff IDs of all layers to mount ahead, each once, below before above."""
+        return tuple(dict.fromkeys(layer for image in self.images for layer in image.layers))
+
+    @property
+    def coverage(self) -> arithmetic.Coverage:
+        """The sum over the images whose layers are known; shared layers count for each."""
+        known = [image.coverage for image in self.images if image.coverage is not None]
+        return arithmetic.Coverage(
+            layers=sum(each.layers for each in known),
+            held_layers=sum(each.held_layers for each in known),
+            size=sum(each.size for each in known),
+            held_size=sum(each.held_size for each in known),
+        )

@@ -1,0 +1,142 @@
+"""The events of a decision, with the reasons and texts of the cloud it belongs to.
+
+Alibaba's texts are those of its documentation, to the letter; where we know more
+than its text says, that follows as a sentence of its own. Tencent has an event for
+a hit only; what it has no event for is told in our own words where the pod named
+a cache that cannot be used. UCloud has none, so its pods get ours.
+"""
+
+import dataclasses
+
+from agent.matching import annotations, decisions
+from agent.model import caches
+
+_Outcome = decisions.Outcome
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What the events are made from.
+
+    `cache` is the ID to name: the reported cache, or what the pod pins.
+    `building` says that the pinned cache is known and not Ready yet. `why` is the
+    reason of the outcome as a sentence, "" where the outcome says it all.
+    """
+
+    request: annotations.Request
+    outcome: decisions.Outcome
+    cache: str = ""
+    building: bool = False
+    why: str = ""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the pod names the cache itself."""
+        return self.request.mode is annotations.Mode.EXPLICIT
+
+
+def events_of(given: Circumstances) -> tuple[decisions.Event, ...]:
+    """The events for the pod; none for one that asks for no cache."""
+    if given.outcome is _Outcome.NOT_ASKED:
+        return ()
+    match given.request.dialect:
+        case caches.Dialect.ALIBABA:
+            return (_alibaba(given),)
+        case caches.Dialect.TENCENT:
+            return _tencent(given)
+        case caches.Dialect.NATIVE | caches.Dialect.UCLOUD:
+            return _native(given)
+
+
+def created(dialect: caches.Dialect, cache_id: str) -> decisions.Event:
+    """The event for a cache that a pod has caused: its build starts, it is not Ready yet."""
+    if dialect is caches.Dialect.ALIBABA:
+        message = f"Image cache {cache_id} is auto created"
+    else:
+        message = f"Image cache {cache_id} is being built for the next pods with these images."
+    return decisions.Event(reason="ImageCacheAutoCreated", message=message)
+
+
+def _alibaba(given: Circumstances) -> decisions.Event:
+    if given.outcome in (_Outcome.HIT, _Outcome.PARTIAL):
+        message = f"Successfully hit image cache {given.cache}."
+        if given.pinned and given.outcome is _Outcome.PARTIAL:
+            return decisions.Event(
+                reason="SuccessfulHitImageCache", message=_with(message, given.why), warning=True
+            )
+        return decisions.Event(reason="SuccessfulHitImageCache", message=message)
+    if given.outcome is _Outcome.NOT_READY and given.building:
+        return decisions.Event(
+            reason="ImageCacheNotComplete",
+            message=f"The production for specified image cache {given.cache} is not yet complete.",
+        )
+    if given.outcome is _Outcome.NOT_READY:
+        return decisions.Event(
+            reason="ImageCacheNotFound",
+            message=f"The specified image cache {given.cache} does not exist.",
+            warning=True,
+        )
+    return decisions.Event(
+        reason="ImageCacheMissed",
+        message=_with("Missed image cache.", given.why if given.pinned else ""),
+        warning=True,
+    )
+
+
+def _tencent(given: Circumstances) -> tuple[decisions.Event, ...]:
+    used = given.outcome in (_Outcome.HIT, _Outcome.PARTIAL)
+    wrong_pin = given.pinned and given.outcome is not _Outcome.HIT
+    events = []
+    if used:
+        events.append(
+            decisions.Event(reason="ImageCacheUsed", message=f"Image cache {given.cache} used.")
+        )
+    if wrong_pin:
+        events.append(_native_event(given, warning=True))
+    return tuple(events)
+
+
+def _native(given: Circumstances) -> tuple[decisions.Event, ...]:
+    used = given.outcome in (_Outcome.HIT, _Outcome.PARTIAL)
+    if given.request.mode is annotations.Mode.RUNTIME and not used:
+        # The admission policy may have chosen the runtime; the pod's owner asked for nothing.
+        return ()
+    asked = given.request.mode in (annotations.Mode.EXPLICIT, annotations.Mode.AUTOMATIC)
+    warning = asked and (not used or (given.pinned and given.outcome is _Outcome.PARTIAL))
+    return (_native_event(given, warning=warning),)
+
+
+def _native_event(given: Circumstances, *, warning: bool) -> decisions.Event:
+    match given.outcome:
+        case _Outcome.HIT:
+            reason, message = "ImageCacheHit", f"Image cache {given.cache} has all images."
+        case _Outcome.PARTIAL:
+            reason, message = (
+                "ImageCachePartial",
+                f"Image cache {given.cache} has a part; the rest is pulled as usual.",
+            )
+        case _Outcome.NOT_READY if given.building:
+            reason, message = (
+                "ImageCacheNotReady",
+                f"Image cache {given.cache} is still being built; the images are pulled as usual.",
+            )
+        case _Outcome.NOT_READY:
+            reason, message = (
+                "ImageCacheNotReady",
+                f"Image cache {given.cache} does not exist or is not Ready; "
+                "the images are pulled as usual.",
+            )
+        case _:
+            reason, message = (
+                "ImageCacheMissed",
+                "No image cache serves this pod; its images are pulled as usual.",
+            )
+    # A pin that is not Ready is told completely by the message.
+    why = "" if given.outcome is _Outcome.NOT_READY else given.why
+    return decisions.Event(reason=reason, message=_with(message, why), warning=warning)
+
+
+def _with(message: str, why: str) -> str:
+    # The API server refuses an event whose message is longer than 1024 bytes.
+    text = f"{message} {why}" if why else message
+    return text.encode()[:1024].decode(errors="ignore")

@@ -1,0 +1,44 @@
+"""Which runtime handlers use our snapshotter: the twins that node set-up makes.
+
+Every handler of a node gets a twin with the same options and our snapshotter:
+`uimgacc` for the default one, `uimgacc-nvidia` for `nvidia`.
+"""
+
+from collections.abc import Mapping
+
+from agent.model import pods
+
+DEFAULT_TWIN = "uimgacc"
+_PREFIX = "uimgacc-"
+
+
+def twin_of(handler: str, *, default: str = "") -> str:
+    """The twin of a handler; `default` is the node's default one, "" stands for it, too.
+
+    A twin is its own twin.
+    """
+    if handler in ("", default):
+        return DEFAULT_TWIN
+    return handler if is_ours(handler) else f"{_PREFIX}{handler}"
+
+
+def is_ours(handler: str) -> bool:
+    """Whether a runtime handler uses our snapshotter."""
+    return handler == DEFAULT_TWIN or (handler.startswith(_PREFIX) and handler != _PREFIX)
+
+
+def handler_of(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> str:
+    """The runtime handler that a pod runs under; "" is the node's default one.
+
+    `classes` is the cluster's RuntimeClass name -> handler. Without a cluster it is
+    None, and a class is called as its handler. A class that the cluster does not
+    know (yet) is taken so, too: its pod cannot start anyway.
+    """
+    if classes is None:
+        return pod.runtime_class
+    return classes.get(pod.runtime_class, pod.runtime_class)
+
+
+def uses_our_snapshotter(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> bool:
+    """Whether what is registered for our snapshotter is seen by this pod's kubelet pull."""
+    return is_ours(handler_of(pod, classes))
