@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench` or `python -m benchmarks`; ratios against peers taken in the same run."""
+"""Benchmarks: `python -m benchmarks`; ratios against peers are taken in the same run."""
