@@ -1,0 +1,223 @@
+"""containerd's configuration as containerd itself would understand it; pure.
+
+The rules were tried out on containerd 1.7.24 and 2.1.9 (tests/unit/setup runs
+them again wherever real binaries are at hand):
+
+- 1.x: an imported file *replaces* the whole table of each plugin that it names;
+  a `runtimes` table replaces the built-in one, so the built-in `runc` is gone.
+- 2.x: imported files are merged key by key; the built-in `runc` stays.
+- 2.x: a file in version 2 is migrated only if the CRI table has `runtimes`;
+  CRI settings in another version than the main file's are lost.
+- A main file without a version is in version 1; an imported one is in the main
+  file's.
+"""
+
+import copy
+import dataclasses
+import pathlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent import errors
+
+Path = pathlib.PurePosixPath
+KeyPath = tuple[str, ...]
+
+DEFAULT_RUNTIME = "runc"
+BUILT_IN_RUNC: Mapping[str, Any] = {"runtime_type": "io.containerd.runc.v2"}
+
+_IMAGES = "io.containerd.cri.v1.images"
+_RUNTIME = "io.containerd.cri.v1.runtime"
+_CRI_NAMES = ("cri", "io.containerd.grpc.v1.cri")
+
+
+class ConfigError(errors.PermanentError):
+    """A configuration that cannot be set up as it is.
+
+    `path` is the file, `reason` what is wrong and what to do.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Release:
+    """A containerd release, as far as its configuration depends on it."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+    @property
+    def merges(self) -> bool:
+        """Whether imported files are merged key by key, not plugin by plugin."""
+        return self.major >= 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class File:
+    """One configuration file: where it is and what it says."""
+
+    path: Path
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Keys:
+    """Where the CRI settings are in one version of the configuration."""
+
+    images: KeyPath
+    containerd: KeyPath
+
+    @property
+    def runtimes(self) -> KeyPath:
+        """The table of the runtime handlers."""
+        return (*self.containerd, "runtimes")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """What a configuration means for us."""
+
+    version: int
+    """The main file's."""
+    root: str
+    """containerd's own persistent folder."""
+    runtimes: Mapping[str, Mapping[str, Any]]
+    """The runtime handlers in force, the built-in one included."""
+    default_runtime: str
+    has_runtimes_table: bool
+    cri_owner: Path
+    """The file whose CRI table is in force: with 1.x the last one that has any."""
+    snapshotter: str
+    annotations_disabled: bool
+    discards_layers: bool
+    cri_disabled: bool
+    proxies: Mapping[str, Any]
+    platforms: Mapping[str, Any]
+    """`runtime_platforms` of 2.x."""
+
+
+def keys_of(version: int) -> Keys:
+    """Where things are in a configuration of that version."""
+    if version >= 3:
+        return Keys(("plugins", _IMAGES), ("plugins", _RUNTIME, "containerd"))
+    cri = "io.containerd.grpc.v1.cri" if version == 2 else "cri"
+    return Keys(("plugins", cri, "containerd"), ("plugins", cri, "containerd"))
+
+
+def parse(file: File) -> dict[str, Any]:
+    """The data of a file; raise ConfigError when it is not TOML."""
+    try:
+        return tomllib.loads(file.text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(file.path, f"not valid TOML: {error}") from error
+
+
+def version_of(data: Mapping[str, Any], *, default: int = 1) -> int:
+    """The version that a file says it is in; a main file that says none is in version 1."""
+    version = data.get("version", default)
+    return version if isinstance(version, int) and version > 0 else default
+
+
+def imports_of(file: File) -> list[str]:
+    """The import patterns of a file, as absolute paths."""
+    found = parse(file).get("imports", [])
+    return [str(file.path.parent / entry) for entry in found if isinstance(entry, str)]
+
+
+def value_at(data: Mapping[str, Any], keys: KeyPath) -> Any:
+    """What is at a path of keys; None when there is nothing."""
+    found: Any = data
+    for key in keys:
+        if not isinstance(found, Mapping) or key not in found:
+            return None
+        found = found[key]
+    return found
+
+
+def table_at(data: Mapping[str, Any], keys: KeyPath) -> Mapping[str, Any]:
+    """The table at a path of keys; an empty one when there is none."""
+    found = value_at(data, keys)
+    return found if isinstance(found, Mapping) else {}
+
+
+def view(main: File, imported: Sequence[File], release: Release) -> View:
+    """What a main file and the files that it imports, in their order, mean together."""
+    parsed = [(file, parse(file)) for file in (main, *imported)]
+    version = version_of(parsed[0][1])
+    # 2.x does not migrate the CRI settings of version 1: what counts are its own keys.
+    keys = keys_of(3 if release.merges and version == 1 else version)
+    together: dict[str, Any] = {}
+    owner = main.path
+    for file, data in parsed:
+        if value_at(data, keys.containerd[:2]) is not None:
+            owner = file.path
+        _merge_file(together, data, release)
+    containerd = table_at(together, keys.containerd)
+    images = table_at(together, keys.images)
+    runtimes, default = _runtimes(containerd, release)
+    return View(
+        version=version,
+        root=str(together.get("root") or "/var/lib/containerd"),
+        runtimes=runtimes,
+        default_runtime=default,
+        has_runtimes_table="runtimes" in containerd,
+        cri_owner=owner,
+        snapshotter=str(images.get("snapshotter") or "overlayfs"),
+        annotations_disabled=bool(images.get("disable_snapshot_annotations", True)),
+        discards_layers=bool(images.get("discard_unpacked_layers", False)),
+        cri_disabled=any(name in together.get("disabled_plugins", ()) for name in _CRI_NAMES),
+        proxies=table_at(together, ("proxy_plugins",)),
+        platforms=table_at(together, ("plugins", _IMAGES, "runtime_platforms")),
+    )
+
+
+def platforms_key() -> KeyPath:
+    """Where 2.x has the snapshotter of each runtime handler for pulls; never migrated."""
+    return ("plugins", _IMAGES, "runtime_platforms")
+
+
+def _runtimes(
+    containerd: Mapping[str, Any], release: Release
+) -> tuple[dict[str, Mapping[str, Any]], str]:
+    found = {
+        name: table
+        for name, table in table_at(containerd, ("runtimes",)).items()
+        if isinstance(table, Mapping)
+    }
+    if release.merges or "runtimes" not in containerd:
+        found = {DEFAULT_RUNTIME: {**BUILT_IN_RUNC}} | found
+    default = str(containerd.get("default_runtime_name") or DEFAULT_RUNTIME)
+    # Deprecated since 1.3, still honoured by 1.7 and still on old nodes.
+    legacy = table_at(containerd, ("default_runtime",))
+    if not release.merges and legacy.get("runtime_type"):
+        found["default"] = legacy
+        default = "default"
+    return found, default
+
+
+def _merge_file(together: dict[str, Any], data: Mapping[str, Any], release: Release) -> None:
+    for key, value in data.items():
+        if release.merges or key not in ("plugins", "proxy_plugins"):
+            merge(together, {key: value})
+        else:
+            together.setdefault(key, {}).update(copy.deepcopy(value))
+
+
+def merge(into: dict[str, Any], data: Mapping[str, Any]) -> None:
+    """Merge tables key by key; lists of plugin names add up, as containerd does it."""
+    for key, value in data.items():
+        old = into.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            merge(old, value)
+        elif key in ("disabled_plugins", "required_plugins", "imports") and isinstance(old, list):
+            into[key] = [*old, *value]
+        else:
+            into[key] = copy.deepcopy(value)

@@ -1,0 +1,56 @@
+"""Asks a containerd binary: its release, and what it makes of a configuration."""
+
+import re
+import subprocess
+
+from agent import errors
+from agent.setup import config
+
+SECONDS = 20.0
+
+_RELEASE = re.compile(r"\bv?(\d+)\.(\d+)(?:\.\d+|\b)")
+
+
+class ContainerdError(errors.PermanentError):
+    """A containerd binary could not answer; `command` is what was run."""
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"`{command}`: {reason}")
+        self.command = command
+
+
+def parse_release(text: str) -> config.Release:
+    """The release in what `containerd --version` prints, or in a plain `2.1`."""
+    found = _RELEASE.search(text)
+    if found is None:
+        raise ContainerdError("containerd --version", f"no release in {text[:100]!r}")
+    return config.Release(int(found[1]), int(found[2]))
+
+
+def release_of(binary: str) -> config.Release:
+    """The release of a binary."""
+    return parse_release(_run(binary, "--version"))
+
+
+def dump(binary: str, main: str) -> str:
+    """The configuration in force with a main file: imports merged, defaults filled in."""
+    return _run(binary, "--config", main, "config", "dump")
+
+
+def view_of_dump(text: str, release: config.Release) -> config.View:
+    """What a dump means."""
+    return config.view(config.File(config.Path("/containerd config dump"), text), [], release)
+
+
+def _run(*command: str) -> str:
+    line = " ".join(command)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise ContainerdError(line, "no such program") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ContainerdError(line, str(error)) from error
+    if done.returncode != 0:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise ContainerdError(line, last[0] if last else f"exit status {done.returncode}")
+    return done.stdout

@@ -1,0 +1,380 @@
+"""Node set-up on a machine: reads the files, plans, writes, checks, undoes.
+
+Order of writing: the backups, the journal, the drop-in, the main file; each file
+is replaced as a whole. So after a crash at any point containerd's configuration is
+either the old one or the new one, and both `node-setup` and `--undo` know what is
+theirs. If containerd does not understand the result as meant, all is put back.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from agent import errors
+from agent.setup import config, containerd, editing, host, journal, planning
+
+DEFAULT_CONFIG = config.Path("/etc/containerd/config.toml")
+RANCHER = {
+    name: config.Path(f"/var/lib/rancher/{name}/agent/etc/containerd/config.toml")
+    for name in ("k3s", "rke2")
+}
+_RANCHER_UNITS = {"k3s": ("k3s-agent", "k3s"), "rke2": ("rke2-agent", "rke2-server")}
+_RESTART_SECONDS = 180.0
+
+
+class RestartError(errors.PermanentError):
+    """containerd did not restart; `command` is what was tried."""
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"`{command}` failed: {reason}")
+        self.command = command
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """Which containerd: its main file, its release, its binary if it can be run."""
+
+    main: config.Path
+    release: config.Release
+    binary: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was done, or with a dry run would be."""
+
+    changes: Mapping[config.Path, tuple[bytes | None, bytes | None]]
+    """Path -> content before and after; None is a file that does not exist."""
+    twins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether containerd has to be restarted."""
+        return bool(self.changes)
+
+    def diff(self) -> str:
+        """The changes as a unified diff."""
+        return "".join(_diff(path, *contents) for path, contents in self.changes.items())
+
+
+def rancher(main: config.Path) -> str | None:
+    """`k3s` or `rke2` where that makes the file at each start, else None."""
+    for name, path in RANCHER.items():
+        if main.parent == path.parent or f"/{name}/agent/etc/containerd" in str(main.parent):
+            return name
+    return None
+
+
+def find_config(machine: host.Host) -> config.Path:
+    """The main file of this node: containerd's own place, else k3s's or RKE2's."""
+    for path in (DEFAULT_CONFIG, *RANCHER.values()):
+        if machine.read(path) is not None:
+            return path
+    return DEFAULT_CONFIG
+
+
+def main_of(path: config.Path) -> config.Path:
+    """The rendered file where a person names a template of k3s or RKE2."""
+    if path.suffix == ".tmpl":
+        return path.with_name("config.toml")
+    return path
+
+
+def find_binary(machine: host.Host, main: config.Path) -> str:
+    """The containerd program to ask about a configuration."""
+    name = rancher(main)
+    if name is not None:
+        return str(machine.place(main.parents[3] / "data/current/bin/containerd"))
+    return "containerd"
+
+
+def set_up(
+    machine: host.Host, target: Target, wanted: planning.Wanted, *, dry_run: bool = False
+) -> Outcome:
+    """Make the node's configuration as wanted; does nothing where it is already."""
+    with contextlib.nullcontext() if dry_run else machine.locked(target.main.parent):
+        return _Setup(machine, target).apply(wanted, dry_run=dry_run)
+
+
+def undo(machine: host.Host, main: config.Path, *, dry_run: bool = False) -> Outcome:
+    """Put the configuration back as it was before; a person's later edits stay."""
+    with contextlib.nullcontext() if dry_run else machine.locked(main.parent):
+        past = _Past(machine, main)
+        changes, notes = past.restored()
+        if not dry_run:
+            for path, (_, after) in changes.items():
+                _put(machine, path, after)
+            past.forget()
+    return Outcome(changes=changes, notes=notes)
+
+
+def restart_command(main: config.Path) -> list[str]:
+    """The command that makes containerd read its configuration again."""
+    units = _RANCHER_UNITS.get(rancher(main) or "", ("containerd",))
+    for unit in units[:-1]:
+        asked = subprocess.run(["systemctl", "is-active", "--quiet", unit], check=False)
+        if asked.returncode == 0:
+            return ["systemctl", "restart", unit]
+    return ["systemctl", "restart", units[-1]]
+
+
+def restart(command: Sequence[str]) -> None:
+    """Run it; raise RestartError when it fails."""
+    line = shlex.join(command)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_RESTART_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RestartError(line, str(error)) from error
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise RestartError(line, reason)
+
+
+class _Past:
+    """What earlier runs did, as their journal tells it."""
+
+    def __init__(self, machine: host.Host, main: config.Path) -> None:
+        self._host = machine
+        self.main = main
+        self.folder = main.parent / journal.FOLDER
+        data = machine.read(self.folder / journal.NAME)
+        found = journal.Journal(changes=[])
+        if data is not None:
+            found = journal.decode(data, str(self.folder / journal.NAME))
+        self.changes = {config.Path(change.path): change for change in found.changes}
+
+    def before(self, path: config.Path) -> tuple[bytes | None, str | None]:
+        """A file without what is ours, and a note where the user's edits had to be kept."""
+        now = self._host.read(path)
+        change = self.changes.get(path)
+        if now is None:
+            return None, None
+        if change is None:
+            return self._without_ours(path, now, b""), None
+        backup = None
+        if change.backup is not None:
+            backup = self._host.read(self.folder / change.backup)
+            if backup is None:
+                raise journal.JournalError(str(self.folder / change.backup), "missing")
+        if journal.digest(now) in change.ours or now == backup:
+            return backup, None
+        left = self._without_ours(path, now, backup or b"")
+        if backup is None and _says_nothing(path, left):
+            return None, None
+        return left, f"{path} was edited after node-setup: only what node-setup added is removed"
+
+    def restored(
+        self,
+    ) -> tuple[dict[config.Path, tuple[bytes | None, bytes | None]], list[str]]:
+        """All changes that undo everything, and notes."""
+        changes = {}
+        notes = []
+        # The main file last: it may import the others, and containerd may start meanwhile.
+        paths = sorted({*self.changes, self.main}, key=lambda path: path != self.main)
+        for path in paths:
+            now = self._host.read(path)
+            before, note = self.before(path)
+            if now != before:
+                changes[path] = (now, before)
+            if note is not None:
+                notes.append(note)
+        return changes, notes
+
+    def remember(self, contents: Mapping[config.Path, tuple[bytes | None, bytes]]) -> None:
+        """Write backups and the journal: path -> content before and after."""
+        changes = []
+        for path, (before, after) in sorted(contents.items()):
+            backup = None
+            if before is not None:
+                # Named by content: a backup that the old journal names is never overwritten.
+                backup = f"{path.name}.{journal.digest(before)[:12]}.before"
+                self._host.write(self.folder / backup, before, mode=0o600)
+            old = self.changes.get(path)
+            ours = [*(old.ours if old is not None else []), journal.digest(after)]
+            changes.append(
+                journal.Change(path=str(path), backup=backup, ours=list(dict.fromkeys(ours))[-20:])
+            )
+        written = journal.encode(journal.Journal(changes=changes))
+        self._host.write(self.folder / journal.NAME, written)
+        kept = {change.backup for change in changes}
+        for change in self.changes.values():
+            if change.backup is not None and change.backup not in kept:
+                self._host.remove(self.folder / change.backup)
+        self.changes = {config.Path(change.path): change for change in changes}
+
+    def forget(self) -> None:
+        """Remove the journal and the backups; the journal first, so no backup is missed."""
+        self._host.remove(self.folder / journal.NAME)
+        for change in self.changes.values():
+            if change.backup is not None:
+                self._host.remove(self.folder / change.backup)
+            path = config.Path(change.path)
+            if path.name == planning.DROP_IN:
+                self._host.remove_empty_folder(path.parent)
+        self._host.remove_empty_folder(self.folder)
+
+    def _without_ours(self, path: config.Path, now: bytes, backup: bytes) -> bytes:
+        try:
+            text = now.decode()
+        except UnicodeDecodeError as error:
+            raise config.ConfigError(path, f"not valid TOML: {error}") from error
+        if planning.SNAPSHOTTER not in text:
+            return now
+        if path.suffix == ".tmpl":
+            return editing.cut(text).encode()
+        drop_in = self.main.parent / "conf.d" / planning.DROP_IN
+        text = planning.remains(text, path=path, drop_in=drop_in)
+        return planning.restored(text, backup.decode(), path=path).encode()
+
+
+class _Setup:
+    """One run of node set-up."""
+
+    def __init__(self, machine: host.Host, target: Target) -> None:
+        self._host = machine
+        self._target = target
+        self._past = _Past(machine, target.main)
+
+    def apply(self, wanted: planning.Wanted, *, dry_run: bool) -> Outcome:
+        """Plan, check, write; see `set_up`."""
+        node = self._node()
+        found = planning.plan(node, wanted)
+        after = {path: text.encode() for path, text in found.files.items()}
+        if not node.rendered or node.release.merges:
+            self._check(node, found)
+        changes: dict[config.Path, tuple[bytes | None, bytes | None]] = {
+            path: (self._host.read(path), data)
+            for path, data in sorted(after.items(), key=lambda item: item[0] == node.main)
+        }
+        # What an earlier run made and this one does not want any more.
+        notes = list(found.notes)
+        for path in {*self._past.changes, node.main} - set(after):
+            before, note = self._past.before(path)
+            changes[path] = (self._host.read(path), before)
+            notes += [note] if note is not None else []
+        changes = {path: pair for path, pair in changes.items() if pair[0] != pair[1]}
+        if changes and not dry_run:
+            first = not self._past.changes
+            self._write(changes, after)
+            self._verify(changes, found, first=first)
+        return Outcome(changes=changes, twins=found.twins, notes=notes, warnings=found.warnings)
+
+    def _node(self) -> planning.Node:
+        main = self._target.main
+        rendered = rancher(main) is not None
+        data = self._before(main)
+        if data is None and rendered:
+            raise config.ConfigError(main, "does not exist yet; start k3s or RKE2 once first")
+        text = None if data is None else data.decode()
+        templates = {}
+        for name in ("config.toml.tmpl",):
+            template = self._before(main.with_name(name))
+            if template is not None:
+                templates[main.with_name(name)] = template.decode()
+        return planning.Node(
+            main=main,
+            text=text,
+            imported=self._imported(main, text or ""),
+            release=self._target.release,
+            rendered=rendered,
+            templates=templates,
+        )
+
+    def _before(self, path: config.Path) -> bytes | None:
+        return self._past.before(path)[0]
+
+    def _imported(self, main: config.Path, text: str) -> list[config.File]:
+        found = []
+        for pattern in config.imports_of(config.File(main, text)):
+            for path in self._host.matching(pattern):
+                data = None if path == main else self._before(path)
+                if path.name != planning.DROP_IN and data is not None:
+                    found.append(config.File(path, data.decode()))
+        return found
+
+    def _check(self, node: planning.Node, found: planning.Plan) -> None:
+        """Read the planned files as containerd will, in their order with all others."""
+        text = found.files.get(node.main, node.text or "")
+        main = config.File(node.main, text)
+        imported = []
+        for pattern in config.imports_of(main):
+            planned = [path for path in found.files if path.match(pattern)]
+            for path in sorted({*self._host.matching(pattern), *planned} - {node.main}):
+                content = found.files.get(path)
+                data = self._before(path) if content is None else content.encode()
+                imported += [config.File(path, data.decode())] if data is not None else []
+        _raise_faults(node.main, found.meant(config.view(main, imported, node.release)))
+
+    def _write(
+        self,
+        changes: Mapping[config.Path, tuple[bytes | None, bytes | None]],
+        after: Mapping[config.Path, bytes],
+    ) -> None:
+        self._past.remember({path: (self._before(path), data) for path, data in after.items()})
+        for path, (_, data) in changes.items():
+            _put(self._host, path, data)
+
+    def _verify(
+        self,
+        changes: Mapping[config.Path, tuple[bytes | None, bytes | None]],
+        found: planning.Plan,
+        *,
+        first: bool,
+    ) -> None:
+        """Ask containerd itself; put everything back where it does not agree."""
+        binary = self._target.binary
+        if binary is None or not self._host.is_own or rancher(self._target.main) is not None:
+            return
+        try:
+            text = containerd.dump(binary, str(self._target.main))
+            seen = containerd.view_of_dump(text, self._target.release)
+            _raise_faults(self._target.main, found.meant(seen))
+        except errors.AgentError:
+            for path, (before, _) in reversed(list(changes.items())):
+                _put(self._host, path, before)
+            if first:
+                self._past.forget()
+            raise
+
+
+def _raise_faults(path: config.Path, faults: Sequence[str]) -> None:
+    if faults:
+        raise config.ConfigError(
+            path,
+            "the result would not be what is meant, nothing is changed: "
+            + "; ".join(faults)
+            + " (does a file that is imported later override it?)",
+        )
+
+
+def _put(machine: host.Host, path: config.Path, data: bytes | None) -> None:
+    if data is None:
+        machine.remove(path)
+    else:
+        machine.write(path, data)
+
+
+def _says_nothing(path: config.Path, data: bytes) -> bool:
+    """Whether a file that we made has nothing left but what any file has."""
+    if path.suffix == ".tmpl":
+        return data.decode().strip() in ("", '{{ template "base" . }}')
+    return set(config.parse(config.File(path, data.decode()))) <= {"version", "imports"}
+
+
+def _diff(path: config.Path, before: bytes | None, after: bytes | None) -> str:
+    old, new = (
+        [] if data is None else data.decode(errors="replace").splitlines(keepends=True)
+        for data in (before, after)
+    )
+    names = ["/dev/null" if data is None else str(path) for data in (before, after)]
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+        for line in difflib.unified_diff(old, new, names[0], names[1])
+    )
