@@ -1,0 +1,173 @@
+"""Showing a decision to a person (`uimgacc match`) and to a program (`--json`)."""
+
+from collections.abc import Iterable
+
+import rich.console
+import rich.table
+import rich.text
+
+from agent.matching import annotations, decisions, runtimes
+
+_STYLES = {
+    decisions.Outcome.HIT: "bold green",
+    decisions.Outcome.PARTIAL: "bold yellow",
+    decisions.Outcome.MISS: "bold red",
+    decisions.Outcome.NOT_READY: "bold red",
+    decisions.Outcome.FORBIDDEN: "bold red",
+    decisions.Outcome.NOT_ASKED: "dim",
+}
+
+
+def explain(console: rich.console.Console, decision: decisions.Decision) -> None:
+    """Print what the store does for a pod, image by image, and which caches were considered."""
+    pod = decision.pod
+    title = rich.text.Text(f"{pod.namespace}/{pod.name}: ", style="bold")
+    title.append(_word(decision.outcome), style=_STYLES[decision.outcome])
+    console.print(title)
+    for line in _lines(decision):
+        console.print(rich.text.Text(line))
+    console.print(_image_table(decision))
+    if decision.candidates:
+        console.print(_candidate_table(decision.candidates))
+    if decision.events:
+        console.print(_event_table(decision))
+
+
+def to_json(decision: decisions.Decision) -> dict[str, object]:
+    """The decision as an object that JSON can hold; the keys are part of the interface."""
+    pod, request = decision.pod, decision.request
+    auto = decision.auto_create
+    return {
+        "pod": {"namespace": pod.namespace, "name": pod.name, "runtimeClass": pod.runtime_class},
+        "request": {
+            "mode": request.mode.value,
+            "dialect": request.dialect.value,
+            "key": request.key,
+            "cache": request.cache,
+            "perfectMatch": request.perfect,
+            "atLeast": request.at_least,
+            "remarks": list(request.remarks),
+        },
+        "outcome": decision.outcome.value,
+        "summary": decision.summary,
+        "cacheId": decision.reported or None,
+        "acceleratedRuntime": runtimes.uses_our_snapshotter(pod),
+        "images": [_image_json(image) for image in decision.images],
+        "candidates": [
+            {
+                "cacheId": candidate.cache_id,
+                "name": candidate.name,
+                "rank": candidate.rank,
+                "chosen": candidate.chosen,
+                "fullMatches": candidate.full,
+                "otherVersions": candidate.near,
+                "coveredBytes": candidate.covered,
+                "reasons": list(candidate.reasons),
+            }
+            for candidate in decision.candidates
+        ],
+        "events": [
+            {"type": event.type, "reason": event.reason, "message": event.message}
+            for event in decision.events
+        ],
+        "autoCreate": None
+        if auto is None
+        else {
+            "cacheId": auto.cache_id,
+            "name": auto.request.name,
+            "images": [str(image) for image in auto.request.images],
+        },
+    }
+
+
+def _image_json(image: decisions.ImageDecision) -> dict[str, object]:
+    covered = image.coverage
+    return {
+        "image": image.image,
+        "reference": None if image.reference is None else str(image.reference),
+        "outcome": image.outcome.value,
+        "reason": image.reason,
+        "cacheId": image.cache_id or None,
+        "registeredAhead": image.registrable is not None,
+        "layers": None if covered is None else covered.layers,
+        "layersInStore": None if covered is None else covered.held_layers,
+        "bytes": None if covered is None else covered.size,
+        "bytesInStore": None if covered is None else covered.held_size,
+    }
+
+
+def _lines(decision: decisions.Decision) -> Iterable[str]:
+    request = decision.request
+    yield decision.summary
+    if request.asks:
+        yield f"Asked by {request.key} ({request.dialect.value}, {request.mode.value})."
+    yield from (f"Note: {remark}." for remark in request.remarks)
+    if request.asks and not runtimes.uses_our_snapshotter(decision.pod):
+        twin = runtimes.twin_of(decision.pod.runtime_class)
+        yield (
+            f"It needs the runtime class {twin}, which the admission policy of a cluster sets; "
+            "without one, write it into the pod."
+        )
+    if decision.auto_create is not None:
+        yield (
+            f"A cache for these images would be created: {decision.auto_create.cache_id} "
+            f"({decision.auto_create.request.name})."
+        )
+    elif request.mode is annotations.Mode.AUTOMATIC and not decision.reported:
+        yield "No cache would be created for it."
+
+
+def _image_table(decision: decisions.Decision) -> rich.table.Table:
+    table = rich.table.Table("IMAGE", "RESULT", "LAYERS", "SIZE IN STORE", "WHY", box=None)
+    for image in decision.images:
+        covered = image.coverage
+        layers = "-" if covered is None else f"{covered.held_layers}/{covered.layers}"
+        size = "-"
+        if covered is not None:
+            size = f"{_size(covered.held_size)} of {_size(covered.size)}"
+        why = image.reason
+        if image.registrable is not None:
+            why += "; registered before the kubelet asks"
+        table.add_row(
+            rich.text.Text(image.image, overflow="fold"),
+            rich.text.Text(_word(image.outcome), style=_STYLES[image.outcome]),
+            layers,
+            size,
+            rich.text.Text(why),
+        )
+    return table
+
+
+def _candidate_table(candidates: Iterable[decisions.Candidate]) -> rich.table.Table:
+    table = rich.table.Table("RANK", "CACHE", "NAME", "COVERS", "WHY", box=None)
+    for candidate in candidates:
+        table.add_row(
+            "-" if candidate.rank is None else str(candidate.rank),
+            rich.text.Text(candidate.cache_id, style="green" if candidate.chosen else ""),
+            rich.text.Text(candidate.name),
+            _size(candidate.covered),
+            rich.text.Text("; ".join(candidate.reasons)),
+        )
+    return table
+
+
+def _event_table(decision: decisions.Decision) -> rich.table.Table:
+    table = rich.table.Table("EVENT", "REASON", "MESSAGE", box=None)
+    for event in decision.events:
+        table.add_row(event.type, event.reason, rich.text.Text(event.message))
+    return table
+
+
+def _word(outcome: decisions.Outcome) -> str:
+    return outcome.value.replace("_", " ")
+
+
+def _size(size: int) -> str:
+    amount = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return (
+                f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.1f} {unit}"
+            )
+        amount /= 1000
+    return f"{amount:.1f} TB"
