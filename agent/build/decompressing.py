@@ -1,0 +1,106 @@
+"""From a layer blob to its tar: gzip (any number of members, eStargz), zstd, or plain.
+
+The kind is told by the first bytes, as in containerd: media types are often wrong.
+Output comes in bounded pieces, however well the input is compressed. The calls
+release the interpreter's lock.
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO, Protocol, cast
+
+import zstandard
+from isal import igzip_lib
+
+from agent import errors
+
+IsalError: type[Exception] = cast("type[Exception]", igzip_lib.IsalError)
+
+PIECE = 1 << 20
+"""No piece of output is larger, in bytes."""
+
+_GZIP = b"\x1f\x8b\x08"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+class DamagedBlob(errors.PermanentError):
+    """A blob cannot be decompressed. `reason` is what the library says."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the blob cannot be decompressed: {reason}")
+        self.reason = reason
+
+
+class Source(Protocol):
+    """Where compressed bytes come from."""
+
+    def read(self, size: int = -1) -> bytes:
+        """Some bytes, at most `size` where that is positive; b"" at the end."""
+
+
+def pieces(source: Source) -> Iterator[bytes]:
+    """The tar in pieces of at most PIECE bytes; raise DamagedBlob."""
+    first = b""
+    while len(first) < 4 and (more := source.read()):
+        first += more
+    pushed = _Pushed(first, source)
+    if first.startswith(_GZIP):
+        return _gzip(pushed)
+    if first.startswith(_ZSTD) or (first[1:4] == b"\x2a\x4d\x18" and first[0] & 0xF0 == 0x50):
+        return _zstd(pushed)
+    return _plain(pushed)
+
+
+class _Pushed:
+    """A source with some bytes pushed back in front of it."""
+
+    def __init__(self, first: bytes, source: Source) -> None:
+        self._first = first
+        self._source = source
+
+    def read(self, size: int = -1) -> bytes:
+        if self._first:
+            count = len(self._first) if size < 0 else size
+            data, self._first = self._first[:count], self._first[count:]
+            return data
+        return self._source.read(size)
+
+
+def _plain(source: Source) -> Iterator[bytes]:
+    while data := source.read(PIECE):
+        yield data
+
+
+def _zstd(source: Source) -> Iterator[bytes]:
+    reader = zstandard.ZstdDecompressor().stream_reader(
+        cast("BinaryIO", source),
+        read_size=PIECE,
+        read_across_frames=True,
+    )
+    try:
+        while data := reader.read(PIECE):
+            yield data
+    except zstandard.ZstdError as error:
+        raise DamagedBlob(str(error)) from error
+
+
+def _gzip(source: Source) -> Iterator[bytes]:
+    data = source.read()
+    while data.startswith(_GZIP[:2]):
+        member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        while not member.eof:
+            if member.needs_input and not data and not (data := source.read()):
+                raise DamagedBlob("it ends in the middle of a gzip member")
+            try:
+                piece = member.decompress(data, PIECE)
+            except IsalError as error:
+                raise DamagedBlob(str(error)) from error
+            data = b""
+            if piece:
+                yield piece
+        data = member.unused_data
+        while len(data) < len(_GZIP) and (more := source.read()):
+            data += more
+    # What follows the last member is padding. That no tar is missing is for the
+    # diff ID to tell, so it is read to its end and no more.
+    while source.read():
+        pass

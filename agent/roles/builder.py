@@ -1,0 +1,79 @@
+"""The builder: images from their registries into a store. Runs once and ends."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+from agent.build import converting, working
+from agent.clients import credentials, registry
+from agent.model import images, records
+from agent.store import layout, reading
+
+MKFS_VARIABLE = "UIMGACC_MKFS"
+"""The environment variable that names a mkfs.erofs other than the one on PATH."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What a build needs to know besides what to build."""
+
+    store: pathlib.Path
+    """The root folder of the store; it must be one already (`store.publishing.create`)."""
+
+    mkfs: str = ""
+    """mkfs.erofs to use; empty: `UIMGACC_MKFS`, else the one on PATH."""
+
+    scratch: pathlib.Path | None = None
+    """A local folder with room for the largest layer, uncompressed; None: TMPDIR, else /tmp."""
+
+    parallel: int = 3
+    """Layers worked on at a time; each may take a processor and 40 MiB."""
+
+    registries: registry.Options = dataclasses.field(default_factory=registry.Options)
+    """How to talk to registries."""
+
+    docker_configs: tuple[pathlib.Path, ...] = ()
+    """Docker config JSON files with credentials, tried in this order."""
+
+
+def ignore(progress: working.Progress) -> None:
+    """Show nobody how far a build is."""
+
+
+async def build(
+    settings: Settings,
+    request: working.Request,
+    *,
+    on_progress: Callable[[working.Progress], None] = ignore,
+) -> records.CacheRecord:
+    """Build one cache; returns its record.
+
+    Raises AgentError with a message for people: MkfsMissing, MkfsTooOld, NotAStore,
+    UnknownFormat, ImageUnknown, AccessDenied, RegistryUnreachable, WrongPlatform,
+    LayerMismatch, CacheTooLarge, DiskFull, StoreFull, and others of their modules.
+    """
+    reading.open_store(settings.store)
+    command = settings.mkfs or os.environ.get(MKFS_VARIABLE, "") or "mkfs.erofs"
+    mkfs = await converting.find(command)
+    provider = credentials.Chain(
+        [credentials.read_docker_config(path) for path in settings.docker_configs]
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(registry.Client(provider, settings.registries))
+        tools = working.Tools(
+            store=layout.Layout(settings.store),
+            registry=client,
+            mkfs=mkfs,
+            scratch=settings.scratch or pathlib.Path(tempfile.gettempdir()),
+            parallel=settings.parallel,
+            on_progress=on_progress,
+        )
+        return await working.build_cache(request, tools)
+
+
+def own_platform() -> images.Platform:
+    """The platform of this machine: what is built when nobody names another."""
+    return images.platform_of_machine(os.uname().machine)
