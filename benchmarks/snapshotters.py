@@ -69,6 +69,8 @@ class Running:
     """A snapshotter process that serves."""
 
     process: subprocess.Popen[bytes]
+    socket: pathlib.Path
+    root: pathlib.Path
     client: snapshots_pb2_grpc.SnapshotsStub
     start_seconds: float
 
@@ -76,8 +78,9 @@ class Running:
 @contextlib.contextmanager
 def running(folder: pathlib.Path, store: pathlib.Path | None) -> Iterator[Running]:
     """Start the command; `start_seconds` is from fork to the first answer."""
-    socket = folder / "s.sock"
-    arguments = ["--root", folder / "root", "--address", socket]
+    folder.mkdir(exist_ok=True)
+    socket, root = folder / "s.sock", folder / "root"
+    arguments = ["--root", root, "--address", socket]
     if store:
         arguments += ["--store", store]
     started = time.perf_counter()
@@ -100,7 +103,7 @@ def running(folder: pathlib.Path, store: pathlib.Path | None) -> Iterator[Runnin
                     if error.code() is grpc.StatusCode.NOT_FOUND:
                         break
                     raise
-            yield Running(process, client, time.perf_counter() - started)
+            yield Running(process, socket, root, client, time.perf_counter() - started)
     finally:
         process.terminate()
         process.wait()

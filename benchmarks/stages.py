@@ -1,0 +1,69 @@
+"""What benchmarks of whole images share: registry, store, snapshotters, containerd."""
+
+import contextlib
+import dataclasses
+import pathlib
+import subprocess
+from collections.abc import Iterator
+
+from benchmarks import processes, snapshotters
+from lab import services, soci
+
+LARGE = "lab/large:1"
+IMAGES = (LARGE, "lab/layers2:1", "lab/layers40:1")
+
+
+@dataclasses.dataclass
+class Stage:
+    """Everything running: a containerd 2 with overlayfs, SOCI and uimgacc over one registry."""
+
+    registry: services.Registry
+    containerd: services.Containerd
+    soci: soci.Soci
+    snapshotter: snapshotters.Running
+    store: pathlib.Path
+    folder: pathlib.Path
+
+    def reference(self, image: str) -> str:
+        """The image's reference at the registry of this run."""
+        return f"{self.registry.address}/{image}"
+
+
+@contextlib.contextmanager
+def built(folder: pathlib.Path) -> Iterator[Stage]:
+    """Start it all, with a store that holds IMAGES."""
+    store = folder / "store"
+    with contextlib.ExitStack() as stack:
+        registry = stack.enter_context(services.Registry(folder / "registry"))
+        for image in IMAGES:
+            build(store, registry.address, image)
+        address = registry.address
+        peer = stack.enter_context(soci.Soci(registries=[address]))
+        running = stack.enter_context(snapshotters.running(folder / "snapshotter", store))
+        proxies = {
+            "uimgacc": services.Proxy(running.socket, running.root),
+            "soci": peer.proxy,
+        }
+        containerd = stack.enter_context(
+            services.Containerd("2", registries=[address], proxies=proxies)
+        )
+        yield Stage(registry, containerd, peer, running, store, folder)
+
+
+def build(store: pathlib.Path, registry: str, image: str) -> None:
+    """Build a cache of one image with the real command."""
+    name = image.removeprefix("lab/").partition(":")[0]
+    subprocess.run(
+        [
+            *(processes.COMMAND, "create", name, "--image", f"{registry}/{image}"),
+            *("--plain-http", registry, "--store", store, "--json"),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def drop_caches() -> None:
+    """A cold page cache, dentries and inodes included."""
+    subprocess.run(["sync"], check=True)
+    pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
