@@ -5,6 +5,7 @@
 | lab/large:1 | a Debian root, Python and large libraries in 7 layers; commands `hello`, `readall` |
 | lab/layers2:1, lab/layers40:1, lab/layers127:1 | busybox and small real files in so many layers |
 | lab/odd:1 | every odd tar entry, see `lab.odd` |
+| lab/refused-sparse:1, lab/refused-link:1, lab/refused-contiguous:1 | what containerd does not unpack |
 | lab/gzip:1, lab/zstd:1, lab/plain:1, lab/estargz:1 | one small image, compressed differently |
 | lab/docker:1 | the same with Docker's media types |
 | lab/multi:1 | an index of amd64, arm64 and an attestation |
@@ -107,6 +108,9 @@ def small_images(pusher: pushing.Pusher) -> dict[str, pushing.Pushed]:
     }
     entries = [root, *(pushing.layer(layer) for layer in odd.layers())]
     made["lab/odd:1"] = pusher.image("lab/odd", "1", entries, command=WAIT)
+    for why, refused in odd.refused().items():
+        layers = [root, pushing.layer(refused)]
+        made[f"lab/refused-{why}:1"] = pusher.image(f"lab/refused-{why}", "1", layers, command=WAIT)
     for how in ("gzip", "zstd", "plain", "estargz", "docker"):
         layers = [pushing.layer(entries, how) for entries in (base, library())]
         docker = how == "docker"

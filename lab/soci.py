@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lab import containerds, places, processes, registries
 
@@ -23,11 +23,14 @@ MACHINE_FOLDER = pathlib.Path("/var/lib/soci-snapshotter-grpc")
 class Soci:
     """A soci-snapshotter, private to a folder; a context manager.
 
-    Plug it into a containerd with `proxies={"soci": soci.proxy}`, then
+    Registries are those to speak to by plain HTTP. Plug it into a containerd with `proxies={"soci": soci.proxy}`, then
     `pull(containerd, reference)`.
     """
 
-    def __init__(self, *, folder: pathlib.Path | None = None) -> None:
+    def __init__(
+        self, *, registries: Sequence[str] = (), folder: pathlib.Path | None = None
+    ) -> None:
+        self.registries = list(registries)
         self.own_folder = folder is None
         self.folder = folder or pathlib.Path(tempfile.mkdtemp(prefix="lab-"))
         self.address = self.folder / "s.sock"
@@ -74,9 +77,20 @@ class Soci:
         """Start; return when the socket answers."""
         self.held.enter_context(machine_folder())
         self.root.mkdir(parents=True, exist_ok=True)
-        self.config.write_text("no_prometheus = true\n")
+        self.config.write_text(self.configuration())
         self.process.start()
         self.process.wait_for_socket(str(self.address))
+
+    def configuration(self) -> str:
+        """Return its configuration: as it comes, but for registries by plain HTTP."""
+        lines = ["no_prometheus = true"]
+        for registry in self.registries:
+            lines += [
+                f'[[resolver.host."{registry}".mirrors]]',
+                f'  host = "{registry}"',
+                "  insecure = true",
+            ]
+        return "\n".join([*lines, ""])
 
     def close(self) -> None:
         """End it, after the containers that use it, and remove its data."""
