@@ -61,7 +61,7 @@ _SMALLER = _Criterion(lambda match: match.cache.record.size, "holds more bytes")
 _NEWEST = _Criterion(lambda match: -match.cache.created.timestamp(), "is older")
 _ID = _Criterion(lambda match: match.cache.id, "is as good; the first ID in order is taken")
 
-_ALIBABA = (_FULL, _NEAR, _CLOSEST, _NEWEST, _ID)
+_ALIBABA = (_FULL, _EXACT, _NEAR, _CLOSEST, _NEWEST, _ID)
 _TENCENT = (_NAMED, _EXACT, _CAPACITY, _SMALLER, _NEWEST, _ID)
 _NATIVE = (_BYTES, *_ALIBABA)
 

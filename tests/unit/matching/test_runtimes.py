@@ -1,0 +1,45 @@
+"""Which runtime handlers are twins with our snapshotter."""
+
+import pytest
+
+from agent.matching import runtimes
+from tests.unit.matching import making
+
+
+@pytest.mark.parametrize(
+    ("handler", "twin"),
+    [
+        ("", "uimgacc"),
+        ("runc", "uimgacc"),
+        ("nvidia", "uimgacc-nvidia"),
+        ("uimgacc", "uimgacc"),
+        ("uimgacc-nvidia", "uimgacc-nvidia"),
+    ],
+)
+def test_every_handler_has_a_twin(handler: str, twin: str) -> None:
+    assert runtimes.twin_of(handler, default="runc") == twin
+    assert runtimes.is_ours(runtimes.twin_of(handler, default="runc"))
+
+
+@pytest.mark.parametrize("handler", ["", "runc", "nvidia", "uimgacc-", "my-uimgacc", "uimgaccx"])
+def test_others_are_not_ours(handler: str) -> None:
+    assert not runtimes.is_ours(handler)
+
+
+@pytest.mark.parametrize(
+    ("classes", "runtime_class", "ours"),
+    [
+        (None, "uimgacc", True),
+        (None, "fast", False),
+        ({"fast": "uimgacc-nvidia"}, "fast", True),
+        ({"uimgacc": "runc"}, "uimgacc", False),
+        ({}, "uimgacc", True),
+        ({"fast": "uimgacc"}, "", False),
+    ],
+)
+def test_a_class_is_read_through_the_clusters_handlers(
+    classes: dict[str, str] | None, runtime_class: str, ours: bool
+) -> None:
+    pod = making.pod("nginx", runtime_class=runtime_class)
+
+    assert runtimes.uses_our_snapshotter(pod, classes) is ours
