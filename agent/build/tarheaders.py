@@ -3,6 +3,7 @@
 Names are bytes: a tar says nothing about their encoding, and neither does Linux.
 """
 
+import array
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -55,6 +56,12 @@ class Entry:
     minor: int = 0
     xattrs: list[tuple[bytes, bytes]] = dataclasses.field(default_factory=list)
     sparse: Sparse | None = None
+
+    @property
+    def attributes(self) -> bytes:
+        """What a hard link to this entry could change, except xattrs, in the form of a header."""
+        plain = b"%07o%07o%07o%011o" % (self.mode, self.uid, self.gid, self.mtime)
+        return plain + b".%d" % self.mtime_ns if self.mtime_ns else plain
 
     def encode(self, path: bytes) -> bytes:
         """The header blocks of this entry under the given clean path."""
@@ -232,10 +239,17 @@ def _owner(number: int) -> int:
 class Names:
     """The directories and symlinks of the layer so far, and what paths mean among them.
 
-    Files are not kept: memory would grow with their number.
+    Of files only 16 bytes each are kept, to tell whether a hard link changes one.
+    `overrides` are the entries that get other attributes than their header has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, overrides: Mapping[bytes, Entry]) -> None:
+        self._overrides = overrides
+        self._files = array.array("q")
+        self._attributes = array.array("q")
+        self._xattrs: dict[int, int] = {}
+        self._roots: dict[bytes, bytes] = {}
+        self._changes: dict[bytes, Entry] = {}
         self._folders = {b""}
         self._links: dict[bytes, bytes] = {}
         self._parent = b""
@@ -252,12 +266,12 @@ class Names:
             or block[345]
             or block[500:512] != _ZERO_TAIL
             or block[257:265] not in (_USTAR, _GNU)
-            or block[100] != 0x30
+            or block[100:103] != b"000"
             or block[135] not in b"\x00 "
         ):
             return -1
-        digits = block[100:107] + block[108:115] + block[116:123] + block[124:135]
-        if not (digits + block[136:147]).isdigit():
+        attributes = block[100:107] + block[108:115] + block[116:123] + block[136:147]
+        if not (attributes + block[124:135]).isdigit():
             return -1
         name = block[:100].partition(b"\x00")[0]
         if kind == 0x35:
@@ -269,7 +283,7 @@ class Names:
             if parent not in self._folders:
                 return -1
             self._parent = parent
-        if name in self._links:
+        if name in self._links or name in self._overrides:
             return -1
         size = int(block[124:135], 8)
         if kind == 0x35:
@@ -278,6 +292,9 @@ class Names:
             self._folders.add(name)
         elif name in self._folders:
             return -1
+        else:
+            self._files.append(hash(name))
+            self._attributes.append(hash(attributes))
         return size
 
     def locate(self, name: bytes) -> tuple[bytes, bytes]:
@@ -305,6 +322,7 @@ class Names:
 
     def add(self, path: bytes, kind: bytes, link: bytes) -> None:
         """Note an entry; what was in its place goes, except a directory under another."""
+        self._roots.pop(path, None)
         if kind == b"5":
             self._folders.add(path)
         elif path in self._folders:
@@ -321,6 +339,49 @@ class Names:
             self._links[path] = target
         else:
             self._links.pop(path, None)
+
+    def note_file(self, path: bytes, entry: Entry) -> None:
+        """Remember what a file, or whatever else is no directory, looks like."""
+        self._files.append(hash(path))
+        self._attributes.append(hash(entry.attributes))
+        if entry.xattrs:
+            self._xattrs[hash(path)] = hash(tuple(sorted(entry.xattrs)))
+        self._changes.pop(path, None)
+
+    def note_link(self, path: bytes, entry: Entry) -> None:
+        """Remember what a hard link says about the file that it names."""
+        root = self._roots.get(entry.link, entry.link)
+        self._roots[path] = root
+        change = dataclasses.replace(entry)
+        if (before := self._changes.get(root)) is not None:
+            change.xattrs = list({**dict(before.xattrs), **dict(entry.xattrs)}.items())
+        self._changes[root] = change
+
+    def changed(self) -> dict[bytes, Entry]:
+        """The files to which a hard link gives other attributes than their own entry.
+
+        containerd applies the header of a link to the file; mkfs.erofs does not.
+        """
+        if not self._changes:
+            return {}
+        wanted = {hash(path): path for path in self._changes}
+        last = {
+            wanted[name]: attributes
+            for name, attributes in zip(self._files, self._attributes, strict=True)
+            if name in wanted
+        }
+        return {
+            path: change
+            for path, change in self._changes.items()
+            if path in last
+            and (
+                last[path] != hash(change.attributes)
+                or (
+                    change.xattrs
+                    and self._xattrs.get(hash(path)) != hash(tuple(sorted(change.xattrs)))
+                )
+            )
+        }
 
     def _resolve(self, parts: list[bytes]) -> bytes:
         current: list[bytes] = []

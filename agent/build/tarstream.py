@@ -22,7 +22,7 @@ get a new header (a PAX one where needed). What differs, and is mended here:
 """
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 
 from agent import errors
 from agent.build import tarheaders
@@ -74,13 +74,22 @@ class Normaliser:
 
     What it returns refers to the piece that was fed: use it before the next one.
     `implied` are the directories that the tar has things in but does not name.
+
+    A hard link may carry other attributes than the file it names, and containerd
+    gives these to the file, whose entry has passed by then. `changed` tells, and a
+    second pass with these `overrides` gets it right.
     """
 
-    def __init__(self, below: Below = nothing_below) -> None:
+    def __init__(
+        self,
+        below: Below = nothing_below,
+        overrides: Mapping[bytes, tarheaders.Entry] | None = None,
+    ) -> None:
         self.implied: list[bytes] = []
         self.entries = 0
         self._below = below
-        self._names = tarheaders.Names()
+        self._overrides = overrides or {}
+        self._names = tarheaders.Names(self._overrides)
         self._out: Spans = []
         self._chunk = memoryview(b"")
         self._raw = b""
@@ -108,6 +117,10 @@ class Normaliser:
             self._flush(len(chunk))
         out, self._out = self._out, []
         return out
+
+    def changed(self) -> dict[bytes, tarheaders.Entry]:
+        """The `overrides` that another pass needs; empty when this one was right."""
+        return self._names.changed()
 
     def finish(self) -> Spans:
         """The tar is at its end; returns the rest. Raises LayerTarError where it was cut off."""
@@ -264,8 +277,22 @@ class Normaliser:
                 raise LayerTarError(f"the hard link {_show(path)} to itself")
             entry.link = target
         self._names.add(path, entry.kind, entry.link)
+        if entry.kind == b"1":
+            self._names.note_link(path, entry)
+        elif entry.kind != b"5":
+            self._override(path, entry)
+            self._names.note_file(path, entry)
         self._emit(entry.encode(path))
         return path
+
+    def _override(self, path: bytes, entry: tarheaders.Entry) -> None:
+        """Give an entry the attributes that a hard link to it will ask for."""
+        change = self._overrides.get(path)
+        if change is not None:
+            entry.mode = entry.mode if entry.kind == b"2" else change.mode
+            entry.uid, entry.gid = change.uid, change.gid
+            entry.mtime, entry.mtime_ns = change.mtime, change.mtime_ns
+            entry.xattrs = list({**dict(entry.xattrs), **dict(change.xattrs)}.items())
 
     def _whiteout(self, entry: tarheaders.Entry, parent: bytes, base: bytes) -> None:
         hidden = base.removeprefix(_WHITEOUT)

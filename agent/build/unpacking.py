@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from agent import errors
 from agent.build import decompressing, tarheaders, tarstream
@@ -32,6 +32,7 @@ class Unpacked:
     tar_size: int
     entries: int
     implied: tuple[bytes, ...]
+    changed: Mapping[bytes, tarheaders.Entry]
     fault: errors.AgentError | None
 
 
@@ -69,6 +70,7 @@ async def unpack(
     pipe: int,
     *,
     below: tarstream.Below,
+    overrides: Mapping[bytes, tarheaders.Entry],
     on_bytes: Callable[[int], None],
 ) -> Unpacked:
     """Write a layer's tar, put right, to a pipe, and close that; returns what it was.
@@ -89,9 +91,12 @@ async def unpack(
             loop.call_soon_threadsafe(room.release)
 
     blob = _Blob(compressed, taken)
-    work = _Normalising(tar, pipe, below)
+    work = _Normalising(tar, pipe, tarstream.Normaliser(below, overrides))
     first = threads.start("decompress", _decompress, blob, tar)
     second = threads.start("normalise", work.run, compressed)
+    for future in (first, second):
+        # When one failure ends everything, the others' are not looked at.
+        future.add_done_callback(_retrieved)
     try:
         await _feed(chunks, compressed, room, on_bytes)
         fault = await first
@@ -110,8 +115,14 @@ async def unpack(
         tar_size=work.size,
         entries=work.normaliser.entries,
         implied=tuple(work.normaliser.implied),
+        changed=work.normaliser.changed(),
         fault=fault,
     )
+
+
+def _retrieved(future: "asyncio.Future[errors.AgentError | None]") -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 async def _feed(
@@ -155,10 +166,12 @@ def _decompress(blob: _Blob, tar: threads.Channel[bytes]) -> errors.AgentError |
 class _Normalising:
     """The second thread's work."""
 
-    def __init__(self, tar: threads.Channel[bytes], pipe: int, below: tarstream.Below) -> None:
+    def __init__(
+        self, tar: threads.Channel[bytes], pipe: int, normaliser: tarstream.Normaliser
+    ) -> None:
         self.digest = hashlib.sha256()
         self.size = 0
-        self.normaliser = tarstream.Normaliser(below)
+        self.normaliser = normaliser
         self._tar = tar
         self._pipe = pipe
 

@@ -12,11 +12,11 @@ import enum
 import logging
 import pathlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
-from agent.build import converting, planning, tarstream, unpacking
+from agent.build import converting, planning, tarheaders, tarstream, unpacking
 from agent.kits import threads
 from agent.model import images, records
 from agent.store import checking, layout, publishing, reading
@@ -384,7 +384,14 @@ class _LayerWork:
         store, layer = self._tools.store, self._layer
         draft = await threads.start("draft", publishing.draft_of, store, layer.diff_id)
         try:
-            unpacked = await self._convert(draft, tally)
+            unpacked = await self._convert(draft, tally, {})
+            if unpacked.changed:
+                logger.info(
+                    "a second pass: hard links change their files",
+                    extra={"layer": layer.diff_id, "files": len(unpacked.changed)},
+                )
+                draft.unlink()
+                unpacked = await self._convert(draft, tally, unpacked.changed)
             self._report(Stage.PUBLISHING)
             record = await threads.start("hash", self._describe, draft, unpacked)
             budget.add(layer.diff_id, record.size)
@@ -395,7 +402,9 @@ class _LayerWork:
         self._report(Stage.DONE)
         return record
 
-    async def _convert(self, draft: pathlib.Path, tally: _Tally) -> unpacking.Unpacked:
+    async def _convert(
+        self, draft: pathlib.Path, tally: _Tally, overrides: Mapping[bytes, tarheaders.Entry]
+    ) -> unpacking.Unpacked:
         tools, layer = self._tools, self._layer
 
         def on_bytes(count: int) -> None:
@@ -415,7 +424,11 @@ class _LayerWork:
             async with contextlib.aclosing(blob) as chunks:
                 try:
                     unpacked = await unpacking.unpack(
-                        chunks, run.pipe, below=tarstream.nothing_below, on_bytes=on_bytes
+                        chunks,
+                        run.pipe,
+                        below=tarstream.nothing_below,
+                        overrides=overrides,
+                        on_bytes=on_bytes,
                     )
                 except (unpacking.ReaderGone, threads.Closed):
                     await run.wait()
