@@ -2,7 +2,8 @@
 
 The snapshotter is dispatched before anything else is imported: containers'
 starts depend on it, so it is kept small (60 MiB with 500 layers) and does not
-load the libraries that the other commands need.
+load the libraries that the other commands need. The agent, a daemon as well,
+does without those of the command line, too.
 """
 
 import sys
@@ -14,6 +15,10 @@ def main() -> None:
         from agent.roles import snapshotter
 
         sys.exit(snapshotter.main(sys.argv[2:]))
+    if sys.argv[1:2] == ["agent"]:
+        from agent.roles import agent
+
+        sys.exit(agent.main(sys.argv[2:]))
     from agent.cli import commands
 
     commands.run()

@@ -103,6 +103,8 @@ def set_up(
 
 def undo(machine: host.Host, main: config.Path, *, dry_run: bool = False) -> Outcome:
     """Put the configuration back as it was before; a person's later edits stay."""
+    if not machine.place(main.parent).is_dir():
+        return Outcome(changes={})
     with contextlib.nullcontext() if dry_run else machine.locked(main.parent):
         past = _Past(machine, main)
         changes, notes = past.restored()
@@ -255,7 +257,8 @@ class _Setup:
         }
         # What an earlier run made and this one does not want any more.
         notes = list(found.notes)
-        for path in {*self._past.changes, node.main} - set(after):
+        others = {*self._past.changes, node.main, *(file.path for file in node.imported)}
+        for path in sorted(others - set(after)):
             before, note = self._past.before(path)
             changes[path] = (self._host.read(path), before)
             notes += [note] if note is not None else []

@@ -1,0 +1,330 @@
+"""The commands of a person, and what they take; each does its work in a module of its own.
+
+Those modules are imported when their command runs, so that `--help` and tab
+completion answer at once.
+"""
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from agent.cli import output
+
+app = typer.Typer(
+    name="uimgacc",
+    help="Large container images start in a fraction of a pull.",
+    epilog="Exit status: 0 done, 1 failed or found something wrong, 2 wrong use, 3 not found.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+store = typer.Typer(help="Make, verify and tidy a store.", no_args_is_help=True)
+app.add_typer(store, name="store")
+
+Store = Annotated[
+    pathlib.Path,
+    typer.Option(envvar="UIMGACC_STORE", help="The folder of the store.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Platform = Annotated[
+    str, typer.Option(help="The node's platform, like linux/arm64; this machine's by default.")
+]
+
+
+def run() -> None:
+    """Parse `sys.argv` and run the command that it names."""
+    app()
+
+
+@app.command()
+@output.reported
+def create(
+    store: Store,
+    name: Annotated[str, typer.Argument(help="The name of the cache.")] = "",
+    image: Annotated[
+        list[str] | None, typer.Option("--image", "-i", help="An image to hold; repeatable.")
+    ] = None,
+    file: Annotated[
+        str,
+        typer.Option("--file", "-f", help="ImageCache manifests of any dialect; - for stdin."),
+    ] = "",
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Limit of what it may take, in GiB.  [default: 20]")
+    ] = None,
+    secret: Annotated[
+        list[pathlib.Path] | None,
+        typer.Option(help="A docker config JSON with credentials; repeatable."),
+    ] = None,
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A namespace whose pods may use it; repeatable. Without one: all, but with"
+            " --secret only `default`."
+        ),
+    ] = None,
+    plain_http: Annotated[
+        list[str] | None,
+        typer.Option(help="A registry (host:port) that is spoken to without TLS; repeatable."),
+    ] = None,
+    insecure: Annotated[
+        list[str] | None,
+        typer.Option(help="A registry whose certificate is not verified; repeatable."),
+    ] = None,
+    ca: Annotated[
+        pathlib.Path | None, typer.Option(help="More certificate authorities, a PEM file.")
+    ] = None,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(help="A platform to build for; repeatable. This machine's by default."),
+    ] = None,
+    retention_days: Annotated[
+        int | None, typer.Option(min=1, max=65536, help="Days to keep it; for ever by default.")
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, max=32, help="Layers worked on at a time.")] = 3,
+    mkfs: Annotated[
+        str, typer.Option(envvar="UIMGACC_MKFS", help="The mkfs.erofs to use.")
+    ] = "mkfs.erofs",
+    as_json: Json = False,
+) -> None:
+    """Build an image cache into a store (made on first use), with progress.
+
+    uimgacc create tools --image registry.example.com/team/tools:1 --store /srv/uimgacc
+    """
+    from agent.cli import creating
+
+    wanted = creating.Wanted(
+        name=name,
+        images=tuple(image or ()),
+        file=file,
+        size_gib=size,
+        secrets=tuple(secret or ()),
+        namespaces=tuple(namespace or ()),
+        plain_http=frozenset(plain_http or ()),
+        insecure=frozenset(insecure or ()),
+        ca=ca,
+        platforms=tuple(platform or ()),
+        retention_days=retention_days,
+        parallel=parallel,
+        mkfs=mkfs,
+    )
+    creating.create(store, wanted, as_json=as_json)
+
+
+@app.command()
+@output.reported
+def get(
+    store: Store,
+    name: Annotated[str, typer.Argument(help="A cache's name or ID; all without one.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show the caches of a store, or one with its images."""
+    from agent.cli import showing
+
+    if name:
+        showing.show_one(store, name, as_json=as_json)
+    else:
+        showing.show_all(store, as_json=as_json)
+
+
+@app.command()
+@output.reported
+def delete(
+    store: Store,
+    name: Annotated[str, typer.Argument(help="A cache's name or ID.")],
+    as_json: Json = False,
+) -> None:
+    """Delete a cache; its layers stay for those who read them (`store prune`)."""
+    from agent.cli import showing
+
+    showing.delete(store, name, as_json=as_json)
+
+
+@app.command()
+@output.reported
+def match(
+    store: Store,
+    file: Annotated[str, typer.Argument(help="Pods, Deployments, Jobs, ... as YAML; - for stdin.")],
+    platform: Platform = "",
+    as_json: Json = False,
+) -> None:
+    """Say which cache serves the pods of a manifest, and why."""
+    from agent.cli import matching
+
+    matching.match(store, file, platform=platform, as_json=as_json)
+
+
+@app.command("node-setup")
+@output.reported
+def node_setup(
+    config: Annotated[
+        str,
+        typer.Option(
+            envvar="UIMGACC_CONTAINERD_CONFIG",
+            help="containerd's main file; found by itself, also that of k3s and RKE2.",
+        ),
+    ] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Put everything back as it was.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the difference.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Restart containerd if anything changed.")
+    ] = False,
+    restart_command: Annotated[
+        str, typer.Option(help="How to restart it, instead of systemctl; implies --restart.")
+    ] = "",
+    default_snapshotter: Annotated[
+        bool,
+        typer.Option("--default-snapshotter", help="All pods through it, not only our handlers'."),
+    ] = False,
+    address: Annotated[
+        str, typer.Option(envvar="UIMGACC_ADDRESS", help="The snapshotter's socket.")
+    ] = "/run/uimgacc/snapshotter.sock",
+    root: Annotated[
+        str,
+        typer.Option(
+            envvar="UIMGACC_ROOT",
+            help="The snapshotter's root; by default the folder containerd would name.",
+        ),
+    ] = "",
+    containerd: Annotated[str, typer.Option(help="The containerd program to ask.")] = "",
+    containerd_version: Annotated[
+        str, typer.Option(help="Its version, like 2.1, where it cannot be asked.")
+    ] = "",
+    host_root: Annotated[
+        pathlib.Path, typer.Option(help="Where the node's file system is to be seen.")
+    ] = pathlib.Path("/"),
+    as_json: Json = False,
+) -> None:
+    """Plug the snapshotter into containerd: a twin for every runtime handler.
+
+    Safe to repeat; changes nothing else; --undo gives back the same bytes.
+    """
+    from agent.cli import setting_up
+
+    setting_up.node_setup(
+        setting_up.Wanted(
+            config=config,
+            undo=undo,
+            dry_run=dry_run,
+            restart=restart or bool(restart_command),
+            restart_command=restart_command,
+            default_snapshotter=default_snapshotter,
+            address=address,
+            root=root,
+            containerd=containerd,
+            containerd_version=containerd_version,
+            host_root=host_root,
+        ),
+        as_json=as_json,
+    )
+
+
+@app.command()
+@output.reported
+def doctor(
+    store: Annotated[
+        pathlib.Path | None, typer.Option(envvar="UIMGACC_STORE", help="The folder of the store.")
+    ] = None,
+    config: Annotated[
+        str, typer.Option(envvar="UIMGACC_CONTAINERD_CONFIG", help="containerd's main file.")
+    ] = "",
+    containerd: Annotated[str, typer.Option(help="The containerd program to ask.")] = "",
+    containerd_address: Annotated[
+        str, typer.Option(envvar="CONTAINERD_ADDRESS", help="containerd's socket.")
+    ] = "",
+    address: Annotated[
+        str, typer.Option(envvar="UIMGACC_ADDRESS", help="The snapshotter's socket.")
+    ] = "/run/uimgacc/snapshotter.sock",
+    root: Annotated[str, typer.Option(envvar="UIMGACC_ROOT", help="The snapshotter's root.")] = "",
+    mkfs: Annotated[
+        str, typer.Option(envvar="UIMGACC_MKFS", help="The mkfs.erofs to look at.")
+    ] = "mkfs.erofs",
+    deadline: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that the store may take to answer.")
+    ] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Check this machine and say the fix for whatever is wrong."""
+    from agent.cli import diagnosing
+
+    diagnosing.doctor(
+        store=store,
+        config=config,
+        containerd=containerd,
+        containerd_address=containerd_address,
+        address=address,
+        root=root,
+        mkfs=mkfs,
+        deadline=deadline,
+        as_json=as_json,
+    )
+
+
+@store.command("init")
+@output.reported
+def store_init(
+    store: Store,
+    compression: Annotated[
+        str, typer.Option(help="Of all its layers: lz4, or none for containerd 2.4's own cache.")
+    ] = "lz4",
+    as_json: Json = False,
+) -> None:
+    """Make an empty folder a store."""
+    from agent.cli import storing
+
+    storing.init(store, compression=compression, as_json=as_json)
+
+
+@store.command("check")
+@output.reported
+def store_check(
+    store: Store,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read the layer files, only their sizes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Verify every file of a store against its record."""
+    from agent.cli import storing
+
+    storing.check(store, quick=quick, as_json=as_json)
+
+
+@store.command("prune")
+@output.reported
+def store_prune(
+    store: Store,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Hours that a file must have been left alone.")
+    ] = 24.0,
+    as_json: Json = False,
+) -> None:
+    """Free what no cache names; only while no node reads the store."""
+    from agent.cli import storing
+
+    storing.prune(store, older_than=older_than, as_json=as_json)
+
+
+@app.command()
+@output.reported
+def version(as_json: Json = False) -> None:
+    """Say which version this is."""
+    from importlib import metadata
+
+    found = metadata.version("uimgacc")
+    if as_json:
+        output.show_json({"version": found})
+    else:
+        print(f"uimgacc {found}")
+
+
+# Only for --help: agent.cli.main starts these before typer is loaded.
+@app.command(add_help_option=False)
+def snapshotter() -> None:
+    """Run the snapshotter that containerd talks to (a daemon)."""
+
+
+@app.command(add_help_option=False)
+def agent() -> None:
+    """Run the node agent: match pods, mount ahead of the pull (a daemon)."""

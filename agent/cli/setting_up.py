@@ -1,0 +1,115 @@
+"""`uimgacc node-setup`: containerd's configuration, and its restart."""
+
+import dataclasses
+import pathlib
+import shlex
+
+from agent.cli import output
+from agent.setup import config, containerd, host, node, planning
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the command line says; empty where it says nothing."""
+
+    config: str
+    undo: bool
+    dry_run: bool
+    restart: bool
+    restart_command: str
+    default_snapshotter: bool
+    address: str
+    root: str
+    containerd: str
+    containerd_version: str
+    host_root: pathlib.Path
+
+
+def node_setup(wanted: Wanted, *, as_json: bool) -> None:
+    """Set up, or undo; restart containerd where that is asked for and needed."""
+    for name in ("config", "address", "root"):
+        value = getattr(wanted, name)
+        if value and not value.startswith("/"):
+            raise output.UsageError(f"--{name} {value}: give an absolute path")
+    machine = host.Host(wanted.host_root.absolute())
+    main = node.main_of(config.Path(wanted.config) if wanted.config else node.find_config(machine))
+    if wanted.undo:
+        outcome = node.undo(machine, main, dry_run=wanted.dry_run)
+    else:
+        asked = planning.Wanted(
+            address=wanted.address,
+            root=wanted.root,
+            default_snapshotter=wanted.default_snapshotter,
+        )
+        target = _target(machine, main, wanted)
+        outcome = node.set_up(machine, target, asked, dry_run=wanted.dry_run)
+    command = _restart(wanted, machine, main, changed=outcome.changed)
+    if as_json:
+        output.show_json(
+            {
+                "config": str(main),
+                "changed": outcome.changed,
+                "dryRun": wanted.dry_run,
+                "files": [str(path) for path in outcome.changes],
+                "handlers": dict(outcome.twins),
+                "notes": list(outcome.notes),
+                "warnings": list(outcome.warnings),
+                "restarted": command is not None,
+            }
+        )
+    else:
+        _show(wanted, main, outcome, restarted=command is not None)
+
+
+def _target(machine: host.Host, main: config.Path, wanted: Wanted) -> node.Target:
+    if wanted.containerd_version:
+        release = containerd.parse_release(wanted.containerd_version)
+        return node.Target(main, release, wanted.containerd or None)
+    binary = wanted.containerd or node.find_binary(machine, main)
+    try:
+        return node.Target(main, containerd.release_of(binary), binary)
+    except containerd.ContainerdError as error:
+        raise output.UsageError(
+            f"containerd's version is not known ({error});"
+            " give --containerd PROGRAM or --containerd-version 2.1"
+        ) from error
+
+
+def _restart(
+    wanted: Wanted, machine: host.Host, main: config.Path, *, changed: bool
+) -> list[str] | None:
+    if not (wanted.restart and changed) or wanted.dry_run:
+        return None
+    if not wanted.restart_command and not machine.is_own:
+        raise output.UsageError(
+            "the files are written; to restart containerd outside this container give"
+            " --restart-command, for example 'nsenter -t 1 -m systemctl restart containerd'"
+        )
+    command = shlex.split(wanted.restart_command) or node.restart_command(main)
+    node.restart(command)
+    return command
+
+
+def _show(wanted: Wanted, main: config.Path, outcome: node.Outcome, *, restarted: bool) -> None:
+    for warning in outcome.warnings:
+        output.say(f"warning: {warning}")
+    for note in outcome.notes:
+        output.say(f"note: {note}")
+    if wanted.dry_run:
+        print(outcome.diff(), end="")
+        return
+    if not outcome.changed:
+        what = "has nothing of ours" if wanted.undo else "is set up already"
+        print(f"{main} {what}; nothing changed")
+        return
+    for path, (_, after) in outcome.changes.items():
+        print(f"{'removed' if after is None else 'wrote'} {path}")
+    if outcome.twins:
+        made = output.table("HANDLER", "LIKE")
+        for twin, copied in outcome.twins.items():
+            made.add_row(twin, copied)
+        output.console().print(made)
+    if restarted:
+        print("containerd is restarted; running containers went on")
+    else:
+        print("restart containerd for it to take effect (running containers go on)")
