@@ -45,7 +45,7 @@ def to_json(decision: decisions.Decision) -> dict[str, object]:
             "key": request.key,
             "cache": request.cache,
             "perfectMatch": request.perfect,
-            "atLeast": request.at_least,
+            "minimumMatches": request.at_least,
             "remarks": list(request.remarks),
         },
         "outcome": decision.outcome.value,

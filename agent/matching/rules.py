@@ -38,7 +38,8 @@ def decide(
         return _not_asked(pod, request)
     wanted = [subjects.subject_of(image, image_records, platform) for image in pod.images]
     selection = selecting.select(pod, request, cache_views, wanted, unfinished=unfinished)
-    stored: frozenset[str] = frozenset().union(*(cache.layers for cache in cache_views))
+    needed = {layer.diff_id for subject in wanted for layer in subject.layers or ()}
+    stored = frozenset().union(*(cache.layers & needed for cache in cache_views))
     chosen = tuple(_image(subject, selection, stored) for subject in wanted)
     outcome = _overall(chosen)
     used = outcome in (_Outcome.HIT, _Outcome.PARTIAL)

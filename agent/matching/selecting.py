@@ -40,6 +40,15 @@ def select(
     return _matching(pod, request, cache_views, wanted)
 
 
+def _meets(cache: caches.Cache, wanted: Sequence[subjects.Subject]) -> bool:
+    """Whether a cache can have anything for the pod: the quick answer for most of a store."""
+    return any(
+        (subject.wanted is not None and subject.wanted.name in cache.by_name)
+        or any(layer.diff_id in cache.layers for layer in (subject.layers or ())[:1])
+        for subject in wanted
+    )
+
+
 def _match(cache: caches.Cache, wanted: Sequence[subjects.Subject]) -> ranking.Match:
     exact = full = near = 0
     for subject in wanted:
@@ -116,6 +125,8 @@ def _matching(
     foreign: list[caches.Cache] = []
     rejected: list[decisions.Candidate] = []
     for cache in cache_views:
+        if not _meets(cache, wanted):
+            continue
         match = _match(cache, wanted)
         if not match.helps:
             continue

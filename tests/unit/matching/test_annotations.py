@@ -144,7 +144,8 @@ def test_a_node_label_asks_by_the_images_name(label: str, dialect: Dialect, requ
 
 
 @pytest.mark.parametrize(
-    ("operator", "values"), [("In", ("false",)), ("NotIn", ("true",)), ("DoesNotExist", ())]
+    ("operator", "values"),
+    [("In", ("false",)), ("NotIn", ("true",)), ("DoesNotExist", ())],  # codespell:ignore
 )
 def test_a_label_that_is_shunned_asks_for_nothing(operator: str, values: tuple[str, ...]) -> None:
     pod = pods.Pod(

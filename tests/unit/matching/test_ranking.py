@@ -13,7 +13,7 @@ TENCENT = {"eks.tke.cloud.tencent.com/use-image-cache": "auto"}
 
 ENOUGH = making.cache("imc-enough", [("nginx:1", "ab"), ("redis:7", "d")])
 ONE = making.cache("imc-one", [("nginx:1", "ab")])
-OTHER_TAG = making.cache("imc-tag", [("nginx:2", "ac"), ("redis:6", "de")])
+OTHER_TAG = making.cache("imc-tag", [("nginx:2", "ac"), ("redis:6", "e")])
 SAME_LAYERS = making.cache("imc-aaa", [("nginx:2", "ab"), ("redis:6", "d")])
 LARGE = making.cache(
     "imc-large",
