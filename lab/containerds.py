@@ -258,7 +258,7 @@ class Containerd:
         return [
             f'[{cri}]\n  sandbox_image = "{self.sandbox_image()}"\n'
             "  restrict_oom_score_adj = true\n  disable_apparmor = true",
-            f'[{cri}.cni]\n  conf_dir = "{self.folder}/cni"\n  bin_dir = "{self.folder}/cni"',
+            f'[{cri}.cni]\n  conf_dir = "{self.folder}/cni"',
             f'[{cri}.registry]\n  config_path = "{self.folder}/hosts"',
             f'[{cri}.containerd]\n  snapshotter = "{self.default_snapshotter}"\n'
             '  default_runtime_name = "runc"\n  disable_snapshot_annotations = false',
@@ -276,18 +276,20 @@ class Containerd:
             f'[{images}.pinned_images]\n  sandbox = "{self.sandbox_image()}"',
             f'[{images}.registry]\n  config_path = "{self.folder}/hosts"',
             f"[{runtime}]\n  restrict_oom_score_adj = true\n  disable_apparmor = true",
-            f'[{runtime}.cni]\n  conf_dir = "{self.folder}/cni"\n  bin_dirs = ["{self.folder}/cni"]',
+            f'[{runtime}.cni]\n  conf_dir = "{self.folder}/cni"',
             f'[{runtime}.containerd]\n  default_runtime_name = "runc"',
             *self.runtimes(f"{runtime}.containerd.runtimes"),
         ]
-        for name in self.proxies:
-            parts.append(f'[{images}.runtime_platforms.{name}]\n  snapshotter = "{name}"')
+        parts += [
+            f'[{images}.runtime_platforms.{name}]\n  snapshotter = "{name}"'
+            for name in self.proxies
+        ]
         # To list one is to drop the default, so overlayfs is listed as well.
-        for name in ("overlayfs", *self.proxies):
-            parts.append(
-                f'[[{transfer}.unpack_config]]\n  platform = "linux/{architecture()}"\n'
-                f'  snapshotter = "{name}"\n  differ = "walking"'
-            )
+        parts += [
+            f'[[{transfer}.unpack_config]]\n  platform = "linux/{architecture()}"\n'
+            f'  snapshotter = "{name}"\n  differ = "walking"'
+            for name in ("overlayfs", *self.proxies)
+        ]
         return parts
 
     def runtimes(self, table: str) -> list[str]:

@@ -5,14 +5,14 @@
 | lab/large:1 | a Debian root, Python and large libraries in 7 layers; commands `hello`, `readall` |
 | lab/layers2:1, lab/layers40:1, lab/layers127:1 | busybox and small real files in so many layers |
 | lab/odd:1 | every odd tar entry, see `lab.odd` |
-| lab/refused-sparse:1, lab/refused-link:1, lab/refused-contiguous:1 | what containerd does not unpack |
+| lab/refused-sparse:1, -link:1, -contiguous:1 | what containerd does not unpack |
 | lab/gzip:1, lab/zstd:1, lab/plain:1, lab/estargz:1 | one small image, compressed differently |
 | lab/docker:1 | the same with Docker's media types |
 | lab/multi:1 | an index of amd64, arm64 and an attestation |
 | lab/pause:1 | for pod sandboxes |
 
 Their digests, diff IDs and sizes are in `images.json` in the lab's folder
-(`lab.registries.catalogue`). lab/large:1 has a SOCI index beside it.
+(`lab.registries.catalogue`). `lab.soci` has an index of lab/large:1.
 """
 
 import concurrent.futures
@@ -29,6 +29,7 @@ from lab import containerds, large, odd, places, pushing, registries, soci, tars
 
 SMALL = ("images.py", "odd.py", "pushing.py", "tars.py")
 LARGE = ("large.py",)
+INDEX = ("large.py", "soci.py")
 WAIT = ("/bin/sh", "-c", "echo ready; exec sleep 1000000")
 OTHER_ARCHITECTURE = {"amd64": "arm64", "arm64": "amd64"}
 
@@ -39,7 +40,7 @@ def main() -> None:
     records = registries.catalogue()
     small, big = stamp(SMALL), stamp(LARGE)
     stamps = {record["stamp"] for record in records.values()}
-    if stamps == {small, big} and soci_stamp(big).exists():
+    if stamps == {small, big} and soci_stamp().exists():
         print(f"lab: {len(records)} images are there")
         return
     with (
@@ -51,8 +52,9 @@ def main() -> None:
         pusher = pushing.Pusher(registry.address)
         if small not in stamps:
             print("lab: making the small images")
-            for image, pushed in small_images(pusher).items():
-                records[image] = pushed.record(small)
+            made = {name: image.record(small) for name, image in small_images(pusher).items()}
+            # What is made no longer is dropped.
+            records = {name: row for name, row in records.items() if row["stamp"] == big} | made
             save(records)
         if layers is not None:
             print("lab: making lab/large:1 of a Debian root and PyPI wheels (a minute or two)")
@@ -61,10 +63,10 @@ def main() -> None:
             save(records)
             shutil.rmtree(large.FOLDER)
         pusher.close()
-        if not soci_stamp(big).exists():
+        if not soci_stamp().exists():
             print("lab: indexing lab/large:1 for SOCI")
             soci.index(registry, "lab/large:1")
-            soci_stamp(big).touch()
+            soci_stamp().touch()
     print(table(records))
     print(f"lab: images made in {time.monotonic() - started:.0f} s")
 
@@ -75,9 +77,9 @@ def stamp(sources: tuple[str, ...]) -> str:
     return hashlib.sha256(b"".join((own / name).read_bytes() for name in sources)).hexdigest()
 
 
-def soci_stamp(key: str) -> pathlib.Path:
+def soci_stamp() -> pathlib.Path:
     """Return the file that says that the large image has its SOCI index."""
-    return places.LAB / f"soci-{key[:12]}.stamp"
+    return places.LAB / f"soci-{stamp(INDEX)[:12]}.stamp"
 
 
 def save(records: dict[str, registries.Record]) -> None:
@@ -123,7 +125,9 @@ def small_images(pusher: pushing.Pusher) -> dict[str, pushing.Pushed]:
 
 def busybox() -> list[tars.Entry]:
     """Return a root with this machine's static busybox and all its names."""
-    program = next(path for path in map(pathlib.Path, ("/bin/busybox", "/usr/bin/busybox")) if path.exists())
+    program = next(
+        path for path in map(pathlib.Path, ("/bin/busybox", "/usr/bin/busybox")) if path.exists()
+    )
     applets = subprocess.run(
         [program, "--list"], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -156,8 +160,10 @@ def numbered(count: int) -> list[pushing.Layer]:
         entries = [tars.folder("layers/"), tars.folder(f"{folder}/")]
         # Of two layers, the second has all; of 127, each has a few.
         share = files[at::count] if count < len(files) else []
-        for entry in share:
-            entries.append(tars.file(f"{folder}/{entry.name.decode().split('/')[-1]}", entry.data))
+        entries += [
+            tars.file(f"{folder}/{entry.name.decode().split('/')[-1]}", entry.data)
+            for entry in share
+        ]
         entries.append(tars.file("layers/top", b"%d\n" % at))
         entries.append(tars.file(f"layers/passing-{at}", b"until the next layer\n"))
         if at:

@@ -161,9 +161,7 @@ def sparse() -> list[tars.Entry]:
     ]
 
 
-def sparse_file(
-    name: str, dialect: str, holes: list[tuple[int, int]], *, size: int
-) -> tars.Entry:
+def sparse_file(name: str, dialect: str, holes: list[tuple[int, int]], *, size: int) -> tars.Entry:
     """Return a sparse file whose pieces are of one letter each."""
     data = b"".join(bytes([65 + at % 26]) * length for at, (_, length) in enumerate(holes))
     return tars.file(name, data, sparse=dialect, holes=holes, size=size)
@@ -200,7 +198,9 @@ def names() -> list[tars.Entry]:
         tars.symlink("names/long-symlink", f"{DEEP}/file"),
         tars.symlink("names/longest-symlink", "t" * 4000),
         tars.Entry(name=raw + b"-gnu", data=b"raw bytes in a header\n", gnu=True),
-        tars.Entry(name=raw + b"-pax", data=b"raw bytes in a record\n", pax={"path": raw + b"-pax"}),
+        tars.Entry(
+            name=raw + b"-pax", data=b"raw bytes in a record\n", pax={"path": raw + b"-pax"}
+        ),
         tars.file("names/unicode-é-ü-日本語-🐳", b"utf-8\n"),
         tars.file("names/with blanks  and\ttab", b"blanks\n"),
         tars.file("names/with\nline end", b"newline\n"),

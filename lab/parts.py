@@ -116,7 +116,7 @@ def gather(uri: str) -> None:
     print(f"lab: gathering {len(PARTS)} parts from Debian {' and '.join(SUITES)}")
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(lambda suite: prepare_apt(uri, suite), SUITES))
-        list(pool.map(lambda suite: download(suite), SUITES))
+        list(pool.map(download, SUITES))
         list(pool.map(unpack, PARTS))
     places.BIN.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
@@ -219,7 +219,7 @@ def wrapper(part: Part, binary: str) -> str:
     libraries = f"{part.folder}/usr/lib/{TRIPLETS[architecture()]}"
     return (
         "#!/bin/sh\n"
-        'lab=${0%/*}/..\n'
+        "lab=${0%/*}/..\n"
         f'exec "$lab/{within}" --library-path "$lab/{libraries}" '
         f'"$lab/{part.folder}/{binary}" "$@"\n'
     )

@@ -142,12 +142,18 @@ class Registry:
         with self.log.open("rb") as log:
             log.seek(since)
             lines = log.read().decode(errors="replace").splitlines()
-        found = []
-        for match in filter(None, map(LINE.search, lines)):
-            size, status = int(match["size"]), int(match["status"])
-            words = match.groupdict()
-            found.append(Request(**{**words, "size": size, "status": status}))
-        return found
+        return [
+            Request(
+                method=match["method"],
+                repository=match["repository"],
+                kind=match["kind"],
+                reference=match["reference"],
+                status=int(match["status"]),
+                size=int(match["size"]),
+                agent=match["agent"],
+            )
+            for match in filter(None, map(LINE.search, lines))
+        ]
 
     def blob_gets(self, since: int = 0) -> list[Request]:
         """Return the GETs of blobs since a mark: layers and configurations."""
@@ -167,7 +173,9 @@ class Registry:
         headers = {"Accept": accept}
         if self.users:
             user, word = next(iter(self.users.items()))
-            headers["Authorization"] = f"Basic {base64.b64encode(f'{user}:{word}'.encode()).decode()}"
+            headers["Authorization"] = (
+                f"Basic {base64.b64encode(f'{user}:{word}'.encode()).decode()}"
+            )
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", f"/v2/{path}", headers=headers)

@@ -1,8 +1,8 @@
 """The lab's servers under one name, for tests, demo and benchmark.
 
-    with services.Registry(folder) as registry:
-        with services.Containerd("2", registries=[registry.address]) as containerd:
-            containerd.pull(f"{registry.address}/lab/large:1")
+with services.Registry(folder) as registry:
+    with services.Containerd("2", registries=[registry.address]) as containerd:
+        containerd.pull(f"{registry.address}/lab/large:1")
 """
 
 from lab import containerds, processes, registries, soci

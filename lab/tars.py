@@ -53,8 +53,12 @@ def folder(name: str, *, mode: int = 0o755, **more: object) -> Entry:
 
 def symlink(name: str, target: str, **more: object) -> Entry:
     """Return a symbolic link."""
-    return Entry(  # type: ignore[misc]
-        name=name.encode(), kind=SYMLINK, target=target.encode(), mode=0o777, **more  # type: ignore[arg-type]
+    return Entry(
+        name=name.encode(),
+        kind=SYMLINK,
+        target=target.encode(),
+        mode=0o777,
+        **more,  # type: ignore[arg-type]
     )
 
 

@@ -1,0 +1,39 @@
+# Two commands on a fresh machine, as root: `make demo` and `make test`.
+# The rest is for developers. Everything that these make is in .lab/, which `make clean` removes.
+
+LAB := $(if $(UIMGACC_LAB),$(UIMGACC_LAB),.lab)
+BIN := $(LAB)/venv/bin
+SOURCES := agent lab tests benchmarks
+
+.PHONY: demo test bench check quick lab tools clean
+
+demo: lab
+	$(BIN)/python -m lab.demo
+
+test: lab
+	$(MAKE) --no-print-directory check
+	$(BIN)/pytest -q
+
+bench: lab
+	$(BIN)/python -m benchmarks
+
+# Everything that needs no containerd: formatting, lint, types, layers, spelling, unit tests.
+check: tools
+	$(BIN)/ruff format --check --quiet $(wildcard $(SOURCES))
+	$(BIN)/ruff check --quiet $(wildcard $(SOURCES))
+	$(BIN)/mypy
+	$(BIN)/mypy -p lab
+	$(BIN)/lint-imports
+	$(BIN)/codespell $(wildcard $(SOURCES) *.md)
+
+quick: tools
+	$(BIN)/pytest -q tests/unit
+
+lab:
+	lab/setup
+
+tools:
+	lab/setup tools
+
+clean:
+	lab/clean
