@@ -1,0 +1,150 @@
+"""Real containerds over the lab's registry, with a store that the real builder filled."""
+
+import asyncio
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from agent.build import working
+from agent.clients import registry as registries
+from agent.model import images
+from agent.roles import builder
+from agent.store import publishing
+from lab import processes, services
+from tests.snapshotter import conftest as snapshotters
+
+STORED = ("lab/layers2:1", "lab/layers40:1", "lab/odd:1", "lab/layers127:1", "lab/zstd:1")
+"""Images that are in the store; lab/estargz:1 has layers of its own and is not."""
+
+
+@pytest.fixture(scope="session")
+def session() -> Iterator[pathlib.Path]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root for containerd and mounts")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="ctd"))
+    try:
+        yield folder
+    finally:
+        processes.unmount_below(folder)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def registry(session: pathlib.Path) -> Iterator[services.Registry]:
+    with services.Registry(session / "registry") as running:
+        yield running
+
+
+def build(store: pathlib.Path, registry: services.Registry, names: Sequence[str]) -> None:
+    """Build one cache of the named images."""
+    options = registries.Options(plain_http=frozenset([registry.address]))
+    request = working.Request(
+        cache_id="imc-tests",
+        name="tests",
+        references=tuple(images.parse_reference(f"{registry.address}/{name}") for name in names),
+        platforms=(builder.own_platform(),),
+        capacity=20 << 30,
+    )
+    settings = builder.Settings(store=store, registries=options)
+    asyncio.run(builder.build(settings, request))
+
+
+@pytest.fixture(scope="session")
+def pristine(session: pathlib.Path, registry: services.Registry) -> pathlib.Path:
+    """The store that tests share; whoever damages it takes `store` instead."""
+    root = session / "store"
+    root.mkdir()
+    publishing.create(root)
+    build(root, registry, STORED)
+    return root
+
+
+@pytest.fixture
+def store(pristine: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the store that a test may damage."""
+    return pathlib.Path(shutil.copytree(pristine, tmp_path / "store"))
+
+
+class Node:
+    """A containerd and a snapshotter on one store."""
+
+    def __init__(
+        self, version: str, folder: pathlib.Path, registry: services.Registry, store: pathlib.Path
+    ) -> None:
+        self.registry = registry
+        (folder / "s").mkdir()
+        self.snapshotter = snapshotters.Process(folder / "s", store)
+        self.containerd = services.Containerd(
+            version,
+            registries=[registry.address],
+            snapshotter_socket=self.snapshotter.socket,
+            snapshotter_root=self.snapshotter.root,
+            folder=folder / "c",
+        )
+
+    def reference(self, name: str) -> str:
+        return f"{self.registry.address}/{name}"
+
+    def pull(self, name: str, *, local: bool = False, namespace: str = "default") -> int:
+        """Pull an image with ctr; how many layer blobs were fetched."""
+        mark = self.registry.mark()
+        self.containerd.pull(
+            self.reference(name), snapshotter="uimgacc", local=local, namespace=namespace
+        )
+        return len(self.registry.layer_gets(mark))
+
+    def run(self, name: str, *command: str, snapshotter: str = "uimgacc") -> str:
+        """Run a container to its end; its output."""
+        self.containers = getattr(self, "containers", 0) + 1
+        identity = f"run-{self.containers}"
+        arguments = ("run", "--rm", "--snapshotter", snapshotter, self.reference(name), identity)
+        return self.containerd.ctr(*arguments, *command)
+
+    def forget(self, name: str, namespace: str = "default") -> None:
+        """Remove an image and all that belonged to it."""
+        self.containerd.ctr("images", "rm", "--sync", self.reference(name), namespace=namespace)
+
+
+@pytest.fixture(params=["1.7", "2"])
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def folder() -> Iterator[pathlib.Path]:
+    path = pathlib.Path(tempfile.mkdtemp(prefix="n"))
+    try:
+        yield path
+    finally:
+        processes.unmount_below(path)
+        shutil.rmtree(path)
+
+
+def opened(node: Node) -> Iterator[Node]:
+    try:
+        with node.containerd:
+            yield node
+    finally:
+        node.snapshotter.kill()
+
+
+@pytest.fixture
+def node(version, folder, registry, pristine) -> Iterator[Node]:
+    """A node on the shared store."""
+    yield from opened(Node(version, folder, registry, pristine))
+
+
+@pytest.fixture
+def node2(folder, registry, pristine) -> Iterator[Node]:
+    """A node on the shared store, with the newest containerd."""
+    yield from opened(Node("2", folder, registry, pristine))
+
+
+@pytest.fixture
+def fragile(folder, registry, store) -> Iterator[Node]:
+    """A node, with the newest containerd, on a store that the test may damage."""
+    yield from opened(Node("2", folder, registry, store))
