@@ -23,6 +23,9 @@ from agent.model import images
 MAX_ATTEMPTS = 12
 """More refusals than this in one request mean that nothing will be accepted."""
 
+LASTED = 5.0
+"""Seconds after which a refusal means that a token has expired, not that it was no good."""
+
 _CHALLENGE = re.compile(r'([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
 
 
@@ -89,7 +92,7 @@ class Authorizer:
         untried = refused.untried
         if untried is None:
             untried = [*await self._provider.credentials(reference), None]
-        elif refused.headers and now - refused.renewed_at > 5.0:
+        elif refused.headers and now - refused.renewed_at >= LASTED:
             # It was good for a while: the token has expired, the credential has not.
             untried = [refused.current, *untried]
         tried = list(refused.tried)
