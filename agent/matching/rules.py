@@ -63,7 +63,7 @@ def decide(
                 why=why,
             )
         ),
-        auto_create=_auto_create(pod, request, outcome, wanted, existing),
+        auto_create=_auto_create(pod, request, selection, wanted, existing=existing),
     )
 
 
@@ -232,17 +232,24 @@ def _summary(outcome: decisions.Outcome, reported: str, why: str) -> str:
 def _auto_create(
     pod: pods.Pod,
     request: annotations.Request,
-    outcome: decisions.Outcome,
+    selection: selecting.Selection,
     wanted: Sequence[subjects.Subject],
+    *,
     existing: Collection[str],
 ) -> decisions.AutoCreate | None:
     """The cache to create where an automatic request matched none, None where not wanted.
 
-    What another namespace's secrets opened is worth trying only with secrets of our own.
+    Some layers in common, such as those of a distribution, are no match. What another
+    namespace's secrets opened is worth trying only with secrets of our own.
     """
-    if not request.auto_create or outcome not in (_Outcome.MISS, _Outcome.FORBIDDEN):
+    matched = any(each.full or each.near for each in selection.candidates if each.rank)
+    if not request.auto_create or matched:
         return None
-    if outcome is _Outcome.FORBIDDEN and not pod.pull_secrets:
+    if not pod.pull_secrets and any(
+        subject.wanted is not None and cache.image(subject.wanted) is not None
+        for subject in wanted
+        for cache in selection.foreign
+    ):
         return None
     references = [subject.wanted for subject in wanted if subject.wanted is not None]
     names = tuple(sorted(set(references), key=str))

@@ -170,6 +170,8 @@ def _obstacle(match: ranking.Match, request: annotations.Request, count: int) ->
         return f"{annotations.ALIBABA_COUNT} wants {request.at_least} images in one cache"
     if request.dialect is caches.Dialect.TENCENT and not match.exact + match.near:
         return "no image of the same name"
+    if request.dialect is caches.Dialect.ALIBABA and not match.full + match.near:
+        return "no image of the same name, only some of the layers"
     return ""
 
 

@@ -131,7 +131,7 @@ def test_what_is_said_fits_together(pod: pods.Pod, views: list[caches.Cache]) ->
         assert image.reason
         assert image.coverage is None or 0.0 <= image.coverage.fraction <= 1.0
     if decision.auto_create is not None:
-        assert not used
+        assert decision.outcome is not decisions.Outcome.HIT
         assert decision.auto_create.request.cache_id == decision.auto_create.cache_id
 
 

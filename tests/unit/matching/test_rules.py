@@ -482,6 +482,19 @@ def test_a_cache_that_is_being_built_is_not_created_again() -> None:
     assert decision.auto_create is None
 
 
+def test_layers_in_common_alone_do_not_keep_a_cache_from_being_created() -> None:
+    """Half of all images stand on the same distribution."""
+    for asked in (NATIVE, ALIBABA):
+        decision = making.decide(
+            making.pod("nginx", annotated=asked),
+            [making.cache("imc-a12", [("debian", "a")])],
+            [making.image("nginx", "ab")],
+        )
+
+        assert decision.auto_create is not None
+        assert decision.layers == (making.digest("layer a"),)
+
+
 def test_more_images_than_a_cache_takes_create_none() -> None:
     many = [f"app{number}" for number in range(caches.MAX_IMAGES + 1)]
 
