@@ -123,7 +123,7 @@ def _credential(auth: _Auth, source: str) -> Credential | None:
     username, password = auth.username, auth.password
     if auth.auth:
         try:
-            decoded = base64.b64decode(auth.auth, validate=False).decode()
+            decoded = base64.b64decode("".join(auth.auth.split()), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
             raise CredentialsFileError(source, "an `auth` is not base64 of user:password") from (
                 error

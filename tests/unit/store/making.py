@@ -1,0 +1,110 @@
+"""Records and stores for the tests of the store."""
+
+import pathlib
+
+from agent.model import digests, records
+from agent.store import checking, layout, publishing
+
+MKFS = records.Toolchain(version="1.8", options=[])
+REF = "registry.io/team/app:1"
+
+
+def digest(text: str) -> str:
+    return digests.sha256(text.encode())
+
+
+def erofs(content: bytes) -> bytes:
+    """A file with an EROFS superblock (and nothing else of EROFS)."""
+    block = bytearray(4096)
+    block[1024:1028] = (0xE0F5E1E2).to_bytes(4, "little")
+    block[1024 + 12] = 12
+    block[1024 + 36] = 1
+    return bytes(block) + content
+
+
+def store(root: pathlib.Path) -> layout.Layout:
+    publishing.create(root)
+    return layout.Layout(root)
+
+
+def layer(place: layout.Layout, name: str) -> records.LayerRecord:
+    """Publish a layer."""
+    diff_id = digest(name)
+    draft = publishing.draft_of(place, diff_id)
+    draft.write_bytes(erofs(name.encode()))
+    record = records.LayerRecord(
+        diff_id=diff_id,
+        size=draft.stat().st_size,
+        tar_size=10,
+        sha256=checking.sha256_of(draft),
+        blobs=[digest(f"blob of {name}")],
+        mkfs=MKFS,
+    )
+    return publishing.publish_layer(place, draft, record)
+
+
+def image(place: layout.Layout, *names: str, ref: str = REF) -> records.ImageRecord:
+    """Publish an image of layers of these names, with all that belongs to it."""
+    layers = [layer(place, name) for name in names]
+    chain = digests.chain_ids(one.diff_id for one in layers)
+    parent = None
+    for one, chain_id in zip(layers, chain, strict=True):
+        publishing.publish_chain(
+            place, chain_id, records.ChainRecord(diff_id=one.diff_id, parent=parent)
+        )
+        parent = chain_id
+    manifest = publishing.publish_blob(place, b"manifest of " + ref.encode())
+    config = publishing.publish_blob(place, b"config of " + ref.encode())
+    target = publishing.publish_blob(place, b"index of " + ref.encode())
+    record = records.ImageRecord(
+        ref=ref,
+        target=target,
+        target_media_type="index",
+        target_size=5,
+        created="2026-01-01T00:00:00Z",
+        platforms=[
+            records.PlatformImage(
+                platform="linux/amd64",
+                manifest=manifest,
+                manifest_media_type="manifest",
+                manifest_size=5,
+                config=config,
+                layers=[
+                    records.ImageLayer(
+                        diff_id=one.diff_id,
+                        chain_id=chain_id,
+                        digest=one.blobs[0],
+                        media_type="layer",
+                        size=1,
+                        tar_size=one.tar_size,
+                        erofs_size=one.size,
+                    )
+                    for one, chain_id in zip(layers, chain, strict=True)
+                ],
+            )
+        ],
+    )
+    publishing.publish_image(place, record)
+    return record
+
+
+def cache(place: layout.Layout, cache_id: str, *found: records.ImageRecord) -> records.CacheRecord:
+    """Publish a cache of images that are there."""
+    record = records.CacheRecord(
+        id=cache_id,
+        name=cache_id,
+        images=[
+            records.CachedImage(
+                ref=one.ref,
+                target=one.target,
+                size=1,
+                layers=[item.diff_id for item in one.platforms[0].layers],
+            )
+            for one in found
+        ],
+        size=1,
+        capacity=100,
+        created="2026-01-01T00:00:00Z",
+    )
+    publishing.publish_cache(place, record)
+    return record
