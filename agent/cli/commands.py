@@ -247,8 +247,9 @@ def doctor(
 ) -> None:
     """Check this machine and say the fix for whatever is wrong."""
     from agent.cli import diagnosing
+    from agent.setup import doctor as examination
 
-    diagnosing.doctor(
+    patient = examination.Patient(
         store=store,
         config=config,
         containerd=containerd,
@@ -257,8 +258,8 @@ def doctor(
         root=root,
         mkfs=mkfs,
         deadline=deadline,
-        as_json=as_json,
     )
+    diagnosing.diagnose(patient, as_json=as_json)
 
 
 @store.command("init")

@@ -16,6 +16,7 @@ from agent.matching import runtimes
 from agent.setup import config, editing
 
 SNAPSHOTTER = "uimgacc"
+ADDRESS = "/run/uimgacc/snapshotter.sock"
 DROP_IN = "99-uimgacc.toml"
 _TEMPLATE_HEAD = '{{ template "base" . }}\n'
 
@@ -24,7 +25,7 @@ _TEMPLATE_HEAD = '{{ template "base" . }}\n'
 class Wanted:
     """What the person asked for."""
 
-    address: str = "/run/uimgacc/snapshotter.sock"
+    address: str = ADDRESS
     """The snapshotter's socket."""
     root: str = ""
     """The snapshotter's root; "" for the folder that containerd itself would name."""

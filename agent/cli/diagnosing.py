@@ -1,0 +1,47 @@
+"""`uimgacc doctor`: what is wrong with this machine, and the fix."""
+
+import asyncio
+
+import rich.text
+
+from agent.cli import output
+from agent.setup import checks, doctor
+
+_STYLES = {checks.Level.OK: "green", checks.Level.WARN: "yellow", checks.Level.FAIL: "bold red"}
+
+
+def diagnose(patient: doctor.Patient, *, as_json: bool) -> None:
+    """Look a machine over; ends with status 1 where anything fails."""
+    found = asyncio.run(_examine(patient))
+    failed = [finding for finding in found if finding.level is checks.Level.FAIL]
+    if as_json:
+        shown = [
+            {
+                "check": finding.check,
+                "level": finding.level.value,
+                "what": finding.what,
+                "fix": finding.fix,
+            }
+            for finding in found
+        ]
+        output.show_json({"ok": not failed, "findings": shown})
+    else:
+        _show(found)
+    if failed:
+        names = ", ".join(dict.fromkeys(finding.check for finding in failed))
+        output.fail(f"not well: {names}", output.Status.FAILED)
+
+
+async def _examine(patient: doctor.Patient) -> list[checks.Finding]:
+    return [finding async for finding in doctor.examine(patient)]
+
+
+def _show(found: list[checks.Finding]) -> None:
+    made = output.table("CHECK", "", "FOUND")
+    for finding in found:
+        level = rich.text.Text(finding.level.value, style=_STYLES[finding.level])
+        what = rich.text.Text(finding.what)
+        if finding.fix:
+            what.append(f"\nfix: {finding.fix}", style="bold")
+        made.add_row(finding.check, level, what)
+    output.console().print(made)

@@ -1,0 +1,105 @@
+"""Questions to the sockets of containerd and of the snapshotter, for a person's doctor.
+
+One connection a question, each with its deadline; nothing is kept open.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf import empty_pb2, message
+
+from agent import errors
+from agent._proto.containerd import cri_pb2, introspection_pb2, snapshots_pb2, version_pb2
+
+Answer = TypeVar("Answer", bound=message.Message)
+
+
+class SocketError(errors.TemporaryError):
+    """A socket does not answer, or with an error; `address` is it, `reason` what happened.
+
+    `code` is gRPC's, None where it was not gRPC that failed.
+    """
+
+    def __init__(self, address: str, reason: str, *, code: grpc.StatusCode | None = None) -> None:
+        super().__init__(f"{address}: {reason}")
+        self.address = address
+        self.reason = reason
+        self.code = code
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plugin:
+    """A snapshotter that a running containerd has loaded; `problem` is "" where it is well."""
+
+    name: str
+    root: str
+    problem: str
+
+
+def version(address: str, *, deadline: float) -> str:
+    """The version of the containerd that listens there; raise SocketError."""
+    method = "/containerd.services.version.v1.Version/Version"
+    answer = _ask(address, method, empty_pb2.Empty(), version_pb2.VersionResponse, deadline)
+    return answer.version
+
+
+def snapshot_plugin(address: str, name: str, *, deadline: float) -> Plugin | None:
+    """A snapshotter plugin of the running containerd; None when it has not loaded it."""
+    method = "/containerd.services.introspection.v1.Introspection/Plugins"
+    request = introspection_pb2.PluginsRequest(filters=[f"id=={name}"])
+    answer = _ask(address, method, request, introspection_pb2.PluginsResponse, deadline)
+    for plugin in answer.plugins:
+        if plugin.id == name and plugin.type == "io.containerd.snapshotter.v1":
+            root = plugin.exports.get("root", "")
+            return Plugin(name=name, root=root, problem=plugin.init_err.message)
+    return None
+
+
+def runtime_snapshotters(address: str, *, deadline: float) -> Mapping[str, str]:
+    """The runtime handlers of the running CRI plugin, with the snapshotter of each."""
+    method = "/runtime.v1.RuntimeService/Status"
+    request = cri_pb2.StatusRequest(verbose=True)
+    answer = _ask(address, method, request, cri_pb2.StatusResponse, deadline)
+    return _snapshotters(answer.info.get("config", ""), address)
+
+
+def _snapshotters(text: str, address: str) -> dict[str, str]:
+    """containerd puts its CRI configuration as JSON into the status."""
+    try:
+        found: Any = json.loads(text)["containerd"]["runtimes"]
+        return {name: str(table.get("snapshotter", "")) for name, table in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SocketError(address, "its CRI status shows no runtime handlers") from error
+
+
+def snapshotter_answers(address: str, name: str, *, deadline: float) -> None:
+    """Ask a snapshotter for a snapshot that does not exist; raise SocketError for silence."""
+    method = "/containerd.services.snapshots.v1.Snapshots/Stat"
+    request = snapshots_pb2.StatSnapshotRequest(snapshotter=name, key="uimgacc-doctor")
+    try:
+        _ask(address, method, request, snapshots_pb2.StatSnapshotResponse, deadline)
+    except SocketError as error:
+        if error.code is not grpc.StatusCode.NOT_FOUND:
+            raise
+
+
+def _ask(
+    address: str, method: str, request: message.Message, answer: type[Answer], deadline: float
+) -> Answer:
+    with contextlib.closing(grpc.insecure_channel(f"unix://{address}")) as channel:
+        call: grpc.UnaryUnaryMultiCallable[message.Message, Answer] = channel.unary_unary(
+            method,
+            request_serializer=lambda asked: asked.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        try:
+            return call(request, timeout=deadline)
+        except grpc.RpcError as error:
+            # What a call raises is a grpc.Call, too; the library's types do not say so.
+            code = getattr(error, "code", lambda: None)()
+            details = getattr(error, "details", lambda: None)() or str(error)
+            raise SocketError(address, " ".join(str(details).split()), code=code) from error

@@ -1,0 +1,61 @@
+"""Looks a machine over: all checks in an order in which causes come before effects."""
+
+import dataclasses
+import pathlib
+from collections.abc import AsyncIterator
+
+from agent.kits import workers
+from agent.setup import checks, config, host, node, planning
+
+_CONTAINERD_SOCKETS = {
+    None: "/run/containerd/containerd.sock",
+    "k3s": "/run/k3s/containerd/containerd.sock",
+    "rke2": "/run/k3s/containerd/containerd.sock",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Patient:
+    """What to look at; empty strings mean: find it."""
+
+    store: pathlib.Path | None = None
+    config: str = ""
+    containerd: str = ""
+    containerd_address: str = ""
+    address: str = planning.ADDRESS
+    root: str = ""
+    mkfs: str = "mkfs.erofs"
+    deadline: float = 5.0
+
+
+async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
+    """All findings, one after the other as they are made."""
+    machine = host.Host()
+    main = node.main_of(
+        config.Path(patient.config) if patient.config else node.find_config(machine)
+    )
+    deadline = patient.deadline
+    root = pathlib.Path(patient.root or "/var/lib/containerd")
+    folder = next(place for place in (root, *root.parents) if place.is_dir())
+    yield checks.privileges()
+    async with workers.Pool(checks.TRIES, name="the doctor", size=1, max_stuck=3) as tries:
+        for finding in await checks.kernel(tries, folder, deadline=deadline):
+            yield finding
+        yield checks.propagation(root)
+        yield checks.space("here", folder)
+        binary = patient.containerd or node.find_binary(machine, main)
+        wanted = planning.Wanted(address=patient.address, root=patient.root)
+        for finding in checks.configuration(main, binary, wanted):
+            yield finding
+        yield checks.snapshotter(patient.address, deadline=deadline)
+        socket = patient.containerd_address.removeprefix("unix://")
+        socket = socket or _CONTAINERD_SOCKETS[node.rancher(main)]
+        for finding in checks.running(socket, deadline=deadline):
+            yield finding
+        if patient.store is None:
+            fix = "give --store DIR or set UIMGACC_STORE"
+            yield checks.warn("store", "not named, so not looked at", fix)
+        else:
+            for finding in await checks.store(patient.store, tries, deadline=deadline):
+                yield finding
+    yield checks.mkfs(patient.mkfs)
