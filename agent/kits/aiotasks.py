@@ -10,11 +10,13 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from agent import errors
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class ServiceExited(errors.AgentError):
@@ -26,6 +28,23 @@ class ServiceExited(errors.AgentError):
     def __init__(self, name: str) -> None:
         super().__init__(f"service {name} ended unexpectedly")
         self.name = name
+
+
+async def together(*work: Coroutine[Any, Any, Result]) -> list[Result]:
+    """Run some coroutines side by side; their results in order.
+
+    The first failure cancels the others and is raised as it is, not as a group:
+    whoever calls handles one error, whichever came first.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as failures:
+        error: BaseException = failures
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from failures
+    return [task.result() for task in tasks]
 
 
 async def guard(name: str, service: Awaitable[Any]) -> None:

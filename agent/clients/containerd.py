@@ -1,0 +1,440 @@
+"""containerd over its own socket: content, snapshots, images, leases, events.
+
+Every call has a deadline; what gRPC raises is translated here, and messages are
+turned into values. Everything happens in one containerd namespace, the kubelet's
+`k8s.io` by default. Calls that make something take the lease that protects it
+from garbage collection until an image refers to it.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import empty_pb2, field_mask_pb2
+
+from agent import errors
+from agent._proto.containerd import (
+    containers_pb2,
+    containers_pb2_grpc,
+    content_pb2,
+    content_pb2_grpc,
+    cri_pb2,
+    events_pb2,
+    events_pb2_grpc,
+    images_pb2,
+    images_pb2_grpc,
+    introspection_pb2,
+    introspection_pb2_grpc,
+    leases_pb2,
+    leases_pb2_grpc,
+    snapshots_pb2,
+    snapshots_pb2_grpc,
+    types_pb2,
+    version_pb2_grpc,
+)
+
+_GC_EXPIRE = "containerd.io/gc.expire"
+_CRI_STATUS = "/runtime.v1.RuntimeService/Status"
+# containerd reads at most 16 MiB in one message, and answers with at most as much.
+_MESSAGE_LIMIT = 16 << 20
+
+_OPTIONS = (
+    # A restarted containerd is found again at once; the socket is on this machine.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Keep the connection through quiet hours: the next pod should not wait for one.
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),
+    ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
+    ("grpc.enable_http_proxy", 0),
+    # Channels with equal arguments share a connection; a new client wants a new one.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class NotFoundError(errors.PermanentError):
+    """containerd does not have it."""
+
+
+class ExistsError(errors.PermanentError):
+    """containerd has it already."""
+
+
+class StateError(errors.PermanentError):
+    """What is asked for does not go with what is there (a snapshot that has children)."""
+
+
+class RefusedError(errors.PermanentError):
+    """containerd refuses the call, or does not know it."""
+
+
+class UnavailableError(errors.TemporaryError):
+    """containerd or the snapshotter behind it did not answer, or not in time."""
+
+
+_ERRORS: dict[grpc.StatusCode, type[errors.AgentError]] = {
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: ExistsError,
+    grpc.StatusCode.FAILED_PRECONDITION: StateError,
+    grpc.StatusCode.INVALID_ARGUMENT: RefusedError,
+    grpc.StatusCode.UNIMPLEMENTED: RefusedError,
+    grpc.StatusCode.PERMISSION_DENIED: RefusedError,
+    grpc.StatusCode.OUT_OF_RANGE: RefusedError,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What an image record points to: a manifest or an index; `size` in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image record: a name for a target."""
+
+    name: str
+    target: Descriptor
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """A blob in the content store; `created` is when this namespace got it."""
+
+    digest: str
+    size: int
+    created: datetime.datetime
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A snapshot as containerd knows it; `created` of a committed one: when it was."""
+
+    name: str
+    parent: str
+    created: datetime.datetime
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Container:
+    """A container's record: on which snapshot it stands."""
+
+    id: str
+    snapshotter: str
+    snapshot_key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Process:
+    """Which containerd answers: `uuid` is the installation's, `pid` the process's."""
+
+    uuid: str
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """A plugin that containerd has loaded; `error` is "" where it works."""
+
+    kind: str
+    id: str
+    exports: Mapping[str, str]
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageEvent:
+    """An image record was created or updated."""
+
+    name: str
+
+
+class Client:
+    """A connection to one containerd, as an async context.
+
+    `address` is the path of its socket. `deadline`, in seconds, is each call's;
+    a call that misses it raises UnavailableError, as one does that finds nobody.
+    """
+
+    def __init__(self, address: str, *, namespace: str = "k8s.io", deadline: float = 10.0) -> None:
+        self.address = address
+        self.namespace = namespace
+        self._deadline = deadline
+
+    async def __aenter__(self) -> "Client":
+        channel = grpc.aio.insecure_channel(f"unix://{self.address}", options=_OPTIONS)
+        self._channel = channel
+        self._containers = _stub(containers_pb2_grpc.ContainersStub, channel)
+        self._content = _stub(content_pb2_grpc.ContentStub, channel)
+        self._events = _stub(events_pb2_grpc.EventsStub, channel)
+        self._images = _stub(images_pb2_grpc.ImagesStub, channel)
+        self._introspection = _stub(introspection_pb2_grpc.IntrospectionStub, channel)
+        self._leases = _stub(leases_pb2_grpc.LeasesStub, channel)
+        self._snapshots = _stub(snapshots_pb2_grpc.SnapshotsStub, channel)
+        self._version = _stub(version_pb2_grpc.VersionStub, channel)
+        self._cri_status: Any = channel.unary_unary(
+            _CRI_STATUS,
+            request_serializer=cri_pb2.StatusRequest.SerializeToString,
+            response_deserializer=cri_pb2.StatusResponse.FromString,
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._channel.close()
+
+    # Who is there.
+
+    async def process(self) -> Process:
+        """Which containerd answers."""
+        answer = await self._call(self._introspection.Server, empty_pb2.Empty(), "ask who it is")
+        return Process(answer.uuid, answer.pid)
+
+    async def version(self) -> str:
+        """The version, as containerd writes it: `1.7.24~ds1` or `v2.1.9`."""
+        answer = await self._call(self._version.Version, empty_pb2.Empty(), "ask its version")
+        return str(answer.version)
+
+    async def plugin(self, kind: str, id_: str) -> Plugin | None:
+        """A plugin of the configuration; None when there is none."""
+        request = introspection_pb2.PluginsRequest(filters=[f'type=="{kind}",id=="{id_}"'])
+        answer = await self._call(self._introspection.Plugins, request, "list plugins")
+        for found in answer.plugins:
+            if (found.type, found.id) == (kind, id_):
+                error = found.init_err.message if found.HasField("init_err") else ""
+                return Plugin(kind=kind, id=id_, exports=dict(found.exports), error=error)
+        return None
+
+    async def runtime_handlers(self) -> frozenset[str]:
+        """The runtime handlers of the CRI plugin, the default one under its name.
+
+        containerd 1.7 names them only in its configuration, which the verbose
+        status has as JSON.
+        """
+        request = cri_pb2.StatusRequest(verbose=True)
+        answer = await self._call(self._cri_status, request, "ask the CRI plugin's status")
+        names = {handler.name for handler in answer.runtime_handlers if handler.name}
+        with contextlib.suppress(ValueError, AttributeError):
+            configured = json.loads(answer.info.get("config", "{}")).get("containerd", {})
+            names.update(map(str, configured.get("runtimes") or {}))
+        return frozenset(names)
+
+    # Leases.
+
+    async def create_lease(self, seconds: float) -> str:
+        """Make a lease that ends by itself after so many seconds; its ID."""
+        lease = f"uimgacc-{secrets.token_hex(8)}"
+        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+        labels = {_GC_EXPIRE: ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        request = leases_pb2.CreateRequest(id=lease, labels=labels)
+        await self._call(self._leases.Create, request, "create a lease")
+        return lease
+
+    async def delete_lease(self, lease: str, *, collect: bool = False) -> None:
+        """End a lease; `collect` waits for a garbage collection. One that is gone is fine."""
+        request = leases_pb2.DeleteRequest(id=lease, sync=collect)
+        with contextlib.suppress(NotFoundError):
+            await self._call(self._leases.Delete, request, "delete a lease")
+
+    # Content.
+
+    async def blob(self, digest: str) -> Blob:
+        """What is known of a blob; raises NotFoundError."""
+        request = content_pb2.InfoRequest(digest=digest)
+        info = (await self._call(self._content.Info, request, f"look up blob {digest}")).info
+        return Blob(
+            digest=info.digest,
+            size=info.size,
+            created=_moment(info.created_at),
+            labels=dict(info.labels),
+        )
+
+    async def read(self, digest: str) -> bytes:
+        """A blob's bytes: a manifest or a config, not a layer. Raises NotFoundError."""
+        request = content_pb2.ReadContentRequest(digest=digest)
+        with _translated(f"read blob {digest}"):
+            answers = self._content.Read(request, timeout=self._deadline, metadata=self._metadata())
+            return b"".join([answer.data async for answer in answers])
+
+    async def write(
+        self, digest: str, data: bytes, *, labels: Mapping[str, str], lease: str
+    ) -> None:
+        """Put a small blob into the content store; one that is there gets the labels, too."""
+        request = content_pb2.WriteContentRequest(
+            action=content_pb2.COMMIT,
+            # A name of its own: two writers of one ref would wait for each other.
+            ref=f"uimgacc-{secrets.token_hex(8)}-{digest}",
+            total=len(data),
+            expected=digest,
+            data=data,
+            labels=dict(labels),
+        )
+        try:
+            with _translated(f"write blob {digest}"):
+                answers = self._content.Write(
+                    iter((request,)), timeout=self._deadline, metadata=self._metadata(lease)
+                )
+                async for _ in answers:
+                    pass
+        except ExistsError:
+            if labels:
+                await self.label_blob(digest, labels, lease=lease)
+
+    async def label_blob(self, digest: str, labels: Mapping[str, str], *, lease: str = "") -> None:
+        """Set these labels of a blob and leave its others alone; raises NotFoundError."""
+        request = content_pb2.UpdateRequest(
+            info=content_pb2.Info(digest=digest, labels=dict(labels)),
+            update_mask=field_mask_pb2.FieldMask(paths=[f"labels.{key}" for key in labels]),
+        )
+        await self._call(self._content.Update, request, f"label blob {digest}", lease=lease)
+
+    # Snapshots.
+
+    async def stat(self, snapshotter: str, name: str) -> Snapshot:
+        """A snapshot, where both containerd and the snapshotter know it; else NotFoundError."""
+        request = snapshots_pb2.StatSnapshotRequest(snapshotter=snapshotter, key=name)
+        answer = await self._call(self._snapshots.Stat, request, f"look up snapshot {name}")
+        info = answer.info
+        return Snapshot(
+            name=info.name,
+            parent=info.parent,
+            created=_moment(info.created_at),
+            labels=dict(info.labels),
+        )
+
+    async def prepare(
+        self, snapshotter: str, key: str, *, parent: str, labels: Mapping[str, str], lease: str
+    ) -> None:
+        """Make a writable snapshot; raises ExistsError where the labels' target is ready."""
+        request = snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=snapshotter, key=key, parent=parent, labels=dict(labels)
+        )
+        await self._call(
+            self._snapshots.Prepare, request, f"prepare a snapshot on {parent}", lease=lease
+        )
+
+    async def view(self, snapshotter: str, key: str, *, parent: str, lease: str) -> None:
+        """Make a read-only snapshot, which has everything below it mounted."""
+        request = snapshots_pb2.ViewSnapshotRequest(snapshotter=snapshotter, key=key, parent=parent)
+        await self._call(self._snapshots.View, request, f"view snapshot {parent}", lease=lease)
+
+    async def remove(self, snapshotter: str, key: str) -> None:
+        """Remove a snapshot from containerd; raises NotFoundError, StateError (has children)."""
+        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
+        await self._call(self._snapshots.Remove, request, f"remove snapshot {key}")
+
+    async def containers(self) -> Sequence[Container]:
+        """All containers, sandboxes among them."""
+        request = containers_pb2.ListContainersRequest()
+        answer = await self._call(self._containers.List, request, "list containers")
+        return [
+            Container(found.id, found.snapshotter, found.snapshot_key)
+            for found in answer.containers
+        ]
+
+    # Images.
+
+    async def image(self, name: str) -> Image | None:
+        """An image record; None when there is none of this name."""
+        request = images_pb2.GetImageRequest(name=name)
+        try:
+            answer = await self._call(self._images.Get, request, f"look up image {name}")
+        except NotFoundError:
+            return None
+        return _image(answer.image)
+
+    async def images(self) -> Sequence[Image]:
+        """All image records."""
+        answer = await self._call(self._images.List, images_pb2.ListImagesRequest(), "list images")
+        return [_image(found) for found in answer.images]
+
+    async def create_image(self, image: Image, *, lease: str = "") -> None:
+        """Create an image record; raises ExistsError."""
+        request = images_pb2.CreateImageRequest(image=_message(image))
+        await self._call(self._images.Create, request, f"create image {image.name}", lease=lease)
+
+    async def update_image(self, image: Image, *paths: str, lease: str = "") -> None:
+        """Update an image record, or only the fields that `paths` name (`labels.<key>`).
+
+        containerd announces it, and the CRI plugin looks at the image again, even
+        where nothing has changed. Raises NotFoundError.
+        """
+        request = images_pb2.UpdateImageRequest(
+            image=_message(image), update_mask=field_mask_pb2.FieldMask(paths=paths)
+        )
+        await self._call(self._images.Update, request, f"update image {image.name}", lease=lease)
+
+    async def delete_image(self, name: str) -> None:
+        """Delete an image record; one that is gone is fine."""
+        request = images_pb2.DeleteImageRequest(name=name)
+        with contextlib.suppress(NotFoundError):
+            await self._call(self._images.Delete, request, f"delete image {name}")
+
+    async def image_events(self) -> AsyncIterator[ImageEvent]:
+        """Image records as they are created or updated, from now on.
+
+        Ends with UnavailableError when containerd does; there is no other end.
+        """
+        filters = [
+            f'namespace=={self.namespace},topic=="{topic}"'
+            for topic in ("/images/create", "/images/update")
+        ]
+        request = events_pb2.SubscribeRequest(filters=filters)
+        with _translated("follow events"):
+            async for envelope in self._events.Subscribe(request):
+                yield ImageEvent(events_pb2.ImageEvent.FromString(envelope.event.value).name)
+        raise UnavailableError("containerd ended the stream of events")
+
+    def _metadata(self, lease: str = "") -> tuple[tuple[str, str], ...]:
+        pairs = (("containerd-namespace", self.namespace),)
+        return (*pairs, ("containerd-lease", lease)) if lease else pairs
+
+    async def _call(self, method: Any, request: Any, what: str, *, lease: str = "") -> Any:
+        with _translated(what):
+            return await method(request, timeout=self._deadline, metadata=self._metadata(lease))
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn gRPC's errors into ours; `what` completes "containerd cannot ...".
+
+    An unknown code is containerd's for what went wrong inside: worth another try.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        kind = _ERRORS.get(error.code(), UnavailableError)
+        raise kind(f"containerd cannot {what}: {error.details() or error.code().name}") from error
+
+
+def _stub(kind: Any, channel: grpc.aio.Channel) -> Any:
+    """The generated stubs have no types."""
+    return kind(channel)
+
+
+def _moment(stamp: Any) -> datetime.datetime:
+    moment: datetime.datetime = stamp.ToDatetime(tzinfo=datetime.UTC)
+    return moment
+
+
+def _image(found: Any) -> Image:
+    target = Descriptor(found.target.media_type, found.target.digest, found.target.size)
+    return Image(name=found.name, target=target, labels=dict(found.labels))
+
+
+def _message(image: Image) -> images_pb2.Image:
+    target = types_pb2.Descriptor(
+        media_type=image.target.media_type, digest=image.target.digest, size=image.target.size
+    )
+    return images_pb2.Image(name=image.name, target=target, labels=dict(image.labels))
