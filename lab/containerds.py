@@ -13,7 +13,7 @@ import time
 import types
 from collections.abc import Mapping, Sequence
 
-from lab import places, processes
+from lab import cri, places, processes
 
 SHIM = "containerd-shim-runc-v2"
 PAUSE = "lab/pause:1"
@@ -119,7 +119,7 @@ class Containerd:
         return self.process.errors
 
     def start(self) -> None:
-        """Write the configuration and start; return when the socket answers."""
+        """Write the configuration and start; return when containerd and its CRI answer."""
         for folder in (self.root, self.state, self.folder / "cni"):
             folder.mkdir(parents=True, exist_ok=True)
         for proxy, settings in self.proxies.items():
@@ -129,6 +129,7 @@ class Containerd:
         self.write_hosts()
         self.process.start()
         self.process.wait_for_socket(str(self.address))
+        self.cri().close()
 
     def stop(self) -> None:
         """End containerd in order; its containers go on running."""
@@ -187,6 +188,10 @@ class Containerd:
         started = time.monotonic()
         self.ctr("images", "pull", *options, reference, namespace=namespace)
         return time.monotonic() - started
+
+    def cri(self) -> cri.Client:
+        """Return a client of its Container Runtime Interface, to be closed."""
+        return cri.Client(self.address, self.folder / "pods")
 
     def end_containers(self) -> None:
         """Kill the containers that this containerd started, and their shims."""
