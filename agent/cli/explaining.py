@@ -26,11 +26,14 @@ def explain(console: rich.console.Console, decision: decisions.Decision) -> None
     console.print(title)
     for line in _lines(decision):
         console.print(rich.text.Text(line))
-    console.print(_image_table(decision))
+    tables = [_image_table(decision)]
     if decision.candidates:
-        console.print(_candidate_table(decision.candidates))
+        tables.append(_candidate_table(decision.candidates))
     if decision.events:
-        console.print(_event_table(decision))
+        tables.append(_event_table(decision))
+    for table in tables:
+        console.print()
+        console.print(table)
 
 
 def to_json(decision: decisions.Decision) -> dict[str, object]:

@@ -109,7 +109,10 @@ def _native(given: Circumstances) -> tuple[decisions.Event, ...]:
 def _native_event(given: Circumstances, *, warning: bool) -> decisions.Event:
     match given.outcome:
         case _Outcome.HIT:
-            reason, message = "ImageCacheHit", f"Image cache {given.cache} has all images."
+            reason, message = (
+                "ImageCacheHit",
+                f"All images come from the store, image cache {given.cache}.",
+            )
         case _Outcome.PARTIAL:
             reason, message = (
                 "ImageCachePartial",

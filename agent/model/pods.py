@@ -216,13 +216,16 @@ def _quantity(field: manifests.Field) -> int:
 
 
 def _time(field: manifests.Field) -> datetime.datetime | None:
-    text = field.text("")
-    if not text:
-        return None
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise field.error("expected a time such as 2026-01-31T12:00:00Z") from None
+    # YAML makes a moment of an unquoted one by itself.
+    moment = field.value
+    if not isinstance(moment, datetime.datetime):
+        text = field.text("")
+        if not text:
+            return None
+        try:
+            moment = datetime.datetime.fromisoformat(text)
+        except ValueError:
+            raise field.error("expected a time such as 2026-01-31T12:00:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 

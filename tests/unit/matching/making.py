@@ -24,6 +24,11 @@ def layer_size(letter: str) -> int:
     return (ord(letter) - ord("a") + 1) * MIB
 
 
+def reference(text: str) -> images.Reference:
+    """A reference, normalised."""
+    return images.parse_reference(text)
+
+
 def target(ref: str, letters: str) -> str:
     """The target of an image: its content decides, not its name."""
     return digest(f"index {letters}")

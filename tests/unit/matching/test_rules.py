@@ -58,7 +58,10 @@ def test_an_image_in_a_public_cache_is_a_hit_and_may_be_registered(asked: dict[s
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        (NATIVE, ("Normal", "ImageCacheHit", "Image cache imc-a12 has all images.")),
+        (
+            NATIVE,
+            ("Normal", "ImageCacheHit", "All images come from the store, image cache imc-a12."),
+        ),
         (
             ALIBABA,
             ("Normal", "SuccessfulHitImageCache", "Successfully hit image cache imc-a12."),
