@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -210,9 +211,8 @@ class Containerd:
         """Remove what killed shims leave outside of the folder: sockets, cgroups."""
         bundles = self.state.glob("io.containerd.runtime.v2.task/*/*")
         for bundle in bundles:
-            with contextlib.suppress(OSError):
-                address = (bundle / "address").read_text().removeprefix("unix://")
-                pathlib.Path(address).unlink(missing_ok=True)
+            for path in shim_sockets(bundle):
+                path.unlink(missing_ok=True)
             group = f"{bundle.parent.name}/{bundle.name}"
             for base in (self.state / "runc", pathlib.Path("/run/containerd/runc")):
                 shutil.rmtree(base / group, ignore_errors=True)
@@ -308,6 +308,15 @@ class Containerd:
                 "    SystemdCgroup = false"
             )
         return parts
+
+
+def shim_sockets(bundle: pathlib.Path) -> list[pathlib.Path]:
+    """Return the sockets of a container's shim, which lie in a folder of the machine."""
+    said = ""
+    for name in ("address", "bootstrap.json"):
+        with contextlib.suppress(OSError):
+            said += (bundle / name).read_text() + "\n"
+    return [pathlib.Path(path) for path in re.findall(r'unix://(/[^"\s]+)', said)]
 
 
 def architecture() -> str:
