@@ -1,5 +1,8 @@
 """The decision: what is a hit, what may be registered, what is said to the pod's owner."""
 
+import dataclasses
+import itertools
+
 import pytest
 
 from agent.matching import decisions
@@ -179,6 +182,7 @@ def test_the_same_digest_under_another_repository_is_not_registered() -> None:
     )
 
     assert decision.registrable == ()
+    assert decision.images[0].coverage is None
 
 
 # Namespaces.
@@ -341,6 +345,21 @@ def test_our_own_annotation_takes_the_name_of_a_cache_too() -> None:
     assert decision.outcome is Outcome.HIT
 
 
+def test_of_two_caches_with_the_pinned_name_every_node_takes_the_same() -> None:
+    """Each dialect has names of its own, so one name may be there twice."""
+    named = [making.cache(each, [("nginx", "ab")], name="web") for each in ("imc-a12", "imc-b12")]
+    reported = {
+        making.decide(
+            making.pod("nginx", annotated={"uimgacc.io/image-cache": "web"}),
+            order,
+            [making.image("nginx", "ab")],
+        ).reported
+        for order in itertools.permutations(named)
+    }
+
+    assert reported == {"imc-a12"}
+
+
 # What Alibaba's users may demand.
 
 
@@ -440,15 +459,28 @@ def test_an_image_that_is_none_is_a_miss_that_says_why(image: str) -> None:
 
 
 def test_events_fit_into_what_the_api_server_takes() -> None:
+    """1024 bytes, and never half a character."""
     decision = making.decide(
-        making.pod(
-            *("é" * 400 for _ in range(3)), annotated={"uimgacc.io/image-cache": "imc-" + "é" * 900}
-        ),
-        [],
+        making.pod("é" * 400, annotated={"uimgacc.io/image-cache": "imc-a12"}),
+        [making.cache("imc-a12", [("redis", "z")], name="é" * 200)],
         [],
     )
 
-    assert all(len(event.message.encode()) <= 1024 for event in decision.events)
+    (event,) = decision.events
+    assert 1000 < len(event.message.encode()) <= 1024
+
+
+def test_a_record_with_more_layers_than_its_cache_is_no_hit() -> None:
+    damaged = dataclasses.replace(
+        making.cache("imc-a12", [("nginx", "ab")]), layers=frozenset({making.digest("layer a")})
+    )
+    decision = making.decide(
+        making.pod("nginx", annotated=NATIVE), [damaged], [making.image("nginx", "ab")]
+    )
+
+    assert decision.outcome is Outcome.PARTIAL
+    assert decision.registrable == ()
+    assert "not all layers" in decision.images[0].reason
 
 
 # Creating on demand.
