@@ -248,6 +248,7 @@ class Names:
         self._files = array.array("q")
         self._attributes = array.array("q")
         self._xattrs: dict[int, int] = {}
+        self._implied: dict[int, tuple[int, bytes]] = {}
         self._roots: dict[bytes, bytes] = {}
         self._changes: dict[bytes, Entry] = {}
         self._folders = {b""}
@@ -356,6 +357,19 @@ class Names:
         if (before := self._changes.get(root)) is not None:
             change.xattrs = list({**dict(before.xattrs), **dict(entry.xattrs)}.items())
         self._changes[root] = change
+
+    def note_implied(self, path: bytes) -> None:
+        """Remember that a directory was made for what stands in it."""
+        self._implied[hash(path)] = (len(self._files), path)
+
+    def misplaced(self) -> bytes | None:
+        """A file that something was put into; containerd refuses that ("not a directory")."""
+        if self._implied:
+            for at, name in enumerate(self._files):
+                made = self._implied.get(name)
+                if made is not None and at < made[0]:
+                    return made[1]
+        return None
 
     def changed(self) -> dict[bytes, Entry]:
         """The files to which a hard link gives other attributes than their own entry.

@@ -126,6 +126,8 @@ class Normaliser:
         """The tar is at its end; returns the rest. Raises LayerTarError where it was cut off."""
         if not self._ended and self._broken_off:
             raise LayerTarError("it ends in the middle of an entry")
+        if (path := self._names.misplaced()) is not None:
+            raise LayerTarError(f"it puts something into {_show(path)}, which is a file")
         out, self._out = self._out, []
         return [*out, bytes(self._owed), _END]
 
@@ -308,6 +310,7 @@ class Normaliser:
     def _make_parents(self, parent: bytes) -> None:
         for path in self._names.missing(parent):
             self.implied.append(path)
+            self._names.note_implied(path)
             info = self._below(path)
             self._names.add(path, b"5", b"")
             made = tarheaders.Entry(kind=b"5", name=path, mode=0o755, uid=0, gid=0, size=0, mtime=0)
