@@ -1,0 +1,140 @@
+"""Pods on a node with the agent: registration, many containers at once, memory, idle time."""
+
+import concurrent.futures
+import pathlib
+import statistics
+import time
+from typing import Any
+
+from benchmarks import processes, stages
+from lab import cri, nodes
+
+RUNS = 5
+PODS = 110
+AT_ONCE = 100
+IDLE_SECONDS = 30.0
+
+
+def run(stage: stages.Stage) -> dict[str, float]:
+    """All figures of this module."""
+    with (
+        nodes.Node(stage.folder / "node", stage.registry, stage.store) as node,
+        cri.Client(node.containerd.address, stage.folder / "logs") as client,
+    ):
+        flat = {
+            f"register_{layers}_layers_ms": registration(node, client, stage.reference(image))
+            for layers, image in ((2, "lab/layers2:1"), (40, "lab/layers40:1"))
+        }
+        flat |= create_at_once(client, stage.reference("lab/layers40:1"))
+        flat |= crowd(node, client, stage.reference("lab/layers40:1"))
+    return flat
+
+
+def manifest(name: str, reference: str) -> dict[str, Any]:
+    """A pod that asks for a cache."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "uid": name,
+            "annotations": {"uimgacc.io/image-cache": "auto"},
+        },
+        "spec": {
+            "runtimeClassName": "uimgacc",
+            "containers": [{"name": "c", "image": reference, "command": ["sleep", "600"]}],
+        },
+    }
+
+
+def wait_for_image(client: cri.Client, reference: str, *, present: bool) -> None:
+    """Return when the CRI has (or no longer has) the image."""
+    deadline = time.monotonic() + 30
+    while (client.image_status(reference) is not None) is not present:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{reference} is not {'there' if present else 'gone'}")
+        time.sleep(0.001)
+
+
+def registration(node: nodes.Node, client: cri.Client, reference: str) -> float:
+    """Median milliseconds from the manifest's rename into the folder to the CRI's knowing the image.
+
+    The image is registered only after its layers are mounted, so this is both.
+    """
+    seconds = []
+    for index in range(RUNS + 1):
+        started = time.perf_counter()
+        file = node.schedule(manifest(f"pod-{time.monotonic_ns()}", reference))
+        wait_for_image(client, reference, present=True)
+        if index:  # the first one warms nothing but the page cache of the tools
+            seconds.append(time.perf_counter() - started)
+        file.unlink()
+        client.remove_image(reference)
+        wait_for_image(client, reference, present=False)
+        node.containerd.ctr("content", "prune", "references", namespace="k8s.io")
+        time.sleep(0.3)
+    return statistics.median(seconds) * 1000
+
+
+def create_at_once(client: cri.Client, reference: str) -> dict[str, float]:
+    """Median milliseconds that a CreateContainer takes longer than on overlayfs, 100 at once."""
+    medians = {"runc": [], "uimgacc": []}  # type: dict[str, list[float]]
+    for _ in range(3):
+        for handler, found in medians.items():
+            client.pull_image(reference, handler=handler)
+            found.append(_create(client, reference, handler))
+    slow, fast = (statistics.median(medians[handler]) for handler in ("uimgacc", "runc"))
+    return {
+        "create100_added_ms": (slow - fast) * 1000,
+        "create100_overlayfs_ms": fast * 1000,
+        "create100_uimgacc_ms": slow * 1000,
+    }
+
+
+def _create(client: cri.Client, reference: str, handler: str) -> float:
+    messages = client.messages
+    config = client.sandbox_config(manifest(f"many-{time.monotonic_ns()}", reference), handler)
+    request = messages.RunPodSandboxRequest(config=config, runtime_handler=handler)
+    sandbox = client.runtime.RunPodSandbox(request, timeout=60).pod_sandbox_id
+
+    def create(index: int) -> float:
+        container = messages.ContainerConfig(
+            metadata=messages.ContainerMetadata(name=f"c{index}"),
+            image=messages.ImageSpec(image=reference, runtime_handler=handler),
+            command=["sleep", "1"],
+            log_path=f"c{index}.log",
+        )
+        request = messages.CreateContainerRequest(
+            pod_sandbox_id=sandbox, config=container, sandbox_config=config
+        )
+        started = time.perf_counter()
+        client.runtime.CreateContainer(request, timeout=120)
+        return time.perf_counter() - started
+
+    try:
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            return statistics.median(pool.map(create, range(AT_ONCE)))
+    finally:
+        request = messages.RemovePodSandboxRequest(pod_sandbox_id=sandbox)
+        client.runtime.RemovePodSandbox(request, timeout=120)
+
+
+def crowd(node: nodes.Node, client: cri.Client, reference: str) -> dict[str, float]:
+    """Memory with PODS pods known to the agent, and processor time when nothing happens."""
+    files = [node.schedule(manifest(f"crowd-{index}", reference)) for index in range(PODS)]
+    wait_for_image(client, reference, present=True)
+    time.sleep(5)
+    pids = [node.agent.pid, node.snapshotter.pid]
+    flat = {
+        "idle_cpu_percent": processes.idle_percent(pids, IDLE_SECONDS),
+        "agent_rss_mib": processes.rss_mib(node.agent.pid),
+        "agent_with_workers_rss_mib": processes.tree_rss_mib(node.agent.pid),
+    }
+    _remove(files)
+    return flat
+
+
+def _remove(files: list[pathlib.Path]) -> None:
+    for file in files:
+        file.unlink()

@@ -1,0 +1,76 @@
+"""The figures as a table beside their bars, and as the flat JSON that scripts read."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import rich.console
+import rich.table
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One line: a figure computed from the run's flat values, and the bar it must reach."""
+
+    name: str
+    unit: str
+    bar: str
+    inputs: tuple[str, ...]
+    form: str = "value"
+    """`value`: the input itself; `ratio`: first input divided by the second."""
+
+    def figure(self, flat: Mapping[str, float]) -> float:
+        """The figure of this run."""
+        first = flat[self.inputs[0]]
+        return first / flat[self.inputs[1]] if self.form == "ratio" else first
+
+    def reached(self, flat: Mapping[str, float]) -> bool:
+        """Whether the bar is reached."""
+        relation, _, limit = self.bar.partition(" ")
+        figure = self.figure(flat)
+        return figure >= float(limit) if relation == ">=" else figure <= float(limit)
+
+
+ROWS = (
+    Row("pull: overlayfs / uimgacc", "x", ">= 70", ("pull_overlayfs_s", "pull_uimgacc_s"), "ratio"),
+    Row("pull: uimgacc / SOCI lazy", "x", "<= 1.2", ("pull_uimgacc_s", "pull_soci_s"), "ratio"),
+    Row("layer blobs fetched by cached pulls", "", "<= 0", ("pull_uimgacc_layer_blobs",)),
+    Row("manifest appears -> registered, 2 layers", "ms", "<= 50", ("register_2_layers_ms",)),
+    Row("manifest appears -> registered, 40 layers", "ms", "<= 200", ("register_40_layers_ms",)),
+    Row(
+        "read all: uimgacc / SOCI", "x", "<= 0.65", ("readall_uimgacc_s", "readall_soci_s"), "ratio"
+    ),
+    Row(
+        "read all: uimgacc / overlayfs on disk",
+        "x",
+        "<= 1.05",
+        ("readall_uimgacc_s", "readall_overlayfs_s"),
+        "ratio",
+    ),
+    Row("build / overlayfs pull", "x", "<= 0.6", ("build_s", "pull_overlayfs_s"), "ratio"),
+    Row("slowest request p99, 2,000 snapshots", "ms", "<= 10", ("rpc_p99_ms",)),
+    Row("List by reference p99", "ms", "<= 10", ("list_by_ref_p99_ms",)),
+    Row("100 containers at once: added, median", "ms", "<= 10", ("create100_added_ms",)),
+    Row("start to serving, 500 layers", "s", "<= 1", ("snapshotter_start_s",)),
+    Row("snapshotter RSS, 500 layers", "MiB", "<= 60", ("snapshotter_rss_mib",)),
+    Row("agent RSS, 110 pods", "MiB", "<= 100", ("agent_rss_mib",)),
+    Row("idle CPU of both", "%", "<= 0.5", ("idle_cpu_percent",)),
+)
+
+
+def show(flat: Mapping[str, float]) -> None:
+    """Print the table of what this run measured."""
+    table = rich.table.Table(box=None)
+    for column in ("FIGURE", "MEASURED", "BAR", "", "FROM"):
+        table.add_column(column, justify="right" if column == "MEASURED" else "left")
+    for row in ROWS:
+        if any(name not in flat for name in row.inputs):
+            continue
+        source = " / ".join(f"{name} {flat[name]:.4g}" for name in row.inputs)
+        table.add_row(
+            row.name,
+            f"{row.figure(flat):.3g} {row.unit}",
+            row.bar,
+            "ok" if row.reached(flat) else "MISSED",
+            source,
+        )
+    rich.console.Console().print(table)

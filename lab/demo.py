@@ -1,0 +1,175 @@
+"""`make demo`: a large image, the ordinary way and with uimgacc, on real parts, timed."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import rich.console
+import rich.table
+
+from lab import cri, nodes, places, processes, registries
+
+IMAGE = "lab/large:1"
+READY, EVERYTHING = "ready", "read everything"
+SCRIPT = f"hello && readall && echo {READY}"
+
+console = rich.console.Console()
+
+
+def main() -> None:
+    """Run the demo."""
+    os.environ["PATH"] = f"{places.BIN}{os.pathsep}{os.environ['PATH']}"
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="demo"))
+    try:
+        with registries.Registry(folder / "registry") as registry:
+            outcome = run(folder, registry)
+    finally:
+        processes.unmount_below(folder)
+        shutil.rmtree(folder)
+    print(json.dumps(outcome))
+
+
+def run(folder: pathlib.Path, registry: registries.Registry) -> dict[str, Any]:
+    """Build, start both ways, show the table; the figures."""
+    store = folder / "store"
+    reference = f"{registry.address}/{IMAGE}"
+    say("1. The image is unpacked once, into the store")
+    started = time.monotonic()
+    subprocess.run(
+        [
+            *(nodes.COMMAND, "create", "large", "--image", reference),
+            *("--plain-http", registry.address, "--store", store),
+        ],
+        check=True,
+    )
+    build = time.monotonic() - started
+    with nodes.Node(folder / "node", registry, store) as node:
+        with cri.Client(node.containerd.address, folder / "logs") as client:
+            say("2. A pod starts the ordinary way: containerd pulls and unpacks the image")
+            ordinary = start(client, manifest("ordinary", reference, accelerated=False))
+            forget(client, node, reference)
+            say("3. The same pod, with an annotation: its image is there before it is asked for")
+            mark = registry.mark()
+            accelerated = start_accelerated(client, node, reference)
+            fetched = len(registry.layer_gets(mark))
+        saved = node.metric("uimgacc_pull_saved_seconds_total")
+        status = json.loads(node.get("/status"))
+    show(ordinary, accelerated)
+    console.print(
+        f"Layer blobs fetched for the accelerated pod: [bold]{fetched}[/]. The agent's own"
+        f" account: uimgacc_pull_saved_seconds_total [bold]{saved:.1f}[/]"
+    )
+    record = registries.catalogue()[IMAGE]
+    return {
+        "image_bytes": record["compressed"],
+        "image_unpacked_bytes": record["unpacked"],
+        "build_s": round(build, 3),
+        **{f"ordinary_{name}_s": round(value, 3) for name, value in ordinary.items()},
+        **{f"accelerated_{name}_s": round(value, 3) for name, value in accelerated.items()},
+        "accelerated_layer_blobs_fetched": fetched,
+        "saved_seconds_metric": round(saved, 3),
+        "saved_by": status.get("savings", {}).get("method", ""),
+        "ratio_pull": round(ordinary["pull"] / accelerated["ready"], 1),
+        "ratio_first_output": round(ordinary["first_output"] / accelerated["first_output"], 1),
+    }
+
+
+def say(text: str) -> None:
+    """A heading."""
+    console.print(f"\n[bold]{text}[/]")
+
+
+def manifest(name: str, reference: str, *, accelerated: bool) -> dict[str, Any]:
+    """A pod as a user would write it; the accelerated one is the same with two lines more."""
+    pod: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}"},
+        "spec": {
+            "containers": [
+                {"name": "main", "image": reference, "command": ["sh", "-c", SCRIPT]},
+            ]
+        },
+    }
+    if accelerated:
+        pod["metadata"]["annotations"] = {"k8s.aliyun.com/eci-image-cache": "true"}
+        pod["spec"]["runtimeClassName"] = "uimgacc"
+    return pod
+
+
+def start(
+    client: cri.Client, pod: dict[str, Any], *, since: float | None = None
+) -> dict[str, float]:
+    """Run a pod as the kubelet does; seconds from `since` (now) to each milestone."""
+    if since is None:
+        drop_caches()
+        since = time.monotonic()
+    with client.pod(pod) as running:
+        times = {"pull": running.seconds.get("pull", 0.0)}
+        client.wait_for_output(running, "numpy")
+        times["first_output"] = time.monotonic() - since
+        client.wait_for_output(running, EVERYTHING, seconds=300)
+        times["everything_read"] = time.monotonic() - since
+        for line in running.output.splitlines()[:3]:
+            console.print(f"   [dim]{line}[/]")
+    return times
+
+
+def start_accelerated(client: cri.Client, node: nodes.Node, reference: str) -> dict[str, float]:
+    """The manifest appears on the node, the agent registers the image, then the kubelet starts."""
+    pod = manifest("accelerated", reference, accelerated=True)
+    drop_caches()
+    since = time.monotonic()
+    node.schedule(pod)
+    while client.image_status(reference) is None:
+        if time.monotonic() - since > 30:
+            raise processes.LabError(f"never registered:\n{node.agent.said()}")
+        time.sleep(0.002)
+    ready = time.monotonic() - since
+    console.print(f"   image ready {ready * 1000:.0f} ms after the manifest appeared")
+    return {"ready": ready} | start(client, pod, since=since)
+
+
+def forget(client: cri.Client, node: nodes.Node, reference: str) -> None:
+    """Leave nothing of the image in containerd."""
+    client.remove_image(reference)
+    node.containerd.ctr("content", "prune", "references", namespace="k8s.io")
+
+
+def drop_caches() -> None:
+    """A cold page cache for both."""
+    subprocess.run(["sync"], check=True)
+    with contextlib.suppress(OSError):
+        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def rows(ordinary: dict[str, float], accelerated: dict[str, float]) -> Iterator[tuple[str, ...]]:
+    """The lines of the table."""
+    for title, one, other in (
+        ("image ready", ordinary["pull"], accelerated["ready"]),
+        ("first output", ordinary["first_output"], accelerated["first_output"]),
+        ("everything read", ordinary["everything_read"], accelerated["everything_read"]),
+    ):
+        yield title, f"{one:.2f} s", f"{other:.2f} s", f"{one / other:.1f} x"
+
+
+def show(ordinary: dict[str, float], accelerated: dict[str, float]) -> None:
+    """The table."""
+    table = rich.table.Table(title="From the pod's manifest to ... (cold page cache)")
+    for column in ("", "ordinary", "uimgacc", "ratio"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows(ordinary, accelerated):
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""A node: uimgacc's snapshotter and agent as real commands beside a real containerd."""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+import types
+import urllib.request
+from typing import Any
+
+from lab import containerds, places, processes, registries
+
+COMMAND = pathlib.Path(sys.executable).with_name("uimgacc")
+
+
+class Node:
+    """A containerd with uimgacc plugged in, over one store; a context manager.
+
+    `pods` is the folder of pod manifests that the agent watches.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        registry: registries.Registry,
+        store: pathlib.Path,
+        *,
+        version: str = "2",
+    ) -> None:
+        self.folder = folder
+        self.pods = folder / "pods"
+        self.pods.mkdir(parents=True)
+        self.root = folder / "root"
+        self.socket = folder / "s.sock"
+        self.port = processes.free_port()
+        environment = {"PATH": f"{places.BIN}{os.pathsep}{os.environ['PATH']}"}
+        self.snapshotter = processes.Process(
+            [
+                COMMAND,
+                "snapshotter",
+                "--root",
+                self.root,
+                "--address",
+                self.socket,
+                "--store",
+                store,
+            ],
+            folder / "snapshotter.log",
+            **environment,
+        )
+        self.containerd = containerds.Containerd(
+            version,
+            registries=[registry.address],
+            snapshotter_socket=self.socket,
+            snapshotter_root=self.root,
+            folder=folder / "c",
+        )
+        self.agent = processes.Process(
+            [
+                *(COMMAND, "agent", "--pods", self.pods, "--store", store),
+                *("--containerd", self.containerd.address, "--state", folder / "agent"),
+                *("--listen", f"127.0.0.1:{self.port}"),
+            ],
+            folder / "agent.log",
+            **environment,
+        )
+
+    def __enter__(self) -> "Node":
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            self.start_snapshotter()
+            (self.folder / "c").mkdir()
+            self.containerd.start()
+            self.start_agent()
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start_snapshotter(self) -> None:
+        """Start the snapshotter; return when its socket accepts."""
+        self.snapshotter.start()
+        self.snapshotter.wait_for_socket(str(self.socket))
+
+    def start_agent(self) -> None:
+        """Start the agent; return when it is ready."""
+        self.agent.start()
+        self.agent.wait_for_socket(("127.0.0.1", self.port))
+        deadline = time.monotonic() + 30
+        while not self.is_ready():
+            if time.monotonic() > deadline:
+                raise processes.LabError(f"the agent is not ready:\n{self.agent.said()}")
+            time.sleep(0.05)
+
+    def is_ready(self) -> bool:
+        """Whether the agent's /readyz says so."""
+        try:
+            self.get("/readyz")
+        except OSError:
+            return False
+        return True
+
+    def get(self, path: str) -> str:
+        """What the agent's web server answers."""
+        url = f"http://127.0.0.1:{self.port}{path}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def metric(self, name: str) -> float:
+        """The value of one of the agent's metrics, summed over its labels."""
+        lines = self.get("/metrics").splitlines()
+        own = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+        return sum(float(line.rpartition(" ")[2]) for line in own)
+
+    def schedule(self, manifest: dict[str, Any]) -> pathlib.Path:
+        """Put a pod's manifest into the agent's folder, whole at once; the file."""
+        target = self.pods / f"{manifest['metadata']['name']}.json"
+        draft = self.folder / "draft"
+        draft.write_text(json.dumps(manifest))
+        draft.rename(target)
+        return target
+
+    def close(self) -> None:
+        """End it all."""
+        self.agent.end()
+        self.containerd.close()
+        self.snapshotter.end()
+        processes.unmount_below(self.folder)
