@@ -178,8 +178,10 @@ class _Past:
         """All changes that undo everything, and notes."""
         changes = {}
         notes = []
-        # The main file last: it may import the others, and containerd may start meanwhile.
-        paths = sorted({*self.changes, self.main}, key=lambda path: path != self.main)
+        # The main file first: it may import the others, and containerd may start meanwhile.
+        # k3s and RKE2 make theirs anew at each start, so it is none of ours.
+        own = set() if rancher(self.main) else {self.main}
+        paths = sorted({*self.changes, *own}, key=lambda path: (path != self.main, path))
         for path in paths:
             now = self._host.read(path)
             before, note = self.before(path)
@@ -257,7 +259,8 @@ class _Setup:
         }
         # What an earlier run made and this one does not want any more.
         notes = list(found.notes)
-        others = {*self._past.changes, node.main, *(file.path for file in node.imported)}
+        others = {*self._past.changes, *(file.path for file in node.imported)}
+        others |= set() if node.rendered else {node.main}
         for path in sorted(others - set(after)):
             before, note = self._past.before(path)
             changes[path] = (self._host.read(path), before)

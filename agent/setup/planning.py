@@ -102,7 +102,8 @@ def faults(view: config.View, twins: Twins, wanted: Wanted, release: config.Rele
     proxy = view.proxies.get(SNAPSHOTTER, {})
     if proxy.get("type") != "snapshot" or proxy.get("address") != wanted.address:
         found.append(f"proxy_plugins.{SNAPSHOTTER} is not at {wanted.address}")
-    for twin, (copied, table) in twins.items():
+    # 1.7 dumps nothing of a plugin that is turned off.
+    for twin, (copied, table) in () if view.cri_disabled else twins.items():
         if view.runtimes.get(twin, {}).get("snapshotter") != SNAPSHOTTER:
             found.append(f"the runtime handler {twin} (twin of {copied}) is not there")
         elif view.runtimes[twin].get("runtime_type") != table.get("runtime_type"):
@@ -218,7 +219,8 @@ def _warnings(main: config.File, node: Node, view: config.View) -> list[str]:
             "the configuration is in version 1, whose CRI settings containerd 2.x ignores;"
             " convert it with `containerd config migrate`"
         )
-    if node.release.merges and view.version == 2 and not view.has_runtimes_table:
+    hidden = view.discards_layers or view.snapshotter != "overlayfs"
+    if node.release.merges and view.version == 2 and not view.has_runtimes_table and hidden:
         found.append(
             "without a `runtimes` table containerd 2.x has ignored some CRI settings of this"
             " file; with ours they take effect: snapshotter ="
@@ -300,13 +302,18 @@ def _in_place(
     files = {file.path: file for file in (main, *node.imported)}
     owner = files[view.cri_owner]
     keys = config.keys_of(view.version)
-    text = owner.text
-    text = editing.assign(
-        text, (*keys.images, "disable_snapshot_annotations"), False, path=owner.path
-    )
+    values: dict[str, Any] = {"disable_snapshot_annotations": False}
     if wanted.default_snapshotter:
-        text = editing.assign(text, (*keys.images, "snapshotter"), SNAPSHOTTER, path=owner.path)
-    text = editing.append(text, _additions(view, wanted, twins), path=owner.path)
+        values["snapshotter"] = SNAPSHOTTER
+    tables = _additions(view, wanted, twins)
+    try:
+        text = editing.append(owner.text, [*tables, (keys.images, values)], path=owner.path)
+    except config.ConfigError:
+        # The table is there already, so the values are set within it.
+        text = owner.text
+        for key, value in values.items():
+            text = editing.assign(text, (*keys.images, key), value, path=owner.path)
+        text = editing.append(text, tables, path=owner.path)
     notes = []
     if owner.path != main.path:
         notes.append(

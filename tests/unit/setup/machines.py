@@ -1,0 +1,77 @@
+"""Nodes made from the configurations of real ones (tests/golden/containerd)."""
+
+import dataclasses
+import pathlib
+import shutil
+
+from agent.setup import config, host, node
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "containerd"
+RELEASES = {"1.7": config.Release(1, 7), "2": config.Release(2, 1)}
+
+CASES = [
+    ("default-1.7", "1.7"),
+    ("default-2", "2"),
+    ("kubeadm", "1.7"),
+    ("kubeadm", "2"),
+    ("eks-al2023-v2", "1.7"),
+    ("eks-al2023-v2", "2"),
+    ("eks-al2023-v3-nvidia", "2"),
+    ("gke", "1.7"),
+    ("gke", "2"),
+    ("aks", "1.7"),
+    ("aks", "2"),
+    ("docker", "1.7"),
+    ("docker", "2"),
+    ("nvidia-drop-in-1.7", "1.7"),
+    ("nvidia-drop-in-2", "2"),
+    ("version-1", "1.7"),
+    ("version-1", "2"),
+    ("no-runtimes", "1.7"),
+    ("no-runtimes", "2"),
+    ("k3s-1.7", "1.7"),
+    ("k3s-2", "2"),
+    ("missing", "1.7"),
+    ("missing", "2"),
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Machine:
+    """A node whose file system lies below a folder."""
+
+    root: pathlib.Path
+    target: node.Target
+
+    @property
+    def host(self) -> host.Host:
+        return host.Host(self.root)
+
+    @property
+    def config(self) -> pathlib.Path:
+        return self.root / self.target.main.relative_to("/")
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that is there."""
+        return {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in sorted(self.root.rglob("*"))
+            if path.is_file()
+        }
+
+
+def make(folder: pathlib.Path, case: str, release: str) -> Machine:
+    """A node with the configuration of a case."""
+    shutil.copytree(GOLDEN / case, folder, ignore=shutil.ignore_patterns("*.diff"))
+    machine = host.Host(folder)
+    main = node.find_config(machine)
+    return Machine(folder, node.Target(main, RELEASES[release]))
+
+
+def write(folder: pathlib.Path, text: str | None, release: str) -> Machine:
+    """A node with one configuration file, or none."""
+    place = folder / "etc" / "containerd"
+    place.mkdir(parents=True)
+    if text is not None:
+        (place / "config.toml").write_text(text)
+    return Machine(folder, node.Target(node.DEFAULT_CONFIG, RELEASES[release]))

@@ -1,0 +1,69 @@
+"""Real-life configurations, and what node set-up makes of them.
+
+`UPDATE_GOLDEN=1 pytest tests/unit/setup/test_golden.py` writes the expected
+differences anew; read them before you commit them.
+"""
+
+import os
+import pathlib
+
+import pytest
+
+from agent.setup import node, planning
+from tests.unit.setup import machines
+
+cases = pytest.mark.parametrize(("case", "release"), machines.CASES)
+
+
+@cases
+def test_the_difference_is_the_expected_one(
+    case: str, release: str, tmp_path: pathlib.Path
+) -> None:
+    machine = machines.make(tmp_path / "node", case, release)
+
+    outcome = node.set_up(machine.host, machine.target, planning.Wanted())
+
+    told = [f"warning: {line}" for line in outcome.warnings]
+    told += [f"note: {line}" for line in outcome.notes]
+    handlers = [f"{twin} like {copied}" for twin, copied in outcome.twins.items()]
+    found = "\n".join([*told, *handlers, ""]) + outcome.diff()
+    golden = machines.GOLDEN / case / f"{release}.diff"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(found)
+    assert found == golden.read_text()
+
+
+@cases
+def test_a_second_run_changes_nothing(case: str, release: str, tmp_path: pathlib.Path) -> None:
+    machine = machines.make(tmp_path / "node", case, release)
+    node.set_up(machine.host, machine.target, planning.Wanted())
+    before = machine.files()
+
+    outcome = node.set_up(machine.host, machine.target, planning.Wanted())
+
+    assert not outcome.changed
+    assert machine.files() == before
+
+
+@cases
+def test_undo_leaves_every_file_as_it_was(case: str, release: str, tmp_path: pathlib.Path) -> None:
+    machine = machines.make(tmp_path / "node", case, release)
+    before = machine.files()
+    node.set_up(machine.host, machine.target, planning.Wanted())
+    node.set_up(machine.host, machine.target, planning.Wanted(address="/run/other.sock"))
+
+    outcome = node.undo(machine.host, machine.target.main)
+
+    assert outcome.changed
+    assert machine.files() == before
+
+
+@cases
+def test_a_dry_run_writes_nothing(case: str, release: str, tmp_path: pathlib.Path) -> None:
+    machine = machines.make(tmp_path / "node", case, release)
+    before = machine.files()
+
+    outcome = node.set_up(machine.host, machine.target, planning.Wanted(), dry_run=True)
+
+    assert outcome.diff()
+    assert machine.files() == before
