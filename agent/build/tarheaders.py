@@ -214,7 +214,8 @@ def _settle(entry: Entry, pax: Mapping[bytes, bytes]) -> None:
         entry.major = entry.minor = 0
     else:
         entry.size = 0
-    user = entry.kind in (b"0", b"5")
+    # A hard link's belong to what it names; if that is no file, they are dropped there.
+    user = entry.kind in (b"0", b"1", b"5")
     entry.xattrs = [
         (name, value)
         for key, value in pax.items()

@@ -294,7 +294,10 @@ class Normaliser:
             entry.mode = entry.mode if entry.kind == b"2" else change.mode
             entry.uid, entry.gid = change.uid, change.gid
             entry.mtime, entry.mtime_ns = change.mtime, change.mtime_ns
-            entry.xattrs = list({**dict(entry.xattrs), **dict(change.xattrs)}.items())
+            added = dict(change.xattrs)
+            if entry.kind != b"0":
+                added = {key: value for key, value in added.items() if key[:5] != b"user."}
+            entry.xattrs = list({**dict(entry.xattrs), **added}.items())
 
     def _whiteout(self, entry: tarheaders.Entry, parent: bytes, base: bytes) -> None:
         hidden = base.removeprefix(_WHITEOUT)

@@ -179,7 +179,7 @@ async def build_cache(request: Request, tools: Tools) -> records.CacheRecord:
     try:
         return await build.run()
     except CacheTooLarge:
-        await threads.start("clean", build.remove_new_layers)
+        await threads.run("clean", build.remove_new_layers)
         raise
 
 
@@ -195,8 +195,8 @@ class _Build:
 
     async def run(self) -> records.CacheRecord:
         started = time.monotonic()
-        await threads.start("sweep", publishing.sweep, self._place)
-        store = await threads.start("open", reading.open_store, self._place.root)
+        await threads.run("sweep", publishing.sweep, self._place)
+        store = await threads.run("open", reading.open_store, self._place.root)
         cached = [
             await self._image(reference, compression=store.compression)
             for reference in dict.fromkeys(self._request.references)
@@ -212,7 +212,7 @@ class _Build:
             namespaces=_listed(self._request.namespaces),
             retention_days=self._request.retention_days,
         )
-        await threads.start("publish", publishing.publish_cache, self._place, record)
+        await threads.run("publish", publishing.publish_cache, self._place, record)
         return record
 
     async def _image(self, reference: images.Reference, *, compression: str) -> records.CachedImage:
@@ -241,7 +241,7 @@ class _Build:
             build_seconds=round(time.monotonic() - tally.started, 3),
             fetched_bytes=tally.fetched,
         )
-        await threads.start("publish", self._publish_image, record, blobs)
+        await threads.run("publish", self._publish_image, record, blobs)
         layers = {item.diff_id: item for one in record.platforms for item in one.layers}
         return records.CachedImage(
             ref=record.ref,
@@ -308,11 +308,11 @@ class _Build:
         compression: str,
     ) -> records.LayerRecord:
         async with self._locks.setdefault(layer.diff_id, asyncio.Lock()), self._slots:
-            found = await threads.start("look up", self._reuse, layer)
+            found = await threads.run("look up", self._reuse, layer)
             if found is None:
+                self._new.add(layer.diff_id)
                 work = _LayerWork(self._tools, reference, layer, compression=compression)
                 found = await work.run(tally, self._budget)
-                self._new.add(layer.diff_id)
             else:
                 self._budget.add(layer.diff_id, found.size)
                 self._report(reference, layer, Stage.REUSED)
@@ -382,7 +382,7 @@ class _LayerWork:
 
     async def _try(self, tally: _Tally, budget: _Budget) -> records.LayerRecord:
         store, layer = self._tools.store, self._layer
-        draft = await threads.start("draft", publishing.draft_of, store, layer.diff_id)
+        draft = await threads.run("draft", publishing.draft_of, store, layer.diff_id)
         try:
             unpacked = await self._convert(draft, tally, {})
             if unpacked.changed:
@@ -393,9 +393,9 @@ class _LayerWork:
                 draft.unlink()
                 unpacked = await self._convert(draft, tally, unpacked.changed)
             self._report(Stage.PUBLISHING)
-            record = await threads.start("hash", self._describe, draft, unpacked)
+            record = await threads.run("hash", self._describe, draft, unpacked)
             budget.add(layer.diff_id, record.size)
-            record = await threads.start("publish", publishing.publish_layer, store, draft, record)
+            record = await threads.run("publish", publishing.publish_layer, store, draft, record)
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)

@@ -103,3 +103,17 @@ def start(
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+async def run(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a function in a daemon thread, to its end even when the caller is cancelled.
+
+    What it does must be short: whoever cleans up after a cancellation may rely on it
+    being over.
+    """
+    future = start(name, function, *args, **kwargs)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise

@@ -32,6 +32,11 @@ def tar(**files: bytes) -> bytes:
     return stream.getvalue()
 
 
+def gzipped(data: bytes) -> bytes:
+    """The same bytes at any time of day."""
+    return gzip.compress(data, mtime=0)
+
+
 @dataclasses.dataclass
 class Content:
     """A blob or manifest, and what it says it is."""
@@ -95,7 +100,7 @@ class FakeRegistry:
         layers: Sequence[bytes],
         *tags: str,
         architecture: str = "amd64",
-        compress: Callable[[bytes], bytes] = gzip.compress,
+        compress: Callable[[bytes], bytes] = gzipped,
     ) -> str:
         """An image of these tars; returns the digest of its manifest."""
         config = {

@@ -1,0 +1,67 @@
+"""Builds with a real mkfs.erofs from a registry that can be told to lie."""
+
+import pathlib
+import shutil
+
+import pytest
+
+from agent.build import working
+from agent.clients import registry
+from agent.model import images
+from agent.roles import builder
+from agent.store import layout, publishing
+from tests.fakes import registry as fakes
+
+
+class Bench:
+    """A store, a lying registry, and how to build from one into the other."""
+
+    def __init__(self, root: pathlib.Path, fake: fakes.FakeRegistry) -> None:
+        self.place = layout.Layout(root)
+        self.fake = fake
+        self.progress: list[working.Progress] = []
+        self.scratch = root.parent
+
+    def reference(self, rest: str = "team/app:1") -> images.Reference:
+        return images.parse_reference(f"{self.fake.host}/{rest}")
+
+    async def build(self, *rests: str, cache_id: str = "imc-test", **changes):
+        options = registry.Options(
+            plain_http=frozenset({self.fake.host}), delays=(0.01,), deadline=10.0, read_timeout=1.0
+        )
+        request = {
+            "cache_id": cache_id,
+            "name": "test",
+            "references": tuple(self.reference(rest) for rest in rests or ("team/app:1",)),
+            "platforms": (images.Platform("linux", "amd64"),),
+            "capacity": 1 << 30,
+        }
+        mkfs = changes.pop("mkfs", "")
+        settings = builder.Settings(
+            store=self.place.root, mkfs=mkfs, registries=options, scratch=self.scratch
+        )
+        return await builder.build(
+            settings,
+            working.Request(**{**request, **changes}),
+            on_progress=self.progress.append,
+        )
+
+    def files(self) -> list[pathlib.Path]:
+        """All files of the store apart from store.json."""
+        return sorted(
+            path
+            for path in self.place.root.rglob("*")
+            if path.is_file() and path != self.place.store_record
+        )
+
+    def blob_requests(self) -> list[str]:
+        return [what for kind, what, _ in self.fake.requests if kind == "blobs"]
+
+
+@pytest.fixture
+async def bench(tmp_path):
+    if shutil.which("mkfs.erofs") is None:
+        pytest.skip("needs mkfs.erofs: run the lab's setup")
+    publishing.create(tmp_path / "store")
+    async with fakes.FakeRegistry() as fake:
+        yield Bench(tmp_path / "store", fake)

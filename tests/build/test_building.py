@@ -1,0 +1,330 @@
+"""A build from end to end: what is in the store afterwards, and what is not."""
+
+import asyncio
+import gzip
+import json
+import os
+import pathlib
+
+import pytest
+import zstandard
+
+from agent.build import converting, planning, working
+from agent.clients import registry
+from agent.store import checking, publishing, reading
+from lab import tars
+from tests.fakes import registry as fakes
+
+LAYER = fakes.tar(file=b"content" * 1000)
+OTHER = fakes.tar(other=os.urandom(3000))
+
+
+async def test_a_build_leaves_a_sound_store_with_a_ready_cache(bench) -> None:
+    bench.fake.add_image([LAYER, OTHER], "1")
+
+    record = await bench.build()
+
+    reader = reading.Reader(bench.place)
+    image = reader.image(bench.reference())
+    assert reader.cache("imc-test") == record
+    assert list(checking.check(bench.place)) == []
+    assert image is not None
+    assert record.images[0].layers == [fakes.digest(LAYER), fakes.digest(OTHER)]
+    layers = image.platforms[0].layers
+    assert [one.diff_id for one in layers] == record.images[0].layers
+    assert [one.tar_size for one in layers] == [len(LAYER), len(OTHER)]
+    assert image.fetched_bytes == sum(one.size for one in layers)
+    assert record.size == sum(one.erofs_size for one in layers)
+    chain = reader.chain(layers[1].chain_id)
+    assert chain is not None
+    assert (chain.diff_id, chain.parent) == (layers[1].diff_id, layers[0].chain_id)
+    assert reader.blob(image.target) == bench.fake.manifests["1"].data
+
+
+async def test_nothing_is_fetched_twice(bench) -> None:
+    bench.fake.add_image([LAYER, OTHER], "1")
+    bench.fake.add_image([LAYER, OTHER, fakes.tar(third=b"3")], "2")
+    await bench.build(cache_id="imc-one")
+    bench.fake.requests.clear()
+
+    await bench.build("team/app:2", cache_id="imc-two")
+
+    layers = [bench.fake.blobs[what] for what in bench.blob_requests()]
+    assert len(layers) == 2  # The config and the third layer.
+    assert {one.stage for one in bench.progress} >= {working.Stage.REUSED, working.Stage.DONE}
+
+
+async def test_the_same_layer_gives_the_same_bytes(bench) -> None:
+    bench.fake.add_image([OTHER], "1")
+    await bench.build()
+    path = bench.place.layer(fakes.digest(OTHER))
+    before = path.read_bytes()
+    path.unlink()
+
+    await bench.build()
+
+    assert path.read_bytes() == before
+
+
+async def test_a_layer_that_comes_twice_and_an_empty_one_are_built_once_each(bench) -> None:
+    bench.fake.add_image([LAYER, bytes(1024), LAYER, bytes(1024)], "1")
+
+    record = await bench.build()
+
+    assert len(record.images[0].layers) == 2
+    assert len(list(bench.place.layer_files.glob("*/*"))) == 2
+    image = reading.Reader(bench.place).image(bench.reference())
+    assert image is not None
+    assert len(image.platforms[0].layers) == 4
+    assert list(checking.check(bench.place)) == []
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        gzip.compress,
+        zstandard.ZstdCompressor().compress,
+        bytes,
+        lambda data: gzip.compress(data[:700]) + gzip.compress(data[700:]) + gzip.compress(b""),
+        lambda data: gzip.compress(data) + bytes(100),
+        lambda data: (
+            zstandard.ZstdCompressor().compress(data[:700])
+            + zstandard.ZstdCompressor().compress(data[700:])
+        ),
+    ],
+    ids=["gzip", "zstd", "plain", "gzip members", "gzip padded", "zstd frames"],
+)
+async def test_every_compression_gives_the_same_layer(bench, compress) -> None:
+    bench.fake.add_image([LAYER], "1", compress=compress)
+
+    record = await bench.build()
+
+    assert record.images[0].layers == [fakes.digest(LAYER)]
+
+
+async def test_two_builders_at_once_are_harmless(bench) -> None:
+    bench.fake.add_image([LAYER, OTHER], "1")
+
+    async with asyncio.TaskGroup() as group:
+        for cache_id in ("imc-one", "imc-two", "imc-three"):
+            group.create_task(bench.build(cache_id=cache_id))
+
+    assert list(checking.check(bench.place)) == []
+    assert len(list(reading.Reader(bench.place).caches())) == 3
+
+
+async def test_an_index_is_built_for_the_platforms_asked_for(bench) -> None:
+    amd = bench.fake.add_image([LAYER])
+    arm = bench.fake.add_image([OTHER], architecture="arm64")
+    index = bench.fake.add_index({"linux/amd64": amd, "linux/arm64": arm, "linux/s390x": arm}, "1")
+
+    await bench.build(
+        platforms=(planning.images.Platform("linux", "amd64"),
+                   planning.images.Platform("linux", "arm64"))
+    )  # fmt: skip
+
+    image = reading.Reader(bench.place).image(bench.reference(f"team/app@{index}"))
+    assert image is not None
+    assert image.target == index
+    assert [one.platform for one in image.platforms] == ["linux/amd64", "linux/arm64"]
+    assert reading.Reader(bench.place).image(bench.reference(f"team/app@{arm}")) == image
+
+
+async def test_the_wrong_architecture_says_what_there_is(bench) -> None:
+    bench.fake.add_index({"linux/arm64": bench.fake.add_image([OTHER], architecture="arm64")}, "1")
+    bench.fake.add_image([OTHER], "2", architecture="s390x")
+
+    with pytest.raises(
+        planning.WrongPlatform, match=r"no image for linux/amd64; there is: .*arm64"
+    ):
+        await bench.build()
+    with pytest.raises(planning.WrongPlatform, match="s390x"):
+        await bench.build("team/app:2")
+
+
+async def test_damage_on_the_way_is_fetched_once_more(bench) -> None:
+    bench.fake.add_image([LAYER], "1")
+    blob = fakes.gzipped(LAYER)
+    bench.fake.faults[fakes.digest(blob)].append(fakes.other_bytes(bytes(len(blob))))
+
+    await bench.build()
+
+    assert list(checking.check(bench.place)) == []
+
+
+async def test_a_blob_that_is_always_wrong_fails_with_both_digests(bench) -> None:
+    bench.fake.add_image([LAYER], "1")
+    blob = fakes.gzipped(LAYER)
+    bench.fake.faults[fakes.digest(blob)] += [fakes.other_bytes(bytes(len(blob)))] * 3
+
+    with pytest.raises(working.LayerMismatch, match=fakes.digest(blob)):
+        await bench.build()
+
+    assert bench.files() == []
+
+
+async def test_an_image_that_lies_about_its_diff_id_is_refused(bench) -> None:
+    bench.fake.add_image([LAYER], "1", compress=lambda data: gzip.compress(OTHER))
+
+    with pytest.raises(working.LayerMismatch, match="unpacks to"):
+        await bench.build()
+
+
+async def test_a_layer_that_cannot_be_unpacked_says_why(bench) -> None:
+    tar = tars.archive([tars.Entry(name=b"x", kind=b"S")])
+    bench.fake.add_image([tar], "1")
+
+    with pytest.raises(working.LayerUnusable, match="containerd does not unpack it either"):
+        await bench.build()
+
+
+async def test_a_hard_link_to_a_layer_below_is_refused_like_in_containerd(bench) -> None:
+    bench.fake.add_image([LAYER, tars.archive([tars.link("link", "file")])], "1")
+
+    with pytest.raises(converting.ConversionFailed):
+        await bench.build()
+
+    assert list(bench.place.tmp.iterdir()) == []
+
+
+async def test_a_dropped_connection_costs_only_the_rest(bench) -> None:
+    layer = fakes.tar(big=os.urandom(3_000_000))
+    bench.fake.add_image([layer], "1", compress=bytes)
+    bench.fake.faults[fakes.digest(layer)] += [fakes.cut_after(2_000_000), fakes.stall_after(0)]
+
+    await bench.build()
+
+    ranges = [headers.get("Range") for _, what, headers in bench.fake.requests
+              if what == fakes.digest(layer)]  # fmt: skip
+    assert len(ranges) == 3
+    assert ranges[1] is not None
+
+
+async def test_a_cache_that_grows_too_large_leaves_nothing_behind(bench) -> None:
+    bench.fake.add_image([LAYER, fakes.tar(big=os.urandom(200_000))], "1")
+
+    with pytest.raises(working.CacheTooLarge, match="imageCacheSize"):
+        await bench.build(capacity=100_000)
+
+    assert bench.files() == []
+
+
+async def test_a_cache_that_is_too_large_keeps_what_others_use(bench) -> None:
+    bench.fake.add_image([LAYER], "1")
+    bench.fake.add_image([LAYER, fakes.tar(big=os.urandom(200_000))], "2")
+    await bench.build(cache_id="imc-one")
+    before = bench.files()
+
+    with pytest.raises(working.CacheTooLarge):
+        await bench.build("team/app:2", cache_id="imc-two", capacity=100_000)
+
+    assert bench.files() == before
+
+
+async def test_a_failed_build_is_resumed_by_the_next(bench) -> None:
+    bench.fake.add_image([LAYER, OTHER], "1")
+    second = fakes.digest(fakes.gzipped(OTHER))
+    bench.fake.faults[second] += [fakes.status(404)]
+    with pytest.raises(registry.ImageUnknown):
+        await bench.build()
+    assert reading.Reader(bench.place).cache("imc-test") is None
+    await bench.build()
+
+    assert list(checking.check(bench.place)) == []
+
+
+async def test_cancelling_a_build_leaves_no_draft(bench) -> None:
+    layer = fakes.tar(big=os.urandom(3_000_000))
+    bench.fake.add_image([layer], "1", compress=bytes)
+    bench.fake.faults[fakes.digest(layer)] += [fakes.stall_after(1_000_000)] * 100
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await bench.build()
+
+    assert list(bench.place.tmp.iterdir()) == []
+
+
+async def test_no_mkfs_and_an_old_mkfs_say_what_to_install(bench, tmp_path) -> None:
+    old = tmp_path / "old-mkfs"
+    old.write_text("#!/bin/sh\necho mkfs.erofs 1.5\n")
+    old.chmod(0o755)
+    noise = tmp_path / "noise"
+    noise.write_text("#!/bin/sh\necho hello\n")
+    noise.chmod(0o755)
+
+    with pytest.raises(converting.MkfsMissing, match=r"install erofs-utils >= 1\.8"):
+        await bench.build(mkfs=str(tmp_path / "none"))
+    with pytest.raises(converting.MkfsMissing, match="hello"):
+        await bench.build(mkfs=str(noise))
+    with pytest.raises(converting.MkfsTooOld, match=r"erofs-utils 1\.5"):
+        await bench.build(mkfs=str(old))
+
+
+@pytest.mark.parametrize(
+    ("script", "failure", "words"),
+    [
+        ("cat >/dev/null; echo '<E> out of luck' >&2; exit 1", "ConversionFailed", "out of luck"),
+        ("exit 1", "ConversionFailed", "exit status 1"),
+        ("kill -9 $$", "ConversionFailed", "signal 9"),
+        ("echo 'write: No space left on device' >&2; exit 1", "DiskFull", "no space left"),
+        ("cat >/dev/null; for o; do :; done; echo x > $o", "ConversionFailed", "superblock"),
+    ],
+)
+async def test_a_failing_mkfs_is_explained_and_leaves_nothing(
+    bench, tmp_path: pathlib.Path, script: str, failure: str, words: str
+) -> None:
+    bench.fake.add_image([fakes.tar(big=os.urandom(3_000_000))], "1", compress=bytes)
+    mkfs = tmp_path / "failing"
+    mkfs.write_text(f"#!/bin/sh\n[ $1 = -V ] && echo mkfs.erofs 1.8.6 && exit\n{script}\n")
+    mkfs.chmod(0o755)
+
+    with pytest.raises(getattr(converting, failure), match=words):
+        await bench.build(mkfs=str(mkfs))
+
+    assert bench.files() == []
+
+
+async def test_what_is_no_image_says_what_it_is(bench) -> None:
+    bench.fake.add_manifest(b'{"schemaVersion": 1}', "application/json", "1")
+    bench.fake.add_manifest(b"nonsense", "text/html", "2")
+    config = bench.fake.add_blob(json.dumps({"os": "linux", "architecture": "amd64"}).encode())
+    chart = {
+        "config": {"digest": config, "size": 1},
+        "layers": [{"digest": config, "size": 1, "mediaType": "application/helm"}],
+    }
+    bench.fake.add_manifest(json.dumps(chart).encode(), "", "3")
+
+    for tag, words in ("1", "schema 1"), ("2", "damaged"), ("3", "Helm chart"):
+        with pytest.raises(planning.UnsupportedImage, match=words):
+            await bench.build(f"team/app:{tag}")
+
+
+async def test_an_unknown_image_says_so(bench) -> None:
+    with pytest.raises(registry.ImageUnknown, match="team/nothing"):
+        await bench.build("team/nothing:1")
+
+
+async def test_old_drafts_are_swept(bench) -> None:
+    bench.fake.add_image([LAYER], "1")
+    draft = bench.place.tmp / "old.erofs"
+    draft.touch()
+    os.utime(draft, (0, 0))
+
+    await bench.build()
+
+    assert not draft.exists()
+
+
+async def test_a_full_store_leaves_nothing_behind(bench, monkeypatch) -> None:
+    bench.fake.add_image([LAYER], "1")
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("agent.store.publishing._move_layer", full)
+
+    with pytest.raises(publishing.StoreFull, match="no space left in the store"):
+        await bench.build()
+
+    assert bench.files() == []
