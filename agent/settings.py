@@ -3,3 +3,58 @@
 Each field's docstring has unit, default and consequence. Values come from flags
 and environment variables of the same name (agent.cli).
 """
+
+import dataclasses
+import pathlib
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """The node agent. Times are in seconds."""
+
+    pods: pathlib.Path
+    """The folder of pod manifests."""
+
+    store: pathlib.Path
+    """The root folder of the shared store, mounted read-only."""
+
+    containerd: str = "/run/containerd/containerd.sock"
+    """containerd's socket."""
+
+    snapshotter_name: str = "uimgacc"
+    """The name of our snapshotter in containerd's configuration."""
+
+    default_snapshotter: bool = False
+    """Whether it is containerd's default one; then pods of every runtime class are served, not
+    only those of our runtime handlers."""
+
+    listen: str = "127.0.0.1:9465"
+    """host:port for /metrics, /healthz, /readyz and /status; "" serves nothing. They show which
+    images run here: open them to others with care."""
+
+    state: pathlib.Path | None = None
+    """A local folder for what should survive a restart: the measured speed of pulls, and which
+    containerd has been looked after. None keeps nothing: savings are then counted from the times
+    of builds until this node has pulled something."""
+
+    store_seconds: float = 2.0
+    """How long the store may take for one answer. Longer, and a dead store is noticed later;
+    shorter, and a busy one is taken for dead."""
+
+    containerd_seconds: float = 10.0
+    """How long containerd may take for one call."""
+
+    probe_seconds: float = 5.0
+    """How often store, containerd and snapshotter are probed."""
+
+    canary_seconds: float = 10.0
+    """How often a registered image is checked for its snapshots being there."""
+
+    parallel: int = 8
+    """Pods served at the same time. A pod's own images are always registered side by side."""
+
+    stop_seconds: float = 10.0
+    """How long a clean stop may take; then the process ends itself, which harms nothing."""
+
+    verbose: bool = False
+    """Log routine, too."""

@@ -53,6 +53,8 @@ _OPTIONS = (
     ("grpc.client_idle_timeout_ms", 2**31 - 1),
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
     ("grpc.enable_http_proxy", 0),
+    # Else the path of the socket would be the name of the server, which containerd may refuse.
+    ("grpc.default_authority", "localhost"),
     # Channels with equal arguments share a connection; a new client wants a new one.
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -333,6 +335,12 @@ class Client:
         """Remove a snapshot from containerd; raises NotFoundError, StateError (has children)."""
         request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
         await self._call(self._snapshots.Remove, request, f"remove snapshot {key}")
+
+    async def usage(self, snapshotter: str, name: str) -> int:
+        """How many inodes a snapshot takes on the local disk; raises NotFoundError."""
+        request = snapshots_pb2.UsageRequest(snapshotter=snapshotter, key=name)
+        answer = await self._call(self._snapshots.Usage, request, f"measure snapshot {name}")
+        return int(answer.inodes)
 
     async def containers(self) -> Sequence[Container]:
         """All containers, sandboxes among them."""

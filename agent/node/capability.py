@@ -1,0 +1,74 @@
+"""Whether this node can serve images from the store: the checks, and the verdict; pure.
+
+The verdict is slow to be lost and quick to be won: one late answer of the store
+must not take the label off a node, and scheduling must not wait for a node that
+is well.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Mapping
+
+
+class Check(enum.Enum):
+    """What must hold."""
+
+    STORE = "store"
+    CONTAINERD = "containerd"
+    PLUGIN = "plugin"
+    HANDLER = "handler"
+    SNAPSHOTTER = "snapshotter"
+    KERNEL = "kernel"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of a check: `problem` is "" where it holds, else a sentence for people."""
+
+    check: Check
+    problem: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether it holds."""
+        return not self.problem
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How often in a row a node must be found well (or not) before the verdict changes."""
+
+    to_win: int = 1
+    to_lose: int = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the node is taken for now. `against` counts findings in a row that say otherwise.
+
+    `problems` are those of the last look, also while the verdict still stands.
+    """
+
+    capable: bool = False
+    against: int = 0
+    problems: Mapping[Check, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def sentence(self) -> str:
+        """For the log and for /status."""
+        if not self.problems:
+            return "images are served from the store"
+        return "; ".join(self.problems.values())
+
+
+def judge(last: Verdict, findings: Iterable[Finding], patience: Patience) -> Verdict:
+    """The verdict after one more look at everything."""
+    problems = {finding.check: finding.problem for finding in findings if not finding.good}
+    well = not problems
+    if well is last.capable:
+        return Verdict(capable=last.capable, problems=problems)
+    against = last.against + 1
+    needed = patience.to_win if well else patience.to_lose
+    if against >= needed:
+        return Verdict(capable=well, problems=problems)
+    return Verdict(capable=last.capable, against=against, problems=problems)

@@ -1,0 +1,240 @@
+"""One pod: decide what the store does for it, and have its images present in time.
+
+Nothing of the kubelet's is in the way: what cannot be registered is pulled as ever.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from agent import errors, metrics
+from agent.kits import aiotasks
+from agent.matching import annotations, decisions, rules, runtimes, subjects
+from agent.model import caches, images, pods, records
+from agent.node import planning, registering
+
+logger = logging.getLogger(__name__)
+
+_FRESH_SECONDS = 5.0
+_FINISHED = ("Succeeded", "Failed")
+
+
+class Catalog(Protocol):
+    """What of the store is asked: agent.store.catalog.Catalog.
+
+    None and what is left out is not there or damaged; TemporaryError: cannot be told.
+    """
+
+    async def caches(self) -> Sequence[records.CacheRecord]:
+        """All Ready caches."""
+
+    async def image(self, reference: images.Reference) -> records.ImageRecord | None:
+        """The record of an image."""
+
+
+class Repairer(Protocol):
+    """Removes what containerd still knows of a chain that the snapshotter has lost."""
+
+    def watch(self, top: str) -> None:
+        """Look after an image that is registered now, by its top chain ID."""
+
+    async def repair(self, chain: Sequence[str]) -> None:
+        """Remove it; raises TemporaryError when that must be tried again."""
+
+
+class CacheCreator(Protocol):
+    """Has caches made for pods that asked for one and matched none. Never waits, never raises."""
+
+    def create(self, pod: pods.Pod, wanted: decisions.AutoCreate) -> None:
+        """Take one wish; the same one comes again with each such pod."""
+
+
+class LogCreator:
+    """Without a cluster nobody makes caches on demand: the log says what to create."""
+
+    def create(self, pod: pods.Pod, wanted: decisions.AutoCreate) -> None:
+        """Log the wish."""
+        logger.info(
+            "a cache is asked for",
+            extra={
+                "namespace": pod.namespace,
+                "pod": pod.name,
+                "cache": wanted.cache_id,
+                "name_of_cache": wanted.request.name,
+                "images": [str(image) for image in wanted.request.images],
+            },
+        )
+
+
+class Ledger(Protocol):
+    """Keeps the account of what was spared."""
+
+    async def registered(
+        self,
+        record: records.ImageRecord,
+        done: registering.Registered,
+        *,
+        seconds: float,
+    ) -> None:
+        """An image was registered within so many seconds. Raises nothing foreseen."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a pod: the decision, and in a sentence what was done.
+
+    `registered` are the images that are present now, `seconds` what it took.
+    """
+
+    decision: decisions.Decision
+    sentence: str
+    registered: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class Caches:
+    """The Ready caches, read again when they are older than a few seconds.
+
+    A hundred pods that start at once read them once. `fresh` reads them now.
+    """
+
+    def __init__(self, catalog: Catalog, *, seconds: float = _FRESH_SECONDS) -> None:
+        self._catalog = catalog
+        self._seconds = seconds
+        self._views: tuple[caches.Cache, ...] = ()
+        self._known: dict[str, caches.Cache] = {}
+        self._read_at: float | None = None
+        self._lock = asyncio.Lock()
+
+    async def get(
+        self, *, not_before: float | None = None
+    ) -> tuple[tuple[caches.Cache, ...], float]:
+        """The caches, and the loop's time at which their reading began.
+
+        Those read before `not_before` do not do. Raises TemporaryError.
+        """
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - self._seconds if not_before is None else not_before
+        async with self._lock:
+            if self._read_at is None or self._read_at < oldest:
+                started = loop.time()
+                found = await self._catalog.caches()
+                # A view of thousands of images costs milliseconds: those that stay are kept.
+                self._known = {record.id: self._view(record) for record in found}
+                self._views, self._read_at = tuple(self._known.values()), started
+            return self._views, self._read_at
+
+    def _view(self, record: records.CacheRecord) -> caches.Cache:
+        known = self._known.get(record.id)
+        return known if known is not None and known.record == record else caches.cache_of(record)
+
+
+class Premounter:
+    """Serves one pod after the other; any number may be served side by side."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        registrar: registering.Registrar,
+        repairer: Repairer,
+        ledger: Ledger,
+        creator: CacheCreator,
+        *,
+        platform: images.Platform,
+        snapshotter: str,
+        classes: Mapping[str, str] | None = None,
+        only_ours: bool = True,
+    ) -> None:
+        """`only_ours` is False where our snapshotter is containerd's default one."""
+        self._catalog = catalog
+        self._caches = Caches(catalog)
+        self._registrar = registrar
+        self._repairer = repairer
+        self._ledger = ledger
+        self._creator = creator
+        self._platform = platform
+        self._snapshotter = snapshotter
+        self._classes = classes
+        self._only_ours = only_ours
+
+    async def serve(self, pod: pods.Pod) -> Result:
+        """Decide for a pod and register what may be. Raises AgentError: try again later."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        decision = await self.decide(pod)
+        if pod.deleting or pod.phase in _FINISHED:
+            return Result(decision=decision, sentence=f"{decision.summary} The pod has ended.")
+        if decision.auto_create is not None:
+            self._creator.create(pod, decision.auto_create)
+        if not decision.registrable:
+            return Result(decision=decision, sentence=decision.summary)
+        if self._only_ours and not runtimes.uses_our_snapshotter(pod, self._classes):
+            handler = runtimes.handler_of(pod, self._classes) or "the default one"
+            sentence = f"{decision.summary} Not registered: the pod's runtime is {handler}."
+            return Result(decision=decision, sentence=sentence)
+        present = await aiotasks.together(
+            *(self._register(image) for image in decision.registrable)
+        )
+        seconds = loop.time() - started
+        metrics.PREMOUNT.observe(seconds)
+        registered = tuple(image for image in present if image)
+        sentence = f"{decision.summary} Registered {len(registered)}."
+        return Result(decision=decision, sentence=sentence, registered=registered, seconds=seconds)
+
+    async def decide(self, pod: pods.Pod) -> decisions.Decision:
+        """What the store does for a pod. A verdict against it rests on caches just read."""
+        request = annotations.request_of(pod, self._classes)
+        if not request.asks:
+            return rules.decide(pod, request, (), {})
+        started = asyncio.get_running_loop().time()
+        views, read_at = await self._caches.get()
+        decision = await self._decide(pod, request, views)
+        if decision.outcome is not decisions.Outcome.HIT and read_at < started:
+            views, _ = await self._caches.get(not_before=started)
+            decision = await self._decide(pod, request, views)
+        return decision
+
+    async def _decide(
+        self, pod: pods.Pod, request: annotations.Request, views: Sequence[caches.Cache]
+    ) -> decisions.Decision:
+        references = subjects.references_to_look_up(pod, views)
+        found = await aiotasks.together(*(self._catalog.image(each) for each in references))
+        image_records = {
+            str(reference): record for reference, record in zip(references, found, strict=True)
+        }
+        return rules.decide(pod, request, views, image_records, platform=self._platform)
+
+    async def _register(self, image: decisions.ImageDecision) -> str:
+        """Register one image; its name as the pod writes it."""
+        record, reference = image.registrable, image.reference
+        if record is None or reference is None:
+            return ""
+        wanted = planning.registration_of(
+            reference, record, self._platform, snapshotter=self._snapshotter
+        )
+        if wanted is None:
+            return ""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            done = await self._registrar.register(wanted)
+        except registering.BrokenError as error:
+            await self._repairer.repair(error.chain)
+            done = await self._registrar.register(wanted)
+        except errors.AgentError as error:
+            metrics.FALLBACK.labels(_reason(error)).inc()
+            raise
+        self._repairer.watch(wanted.top)
+        await self._ledger.registered(record, done, seconds=loop.time() - started)
+        return image.image
+
+
+def _reason(error: errors.AgentError) -> str:
+    """The label of uimgacc_fallback_total."""
+    if isinstance(error, registering.NotServedError):
+        return "not_served"
+    if isinstance(error, registering.BlobMissingError):
+        return "damaged_record"
+    return "not_registered"

@@ -1,0 +1,165 @@
+"""Looking, every few seconds, whether everything that serving needs is there."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Collection
+from typing import Protocol
+
+from agent import errors, metrics
+from agent.clients import containerd
+from agent.matching import runtimes
+from agent.model import records
+from agent.node import capability
+
+logger = logging.getLogger(__name__)
+
+_Check = capability.Check
+_SNAPSHOTTER = "io.containerd.snapshotter.v1"
+_FILE_SYSTEMS = ("erofs", "overlay")
+
+
+class Store(Protocol):
+    """What of the store is asked: agent.store.catalog.Catalog."""
+
+    async def store(self) -> records.StoreRecord:
+        """What the folder is; AgentError when it is no store, or does not answer."""
+
+
+class Prober:
+    """Probes store, containerd, snapshotter and kernel, and keeps the verdict.
+
+    `handlers_needed` is False where our snapshotter is containerd's default one.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        client: containerd.Client,
+        *,
+        snapshotter: str,
+        interval: float,
+        handlers_needed: bool = True,
+        patience: capability.Patience | None = None,
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._snapshotter = snapshotter
+        self._interval = interval
+        self._handlers_needed = handlers_needed
+        self._patience = patience or capability.Patience()
+        self.verdict = capability.Verdict()
+        self._looked = False
+
+    async def run(self) -> None:
+        """Probe for ever."""
+        loop = asyncio.get_running_loop()
+        next_ = loop.time()
+        while True:
+            await self.look()
+            next_ = max(next_ + self._interval, loop.time() + self._interval / 2)
+            await asyncio.sleep(next_ - loop.time())
+
+    async def look(self) -> capability.Verdict:
+        """Probe once; changes of the verdict are logged."""
+        findings = [await self._store_finding(), *await self._containerd_findings()]
+        findings.append(await asyncio.get_running_loop().run_in_executor(None, _kernel_finding))
+        last, self.verdict = self.verdict, capability.judge(self.verdict, findings, self._patience)
+        metrics.NODE_CAPABLE.set(self.verdict.capable)
+        if self.verdict.capable is not last.capable or not self._looked:
+            level = logging.INFO if self.verdict.capable else logging.WARNING
+            logger.log(
+                level,
+                "this node serves images" if self.verdict.capable else "this node cannot serve",
+                extra={"reason": self.verdict.sentence},
+            )
+        elif self.verdict.problems != last.problems:
+            logger.info("what keeps this node well", extra={"reason": self.verdict.sentence})
+        self._looked = True
+        return self.verdict
+
+    async def _store_finding(self) -> capability.Finding:
+        started = time.perf_counter()
+        problem = ""
+        try:
+            await self._store.store()
+        except errors.AgentError as error:
+            problem = str(error)
+        finally:
+            metrics.STORE_PROBE.observe(time.perf_counter() - started)
+        metrics.STORE_HEALTHY.set(not problem)
+        return capability.Finding(_Check.STORE, problem)
+
+    async def _containerd_findings(self) -> list[capability.Finding]:
+        try:
+            plugin = await self._client.plugin(_SNAPSHOTTER, self._snapshotter)
+            handlers: Collection[str] = ()
+            if self._handlers_needed:
+                handlers = await self._client.runtime_handlers()
+        except errors.AgentError as error:
+            return [capability.Finding(_Check.CONTAINERD, str(error))]
+        findings = [self._plugin_finding(plugin)]
+        if self._handlers_needed and not any(map(runtimes.is_ours, handlers)):
+            findings.append(
+                capability.Finding(
+                    _Check.HANDLER,
+                    f"containerd has no runtime handler {runtimes.DEFAULT_TWIN}: "
+                    "run `uimgacc node-setup` and restart containerd",
+                )
+            )
+        if plugin is not None and (address := plugin.exports.get("address", "")):
+            findings.append(await _socket_finding(address.removeprefix("unix://")))
+        return findings
+
+    def _plugin_finding(self, plugin: containerd.Plugin | None) -> capability.Finding:
+        problem = ""
+        if plugin is None:
+            problem = (
+                f"containerd has no snapshotter {self._snapshotter}: "
+                "run `uimgacc node-setup` and restart containerd"
+            )
+        elif plugin.error:
+            problem = f"containerd could not load snapshotter {self._snapshotter}: {plugin.error}"
+        return capability.Finding(_Check.PLUGIN, problem)
+
+
+async def _socket_finding(address: str) -> capability.Finding:
+    """Whether somebody listens where containerd expects the snapshotter."""
+    problem = ""
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            problem = f"the snapshotter at {address} accepts no connections"
+        except OSError as error:
+            problem = f"the snapshotter at {address} does not answer: {error.strerror}"
+    return capability.Finding(_Check.SNAPSHOTTER, problem)
+
+
+def _kernel_finding() -> capability.Finding:
+    """Whether the kernel has the file systems, or a module that it would load."""
+    try:
+        known = {line.split()[-1] for line in _text("/proc/filesystems").splitlines() if line}
+    except OSError as error:
+        return capability.Finding(_Check.KERNEL, f"/proc/filesystems: {error.strerror}")
+    missing = [name for name in _FILE_SYSTEMS if name not in known and not _is_module(name)]
+    problem = f"the kernel lacks {' and '.join(missing)}" if missing else ""
+    return capability.Finding(_Check.KERNEL, problem)
+
+
+def _is_module(name: str) -> bool:
+    folder = f"/lib/modules/{os.uname().release}"
+    for index in ("modules.dep", "modules.builtin"):
+        with contextlib.suppress(OSError):
+            if f"/{name}.ko" in _text(f"{folder}/{index}"):
+                return True
+    return False
+
+
+def _text(path: str) -> str:
+    return pathlib.Path(path).read_text()

@@ -1,0 +1,230 @@
+"""The account of what was spared: this node's own pulls measured, and what came without.
+
+An ordinary pull is read off containerd's records after it: from when the manifest
+came to when the top snapshot was there, with the blobs that came in between. The
+arithmetic is in agent.matching.savings; nothing here is estimated.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from agent import errors, metrics
+from agent.clients import containerd
+from agent.kits import files
+from agent.matching import savings
+from agent.model import records
+from agent.node import inventory, planning, registering
+
+logger = logging.getLogger(__name__)
+
+_LONGEST = 3600.0
+_REMEMBERED = 256
+_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """A pull that containerd has made: seconds, and compressed bytes downloaded and not.
+
+    `result` is "miss" where every new layer was downloaded, "hit" where none was.
+    """
+
+    seconds: float
+    downloaded: int
+    spared: int
+    result: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One saving, for /status."""
+
+    image: str
+    when: str
+    saving: savings.Saving
+
+
+class Ledger:
+    """Learns this node's speed of ordinary pulls and counts what is spared.
+
+    The speed survives a restart in `folder` (None: it does not).
+    """
+
+    def __init__(
+        self,
+        client: containerd.Client,
+        stock: inventory.Inventory,
+        *,
+        snapshotter: str,
+        folder: pathlib.Path | None,
+    ) -> None:
+        self._client = client
+        self._stock = stock
+        self._snapshotter = snapshotter
+        self._file = folder / "pulls.json" if folder else None
+        self._seen: collections.OrderedDict[tuple[str, datetime.datetime], None]
+        self._seen = collections.OrderedDict()
+        self._entries: collections.deque[Entry] = collections.deque(maxlen=_SHOWN)
+        self.throughput = self._load()
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The last savings, newest last."""
+        return tuple(self._entries)
+
+    async def registered(
+        self, record: records.ImageRecord, done: registering.Registered, *, seconds: float
+    ) -> None:
+        """Count an image that was registered ahead. Raises nothing foreseen.
+
+        A layer whose blob is here would not have been downloaded.
+        """
+        if not done.new:
+            return
+        size = 0
+        with contextlib.suppress(errors.AgentError):
+            for layer in done.new:
+                size += 0 if await self._has(layer.digest) else layer.size
+        metrics.PULL.labels("hit").observe(seconds)
+        self._count(record.ref, size, seconds, record)
+
+    async def noticed(self, name: str) -> None:
+        """Look at an image record that has come or changed: a pull, if it is not our doing."""
+        image = await self._client.image(name)
+        if image is None or planning.MARK in image.labels:
+            return
+        present = await self._stock.look_up([image])
+        if present is None or (key := (present.target, present.since)) in self._seen:
+            return
+        pull = await self._measure(present)
+        if pull is None:
+            return
+        self._seen[key] = None
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        metrics.PULL.labels(pull.result).observe(pull.seconds)
+        if pull.spared:
+            self._count(name, pull.downloaded + pull.spared, pull.seconds, None, pull.spared)
+        else:
+            self._learn(pull)
+        logger.info(
+            "a pull",
+            extra={"image": name, **dataclasses.asdict(pull)},
+        )
+
+    async def _measure(self, present: inventory.Present) -> Pull | None:
+        """Read a pull off the records; None where there was none to speak of."""
+        ended: list[datetime.datetime] = []
+        for snapshotter in present.snapshotters:
+            with contextlib.suppress(containerd.NotFoundError, containerd.RefusedError):
+                ended.append((await self._client.stat(snapshotter, present.contents.top)).created)
+        after = [moment for moment in ended if moment >= present.since]
+        if not after:
+            return None
+        seconds = (min(after) - present.since).total_seconds()
+        if not 0 < seconds < _LONGEST:
+            return None
+        downloaded = spared = 0
+        for (digest, size), chain_id in zip(
+            present.contents.layers, present.contents.chain, strict=False
+        ):
+            came = await self._came(digest)
+            if came is not None:
+                downloaded += size if came >= present.since else 0
+            elif await self._was_served(chain_id, present.since):
+                spared += size
+        if not downloaded and not spared:
+            return None
+        result = "partial" if downloaded and spared else "hit" if spared else "miss"
+        return Pull(seconds=seconds, downloaded=downloaded, spared=spared, result=result)
+
+    async def _was_served(self, chain_id: str, since: datetime.datetime) -> bool:
+        """Whether our snapshotter took a layer from the store in this pull.
+
+        Such a layer takes no room on the local disk; one that was unpacked, and
+        whose blob containerd has discarded since, has at least its root folder.
+        """
+        try:
+            found = await self._client.stat(self._snapshotter, chain_id)
+            return found.created >= since and not await self._client.usage(
+                self._snapshotter, chain_id
+            )
+        except (containerd.NotFoundError, containerd.RefusedError):
+            return False
+
+    async def _came(self, digest: str) -> datetime.datetime | None:
+        try:
+            return (await self._client.blob(digest)).created
+        except containerd.NotFoundError:
+            return None
+
+    async def _has(self, digest: str) -> bool:
+        return await self._came(digest) is not None
+
+    def _count(
+        self,
+        image: str,
+        size: int,
+        seconds: float,
+        record: records.ImageRecord | None,
+        spared: int | None = None,
+    ) -> None:
+        """Count what an image of `size` bytes did not take; `spared` of them not downloaded."""
+        expectation = savings.expect(size, self.throughput, record)
+        saving = savings.saved(expectation, size=size if spared is None else spared, actual=seconds)
+        metrics.PULL_SAVED_SECONDS.inc(saving.seconds)
+        metrics.PULL_SAVED_BYTES.inc(saving.size)
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._entries.append(Entry(image=image, when=when, saving=saving))
+
+    def _learn(self, pull: Pull) -> None:
+        learned = self.throughput.learn(pull.downloaded, pull.seconds)
+        if learned is self.throughput:
+            return
+        self.throughput = learned
+        if self._file is not None:
+            try:
+                files.write(self._file, msgspec.json.encode(_Samples(list(learned.samples))))
+            except OSError as error:
+                logger.warning("the speed of pulls is not kept", extra={"reason": str(error)})
+
+    def _load(self) -> savings.Throughput:
+        throughput = savings.Throughput()
+        if self._file is not None:
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                kept = msgspec.json.decode(self._file.read_bytes(), type=_Samples)
+                for sample in kept.samples:
+                    throughput = throughput.learn(sample.size, sample.seconds)
+        return throughput
+
+
+class _Samples(msgspec.Struct):
+    samples: list[savings.Sample]
+
+
+def shown(ledger: Ledger) -> Mapping[str, object]:
+    """The account for /status: the speed that was measured, and the last savings."""
+    return {
+        "bytes_per_second": ledger.throughput.rate,
+        "samples": [dataclasses.asdict(sample) for sample in ledger.throughput.samples],
+        "last": [
+            {
+                "image": entry.image,
+                "when": entry.when,
+                "seconds": entry.saving.seconds,
+                "bytes": entry.saving.size,
+                "actual_seconds": entry.saving.actual,
+                "expected_seconds": entry.saving.expectation.seconds,
+                "method": entry.saving.expectation.method.value,
+                "inputs": dict(entry.saving.expectation.inputs),
+            }
+            for entry in ledger.entries
+        ],
+    }

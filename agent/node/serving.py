@@ -1,0 +1,171 @@
+"""Serving the pods of this node: each by itself in order, several side by side.
+
+What is served is a pod's last state, not each of its changes. What fails for now
+is tried again with growing pauses until the pod is gone, or an end is reached
+after which the kubelet has long pulled what it needed.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+from agent import errors
+from agent.model import pods
+from agent.node import premounting, reporting, watching
+
+logger = logging.getLogger(__name__)
+
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_GIVE_UP_SECONDS = 600.0
+
+
+class Premounter(Protocol):
+    """Serves one pod: agent.node.premounting.Premounter."""
+
+    async def serve(self, pod: pods.Pod) -> premounting.Result:
+        """Have its images present; AgentError: not (yet)."""
+
+
+@dataclasses.dataclass(slots=True)
+class Served:
+    """A pod of this node and how far it is. `version` grows with each change of it."""
+
+    pod: pods.Pod
+    version: int = 0
+    done: int = -1
+    sentence: str = "waiting"
+    result: premounting.Result | None = None
+    task: asyncio.Task[None] | None = None
+    changed: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+
+class Server:
+    """Takes pods from a source and serves them, `parallel` at a time."""
+
+    def __init__(
+        self,
+        source: watching.PodSource,
+        premounter: Premounter,
+        reporter: reporting.Once,
+        *,
+        parallel: int = 8,
+        pauses: Sequence[float] = _PAUSES,
+        give_up: float = _GIVE_UP_SECONDS,
+    ) -> None:
+        self._source = source
+        self._premounter = premounter
+        self._reporter = reporter
+        self._slots = asyncio.Semaphore(parallel)
+        self._pauses = pauses
+        self._give_up = give_up
+        self._served: dict[str, Served] = {}
+
+    @property
+    def served(self) -> Mapping[str, Served]:
+        """The pods that there are, by `namespace/name`."""
+        return self._served
+
+    async def run(self) -> None:
+        """Serve for ever."""
+        async with asyncio.TaskGroup() as group, _closing(self._source.changes()) as changes:
+            async for change in changes:
+                if change.pod is None:
+                    self._drop(change.key)
+                else:
+                    self._take(group, change.key, change.pod)
+
+    def serve_again(self) -> None:
+        """Look at all pods again: what was registered may be gone."""
+        for served in self._served.values():
+            _change(served)
+
+    def _take(self, group: asyncio.TaskGroup, key: str, pod: pods.Pod) -> None:
+        served = self._served.get(key)
+        if served is None:
+            served = self._served[key] = Served(pod)
+            served.task = group.create_task(self._look_after(key, served), name=f"pod {key}")
+        else:
+            served.pod = pod
+        _change(served)
+
+    def _drop(self, key: str) -> None:
+        served = self._served.pop(key, None)
+        if served is not None and served.task is not None:
+            served.task.cancel()
+            self._reporter.forget(key)
+
+    async def _look_after(self, key: str, served: Served) -> None:
+        while True:
+            await served.changed.wait()
+            served.changed.clear()
+            version = served.version
+            await self._serve_until_done(key, served, version)
+            served.done = version
+
+    async def _serve_until_done(self, key: str, served: Served, version: int) -> None:
+        """Serve one version of a pod; a newer one ends it."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._give_up
+        failures = 0
+        while served.version == version:
+            try:
+                async with self._slots:
+                    result = await self._premounter.serve(served.pod)
+            except errors.TemporaryError as error:
+                served.sentence = str(error)
+                if failures == 0:
+                    logger.warning(
+                        "a pod is not served yet", extra={"pod": key, "reason": str(error)}
+                    )
+                pause = error.delay or self._pauses[min(failures, len(self._pauses) - 1)]
+                failures += 1
+                if loop.time() + pause > until:
+                    logger.warning("a pod is left to itself", extra={"pod": key})
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await served.changed.wait()
+            except errors.AgentError as error:
+                served.sentence = str(error)
+                logger.warning("a pod is not served", extra={"pod": key, "reason": str(error)})
+                return
+            else:
+                self._finish(key, served, result)
+                return
+
+    def _finish(self, key: str, served: Served, result: premounting.Result) -> None:
+        """One sentence for the log where anything new came of it, and the pod's events."""
+        if served.sentence != result.sentence and result.decision.request.asks:
+            logger.info(
+                "served a pod",
+                extra={
+                    "pod": key,
+                    "outcome": result.decision.outcome.value,
+                    "cache": result.decision.reported,
+                    "said": result.sentence,
+                    "milliseconds": round(result.seconds * 1000, 1),
+                },
+            )
+        served.sentence, served.result = result.sentence, result
+        for event in result.decision.events:
+            self._reporter.tell(served.pod, event)
+
+
+def _change(served: Served) -> None:
+    served.version += 1
+    served.changed.set()
+
+
+@contextlib.asynccontextmanager
+async def _closing(
+    changes: AsyncIterator[watching.Change],
+) -> AsyncIterator[AsyncIterator[watching.Change]]:
+    """Close an async generator with its consumer, not whenever it is collected."""
+    try:
+        yield changes
+    finally:
+        if (close := getattr(changes, "aclose", None)) is not None:
+            await close()

@@ -1,0 +1,59 @@
+"""What the agent shows over HTTP: metrics, probes, and its state for people and programs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import msgspec
+import prometheus_client
+from aiohttp import web
+
+Status = Mapping[str, object]
+
+
+def application(status: Callable[[], Status], is_ready: Callable[[], str]) -> web.Application:
+    """The routes. `status` makes the content of /status, `is_ready` says "" or what is missing."""
+
+    async def metrics(_request: web.Request) -> web.Response:
+        body = prometheus_client.generate_latest()
+        return web.Response(
+            body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
+        )
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        missing = is_ready()
+        return web.Response(status=503 if missing else 200, text=f"{missing or 'ok'}\n")
+
+    async def show(_request: web.Request) -> web.Response:
+        body = msgspec.json.format(msgspec.json.encode(status()), indent=2)
+        return web.Response(body=body + b"\n", content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/status", show)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def listening(app: web.Application, address: str) -> AsyncIterator[str]:
+    """Serve on `host:port` for the time of the context; yields where (port 0: which one).
+
+    Raises OSError when the address cannot be had.
+    """
+    host, _, port = address.rpartition(":")
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host.strip("[]") or "127.0.0.1", int(port))
+        await site.start()
+        found = runner.addresses[0]
+        yield f"{found[0]}:{found[1]}"
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await runner.cleanup()

@@ -1,0 +1,276 @@
+"""`uimgacc agent`: the node agent as a process of its own.
+
+It may be killed at any time: what it has registered stays, running containers do
+not depend on it, and what was under way is done again after the next start.
+Nothing is ever unmounted at the end.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import aiohttp.web
+
+from agent import errors, settings
+from agent.clients import containerd
+from agent.kits import aiotasks, jsonlog, workers
+from agent.model import images
+from agent.node import (
+    following,
+    healing,
+    inventory,
+    premounting,
+    probing,
+    registering,
+    reporting,
+    savings,
+    serving,
+    watching,
+    web,
+)
+from agent.store import catalog, layout
+
+logger = logging.getLogger(__name__)
+
+
+def _path(text: str) -> pathlib.Path:
+    return pathlib.Path(text).absolute()
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+    return text.lower() == "true"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What runs, and what /status shows of it."""
+
+    prober: probing.Prober
+    follower: following.Follower
+    server: serving.Server
+    ledger: savings.Ledger
+    source: watching.Folder
+
+    def services(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """For run_services."""
+        return {
+            "pods": self.server.run(),
+            "containerd": self.follower.run(),
+            "canary": self.follower.run_canary(),
+            "pulls": self.follower.run_pulls(),
+            "probe": self.prober.run(),
+        }
+
+    def missing(self) -> str:
+        """What keeps the agent from being ready; "" where nothing does."""
+        if not self.source.synced:
+            return "the pods have not been read yet"
+        if not self.follower.state.connected:
+            return f"containerd: {self.follower.state.problem or 'not connected yet'}"
+        return ""
+
+    def status(self) -> Mapping[str, object]:
+        """The content of /status."""
+        verdict = self.prober.verdict
+        problems = {check.value: problem for check, problem in verdict.problems.items()}
+        return {
+            "node": {
+                "capable": verdict.capable,
+                "reason": verdict.sentence,
+                "problems": problems,
+            },
+            "containerd": dataclasses.asdict(self.follower.state),
+            "pods": [_pod(served) for _, served in sorted(self.server.served.items())],
+            "manifest_problems": dict(self.source.problems),
+            "savings": savings.shown(self.ledger),
+        }
+
+
+def _pod(served: serving.Served) -> Mapping[str, object]:
+    result = served.result
+    return {
+        "namespace": served.pod.namespace,
+        "name": served.pod.name,
+        "served": served.done == served.version,
+        "sentence": served.sentence,
+        "outcome": result.decision.outcome.value if result else None,
+        "cache": result.decision.reported or None if result else None,
+        "registered": list(result.registered) if result else [],
+        "seconds": result.seconds if result else None,
+    }
+
+
+@contextlib.asynccontextmanager
+async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
+    """Build everything; leaving closes it in reverse."""
+    async with contextlib.AsyncExitStack() as stack:
+        platform = images.platform_of_machine(os.uname().machine)
+        pool = await stack.enter_async_context(
+            workers.Pool("agent.store.blocking", name="the agent", size=4)
+        )
+        store = catalog.Catalog(layout.Layout(wanted.store), pool, deadline=wanted.store_seconds)
+        client = await stack.enter_async_context(
+            containerd.Client(wanted.containerd, deadline=wanted.containerd_seconds)
+        )
+        name = wanted.snapshotter_name
+        stock = inventory.Inventory(client, platform)
+        ledger = savings.Ledger(client, stock, snapshotter=name, folder=wanted.state)
+        registrar = registering.Registrar(client, store, snapshotter=name)
+        healer = healing.Healer(client, stock, snapshotter=name)
+        source = watching.Folder(wanted.pods)
+        server = serving.Server(
+            source,
+            premounting.Premounter(
+                store,
+                registrar,
+                healer,
+                ledger,
+                premounting.LogCreator(),
+                platform=platform,
+                snapshotter=name,
+                only_ours=not wanted.default_snapshotter,
+            ),
+            reporting.Once(reporting.LogSink()),
+            parallel=wanted.parallel,
+        )
+        follower = following.Follower(
+            client,
+            healer,
+            ledger,
+            registrar,
+            on_reset=server.serve_again,
+            folder=wanted.state,
+            canary_seconds=wanted.canary_seconds,
+        )
+        prober = probing.Prober(
+            store,
+            client,
+            snapshotter=name,
+            interval=wanted.probe_seconds,
+            handlers_needed=not wanted.default_snapshotter,
+        )
+        yield _Parts(prober=prober, follower=follower, server=server, ledger=ledger, source=source)
+
+
+class _Watchdog:
+    """Ends the process when stopping takes too long. That harms nothing: see the module."""
+
+    def __init__(self, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, _bite)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "_Watchdog":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._timer.cancel()
+
+    def start(self) -> None:
+        """Count from now, if not already."""
+        with contextlib.suppress(RuntimeError):
+            self._timer.start()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Count from the moment at which the process is told to stop."""
+        await stop.wait()
+        self.start()
+        await asyncio.Event().wait()
+
+
+def _bite() -> None:
+    os.write(2, b'{"level": "error", "message": "stopping takes too long: killed"}\n')
+    os._exit(1)
+
+
+async def run(wanted: settings.Agent) -> None:
+    """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
+    if wanted.state is not None:
+        wanted.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _Watchdog(wanted.stop_seconds) as watchdog:
+        async with aiotasks.stop_on_signals() as stop, _opened(wanted) as parts:
+            app = web.application(parts.status, parts.missing)
+            async with _listening(app, wanted.listen):
+                services = {**parts.services(), "watchdog": watchdog.run(stop)}
+                try:
+                    await aiotasks.run_services(services, stop)
+                finally:
+                    watchdog.start()
+
+
+@contextlib.asynccontextmanager
+async def _listening(app: aiohttp.web.Application, address: str) -> AsyncIterator[None]:
+    if not address:
+        yield
+        return
+    async with web.listening(app, address) as where:
+        logger.info("listening", extra={"address": where})
+        yield
+
+
+_FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
+    ("pods", _path, "folder of pod manifests"),
+    ("store", _path, "root folder of the shared store"),
+    ("containerd", str, "containerd's socket"),
+    ("snapshotter-name", str, "name of our snapshotter in containerd's configuration"),
+    ("default-snapshotter", _truth, "true where it is containerd's default snapshotter"),
+    ("listen", str, "host:port for /metrics, /healthz, /readyz, /status; empty: nowhere"),
+    ("state", _path, "local folder for what should survive a restart"),
+    ("store-seconds", float, "how long the store may take for one answer"),
+    ("containerd-seconds", float, "how long containerd may take for one call"),
+    ("probe-seconds", float, "how often store, containerd and snapshotter are probed"),
+    ("canary-seconds", float, "how often a registered image is checked"),
+    ("parallel", int, "pods served at the same time"),
+    ("stop-seconds", float, "how long a clean stop may take"),
+    ("verbose", _truth, "true: log routine, too"),
+)
+
+
+def parse(arguments: Sequence[str]) -> settings.Agent:
+    """Read flags and their environment variables (UIMGACC_STORE for --store, ...)."""
+    parser = argparse.ArgumentParser(
+        prog="uimgacc agent",
+        description="The node agent: has the images of this node's pods present before they start.",
+    )
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(settings.Agent)
+        if field.default is not dataclasses.MISSING
+    }
+    for flag, kind, text in _FLAGS:
+        name = flag.replace("-", "_")
+        variable = f"UIMGACC_{name.upper()}"
+        # argparse converts a default that is a string as it does an argument.
+        default = os.environ.get(variable, defaults.get(name))
+        required = name not in defaults and default is None
+        shown = "" if default in (None, "") else f" (default {default})"
+        parser.add_argument(
+            f"--{flag}",
+            type=kind,
+            default=default,
+            required=required,
+            help=f"{text} [{variable}]{shown}",
+        )
+    return settings.Agent(**vars(parser.parse_args(arguments)))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    wanted = parse(arguments)
+    status = 0
+    with jsonlog.to_stderr(logging.DEBUG if wanted.verbose else logging.INFO):
+        try:
+            asyncio.run(run(wanted))
+        except* (errors.AgentError, OSError) as group:
+            # Foreseen: a message for people, not a traceback.
+            logger.error("ended", extra={"reason": "; ".join(map(str, group.exceptions))})  # noqa: TRY400
+            status = 1
+    return status
