@@ -187,7 +187,7 @@ def node_setup(
             help="The snapshotter's root; by default the folder containerd would name.",
         ),
     ] = "",
-    containerd: Annotated[str, typer.Option(help="The containerd program to ask.")] = "",
+    containerd_binary: Annotated[str, typer.Option(help="The containerd program to ask.")] = "",
     containerd_version: Annotated[
         str, typer.Option(help="Its version, like 2.1, where it cannot be asked.")
     ] = "",
@@ -212,7 +212,7 @@ def node_setup(
             default_snapshotter=default_snapshotter,
             address=address,
             root=root,
-            containerd=containerd,
+            containerd_binary=containerd_binary,
             containerd_version=containerd_version,
             host_root=host_root,
         ),
@@ -229,10 +229,10 @@ def doctor(
     config: Annotated[
         str, typer.Option(envvar="UIMGACC_CONTAINERD_CONFIG", help="containerd's main file.")
     ] = "",
-    containerd: Annotated[str, typer.Option(help="The containerd program to ask.")] = "",
-    containerd_address: Annotated[
-        str, typer.Option(envvar="CONTAINERD_ADDRESS", help="containerd's socket.")
+    containerd: Annotated[
+        str, typer.Option(envvar="UIMGACC_CONTAINERD", help="containerd's socket.")
     ] = "",
+    containerd_binary: Annotated[str, typer.Option(help="The containerd program to ask.")] = "",
     address: Annotated[
         str, typer.Option(envvar="UIMGACC_ADDRESS", help="The snapshotter's socket.")
     ] = "/run/uimgacc/snapshotter.sock",
@@ -253,7 +253,7 @@ def doctor(
         store=store,
         config=config,
         containerd=containerd,
-        containerd_address=containerd_address,
+        containerd_binary=containerd_binary,
         address=address,
         root=root,
         mkfs=mkfs,

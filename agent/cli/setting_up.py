@@ -20,7 +20,7 @@ class Wanted:
     default_snapshotter: bool
     address: str
     root: str
-    containerd: str
+    containerd_binary: str
     containerd_version: str
     host_root: pathlib.Path
 
@@ -64,14 +64,14 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
 def _target(machine: host.Host, main: config.Path, wanted: Wanted) -> node.Target:
     if wanted.containerd_version:
         release = containerd.parse_release(wanted.containerd_version)
-        return node.Target(main, release, wanted.containerd or None)
-    binary = wanted.containerd or node.find_binary(machine, main)
+        return node.Target(main, release, wanted.containerd_binary or None)
+    binary = wanted.containerd_binary or node.find_binary(machine, main)
     try:
         return node.Target(main, containerd.release_of(binary), binary)
     except containerd.ContainerdError as error:
         raise output.UsageError(
             f"containerd's version is not known ({error});"
-            " give --containerd PROGRAM or --containerd-version 2.1"
+            " give --containerd-binary PROGRAM or --containerd-version 2.1"
         ) from error
 
 

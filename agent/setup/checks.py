@@ -196,7 +196,7 @@ def configuration(main: config.Path, binary: str, wanted: planning.Wanted) -> li
         release = containerd.release_of(binary)
         text = containerd.dump(binary, str(main)) if machine.read(main) is not None else ""
     except errors.AgentError as error:
-        return [warn(name, str(error), "name the program with --containerd")]
+        return [warn(name, str(error), "name the program with --containerd-binary")]
     if not text:
         return [bad(name, f"{main} does not exist: containerd runs on its defaults", fix)]
     seen = containerd.view_of_dump(text, release)
@@ -220,7 +220,7 @@ def running(address: str, *, deadline: float) -> list[Finding]:
     """What the running containerd has: version, plugin, runtime handlers."""
     path = pathlib.Path(address)
     if not path.exists():
-        fix = "start containerd, or give its socket with --containerd-address"
+        fix = "start containerd, or give its socket with --containerd"
         return [bad("containerd", f"{address} does not exist", fix)]
     if not os.access(path, os.W_OK):
         return [warn("containerd", f"{address} may not be opened", "run it as root")]

@@ -21,7 +21,7 @@ class Patient:
     store: pathlib.Path | None = None
     config: str = ""
     containerd: str = ""
-    containerd_address: str = ""
+    containerd_binary: str = ""
     address: str = planning.ADDRESS
     root: str = ""
     mkfs: str = "mkfs.erofs"
@@ -43,12 +43,12 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
             yield finding
         yield checks.propagation(root)
         yield checks.space("here", folder)
-        binary = patient.containerd or node.find_binary(machine, main)
+        binary = patient.containerd_binary or node.find_binary(machine, main)
         wanted = planning.Wanted(address=patient.address, root=patient.root)
         for finding in checks.configuration(main, binary, wanted):
             yield finding
         yield checks.snapshotter(patient.address, deadline=deadline)
-        socket = patient.containerd_address.removeprefix("unix://")
+        socket = patient.containerd.removeprefix("unix://")
         socket = socket or _CONTAINERD_SOCKETS[node.rancher(main)]
         for finding in checks.running(socket, deadline=deadline):
             yield finding

@@ -102,8 +102,8 @@ async def test_erofs_and_overlay_are_really_tried(tmp_path: pathlib.Path) -> Non
 async def test_every_finding_that_is_not_well_has_a_fix(tmp_path: pathlib.Path) -> None:
     patient = doctor.Patient(
         config=str(tmp_path / "config.toml"),
-        containerd=str(tmp_path / "containerd"),
-        containerd_address=str(tmp_path / "containerd.sock"),
+        containerd_binary=str(tmp_path / "containerd"),
+        containerd=str(tmp_path / "containerd.sock"),
         address=str(tmp_path / "snapshotter.sock"),
         root=str(tmp_path),
         mkfs=str(tmp_path / "mkfs.erofs"),
