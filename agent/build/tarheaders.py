@@ -273,7 +273,7 @@ class Names:
         ):
             return -1
         attributes = block[100:107] + block[108:115] + block[116:123] + block[136:147]
-        if not (attributes + block[124:135]).isdigit():
+        if (attributes + block[124:135]).strip(b"01234567"):
             return -1
         name = block[:100].partition(b"\x00")[0]
         if kind == 0x35:

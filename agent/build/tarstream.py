@@ -60,6 +60,9 @@ class DirInfo:
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
 
 
+MADE = DirInfo(0o755, 0, 0, 0)
+"""What an implied directory is made like when nothing below has it."""
+
 Below = Callable[[bytes], DirInfo | None]
 """Looks a directory up in the layers below: what containerd copies for an implied parent."""
 
@@ -308,19 +311,26 @@ class Normaliser:
         whiteout = tarheaders.Entry(
             kind=b"0", name=b"", mode=0, uid=entry.uid, gid=entry.gid, size=0, mtime=0
         )
+        self._names.note_file(path, whiteout)
         self._emit(whiteout.encode(parent + b"/" + base if parent else base))
 
     def _make_parents(self, parent: bytes) -> None:
         for path in self._names.missing(parent):
             self.implied.append(path)
             self._names.note_implied(path)
-            info = self._below(path)
+            info = self._below(path) or MADE
             self._names.add(path, b"5", b"")
-            made = tarheaders.Entry(kind=b"5", name=path, mode=0o755, uid=0, gid=0, size=0, mtime=0)
-            if info is not None:
-                made.mode, made.uid, made.gid = info.mode, info.uid, info.gid
-                made.mtime, made.mtime_ns = info.mtime, info.mtime_ns
-                made.xattrs = list(info.xattrs)
+            made = tarheaders.Entry(
+                kind=b"5",
+                name=path,
+                mode=info.mode,
+                uid=info.uid,
+                gid=info.gid,
+                size=0,
+                mtime=info.mtime,
+                mtime_ns=info.mtime_ns,
+                xattrs=list(info.xattrs),
+            )
             self._emit(made.encode(path))
 
     # -- sparse files ------------------------------------------------------

@@ -16,9 +16,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
-from agent.build import converting, planning, tarheaders, tarstream, unpacking
+from agent.build import converting, inheriting, planning, tarheaders, tarstream, unpacking
 from agent.kits import threads
-from agent.model import images, records
+from agent.model import digests, images, records
 from agent.store import checking, layout, publishing, reading
 
 logger = logging.getLogger(__name__)
@@ -192,6 +192,8 @@ class _Build:
         self._slots = asyncio.Semaphore(tools.parallel)
         self._locks: dict[str, asyncio.Lock] = {}
         self._new: set[str] = set()
+        self._files: dict[str, str] = {}
+        """The name of the layer file for a chain ID: its diff ID, or that of a variant."""
 
     async def run(self) -> records.CacheRecord:
         started = time.monotonic()
@@ -278,6 +280,13 @@ class _Build:
                 ]
         except* errors.AgentError as failures:
             raise _leaf(failures) from None
+        used = [task.result() for task in tasks]
+        for at, layer in enumerate(planned):
+            if used[at].implied:
+                used[at] = await self._variant(
+                    reference, layer, used[: at + 1], tally=tally, compression=compression
+                )
+            self._files[layer.chain_id] = used[at].diff_id
         one = records.PlatformImage(
             platform=str(wanted),
             manifest=manifest.digest,
@@ -291,10 +300,10 @@ class _Build:
                     digest=layer.blob.digest,
                     media_type=layer.blob.media_type,
                     size=layer.blob.size,
-                    tar_size=task.result().tar_size,
-                    erofs_size=task.result().size,
+                    tar_size=record.tar_size,
+                    erofs_size=record.size,
                 )
-                for layer, task in zip(planned, tasks, strict=True)
+                for layer, record in zip(planned, used, strict=True)
             ],
         )
         return one, [manifest.data, config_data]
@@ -318,6 +327,35 @@ class _Build:
                 self._report(reference, layer, Stage.REUSED)
             return found
 
+    async def _variant(
+        self,
+        reference: images.Reference,
+        layer: planning.Layer,
+        stack: Sequence[records.LayerRecord],
+        *,
+        tally: _Tally,
+        compression: str,
+    ) -> records.LayerRecord:
+        """The layer as it must be on top of those below it; see agent.build.inheriting."""
+        plain = stack[-1]
+        files = [self._place.layer(one.diff_id) for one in stack[:-1]]
+        inherited = await threads.run("look below", inheriting.look_below, plain.implied, files)
+        if not inherited:
+            return plain
+        variant = dataclasses.replace(
+            layer, diff_id=inheriting.variant_id(layer.diff_id, inherited)
+        )
+        async with self._locks.setdefault(variant.diff_id, asyncio.Lock()), self._slots:
+            found = await threads.run("look up", self._reuse, variant)
+            if found is None:
+                self._new.add(variant.diff_id)
+                work = _LayerWork(
+                    self._tools, reference, layer, compression=compression, inherited=inherited
+                )
+                return await work.run(tally, self._budget)
+            self._budget.add(layer.diff_id, found.size)
+            return found
+
     def _reuse(self, layer: planning.Layer) -> records.LayerRecord | None:
         found = reading.Reader(self._place).layer(layer.diff_id)
         if found is None:
@@ -332,7 +370,12 @@ class _Build:
         for one in record.platforms:
             parent = None
             for item in one.layers:
-                chain = records.ChainRecord(diff_id=item.diff_id, parent=parent)
+                file = self._files[item.chain_id]
+                chain = records.ChainRecord(
+                    diff_id=file,
+                    parent=parent,
+                    variant_of=item.diff_id if file != item.diff_id else None,
+                )
                 publishing.publish_chain(self._place, item.chain_id, chain)
                 parent = item.chain_id
         for data in blobs:
@@ -341,13 +384,10 @@ class _Build:
 
     def remove_new_layers(self) -> None:
         """Take back the layers that this build made and no image needs."""
-        needed = {
-            item.diff_id
-            for image in reading.Reader(self._place).images()
-            for one in image.platforms
-            for item in one.layers
-        }
-        for diff_id in self._new - needed:
+        needed = publishing.referenced(reading.Reader(self._place))
+        for diff_id in self._new:
+            if digests.hex_of(diff_id) in needed:
+                continue
             self._place.layer_record(diff_id).unlink(missing_ok=True)
             self._place.layer(diff_id).unlink(missing_ok=True)
 
@@ -362,10 +402,13 @@ class _LayerWork:
         layer: planning.Layer,
         *,
         compression: str,
+        inherited: Mapping[bytes, tarstream.DirInfo] | None = None,
     ) -> None:
         self._tools = tools
         self._reference = reference
         self._layer = layer
+        self._inherited = inherited or {}
+        self._name = inheriting.variant_id(layer.diff_id, inherited) if inherited else layer.diff_id
         self._compression = compression
         self._done = 0
 
@@ -382,7 +425,7 @@ class _LayerWork:
 
     async def _try(self, tally: _Tally, budget: _Budget) -> records.LayerRecord:
         store, layer = self._tools.store, self._layer
-        draft = await threads.run("draft", publishing.draft_of, store, layer.diff_id)
+        draft = await threads.run("draft", publishing.draft_of, store, self._name)
         try:
             unpacked = await self._convert(draft, tally, {})
             if unpacked.changed:
@@ -416,7 +459,7 @@ class _LayerWork:
         async with converting.running(
             tools.mkfs,
             draft,
-            diff_id=layer.diff_id,
+            diff_id=self._name,
             compression=self._compression,
             scratch=tools.scratch,
         ) as run:
@@ -426,7 +469,7 @@ class _LayerWork:
                     unpacked = await unpacking.unpack(
                         chunks,
                         run.pipe,
-                        below=tarstream.nothing_below,
+                        below=self._inherited.get,
                         overrides=overrides,
                         on_bytes=on_bytes,
                     )
@@ -455,12 +498,13 @@ class _LayerWork:
         if fault is not None:
             raise converting.ConversionFailed(self._layer.diff_id, fault)
         return records.LayerRecord(
-            diff_id=self._layer.diff_id,
+            diff_id=self._name,
             size=draft.stat().st_size,
             tar_size=unpacked.tar_size,
             sha256=checking.sha256_of(draft),
             blobs=[self._layer.blob.digest],
             mkfs=self._tools.mkfs.toolchain(self._compression),
+            implied=[] if self._inherited else inheriting.encode(unpacked.implied),
         )
 
     def _report(self, stage: Stage) -> None:

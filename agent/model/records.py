@@ -55,6 +55,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `size` and `sha256` are of the .erofs file, `tar_size` of the uncompressed tar
     it was made from, `blobs` the digests of the compressed blobs known to unpack to it.
+    `implied` are the directories (percent-encoded) that the tar has things in but does
+    not name: they look as below, so an image may use a variant of this layer.
     """
 
     diff_id: DigestText
@@ -63,16 +65,19 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     sha256: DigestText
     blobs: list[DigestText]
     mkfs: Toolchain
+    implied: list[str] = []
 
 
 class ChainRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`meta/chains/<xx>/<hex>.json`: the layer on top of a chain and the chain below.
 
-    `parent` is None for the bottom layer.
+    `parent` is None for the bottom layer. `diff_id` names the layer file to mount;
+    where that is a variant made for what stands below, `variant_of` is the real diff ID.
     """
 
     diff_id: DigestText
     parent: DigestText | None
+    variant_of: DigestText | None = None
 
 
 class ImageLayer(msgspec.Struct, frozen=True, kw_only=True):

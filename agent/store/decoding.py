@@ -63,7 +63,8 @@ def chain(data: bytes, chain_id: str) -> records.ChainRecord:
     """Decode the record of a chain; raise RecordError."""
     name = f"of chain {chain_id}"
     record = records.decode(data, records.ChainRecord, name)
-    parts = [record.diff_id] if record.parent is None else [record.parent, record.diff_id]
+    diff_id = record.variant_of or record.diff_id
+    parts = [diff_id] if record.parent is None else [record.parent, diff_id]
     # The chain ID of two is made from the first as if it were a bottom layer's.
     _must_be(name, asked=chain_id, found=digests.chain_ids(parts)[-1])
     return record

@@ -216,7 +216,7 @@ def prune(place: layout.Layout, *, older_than: float = DAY) -> tuple[list[pathli
     def refuse(name: str, reason: str) -> None:
         raise PruneRefused(name, reason)
 
-    wanted = _wanted(reading.Reader(place, on_damage=refuse))
+    wanted = referenced(reading.Reader(place, on_damage=refuse))
     meta = place.root / "meta"
     for folder in (meta / "chains", meta / "blobs"):
         _prune_folder(folder, wanted, older_than)
@@ -233,7 +233,8 @@ def prune(place: layout.Layout, *, older_than: float = DAY) -> tuple[list[pathli
     return removed, freed
 
 
-def _wanted(reader: reading.Reader) -> set[str]:
+def referenced(reader: reading.Reader) -> set[str]:
+    """The hex digests of everything that an image in the store needs."""
     wanted = set()
     for image in reader.images():
         wanted.add(digests.hex_of(image.target))

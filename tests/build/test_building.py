@@ -9,7 +9,7 @@ import pathlib
 import pytest
 import zstandard
 
-from agent.build import converting, planning, working
+from agent.build import converting, erofs, planning, tarstream, working
 from agent.clients import registry
 from agent.store import checking, publishing, reading
 from lab import tars
@@ -328,3 +328,61 @@ async def test_a_full_store_leaves_nothing_behind(bench, monkeypatch) -> None:
         await bench.build()
 
     assert bench.files() == []
+
+
+KEY = {"SCHILY.xattr.user.k": b"v"}
+
+
+def below() -> bytes:
+    return tars.archive(
+        [
+            tars.folder("tmp", mode=0o1777, uid=3, gid=4, mtime=77),
+            tars.folder("opt", mode=0o700, pax={**KEY, "mtime": b"5.000000006"}),
+            *(tars.folder(f"opt/{at:04}-{'x' * 60}") for at in range(300)),
+            tars.file("file"),
+        ]
+    )
+
+
+async def test_a_directory_that_a_layer_implies_looks_as_below(bench) -> None:
+    above = tars.archive([tars.file("tmp/x"), tars.file("opt/0299-" + "x" * 60 + "/deep/y")])
+    bench.fake.add_image([below(), above, above], "1")
+
+    await bench.build()
+
+    image = reading.Reader(bench.place).image(bench.reference())
+    assert image is not None
+    for item in image.platforms[0].layers[1:]:
+        chain = reading.Reader(bench.place).chain(item.chain_id)
+        assert chain is not None
+        assert chain.variant_of == item.diff_id == fakes.digest(above)
+        with erofs.Layer(bench.place.layer(chain.diff_id)) as layer:
+            assert layer.find(b"tmp") == tarstream.DirInfo(0o1777, 3, 4, 77)
+            opt = tarstream.DirInfo(0o700, 0, 0, 5, 6, ((b"user.k", b"v"),))
+            assert layer.find(b"opt") == opt
+            deep = layer.find(b"opt/0299-" + b"x" * 60 + b"/deep")
+            assert deep == tarstream.DirInfo(0o755, 0, 0, 0)
+            assert layer.find(b"tmp/x") is True
+            assert layer.find(b"tmp/z") is False
+    assert list(checking.check(bench.place)) == []
+    # The bottom layer, the upper one as it is, and its variant, which both chains share.
+    assert len(list(bench.place.layer_files.glob("*/*"))) == 3
+
+
+async def test_the_variant_of_a_layer_is_built_once(bench) -> None:
+    above = tars.archive([tars.file("tmp/x")])
+    bench.fake.add_image([below(), above], "1")
+    await bench.build(cache_id="imc-one")
+    bench.fake.requests.clear()
+
+    await bench.build(cache_id="imc-two")
+
+    assert len(bench.blob_requests()) == 1  # The config.
+
+
+async def test_pruning_keeps_variants(bench) -> None:
+    bench.fake.add_image([below(), tars.archive([tars.file("tmp/x")])], "1")
+    await bench.build()
+
+    assert publishing.prune(bench.place, older_than=-1) == ([], 0)
+    assert list(checking.check(bench.place)) == []

@@ -1,0 +1,154 @@
+"""Directories of a finished layer file, read without mounting it.
+
+The builder is unprivileged, yet must know what a directory of a layer below looks
+like (see `agent.build.inheriting`). So this reads as much of EROFS as mkfs.erofs
+writes for a layer: superblock, inodes, directory blocks, xattrs. Source of the
+format: Linux, fs/erofs/erofs_fs.h.
+"""
+
+import os
+import pathlib
+import stat
+import struct
+from collections.abc import Iterator
+
+from agent import errors
+from agent.build import tarstream
+
+_PLAIN, _INLINE = 0, 2
+_PREFIXES = {
+    1: b"user.",
+    2: b"system.posix_acl_access",
+    3: b"system.posix_acl_default",
+    4: b"trusted.",
+    6: b"security.",
+}
+
+
+class NotReadable(errors.PermanentError):
+    """A layer file is not as mkfs.erofs writes it. `path` is the file."""
+
+    def __init__(self, path: pathlib.Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+
+
+class _Inode:
+    def __init__(self, layer: "Layer", number: int) -> None:
+        self.position: int = layer.meta + number * 32
+        data = layer.read(self.position, 64)
+        self._xattr_count: int
+        form, self._xattr_count, mode = struct.unpack_from("<HHH", data)
+        self.mode = mode
+        self.layout = form >> 1 & 7
+        self.extended = bool(form & 1)
+        self.block: int
+        self.size: int
+        (self.block,) = struct.unpack_from("<I", data, 16)
+        self.mtime_ns = 0
+        if self.extended:
+            (self.size,) = struct.unpack_from("<Q", data, 8)
+            self.uid, self.gid, self.mtime, self.mtime_ns = struct.unpack_from("<IIqI", data, 24)
+        else:
+            (self.size,) = struct.unpack_from("<I", data, 8)
+            self.uid, self.gid = struct.unpack_from("<HH", data, 24)
+            self.mtime = layer.build_time
+
+    @property
+    def xattrs_at(self) -> int:
+        return self.position + (64 if self.extended else 32)
+
+    @property
+    def xattrs_size(self) -> int:
+        return 12 + 4 * (self._xattr_count - 1) if self._xattr_count else 0
+
+
+class Layer:
+    """One open layer file; use as a context."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        block = self.read(1024, 128)
+        self._bits: int = block[12]
+        (self._root,) = struct.unpack_from("<H", block, 14)
+        (self.build_time,) = struct.unpack_from("<q", block, 24)
+        meta, self._shared = struct.unpack_from("<II", block, 40)
+        self.meta: int = meta << self._bits
+
+    def __enter__(self) -> "Layer":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._descriptor)
+
+    def read(self, position: int, size: int) -> bytes:
+        """Some bytes of the file; as many as there are."""
+        return os.pread(self._descriptor, size, position)
+
+    def find(self, path: bytes) -> tarstream.DirInfo | bool:
+        """What a directory looks like; True for something else there, False for nothing."""
+        inode = _Inode(self, self._root)
+        for part in path.split(b"/"):
+            if not stat.S_ISDIR(inode.mode):
+                return False
+            number = next((number for name, number in self._entries(inode) if name == part), None)
+            if number is None:
+                return False
+            inode = _Inode(self, number)
+        if not stat.S_ISDIR(inode.mode):
+            return True
+        return tarstream.DirInfo(
+            mode=stat.S_IMODE(inode.mode),
+            uid=inode.uid,
+            gid=inode.gid,
+            mtime=inode.mtime,
+            mtime_ns=inode.mtime_ns,
+            xattrs=tuple(
+                (name, value)
+                for name, value in self._xattrs(inode)
+                if not name.startswith(b"trusted.")
+            ),
+        )
+
+    def _entries(self, folder: _Inode) -> Iterator[tuple[bytes, int]]:
+        size = 1 << self._bits
+        for start in range(0, folder.size, size):
+            count = min(size, folder.size - start)
+            block = self.read(self._place(folder, start, count), count)
+            if len(block) < 12:
+                raise NotReadable(self._path, "a directory is cut off")
+            (first,) = struct.unpack_from("<H", block, 8)
+            offsets = [struct.unpack_from("<QH", block, at) for at in range(0, first, 12)]
+            ends = [offset for _, offset in offsets[1:]] + [count]
+            for (number, offset), end in zip(offsets, ends, strict=True):
+                yield block[offset:end].rstrip(b"\0"), number
+
+    def _place(self, folder: _Inode, start: int, count: int) -> int:
+        if folder.layout == _INLINE and start + count == folder.size and count < 1 << self._bits:
+            return folder.xattrs_at + folder.xattrs_size
+        if folder.layout not in (_PLAIN, _INLINE):
+            raise NotReadable(self._path, f"a directory has data layout {folder.layout}")
+        return (folder.block << self._bits) + start
+
+    def _xattrs(self, inode: _Inode) -> Iterator[tuple[bytes, bytes]]:
+        data = self.read(inode.xattrs_at, inode.xattrs_size)
+        if not data:
+            return
+        shared = data[4]
+        for at in range(12, 12 + 4 * shared, 4):
+            (number,) = struct.unpack_from("<I", data, at)
+            position = (self._shared << self._bits) + 4 * number
+            yield _xattr(self.read(position, 4 + 255 + 65536), 0)[:2]
+        at = 12 + 4 * shared
+        while at + 4 <= len(data):
+            name, value, at = _xattr(data, at)
+            yield name, value
+
+
+def _xattr(data: bytes, at: int) -> tuple[bytes, bytes, int]:
+    length, index, size = struct.unpack_from("<BBH", data, at)
+    start = at + 4
+    name = _PREFIXES.get(index, b"trusted.unknown.") + data[start : start + length]
+    end = start + length + size
+    return name, data[start + length : end], (end + 3) // 4 * 4
