@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import pathlib
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from agent import errors
@@ -112,32 +113,40 @@ class LayerMounts:
             del self._under_way[diff_id]
             done.set_result(None)
 
-    async def drop_all_but(self, wanted: set[str]) -> int:
+    async def drop_all_but(
+        self, wanted: set[str], *, is_wanted: Callable[[str], Awaitable[bool]]
+    ) -> int:
         """Unmount the layers that are not in `wanted`; return how many went.
 
-        The caller vouches that no snapshot refers to the others. A container that
-        still runs on one notices nothing: an overlay holds its lowers by itself.
+        The caller vouches that no snapshot refers to the others. As each may take
+        its time, `is_wanted` is asked again about one just before it goes. A container
+        that still runs on it notices nothing: an overlay holds its lowers by itself.
         Whoever wants a layer that is just going waits and mounts it again.
         """
         dropped = 0
         for diff_id in [known for known in self._devices if known not in wanted]:
-            if diff_id not in self._under_way:
+            # Nothing may be awaited between this answer and `_drop`.
+            if await is_wanted(diff_id) or diff_id in self._under_way:
+                continue
+            if diff_id in self._devices:
                 dropped += await self._drop(diff_id)
         return dropped
 
     async def _drop(self, diff_id: str) -> bool:
         done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
-        device = self._devices.pop(diff_id, None)
+        device = self._devices.pop(diff_id)
+        dropped = False
         try:
             await self._pool.call("unmount_layer", self.path(diff_id), deadline=self._deadline)
+            dropped = True
         except (OSError, errors.AgentError) as error:
             logger.warning(
                 "an idle layer stays mounted", extra={"layer": diff_id, "reason": str(error)}
             )
-            if device is not None:
-                self._devices[diff_id] = device
-            return False
         finally:
+            # Also when the caller goes away: else nobody would try again.
+            if not dropped:
+                self._devices[diff_id] = device
             del self._under_way[diff_id]
             done.set_result(None)
-        return True
+        return dropped

@@ -85,7 +85,11 @@ def mount_layer(source: str, target: str, size: int) -> int:
         except OSError as error:
             if error.errno not in (errno.ENOTBLK, errno.EINVAL):
                 raise
-            _mount_on_loop(source, target)
+            try:
+                _mount_on_loop(source, target)
+            except OSError as second:
+                reason = f"{error.strerror}; through a loop device: {second}"
+                raise OSError(second.errno, reason, source) from second
     elif mounted != source:
         raise OSError(errno.EBUSY, f"{mounted} is mounted there", target)
     return os.stat(target).st_dev
@@ -154,7 +158,8 @@ def unmount_layer(target: str) -> None:
     with contextlib.suppress(OSError):
         while True:
             unmount(target, MNT_DETACH)
-    os.rmdir(target)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(target)
 
 
 OPERATIONS = {"mount_layer": mount_layer, "unmount_layer": unmount_layer}

@@ -55,6 +55,13 @@ def _unquote(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
 
 
+def _check_expression(text: str, at: int, value: str) -> None:
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise FilterError(text, at) from error
+
+
 def parse(text: str) -> tuple[Selector, ...]:
     """Parse one filter; raises FilterError."""
     selectors = []
@@ -71,6 +78,8 @@ def parse(text: str) -> tuple[Selector, ...]:
             found = _QUOTED.match(text, at) or _BARE.match(text, at)
             assert found is not None
             value, at = _unquote(found[0]), found.end()
+            if operator[0] == "~=":
+                _check_expression(text, at, value)
         selectors.append(
             Selector(
                 path["field"], _unquote(path["key"] or ""), operator[0] if operator else "", value

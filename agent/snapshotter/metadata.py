@@ -56,6 +56,7 @@ CREATE TABLE IF NOT EXISTS snapshots (
 );
 CREATE INDEX IF NOT EXISTS by_ref ON snapshots(ref) WHERE ref IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_parent ON snapshots(parent);
+CREATE INDEX IF NOT EXISTS by_diff_id ON snapshots(diff_id) WHERE diff_id IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS remote
     ON snapshots(ref, coalesce(parent, 0)) WHERE diff_id IS NOT NULL;
 PRAGMA user_version = 1;
@@ -215,6 +216,13 @@ class Reader:
         )
         return {row[0] for row in rows}
 
+    def has_layer(self, diff_id: str) -> bool:
+        """Whether a snapshot refers to this layer of the store."""
+        row = self._connection.execute(
+            "SELECT 1 FROM snapshots WHERE diff_id = ? LIMIT 1", (diff_id,)
+        ).fetchone()
+        return row is not None
+
     def ids(self) -> set[int]:
         """The ids of all snapshots."""
         return {row[0] for row in self._connection.execute("SELECT id FROM snapshots")}
@@ -312,6 +320,11 @@ class Transaction(Reader):
         )
 
 
+def _is_damage(error: sqlite3.Error) -> bool:
+    # The low byte: SQLITE_CORRUPT_INDEX and its like are SQLITE_CORRUPT with more above it.
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
+
+
 def _connect(path: pathlib.Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -324,7 +337,8 @@ def _connect(path: pathlib.Path) -> sqlite3.Connection:
 def _open(path: pathlib.Path) -> sqlite3.Connection:
     connection = _connect(path)
     try:
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        # Not quick_check: it passes indexes with wrong entries, and then each start would.
+        verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if verdict == "ok":
             connection.executescript(_SCHEMA)
             return connection
@@ -346,7 +360,7 @@ def _open_or_replace(path: pathlib.Path) -> sqlite3.Connection:
         return _open(path)
     except sqlite3.DatabaseError as error:
         # Only damage: a full disk or a lock is no reason to forget everything.
-        if error.sqlite_errorcode not in _DAMAGE:
+        if not _is_damage(error):
             raise
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
     logger.error("the database is damaged and starts anew", extra={"kept_as": str(aside)})
@@ -375,9 +389,16 @@ class Database:
         Raises what the change raised (it then did nothing), or sqlite3.Error.
         A caller that is cancelled does not take the change back.
         """
+        return await self._enqueue(change)
+
+    async def wait_written(self) -> None:
+        """Wait until `read` shows all changes so far, also those whose callers have gone."""
+        await self._enqueue(lambda _: None)
+
+    def _enqueue(self, change: Callable[[Transaction], Result]) -> "asyncio.Future[Result]":
         future: asyncio.Future[Result] = self._loop.create_future()
         self._queue.put(_Change(change, future))
-        return await future
+        return future
 
     def close(self) -> None:
         """Finish the writes that are waiting, then close."""
@@ -415,7 +436,11 @@ class Database:
         self._writing.execute("SAVEPOINT change")
         try:
             outcome = _Outcome(result=change.apply(transaction))
-        except errors.AgentError as error:
+        except Exception as error:
+            # Whatever it is: if this thread ended, every write after it would hang.
+            # Of SQLite's errors only this one leaves the other changes as they are.
+            if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+                raise
             self._writing.execute("ROLLBACK TO change")
             outcome = _Outcome(error=error)
         self._writing.execute("RELEASE change")
@@ -436,8 +461,7 @@ class Database:
 
     def report(self, error: sqlite3.Error) -> None:
         """Take note of an error of the database; one that a restart repairs ends `wait_failed`."""
-        damaged = getattr(error, "sqlite_errorcode", None) in _DAMAGE
-        if damaged and not self._failed.done():
+        if _is_damage(error) and not self._failed.done():
             self._failed.set_exception(error)
 
 

@@ -8,6 +8,7 @@ events, so each is caught here, logged, and answered as Internal.
 
 import functools
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -168,7 +169,7 @@ class Service(snapshots_pb2_grpc.SnapshotsServicer):
         try:
             async for page in self._served.walk(list(request.filters)):
                 yield snapshots_pb2.ListSnapshotsResponse(info=[_info(one) for one in page])
-        except (errors.AgentError, sqlite3.Error) as error:
+        except Exception as error:  # noqa: BLE001 - the gRPC boundary
             await _abort(self, context, "List", error)
         finally:
             metrics.SNAPSHOT_REQUEST.labels("List").observe(time.perf_counter() - started)
@@ -204,6 +205,7 @@ async def serve(service: Service, address: str, *, grace: float) -> None:
     )
     snapshots_pb2_grpc.add_SnapshotsServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"unix://{address}")
+    os.chmod(address, 0o600)  # whoever may write to it is root on this node
     await server.start()
     logger.info("serving", extra={"address": address})
     try:

@@ -67,13 +67,17 @@ class Snapshotter:
         self._unrecorded: set[int] = set()
         self._wanted: dict[str, int] = {}
         self._cleaning = asyncio.Lock()
-        # Counting and removing files of the local disk; one thread, so one at a time.
-        self._disk = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="disk")
+        # For files of the local disk; one thread each, so one at a time, and a long
+        # removal does not hold up the counting.
+        self._removing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="removing")
+        self._counting = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="counting")
         self._counted: dict[int, tuple[float, int, int]] = {}
 
     def close(self) -> None:
         """Stop counting and removing; what is left is removed after the next start."""
-        self._disk.shutdown(wait=False, cancel_futures=True)
+        self._folders.stopped.set()
+        self._removing.shutdown(wait=False, cancel_futures=True)
+        self._counting.shutdown(wait=False, cancel_futures=True)
 
     async def prepare(
         self, key: str, parent: str, labels: Mapping[str, str]
@@ -161,7 +165,10 @@ class Snapshotter:
         if loop.time() >= fresh_until:
             started = loop.time()
             upper = self._folders.upper(snapshot.id)
-            size, inodes = await loop.run_in_executor(self._disk, usage.count, upper)
+            stopped = self._folders.stopped
+            size, inodes = await loop.run_in_executor(self._counting, usage.count, upper, stopped)
+            if stopped.is_set():
+                raise UnavailableError("the snapshotter is stopping")
             ended = loop.time()
             self._counted[snapshot.id] = (ended + 10 * (ended - started), size, inodes)
         if snapshot.kind == metadata.COMMITTED:
@@ -173,19 +180,27 @@ class Snapshotter:
         """Remove the files of forgotten snapshots and unmount layers that none refers to."""
         async with self._cleaning:
             loop = asyncio.get_running_loop()
-            present = await loop.run_in_executor(self._disk, self._folders.ids)
+            present = await loop.run_in_executor(self._removing, self._folders.ids)
+            await self._database.wait_written()
             present -= self._database.read.ids() | self._unrecorded
             if present:
-                present -= await loop.run_in_executor(self._disk, self._folders.mounted_ids)
+                present -= await loop.run_in_executor(self._removing, self._folders.mounted_ids)
             for id_ in present:
                 try:
-                    await loop.run_in_executor(self._disk, self._folders.remove, id_)
+                    await loop.run_in_executor(self._removing, self._folders.remove, id_)
                 except OSError as error:
                     logger.warning(
                         "files of a removed snapshot stay", extra={"id": id_, "reason": str(error)}
                     )
-            await self._layers.drop_all_but(self._database.read.diff_ids() | self._wanted.keys())
+            await self._layers.drop_all_but(
+                self._database.read.diff_ids(), is_wanted=self._is_wanted
+            )
             metrics.MOUNTS.set(len(self._layers))
+
+    async def _is_wanted(self, diff_id: str) -> bool:
+        """Whether a record refers to a layer, or one is to come."""
+        await self._database.wait_written()
+        return self._database.read.has_layer(diff_id) or diff_id in self._wanted
 
     async def _serve(
         self, lookup: remote.Lookup, chain_id: str, parent: str, labels: Mapping[str, str]
