@@ -1,0 +1,106 @@
+"""Builds of the lab's images from a real registry server, checked to the last byte."""
+
+import asyncio
+import base64
+import json
+import pathlib
+import resource
+import shutil
+
+import pytest
+
+from agent.build import working
+from agent.clients import registry
+from agent.model import images
+from agent.roles import builder
+from agent.store import checking, layout, publishing, reading
+from lab import registries, services
+
+pytestmark = pytest.mark.skipif(
+    not registries.catalogue() or shutil.which("docker-registry") is None,
+    reason="needs the lab's images: run the lab's setup",
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with services.Registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+def build(store: pathlib.Path, server: services.Registry, *names: str, **settings):
+    options = registry.Options(plain_http=frozenset({server.address}), deadline=20.0)
+    request = working.Request(
+        cache_id="imc-real",
+        name="real",
+        references=tuple(images.parse_reference(f"{server.address}/{name}") for name in names),
+        platforms=(builder.own_platform(),),
+        capacity=20 << 30,
+    )
+    return asyncio.run(
+        builder.build(builder.Settings(store=store, registries=options, **settings), request)
+    )
+
+
+@pytest.fixture(params=["lz4", "none"])
+def store(request, tmp_path) -> pathlib.Path:
+    publishing.create(tmp_path / "store", compression=request.param)
+    return tmp_path / "store"
+
+
+FORMS = ("gzip", "zstd", "plain", "estargz", "docker", "multi", "odd", "layers127")
+
+
+def test_every_form_of_image_is_built_soundly(store, server) -> None:
+    record = build(store, server, *(f"lab/{form}:1" for form in FORMS))
+
+    reader = reading.Reader(layout.Layout(store))
+    assert list(checking.check(layout.Layout(store))) == []
+    assert len(record.images) == len(FORMS)
+    for image in record.images:
+        found = reader.image(images.parse_reference(image.ref))
+        assert found is not None
+        wanted = registries.catalogue()[image.ref.partition("/")[2]]
+        assert found.target == wanted["manifest"]
+        assert [one.digest for one in found.platforms[0].layers] == wanted["layers"]
+        assert [one.diff_id for one in found.platforms[0].layers] == wanted["diff_ids"]
+
+
+def test_a_second_build_fetches_no_layer(tmp_path, server) -> None:
+    publishing.create(tmp_path / "store")
+    build(tmp_path / "store", server, "lab/layers40:1")
+    mark = server.mark()
+
+    build(tmp_path / "store", server, "lab/layers40:1")
+
+    assert server.layer_gets(mark) == []
+
+
+def test_what_containerd_refuses_is_refused(tmp_path, server) -> None:
+    publishing.create(tmp_path / "store")
+
+    with pytest.raises(working.LayerUnusable, match="containerd does not unpack it either"):
+        build(tmp_path / "store", server, "lab/refused:1")
+
+
+def test_basic_authorization_with_a_docker_config(tmp_path) -> None:
+    publishing.create(tmp_path / "store")
+    config = tmp_path / "config.json"
+    with services.Registry(tmp_path / "registry", users={"alice": "secret"}) as server:
+        auth = base64.b64encode(b"alice:secret").decode()
+        config.write_text(json.dumps({"auths": {server.address: {"auth": auth}}}))
+
+        with pytest.raises(registry.AccessDenied, match="without credentials"):
+            build(tmp_path / "store", server, "lab/gzip:1")
+        build(tmp_path / "store", server, "lab/gzip:1", docker_configs=(config,))
+
+    assert list(checking.check(layout.Layout(tmp_path / "store"))) == []
+
+
+def test_memory_is_bounded(tmp_path, server) -> None:
+    publishing.create(tmp_path / "store")
+
+    build(tmp_path / "store", server, "lab/large:1")
+
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        assert resource.getrusage(who).ru_maxrss < 300 * 1024
