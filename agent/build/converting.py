@@ -54,14 +54,15 @@ class ConversionFailed(errors.PermanentError):
 
 
 class DiskFull(errors.PermanentError):
-    """No room for a layer, in the store or in the folder for temporary files."""
+    """No room where mkfs.erofs works. `folder` is that place."""
 
-    def __init__(self, store: str, scratch: str) -> None:
+    def __init__(self, folder: str) -> None:
         super().__init__(
-            f"no space left for a layer, in the store ({store}: {_free(store)} free) or in the"
-            f" folder for temporary files ({scratch}: {_free(scratch)} free), which must hold"
-            " the layer's files uncompressed; set TMPDIR to use another folder"
+            f"no space left in {folder} ({_free(folder)} free), which must hold a layer and its"
+            " files uncompressed while it is built: free some space, or set TMPDIR to use another"
+            " folder"
         )
+        self.folder = folder
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class Run:
             return
         text = said.decode(errors="replace").strip()
         if any(sign in text.lower() for sign in _FULL) or self._is_full():
-            raise DiskFull(str(self._draft.parent), str(self._scratch))
+            raise DiskFull(str(self._draft.parent))
         if status is not None and status < 0:
             text = f"killed by signal {-status} (out of memory?) {text}"
         reason = " / ".join(text.splitlines()[-3:]) or f"exit status {status}"

@@ -23,6 +23,9 @@ from agent.store import checking, layout, publishing, reading
 
 logger = logging.getLogger(__name__)
 
+SCRATCH_PREFIX = "uimgacc-"
+"""Begins the names of the files in the folder for temporary files."""
+
 
 class Manifest(Protocol):
     """A manifest or index as a registry served it, verified."""
@@ -198,6 +201,7 @@ class _Build:
     async def run(self) -> records.CacheRecord:
         started = time.monotonic()
         await threads.run("sweep", publishing.sweep, self._place)
+        await threads.run("sweep", self._sweep_scratch)
         store = await threads.run("open", reading.open_store, self._place.root)
         cached = [
             await self._image(reference, compression=store.compression)
@@ -216,6 +220,11 @@ class _Build:
         )
         await threads.run("publish", publishing.publish_cache, self._place, record)
         return record
+
+    def _sweep_scratch(self) -> None:
+        for path in self._tools.scratch.glob(f"{SCRATCH_PREFIX}*.erofs"):
+            if publishing.age(path) > publishing.DAY:
+                path.unlink(missing_ok=True)
 
     async def _image(self, reference: images.Reference, *, compression: str) -> records.CachedImage:
         tally = _Tally(started=time.monotonic())
@@ -426,22 +435,24 @@ class _LayerWork:
     async def _try(self, tally: _Tally, budget: _Budget) -> records.LayerRecord:
         store, layer = self._tools.store, self._layer
         draft = await threads.run("draft", publishing.draft_of, store, self._name)
+        work = await threads.run("place", self._workplace, draft)
         try:
-            unpacked = await self._convert(draft, tally, {})
+            unpacked = await self._convert(work, tally, {})
             if unpacked.changed:
                 logger.info(
                     "a second pass: hard links change their files",
                     extra={"layer": layer.diff_id, "files": len(unpacked.changed)},
                 )
-                draft.unlink()
-                unpacked = await self._convert(draft, tally, unpacked.changed)
+                work.unlink()
+                unpacked = await self._convert(work, tally, unpacked.changed)
             self._report(Stage.PUBLISHING)
-            record = await threads.run("hash", self._describe, draft, unpacked)
+            record = await threads.run("describe", self._describe, work, draft, unpacked)
             budget.add(layer.diff_id, record.size)
             record = await threads.run("publish", publishing.publish_layer, store, draft, record)
         finally:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+            for path in (work, draft):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
         self._report(Stage.DONE)
         return record
 
@@ -493,15 +504,33 @@ class _LayerWork:
                 f"what {what} unpacks to", expected=layer.diff_id, found=unpacked.diff_id
             )
 
-    def _describe(self, draft: pathlib.Path, unpacked: unpacking.Unpacked) -> records.LayerRecord:
-        fault = checking.superblock_fault(draft)
+    def _workplace(self, draft: pathlib.Path) -> pathlib.Path:
+        """Where mkfs.erofs works: it writes the layer's files to its output first, uncompressed.
+
+        Far behind what will be the image, and reads them back: nothing to do over
+        NFS. On the store's own file system it may as well work in the store.
+        """
+        if draft.parent.stat().st_dev == self._tools.scratch.stat().st_dev:
+            return draft
+        return self._tools.scratch / f"{SCRATCH_PREFIX}{draft.name}"
+
+    def _describe(
+        self, work: pathlib.Path, draft: pathlib.Path, unpacked: unpacking.Unpacked
+    ) -> records.LayerRecord:
+        """Bring the finished file into the store's tmp/, and say what it is."""
+        fault = checking.superblock_fault(work)
         if fault is not None:
-            raise converting.ConversionFailed(self._layer.diff_id, fault)
+            raise converting.ConversionFailed(self._name, fault)
+        if work == draft:
+            digest = checking.sha256_of(draft)
+        else:
+            with publishing.translated(draft):
+                digest = publishing.copy(work, draft)
         return records.LayerRecord(
             diff_id=self._name,
             size=draft.stat().st_size,
             tar_size=unpacked.tar_size,
-            sha256=checking.sha256_of(draft),
+            sha256=digest,
             blobs=[self._layer.blob.digest],
             mkfs=self._tools.mkfs.toolchain(self._compression),
             implied=[] if self._inherited else inheriting.encode(unpacked.implied),

@@ -12,6 +12,7 @@ are published with link(2), which fails where something is.
 
 import contextlib
 import errno
+import hashlib
 import os
 import pathlib
 import secrets
@@ -108,6 +109,19 @@ def draft_of(place: layout.Layout, diff_id: str) -> pathlib.Path:
     return place.tmp / f"{digests.hex_of(diff_id)}.{secrets.token_hex(6)}.erofs"
 
 
+def copy(source: pathlib.Path, draft: pathlib.Path) -> str:
+    """Bring a file from elsewhere to a draft's path; returns the digest of its bytes."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(4 << 20))
+    with source.open("rb", buffering=0) as reader, draft.open("xb", buffering=0) as writer:
+        while count := reader.readinto(buffer):
+            digest.update(buffer[:count])
+            done = 0
+            while done < count:
+                done += writer.write(buffer[done:count]) or 0
+    return f"sha256:{digest.hexdigest()}"
+
+
 def publish_layer(
     place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord
 ) -> records.LayerRecord:
@@ -197,7 +211,7 @@ def sweep(place: layout.Layout, *, older_than: float = DAY) -> list[pathlib.Path
     gone = []
     if place.tmp.is_dir():
         for path in sorted(place.tmp.iterdir()):
-            if _age(path) > older_than:
+            if age(path) > older_than:
                 path.unlink(missing_ok=True)
                 gone.append(path)
     return gone
@@ -223,7 +237,7 @@ def prune(place: layout.Layout, *, older_than: float = DAY) -> tuple[list[pathli
     freed = 0
     removed = []
     for path in sorted(place.layer_files.glob("*/*.erofs")):
-        if path.stem in wanted or _age(path) <= older_than:
+        if path.stem in wanted or age(path) <= older_than:
             continue
         place.layer_record(f"sha256:{path.stem}").unlink(missing_ok=True)
         freed += path.stat().st_size
@@ -249,11 +263,12 @@ def referenced(reader: reading.Reader) -> set[str]:
 
 def _prune_folder(folder: pathlib.Path, wanted: set[str], older_than: float) -> None:
     for path in folder.glob("**/*"):
-        if path.is_file() and path.stem not in wanted and _age(path) > older_than:
+        if path.is_file() and path.stem not in wanted and age(path) > older_than:
             path.unlink(missing_ok=True)
 
 
-def _age(path: pathlib.Path) -> float:
+def age(path: pathlib.Path) -> float:
+    """Seconds since a file was last written; 0 when it is gone."""
     with contextlib.suppress(FileNotFoundError):
         return time.time() - path.stat().st_mtime
     return 0.0

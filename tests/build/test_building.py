@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pathlib
+import tempfile
 
 import pytest
 import zstandard
@@ -385,4 +386,21 @@ async def test_pruning_keeps_variants(bench) -> None:
     await bench.build()
 
     assert publishing.prune(bench.place, older_than=-1) == ([], 0)
+    assert list(checking.check(bench.place)) == []
+
+
+async def test_a_store_on_another_file_system_gets_only_the_finished_file(bench, tmp_path) -> None:
+    shared_memory = pathlib.Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system")
+    with tempfile.TemporaryDirectory(dir=shared_memory) as scratch:
+        bench.fake.add_image([LAYER], "1")
+        bench.scratch = pathlib.Path(scratch)
+        old = bench.scratch / "uimgacc-old.erofs"
+        old.touch()
+        os.utime(old, (0, 0))
+
+        await bench.build()
+
+        assert list(bench.scratch.iterdir()) == []
     assert list(checking.check(bench.place)) == []
