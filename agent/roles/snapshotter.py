@@ -27,6 +27,9 @@ from agent.store import layout
 
 logger = logging.getLogger(__name__)
 
+_SOCKET_LIMIT = 107
+"""Bytes of a Unix socket's path; sockaddr_un has 108 with the zero at its end."""
+
 _INDEX_PARAMETER = "/sys/module/overlay/parameters/index"
 
 
@@ -77,9 +80,12 @@ def parse(arguments: Sequence[str]) -> Settings:
         "--mount-seconds", type=float, default=float(environment("UIMGACC_MOUNT_SECONDS", "10"))
     )
     found = parser.parse_args(arguments)
+    address = str(pathlib.Path(found.address or os.environ["UIMGACC_ADDRESS"]).absolute())
+    if len(os.fsencode(address)) > _SOCKET_LIMIT:
+        parser.error(f"--address: a socket's path has at most {_SOCKET_LIMIT} bytes: {address}")
     return Settings(
         root=pathlib.Path(found.root or os.environ["UIMGACC_ROOT"]).absolute(),
-        address=str(pathlib.Path(found.address or os.environ["UIMGACC_ADDRESS"]).absolute()),
+        address=address,
         store=pathlib.Path(found.store).absolute() if found.store else None,
         metrics_address=found.metrics_address,
         lookup_seconds=found.lookup_seconds,
@@ -144,11 +150,19 @@ async def _clean_once(served: snapshots.Snapshotter) -> None:
     await asyncio.Event().wait()
 
 
+def _serve_metrics(address: str) -> None:
+    """Serve /metrics in a thread. Pulls do not depend on it: a taken port is logged."""
+    host, _, port = address.rpartition(":")
+    try:
+        prometheus_client.start_http_server(int(port), host or "127.0.0.1")
+    except OSError as error:
+        logger.warning("no metrics", extra={"address": address, "reason": str(error)})
+
+
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
     if settings.metrics_address:
-        host, _, port = settings.metrics_address.rpartition(":")
-        prometheus_client.start_http_server(int(port), host or "127.0.0.1")
+        _serve_metrics(settings.metrics_address)
     async with aiotasks.stop_on_signals() as stop, _opened(settings) as (servicer, served):
         services = {
             "grpc": service.serve(servicer, settings.address, grace=settings.grace_seconds),

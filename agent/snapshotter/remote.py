@@ -65,17 +65,24 @@ class Lookup:
         """The layer's file in the store."""
         return self._layout.layer(diff_id)
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether the store is left alone at the moment."""
+        return asyncio.get_running_loop().time() < self._closed_until
+
     async def find(self, chain_id: str) -> Found | Miss:
         """Look a chain ID up. Raises nothing: doubt is a Miss."""
-        now = asyncio.get_running_loop().time()
-        if now < self._closed_until:
+        if self.is_resting:
             return Miss("store_unhealthy")
         if self._failures:
-            self._closed_until = now + self._deadline
+            self._closed_until = asyncio.get_running_loop().time() + self._deadline
         try:
             answer = await self._ask(chain_id)
         except (errors.TemporaryError, OSError) as error:
-            return self._failed(error)
+            self.rest_after(error)
+            return Miss(
+                "store_deadline" if isinstance(error, workers.DeadlineError) else "store_error"
+            )
         except errors.PermanentError as error:
             logger.warning(
                 "a record of the store is damaged; run `uimgacc store check`",
@@ -125,7 +132,8 @@ class Lookup:
         self._identified = True
         return ""
 
-    def _failed(self, error: Exception) -> Miss:
+    def rest_after(self, error: Exception) -> None:
+        """Leave the store alone for a while after it has failed, in a look-up or in a mount."""
         pause = self._pauses[min(self._failures, len(self._pauses) - 1)]
         self._failures += 1
         self._identified = False
@@ -134,4 +142,3 @@ class Lookup:
             "the store does not answer; images are pulled as ever",
             extra={"reason": str(error), "asked_again_in_s": pause},
         )
-        return Miss("store_deadline" if isinstance(error, workers.DeadlineError) else "store_error")

@@ -19,6 +19,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from agent import errors, metrics
+from agent.kits import workers
 from agent.mounts import layers, overlay
 from agent.snapshotter import filters, folders, metadata, remote, usage
 
@@ -212,6 +213,8 @@ class Snapshotter:
             found = remote.Found(
                 existing.diff_id, lookup.path(existing.diff_id), existing.layer_size or 0
             )
+            if lookup.is_resting and not self._layers.is_mounted(found.diff_id):
+                found = remote.Miss("store_unhealthy")
         else:
             found = await lookup.find(chain_id)
         if isinstance(found, remote.Miss):
@@ -225,6 +228,8 @@ class Snapshotter:
         except layers.MountError as error:
             logger.warning("pulled as ever", extra={"chain_id": chain_id, "reason": str(error)})
             metrics.FALLBACK.labels("mount_failed").inc()
+            if isinstance(error.__cause__, workers.DeadlineError | workers.StuckError):
+                lookup.rest_after(error.__cause__)
             return False
         finally:
             self._want(found.diff_id, -1)

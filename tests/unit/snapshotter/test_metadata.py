@@ -1,0 +1,77 @@
+"""The database: one bad change harms no other, and damage is noticed."""
+
+import asyncio
+import pathlib
+import sqlite3
+
+import pytest
+
+from agent.snapshotter import metadata
+
+
+async def outcome(database: metadata.Database, change) -> object:
+    try:
+        return await database.write(change)
+    except (ValueError, sqlite3.Error) as error:
+        return error
+
+
+async def test_a_change_that_fails_harms_no_other_of_its_batch(tmp_path: pathlib.Path) -> None:
+    def fail(change: metadata.Transaction) -> None:
+        change.add("gone", id_=5, parent="", kind=metadata.COMMITTED, labels={})
+        raise ValueError("no")
+
+    def add(name: str, id_: int, parent: str = ""):
+        return lambda change: change.add(
+            name, id_=id_, parent=parent, kind=metadata.COMMITTED, labels={}
+        )
+
+    database = metadata.Database(tmp_path / "db")
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(outcome(database, add("k", 1)))
+        failed = group.create_task(outcome(database, fail))
+        last = group.create_task(outcome(database, add("l", 2, "k")))
+    assert isinstance(first.result(), metadata.Snapshot)
+    assert isinstance(failed.result(), ValueError)
+    assert isinstance(last.result(), metadata.Snapshot)
+    assert database.read.ids() == {1, 2}
+    database.close()
+
+
+def test_an_index_that_lies_is_damage(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "db"
+    connection = metadata._open(path)
+    connection.executemany(
+        "INSERT INTO snapshots (id, name, kind, created, updated, labels)"
+        " VALUES (?, ?, 3, 1, 1, '{}')",
+        [(number, f"n{number:09d}") for number in range(1, 500)],
+    )
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    data = bytearray(path.read_bytes())
+    for page in range(0, len(data), 4096):
+        found = data.find(b"n000000300", page, page + 4096)
+        if data[page] == 0x0A and found > 0:  # a leaf of an index
+            data[found : found + 10] = b"n000000299"
+    path.write_bytes(data)
+
+    fresh = metadata._open_or_replace(path)
+
+    assert fresh.execute("SELECT count(*) FROM snapshots").fetchone() == (0,)
+    fresh.close()
+    assert len(list(tmp_path.glob("db.damaged-*"))) == 1
+
+
+def test_a_database_that_is_locked_is_not_damaged(tmp_path: pathlib.Path, monkeypatch) -> None:
+    """Only damage may cost what is remembered: not a full disk, not a lock."""
+
+    def locked(path: pathlib.Path) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise error
+
+    monkeypatch.setattr(metadata, "_open", locked)
+
+    with pytest.raises(sqlite3.OperationalError):
+        metadata._open_or_replace(tmp_path / "db")
+    assert list(tmp_path.iterdir()) == []
