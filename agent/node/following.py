@@ -101,8 +101,9 @@ class Follower:
                 if lost or away:
                     # It has been away: it is another process, perhaps with nothing mounted.
                     self._registrar.forget_mounts()
-                    await self._reconcile(touch=away)
-                    self._on_reset()
+                    # What was lost may as well be an image that the kubelet has removed.
+                    if (await self._reconcile(touch=away)).lost or away:
+                        self._on_reset()
                 away = False
             except errors.AgentError as error:
                 if not away:
@@ -139,11 +140,12 @@ class Follower:
             self._unsettled = False
             self._on_reset()
 
-    async def _reconcile(self, *, touch: bool) -> None:
+    async def _reconcile(self, *, touch: bool) -> healing.Outcome:
         outcome = await self._healer.reconcile(touch=touch)
         self.state.sentence = outcome.sentence
-        level = logging.WARNING if outcome.removed else logging.INFO
+        level = logging.WARNING if outcome.lost else logging.INFO
         logger.log(level, "looked after containerd's images", extra={"outcome": outcome.sentence})
+        return outcome
 
     async def _follow(self) -> None:
         async for event in self._client.image_events():

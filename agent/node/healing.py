@@ -9,47 +9,53 @@ until the records are removed.
 Images that never stood on our snapshotter are not touched at all.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import logging
 from collections.abc import Sequence
 
 from agent.clients import containerd
-from agent.node import inventory
+from agent.node import chains, inventory
 
 logger = logging.getLogger(__name__)
 
 _TOUCHED = "labels.io.cri-containerd.image"
-_LEASE_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a reconciliation found: images of ours, records touched, chains removed."""
+    """What was found: images of ours, those that had lost snapshots, records touched.
+
+    Of the lost ones `restored` stand again on the store, and `removed` had nothing
+    left to stand on; the rest can be unpacked again from blobs that are here.
+    """
 
     images: int = 0
-    touched: int = 0
+    lost: int = 0
+    restored: int = 0
     removed: int = 0
+    touched: int = 0
 
     @property
     def sentence(self) -> str:
         """For the log and for /status."""
-        if not self.removed:
+        if not self.lost:
             return f"{self.images} images stand on their snapshots; {self.touched} records touched"
-        return f"the snapshotter had lost {self.removed} of {self.images} images: removed"
+        return (
+            f"the snapshotter had lost {self.lost} of {self.images} images: "
+            f"{self.restored} restored, {self.removed} removed"
+        )
 
 
 class Healer:
     """Compares containerd with one snapshotter, and removes what has lost its ground."""
 
     def __init__(
-        self, client: containerd.Client, stock: inventory.Inventory, *, snapshotter: str
+        self, client: containerd.Client, stock: inventory.Inventory, known: chains.Chains
     ) -> None:
         self._client = client
         self._stock = stock
-        self._snapshotter = snapshotter
-        self._reconciling = asyncio.Lock()
+        self._chains = known
         self._canaries: list[str] = []
 
     async def reconcile(self, *, touch: bool, chain: Sequence[str] = ()) -> Outcome:
@@ -57,16 +63,29 @@ class Healer:
 
         `touch` has the CRI plugin look at the good ones again. Raises TemporaryError.
         """
-        async with self._reconciling:
-            ours = [image for image in await self._stock.all() if self._is_ours(image)]
-            lost = [image for image in ours if not await self._stands(image.contents.top)]
-            for image in lost:
-                await self._forget(image)
-            await self._remove_lost([chain, *(image.contents.chain for image in lost)])
-            healthy = [image for image in ours if image not in lost]
-            touched = sum([await self._touch(image) for image in healthy if touch])
-            self._canaries = [image.contents.top for image in healthy]
-            return Outcome(images=len(ours), touched=touched, removed=len(lost))
+        ours = [image for image in await self._stock.all() if self._is_ours(image)]
+        outcome = Outcome(images=len(ours))
+        if chain or await self._lost_of(ours):
+            async with self._chains.gate.alone():
+                ours, outcome = await self._heal(chain)
+        touched = sum([await self._touch(image) for image in ours if touch])
+        self._canaries = [image.contents.top for image in ours]
+        return dataclasses.replace(outcome, touched=touched)
+
+    async def _heal(self, chain: Sequence[str]) -> tuple[list[inventory.Present], Outcome]:
+        """Put right what is lost; the images that stand afterwards, and what was done."""
+        ours = [image for image in await self._stock.all() if self._is_ours(image)]
+        lost = await self._lost_of(ours)
+        await self._remove_lost([chain, *(image.contents.chain for image in lost)])
+        restored = [image for image in lost if await self._restore(image)]
+        gone = [image for image in lost if image not in restored]
+        removed = sum([await self._forget(image) for image in gone])
+        return [image for image in ours if image not in gone], Outcome(
+            images=len(ours), lost=len(lost), restored=len(restored), removed=removed
+        )
+
+    async def _lost_of(self, ours: Sequence[inventory.Present]) -> list[inventory.Present]:
+        return [image for image in ours if not await self._chains.stands(image.contents.top)]
 
     async def repair(self, chain: Sequence[str]) -> None:
         """Remove a lost chain, and what else is lost, so that it can be made again."""
@@ -81,7 +100,7 @@ class Healer:
         if not self._canaries:
             return False
         self._canaries.append(canary := self._canaries.pop(0))
-        return not await self._stands(canary)
+        return not await self._chains.stands(canary)
 
     def watch(self, top: str) -> None:
         """Look after one more image, by its top chain ID."""
@@ -89,14 +108,7 @@ class Healer:
             self._canaries.append(top)
 
     def _is_ours(self, image: inventory.Present) -> bool:
-        return self._snapshotter in image.snapshotters and bool(image.contents.top)
-
-    async def _stands(self, chain_id: str) -> bool:
-        try:
-            await self._client.stat(self._snapshotter, chain_id)
-        except containerd.NotFoundError:
-            return False
-        return True
+        return self._chains.snapshotter in image.snapshotters and bool(image.contents.top)
 
     async def _touch(self, image: inventory.Present) -> int:
         for record in image.records:
@@ -106,31 +118,46 @@ class Healer:
                 await self._client.update_image(touched, _TOUCHED)
         return len(image.records)
 
-    async def _forget(self, image: inventory.Present) -> None:
-        """Remove the records of an image that is lost, unless another snapshotter has it.
+    async def _restore(self, image: inventory.Present) -> bool:
+        """Have an image stand on the store again, as far as the store goes; whether all does."""
+        chain = image.contents.chain
+        async with self._chains.lease() as lease:
+            try:
+                served = await self._chains.serve(chain, first=0, lease=lease)
+            except containerd.NotFoundError:
+                return False
+            return served == len(chain) and await self._chains.stands(chain[-1])
 
-        They go before the snapshots: without them the kubelet pulls the image anew,
-        while with them and without snapshots its containers would fail.
+    async def _forget(self, image: inventory.Present) -> bool:
+        """Remove the records of an image that cannot stand any more; False where they are kept.
+
+        They are where its blobs are here, to be unpacked again, or another snapshotter
+        has it. Without records the kubelet pulls the image anew; with them and nothing
+        below them its containers would fail.
         """
         names = [record.name for record in image.records]
-        elsewhere = [
-            name
-            for name in image.snapshotters - {self._snapshotter}
-            if await self._stands_on(name, image.contents.top)
-        ]
-        if not elsewhere:
+        others = image.snapshotters - {self._chains.snapshotter}
+        top = image.contents.top
+        keep = await self._has_blobs(image) or any(
+            [await self._chains.stands(top, snapshotter=name) for name in others]
+        )
+        if not keep:
             for name in names:
                 await self._client.delete_image(name)
         logger.warning(
-            "an image has lost its snapshots and is made anew",
-            extra={"images": names, "kept_for": elsewhere},
+            "an image has lost its snapshots", extra={"images": names, "records_kept": keep}
         )
+        return not keep
 
-    async def _stands_on(self, snapshotter: str, chain_id: str) -> bool:
-        with contextlib.suppress(containerd.NotFoundError, containerd.RefusedError):
-            await self._client.stat(snapshotter, chain_id)
-            return True
-        return False
+    async def _has_blobs(self, image: inventory.Present) -> bool:
+        """Whether every layer that is not served from the store can be unpacked."""
+        served = await self._chains.count(image.contents.chain)
+        try:
+            for digest, _ in image.contents.layers[served:]:
+                await self._client.blob(digest)
+        except containerd.NotFoundError:
+            return False
+        return True
 
     async def _remove_lost(self, chains: Sequence[Sequence[str]]) -> None:
         """Have containerd let go of the lost layers of some chains, from the top.
@@ -140,24 +167,20 @@ class Healer:
         """
         depths = {chain_id: depth for chain in chains for depth, chain_id in enumerate(chain)}
         for chain_id in sorted(depths, key=lambda each: depths[each], reverse=True):
-            if await self._stands(chain_id):
+            if await self._chains.stands(chain_id):
                 continue
             try:
-                await self._remove(chain_id)
+                await self._chains.remove(chain_id)
             except containerd.StateError:
                 await self._remove_children()
                 try:
-                    await self._remove(chain_id)
+                    await self._chains.remove(chain_id)
                 except containerd.StateError as error:
                     logger.warning(
                         "a lost snapshot stays in containerd's way; "
                         "images on it cannot be pulled until what stands on it is removed",
                         extra={"snapshot": chain_id, "reason": str(error)},
                     )
-
-    async def _remove(self, chain_id: str) -> None:
-        with contextlib.suppress(containerd.NotFoundError):
-            await self._client.remove(self._snapshotter, chain_id)
 
     async def _remove_children(self) -> None:
         """Remove what still stands on lost layers: containers' own snapshots, and leftovers.
@@ -167,10 +190,9 @@ class Healer:
         images that were deleted) go with a garbage collection.
         """
         for container in await self._client.containers():
-            if container.snapshotter != self._snapshotter or not container.snapshot_key:
+            if container.snapshotter != self._chains.snapshotter or not container.snapshot_key:
                 continue
-            if not await self._stands(container.snapshot_key):
+            if not await self._chains.stands(container.snapshot_key):
                 with contextlib.suppress(containerd.StateError):
-                    await self._remove(container.snapshot_key)
-        lease = await self._client.create_lease(_LEASE_SECONDS)
-        await self._client.delete_lease(lease, collect=True)
+                    await self._chains.remove(container.snapshot_key)
+        await self._chains.collect()

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from agent.clients import containerd
 from agent.model import images, records
 
-REF_LABEL = "containerd.io/snapshot.ref"
 SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."
 """Followed by the snapshotter's name; the value is the top chain ID."""
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.clients import containerd
+from agent.kits import aiotasks
 from agent.matching import runtimes
 from agent.model import records
 from agent.node import capability
@@ -55,9 +56,13 @@ class Prober:
         self.verdict = capability.Verdict()
         self._looked = False
 
-    async def run(self) -> None:
-        """Probe for ever."""
+    async def run(self, *, warm: int = 1) -> None:
+        """Probe for ever. At first so many probes go to the store at once.
+
+        They start its workers, so that the first pod does not wait for that.
+        """
         loop = asyncio.get_running_loop()
+        await aiotasks.together(*(self._store_finding() for _ in range(warm)))
         next_ = loop.time()
         while True:
             await self.look()

@@ -7,23 +7,19 @@ rest. Whatever fails on the way leaves only what the next garbage collection tak
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
-import secrets
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
 from agent.clients import containerd
 from agent.kits import aiotasks
 from agent.model import records
-from agent.node import planning
+from agent.node import chains, planning
 
 logger = logging.getLogger(__name__)
-
-_LEASE_SECONDS = 600.0
 
 
 class NotServedError(errors.TemporaryError):
@@ -83,18 +79,10 @@ class Registrar:
     At most one registration of a target runs at a time.
     """
 
-    def __init__(
-        self,
-        client: containerd.Client,
-        blobs: Blobs,
-        *,
-        snapshotter: str,
-        make_key: Callable[[], str] = lambda: secrets.token_hex(6),
-    ) -> None:
+    def __init__(self, client: containerd.Client, blobs: Blobs, known: chains.Chains) -> None:
         self._client = client
         self._blobs = blobs
-        self._snapshotter = snapshotter
-        self._make_key = make_key
+        self._chains = known
         self._under_way: weakref.WeakValueDictionary[str, asyncio.Lock]
         self._under_way = weakref.WeakValueDictionary()
         self._mounted: set[str] = set()
@@ -110,7 +98,7 @@ class Registrar:
         and the store raise.
         """
         lock = self._under_way.setdefault(wanted.target.digest, asyncio.Lock())
-        async with lock:
+        async with lock, self._chains.gate.shared():
             return await self._register(wanted)
 
     async def _register(self, wanted: planning.Registration) -> Registered:
@@ -118,18 +106,15 @@ class Registrar:
         names = [name for name in wanted.all_names if _is_free(found.get(name), wanted)]
         complete = not wanted.tag or wanted.tag in names
         present = all(_has_target(found.get(name), wanted) for name in names)
-        known = await self._known_layers(wanted)
+        known = await self._chains.count(wanted.chain)
         if present and known == len(wanted.layers):
-            await self._ensure_mounted(wanted)
+            await self._ensure_mounted(wanted.top)
             return Registered(already=True, complete=complete)
-        lease = await self._client.create_lease(_LEASE_SECONDS)
-        try:
+        async with self._chains.lease() as lease:
             writes = [self._write(*blob, lease) for blob in wanted.blobs.items()]
-            await aiotasks.together(self._prepare(wanted, known, lease), *writes)
-            records_ = [self._record(wanted.image(name), found.get(name), lease) for name in names]
-            await aiotasks.together(*records_)
-        finally:
-            await self._end_lease(lease)
+            await aiotasks.together(self._serve(wanted, known, lease), *writes)
+            changes = [self._record(wanted.image(name), found.get(name), lease) for name in names]
+            await aiotasks.together(*changes)
         return Registered(new=tuple(wanted.layers[known:]), complete=complete)
 
     async def _find(self, wanted: planning.Registration) -> Mapping[str, containerd.Image]:
@@ -137,66 +122,25 @@ class Registrar:
         found = await aiotasks.together(*(self._client.image(name) for name in wanted.all_names))
         return {image.name: image for image in found if image is not None}
 
-    async def _known_layers(self, wanted: planning.Registration) -> int:
-        """How many layers from the bottom are snapshots already.
-
-        Each needs the one below it, so a bisection finds the first that is missing.
-        """
-        chain = wanted.chain
-        if not chain or await self._is_snapshot(chain[-1]):
-            return len(chain)
-        low, high = 0, len(chain) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if await self._is_snapshot(chain[middle]):
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-    async def _is_snapshot(self, chain_id: str) -> bool:
-        try:
-            await self._client.stat(self._snapshotter, chain_id)
-        except containerd.NotFoundError:
-            return False
-        return True
-
     async def _write(self, digest: str, labels: Mapping[str, str], lease: str) -> None:
         data = await self._blobs.blob(digest)
         if data is None:
             raise BlobMissingError(digest)
         await self._client.write(digest, data, labels=labels, lease=lease)
 
-    async def _prepare(self, wanted: planning.Registration, known: int, lease: str) -> None:
-        """Have the snapshotter take each layer from the store, from the bottom.
-
-        The topmost known one is asked for again, so that the lease holds it.
-        """
+    async def _serve(self, wanted: planning.Registration, known: int, lease: str) -> None:
+        """Have the layers served; the topmost known one is asked for again, for the lease."""
         chain = wanted.chain
-        first = max(0, known - 1)
-        parents = ["", *chain]
-        for chain_id, parent in zip(chain[first:], parents[first:], strict=False):
-            try:
-                await self._prepare_layer(chain_id, parent, lease)
-            except containerd.NotFoundError as error:
-                raise BrokenError(chain) from error
-        if chain and not await self._is_snapshot(chain[-1]):
+        try:
+            served = await self._chains.serve(chain, first=max(0, known - 1), lease=lease)
+        except containerd.NotFoundError as error:
+            raise BrokenError(chain) from error
+        if served < len(chain):
+            raise NotServedError(chain[served])
+        # containerd says "exists" for what it knows, whether the snapshotter does or not.
+        if chain and not await self._chains.stands(chain[-1]):
             raise BrokenError(chain)
         self._mounted.add(wanted.top)
-
-    async def _prepare_layer(self, chain_id: str, parent: str, lease: str) -> None:
-        key = f"extract-uimgacc-{self._make_key()} {chain_id}"
-        labels = {planning.REF_LABEL: chain_id}
-        try:
-            await self._client.prepare(
-                self._snapshotter, key, parent=parent, labels=labels, lease=lease
-            )
-        except containerd.ExistsError:
-            return
-        with contextlib.suppress(errors.AgentError):
-            # Else the end of the lease removes it.
-            await self._client.remove(self._snapshotter, key)
-        raise NotServedError(chain_id)
 
     async def _record(
         self, image: containerd.Image, found: containerd.Image | None, lease: str
@@ -217,26 +161,11 @@ class Registrar:
             dataclasses.replace(image, labels=labels), *paths, lease=lease
         )
 
-    async def _ensure_mounted(self, wanted: planning.Registration) -> None:
-        """Have an image's layers mounted again after a reboot, before a container waits for it.
-
-        Once for each image: a view of it makes the snapshotter mount what is missing.
-        """
-        if not wanted.top or wanted.top in self._mounted:
-            return
-        lease = await self._client.create_lease(_LEASE_SECONDS)
-        try:
-            key = f"uimgacc-view-{self._make_key()}"
-            await self._client.view(self._snapshotter, key, parent=wanted.top, lease=lease)
-            await self._client.remove(self._snapshotter, key)
-        finally:
-            await self._end_lease(lease)
-        self._mounted.add(wanted.top)
-
-    async def _end_lease(self, lease: str) -> None:
-        with contextlib.suppress(errors.AgentError):
-            # Else it ends by itself.
-            await self._client.delete_lease(lease)
+    async def _ensure_mounted(self, top: str) -> None:
+        """Have an image's layers mounted again after a reboot, before a container waits for it."""
+        if top and top not in self._mounted:
+            await self._chains.mount(top)
+            self._mounted.add(top)
 
 
 def _has_target(found: containerd.Image | None, wanted: planning.Registration) -> bool:

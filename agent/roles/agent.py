@@ -23,6 +23,7 @@ from agent.clients import containerd
 from agent.kits import aiotasks, jsonlog, workers
 from agent.model import images
 from agent.node import (
+    chains,
     following,
     healing,
     inventory,
@@ -38,6 +39,8 @@ from agent.node import (
 from agent.store import catalog, layout
 
 logger = logging.getLogger(__name__)
+
+_WORKERS = 3
 
 
 def _path(text: str) -> pathlib.Path:
@@ -67,7 +70,7 @@ class _Parts:
             "containerd": self.follower.run(),
             "canary": self.follower.run_canary(),
             "pulls": self.follower.run_pulls(),
-            "probe": self.prober.run(),
+            "probe": self.prober.run(warm=_WORKERS),
         }
 
     def missing(self) -> str:
@@ -115,7 +118,7 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
     async with contextlib.AsyncExitStack() as stack:
         platform = images.platform_of_machine(os.uname().machine)
         pool = await stack.enter_async_context(
-            workers.Pool("agent.store.blocking", name="the agent", size=4)
+            workers.Pool("agent.store.blocking", name="the agent", size=_WORKERS)
         )
         store = catalog.Catalog(layout.Layout(wanted.store), pool, deadline=wanted.store_seconds)
         client = await stack.enter_async_context(
@@ -124,8 +127,9 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
         name = wanted.snapshotter_name
         stock = inventory.Inventory(client, platform)
         ledger = savings.Ledger(client, stock, snapshotter=name, folder=wanted.state)
-        registrar = registering.Registrar(client, store, snapshotter=name)
-        healer = healing.Healer(client, stock, snapshotter=name)
+        known = chains.Chains(client, snapshotter=name)
+        registrar = registering.Registrar(client, store, known)
+        healer = healing.Healer(client, stock, known)
         source = watching.Folder(wanted.pods)
         server = serving.Server(
             source,

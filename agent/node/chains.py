@@ -1,0 +1,124 @@
+"""The snapshots of images: which there are, and having the snapshotter serve them from the store.
+
+Everything goes through containerd, which keeps its own record of each snapshot
+beside the snapshotter's: one is there only where both have it.
+"""
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from agent import errors
+from agent.clients import containerd
+from agent.kits import gates
+
+REF_LABEL = "containerd.io/snapshot.ref"
+
+_LEASE_SECONDS = 600.0
+
+
+def random_key() -> str:
+    """What makes the key of a snapshot one that nobody else uses."""
+    return secrets.token_hex(6)
+
+
+class Chains:
+    """The chains of one snapshotter in containerd."""
+
+    def __init__(
+        self,
+        client: containerd.Client,
+        *,
+        snapshotter: str,
+        make_key: Callable[[], str] = random_key,
+    ) -> None:
+        self._client = client
+        self._make_key = make_key
+        self.gate = gates.Gate()
+        """Images are made inside together; what is lost is removed alone."""
+        self.snapshotter = snapshotter
+
+    async def stands(self, chain_id: str, *, snapshotter: str = "") -> bool:
+        """Whether a snapshot is there, in ours or another snapshotter."""
+        try:
+            await self._client.stat(snapshotter or self.snapshotter, chain_id)
+        except containerd.NotFoundError:
+            return False
+        except containerd.RefusedError:
+            # containerd has no such snapshotter any more. Of ours, nothing follows from that.
+            if not snapshotter:
+                raise
+            return False
+        return True
+
+    async def count(self, chain: Sequence[str]) -> int:
+        """How many layers of a chain, from the bottom, are snapshots.
+
+        Each needs the one below it, so a bisection finds the first that is missing.
+        """
+        if not chain or await self.stands(chain[-1]):
+            return len(chain)
+        low, high = 0, len(chain) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if await self.stands(chain[middle]):
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    async def serve(self, chain: Sequence[str], *, first: int, lease: str) -> int:
+        """Have the layers from number `first` on served from the store.
+
+        Returns how many from the bottom are, short of all where the snapshotter
+        would rather unpack one. Raises NotFoundError where what one stands on is gone.
+        """
+        parents = ["", *chain]
+        for number in range(first, len(chain)):
+            if not await self._serve_layer(chain[number], parents[number], lease):
+                return number
+        return len(chain)
+
+    async def _serve_layer(self, chain_id: str, parent: str, lease: str) -> bool:
+        key = f"extract-uimgacc-{self._make_key()} {chain_id}"
+        labels = {REF_LABEL: chain_id}
+        try:
+            await self._client.prepare(
+                self.snapshotter, key, parent=parent, labels=labels, lease=lease
+            )
+        except containerd.ExistsError:
+            return True
+        with contextlib.suppress(errors.AgentError):
+            # Else the end of the lease removes it.
+            await self._client.remove(self.snapshotter, key)
+        return False
+
+    async def mount(self, chain_id: str) -> None:
+        """Have everything of a chain mounted now: a view of it needs that."""
+        async with self.lease() as lease:
+            key = f"uimgacc-view-{self._make_key()}"
+            await self._client.view(self.snapshotter, key, parent=chain_id, lease=lease)
+            await self._client.remove(self.snapshotter, key)
+
+    async def remove(self, key: str) -> None:
+        """Have containerd let go of a snapshot; one that is gone is fine.
+
+        Raises StateError where another one stands on it.
+        """
+        with contextlib.suppress(containerd.NotFoundError):
+            await self._client.remove(self.snapshotter, key)
+
+    async def collect(self) -> None:
+        """Have containerd collect its garbage, and wait for that."""
+        lease = await self._client.create_lease(_LEASE_SECONDS)
+        await self._client.delete_lease(lease, collect=True)
+
+    @contextlib.asynccontextmanager
+    async def lease(self) -> AsyncIterator[str]:
+        """A lease for the time of the context; if ending it fails, it ends by itself."""
+        lease = await self._client.create_lease(_LEASE_SECONDS)
+        try:
+            yield lease
+        finally:
+            with contextlib.suppress(errors.AgentError):
+                await self._client.delete_lease(lease)
