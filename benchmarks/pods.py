@@ -78,8 +78,8 @@ def registration(node: nodes.Node, client: cri.Client, reference: str) -> float:
 
 def create_at_once(client: cri.Client, reference: str) -> dict[str, float]:
     """Median milliseconds that a CreateContainer takes longer than on overlayfs, 100 at once."""
-    medians = {"runc": [], "uimgacc": []}  # type: dict[str, list[float]]
-    for _ in range(3):
+    medians: dict[str, list[float]] = {"runc": [], "uimgacc": []}
+    for _ in range(RUNS):
         for handler, found in medians.items():
             client.pull_image(reference, handler=handler)
             found.append(_create(client, reference, handler))

@@ -21,7 +21,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from agent import errors
 from agent.snapshotter import filters
@@ -68,16 +68,14 @@ _SELECT = (
     " LEFT JOIN snapshots p ON p.id = s.parent "
 )
 
-_ANCESTORS = """
-WITH RECURSIVE up(id, depth) AS (
-    SELECT id, 0 FROM snapshots WHERE name = ?
+_CHAIN = """
+WITH RECURSIVE chain(id, parent, diff_id, layer_size, depth) AS (
+    SELECT id, parent, diff_id, layer_size, 0 FROM snapshots WHERE name = ?
     UNION ALL
-    SELECT s.parent, depth + 1 FROM snapshots s JOIN up USING (id) WHERE s.parent IS NOT NULL
+    SELECT s.id, s.parent, s.diff_id, s.layer_size, depth + 1
+    FROM snapshots s JOIN chain ON s.id = chain.parent
 )
-SELECT s.id, s.name, coalesce(p.name, ''), s.kind, s.created, s.updated, s.labels,
-    s.diff_id, s.layer_size, s.size, s.inodes
-FROM up JOIN snapshots s ON s.id = up.id LEFT JOIN snapshots p ON p.id = s.parent
-ORDER BY depth
+SELECT id, diff_id, layer_size FROM chain ORDER BY depth
 """
 
 
@@ -146,6 +144,14 @@ def _snapshot(row: tuple[Any, ...]) -> Snapshot:
     return Snapshot(*values)
 
 
+class Link(NamedTuple):
+    """What a mount needs of one snapshot of a chain; `diff_id` is None for ordinary ones."""
+
+    id: int
+    diff_id: str | None
+    layer_size: int | None
+
+
 class Reader:
     """Queries; all of them touch the database only."""
 
@@ -164,10 +170,9 @@ class Reader:
             raise NotFoundError(name)
         return found
 
-    def ancestors(self, name: str) -> list[Snapshot]:
-        """The snapshot itself and all below it, topmost first."""
-        rows = self._connection.execute(_ANCESTORS, (name,))
-        return [_snapshot(row) for row in rows]
+    def chain(self, name: str) -> list[Link]:
+        """The snapshot itself and all below it, topmost first; empty if there is none."""
+        return [Link(*row) for row in self._connection.execute(_CHAIN, (name,))]
 
     def remote(self, ref: str, parent: str) -> Snapshot | None:
         """The store's layer recorded for a chain ID on a given backend parent."""

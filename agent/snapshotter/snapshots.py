@@ -305,18 +305,21 @@ class Snapshotter:
         """
         if not parent:
             return []
-        ancestors = self._database.read.ancestors(parent)
-        if not ancestors:
+        chain = self._database.read.chain(parent)
+        if not chain:
             raise metadata.NotFoundError(parent)
-        stored = {one.diff_id: one.layer_size or 0 for one in ancestors if one.diff_id is not None}
-        for diff_id, size in stored.items():
-            if not self._layers.is_mounted(diff_id):
-                await self._restore(diff_id, size)
-        if not all(self._layers.is_mounted(diff_id) for diff_id in stored):
+        stored = {link.diff_id: link.layer_size or 0 for link in chain if link.diff_id is not None}
+        missing = [diff_id for diff_id in stored if not self._layers.is_mounted(diff_id)]
+        for diff_id in missing:
+            await self._restore(diff_id, stored[diff_id])
+        # While that was awaited, what was there may have gone.
+        if missing and not all(self._layers.is_mounted(diff_id) for diff_id in stored):
             raise UnavailableError("a layer was unmounted by somebody else just now; try again")
         return [
-            self._folders.upper(one.id) if one.diff_id is None else self._layers.path(one.diff_id)
-            for one in ancestors
+            self._folders.upper(link.id)
+            if link.diff_id is None
+            else self._layers.path(link.diff_id)
+            for link in chain
         ]
 
     async def _restore(self, diff_id: str, size: int) -> None:
