@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from agent import errors
 from agent.clients import containerd
-from agent.kits import gates
+from agent.kits import aiotasks, gates
 
 REF_LABEL = "containerd.io/snapshot.ref"
 
@@ -54,11 +54,15 @@ class Chains:
     async def count(self, chain: Sequence[str]) -> int:
         """How many layers of a chain, from the bottom, are snapshots.
 
-        Each needs the one below it, so a bisection finds the first that is missing.
+        Nearly always it is all of them or none. Else, as each needs the one below it,
+        a bisection finds the first that is missing.
         """
-        if not chain or await self.stands(chain[-1]):
-            return len(chain)
-        low, high = 0, len(chain) - 1
+        if not chain:
+            return 0
+        bottom, top = await aiotasks.together(self.stands(chain[0]), self.stands(chain[-1]))
+        if top or not bottom:
+            return len(chain) if top else 0
+        low, high = 1, len(chain) - 1
         while low < high:
             middle = (low + high) // 2
             if await self.stands(chain[middle]):
