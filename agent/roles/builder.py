@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import resource
 import tempfile
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from agent.store import layout, reading
 
 MKFS_VARIABLE = "UIMGACC_MKFS"
 """The environment variable that names a mkfs.erofs other than the one on PATH."""
+
+_OPEN_FILES = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ async def build(
     UnknownFormat, ImageUnknown, AccessDenied, RegistryUnreachable, WrongPlatform,
     LayerMismatch, CacheTooLarge, DiskFull, StoreFull, and others of their modules.
     """
+    _allow_open_files()
     reading.open_store(settings.store)
     command = settings.mkfs or os.environ.get(MKFS_VARIABLE, "") or "mkfs.erofs"
     mkfs = await converting.find(command)
@@ -72,6 +76,14 @@ async def build(
             on_progress=on_progress,
         )
         return await working.build_cache(request, tools)
+
+
+def _allow_open_files() -> None:
+    """mkfs.erofs 1.8 has 130 files open at a time, and hangs for ever when it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def own_platform() -> images.Platform:
