@@ -27,6 +27,7 @@ _RESCAN_SECONDS = 20.0
 _Mask = asyncinotify.Mask
 _CHANGES = (
     _Mask.CLOSE_WRITE
+    | _Mask.CREATE
     | _Mask.MOVED_TO
     | _Mask.MOVED_FROM
     | _Mask.DELETE
@@ -236,8 +237,17 @@ async def _hint(inotify: asyncinotify.Inotify, until: float) -> str | None:
         # Two dots: a volume of Kubernetes swaps its whole content.
         if not name or name.startswith("..") or _Mask.Q_OVERFLOW in event.mask:
             return None
-        if _is_manifest(name):
+        if _is_manifest(name) and (_Mask.CREATE not in event.mask or _is_link(event.path)):
             return name
+
+
+def _is_link(path: pathlib.Path | None) -> bool:
+    """Whether a new name is whole at once: a link. Another file is reported when it is closed."""
+    try:
+        found = path.lstat() if path else None
+    except OSError:
+        return False
+    return found is not None and (stat.S_ISLNK(found.st_mode) or found.st_nlink > 1)
 
 
 def _identity(folder: pathlib.Path) -> tuple[int, int]:

@@ -1,0 +1,176 @@
+import asyncio
+
+import pytest
+
+from agent.clients import containerd
+from agent.node import planning, registering
+from tests.unit.node import conftest
+
+
+@pytest.fixture
+def registrar(client, known, image) -> registering.Registrar:
+    return registering.Registrar(client, conftest.Blobs(image), known)
+
+
+async def test_everything_is_there_before_the_image_is(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    done = await registrar.register(image.wanted)
+
+    assert len(done.new) == 2
+    creates = [index for index, call in enumerate(fake.log) if call.startswith("create")]
+    assert len(creates) == 3
+    assert min(creates) == len(fake.log) - 3
+    assert set(fake.images) == image.names
+
+
+async def test_labels_keep_the_snapshots_from_being_collected(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+
+    assert fake.blobs[image.config][1] == {"containerd.io/gc.ref.snapshot.uimgacc": image.chain[-1]}
+    assert fake.blobs[image.manifest][1] == {"containerd.io/gc.ref.content.config": image.config}
+    labels = dict(fake.images[str(image.reference)].labels)
+    assert labels["io.cri-containerd.image"] == "managed"
+
+
+async def test_an_index_is_the_target_and_refers_to_the_manifest(client, known, fake) -> None:
+    image = conftest.Image("registry.example/app:1", index=True)
+    fake.served.update(image.chain)
+    registrar = registering.Registrar(client, conftest.Blobs(image), known)
+    await registrar.register(image.wanted)
+
+    assert fake.images[str(image.reference)].target.digest == image.target
+    assert fake.blobs[image.target][1] == {"containerd.io/gc.ref.content.m.0": image.manifest}
+
+
+async def test_the_lease_is_ended(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+
+    assert fake.leases == {}
+    assert len(fake.ended) == 1
+
+
+async def test_what_is_present_is_left_alone(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    fake.log.clear()
+    done = await registrar.register(image.wanted)
+
+    assert done.already
+    assert fake.log == []
+
+
+async def test_what_is_present_is_mounted_once_after_a_start(client, known, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registering.Registrar(client, conftest.Blobs(image), known).register(image.wanted)
+    fake.log.clear()
+    registrar = registering.Registrar(client, conftest.Blobs(image), known)
+    await registrar.register(image.wanted)
+    await registrar.register(image.wanted)
+
+    assert [call.split()[0] for call in fake.log] == ["view", "remove"]
+
+
+async def test_a_layer_that_would_be_unpacked_is_rolled_back(registrar, fake, image) -> None:
+    fake.served.add(image.chain[0])
+    with pytest.raises(registering.NotServedError) as caught:
+        await registrar.register(image.wanted)
+
+    assert caught.value.chain_id == image.chain[1]
+    assert fake.images == {}
+    assert [key for _, key in fake.snapshots] == [image.chain[0]]
+    assert fake.leases == {}
+
+
+async def test_only_layers_above_the_known_ones_are_new(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    fake.add_snapshot("uimgacc", image.chain[0])
+    done = await registrar.register(image.wanted)
+
+    assert [layer.chain_id for layer in done.new] == [image.chain[1]]
+
+
+async def test_an_image_that_overlayfs_has_gets_the_label_and_keeps_its_own(
+    registrar, fake, image
+) -> None:
+    image.pull_into(fake, "overlayfs")
+    fake.images[str(image.reference)].labels["pinned"] = "yes"
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+
+    assert set(fake.blobs[image.config][1]) == {
+        "containerd.io/gc.ref.snapshot.uimgacc",
+        "containerd.io/gc.ref.snapshot.overlayfs",
+    }
+    labels = dict(fake.images[str(image.reference)].labels)
+    assert labels["pinned"] == "yes"
+    assert planning.MARK not in labels
+
+
+async def test_a_tag_of_another_target_is_not_moved(registrar, fake, image) -> None:
+    fake.add_image(str(image.reference), "sha256:" + "9" * 64)
+    fake.served.update(image.chain)
+    done = await registrar.register(image.wanted)
+
+    assert not done.complete
+    assert fake.images[str(image.reference)].target.digest == "sha256:" + "9" * 64
+    assert image.names <= set(fake.images)
+
+
+async def test_a_tag_that_we_have_set_is_moved(registrar, fake, image) -> None:
+    fake.add_image(str(image.reference), "sha256:" + "9" * 64, labels={planning.MARK: "true"})
+    fake.served.update(image.chain)
+    done = await registrar.register(image.wanted)
+
+    assert done.complete
+    assert fake.images[str(image.reference)].target.digest == image.target
+
+
+async def test_a_chain_that_the_snapshotter_has_lost_is_told(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    fake.lose_backend()
+    with pytest.raises(registering.BrokenError) as caught:
+        await registrar.register(image.wanted)
+
+    assert list(caught.value.chain) == image.chain
+
+
+async def test_a_record_without_its_blob_is_told(client, known, fake, image) -> None:
+    fake.served.update(image.chain)
+    registrar = registering.Registrar(client, conftest.Blobs(), known)
+    with pytest.raises(registering.BlobMissingError):
+        await registrar.register(image.wanted)
+
+    assert fake.images == {}
+
+
+async def test_two_pods_register_an_image_once(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(registrar.register(image.wanted))
+
+    assert len([call for call in fake.log if call.startswith("create")]) == 3
+
+
+async def test_a_silent_snapshotter_is_worth_another_try(registrar, fake, image) -> None:
+    fake.down = True
+    with pytest.raises(containerd.UnavailableError):
+        await registrar.register(image.wanted)
+
+
+def test_a_digest_in_the_reference_leaves_no_tag(image) -> None:
+    other = conftest.Image(f"registry.example/app:1@{image.target}")
+
+    assert other.wanted.tag == ""
+
+
+def test_an_image_for_other_machines_is_not_registered(image) -> None:
+    platform = conftest.images.Platform("linux", "arm64")
+    wanted = planning.registration_of(
+        image.reference, image.record, platform, snapshotter="uimgacc"
+    )
+
+    assert wanted is None
