@@ -17,7 +17,7 @@ from agent.node import healing, registering, savings
 
 logger = logging.getLogger(__name__)
 
-_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_PAUSES = (0.1, 0.2, 0.5, 1.0)
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 

@@ -83,7 +83,8 @@ class Prober:
                 extra={"reason": self.verdict.sentence},
             )
         elif self.verdict.problems != last.problems:
-            logger.info("what keeps this node well", extra={"reason": self.verdict.sentence})
+            found = "a probe has found a problem" if self.verdict.problems else "all is well again"
+            logger.info(found, extra={"reason": self.verdict.sentence})
         self._looked = True
         return self.verdict
 

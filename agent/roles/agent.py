@@ -269,6 +269,8 @@ def parse(arguments: Sequence[str]) -> settings.Agent:
 def main(arguments: Sequence[str]) -> int:
     """The command; returns the exit status."""
     wanted = parse(arguments)
+    # The library's own lines about connections are no JSON, and told by us anyway.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     status = 0
     with jsonlog.to_stderr(logging.DEBUG if wanted.verbose else logging.INFO):
         try:

@@ -1,0 +1,191 @@
+import dataclasses
+
+import pytest
+
+from agent import errors
+from agent.matching import decisions
+from agent.model import pods, records
+from agent.node import premounting, registering
+from tests.unit.node import conftest
+
+
+class Catalog:
+    """A store with one image in one cache."""
+
+    def __init__(self, image: conftest.Image) -> None:
+        self.cache = records.CacheRecord(
+            id="imc-one",
+            name="one",
+            images=[
+                records.CachedImage(
+                    ref=str(image.reference),
+                    target=image.target,
+                    size=8 << 20,
+                    layers=[layer.diff_id for layer in image.record.platforms[0].layers],
+                )
+            ],
+            size=1,
+            capacity=1,
+            created="2026-01-01T00:00:00Z",
+        )
+        self.images = {str(image.reference): image.record}
+        self.listed = 0
+        self.ready = True
+
+    async def caches(self) -> list[records.CacheRecord]:
+        self.listed += 1
+        return [self.cache] if self.ready else []
+
+    async def image(self, reference) -> records.ImageRecord | None:
+        return self.images.get(str(reference))
+
+
+class Registrar:
+    def __init__(self) -> None:
+        self.registered: list[str] = []
+        self.failures: list[Exception] = []
+
+    async def register(self, wanted) -> registering.Registered:
+        self.registered.append(wanted.tag)
+        if self.failures:
+            raise self.failures.pop(0)
+        return registering.Registered(new=tuple(wanted.layers))
+
+
+class Others:
+    """Repairer, ledger and creator: they note what they are asked."""
+
+    def __init__(self) -> None:
+        self.watched: list[str] = []
+        self.repaired: list[tuple[str, ...]] = []
+        self.counted: list[str] = []
+        self.wished: list[str] = []
+
+    def watch(self, top: str) -> None:
+        self.watched.append(top)
+
+    async def repair(self, chain) -> None:
+        self.repaired.append(tuple(chain))
+
+    async def registered(self, record, done, *, seconds: float) -> None:
+        self.counted.append(record.ref)
+
+    def create(self, pod, wanted: decisions.AutoCreate) -> None:
+        self.wished.append(wanted.cache_id)
+
+
+class Setting:
+    def __init__(self, image: conftest.Image, **options: object) -> None:
+        self.catalog, self.registrar, self.others = Catalog(image), Registrar(), Others()
+        self.premounter = premounting.Premounter(
+            self.catalog,
+            self.registrar,
+            self.others,
+            self.others,
+            self.others,
+            platform=conftest.PLATFORM,
+            snapshotter="uimgacc",
+            **options,
+        )
+        self.pod = pods.Pod(
+            namespace="default",
+            name="a",
+            annotations={"uimgacc.io/image-cache": "auto"},
+            containers=(pods.Container(name="c", image=str(image.reference)),),
+            runtime_class="uimgacc",
+        )
+
+    async def serve(self, **changes: object) -> premounting.Result:
+        return await self.premounter.serve(dataclasses.replace(self.pod, **changes))
+
+
+@pytest.fixture
+def given(image) -> Setting:
+    return Setting(image)
+
+
+async def test_a_hit_is_registered_counted_and_looked_after(given, image) -> None:
+    result = await given.serve()
+
+    assert result.decision.outcome is decisions.Outcome.HIT
+    assert result.registered == (str(image.reference),)
+    assert given.others.watched == [image.chain[-1]]
+    assert given.others.counted == [str(image.reference)]
+
+
+@pytest.mark.parametrize("runtime", ["", "nvidia", "uimgacc-"])
+async def test_a_pod_of_another_runtime_is_decided_but_not_registered(given, runtime) -> None:
+    result = await given.serve(runtime_class=runtime)
+
+    assert result.decision.outcome is decisions.Outcome.HIT
+    assert given.registrar.registered == []
+
+
+async def test_as_default_snapshotter_every_runtime_is_ours(image) -> None:
+    given = Setting(image, only_ours=False)
+    await given.serve(runtime_class="")
+
+    assert given.registrar.registered == [str(image.reference)]
+
+
+async def test_a_cache_of_another_namespace_is_not_registered(given) -> None:
+    given.catalog.cache = records.msgspec.structs.replace(
+        given.catalog.cache, namespaces=["theirs"]
+    )
+    result = await given.serve()
+
+    assert result.decision.outcome is decisions.Outcome.FORBIDDEN
+    assert given.registrar.registered == []
+
+
+@pytest.mark.parametrize("changes", [{"deleting": True}, {"phase": "Succeeded"}])
+async def test_a_pod_that_has_ended_is_not_registered(given, changes) -> None:
+    await given.serve(**changes)
+
+    assert given.registrar.registered == []
+
+
+async def test_a_pod_that_asks_for_nothing_does_not_touch_the_store(given) -> None:
+    await given.serve(annotations={}, runtime_class="")
+
+    assert given.catalog.listed == 0
+
+
+async def test_caches_are_read_once_for_many_hits(given) -> None:
+    for _ in range(20):
+        await given.serve()
+
+    assert given.catalog.listed == 1
+
+
+async def test_a_cache_that_has_just_become_ready_is_seen(given) -> None:
+    given.catalog.ready = False
+    before = await given.serve()
+    given.catalog.ready = True
+    after = await given.serve()
+
+    assert before.decision.outcome is decisions.Outcome.MISS
+    assert after.decision.outcome is decisions.Outcome.HIT
+
+
+async def test_what_nobody_has_is_wished_for(given) -> None:
+    given.catalog.ready = False
+    await given.serve()
+
+    assert len(given.others.wished) == 1
+
+
+async def test_a_lost_chain_is_repaired_and_made_again(given, image) -> None:
+    given.registrar.failures = [registering.BrokenError(image.chain)]
+    result = await given.serve()
+
+    assert given.others.repaired == [tuple(image.chain)]
+    assert result.registered == (str(image.reference),)
+
+
+async def test_what_fails_goes_up_and_counts_nothing(given, image) -> None:
+    given.registrar.failures = [registering.NotServedError(image.chain[0])]
+    with pytest.raises(errors.TemporaryError):
+        await given.serve()
+
+    assert given.others.counted == []
