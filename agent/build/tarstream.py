@@ -25,7 +25,7 @@ import dataclasses
 from collections.abc import Callable, Generator, Mapping
 
 from agent import errors
-from agent.build import tarheaders
+from agent.build import tarheaders, tarnames
 
 BLOCK = 512
 _END = bytes(2 * BLOCK)
@@ -92,7 +92,7 @@ class Normaliser:
         self.entries = 0
         self._below = below
         self._overrides = overrides or {}
-        self._names = tarheaders.Names(self._overrides)
+        self._names = tarnames.Names(self._overrides)
         self._out: Spans = []
         self._chunk = memoryview(b"")
         self._raw = b""

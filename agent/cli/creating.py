@@ -13,7 +13,7 @@ import rich.progress
 import yaml
 
 from agent import errors
-from agent.build import working
+from agent.build import layering, working
 from agent.cli import output, showing
 from agent.clients import registry
 from agent.model import caches, images, records
@@ -176,7 +176,7 @@ def _build(
 
 
 @contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[working.Progress], None]]:
+def _progress(*, quiet: bool) -> Iterator[Callable[[layering.Progress], None]]:
     console = output.console(stderr=True)
     if quiet or not console.is_terminal:
         yield builder.ignore if quiet else _Lines()
@@ -200,7 +200,7 @@ class _Lines:
     def __init__(self) -> None:
         self._told: set[tuple[str, str]] = set()
 
-    def __call__(self, progress: working.Progress) -> None:
+    def __call__(self, progress: layering.Progress) -> None:
         key = (progress.image, progress.digest)
         if progress.stage in _FINISHED and key not in self._told:
             self._told.add(key)
@@ -210,7 +210,7 @@ class _Lines:
             )
 
 
-_FINISHED = (working.Stage.DONE, working.Stage.REUSED)
+_FINISHED = (layering.Stage.DONE, layering.Stage.REUSED)
 
 
 class _Bars:
@@ -222,7 +222,7 @@ class _Bars:
         self._tasks: dict[tuple[str, str], rich.progress.TaskID] = {}
         self._counted: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def __call__(self, progress: working.Progress) -> None:
+    def __call__(self, progress: layering.Progress) -> None:
         key = (progress.image, progress.digest)
         finished = progress.stage in _FINISHED
         done = progress.total if finished else progress.done

@@ -8,7 +8,7 @@ import resource
 import tempfile
 from collections.abc import Callable
 
-from agent.build import converting, working
+from agent.build import converting, layering, working
 from agent.clients import credentials, registry
 from agent.model import images, records
 from agent.store import layout, reading
@@ -42,7 +42,7 @@ class Settings:
     """Docker config JSON files with credentials, tried in this order."""
 
 
-def ignore(progress: working.Progress) -> None:
+def ignore(progress: layering.Progress) -> None:
     """Show nobody how far a build is."""
 
 
@@ -50,7 +50,7 @@ async def build(
     settings: Settings,
     request: working.Request,
     *,
-    on_progress: Callable[[working.Progress], None] = ignore,
+    on_progress: Callable[[layering.Progress], None] = ignore,
 ) -> records.CacheRecord:
     """Build one cache; returns its record.
 
@@ -67,7 +67,7 @@ async def build(
     )
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(registry.Client(provider, settings.registries))
-        tools = working.Tools(
+        tools = layering.Tools(
             store=layout.Layout(settings.store),
             registry=client,
             mkfs=mkfs,

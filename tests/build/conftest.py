@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from agent.build import working
+from agent.build import layering, working
 from agent.clients import registry
 from agent.model import images
 from agent.roles import builder
@@ -19,7 +19,7 @@ class Bench:
     def __init__(self, root: pathlib.Path, fake: fakes.FakeRegistry) -> None:
         self.place = layout.Layout(root)
         self.fake = fake
-        self.progress: list[working.Progress] = []
+        self.progress: list[layering.Progress] = []
         self.scratch = root.parent
 
     def reference(self, rest: str = "team/app:1") -> images.Reference:

@@ -10,7 +10,7 @@ import tempfile
 import pytest
 import zstandard
 
-from agent.build import converting, erofs, planning, tarstream, working
+from agent.build import converting, erofs, layering, planning, tarstream
 from agent.clients import registry
 from agent.store import checking, publishing, reading
 from lab import tars
@@ -52,7 +52,7 @@ async def test_nothing_is_fetched_twice(bench) -> None:
 
     layers = [bench.fake.blobs[what] for what in bench.blob_requests()]
     assert len(layers) == 2  # The config and the third layer.
-    assert {one.stage for one in bench.progress} >= {working.Stage.REUSED, working.Stage.DONE}
+    assert {one.stage for one in bench.progress} >= {layering.Stage.REUSED, layering.Stage.DONE}
 
 
 async def test_the_same_layer_gives_the_same_bytes(bench) -> None:
@@ -158,7 +158,7 @@ async def test_a_blob_that_is_always_wrong_fails_with_both_digests(bench) -> Non
     blob = fakes.gzipped(LAYER)
     bench.fake.faults[fakes.digest(blob)] += [fakes.other_bytes(bytes(len(blob)))] * 3
 
-    with pytest.raises(working.LayerMismatch, match=fakes.digest(blob)):
+    with pytest.raises(layering.LayerMismatch, match=fakes.digest(blob)):
         await bench.build()
 
     assert bench.files() == []
@@ -167,7 +167,7 @@ async def test_a_blob_that_is_always_wrong_fails_with_both_digests(bench) -> Non
 async def test_an_image_that_lies_about_its_diff_id_is_refused(bench) -> None:
     bench.fake.add_image([LAYER], "1", compress=lambda data: gzip.compress(OTHER))
 
-    with pytest.raises(working.LayerMismatch, match="unpacks to"):
+    with pytest.raises(layering.LayerMismatch, match="unpacks to"):
         await bench.build()
 
 
@@ -175,7 +175,7 @@ async def test_a_layer_that_cannot_be_unpacked_says_why(bench) -> None:
     tar = tars.archive([tars.Entry(name=b"x", kind=b"S")])
     bench.fake.add_image([tar], "1")
 
-    with pytest.raises(working.LayerUnusable, match="containerd does not unpack it either"):
+    with pytest.raises(layering.LayerUnusable, match="containerd does not unpack it either"):
         await bench.build()
 
 
@@ -204,7 +204,7 @@ async def test_a_dropped_connection_costs_only_the_rest(bench) -> None:
 async def test_a_cache_that_grows_too_large_leaves_nothing_behind(bench) -> None:
     bench.fake.add_image([LAYER, fakes.tar(big=os.urandom(200_000))], "1")
 
-    with pytest.raises(working.CacheTooLarge, match="imageCacheSize"):
+    with pytest.raises(layering.CacheTooLarge, match="imageCacheSize"):
         await bench.build(capacity=100_000)
 
     assert bench.files() == []
@@ -216,7 +216,7 @@ async def test_a_cache_that_is_too_large_keeps_what_others_use(bench) -> None:
     await bench.build(cache_id="imc-one")
     before = bench.files()
 
-    with pytest.raises(working.CacheTooLarge):
+    with pytest.raises(layering.CacheTooLarge):
         await bench.build("team/app:2", cache_id="imc-two", capacity=100_000)
 
     assert bench.files() == before

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from agent.build import working
+from agent.build import layering, working
 from agent.clients import registry
 from agent.model import images
 from agent.roles import builder
@@ -79,7 +79,7 @@ def test_a_second_build_fetches_no_layer(tmp_path, server) -> None:
 def test_what_containerd_refuses_is_refused(tmp_path, server) -> None:
     publishing.create(tmp_path / "store")
 
-    with pytest.raises(working.LayerUnusable, match="containerd does not unpack it either"):
+    with pytest.raises(layering.LayerUnusable, match="containerd does not unpack it either"):
         build(tmp_path / "store", server, "lab/refused:1")
 
 
