@@ -163,7 +163,11 @@ class Premounter:
         """Decide for a pod and register what may be. Raises AgentError: try again later."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        decision = await self.decide(pod)
+        try:
+            decision = await self.decide(pod)
+        except errors.TemporaryError:
+            metrics.FALLBACK.labels("store_unavailable").inc()
+            raise
         if pod.deleting or pod.phase in _FINISHED:
             return Result(decision=decision, sentence=f"{decision.summary} The pod has ended.")
         if decision.auto_create is not None:
