@@ -9,6 +9,7 @@ import fcntl
 import os
 import pathlib
 import re
+import shutil
 import uuid
 from collections.abc import AsyncIterator
 
@@ -115,6 +116,7 @@ async def running(
     reading, writing = ours
     try:
         process = await asyncio.create_subprocess_exec(
+            *_ends_with_us(),
             mkfs.command,
             *options(compression),
             f"-U{uuid.uuid5(uuid.NAMESPACE_URL, f'erofs:blobs/{diff_id}')}",
@@ -183,6 +185,17 @@ class Run:
                 if found.f_bavail * found.f_frsize < 1 << 20:
                     return True
         return False
+
+
+def _ends_with_us() -> list[str]:
+    """What to put before a command so that it is killed when this process is.
+
+    mkfs.erofs 1.8 does not end by itself when the tar breaks off within a file: it
+    reads nothing, for ever, with a processor to itself. util-linux has had setpriv
+    for long; where it is missing, only a `kill -9` of the builder shows the difference.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def _pipe() -> tuple[int, int]:

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pathlib
+import sys
 import tempfile
 
 import pytest
@@ -404,3 +405,58 @@ async def test_a_store_on_another_file_system_gets_only_the_finished_file(bench,
 
         assert list(bench.scratch.iterdir()) == []
     assert list(checking.check(bench.place)) == []
+
+
+BUILD = """
+import asyncio, pathlib, sys
+from agent.build import working
+from agent.clients import registry
+from agent.model import images
+from agent.roles import builder
+root, host = sys.argv[1:]
+asyncio.run(builder.build(
+    builder.Settings(
+        store=pathlib.Path(root),
+        registries=registry.Options(plain_http=frozenset({host}), read_timeout=60),
+    ),
+    working.Request(
+        cache_id="imc-test", name="x", references=(images.parse_reference(host + "/team/app:1"),),
+        platforms=(images.Platform("linux", "amd64"),), capacity=1 << 30,
+    ),
+))
+"""
+
+
+async def test_mkfs_does_not_outlive_a_builder_that_is_killed(bench) -> None:
+    layer = fakes.tar(big=os.urandom(5_000_000))
+    bench.fake.add_image([layer], "1", compress=bytes)
+    bench.fake.faults[fakes.digest(layer)] += [fakes.stall_after(4_000_000)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", BUILD, str(bench.place.root), bench.fake.host
+    )
+    while not (found := converters(bench.place.root)):
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)
+
+    process.kill()
+    await process.wait()
+
+    async with asyncio.timeout(5):
+        while converters(bench.place.root):
+            await asyncio.sleep(0.05)
+    assert found
+    await bench.build()
+    assert {one.kind for one in checking.check(bench.place)} <= {checking.Kind.LEFTOVER}
+
+
+def converters(root: pathlib.Path) -> list[int]:
+    """The processes that have the store in their arguments and are a mkfs.erofs."""
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes()
+        except OSError:
+            continue
+        if str(root).encode() in words and b"--aufs" in words:
+            found.append(int(entry.parent.name))
+    return found
