@@ -7,7 +7,7 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from agent import errors, metrics
@@ -35,6 +35,7 @@ class Prober:
     """Probes store, containerd, snapshotter and kernel, and keeps the verdict.
 
     `handlers_needed` is False where our snapshotter is containerd's default one.
+    `on_store_back` is called when the store answers again after it did not.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Prober:
         *,
         snapshotter: str,
         interval: float,
+        on_store_back: Callable[[], None] = lambda: None,
         handlers_needed: bool = True,
         patience: capability.Patience | None = None,
     ) -> None:
@@ -55,6 +57,8 @@ class Prober:
         self._patience = patience or capability.Patience()
         self.verdict = capability.Verdict()
         self._looked = False
+        self._on_store_back = on_store_back
+        self._store_away = False
 
     async def run(self, *, warm: int = 1) -> None:
         """Probe for ever. At first so many probes go to the store at once.
@@ -98,6 +102,9 @@ class Prober:
         finally:
             metrics.STORE_PROBE.observe(time.perf_counter() - started)
         metrics.STORE_HEALTHY.set(not problem)
+        was_away, self._store_away = self._store_away, bool(problem)
+        if was_away and not problem:
+            self._on_store_back()
         return capability.Finding(_Check.STORE, problem)
 
     async def _containerd_findings(self) -> list[capability.Finding]:

@@ -82,6 +82,12 @@ class Server:
         for served in self._served.values():
             _change(served)
 
+    def retry_now(self) -> None:
+        """Look at once at the pods that wait for another try: what failed them may be well."""
+        for served in self._served.values():
+            if served.done != served.version:
+                _change(served)
+
     def _take(self, group: asyncio.TaskGroup, key: str, pod: pods.Pod) -> None:
         served = self._served.get(key)
         if served is None:

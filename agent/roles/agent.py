@@ -161,6 +161,7 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             snapshotter=name,
             interval=wanted.probe_seconds,
             handlers_needed=not wanted.default_snapshotter,
+            on_store_back=server.retry_now,
         )
         yield _Parts(prober=prober, follower=follower, server=server, ledger=ledger, source=source)
 

@@ -51,6 +51,23 @@ async def test_a_store_that_is_silent_for_long_takes_it_away(prober, store, fake
     assert [verdict.capable for verdict in verdicts] == [True, True, False]
 
 
+async def test_the_return_of_the_store_is_told_once(store, client) -> None:
+    returns = []
+    prober = probing.Prober(
+        store,
+        client,
+        snapshotter="uimgacc",
+        interval=1,
+        handlers_needed=False,
+        on_store_back=lambda: returns.append(1),
+    )
+    for problem in ("", "hangs", "hangs", "", ""):
+        store.problem = problem
+        await prober.look()
+
+    assert returns == [1]
+
+
 async def test_what_to_do_is_said_where_the_plugin_is_missing(prober) -> None:
     verdict = await prober.look()
 

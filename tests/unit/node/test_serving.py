@@ -199,3 +199,15 @@ async def test_a_pod_under_an_old_name_gets_its_events(given) -> None:
     await asyncio.sleep(1)
 
     assert given.sink.told == ["a Hit", "a Hit"]
+
+
+async def test_a_store_that_is_back_ends_the_pauses_of_those_who_wait_for_it(given) -> None:
+    given.source.put(pod("done"))
+    await asyncio.sleep(1)
+    given.premounter.failures = [errors.TemporaryError("the store hangs", delay=50)]
+    given.source.put(pod("a"))
+    await asyncio.sleep(1)
+    given.server.retry_now()
+    await asyncio.sleep(1)
+
+    assert given.premounter.served == ["done app:1", "a app:1", "a app:1"]
