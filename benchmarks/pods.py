@@ -17,6 +17,7 @@ IDLE_SECONDS = 30.0
 
 def run(stage: stages.Stage) -> dict[str, float]:
     """All figures of this module."""
+    stages.drop_caches()  # what earlier parts have written must not be in the way of an fsync
     with (
         nodes.Node(stage.folder / "node", stage.registry, stage.store) as node,
         cri.Client(node.containerd.address, stage.folder / "logs") as client,

@@ -69,7 +69,7 @@ class Crashing(conftest.Process):
     """A snapshotter whose first process dies at the given point."""
 
     def __init__(self, folder: pathlib.Path, store: pathlib.Path, point: list[str]) -> None:
-        self.command = [sys.executable, "-m", "tests.snapshotter.crashing", *point]
+        self.command = [sys.executable, "-m", "tests.crashing", *point]
         super().__init__(folder, store)
 
     def start(self) -> None:

@@ -1,6 +1,6 @@
-"""Run `uimgacc snapshotter` and kill -9 it before or after the N-th call of one function.
+"""Run a `uimgacc` command and kill -9 it before or after the N-th call of one function.
 
-    python -m tests.snapshotter.crashing MODULE:QUALIFIED.NAME before|after N ARGUMENTS...
+    python -m tests.crashing MODULE:QUALIFIED.NAME before|after N ARGUMENTS...
 
 The product has no hooks for this: the function is replaced in this process only.
 """
