@@ -35,15 +35,27 @@ async def together(*work: Coroutine[Any, Any, Result]) -> list[Result]:
 
     The first failure cancels the others and is raised as it is, not as a group:
     whoever calls handles one error, whichever came first.
+
+    Not a TaskGroup: one whose child fails while it waits at its end leaves the
+    parent's count of cancellations raised, and with Python before 3.11.4 (Debian
+    12 has 3.11.2) the next asyncio.timeout in that task then ends it as cancelled
+    (github.com/python/cpython/issues/102780).
     """
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(each) for each in work]
+    if not tasks:
+        return []
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
-    except BaseExceptionGroup as failures:
-        error: BaseException = failures
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from failures
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        failures = [task.exception() for task in done if not task.cancelled()]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    late = [task.exception() for task in tasks if not task.cancelled()]
+    for error in (*failures, *late):
+        if error is not None:
+            raise error
     return [task.result() for task in tasks]
 
 
