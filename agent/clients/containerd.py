@@ -294,7 +294,7 @@ class Client:
                 await self.label_blob(digest, labels, lease=lease)
 
     async def label_blob(self, digest: str, labels: Mapping[str, str], *, lease: str = "") -> None:
-        """Set these labels of a blob and leave its others alone; raises NotFoundError."""
+        """Set these labels of a blob ("": remove it), leave its others alone; NotFoundError."""
         request = content_pb2.UpdateRequest(
             info=content_pb2.Info(digest=digest, labels=dict(labels)),
             update_mask=field_mask_pb2.FieldMask(paths=[f"labels.{key}" for key in labels]),

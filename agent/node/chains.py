@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from agent import errors
 from agent.clients import containerd
 from agent.kits import aiotasks, gates
+from agent.node import planning
 
 REF_LABEL = "containerd.io/snapshot.ref"
 
@@ -111,6 +112,26 @@ class Chains:
         """
         with contextlib.suppress(containerd.NotFoundError):
             await self._client.remove(self.snapshotter, key)
+
+    async def refer(self, config: str, chain_id: str, *, lease: str) -> None:
+        """Have the config of an image keep its chain from being collected, as containerd does."""
+        labels = {
+            f"{planning.SNAPSHOT_LABEL}{self.snapshotter}": chain_id,
+            f"{planning.ASIDE_LABEL}{self.snapshotter}": "",
+        }
+        await self._client.label_blob(config, labels, lease=lease)
+
+    async def set_aside(self, config: str) -> None:
+        """End that, with a note that the image has stood on our snapshotter.
+
+        Without the note, an image would be nobody's if we were killed before it
+        stands again.
+        """
+        labels = {
+            f"{planning.SNAPSHOT_LABEL}{self.snapshotter}": "",
+            f"{planning.ASIDE_LABEL}{self.snapshotter}": "true",
+        }
+        await self._client.label_blob(config, labels)
 
     async def collect(self) -> None:
         """Have containerd collect its garbage, and wait for that."""

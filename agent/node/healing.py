@@ -76,7 +76,7 @@ class Healer:
         """Put right what is lost; the images that stand afterwards, and what was done."""
         ours = [image for image in await self._stock.all() if self._is_ours(image)]
         lost = await self._lost_of(ours)
-        await self._remove_lost([chain, *(image.contents.chain for image in lost)])
+        await self._remove_lost([chain, *(image.contents.chain for image in lost)], lost)
         restored = [image for image in lost if await self._restore(image)]
         gone = [image for image in lost if image not in restored]
         removed = sum([await self._forget(image) for image in gone])
@@ -126,7 +126,10 @@ class Healer:
                 served = await self._chains.serve(chain, first=0, lease=lease)
             except containerd.NotFoundError:
                 return False
-            return served == len(chain) and await self._chains.stands(chain[-1])
+            if served < len(chain) or not await self._chains.stands(chain[-1]):
+                return False
+            await self._chains.refer(image.contents.config, chain[-1], lease=lease)
+            return True
 
     async def _forget(self, image: inventory.Present) -> bool:
         """Remove the records of an image that cannot stand any more; False where they are kept.
@@ -159,35 +162,43 @@ class Healer:
             return False
         return True
 
-    async def _remove_lost(self, chains: Sequence[Sequence[str]]) -> None:
+    async def _remove_lost(
+        self, chains: Sequence[Sequence[str]], lost: Sequence[inventory.Present]
+    ) -> None:
         """Have containerd let go of the lost layers of some chains, from the top.
 
         Chains share layers, so all tops go first. A layer that the snapshotter still
         has is left alone.
         """
         depths = {chain_id: depth for chain in chains for depth, chain_id in enumerate(chain)}
+        stuck = []
         for chain_id in sorted(depths, key=lambda each: depths[each], reverse=True):
             if await self._chains.stands(chain_id):
                 continue
             try:
                 await self._chains.remove(chain_id)
             except containerd.StateError:
-                await self._remove_children()
-                try:
-                    await self._chains.remove(chain_id)
-                except containerd.StateError as error:
-                    logger.warning(
-                        "a lost snapshot stays in containerd's way; "
-                        "images on it cannot be pulled until what stands on it is removed",
-                        extra={"snapshot": chain_id, "reason": str(error)},
-                    )
+                stuck.append(chain_id)
+        if stuck:
+            await self._release(lost)
+        for chain_id in stuck:
+            try:
+                await self._chains.remove(chain_id)
+            except containerd.StateError as error:
+                logger.warning(
+                    "a lost snapshot stays in containerd's way; "
+                    "images on it cannot be pulled until what stands on it is removed",
+                    extra={"snapshot": chain_id, "reason": str(error)},
+                )
 
-    async def _remove_children(self) -> None:
-        """Remove what still stands on lost layers: containers' own snapshots, and leftovers.
+    async def _release(self, lost: Sequence[inventory.Present]) -> None:
+        """Have containerd collect the lost layers that it does not remove when asked to.
 
-        A running container keeps its files: its mount is the kernel's. containerd
-        takes no offence at a container whose snapshot is gone. Leftovers (layers of
-        images that were deleted) go with a garbage collection.
+        On them stand containers' own snapshots (a running container keeps its files:
+        its mount is the kernel's, and containerd takes no offence), or leftovers, or
+        nothing: a garbage collection that takes a layer leaves its name with the layer
+        below, which cannot be removed from then on, only be collected. So nothing may
+        refer to it: the images' references are set aside until they stand again.
         """
         for container in await self._client.containers():
             if container.snapshotter != self._chains.snapshotter or not container.snapshot_key:
@@ -195,4 +206,7 @@ class Healer:
             if not await self._chains.stands(container.snapshot_key):
                 with contextlib.suppress(containerd.StateError):
                     await self._chains.remove(container.snapshot_key)
+        for image in lost:
+            with contextlib.suppress(containerd.NotFoundError):
+                await self._chains.set_aside(image.contents.config)
         await self._chains.collect()

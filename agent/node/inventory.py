@@ -113,13 +113,16 @@ class Inventory:
         self._contents[target.digest] = contents
         while len(self._contents) > _REMEMBERED:
             del self._contents[next(iter(self._contents))]
-        prefix = planning.SNAPSHOT_LABEL
+        prefixes = (planning.SNAPSHOT_LABEL, planning.ASIDE_LABEL)
         return Present(
             target=target.digest,
             records=records,
             contents=contents,
             snapshotters=frozenset(
-                key.removeprefix(prefix) for key in config.labels if key.startswith(prefix)
+                key.removeprefix(prefix)
+                for key in config.labels
+                for prefix in prefixes
+                if key.startswith(prefix)
             ),
             since=manifest.created,
         )

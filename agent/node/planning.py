@@ -14,6 +14,9 @@ from agent.model import images, records
 SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."
 """Followed by the snapshotter's name; the value is the top chain ID."""
 
+ASIDE_LABEL = "uimgacc.io/set-aside.snapshot."
+"""The same while what it names is lost and is to be collected."""
+
 MARK = "uimgacc.io/registered"
 """On image records that we made: a tag that the kubelet has pulled has none."""
 

@@ -59,6 +59,8 @@ class Fake:
         self.plugins: list[introspection_pb2.Plugin] = []
         self.pid = 1
         self.now = START
+        self.stale: set = set()
+        """Snapshots with the name of a collected child: only the collector can remove them."""
         self.listeners: list[asyncio.Queue] = []
         self.down = False
         self.server: grpc.aio.Server | None = None
@@ -94,6 +96,20 @@ class Fake:
 
     def lose_backend(self, snapshotter: str = "uimgacc") -> None:
         self.backend = {entry for entry in self.backend if entry[0] != snapshotter}
+
+    def collect(self) -> None:
+        """Forget the snapshots that no label of a blob leads to, as containerd's collector does."""
+        prefix = "containerd.io/gc.ref.snapshot."
+        kept = set()
+        for _, labels, *_ in self.blobs.values():
+            for label, key in labels.items():
+                entry = (label.removeprefix(prefix), key)
+                while label.startswith(prefix) and entry in self.snapshots and entry not in kept:
+                    kept.add(entry)
+                    entry = (entry[0], self.snapshots[entry][0])
+        for entry in self.snapshots.keys() - kept:
+            del self.snapshots[entry]
+            self.stale.discard(entry)
 
     async def start(self, address: pathlib.Path) -> None:
         self.server = grpc.aio.server()
@@ -220,6 +236,8 @@ class Services:
             for path in request.update_mask.paths:
                 key = path.removeprefix("labels.")
                 labels[key] = request.info.labels[key]
+                if not labels[key]:
+                    del labels[key]
             return content_pb2.UpdateResponse()
         name = request.image.name
         if name not in self.fake.images:
@@ -242,6 +260,8 @@ class Services:
         if isinstance(request, leases_pb2.DeleteRequest):
             self.fake.leases.pop(request.id, None)
             self.fake.ended.append(request.id)
+            if request.sync:
+                self.fake.collect()
             return empty_pb2.Empty()
         if self.fake.images.pop(request.name, None) is None:
             await missing(context, request.name)
@@ -298,7 +318,7 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
             await missing(context, request.key)
         name = request.snapshotter
         parents = {parent for (of, _), (parent, _) in self.fake.snapshots.items() if of == name}
-        if request.key in parents:
+        if request.key in parents or entry in self.fake.stale:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION, "cannot remove snapshot with child"
             )

@@ -103,6 +103,31 @@ async def test_a_containers_lost_snapshot_does_not_stand_in_the_way(
     assert ("uimgacc", "container") not in fake.snapshots
 
 
+async def test_a_layer_that_only_a_collection_removes_does_not_stand_in_the_way(
+    healer, fake, registered
+) -> None:
+    """containerd's collector leaves the names of collected layers with the ones below them."""
+    fake.stale.add(("uimgacc", registered.chain[0]))
+    fake.lose_backend()
+    outcome = await healer.reconcile(touch=False)
+
+    assert (outcome.lost, outcome.restored) == (1, 1)
+    assert fake.blobs[registered.config][1] == {
+        "containerd.io/gc.ref.snapshot.uimgacc": registered.chain[-1]
+    }
+    assert {key for _, key in fake.backend} == set(registered.chain)
+
+
+async def test_an_image_that_is_set_aside_when_the_agent_dies_is_found_again(
+    healer, known, fake, registered
+) -> None:
+    fake.lose_backend()
+    await known.set_aside(registered.config)
+    outcome = await healer.reconcile(touch=False)
+
+    assert (outcome.lost, outcome.restored) == (1, 1)
+
+
 async def test_a_canary_tells_a_loss(healer, fake, registered) -> None:
     await healer.reconcile(touch=False)
     before = await healer.lost_something()
