@@ -1,0 +1,224 @@
+import copy
+import datetime
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from agent.node import capability, labelling
+
+NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+TAINT = labelling.Taint("uimgacc.io/starting", "", "NoSchedule")
+WELL = capability.Verdict(capable=True)
+ILL = capability.Verdict(problems={capability.Check.STORE: "the store does not answer"})
+
+
+def merged(target, patch):
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+def applied(node, wanted, taint=None, now=NOW):
+    """The node after all patches, conditions merged by type as the API server does."""
+    node = copy.deepcopy(node)
+    for patch in (
+        labelling.metadata_patch(node, wanted),
+        labelling.taint_patch(node, wanted, taint),
+    ):
+        node = merged(node, patch or {})
+    if patch := labelling.status_patch(node, wanted, now):
+        (new,) = patch["status"]["conditions"]
+        status = node.setdefault("status", {})
+        others = [c for c in status.get("conditions") or [] if c["type"] != new["type"]]
+        status["conditions"] = [*others, new]
+    return node
+
+
+def patches(node, wanted, taint=None, now=NOW):
+    return (
+        labelling.metadata_patch(node, wanted),
+        labelling.taint_patch(node, wanted, taint),
+        labelling.status_patch(node, wanted, now),
+    )
+
+
+def wanted_of(verdict, **annotations):
+    return labelling.of_verdict(labelling.Wanted(annotations=annotations), verdict)
+
+
+texts = strategies.text("ab", min_size=1, max_size=2)
+labels = strategies.dictionaries(
+    strategies.sampled_from([*labelling.LABELS, "zone", "uimgacc.io/x"]), texts
+)
+taints = strategies.lists(
+    strategies.fixed_dictionaries(
+        {
+            "key": strategies.sampled_from(["uimgacc.io/starting", "other"]),
+            "effect": strategies.sampled_from(["NoSchedule", "NoExecute"]),
+        },
+        optional={"value": strategies.sampled_from(["", "x"])},
+    ),
+    max_size=4,
+)
+conditions = strategies.lists(
+    strategies.fixed_dictionaries(
+        {
+            "type": strategies.sampled_from(["Ready", labelling.CONDITION]),
+            "status": strategies.sampled_from(["True", "False", "Unknown"]),
+        },
+        optional={
+            "reason": texts,
+            "message": texts,
+            "lastHeartbeatTime": strategies.sampled_from(
+                ["2026-01-02T03:00:00Z", "2020-01-01T00:00:00Z", "no time"]
+            ),
+            "lastTransitionTime": strategies.just("2019-01-01T00:00:00Z"),
+        },
+    ),
+    max_size=2,
+    unique_by=lambda condition: condition["type"],
+)
+found_nodes = strategies.builds(
+    lambda labels, annotations, taints, conditions: {
+        "metadata": {"resourceVersion": "7", "labels": labels, "annotations": annotations},
+        "spec": {"taints": taints},
+        "status": {"conditions": conditions},
+    },
+    labels,
+    labels,
+    taints,
+    conditions,
+)
+wishes = strategies.builds(
+    wanted_of,
+    strategies.sampled_from([WELL, ILL, capability.Verdict()]),
+    **{labelling.GENERATION: texts, labelling.HELD: strategies.none() | texts},
+)
+
+
+@hypothesis.given(found_nodes, wishes)
+def test_any_node_is_right_after_its_patches_and_then_left_alone(node, wanted) -> None:
+    after = applied(node, wanted, TAINT)
+
+    assert patches(after, wanted, TAINT) == (None, None, None)
+
+
+@hypothesis.given(found_nodes, wishes)
+def test_nothing_of_others_is_touched(node, wanted) -> None:
+    after = applied(node, wanted, TAINT)
+    ours = {*labelling.LABELS, labelling.GENERATION, labelling.HELD}
+
+    for part in ("labels", "annotations"):
+        before_, after_ = node["metadata"][part], after["metadata"].get(part, {})
+        assert {k: v for k, v in before_.items() if k not in ours} == {
+            k: v for k, v in after_.items() if k not in ours
+        }
+    others = [taint for taint in node["spec"]["taints"] if not TAINT.is_that(taint)]
+    left = after["spec"].get("taints", [])
+    assert [taint for taint in left if not TAINT.is_that(taint)] == others
+    assert [c for c in node["status"]["conditions"] if c["type"] == "Ready"] == [
+        c for c in after["status"]["conditions"] if c["type"] == "Ready"
+    ]
+
+
+@hypothesis.given(found_nodes)
+def test_before_the_first_verdict_only_annotations_are_written(node) -> None:
+    wanted = labelling.Wanted(annotations={labelling.GENERATION: "0"})
+    _, taint, status = patches(node, wanted, TAINT)
+
+    assert (taint, status) == (None, None)
+    assert (labelling.metadata_patch(node, wanted) or {"metadata": {}})["metadata"].keys() <= {
+        "annotations"
+    }
+
+
+def test_a_capable_node_gets_both_labels_and_loses_the_taint() -> None:
+    node = {
+        "metadata": {"resourceVersion": "7"},
+        "spec": {"taints": [{"key": "uimgacc.io/starting", "effect": "NoSchedule"}]},
+    }
+    after = applied(node, wanted_of(WELL), TAINT)
+
+    assert after["metadata"]["labels"] == {
+        "uimgacc": "true",
+        "node.uk8s.ucloud.cn/uimgacc": "true",
+    }
+    assert after["spec"] == {}
+    assert after["status"]["conditions"] == [
+        {
+            "type": "ImageAcceleration",
+            "status": "True",
+            "reason": "StoreServesImages",
+            "message": "images are served from the store",
+            "lastHeartbeatTime": "2026-01-02T03:04:05Z",
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
+        }
+    ]
+
+
+def test_removing_the_taint_holds_only_for_the_version_that_was_read() -> None:
+    node = {
+        "metadata": {"resourceVersion": "7"},
+        "spec": {"taints": [{"key": "uimgacc.io/starting", "effect": "NoSchedule"}]},
+    }
+    patch = labelling.taint_patch(node, wanted_of(WELL), TAINT)
+
+    assert patch is not None
+    assert patch["metadata"] == {"resourceVersion": "7"}
+
+
+def test_the_time_of_transition_changes_only_with_the_status() -> None:
+    node = applied({"metadata": {}}, wanted_of(ILL), now=NOW)
+    other = capability.Verdict(problems={capability.Check.KERNEL: "the kernel lacks erofs"})
+    later = NOW + datetime.timedelta(hours=1)
+    still_ill = applied(node, wanted_of(other), now=later)
+    well = applied(still_ill, wanted_of(WELL), now=later)
+
+    def times(node):
+        return node["status"]["conditions"][0]["lastTransitionTime"]
+
+    assert times(still_ill) == "2026-01-02T03:04:05Z"
+    assert still_ill["status"]["conditions"][0]["reason"] == "KernelNotSuitable"
+    assert times(well) == "2026-01-02T04:04:05Z"
+
+
+def test_a_condition_is_written_again_only_rarely() -> None:
+    node = applied({"metadata": {}}, wanted_of(WELL), now=NOW)
+
+    def due(minutes):
+        later = NOW + datetime.timedelta(minutes=minutes)
+        return labelling.status_patch(node, wanted_of(WELL), later) is not None
+
+    assert [due(1), due(29), due(31)] == [False, False, True]
+
+
+def test_a_verdict_in_doubt_is_told_as_it_stands() -> None:
+    doubted = capability.Verdict(capable=True, against=2, problems=ILL.problems)
+
+    assert wanted_of(doubted) == wanted_of(WELL)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a/b:NoSchedule", labelling.Taint("a/b", "", "NoSchedule")),
+        ("a=b:NoExecute", labelling.Taint("a", "b", "NoExecute")),
+        ("a=:PreferNoSchedule", labelling.Taint("a", "", "PreferNoSchedule")),
+    ],
+)
+def test_taints_are_read_as_kubectl_writes_them(text, expected) -> None:
+    assert labelling.parse_taint(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "a:Never", ":NoSchedule", "=b:NoSchedule"])
+def test_what_is_no_taint_is_refused(text) -> None:
+    with pytest.raises(labelling.TaintError):
+        labelling.parse_taint(text)
