@@ -1,59 +1,146 @@
-"""Every metric of every role, defined once.
+"""Every metric of every role, defined once; docs/metrics.md explains them to operators.
 
-Base units, `_total` for counters, no image, digest, node or pod label: the
-cardinality is bounded by this file.
+Each role exposes a registry of its own, so that nothing shows a series that
+another process counts. Base units, `_total` for counters, no image, digest, node
+or pod label: the cardinality is bounded by this file. Labels whose values are
+known are there from the start, at 0: Prometheus sees no increase in a series
+that begins at 1.
 """
+
+import importlib.metadata
+import typing
 
 import prometheus_client
 
+# Else every counter and histogram has a second series with the time of its birth.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+AGENT = prometheus_client.CollectorRegistry()
+SNAPSHOTTER = prometheus_client.CollectorRegistry()
+
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-# Node and snapshotter.
+# Both.
 
-FALLBACK = prometheus_client.Counter(
-    "uimgacc_fallback_total",
-    "Layers or images that were left to the ordinary pull, by reason.",
-    ["reason"],
+_BUILD_INFO = prometheus_client.Gauge(
+    "uimgacc_build_info", "Always 1; its label says which version runs.", ["version"], registry=None
 )
-MOUNTS = prometheus_client.Gauge("uimgacc_mounts", "EROFS layers mounted on this node.")
+_BUILD_INFO.labels(importlib.metadata.version("uimgacc")).set(1)
+for _registry in (AGENT, SNAPSHOTTER):
+    _registry.register(_BUILD_INFO)
+    prometheus_client.ProcessCollector(registry=_registry)
 
 # Snapshotter.
 
+LayerReason = typing.Literal[
+    "damaged_record",
+    "mount_failed",
+    "no_store",
+    "not_in_store",
+    "store_deadline",
+    "store_error",
+    "store_format",
+    "store_unhealthy",
+]
+
+_LAYER_FALLBACK = prometheus_client.Counter(
+    "uimgacc_fallback_total",
+    "Layers that were left to the ordinary pull, by reason.",
+    ["reason"],
+    registry=SNAPSHOTTER,
+)
+for _layer_reason in typing.get_args(LayerReason):
+    _LAYER_FALLBACK.labels(_layer_reason)
+
+
+def layer_left(reason: LayerReason) -> None:
+    """Count a layer that was left to the ordinary pull."""
+    _LAYER_FALLBACK.labels(reason).inc()
+
+
+MOUNTS = prometheus_client.Gauge(
+    "uimgacc_mounts", "EROFS layers mounted on this node.", registry=SNAPSHOTTER
+)
 SNAPSHOT_REQUEST = prometheus_client.Histogram(
     "uimgacc_snapshot_request_seconds",
     "Time that the snapshotter took to answer containerd, by method.",
     ["method"],
     buckets=_LATENCY,
+    registry=SNAPSHOTTER,
 )
 
 # Node agent.
 
-PULL = prometheus_client.Histogram(
+ImageReason = typing.Literal["damaged_record", "not_registered", "not_served", "store_unavailable"]
+
+_IMAGE_FALLBACK = prometheus_client.Counter(
+    "uimgacc_fallback_total",
+    "Attempts to have a pod's images ready that left them to the ordinary pull, by reason.",
+    ["reason"],
+    registry=AGENT,
+)
+for _image_reason in typing.get_args(ImageReason):
+    _IMAGE_FALLBACK.labels(_image_reason)
+
+
+def image_left(reason: ImageReason) -> None:
+    """Count an attempt after which an image is left to the ordinary pull, unless another helps."""
+    _IMAGE_FALLBACK.labels(reason).inc()
+
+
+PullResult = typing.Literal["hit", "partial", "miss"]
+
+_PULL = prometheus_client.Histogram(
     "uimgacc_pull_seconds",
     "Time until an image was present: hit (nothing downloaded), partial, miss (all downloaded).",
     ["result"],
     buckets=(*_LATENCY, 60, 120, 300, 600),
+    registry=AGENT,
 )
+for _result in typing.get_args(PullResult):
+    _PULL.labels(_result)
+
+
+def pulled(result: PullResult, seconds: float) -> None:
+    """Observe that an image became present."""
+    _PULL.labels(result).observe(seconds)
+
+
 PULL_SAVED_SECONDS = prometheus_client.Counter(
     "uimgacc_pull_saved_seconds_total",
     "Seconds that ordinary pulls would have taken longer, from measured speeds only.",
+    registry=AGENT,
 )
 PULL_SAVED_BYTES = prometheus_client.Counter(
-    "uimgacc_pull_saved_bytes_total", "Compressed bytes that were not downloaded."
+    "uimgacc_pull_saved_bytes_total",
+    "Compressed bytes that were not downloaded.",
+    registry=AGENT,
 )
 PREMOUNT = prometheus_client.Histogram(
     "uimgacc_premount_seconds",
     "Time from a pod's appearance until its images were mounted and registered.",
     buckets=_LATENCY,
+    registry=AGENT,
 )
 STORE_HEALTHY = prometheus_client.Gauge(
-    "uimgacc_store_healthy", "Whether the store answered the last probe (1) or not (0)."
+    "uimgacc_store_healthy",
+    "Whether the store answered the last probe (1) or not (0).",
+    registry=AGENT,
 )
 STORE_PROBE = prometheus_client.Histogram(
     "uimgacc_store_probe_seconds",
     "Time that the store took to answer a probe; one that was given up counts in full.",
     buckets=_LATENCY,
+    registry=AGENT,
 )
 NODE_CAPABLE = prometheus_client.Gauge(
-    "uimgacc_node_capable", "Whether this node can serve images from the store (1) or not (0)."
+    "uimgacc_node_capable",
+    "Whether this node can serve images from the store (1) or not (0).",
+    registry=AGENT,
+)
+NODE_PROBLEM = prometheus_client.Gauge(
+    "uimgacc_node_problem",
+    "Whether the last look found a problem (1) or not (0), by what was checked.",
+    ["check"],
+    registry=AGENT,
 )

@@ -166,7 +166,7 @@ class Premounter:
         try:
             decision = await self.decide(pod)
         except errors.TemporaryError:
-            metrics.FALLBACK.labels("store_unavailable").inc()
+            metrics.image_left("store_unavailable")
             raise
         if pod.deleting or pod.phase in _FINISHED:
             return Result(decision=decision, sentence=f"{decision.summary} The pod has ended.")
@@ -228,14 +228,14 @@ class Premounter:
             await self._repairer.repair(error.chain)
             done = await self._registrar.register(wanted)
         except errors.AgentError as error:
-            metrics.FALLBACK.labels(_reason(error)).inc()
+            metrics.image_left(_reason(error))
             raise
         self._repairer.watch(wanted.top)
         await self._ledger.registered(record, done, seconds=loop.time() - started)
         return image.image
 
 
-def _reason(error: errors.AgentError) -> str:
+def _reason(error: errors.AgentError) -> metrics.ImageReason:
     """The label of uimgacc_fallback_total."""
     if isinstance(error, registering.NotServedError):
         return "not_served"

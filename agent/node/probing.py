@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _Check = capability.Check
 _SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _FILE_SYSTEMS = ("erofs", "overlay")
+_PROBLEMS = {check: metrics.NODE_PROBLEM.labels(check.value) for check in _Check}
 
 
 class Store(Protocol):
@@ -79,6 +80,8 @@ class Prober:
         findings.append(await asyncio.get_running_loop().run_in_executor(None, _kernel_finding))
         last, self.verdict = self.verdict, capability.judge(self.verdict, findings, self._patience)
         metrics.NODE_CAPABLE.set(self.verdict.capable)
+        for check, gauge in _PROBLEMS.items():
+            gauge.set(check in self.verdict.problems)
         if self.verdict.capable is not last.capable or not self._looked:
             level = logging.INFO if self.verdict.capable else logging.WARNING
             logger.log(

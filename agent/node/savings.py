@@ -39,7 +39,7 @@ class Pull:
     seconds: float
     downloaded: int
     spared: int
-    result: str
+    result: metrics.PullResult
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ class Ledger:
         with contextlib.suppress(errors.AgentError):
             for layer in done.new:
                 size += 0 if await self._has(layer.digest) else layer.size
-        metrics.PULL.labels("hit").observe(seconds)
+        metrics.pulled("hit", seconds)
         self._count(record.ref, size, seconds, record)
 
     async def noticed(self, name: str) -> None:
@@ -109,7 +109,7 @@ class Ledger:
         self._seen[key] = None
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        metrics.PULL.labels(pull.result).observe(pull.seconds)
+        metrics.pulled(pull.result, pull.seconds)
         if pull.spared:
             self._count(name, pull.downloaded + pull.spared, pull.seconds, None, pull.spared)
         else:
@@ -142,7 +142,9 @@ class Ledger:
                 spared += size
         if not downloaded and not spared:
             return None
-        result = "partial" if downloaded and spared else "hit" if spared else "miss"
+        result: metrics.PullResult = "miss"
+        if spared:
+            result = "partial" if downloaded else "hit"
         return Pull(seconds=seconds, downloaded=downloaded, spared=spared, result=result)
 
     async def _was_served(self, chain_id: str, since: datetime.datetime) -> bool:

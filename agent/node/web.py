@@ -8,14 +8,16 @@ import msgspec
 import prometheus_client
 from aiohttp import web
 
+from agent import metrics
+
 Status = Mapping[str, object]
 
 
 def application(status: Callable[[], Status], is_ready: Callable[[], str]) -> web.Application:
     """The routes. `status` makes the content of /status, `is_ready` says "" or what is missing."""
 
-    async def metrics(_request: web.Request) -> web.Response:
-        body = prometheus_client.generate_latest()
+    async def expose(_request: web.Request) -> web.Response:
+        body = prometheus_client.generate_latest(metrics.AGENT)
         return web.Response(
             body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
         )
@@ -32,7 +34,7 @@ def application(status: Callable[[], Status], is_ready: Callable[[], str]) -> we
         return web.Response(body=body + b"\n", content_type="application/json")
 
     app = web.Application()
-    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/metrics", expose)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/status", show)

@@ -128,7 +128,7 @@ async def _opened(
         layer_folder.mkdir(mode=0o700, exist_ok=True)
         mounted = layers.LayerMounts(layer_folder, pool, deadline=settings.mount_seconds)
         mounted.adopt()
-        metrics.MOUNTS.set(len(mounted))
+        metrics.MOUNTS.set_function(lambda: len(mounted))
         lookup = None
         if settings.store is not None:
             where = layout.Layout(settings.store)
@@ -154,7 +154,9 @@ def _serve_metrics(address: str) -> None:
     """Serve /metrics in a thread. Pulls do not depend on it: a taken port is logged."""
     host, _, port = address.rpartition(":")
     try:
-        prometheus_client.start_http_server(int(port), host or "127.0.0.1")
+        prometheus_client.start_http_server(
+            int(port), host.strip("[]") or "127.0.0.1", registry=metrics.SNAPSHOTTER
+        )
     except OSError as error:
         logger.warning("no metrics", extra={"address": address, "reason": str(error)})
 

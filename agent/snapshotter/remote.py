@@ -13,7 +13,7 @@ import logging
 import pathlib
 from collections.abc import Sequence
 
-from agent import errors
+from agent import errors, metrics
 from agent.kits import workers
 from agent.model import digests, records
 from agent.store import chains, layout
@@ -34,7 +34,7 @@ class Found:
 class Miss:
     """Not to be had from the store; `reason` is the label of uimgacc_fallback_total."""
 
-    reason: str
+    reason: metrics.LayerReason
 
 
 class Lookup:
@@ -94,7 +94,7 @@ class Lookup:
 
     async def _ask(self, chain_id: str) -> Found | Miss:
         name = digests.hex_of(chain_id)
-        if not self._identified and (reason := await self._identify()):
+        if not self._identified and (reason := await self._identify()) is not None:
             return Miss(reason)
         try:
             found = await self._pool.call(
@@ -115,8 +115,8 @@ class Lookup:
             )
         return Found(chain.diff_id, self.path(chain.diff_id), layer.size)
 
-    async def _identify(self) -> str:
-        """Why the folder is no store that we can read; "" when it is one."""
+    async def _identify(self) -> metrics.LayerReason | None:
+        """Why the folder is no store that we can read; None when it is one."""
         path = str(self._layout.store_record)
         try:
             data = await self._pool.call("read", path, chains.RECORD_LIMIT, deadline=self._deadline)
@@ -130,7 +130,7 @@ class Lookup:
             )
             return "store_format"
         self._identified = True
-        return ""
+        return None
 
     def rest_after(self, error: Exception) -> None:
         """Leave the store alone for a while after it has failed, in a look-up or in a mount."""

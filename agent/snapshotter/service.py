@@ -38,6 +38,8 @@ _CODES: dict[type[errors.AgentError], grpc.StatusCode] = {
 
 _Handler = Callable[[Any, Any, Any], Awaitable[Response]]
 
+_LIST_SECONDS = metrics.SNAPSHOT_REQUEST.labels("List")
+
 
 async def _abort(service: "Service", context: Any, method: str, error: Exception) -> NoReturn:
     """End a call with the status that an error stands for."""
@@ -172,7 +174,7 @@ class Service(snapshots_pb2_grpc.SnapshotsServicer):
         except Exception as error:  # noqa: BLE001 - the gRPC boundary
             await _abort(self, context, "List", error)
         finally:
-            metrics.SNAPSHOT_REQUEST.labels("List").observe(time.perf_counter() - started)
+            _LIST_SECONDS.observe(time.perf_counter() - started)
 
     @_unary
     async def Usage(  # noqa: N802

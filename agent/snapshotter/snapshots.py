@@ -196,7 +196,6 @@ class Snapshotter:
             await self._layers.drop_all_but(
                 self._database.read.diff_ids(), is_wanted=self._is_wanted
             )
-            metrics.MOUNTS.set(len(self._layers))
 
     async def _is_wanted(self, diff_id: str) -> bool:
         """Whether a record refers to a layer, or one is to come."""
@@ -218,7 +217,7 @@ class Snapshotter:
         else:
             found = await lookup.find(chain_id)
         if isinstance(found, remote.Miss):
-            metrics.FALLBACK.labels(found.reason).inc()
+            metrics.layer_left(found.reason)
             return False
         self._want(found.diff_id, 1)
         try:
@@ -227,13 +226,12 @@ class Snapshotter:
                 await self._record(chain_id, parent, labels, found)
         except layers.MountError as error:
             logger.warning("pulled as ever", extra={"chain_id": chain_id, "reason": str(error)})
-            metrics.FALLBACK.labels("mount_failed").inc()
+            metrics.layer_left("mount_failed")
             if isinstance(error.__cause__, workers.DeadlineError | workers.StuckError):
                 lookup.rest_after(error.__cause__)
             return False
         finally:
             self._want(found.diff_id, -1)
-        metrics.MOUNTS.set(len(self._layers))
         return True
 
     async def _record(
