@@ -21,6 +21,22 @@ SIZE_AUTO = 30
 
 KIND = "ImageCache"
 
+AUTO_CREATED = "uimgacc.io/auto-created"
+"""Label "true" of an ImageCache object that an agent has made for a pod that matched none."""
+
+CREATED_FOR = "uimgacc.io/created-for"
+"""Annotation of such an object: the `namespace/name` of that pod."""
+
+DIALECT = "uimgacc.io/dialect"
+"""Annotation of such an object: whose words the pod used (a value of Dialect)."""
+
+LAST_MATCHED = "uimgacc.io/last-matched"
+"""Annotation of such an object: when a pod was last served from it, RFC 3339.
+
+Agents write it, the controller's expiry reads it. It is absent until the first
+match, and up to six hours behind: of a whole fleet one node in six hours writes it.
+"""
+
 _DNS_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SECRET = re.compile(r"([^:/]*)[:/]([^:/]*)")
@@ -149,6 +165,11 @@ def id_of_images(
 def name_of_auto_cache(cache_id: str) -> str:
     """The name of the ImageCache object that is made on demand under an ID."""
     return f"auto-{cache_id.removeprefix('imc-')}"
+
+
+def is_auto_cache(cache_id: str, name: str) -> bool:
+    """Whether the object of a cache was made on demand: its name follows from the ID."""
+    return name == name_of_auto_cache(cache_id)
 
 
 def _cache_id(*parts: str) -> str:
