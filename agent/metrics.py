@@ -144,3 +144,8 @@ NODE_PROBLEM = prometheus_client.Gauge(
     ["check"],
     registry=AGENT,
 )
+API_REQUEST = prometheus_client.Counter(
+    "uimgacc_api_requests_total",
+    "Requests to the Kubernetes API server, by method (WATCH apart) and HTTP status.",
+    ["verb", "code"],
+)
