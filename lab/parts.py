@@ -55,6 +55,8 @@ PARTS = (
     Part("prometheus", "trixie", "prometheus", ("usr/bin/prometheus",)),
     Part("promtool", "trixie", "promtool", ("usr/bin/promtool",)),
     Part("cri-proto", "trixie", "golang-github-kubernetes-cri-api-dev"),
+    # What runs it is in lab.browser.
+    Part("chromium", "trixie", "chromium-headless-shell", libraries=True),
 )
 # What the programs need not.
 SURPLUS = ("usr/share/doc", "usr/share/man", "usr/share/prometheus", "usr/share/locale")
