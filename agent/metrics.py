@@ -148,4 +148,5 @@ API_REQUEST = prometheus_client.Counter(
     "uimgacc_api_requests_total",
     "Requests to the Kubernetes API server, by method (WATCH apart) and HTTP status.",
     ["verb", "code"],
+    registry=AGENT,
 )
