@@ -1,0 +1,105 @@
+"""An API server in memory, with the methods of agent.clients.kube.Client: for tests in fake time.
+
+What merges how, and what is refused, is as in the real one; tests/kube has that and kmock.
+"""
+
+import copy
+
+from agent import errors
+from agent.clients import kube, kube_errors
+
+
+def refusal(status: int, reason: str) -> kube_errors.Refusal:
+    return kube_errors.Refusal(request="test", status=status, reason=reason, text="")
+
+
+def merged(target, patch):
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+class Api:
+    """`objects` by (plural, namespace, name). `failures` are raised first, one a request."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], dict] = {}
+        self.failures: list[Exception] = []
+        self.log: list[tuple] = []
+        self.down = False
+        self.before_patch = None
+        """Called with each patch before it is applied: what somebody else does just then."""
+
+    def _ask(self, *request: object) -> None:
+        self.log.append(request)
+        if self.down:
+            raise errors.TemporaryError("the API is away")
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def put(self, resource: kube.Resource, body, *, namespace: str = "") -> None:
+        metadata = {"uid": "u1", "resourceVersion": "1", **body["metadata"]}
+        key = resource.plural, namespace, metadata["name"]
+        self.objects[key] = {**copy.deepcopy(body), "metadata": metadata}
+
+    def names(self, resource: kube.Resource) -> list[str]:
+        return [name for plural, _, name in self.objects if plural == resource.plural]
+
+    def all(self, resource: kube.Resource) -> list[dict]:
+        return [found for key, found in self.objects.items() if key[0] == resource.plural]
+
+    async def get(self, resource: kube.Resource, name: str, *, namespace: str = ""):
+        self._ask("get", resource.plural, name)
+        try:
+            return copy.deepcopy(self.objects[resource.plural, namespace, name])
+        except KeyError:
+            raise kube_errors.NotFound(refusal(404, "NotFound")) from None
+
+    async def create(self, resource: kube.Resource, body, *, namespace: str = ""):
+        self._ask("create", resource.plural, body["metadata"]["name"])
+        if (resource.plural, namespace, body["metadata"]["name"]) in self.objects:
+            raise kube_errors.AlreadyExists(refusal(409, "AlreadyExists"))
+        self.put(resource, body, namespace=namespace)
+        return body
+
+    async def patch(
+        self,
+        resource: kube.Resource,
+        name: str,
+        body,
+        *,
+        namespace: str = "",
+        subresource: str = "",
+        how: kube.Patch = kube.Patch.MERGE,
+    ):
+        self._ask("patch", resource.plural, name, body)
+        if self.before_patch:
+            self.before_patch(body)
+        found = self.objects.get((resource.plural, namespace, name))
+        if found is None:
+            raise kube_errors.NotFound(refusal(404, "NotFound"))
+        body = copy.deepcopy(body)
+        wanted = body.get("metadata", {}).pop("resourceVersion", None)
+        version = found["metadata"]["resourceVersion"]
+        if wanted not in (None, version):
+            raise kube_errors.Conflict(refusal(409, "Conflict"))
+        if how is kube.Patch.STRATEGIC:
+            assert list(body) == [subresource] == ["status"]
+            status = found.setdefault("status", {})
+            by_type = {each["type"]: each for each in status.get("conditions", [])}
+            for new in body["status"]["conditions"]:
+                by_type[new["type"]] = {**by_type.get(new["type"], {}), **new}
+            status["conditions"] = list(by_type.values())
+        else:
+            assert "status" not in body
+            found = merged(found, body)
+        found["metadata"]["resourceVersion"] = str(int(version) + 1)
+        self.objects[resource.plural, namespace, name] = found
+        return copy.deepcopy(found)

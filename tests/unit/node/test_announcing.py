@@ -1,0 +1,237 @@
+"""The node object is kept as it should be, whatever the API and others do. In fake time."""
+
+import asyncio
+import contextlib
+import datetime
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agent import errors
+from agent.clients import kube
+from agent.node import announcing, capability, labelling
+from tests.fakes import api as fakes
+
+pytestmark = pytest.mark.looptime
+
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+WELL = capability.Verdict(capable=True)
+ILL = capability.Verdict(problems={capability.Check.STORE: "the store does not answer"})
+TAINT = labelling.Taint("uimgacc.io/starting", "", "NoSchedule")
+
+
+class Setting:
+    def __init__(self) -> None:
+        self.api = fakes.Api()
+        self.api.put(kube.NODES, {"metadata": {"name": "n", "labels": {"zone": "a"}}})
+        self.told: list[tuple[str, str, bool]] = []
+        self.announcer = announcing.Announcer(self.api, self, "n", taint=TAINT, now=self.now)
+
+    def now(self) -> datetime.datetime:
+        return START + datetime.timedelta(seconds=asyncio.get_running_loop().time())
+
+    def tell_of_node(self, uid, event) -> None:
+        self.told.append((uid, event.reason, event.warning))
+
+    @property
+    def node(self) -> dict:
+        return self.api.objects["nodes", "", "n"]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.node["metadata"].get("labels", {})
+
+    @property
+    def condition(self) -> dict[str, str]:
+        (found,) = self.node["status"]["conditions"]
+        return found
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.announcer.run())
+        await asyncio.sleep(0.1)
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+@pytest.fixture
+def given() -> Setting:
+    return Setting()
+
+
+async def judge(given: Setting, verdict: capability.Verdict) -> None:
+    given.announcer.judged(verdict)
+    await asyncio.sleep(0.1)
+
+
+async def test_before_the_first_verdict_nothing_is_written(given) -> None:
+    async with given.running():
+        pass
+
+    assert [entry[0] for entry in given.api.log] == ["get"]
+
+
+async def test_labels_and_condition_follow_the_verdict_and_changes_are_told(given) -> None:
+    async with given.running():
+        await judge(given, WELL)
+        capable = given.labels, given.condition["status"]
+        await judge(given, ILL)
+
+    assert capable == (
+        {"zone": "a", "uimgacc": "true", "node.uk8s.ucloud.cn/uimgacc": "true"},
+        "True",
+    )
+    assert given.labels == {"zone": "a"}
+    assert (given.condition["reason"], given.condition["message"]) == (
+        "StoreUnavailable",
+        "the store does not answer",
+    )
+    assert given.told == [
+        ("u1", "ImageAccelerationReady", False),
+        ("u1", "ImageAccelerationLost", True),
+    ]
+
+
+async def test_a_new_agent_tells_nothing_that_was_so_before(given) -> None:
+    async with given.running():
+        await judge(given, WELL)
+    given.told.clear()
+    given.announcer = announcing.Announcer(given.api, given, "n", now=given.now)
+    async with given.running():
+        await judge(given, WELL)
+
+    assert given.told == []
+
+
+async def test_a_label_taken_away_by_somebody_else_is_put_back(given) -> None:
+    async with given.running():
+        await judge(given, WELL)
+        del given.labels["uimgacc"]
+        given.labels["node.uk8s.ucloud.cn/uimgacc"] = "false"
+        await asyncio.sleep(360)
+
+    assert given.labels["uimgacc"] == given.labels["node.uk8s.ucloud.cn/uimgacc"] == "true"
+
+
+async def test_an_idle_node_costs_less_than_a_request_in_two_minutes(given) -> None:
+    async with given.running():
+        await judge(given, WELL)
+        given.api.log.clear()
+        for _ in range(3600 // 5):
+            await asyncio.sleep(5)
+            given.announcer.judged(WELL)
+
+    assert len(given.api.log) <= 30
+
+
+async def test_another_wording_of_the_same_problem_is_no_hurry(given) -> None:
+    async with given.running():
+        await judge(given, ILL)
+        given.api.log.clear()
+        for number in range(20):
+            given.announcer.judged(
+                capability.Verdict(problems={capability.Check.STORE: f"try {number}"})
+            )
+            await asyncio.sleep(5)
+        before = len(given.api.log)
+        await asyncio.sleep(360)
+
+    assert before == 0
+    assert given.condition["message"] == "try 19"
+
+
+async def test_what_is_wished_while_the_api_is_away_is_written_when_it_is_back(given) -> None:
+    async with given.running():
+        await judge(given, WELL)
+        given.api.down = True
+        await judge(given, ILL)
+        await judge(given, WELL)
+        await judge(given, ILL)
+        await asyncio.sleep(600)
+        away = given.announcer.problem, dict(given.labels)
+        given.api.down = False
+        await asyncio.sleep(15)
+
+    assert away[0] == "the API is away"
+    assert away[1]["uimgacc"] == "true"
+    assert given.labels == {"zone": "a"}
+    assert given.announcer.problem == ""
+    assert [reason for _, reason, _ in given.told] == [
+        "ImageAccelerationReady",
+        "ImageAccelerationLost",
+    ]
+
+
+async def test_what_the_server_asks_to_wait_is_waited(given) -> None:
+    given.api.failures = [errors.TemporaryError("busy", delay=45.0)]
+    async with given.running():
+        await asyncio.sleep(40)
+        before = len(given.api.log)
+        await asyncio.sleep(10)
+
+    assert (before, len(given.api.log)) == (1, 2)
+
+
+async def test_only_the_startup_taint_goes_whoever_changes_taints_meanwhile(given) -> None:
+    starting = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
+    pressure = {"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}
+    given.node["spec"] = {"taints": [starting]}
+
+    def interfere(patch) -> None:
+        if "spec" in patch:
+            given.api.before_patch = None
+            given.node["spec"]["taints"] = [starting, pressure]
+            given.node["metadata"]["resourceVersion"] = "77"
+
+    given.api.before_patch = interfere
+    async with given.running():
+        await judge(given, ILL)
+        tainted = given.node["spec"]["taints"]
+        await judge(given, WELL)
+
+    assert tainted == [starting]
+    assert given.node["spec"]["taints"] == [pressure]
+
+
+async def test_a_node_that_always_changes_is_not_fought_over(given) -> None:
+    given.node["spec"] = {"taints": [{"key": "uimgacc.io/starting", "effect": "NoSchedule"}]}
+
+    def interfere(patch) -> None:
+        if "spec" in patch:
+            given.node["metadata"]["resourceVersion"] += "1"
+
+    given.api.before_patch = interfere
+    async with given.running():
+        await judge(given, WELL)
+
+    assert "startup taint" in given.announcer.problem
+    assert given.labels["uimgacc"] == "true"
+
+
+async def test_the_node_is_known_once_its_generation_is_written(given) -> None:
+    given.node["metadata"]["annotations"] = {labelling.GENERATION: "7"}
+    known = asyncio.create_task(given.announcer.wait_known())
+    async with given.running():
+        before = await given.announcer.annotations_before()
+        too_early = known.done()
+        given.announcer.annotate(**{labelling.GENERATION: "0", labelling.HELD: None})
+        await known
+
+    assert (dict(before), too_early) == ({labelling.GENERATION: "7"}, False)
+    assert given.node["metadata"]["annotations"] == {labelling.GENERATION: "0"}
+
+
+async def test_a_node_that_does_not_exist_is_complained_about_and_looked_for(given) -> None:
+    node = given.api.objects.pop(("nodes", "", "n"))
+    async with given.running():
+        await judge(given, WELL)
+        problem = given.announcer.problem
+        given.api.objects["nodes", "", "n"] = node
+        await asyncio.sleep(15)
+
+    assert "404" in problem
+    assert given.labels["uimgacc"] == "true"
