@@ -150,3 +150,27 @@ API_REQUEST = prometheus_client.Counter(
     ["verb", "code"],
     registry=AGENT,
 )
+
+EventDrop = typing.Literal["api_unavailable", "queue_full", "refused", "too_many"]
+
+_EVENT_DROPPED = prometheus_client.Counter(
+    "uimgacc_events_dropped_total",
+    "Events of pods and of the node that were not written to the API, by reason.",
+    ["reason"],
+    registry=AGENT,
+)
+for _event_drop in typing.get_args(EventDrop):
+    _EVENT_DROPPED.labels(_event_drop)
+
+
+def event_dropped(reason: EventDrop) -> None:
+    """Count an event that nobody will see."""
+    _EVENT_DROPPED.labels(reason).inc()
+
+
+GENERATION = prometheus_client.Gauge(
+    "uimgacc_generation",
+    "The store's generation of deletions: the newest seen, and the highest acknowledged.",
+    ["which"],
+    registry=AGENT,
+)
