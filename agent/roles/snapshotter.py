@@ -170,6 +170,7 @@ async def run(settings: Settings) -> None:
             "grpc": service.serve(servicer, settings.address, grace=settings.grace_seconds),
             "database": servicer.database.wait_failed(),
             "cleaning": _clean_once(served),
+            "stock": served.stock.run(),
         }
         await aiotasks.run_services(services, stop)
 

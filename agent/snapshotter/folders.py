@@ -36,25 +36,23 @@ class Folders:
         return f"{self._root}/{id_}/fs"
 
     def work(self, id_: int) -> str:
-        """Overlay's working folder of an active snapshot."""
+        """Overlay's working folder; a view has no use for it."""
         return f"{self._root}/{id_}/work"
 
-    def make(self, id_: int, *, work: bool, like: str | None) -> None:
-        """Make the folders of a new snapshot; `like` is whose owner its root gets.
-
-        Modes are set apart from mkdir(2): the umask is the caller's business.
-        """
+    def make(self, id_: int) -> None:
+        """Make the folders of a snapshot. Modes are set apart: the umask is the caller's."""
         base = f"{self._root}/{id_}"
         os.mkdir(base)
         os.chmod(base, 0o700)
         os.mkdir(f"{base}/fs")
         os.chmod(f"{base}/fs", 0o755)  # noqa: S103 - the root folder of a container
-        if work:
-            os.mkdir(f"{base}/work", 0o711)
-        if like is not None:
-            owner = os.stat(like)
-            if (owner.st_uid, owner.st_gid) != (0, 0):
-                os.chown(f"{base}/fs", owner.st_uid, owner.st_gid)
+        os.mkdir(f"{base}/work", 0o711)
+
+    def set_owner(self, id_: int, like: str) -> None:
+        """Give a snapshot's own root the owner of another one."""
+        owner = os.stat(like)
+        if (owner.st_uid, owner.st_gid) != (0, 0):
+            os.chown(self.upper(id_), owner.st_uid, owner.st_gid)
 
     def remove(self, id_: int) -> None:
         """Remove a snapshot's folders, as far as they are there.

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from agent import errors, metrics
 from agent.kits import workers
 from agent.mounts import layers, overlay
-from agent.snapshotter import filters, folders, metadata, remote, usage
+from agent.snapshotter import filters, folders, metadata, remote, stock, usage
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +73,13 @@ class Snapshotter:
         self._removing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="removing")
         self._counting = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="counting")
         self._counted: dict[int, tuple[float, int, int]] = {}
+        self.stock = stock.Stock(places, self._allocate, discard=self._unrecorded.discard)
+        """Its `run` makes folders ahead; without it they are made when they are needed."""
 
     def close(self) -> None:
         """Stop counting and removing; what is left is removed after the next start."""
         self._folders.stopped.set()
+        self.stock.close()
         self._removing.shutdown(wait=False, cancel_futures=True)
         self._counting.shutdown(wait=False, cancel_futures=True)
 
@@ -267,18 +270,22 @@ class Snapshotter:
         self._last_id += 1
         return self._last_id
 
+    def _allocate(self) -> int:
+        """An id whose folders `cleanup` leaves alone until it is taken out of `_unrecorded`."""
+        id_ = self._next_id()
+        self._unrecorded.add(id_)
+        return id_
+
     async def _create(
         self, kind: int, key: str, parent: str, labels: Mapping[str, str]
     ) -> list[overlay.Mount]:
         if self._database.read.find(key) is not None:
             raise metadata.ExistsError(key)
         lowers = await self._lowers(parent)
-        id_ = self._next_id()
-        self._unrecorded.add(id_)
+        id_ = await self.stock.take()
         try:
-            self._folders.make(
-                id_, work=kind == metadata.ACTIVE, like=lowers[0] if lowers else None
-            )
+            if lowers:
+                self._folders.set_owner(id_, lowers[0])
             snapshot = await self._database.write(
                 lambda change: change.add(key, id_=id_, parent=parent, kind=kind, labels=labels)
             )

@@ -13,7 +13,7 @@ from agent.snapshotter import folders, usage
 @pytest.fixture
 def places(tmp_path: pathlib.Path) -> folders.Folders:
     made = folders.Folders(tmp_path)
-    made.make(1, work=True, like=None)
+    made.make(1)
     return made
 
 
