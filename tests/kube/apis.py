@@ -1,0 +1,164 @@
+"""What a test does with an API server, as its administrator: make objects, and clean up."""
+
+import contextlib
+import json
+import pathlib
+import ssl
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from agent.clients import kube, kube_access
+
+Object = dict[str, Any]
+
+
+class RefusedError(Exception):
+    """The server's refusal of what a test asked for."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+
+
+class Api:
+    """An API server for one test. Blocking: a test of any kind may use it."""
+
+    def __init__(self, access: kube_access.Access, folder: pathlib.Path) -> None:
+        self.access = access
+        self.folder = folder
+        self.namespace = f"test-{uuid.uuid4().hex[:10]}"
+        self._undo = contextlib.ExitStack()
+        self.create(kube.Resource(plural="namespaces"), {"metadata": {"name": self.namespace}})
+        self._undo.callback(self.delete, kube.Resource(plural="namespaces"), self.namespace)
+
+    def close(self) -> None:
+        """Remove what is in no namespace. Never the reason why a test fails."""
+        self._undo.close()
+
+    def create(self, resource: kube.Resource, body: Object, *, namespace: str = "") -> Object:
+        return self._ask("POST", resource.path(namespace=namespace), body)
+
+    def get(self, resource: kube.Resource, name: str, *, namespace: str = "") -> Object:
+        return self._ask("GET", resource.path(name, namespace=namespace))
+
+    def list(self, resource: kube.Resource, *, namespace: str = "") -> list[Object]:
+        return list(self._ask("GET", resource.path(namespace=namespace))["items"])
+
+    def patch(
+        self,
+        resource: kube.Resource,
+        name: str,
+        body: Any,
+        *,
+        namespace: str = "",
+        subresource: str = "",
+        how: kube.Patch = kube.Patch.MERGE,
+    ) -> Object:
+        path = resource.path(name, namespace=namespace, subresource=subresource)
+        return self._ask("PATCH", path, body, content_type=how.value)
+
+    def delete(self, resource: kube.Resource, name: str, *, namespace: str = "") -> None:
+        """Delete at once, and without complaint where it is gone."""
+        with contextlib.suppress(RefusedError):
+            body = {"gracePeriodSeconds": 0}
+            self._ask("DELETE", resource.path(name, namespace=namespace), body)
+
+    def node(self, **metadata: Any) -> str:
+        """A node of a name of its own, gone at the end of the test."""
+        name = f"node-{uuid.uuid4().hex[:10]}"
+        self.create(kube.NODES, {"metadata": {"name": name, **metadata}})
+        self._undo.callback(self.delete, kube.NODES, name)
+        return name
+
+    def pod(self, name: str, node: str, *, image: str = "registry/app:1", **more: Any) -> Object:
+        """A pod that is bound to a node. `more`: annotations, labels, spec."""
+        return self.create(
+            kube.PODS, pod(name, node, image=image, **more), namespace=self.namespace
+        )
+
+    def pod_status(self, name: str, status: Object) -> Object:
+        """What a kubelet reports of a pod."""
+        return self.patch(
+            kube.PODS,
+            name,
+            {"status": status},
+            namespace=self.namespace,
+            subresource="status",
+            how=kube.Patch.STRATEGIC,
+        )
+
+    def delete_pod(self, name: str) -> None:
+        self.delete(kube.PODS, name, namespace=self.namespace)
+
+    def token(self, account: str) -> str:
+        """A token of a service account of this test's namespace, which is made."""
+        accounts = kube.Resource(plural="serviceaccounts")
+        with contextlib.suppress(RefusedError):
+            self.create(accounts, {"metadata": {"name": account}}, namespace=self.namespace)
+        path = accounts.path(account, namespace=self.namespace, subresource="token")
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+        return str(self._ask("POST", path, body)["status"]["token"])
+
+    def kubeconfig(
+        self, *, server: str = "", token: str = "", token_file: str = ""
+    ) -> pathlib.Path:
+        """A kubeconfig: of the administrator at the server itself, unless told otherwise."""
+        user = {"tokenFile": token_file} if token_file else {"token": token}
+        if not token and not token_file:
+            user = {"token": self.access.authorization.removeprefix("Bearer ")}
+        cluster = {"server": server or self.access.server}
+        if self.access.tls and not server:
+            cluster["insecure-skip-tls-verify"] = True  # type: ignore[assignment]
+        path = self.folder / f"kubeconfig-{uuid.uuid4().hex[:8]}"
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": user}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    def _ask(
+        self, method: str, path: str, body: Any = None, *, content_type: str = "application/json"
+    ) -> Object:
+        request = urllib.request.Request(
+            f"{self.access.server}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": self.access.authorization, "Content-Type": content_type},
+        )
+        context: ssl.SSLContext | None = self.access.tls
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+                return dict(json.load(answer))
+        except urllib.error.HTTPError as error:
+            with error:
+                raise RefusedError(error.code, error.read().decode()) from error
+
+
+def pod(name: str, node: str, *, image: str = "registry/app:1", **more: Any) -> Object:
+    """The manifest of a pod that every API server accepts."""
+    spec = {
+        "nodeName": node,
+        "automountServiceAccountToken": False,
+        "containers": [{"name": "c", "image": image}],
+        **more.pop("spec", {}),
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **more}, "spec": spec}
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 30) -> None:
+    """Return when a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come to that"
+        time.sleep(0.01)

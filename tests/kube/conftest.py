@@ -1,0 +1,63 @@
+"""An API server for tests, and a proxy in front of it that can fail in every way."""
+
+import pathlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from agent.clients import kube, kube_access
+from tests.kube import apis, faults, servers, threads
+
+
+@pytest.fixture(scope="session")
+def api_loop() -> Iterator[threads.Loop]:
+    with threads.running() as loop:
+        yield loop
+
+
+@pytest.fixture(scope="session")
+def api_access(
+    api_loop: threads.Loop, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[kube_access.Access]:
+    with servers.running(tmp_path_factory.mktemp("api"), api_loop) as access:
+        yield access
+
+
+@pytest.fixture
+def api(api_access: kube_access.Access, tmp_path: pathlib.Path) -> Iterator[apis.Api]:
+    """The API server, with a namespace of this test's own."""
+    made = apis.Api(api_access, tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def proxy(api_access: kube_access.Access, api_loop: threads.Loop) -> Iterator[faults.Proxy]:
+    """A proxy to the API server. It is the administrator for whoever comes."""
+    made = faults.Proxy(api_access, api_loop)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+class Fixed:
+    """Credentials that are known."""
+
+    seconds = 600.0
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+
+    async def read(self) -> kube_access.Access:
+        return kube_access.Access(server=self._server, authorization="", tls=None)
+
+
+@pytest.fixture
+async def client(proxy: faults.Proxy) -> AsyncIterator[kube.Client]:
+    """Our client, as the administrator, by way of the proxy."""
+    async with kube.Client(Fixed(proxy.url), deadline=20) as made:
+        yield made

@@ -1,0 +1,134 @@
+"""The API server of a test run: kmock, a real one of its own, or a cluster's.
+
+KUBEBUILDER_ASSETS (envtest's convention) names a folder with `etcd` and
+`kube-apiserver`: they are started on free ports, with roles enforced. With
+UIMGACC_TEST_CLUSTER=1 the cluster of KUBECONFIG is used. Tests do not know which.
+"""
+
+import asyncio
+import contextlib
+import csv
+import os
+import pathlib
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+
+from aiohttp import web
+
+from agent.clients import kube_access
+from lab import processes
+from tests.kube import emulating, threads
+
+ADMIN = "admin-of-the-tests"
+
+
+@contextlib.contextmanager
+def running(folder: pathlib.Path, loop: threads.Loop) -> Iterator[kube_access.Access]:
+    """The server that the environment asks for, and how its administrator reaches it."""
+    if os.environ.get("UIMGACC_TEST_CLUSTER") == "1":
+        path = pathlib.Path(os.environ["KUBECONFIG"])
+        yield asyncio.run(kube_access.Kubeconfig(path).read())
+    elif assets := os.environ.get("KUBEBUILDER_ASSETS"):
+        with real(pathlib.Path(assets), folder) as access:
+            yield access
+    else:
+        with emulated(loop) as access:
+            yield access
+
+
+@contextlib.contextmanager
+def emulated(loop: threads.Loop) -> Iterator[kube_access.Access]:
+    """kmock's, in a thread of this process."""
+    handler = emulating.Emulator()
+
+    async def opened() -> tuple[contextlib.AsyncExitStack, int]:
+        stack = contextlib.AsyncExitStack()
+        await stack.enter_async_context(handler)
+        return stack, await stack.enter_async_context(threads.listening(web.Server(handler)))
+
+    stack, port = loop.run(opened())
+    try:
+        yield kube_access.Access(
+            server=f"http://127.0.0.1:{port}", authorization=f"Bearer {ADMIN}", tls=None
+        )
+    finally:
+        loop.run(stack.aclose())
+
+
+@contextlib.contextmanager
+def real(assets: pathlib.Path, folder: pathlib.Path) -> Iterator[kube_access.Access]:
+    """A kube-apiserver over an etcd of its own; its certificate is made by itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    storage, peer, port = (processes.free_port() for _ in range(3))
+    etcd = processes.Process(_etcd(assets, folder, storage, peer), folder / "etcd.log")
+    server = processes.Process(_server(assets, folder, storage, port), folder / "api.log")
+    with contextlib.ExitStack() as stack:
+        stack.callback(etcd.end)
+        etcd.start()
+        etcd.wait_for_socket(("127.0.0.1", storage))
+        stack.callback(server.end)
+        server.start()
+        server.wait_for_socket(("127.0.0.1", port), seconds=90)
+        tls = ssl.create_default_context(cafile=folder / "certificates" / "apiserver.crt")
+        access = kube_access.Access(
+            server=f"https://127.0.0.1:{port}", authorization=f"Bearer {ADMIN}", tls=tls
+        )
+        _wait_until_ready(access, server)
+        yield access
+
+
+def _etcd(assets: pathlib.Path, folder: pathlib.Path, port: int, peer: int) -> list[str]:
+    own, peers = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
+    return [
+        str(assets / "etcd"),
+        f"--data-dir={folder / 'etcd'}",
+        f"--listen-client-urls={own}",
+        f"--advertise-client-urls={own}",
+        f"--listen-peer-urls={peers}",
+        f"--initial-advertise-peer-urls={peers}",
+        f"--initial-cluster=default={peers}",
+        "--unsafe-no-fsync=true",
+        "--log-level=error",
+    ]
+
+
+def _server(assets: pathlib.Path, folder: pathlib.Path, storage: int, port: int) -> list[str]:
+    key = folder / "accounts.key"
+    subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+    tokens = folder / "tokens.csv"
+    with tokens.open("w") as file:
+        csv.writer(file).writerow([ADMIN, "admin", "admin", "system:masters"])
+    return [
+        str(assets / "kube-apiserver"),
+        f"--etcd-servers=http://127.0.0.1:{storage}",
+        "--bind-address=127.0.0.1",
+        f"--secure-port={port}",
+        f"--cert-dir={folder / 'certificates'}",
+        "--authorization-mode=Node,RBAC",
+        f"--token-auth-file={tokens}",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-key-file={key}",
+        f"--service-account-signing-key-file={key}",
+        "--service-cluster-ip-range=10.96.0.0/24",
+        # Its controller makes the account default of each namespace; nobody runs it here.
+        "--disable-admission-plugins=ServiceAccount",
+        "--allow-privileged=true",
+    ]
+
+
+def _wait_until_ready(access: kube_access.Access, server: processes.Process) -> None:
+    deadline = time.monotonic() + 90
+    headers = {"Authorization": access.authorization}
+    request = urllib.request.Request(f"{access.server}/readyz", headers=headers)
+    while True:
+        with (
+            contextlib.suppress(OSError),  # an HTTP status of failure is one, too
+            urllib.request.urlopen(request, timeout=5, context=access.tls),
+        ):
+            return
+        if time.monotonic() > deadline:
+            raise processes.LabError(f"the API server is not ready:\n{server.said()}")
+        time.sleep(0.1)
