@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from agent import errors
-from agent.mounts import mountinfo
+from agent.mounts import mountinfo, users
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class LayerMounts:
         self._deadline = deadline
         self._devices: dict[str, int] = {}
         self._under_way: dict[str, asyncio.Future[None]] = {}
+        self._confirmed: set[str] = set()
+        self._reluctant: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._devices)
@@ -86,6 +88,14 @@ class LayerMounts:
         del self._devices[diff_id]
         return False
 
+    def is_confirmed(self, diff_id: str) -> bool:
+        """Whether `confirm` was called since the layer was mounted."""
+        return diff_id in self._confirmed
+
+    def confirm(self, diff_id: str) -> None:
+        """Note that the store was found to have the layer after it had been mounted."""
+        self._confirmed.add(diff_id)
+
     async def ensure(self, diff_id: str, source: pathlib.Path, size: int) -> None:
         """Mount the layer unless it is mounted; callers at the same time share one mount(2).
 
@@ -101,6 +111,7 @@ class LayerMounts:
     async def _mount(self, diff_id: str, source: pathlib.Path, size: int) -> None:
         done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
         target = self.path(diff_id)
+        self._confirmed.discard(diff_id)
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(target, 0o700)  # noqa: PTH102 - hot, and a str
@@ -115,22 +126,30 @@ class LayerMounts:
 
     async def drop_all_but(
         self, wanted: set[str], *, is_wanted: Callable[[str], Awaitable[bool]]
-    ) -> int:
-        """Unmount the layers that are not in `wanted`; return how many went.
+    ) -> bool:
+        """Unmount the layers that are not in `wanted`; whether all of them went.
 
         The caller vouches that no snapshot refers to the others. As each may take
-        its time, `is_wanted` is asked again about one just before it goes. A container
-        that still runs on it notices nothing: an overlay holds its lowers by itself.
+        its time, `is_wanted` is asked again about one just before it goes. What a
+        container runs on stays, with a snapshot or without (agent.mounts.users).
         Whoever wants a layer that is just going waits and mounts it again.
         """
-        dropped = 0
-        for diff_id in [known for known in self._devices if known not in wanted]:
+        idle = [known for known in self._devices if known not in wanted]
+        if not idle:
+            return True
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, users.of, str(self._folder))
+        all_went = True
+        for diff_id in idle:
+            if pathlib.PurePath(self.path(diff_id)).name in found.used:
+                all_went = False
+                continue
             # Nothing may be awaited between this answer and `_drop`.
             if await is_wanted(diff_id) or diff_id in self._under_way:
                 continue
-            if diff_id in self._devices:
-                dropped += await self._drop(diff_id)
-        return dropped
+            if diff_id in self._devices and not await self._drop(diff_id):
+                all_went = False
+        return all_went
 
     async def _drop(self, diff_id: str) -> bool:
         done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
@@ -140,13 +159,17 @@ class LayerMounts:
             await self._pool.call("unmount_layer", self.path(diff_id), deadline=self._deadline)
             dropped = True
         except (OSError, errors.AgentError) as error:
-            logger.warning(
-                "an idle layer stays mounted", extra={"layer": diff_id, "reason": str(error)}
+            level = logging.DEBUG if diff_id in self._reluctant else logging.WARNING
+            logger.log(
+                level, "an idle layer stays mounted", extra={"layer": diff_id, "reason": str(error)}
             )
         finally:
             # Also when the caller goes away: else nobody would try again.
-            if not dropped:
+            if dropped:
+                self._reluctant.discard(diff_id)
+            else:
                 self._devices[diff_id] = device
+                self._reluctant.add(diff_id)
             del self._under_way[diff_id]
             done.set_result(None)
         return dropped

@@ -43,9 +43,9 @@ def parse(text: str) -> Iterator[Entry]:
         )
 
 
-def read() -> list[Entry]:
-    """The mounts that this process sees, oldest first."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+def read(process: str = "self") -> list[Entry]:
+    """The mounts that a process sees, oldest first; OSError when it is gone."""
+    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         return list(parse(file.read()))
 
 

@@ -150,14 +150,19 @@ def _configure_loop(backing: int) -> tuple[str, int]:
 
 
 def unmount_layer(target: str) -> None:
-    """Unmount a layer that no snapshot refers to and remove its mountpoint.
+    """Unmount a layer that nothing uses and remove its mountpoint; else OSError EBUSY.
 
-    Detaching takes it out of the folder tree at once, whatever the store does.
+    Never detached: whoever still has a file open there would read on from a layer that
+    no mount table shows any more, and whose file the store would then be free to delete.
     Stacked mounts (two workers, one of which had been given up) go together.
     """
-    with contextlib.suppress(OSError):
-        while True:
-            unmount(target, MNT_DETACH)
+    while True:
+        try:
+            unmount(target)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+            break
     with contextlib.suppress(FileNotFoundError):
         os.rmdir(target)
 

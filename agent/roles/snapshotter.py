@@ -59,6 +59,8 @@ class Settings:
     """How long one mount may take."""
     lock_seconds: float = 20.0
     """How long to wait for a predecessor to end (an upgrade) before giving up."""
+    tidy_seconds: float = 20.0
+    """How often layers that had to stay mounted, but that no snapshot needs, are looked at."""
     grace_seconds: float = 5.0
     """How long calls may go on after SIGTERM."""
 
@@ -144,12 +146,6 @@ async def _opened(
         yield service.Service(served, database), served
 
 
-async def _clean_once(served: snapshots.Snapshotter) -> None:
-    """What a crash left is removed after the start, not before: containers wait for us."""
-    await served.cleanup()
-    await asyncio.Event().wait()
-
-
 def _serve_metrics(address: str) -> None:
     """Serve /metrics in a thread. Pulls do not depend on it: a taken port is logged."""
     host, _, port = address.rpartition(":")
@@ -169,7 +165,8 @@ async def run(settings: Settings) -> None:
         services = {
             "grpc": service.serve(servicer, settings.address, grace=settings.grace_seconds),
             "database": servicer.database.wait_failed(),
-            "cleaning": _clean_once(served),
+            # What a crash left is removed after the start, not before: containers wait for us.
+            "cleaning": served.keep_tidy(settings.tidy_seconds),
             "stock": served.stock.run(),
         }
         await aiotasks.run_services(services, stop)

@@ -80,9 +80,7 @@ class Lookup:
             answer = await self._ask(chain_id)
         except (errors.TemporaryError, OSError) as error:
             self.rest_after(error)
-            return Miss(
-                "store_deadline" if isinstance(error, workers.DeadlineError) else "store_error"
-            )
+            return Miss(_reason_of(error))
         except errors.PermanentError as error:
             logger.warning(
                 "a record of the store is damaged; run `uimgacc store check`",
@@ -91,6 +89,28 @@ class Lookup:
             return Miss("damaged_record")
         self._failures, self._closed_until = 0, 0.0
         return answer
+
+    async def confirm(self, chain_id: str, found: Found) -> Miss | None:
+        """Look again whether a chain is in the store, now that its layer is mounted.
+
+        Who deletes from the store first removes the chain, and then asks each node what
+        it has mounted. A layer that is mounted before the chain is looked for once more
+        is seen by one or the other. Raises nothing: doubt is a Miss.
+        """
+        name = digests.hex_of(chain_id)
+        try:
+            data = await self._pool.call(
+                "confirm_chain", str(self._layout.root), name, deadline=self._deadline
+            )
+            if data is None:
+                return Miss("not_in_store")
+            record = records.decode(data, records.ChainRecord, f"chain {chain_id}")
+        except (errors.TemporaryError, OSError) as error:
+            self.rest_after(error)
+            return Miss(_reason_of(error))
+        except errors.PermanentError:
+            return Miss("damaged_record")
+        return None if record.diff_id == found.diff_id else Miss("not_in_store")
 
     async def _ask(self, chain_id: str) -> Found | Miss:
         name = digests.hex_of(chain_id)
@@ -142,3 +162,7 @@ class Lookup:
             "the store does not answer; images are pulled as ever",
             extra={"reason": str(error), "asked_again_in_s": pause},
         )
+
+
+def _reason_of(error: Exception) -> metrics.LayerReason:
+    return "store_deadline" if isinstance(error, workers.DeadlineError) else "store_error"

@@ -68,6 +68,7 @@ class Snapshotter:
         self._unrecorded: set[int] = set()
         self._wanted: dict[str, int] = {}
         self._cleaning = asyncio.Lock()
+        self._untidy = asyncio.Event()
         # For files of the local disk; one thread each, so one at a time, and a long
         # removal does not hold up the counting.
         self._removing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="removing")
@@ -196,9 +197,23 @@ class Snapshotter:
                     logger.warning(
                         "files of a removed snapshot stay", extra={"id": id_, "reason": str(error)}
                     )
-            await self._layers.drop_all_but(
+            tidy = await self._layers.drop_all_but(
                 self._database.read.diff_ids(), is_wanted=self._is_wanted
             )
+            if not tidy:
+                self._untidy.set()
+
+    async def keep_tidy(self, pause: float) -> None:
+        """Clean up after the start, and as often again as idle layers had to stay mounted.
+
+        containerd calls Cleanup only after it has removed snapshots: a layer that a
+        container still used then would stay for ever. Where nothing stays, nothing runs.
+        """
+        while True:
+            self._untidy.clear()
+            await self.cleanup()
+            await self._untidy.wait()
+            await asyncio.sleep(pause)
 
     async def _is_wanted(self, diff_id: str) -> bool:
         """Whether a record refers to a layer, or one is to come."""
@@ -225,6 +240,9 @@ class Snapshotter:
         self._want(found.diff_id, 1)
         try:
             await self._layers.ensure(found.diff_id, found.path, found.size)
+            if missed := await self._gone_meanwhile(lookup, chain_id, found):
+                metrics.layer_left(missed.reason)
+                return False
             if not existing:
                 await self._record(chain_id, parent, labels, found)
         except layers.MountError as error:
@@ -236,6 +254,19 @@ class Snapshotter:
         finally:
             self._want(found.diff_id, -1)
         return True
+
+    async def _gone_meanwhile(
+        self, lookup: remote.Lookup, chain_id: str, found: remote.Found
+    ) -> remote.Miss | None:
+        """Whether a layer that is newly mounted was taken out of the store before it was."""
+        if self._layers.is_confirmed(found.diff_id):
+            return None
+        missed = await lookup.confirm(chain_id, found)
+        if missed is None:
+            self._layers.confirm(found.diff_id)
+        else:
+            self._untidy.set()
+        return missed
 
     async def _record(
         self, chain_id: str, parent: str, labels: Mapping[str, str], found: remote.Found

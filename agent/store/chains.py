@@ -5,6 +5,7 @@ The caller decodes what comes back (agent.model.records).
 """
 
 import errno
+import os
 import re
 
 from agent.store import blocking
@@ -38,4 +39,20 @@ def find_chain(store: str, chain_id: str) -> tuple[bytes, bytes, int] | None:
     return chain, record, size
 
 
-OPERATIONS = {"find_chain": find_chain}
+def confirm_chain(store: str, chain_id: str) -> bytes | None:
+    """The chain record of a chain ID (64 hex digits) if it is there at this moment, else None.
+
+    A client of NFS may open a file that was deleted, while another one has it open, by
+    the handle that it remembers; but what it then hears of the file has no links.
+    """
+    path = f"{store}/meta/chains/{chain_id[:2]}/{chain_id}.json"
+    try:
+        with open(path, "rb") as file:
+            if not os.fstat(file.fileno()).st_nlink:
+                return None
+            return file.read(RECORD_LIMIT)
+    except FileNotFoundError:
+        return None
+
+
+OPERATIONS = {"find_chain": find_chain, "confirm_chain": confirm_chain}

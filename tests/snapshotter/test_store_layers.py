@@ -294,3 +294,46 @@ def test_a_stopped_worker_delays_one_pull_and_no_more(snapshotter, store) -> Non
     assert snapshotter.mounts("x")
     time.sleep(1.2)
     pull(snapshotter, chain)
+
+
+def test_a_layer_stays_mounted_under_a_container_that_no_snapshot_knows(
+    snapshotter, store, folder
+) -> None:
+    """Else nobody could tell any more that its file is read: the store might delete it."""
+    top = pull(snapshotter, store.add_chain({"a": "1"}))
+    with snapshotter.mounted(snapshotter.prepare("c", top)) as root:
+        snapshotter.remove("c")
+        snapshotter.remove(top)
+        snapshotter.cleanup()
+        assert len(mounted_layers(folder)) == 1
+        assert (root / "a").read_text() == "1"
+    snapshotter.cleanup()
+
+    assert mounted_layers(folder) == []
+
+
+def test_an_idle_layer_goes_by_itself_when_its_last_user_has_gone(
+    snapshotter, store, folder
+) -> None:
+    """containerd asks for no cleanup then: it has forgotten the snapshots long before."""
+    top = pull(snapshotter, store.add_chain({"a": "1"}))
+    with snapshotter.mounted(snapshotter.view("v", top)):
+        snapshotter.remove("v")
+        snapshotter.remove(top)
+        snapshotter.cleanup()
+        assert len(mounted_layers(folder)) == 1
+    deadline = time.monotonic() + 60
+    while mounted_layers(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_layer_with_an_open_file_stays_mounted(snapshotter, store, folder) -> None:
+    top = pull(snapshotter, store.add_chain({"a": "1"}))
+    with (pathlib.Path(mounted_layers(folder)[0]) / "a").open():
+        snapshotter.remove(top)
+        snapshotter.cleanup()
+        assert len(mounted_layers(folder)) == 1
+    snapshotter.cleanup()
+
+    assert mounted_layers(folder) == []

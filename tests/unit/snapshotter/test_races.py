@@ -7,8 +7,10 @@ import threading
 
 import pytest
 
+from agent.model import records
 from agent.mounts import layers
-from agent.snapshotter import folders, metadata, snapshots
+from agent.snapshotter import blocking, folders, metadata, remote, snapshots
+from agent.store import layout
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
@@ -98,3 +100,121 @@ async def test_a_prepare_whose_caller_goes_away_keeps_its_folder(parts) -> None:
 
     (id_,) = parts.database.read.ids()
     assert os.path.isdir(parts.places.upper(id_))
+
+
+class StorePool:
+    """Reads a real store; `on_mount` is what somebody else does while a layer is mounted."""
+
+    def __init__(self) -> None:
+        self.on_mount = lambda: None
+        self.calls: list[str] = []
+
+    async def call(self, operation: str, *arguments, deadline: float):
+        self.calls.append(operation)
+        match operation:
+            case "mount_layer":
+                self.on_mount()
+                return os.stat(arguments[1]).st_dev
+            case "unmount_layer":
+                return os.rmdir(arguments[0])
+            case _:
+                return blocking.OPERATIONS[operation](*arguments)
+
+
+class Stored:
+    """A snapshotter over a store with the layer A, and two chains of it: A and B on nothing."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.layout = layout.Layout(root / "store")
+        layer = records.LayerRecord(
+            diff_id=A,
+            size=1,
+            tar_size=1,
+            sha256=A,
+            blobs=[],
+            mkfs=records.Toolchain(version="", options=[]),
+        )
+        chain = records.ChainRecord(diff_id=A, parent=None)
+        for path, data in (
+            (self.layout.store_record, records.encode(records.StoreRecord(format=1, id="x"))),
+            (self.layout.layer(A), b"x"),
+            (self.layout.layer_record(A), records.encode(layer)),
+            (self.layout.chain_record(A), records.encode(chain)),
+            (self.layout.chain_record(B), records.encode(chain)),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        (root / "layers").mkdir()
+        self.pool = StorePool()
+        self.database = metadata.Database(root / "db")
+        self.mounted = layers.LayerMounts(root / "layers", self.pool, deadline=9)
+        self.served = snapshots.Snapshotter(
+            database=self.database,
+            places=folders.Folders(root),
+            mounted=self.mounted,
+            lookup=remote.Lookup(self.layout, self.pool, deadline=9),
+        )
+
+    async def is_served(self, chain_id: str, key: str = "k") -> bool:
+        try:
+            await self.served.prepare(key, "", {metadata.REF_LABEL: chain_id})
+        except snapshots.ReadyError:
+            return True
+        return False
+
+    def retire(self) -> None:
+        """What the collector does first."""
+        for chain_id in (A, B):
+            self.layout.chain_record(chain_id).unlink()
+
+
+@pytest.fixture
+async def stored(tmp_path: pathlib.Path):
+    made = Stored(tmp_path)
+    yield made
+    made.served.close()
+    made.database.close()
+
+
+async def test_a_chain_that_is_retired_while_its_layer_is_mounted_is_not_served(stored) -> None:
+    """A node that was just found to hold nothing must not hold it a moment later."""
+    stored.pool.on_mount = stored.retire
+
+    assert not await stored.is_served(A)
+    await stored.served.cleanup()
+    assert len(stored.mounted) == 0
+
+
+async def test_a_layer_is_looked_for_again_only_when_it_is_newly_mounted(stored) -> None:
+    assert await stored.is_served(A)
+    assert await stored.is_served(B, "other")
+    assert stored.pool.calls.count("confirm_chain") == 1
+
+    (record,) = [stored.database.read.remote(A, "")]
+    await stored.served.remove(record.name)
+    (record,) = [stored.database.read.remote(B, "")]
+    await stored.served.remove(record.name)
+    await stored.served.cleanup()
+    assert await stored.is_served(A, "again")
+    assert stored.pool.calls.count("confirm_chain") == 2
+
+
+async def test_a_record_that_containerd_has_forgotten_does_not_bring_a_retired_layer_back(
+    stored,
+) -> None:
+    assert await stored.is_served(A)
+    # As after a reboot: the record is there, the mount is not.
+    del stored.mounted._devices[A]
+    stored.retire()
+
+    assert not await stored.is_served(A, "again")
+
+
+async def test_a_store_that_falls_silent_after_the_mount_is_a_miss(stored) -> None:
+    def hang() -> None:
+        stored.layout.chain_record(A).unlink()
+        stored.layout.chain_record(A).mkdir()
+
+    stored.pool.on_mount = hang
+
+    assert not await stored.is_served(A)
