@@ -136,6 +136,7 @@ class Container:
     id: str
     snapshotter: str
     snapshot_key: str
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -342,12 +343,19 @@ class Client:
         answer = await self._call(self._snapshots.Usage, request, f"measure snapshot {name}")
         return int(answer.inodes)
 
+    async def snapshots(self, snapshotter: str) -> Mapping[str, str]:
+        """All snapshots of a snapshotter that both it and containerd know: name -> parent."""
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter)
+        with _translated("list snapshots"):
+            pages = self._snapshots.List(request, timeout=self._deadline, metadata=self._metadata())
+            return {info.name: info.parent async for page in pages for info in page.info}
+
     async def containers(self) -> Sequence[Container]:
         """All containers, sandboxes among them."""
         request = containers_pb2.ListContainersRequest()
         answer = await self._call(self._containers.List, request, "list containers")
         return [
-            Container(found.id, found.snapshotter, found.snapshot_key)
+            Container(found.id, found.snapshotter, found.snapshot_key, dict(found.labels))
             for found in answer.containers
         ]
 

@@ -285,6 +285,15 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         self.fake.stamp(info.created_at, self.fake.born[request.key])
         return snapshots_pb2.StatSnapshotResponse(info=info)
 
+    async def List(self, request, context):
+        if self.fake.down:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the snapshotter is away")
+        known = [entry for entry in self.fake.snapshots if entry in self.fake.backend]
+        for of, key in known:
+            if of == request.snapshotter:
+                info = snapshots_pb2.Info(name=key, parent=self.fake.snapshots[of, key][0])
+                yield snapshots_pb2.ListSnapshotsResponse(info=[info])
+
     async def Usage(self, request, _context):
         return snapshots_pb2.UsageResponse(inodes=self.fake.inodes.get(request.key, 0))
 
