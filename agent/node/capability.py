@@ -21,6 +21,19 @@ class Check(enum.Enum):
     KERNEL = "kernel"
 
 
+ADVICE: Mapping[Check, str] = {
+    Check.STORE: "Is the store's server up, and its folder mounted here? "
+    "`uimgacc doctor --store DIR` on this node looks closer. Until it answers, images are pulled.",
+    Check.CONTAINERD: "Is containerd running, and is its socket the one that the agent was given?",
+    Check.PLUGIN: "`uimgacc node-setup --restart` plugs the snapshotter into containerd.",
+    Check.HANDLER: "`uimgacc node-setup --restart` adds the runtime handlers to containerd.",
+    Check.SNAPSHOTTER: "Does `uimgacc snapshotter` run? Its log says why not. Running containers "
+    "are not affected, new ones wait for it.",
+    Check.KERNEL: "`modprobe erofs overlay`, or a kernel that has both.",
+}
+"""What a person can do where a check does not hold."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
     """The result of a check: `problem` is "" where it holds, else a sentence for people."""

@@ -57,6 +57,10 @@ class Prober:
         self._handlers_needed = handlers_needed
         self._patience = patience or capability.Patience()
         self.verdict = capability.Verdict()
+        self.store_seconds: float | None = None
+        """What the store took for its last answer, or until it was given up."""
+        self.root = ""
+        """The snapshotter's root folder as containerd knows it, "" before that is known."""
         self._looked = False
         self._on_store_back = on_store_back
         self._store_away = False
@@ -103,7 +107,8 @@ class Prober:
         except errors.AgentError as error:
             problem = str(error)
         finally:
-            metrics.STORE_PROBE.observe(time.perf_counter() - started)
+            self.store_seconds = time.perf_counter() - started
+            metrics.STORE_PROBE.observe(self.store_seconds)
         metrics.STORE_HEALTHY.set(not problem)
         was_away, self._store_away = self._store_away, bool(problem)
         if was_away and not problem:
@@ -118,6 +123,7 @@ class Prober:
                 handlers = await self._client.runtime_handlers()
         except errors.AgentError as error:
             return [capability.Finding(_Check.CONTAINERD, str(error))]
+        self.root = plugin.exports.get("root", self.root) if plugin is not None else self.root
         findings = [self._plugin_finding(plugin)]
         if self._handlers_needed and not any(map(runtimes.is_ours, handlers)):
             findings.append(

@@ -11,7 +11,8 @@ import dataclasses
 import datetime
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Sequence
 
 import msgspec
 
@@ -44,11 +45,22 @@ class Pull:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One saving, for /status."""
+    """One saving."""
 
     image: str
-    when: str
+    when: datetime.datetime
     saving: savings.Saving
+
+
+@dataclasses.dataclass(slots=True)
+class Totals:
+    """What was spared since the start, and how many images came how."""
+
+    seconds: float = 0.0
+    size: int = 0
+    images: dict[str, int] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(typing.get_args(metrics.PullResult), 0)
+    )
 
 
 class Ledger:
@@ -72,6 +84,7 @@ class Ledger:
         self._seen: collections.OrderedDict[tuple[str, datetime.datetime], None]
         self._seen = collections.OrderedDict()
         self._entries: collections.deque[Entry] = collections.deque(maxlen=_SHOWN)
+        self.totals = Totals()
         self.throughput = self._load()
 
     @property
@@ -92,7 +105,7 @@ class Ledger:
         with contextlib.suppress(errors.AgentError):
             for layer in done.new:
                 size += 0 if await self._has(layer.digest) else layer.size
-        metrics.pulled("hit", seconds)
+        self._came_in("hit", seconds)
         self._count(record.ref, size, seconds, record)
 
     async def noticed(self, name: str) -> None:
@@ -109,7 +122,7 @@ class Ledger:
         self._seen[key] = None
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        metrics.pulled(pull.result, pull.seconds)
+        self._came_in(pull.result, pull.seconds)
         if pull.spared:
             self._count(name, pull.downloaded + pull.spared, pull.seconds, None, pull.spared)
         else:
@@ -170,6 +183,10 @@ class Ledger:
     async def _has(self, digest: str) -> bool:
         return await self._came(digest) is not None
 
+    def _came_in(self, result: metrics.PullResult, seconds: float) -> None:
+        metrics.pulled(result, seconds)
+        self.totals.images[result] += 1
+
     def _count(
         self,
         image: str,
@@ -183,7 +200,9 @@ class Ledger:
         saving = savings.saved(expectation, size=size if spared is None else spared, actual=seconds)
         metrics.PULL_SAVED_SECONDS.inc(saving.seconds)
         metrics.PULL_SAVED_BYTES.inc(saving.size)
-        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.totals.seconds += saving.seconds
+        self.totals.size += saving.size
+        when = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         self._entries.append(Entry(image=image, when=when, saving=saving))
 
     def _learn(self, pull: Pull) -> None:
@@ -209,24 +228,3 @@ class Ledger:
 
 class _Samples(msgspec.Struct):
     samples: list[savings.Sample]
-
-
-def shown(ledger: Ledger) -> Mapping[str, object]:
-    """The account for /status: the speed that was measured, and the last savings."""
-    return {
-        "bytes_per_second": ledger.throughput.rate,
-        "samples": [dataclasses.asdict(sample) for sample in ledger.throughput.samples],
-        "last": [
-            {
-                "image": entry.image,
-                "when": entry.when,
-                "seconds": entry.saving.seconds,
-                "bytes": entry.saving.size,
-                "actual_seconds": entry.saving.actual,
-                "expected_seconds": entry.saving.expectation.seconds,
-                "method": entry.saving.expectation.method.value,
-                "inputs": dict(entry.saving.expectation.inputs),
-            }
-            for entry in ledger.entries
-        ],
-    }

@@ -8,6 +8,7 @@ after which the kubelet has long pulled what it needed.
 import asyncio
 import contextlib
 import dataclasses
+import datetime
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
@@ -38,6 +39,9 @@ class Served:
     done: int = -1
     sentence: str = "waiting"
     result: premounting.Result | None = None
+    since: datetime.datetime = dataclasses.field(
+        default_factory=lambda: datetime.datetime.now(datetime.UTC)
+    )
     task: asyncio.Task[None] | None = None
     changed: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 

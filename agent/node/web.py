@@ -1,20 +1,28 @@
-"""What the agent shows over HTTP: metrics, probes, and its state for people and programs."""
+"""What the agent shows over HTTP: a page for people, the same as JSON, metrics and probes."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+import datetime
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import prometheus_client
 from aiohttp import web
 
 from agent import metrics
+from agent.kits import pages
+from agent.node import pages as views
+from agent.node import status
 
-Status = Mapping[str, object]
 
+def application(
+    describe: Callable[[], status.Status], is_ready: Callable[[], str]
+) -> web.Application:
+    """The routes. `is_ready` says "" or what is missing."""
 
-def application(status: Callable[[], Status], is_ready: Callable[[], str]) -> web.Application:
-    """The routes. `status` makes the content of /status, `is_ready` says "" or what is missing."""
+    async def index(_request: web.Request) -> web.Response:
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        return web.Response(body=views.render(describe(), now=now), headers=pages.headers())
 
     async def expose(_request: web.Request) -> web.Response:
         body = prometheus_client.generate_latest(metrics.AGENT)
@@ -30,10 +38,12 @@ def application(status: Callable[[], Status], is_ready: Callable[[], str]) -> we
         return web.Response(status=503 if missing else 200, text=f"{missing or 'ok'}\n")
 
     async def show(_request: web.Request) -> web.Response:
-        body = msgspec.json.format(msgspec.json.encode(status()), indent=2)
-        return web.Response(body=body + b"\n", content_type="application/json")
+        body = msgspec.json.format(msgspec.json.encode(describe()), indent=2)
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        return web.Response(body=body + b"\n", headers=headers)
 
     app = web.Application()
+    app.router.add_get("/", index)
     app.router.add_get("/metrics", expose)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)

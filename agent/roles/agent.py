@@ -9,11 +9,12 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import datetime
 import logging
 import os
 import pathlib
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import aiohttp.web
@@ -22,6 +23,7 @@ from agent import errors, settings
 from agent.clients import containerd
 from agent.kits import aiotasks, jsonlog, workers
 from agent.model import images
+from agent.mounts import mountinfo
 from agent.node import (
     chains,
     following,
@@ -33,6 +35,7 @@ from agent.node import (
     reporting,
     savings,
     serving,
+    status,
     watching,
     web,
 )
@@ -62,6 +65,11 @@ class _Parts:
     server: serving.Server
     ledger: savings.Ledger
     source: watching.Folder
+    store: pathlib.Path
+    name: str = dataclasses.field(default_factory=lambda: os.uname().nodename)
+    started: datetime.datetime = dataclasses.field(
+        default_factory=lambda: datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    )
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """For run_services."""
@@ -81,35 +89,18 @@ class _Parts:
             return f"containerd: {self.follower.state.problem or 'not connected yet'}"
         return ""
 
-    def status(self) -> Mapping[str, object]:
-        """The content of /status."""
-        verdict = self.prober.verdict
-        problems = {check.value: problem for check, problem in verdict.problems.items()}
-        return {
-            "node": {
-                "capable": verdict.capable,
-                "reason": verdict.sentence,
-                "problems": problems,
-            },
-            "containerd": dataclasses.asdict(self.follower.state),
-            "pods": [_pod(served) for _, served in sorted(self.server.served.items())],
-            "manifest_problems": dict(self.source.problems),
-            "savings": savings.shown(self.ledger),
-        }
-
-
-def _pod(served: serving.Served) -> Mapping[str, object]:
-    result = served.result
-    return {
-        "namespace": served.pod.namespace,
-        "name": served.pod.name,
-        "served": served.done == served.version,
-        "sentence": served.sentence,
-        "outcome": result.decision.outcome.value if result else None,
-        "cache": result.decision.reported or None if result else None,
-        "registered": list(result.registered) if result else [],
-        "seconds": result.seconds if result else None,
-    }
+    def describe(self) -> status.Status:
+        """The content of /status and of the page for people."""
+        table = mountinfo.read()
+        return status.Status(
+            node=status.node_of(self.prober.verdict, name=self.name, started=self.started),
+            containerd=dataclasses.replace(self.follower.state),
+            store=status.store_of(self.store, self.prober, table),
+            mounts=status.mounts_of(self.prober.root, table),
+            pods=status.pods_of(self.server.served),
+            manifest_problems=dict(self.source.problems),
+            savings=status.savings_of(self.ledger),
+        )
 
 
 @contextlib.asynccontextmanager
@@ -163,7 +154,14 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             handlers_needed=not wanted.default_snapshotter,
             on_store_back=server.retry_now,
         )
-        yield _Parts(prober=prober, follower=follower, server=server, ledger=ledger, source=source)
+        yield _Parts(
+            prober=prober,
+            follower=follower,
+            server=server,
+            ledger=ledger,
+            source=source,
+            store=wanted.store,
+        )
 
 
 class _Watchdog:
@@ -202,7 +200,7 @@ async def run(wanted: settings.Agent) -> None:
         wanted.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _Watchdog(wanted.stop_seconds) as watchdog:
         async with aiotasks.stop_on_signals() as stop, _opened(wanted) as parts:
-            app = web.application(parts.status, parts.missing)
+            app = web.application(parts.describe, parts.missing)
             async with _listening(app, wanted.listen):
                 services = {**parts.services(), "watchdog": watchdog.run(stop)}
                 try:
@@ -272,12 +270,12 @@ def main(arguments: Sequence[str]) -> int:
     wanted = parse(arguments)
     # The library's own lines about connections are no JSON, and told by us anyway.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    status = 0
+    code = 0
     with jsonlog.to_stderr(logging.DEBUG if wanted.verbose else logging.INFO):
         try:
             asyncio.run(run(wanted))
         except* (errors.AgentError, OSError) as group:
             # Foreseen: a message for people, not a traceback.
             logger.error("ended", extra={"reason": "; ".join(map(str, group.exceptions))})  # noqa: TRY400
-            status = 1
-    return status
+            code = 1
+    return code

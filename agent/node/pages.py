@@ -1,0 +1,243 @@
+"""The agent's own page: is this node well, what became of its pods, and does it pay?
+
+A view of agent.node.status, which a person without JavaScript, with a phone or
+with a screen reader can use. Names and messages are other people's: agent.kits.pages
+escapes them.
+"""
+
+import datetime
+from collections.abc import Iterator, Mapping
+
+from agent.kits import pages
+from agent.matching import decisions
+from agent.matching import savings as arithmetic
+from agent.node import status
+
+_SHOWN_PODS = 100
+_SHOWN_LAYERS = 200
+
+_OUTCOMES = {
+    decisions.Outcome.HIT.value: ("good", "hit"),
+    decisions.Outcome.PARTIAL.value: ("warn", "partial"),
+    decisions.Outcome.MISS.value: ("bad", "miss"),
+    decisions.Outcome.NOT_READY.value: ("warn", "not ready"),
+    decisions.Outcome.FORBIDDEN.value: ("warn", "not allowed"),
+    decisions.Outcome.NOT_ASKED.value: ("plain", "not asked"),
+}
+
+
+def render(shown: status.Status, *, now: datetime.datetime) -> bytes:
+    """The page as it is sent, with agent.kits.pages.headers."""
+    page = pages.Page(
+        title=f"Node {shown.node.name}",
+        subtitle=[
+            f"uimgacc agent {shown.node.version}, up for ",
+            _span(shown.node.started, now),
+            ". This page is as of ",
+            pages.tag("time", now.strftime("%Y-%m-%d %H:%M:%S UTC"), datetime=now.isoformat()),
+            "; load it again for news.",
+        ],
+        links={"Metrics for Prometheus": "/metrics", "All of this as JSON": "/status"},
+    )
+    return page.render(
+        _verdict(shown.node),
+        _tiles(shown),
+        _checks(shown.node),
+        _pods(shown, now),
+        _savings(shown.savings, now),
+        _store(shown),
+        _containerd(shown),
+    )
+
+
+def _span(since: datetime.datetime, now: datetime.datetime) -> pages.Html:
+    """How long ago, with the moment itself for programs and on hovering."""
+    text = pages.ago((now - since).total_seconds())
+    return pages.tag("time", text, datetime=since.isoformat(), title=since.isoformat())
+
+
+def _verdict(node: status.Node) -> pages.Html:
+    if node.capable and not node.problems:
+        kind, word, said = "good", "Well", "This node serves images from the store."
+    elif node.capable:
+        kind, word = "warn", "In doubt"
+        said = "This node serves images, but the last look found a problem."
+    else:
+        kind, word = "bad", "Not capable"
+        said = "This node does not serve images from the store; pods pull as ever."
+    return pages.tag(
+        "section",
+        pages.tag("h2", pages.badge(kind, word), " ", said),
+        None if kind == "good" else pages.tag("p", node.reason),
+        class_="good" if node.capable else "bad",
+    )
+
+
+def _tiles(shown: status.Status) -> pages.Html:
+    account = shown.savings
+    came = sum(account.images.values())
+    ratio = f"{account.images['hit'] / came:.0%}" if came else pages.NONE
+    answered = pages.duration(shown.store.probe_seconds)
+    counts = ", ".join(f"{number} {result}" for result, number in account.images.items())
+    return pages.tiles(
+        ("Time saved", pages.duration(account.seconds), "since the agent started, measured"),
+        ("Not downloaded", pages.size(account.bytes), "compressed bytes"),
+        ("Images without a download", ratio, counts),
+        ("Pods", len(shown.pods), f"{sum(bool(pod.registered) for pod in shown.pods)} prepared"),
+        ("Layers mounted", len(shown.mounts.layers), "shared by all containers"),
+        ("Store", "away" if shown.store.problem else answered, "to answer the last probe"),
+    )
+
+
+def _checks(node: status.Node) -> pages.Html:
+    rows = [
+        (
+            check.name,
+            pages.badge("bad", "problem") if check.problem else pages.badge("good", "well"),
+            check.problem or pages.NONE,
+            check.advice or pages.NONE,
+        )
+        for check in node.checks
+    ]
+    header = ("What", "State", "Found", "What to do")
+    return pages.section("Health", pages.table("What serving needs", header, rows))
+
+
+def _pods(shown: status.Status, now: datetime.datetime) -> pages.Html:
+    parts: list[pages.Child] = []
+    if shown.pods:
+        visible = shown.pods[:_SHOWN_PODS]
+        caption = f"The newest {len(visible)} of {len(shown.pods)}, newest first"
+        header = ("Pod", "Result", "Why", "Ready after", "Seen")
+        parts.append(pages.table(caption, header, [_pod(pod, now) for pod in visible]))
+    else:
+        parts.append(pages.tag("p", "No pods on this node yet."))
+    if shown.manifest_problems:
+        rows = list(shown.manifest_problems.items())
+        parts.append(pages.table("Manifests that could not be read", ("Manifest", "Problem"), rows))
+    return pages.section("Pods", *parts)
+
+
+def _pod(pod: status.Pod, now: datetime.datetime) -> tuple[pages.Child, ...]:
+    kind, word = _OUTCOMES.get(pod.outcome or "", ("plain", "waiting"))
+    images = [
+        pages.tag("li", pages.tag("code", image.image), f": {image.reason}") for image in pod.images
+    ]
+    why = pages.join(
+        pod.sentence,
+        pages.tag("div", "Cache ", pages.tag("code", pod.cache)) if pod.cache else None,
+        pages.tag("details", pages.tag("summary", _counted(len(images), "image")), _list(images))
+        if images
+        else None,
+    )
+    return (
+        f"{pod.namespace}/{pod.name}",
+        pages.badge(kind, word),
+        why,
+        pages.duration(pod.seconds if pod.registered else None),
+        pages.join(_span(pod.since, now), " ago"),
+    )
+
+
+def _savings(account: status.Savings, now: datetime.datetime) -> pages.Html:
+    rate, pulls = account.bytes_per_second, len(account.samples)
+    if rate:
+        basis = (
+            f"Ordinary pulls on this node run at {pages.size(rate)}/s, download and unpacking: the "
+            f"median of the last {_counted(pulls, 'pull')}, each weighed by its bytes."
+        )
+    else:
+        basis = (
+            "This node has not measured an ordinary pull yet. Until then the time that the build "
+            "of an image took stands for it."
+        )
+    saved = (
+        "Saved is what such a pull would have taken longer than it took to have the image ready. "
+        "Where nothing was measured, nothing is claimed."
+    )
+    if not account.last:
+        return pages.section(
+            "Time saved", pages.tag("p", basis, " ", saved), pages.tag("p", "Nothing saved yet.")
+        )
+    header = ("Image", "Saved", "Not downloaded", "Took", "A pull", "Computed from", "When")
+    rows = [_saving(entry, now) for entry in reversed(account.last)]
+    caption = f"The last {_counted(len(rows), 'image')} that came from the store, newest first"
+    return pages.section(
+        "Time saved", pages.tag("p", basis, " ", saved), pages.table(caption, header, rows)
+    )
+
+
+def _saving(entry: status.Saving, now: datetime.datetime) -> tuple[pages.Child, ...]:
+    return (
+        entry.image,
+        pages.duration(entry.seconds),
+        pages.size(entry.bytes),
+        pages.duration(entry.actual_seconds),
+        pages.duration(entry.expected_seconds),
+        _method(entry.method, entry.inputs),
+        pages.join(_span(entry.when, now), " ago"),
+    )
+
+
+def _method(method: str, inputs: Mapping[str, float]) -> str:
+    """The arithmetic of one expectation, with its figures."""
+    if method == arithmetic.Method.PULLS.value:
+        return (
+            f"{pages.size(inputs['bytes'])} at {pages.size(inputs['bytes_per_second'])}/s, "
+            f"from {_counted(int(inputs['samples']), 'pull')} of this node"
+        )
+    if method == arithmetic.Method.BUILD.value:
+        return (
+            f"the build: {pages.duration(inputs['build_seconds'])} for "
+            f"{pages.size(inputs['fetched_bytes'])}, of which {pages.size(inputs['bytes'])} count"
+        )
+    return "nothing measured, so nothing claimed"
+
+
+def _store(shown: status.Status) -> pages.Html:
+    store, mounts = shown.store, shown.mounts
+    mounted = f"{store.kind} from {store.source}" if store.kind else "not known"
+    state = store.problem or f"answered in {pages.duration(store.probe_seconds)}"
+    facts: dict[str, pages.Child] = {
+        "Folder": pages.tag("code", store.path),
+        "Mount": mounted,
+        "Last probe": state,
+        "Layers": f"{len(mounts.layers)} mounted in {mounts.folder}"
+        if mounts.folder
+        else pages.NONE,
+    }
+    return pages.section("Store and mounts", pages.facts(facts), *_layers(mounts))
+
+
+def _layers(mounts: status.Mounts) -> Iterator[pages.Child]:
+    if not mounts.layers:
+        return
+    visible = list(mounts.layers.items())[:_SHOWN_LAYERS]
+    caption = f"{len(visible)} of {len(mounts.layers)}"
+    rows = [(pages.tag("code", name), pages.tag("code", file)) for name, file in visible]
+    yield pages.tag(
+        "details",
+        pages.tag("summary", "Which layers"),
+        pages.table(caption, ("Folder", "Layer file"), rows),
+    )
+
+
+def _containerd(shown: status.Status) -> pages.Html:
+    state = shown.containerd
+    connected = pages.badge("good", "connected") if state.connected else None
+    facts: dict[str, pages.Child] = {
+        "State": connected or pages.badge("bad", "not connected"),
+        "Version": f"{state.version} (process {state.pid})" if state.version else "not known",
+        "Looked after": state.sentence,
+    }
+    if state.problem:
+        facts["Problem"] = state.problem
+    return pages.section("containerd", pages.facts(facts))
+
+
+def _list(items: list[pages.Html]) -> pages.Html:
+    return pages.tag("ul", items)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
