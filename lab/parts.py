@@ -54,6 +54,7 @@ PARTS = (
     Part("docker-registry", "trixie", "docker-registry", ("usr/bin/docker-registry",)),
     Part("prometheus", "trixie", "prometheus", ("usr/bin/prometheus",)),
     Part("promtool", "trixie", "promtool", ("usr/bin/promtool",)),
+    Part("kubectl", "testing", "kubectl", ("usr/bin/kubectl",), ("version", "--client")),
     Part("cri-proto", "trixie", "golang-github-kubernetes-cri-api-dev"),
     # What runs it is in lab.browser.
     Part("chromium", "trixie", "chromium-headless-shell", libraries=True),

@@ -1,0 +1,305 @@
+"""The policy that sends pods to our snapshotter: who is moved, and that nobody is stopped by it."""
+
+import copy
+import itertools
+import pathlib
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from agent.matching import annotations, runtimes
+from agent.model import pods
+from tests.manifests import admission, rendering
+
+HANDLER = "io.containerd.cri.runtime-handler"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+LABELS = (annotations.NATIVE_LABEL, annotations.UCLOUD_LABEL)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> admission.Mutator:
+    folder = tmp_path_factory.mktemp("rendered")
+    return admission.Mutator(
+        rendering.rendered_with(folder, "runtimeclass", "nvidia"), annotations.NATIVE_LABEL
+    )
+
+
+def pod(annotated: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": "pod", "namespace": "default"}
+    if annotated is not None:
+        metadata["annotations"] = annotated
+    spec = {"containers": [{"name": "main", "image": "nginx:1.27"}], **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def affine(key: str, operator: str, *values: str, required: bool = True) -> dict[str, Any]:
+    """The part of a pod's spec that wants nodes by a label."""
+    term = {"matchExpressions": [{"key": key, "operator": operator}]}
+    if values:
+        term["matchExpressions"][0]["values"] = list(values)  # type: ignore[assignment]
+    rule: Any = {REQUIRED: {"nodeSelectorTerms": [term]}}
+    if not required:
+        rule = {PREFERRED: [{"weight": 1, "preference": term}]}
+    return {"affinity": {"nodeAffinity": rule}}
+
+
+ASKING = {
+    "ours, automatic": pod({annotations.NATIVE_CACHE: "auto"}),
+    "ours, a cache": pod({annotations.NATIVE_CACHE: "imc-1"}),
+    "Alibaba, newer pin": pod({annotations.ALIBABA_PIN: "imc-1"}),
+    "Alibaba, older pin": pod({annotations.ALIBABA_PIN_LEGACY: "imc-1"}),
+    "Alibaba, newer automatic": pod({annotations.ALIBABA_AUTO: "true"}),
+    "Alibaba, older automatic": pod({annotations.ALIBABA_AUTO_LEGACY: "true"}),
+    "Alibaba, all images or none": pod({annotations.ALIBABA_PERFECT: "true"}),
+    "Alibaba, so many images": pod({annotations.ALIBABA_COUNT: "2"}),
+    "Tencent, automatic": pod({annotations.TENCENT_CACHE: "auto"}),
+    "Tencent, a cache": pod({annotations.TENCENT_CACHE: "imc-1"}),
+    "UCloud, affinity": pod(**affine(annotations.UCLOUD_LABEL, "In", "true")),
+    "UCloud, preference": pod(**affine(annotations.UCLOUD_LABEL, "Exists", required=False)),
+    "our label, selected": pod(nodeSelector={annotations.NATIVE_LABEL: "true"}),
+}
+
+
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+def test_a_pod_that_asks_is_sent_to_the_twin(
+    policy: admission.Mutator, asking: dict[str, Any]
+) -> None:
+    found = policy.admitted(asking)
+
+    wanted = copy.deepcopy(asking)
+    wanted["metadata"].setdefault("annotations", {})[HANDLER] = "uimgacc"
+    wanted["spec"]["runtimeClassName"] = "uimgacc"
+    assert found == wanted
+
+
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+def test_a_pod_of_another_class_is_sent_to_the_twin_of_that(
+    policy: admission.Mutator, asking: dict[str, Any]
+) -> None:
+    asking = copy.deepcopy(asking)
+    asking["spec"]["runtimeClassName"] = "nvidia"
+
+    found = policy.admitted(asking)
+
+    assert found["spec"]["runtimeClassName"] == "uimgacc-nvidia"
+    assert found["metadata"]["annotations"][HANDLER] == "uimgacc-nvidia"
+
+
+@pytest.mark.parametrize("name", ["uimgacc", "uimgacc-nvidia"])
+def test_a_pod_that_names_our_class_itself_gets_the_annotation(
+    policy: admission.Mutator, name: str
+) -> None:
+    found = policy.admitted(pod(runtimeClassName=name))
+
+    assert found == pod({HANDLER: name}, runtimeClassName=name)
+    assert policy.admitted(found) == found
+
+
+AUTO = {annotations.NATIVE_CACHE: "auto"}
+LEFT_ALONE = {
+    "asks for nothing": pod(),
+    "says no": pod({annotations.NATIVE_CACHE: "false", annotations.TENCENT_CACHE: "auto"}),
+    "says no to Alibaba": pod(
+        {annotations.ALIBABA_AUTO: "false", annotations.ALIBABA_AUTO_LEGACY: "true"}
+    ),
+    "an empty wish": pod({annotations.NATIVE_CACHE: " "}),
+    "avoids the label": pod(**affine(annotations.NATIVE_LABEL, "NotIn", "true")),
+    "a class without a twin": pod(AUTO, runtimeClassName="kata"),
+    "its node is chosen": pod(AUTO, nodeName="node-1"),
+    "a DaemonSet's": pod(
+        AUTO,
+        affinity={
+            "nodeAffinity": {
+                REQUIRED: {
+                    "nodeSelectorTerms": [
+                        {
+                            "matchFields": [
+                                {"key": "metadata.name", "operator": "In", "values": ["node-1"]}
+                            ]
+                        }
+                    ]
+                }
+            }
+        },
+    ),
+    "selects other nodes": pod(AUTO, nodeSelector={"uimgacc.io/handler": "false"}),
+    "forbids our nodes": pod(AUTO, **affine("uimgacc.io/handler", "DoesNotExist")),
+    "an overhead of its own": pod(AUTO, overhead={"memory": "64Mi"}),
+    "in a user namespace": pod(AUTO, hostUsers=False),
+    "for Windows": pod(AUTO, os={"name": "windows"}),
+}
+
+
+@pytest.mark.parametrize("other", LEFT_ALONE.values(), ids=LEFT_ALONE)
+def test_any_other_pod_stays_as_it_is(policy: admission.Mutator, other: dict[str, Any]) -> None:
+    assert policy.admitted(other) == other
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", "uimgacc-system"])
+def test_pods_that_must_start_without_us_stay_as_they_are(
+    policy: admission.Mutator, namespace: str
+) -> None:
+    asking = pod({annotations.NATIVE_CACHE: "auto"})
+
+    assert policy.admitted(asking, namespace=namespace) == asking
+
+
+def test_an_overhead_that_the_twin_has_as_well_is_no_obstacle(
+    policy: admission.Mutator,
+) -> None:
+    asking = pod(AUTO, overhead={"memory": "64Mi"})
+    twin = {**policy.params[0], "overhead": {"podFixed": {"memory": "64Mi"}}}
+
+    assert policy.matches(asking, twin, "same-overhead")
+
+
+KEYS = (
+    annotations.NATIVE_CACHE,
+    annotations.ALIBABA_PIN,
+    annotations.ALIBABA_PIN_LEGACY,
+    annotations.ALIBABA_AUTO,
+    annotations.ALIBABA_AUTO_LEGACY,
+    annotations.ALIBABA_PERFECT,
+    annotations.ALIBABA_COUNT,
+    annotations.TENCENT_CACHE,
+    "unrelated.example.com/key",
+)
+VALUES = ("true", "false", "auto", "imc-1", "", " ", " True ", "FALSE", "0", "3", "0007", "12345")
+OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt")
+
+
+@strategies.composite
+def requirements(draw: strategies.DrawFn) -> dict[str, Any]:
+    operator = draw(strategies.sampled_from(OPERATORS))
+    key = draw(strategies.sampled_from((*LABELS, "uimgacc.io/handler", "zone")))
+    found: dict[str, Any] = {"key": key, "operator": operator}
+    if operator in ("In", "NotIn", "Gt"):
+        values = strategies.sampled_from(("true", "false", "1"))
+        found["values"] = draw(strategies.lists(values, min_size=1, max_size=2))
+    return found
+
+
+@strategies.composite
+def any_pods(draw: strategies.DrawFn) -> dict[str, Any]:
+    """Pods that ask in several words at once, or in none, and select nodes in every way."""
+    term = strategies.fixed_dictionaries(
+        {},
+        optional={
+            "matchExpressions": strategies.lists(requirements(), max_size=2),
+            "matchFields": strategies.just(
+                [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]
+            ),
+        },
+    )
+    preference = strategies.fixed_dictionaries({"weight": strategies.just(1), "preference": term})
+    rules = strategies.fixed_dictionaries(
+        {},
+        optional={
+            REQUIRED: strategies.fixed_dictionaries(
+                {"nodeSelectorTerms": strategies.lists(term, min_size=1, max_size=2)}
+            ),
+            PREFERRED: strategies.lists(preference, max_size=2),
+        },
+    )
+    selector = strategies.dictionaries(
+        strategies.sampled_from((*LABELS, "uimgacc.io/handler")),
+        strategies.sampled_from(("true", "false")),
+        max_size=2,
+    )
+    spec = draw(
+        strategies.fixed_dictionaries(
+            {},
+            optional={
+                "runtimeClassName": strategies.sampled_from(
+                    ("nvidia", "kata", "uimgacc", "uimgacc-nvidia")
+                ),
+                "nodeSelector": selector,
+                "affinity": strategies.one_of(
+                    strategies.just({}),
+                    strategies.fixed_dictionaries({"nodeAffinity": rules}),
+                    strategies.just({"podAffinity": {}}),
+                ),
+                "overhead": strategies.just({"memory": "64Mi"}),
+                "hostUsers": strategies.booleans(),
+                "nodeName": strategies.sampled_from(("", "node-1")),
+            },
+        )
+    )
+    annotated = strategies.dictionaries(
+        strategies.sampled_from((*KEYS, HANDLER)), strategies.sampled_from(VALUES), max_size=4
+    )
+    return pod(draw(strategies.none() | annotated), **spec)
+
+
+def test_who_asks_in_every_combination_of_words(policy: admission.Mutator) -> None:
+    keys = (
+        annotations.NATIVE_CACHE,
+        annotations.ALIBABA_AUTO,
+        annotations.ALIBABA_AUTO_LEGACY,
+        annotations.ALIBABA_PERFECT,
+        annotations.ALIBABA_COUNT,
+    )
+    for values in itertools.product((None, "true", "False", "1"), repeat=len(keys)):
+        said = {key: value for key, value in zip(keys, values, strict=True) if value is not None}
+        for spec in ({}, {"nodeSelector": {annotations.NATIVE_LABEL: "true"}}):
+            wanted = annotations.request_of(pods.parse_pod(pod(said, **spec))).asks
+
+            assert policy.matches(pod(said, **spec), policy.params[0], "asks") == wanted, said
+
+
+@hypothesis.settings(deadline=None, max_examples=400)
+@hypothesis.given(any_pods())
+def test_who_asks_is_what_matching_says(policy: admission.Mutator, any_pod: dict[str, Any]) -> None:
+    """Two statements of the same rules: one in CEL for the API server, one for the agent."""
+    read = pods.parse_pod(any_pod)
+    asks = annotations.request_of(read).asks
+    hypothesis.target(float(asks))
+    (twin,) = [each for each in policy.params if each["handler"] == runtimes.DEFAULT_TWIN]
+    if read.runtime_class in ("uimgacc", "uimgacc-nvidia"):
+        return
+
+    assert policy.matches(any_pod, twin, "asks") == asks
+
+
+@hypothesis.settings(deadline=None, max_examples=400)
+@hypothesis.given(any_pods())
+def test_a_pod_is_moved_only_where_it_asks_and_can_go(
+    policy: admission.Mutator, any_pod: dict[str, Any]
+) -> None:
+    found = policy.admitted(copy.deepcopy(any_pod))
+
+    if found == any_pod:
+        return
+    read = pods.parse_pod(any_pod)
+    # What is to run on our snapshotter must be pulled into it, even where no cache is wanted.
+    assert annotations.request_of(read).asks or runtimes.is_ours(read.runtime_class)
+    name = found["spec"]["runtimeClassName"]
+    assert name == runtimes.twin_of(read.runtime_class)
+    # Nothing but the two fields is changed.
+    stripped = copy.deepcopy(found)
+    expected = copy.deepcopy(any_pod)
+    for each in (stripped, expected):
+        each["spec"].pop("runtimeClassName", None)
+        each["metadata"].setdefault("annotations", {}).pop(HANDLER, None)
+    assert stripped == expected
+    # What the API server's RuntimeClass admission and the scheduler would refuse.
+    (twin,) = [each for each in policy.params if each["metadata"]["name"] == name]
+    for key, value in twin["scheduling"]["nodeSelector"].items():
+        assert any_pod["spec"].get("nodeSelector", {}).get(key, value) == value
+    assert "overhead" not in any_pod["spec"]
+    assert not any_pod["spec"].get("nodeName")
+    assert not any("matchFields" in term for term in admission.terms(any_pod))
+    # And it is settled: a second look changes nothing.
+    assert policy.admitted(found) == found
+
+
+def test_the_policy_cannot_stop_a_pod(tmp_path: pathlib.Path) -> None:
+    documents = rendering.rendered_with(tmp_path, "runtimeclass", "nvidia")
+
+    policy = rendering.only(documents, "MutatingAdmissionPolicy", "uimgacc")
+    assert policy["spec"]["failurePolicy"] == "Ignore"
+    binding = rendering.only(documents, "MutatingAdmissionPolicyBinding", "uimgacc")
+    assert binding["spec"]["paramRef"]["parameterNotFoundAction"] == "Allow"
