@@ -174,3 +174,18 @@ GENERATION = prometheus_client.Gauge(
     ["which"],
     registry=AGENT,
 )
+_POD_READY = prometheus_client.Histogram(
+    "uimgacc_pod_ready_seconds",
+    "From scheduled to all containers started, by whether images came from the store.",
+    ["accelerated"],
+    # The API's times are whole seconds.
+    buckets=(1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200),
+    registry=AGENT,
+)
+for _accelerated in ("true", "false"):
+    _POD_READY.labels(_accelerated)
+
+
+def pod_ready(seconds: float, *, accelerated: bool) -> None:
+    """Observe that a pod's containers have started."""
+    _POD_READY.labels(str(accelerated).lower()).observe(seconds)

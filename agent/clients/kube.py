@@ -10,7 +10,7 @@ import enum
 import random
 import types
 import urllib.parse
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -66,7 +66,7 @@ class Kind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """A line of a watch. A bookmark's object has nothing but its resourceVersion."""
+    """News of a watch. A bookmark's object has nothing but its resourceVersion."""
 
     kind: Kind
     object: Object
@@ -81,9 +81,14 @@ class Event:
 class Page:
     """A part of a list; `version` is that of the list, the same in all its parts."""
 
-    items: Sequence[Object]
+    raw: Sequence[msgspec.Raw]
     version: str
     more: str = ""
+
+    @property
+    def items(self) -> Iterator[Object]:
+        """The objects, each decoded when it is asked for: together they would be many MB."""
+        return (_decoded(bytes(each), "a list's item") for each in self.raw)
 
 
 class _Line(msgspec.Struct):
@@ -103,7 +108,7 @@ class _List(msgspec.Struct):
 
     metadata: _ListMeta
     # Go writes null for a list that was never filled.
-    items: list[dict[str, Any]] | None = None
+    items: list[msgspec.Raw] | None = None
 
 
 class Client:
@@ -185,7 +190,8 @@ class Client:
     ) -> AsyncGenerator[Event]:
         """The changes after a version, until the server ends it: then watch on, from the last.
 
-        Close the iterator. `seconds` is when the server is to end it (default: five to
+        Close the iterator. The first event is a bookmark of the version asked for: the
+        server has begun. `seconds` is when the server is to end it (default: five to
         ten minutes, so that a fleet's watches do not end together). A server sends a
         bookmark a minute; `silence` for longer than that many seconds is a broken
         connection. Raises Gone when the version is too old, else what requests raise.
@@ -203,7 +209,10 @@ class Client:
             self._transport.lines(path, query, silence=silence)
         ) as lines:
             async for line in lines:
-                yield _event(line, f"watch of {path}")
+                if line:
+                    yield _event(line, f"watch of {path}")
+                else:
+                    yield Event(Kind.BOOKMARK, {"metadata": {"resourceVersion": version}})
 
     async def create(self, resource: Resource, body: Object, *, namespace: str = "") -> Object:
         """Create an object; raise AlreadyExists, Invalid."""
@@ -272,7 +281,7 @@ def _page(body: bytes) -> Page:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise kube_errors.Unavailable(f"the list cannot be read: {error}") from error
     meta = found.metadata
-    return Page(items=found.items or [], version=meta.resource_version, more=meta.continue_)
+    return Page(raw=found.items or [], version=meta.resource_version, more=meta.continue_)
 
 
 def _event(line: bytes, request: str) -> Event:

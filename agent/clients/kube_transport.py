@@ -82,18 +82,19 @@ class Transport:
     async def lines(
         self, path: str, query: Mapping[str, str], *, silence: float
     ) -> AsyncGenerator[bytes]:
-        """The lines of an answer that does not end soon."""
+        """The lines of an answer that does not end soon; "" first, when it begins."""
         with _translated(f"watch of {path}"):
             async with asyncio.timeout(self._deadline):
                 response = await self._open("GET", path, query)
             async with response:
+                yield b""
                 buffer = bytearray()
                 while chunk := await _chunk(response, silence):
                     buffer += chunk
                     if b"\n" in chunk:
                         *lines, rest = bytes(buffer).split(b"\n")
                         buffer = bytearray(rest)
-                        for line in lines:
+                        for line in filter(None, lines):
                             yield line
                     elif len(buffer) > _LINE_LIMIT:
                         raise kube_errors.Unavailable(f"watch of {path}: a line has no end")

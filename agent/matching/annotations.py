@@ -23,6 +23,20 @@ ALIBABA_COUNT = "k8s.aliyun.com/imc-match-count-request"
 
 TENCENT_CACHE = "eks.tke.cloud.tencent.com/use-image-cache"
 
+KEYS = frozenset(
+    {
+        NATIVE_CACHE,
+        ALIBABA_PIN,
+        ALIBABA_PIN_LEGACY,
+        ALIBABA_AUTO,
+        ALIBABA_AUTO_LEGACY,
+        ALIBABA_PERFECT,
+        ALIBABA_COUNT,
+        TENCENT_CACHE,
+    }
+)
+"""All annotations that are read here: who holds many pods may drop the others."""
+
 NATIVE_LABEL = "uimgacc"
 UCLOUD_LABEL = "node.uk8s.ucloud.cn/uimgacc"
 

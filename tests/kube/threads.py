@@ -33,9 +33,18 @@ def running() -> Iterator[Loop]:
     try:
         yield made
     finally:
+        made.run(_cancel_all())
         made.loop.call_soon_threadsafe(made.loop.stop)
         thread.join(_SECONDS)
         made.loop.close()
+
+
+async def _cancel_all() -> None:
+    """End what is left: requests that a proxy was told never to answer."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

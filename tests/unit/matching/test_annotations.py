@@ -169,3 +169,14 @@ def test_false_holds_against_the_runtime_class(key: str) -> None:
     pod = making.pod("nginx", runtime_class="uimgacc", annotated={key: "false"})
 
     assert not annotations.request_of(pod).asks
+
+
+def test_every_annotation_that_is_read_is_among_the_keys_to_keep() -> None:
+    """A pod source drops all others: one that is missing here would never be seen."""
+    named = {
+        value
+        for name, value in vars(annotations).items()
+        if name.isupper() and isinstance(value, str) and not name.endswith("_LABEL")
+    }
+
+    assert {name for name in named if "/" in name} == annotations.KEYS
