@@ -44,7 +44,8 @@ class Follower:
     """Reconciles after each (re)start of containerd, then listens for images.
 
     `on_reset` is called when registered images may be gone: all pods are to be
-    served again. `folder` remembers which containerd has been seen (None: nothing).
+    served again; `on_image` when there may be other images than before. `folder`
+    remembers which containerd has been seen (None: nothing).
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Follower:
         registrar: registering.Registrar,
         *,
         on_reset: Callable[[], None],
+        on_image: Callable[[], None] = lambda: None,
         folder: pathlib.Path | None,
         canary_seconds: float,
         pauses: Sequence[float] = _PAUSES,
@@ -64,6 +66,7 @@ class Follower:
         self._ledger = ledger
         self._registrar = registrar
         self._on_reset = on_reset
+        self._on_image = on_image
         self._file = folder / "containerd.json" if folder else None
         self._canary_seconds = canary_seconds
         self._pauses = pauses
@@ -139,6 +142,7 @@ class Follower:
         if self._unsettled:
             self._unsettled = False
             self._on_reset()
+            self._on_image()
 
     async def _reconcile(self, *, touch: bool) -> healing.Outcome:
         outcome = await self._healer.reconcile(touch=touch)
@@ -151,6 +155,7 @@ class Follower:
         async for event in self._client.image_events():
             self._pending[event.name] = None
             self._wake.set()
+            self._on_image()
 
     def _load(self) -> _Known | None:
         if self._file is None:

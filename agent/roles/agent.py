@@ -29,6 +29,7 @@ from agent.node import (
     following,
     healing,
     inventory,
+    pinning,
     premounting,
     probing,
     registering,
@@ -64,6 +65,7 @@ class _Parts:
     follower: following.Follower
     server: serving.Server
     ledger: savings.Ledger
+    pinned: pinning.PinnedImages
     source: watching.Folder
     store: pathlib.Path
     name: str = dataclasses.field(default_factory=lambda: os.uname().nodename)
@@ -79,6 +81,7 @@ class _Parts:
             "canary": self.follower.run_canary(),
             "pulls": self.follower.run_pulls(),
             "probe": self.prober.run(warm=_WORKERS),
+            "pinned": self.pinned.run(),
         }
 
     def missing(self) -> str:
@@ -137,12 +140,16 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             reporting.Once(reporting.LogSink()),
             parallel=wanted.parallel,
         )
+        pinned = pinning.PinnedImages(
+            client, stock, snapshotter=name, default=wanted.default_snapshotter
+        )
         follower = following.Follower(
             client,
             healer,
             ledger,
             registrar,
             on_reset=server.serve_again,
+            on_image=pinned.look_again,
             folder=wanted.state,
             canary_seconds=wanted.canary_seconds,
         )
@@ -159,6 +166,7 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             follower=follower,
             server=server,
             ledger=ledger,
+            pinned=pinned,
             source=source,
             store=wanted.store,
         )
