@@ -15,7 +15,7 @@ from agent.kits import pagestyle
 
 _SYMBOLS = {"good": "✓", "warn": "!", "bad": "✕", "plain": ""}
 NONE = "-"
-"""What stands where there is nothing to show."""
+"""What stands where there is nothing to show; on a phone such a cell is left out."""
 
 _VOID = frozenset({"link", "meta"})
 # A data URL, so that no browser asks for /favicon.ico.
@@ -61,6 +61,12 @@ def tag(name: str, /, *children: Child, **attributes: str) -> Html:
     return Html(f"<{name}{written}>{join(*children)}</{name}>")
 
 
+def prose(text: str) -> Html:
+    """A sentence; what it has between backticks is set as code."""
+    parts = text.split("`")
+    return join(tag("code", part) if place % 2 else part for place, part in enumerate(parts))
+
+
 def badge(kind: str, text: str) -> Html:
     """A word with a mark: kind is good, warn, bad or plain. The mark is not read aloud."""
     symbol = _SYMBOLS[kind]
@@ -103,11 +109,13 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Child]]) 
 
 def _row(header: Sequence[str], row: Sequence[Child]) -> Html:
     first = tag("th", row[0], scope="row", role="rowheader", data_label=header[0])
-    rest = [
-        tag("td", tag("div", cell), role="cell", data_label=name)
-        for name, cell in zip(header[1:], row[1:], strict=True)
-    ]
+    rest = [_cell(name, cell) for name, cell in zip(header[1:], row[1:], strict=True)]
     return tag("tr", first, rest, role="row")
+
+
+def _cell(name: str, content: Child) -> Html:
+    empty = {"class_": "none"} if content == NONE else {}
+    return tag("td", tag("div", content), role="cell", data_label=name, **empty)
 
 
 def section(title: str, *children: Child) -> Html:

@@ -35,19 +35,20 @@ code { font: .9em ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }
 .note { color: var(--soft); font-size: .9rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
   padding: 1.1rem 1.25rem; margin: 1rem 0; }
-section.good, section.bad { border-left: .4rem solid var(--good); }
-section.bad { border-left-color: var(--bad); }
+section.good { border-left: .4rem solid var(--good); }
+section.warn { border-left: .4rem solid var(--warn); }
+section.bad { border-left: .4rem solid var(--bad); }
 section > :last-child { margin-bottom: 0; }
 dl { margin: 0; }
 dl > div { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: .3rem 0; }
 dt { color: var(--soft); flex: 0 0 11rem; }
 dd { margin: 0; flex: 1 1 14rem; unicode-bidi: isolate; }
-dl.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr));
+dl.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.75rem, 1fr));
   gap: .75rem; margin: 1rem 0; }
 dl.tiles > div { display: block; background: var(--card); border: 1px solid var(--line);
-  border-radius: .6rem; padding: .8rem 1rem; }
+  border-radius: .6rem; padding: .8rem .9rem; }
 dl.tiles dt { font-size: .9rem; }
-dl.tiles dd { font-size: 1.6rem; font-weight: 650; line-height: 1.3; }
+dl.tiles dd { font-size: 1.5rem; font-weight: 650; line-height: 1.3; }
 dl.tiles dd.note { font-size: .85rem; font-weight: 400; line-height: 1.4; }
 table { border-collapse: collapse; width: 100%; font-size: .95rem; }
 caption { text-align: left; color: var(--soft); font-size: .9rem; padding-bottom: .5rem; }
@@ -55,7 +56,9 @@ th, td { text-align: left; vertical-align: top; padding: .5rem .75rem .5rem 0;
   border-top: 1px solid var(--line); unicode-bidi: isolate; }
 thead th { border-top: 0; color: var(--soft); font-size: .85rem; font-weight: 600;
   white-space: nowrap; }
-tbody th { font-weight: 600; }
+tbody th { font-weight: 600; min-width: 9rem; }
+tbody td { min-width: 5.2rem; }
+table + table { margin-top: 1.5rem; }
 .badge { display: inline-block; border-radius: 1rem; padding: .05rem .6rem; font-size: .85rem;
   font-weight: 600; white-space: nowrap; background: var(--plain-back); }
 .badge.good { color: var(--good); background: var(--good-back); }
@@ -64,7 +67,7 @@ tbody th { font-weight: 600; }
 summary { cursor: pointer; color: var(--link); padding: .3rem 0; }
 ul { margin: .25rem 0; padding-left: 1.2rem; }
 footer nav { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; }
-@media (max-width: 44rem) {
+@media (max-width: 52rem) {
   body { padding: 1rem .75rem 2rem; }
   section { padding: .9rem; }
   dl.tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem; }
@@ -73,10 +76,11 @@ footer nav { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; }
   caption { display: block; }
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   tbody tr { border-top: 1px solid var(--line); padding: .6rem 0; }
-  tbody th { border: 0; padding: 0 0 .2rem; }
-  tbody td { border: 0; padding: .15rem 0; display: flex; gap: .75rem; }
+  tbody th { border: 0; padding: 0 0 .2rem; min-width: 0; }
+  tbody td { border: 0; padding: .15rem 0; min-width: 0; display: flex; gap: .75rem; }
   tbody td::before { content: attr(data-label); color: var(--soft); flex: 0 0 6rem;
     font-size: .85rem; padding-top: .1rem; }
+  tbody td.none { display: none; }
   tbody td > div { flex: 1; min-width: 0; }
 }
 """

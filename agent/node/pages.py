@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from agent.kits import pages
 from agent.matching import decisions
 from agent.matching import savings as arithmetic
-from agent.node import status
+from agent.node import capability, status
 
 _SHOWN_PODS = 100
 _SHOWN_LAYERS = 200
@@ -23,6 +23,15 @@ _OUTCOMES = {
     decisions.Outcome.NOT_READY.value: ("warn", "not ready"),
     decisions.Outcome.FORBIDDEN.value: ("warn", "not allowed"),
     decisions.Outcome.NOT_ASKED.value: ("plain", "not asked"),
+}
+
+_CHECKS = {
+    capability.Check.STORE.value: "Store",
+    capability.Check.CONTAINERD.value: "containerd",
+    capability.Check.PLUGIN.value: "Snapshotter in containerd",
+    capability.Check.HANDLER.value: "Runtime handlers",
+    capability.Check.SNAPSHOTTER.value: "Snapshotter process",
+    capability.Check.KERNEL.value: "Kernel",
 }
 
 
@@ -68,8 +77,8 @@ def _verdict(node: status.Node) -> pages.Html:
     return pages.tag(
         "section",
         pages.tag("h2", pages.badge(kind, word), " ", said),
-        None if kind == "good" else pages.tag("p", node.reason),
-        class_="good" if node.capable else "bad",
+        None if kind == "good" else pages.tag("p", pages.prose(node.reason)),
+        class_=kind,
     )
 
 
@@ -78,12 +87,13 @@ def _tiles(shown: status.Status) -> pages.Html:
     came = sum(account.images.values())
     ratio = f"{account.images['hit'] / came:.0%}" if came else pages.NONE
     answered = pages.duration(shown.store.probe_seconds)
+    prepared = sum(bool(pod.registered) for pod in shown.pods)
     counts = ", ".join(f"{number} {result}" for result, number in account.images.items())
     return pages.tiles(
         ("Time saved", pages.duration(account.seconds), "since the agent started, measured"),
         ("Not downloaded", pages.size(account.bytes), "compressed bytes"),
-        ("Images without a download", ratio, counts),
-        ("Pods", len(shown.pods), f"{sum(bool(pod.registered) for pod in shown.pods)} prepared"),
+        ("Hit ratio", ratio, counts),
+        ("Pods", len(shown.pods), f"{prepared} had images prepared"),
         ("Layers mounted", len(shown.mounts.layers), "shared by all containers"),
         ("Store", "away" if shown.store.problem else answered, "to answer the last probe"),
     )
@@ -92,10 +102,10 @@ def _tiles(shown: status.Status) -> pages.Html:
 def _checks(node: status.Node) -> pages.Html:
     rows = [
         (
-            check.name,
+            _CHECKS[check.name],
             pages.badge("bad", "problem") if check.problem else pages.badge("good", "well"),
-            check.problem or pages.NONE,
-            check.advice or pages.NONE,
+            pages.prose(check.problem) if check.problem else pages.NONE,
+            pages.prose(check.advice) if check.advice else pages.NONE,
         )
         for check in node.checks
     ]

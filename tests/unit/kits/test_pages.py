@@ -40,6 +40,10 @@ def test_what_is_no_unicode_is_shown_as_an_escape(letter: str) -> None:
     assert f"<p>\\u{ord(letter):04x}</p>".encode() in document
 
 
+def test_code_in_a_sentence_is_set_as_code_and_escaped() -> None:
+    assert pages.prose("run `a <b>` & wait") == "run <code>a &lt;b&gt;</code> &amp; wait"
+
+
 def test_sizes_and_times_are_readable() -> None:
     sizes = [pages.size(number) for number in (0, 999, 1000, 1.5e9, 2e12, 3e16)]
 
