@@ -18,6 +18,10 @@ import struct
 from agent.mounts import mountinfo
 
 MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_NOATIME = 1 << 10
 MNT_DETACH = 2
 _MS_REC = 1 << 14
 _MS_PRIVATE = 1 << 18
