@@ -1,6 +1,6 @@
 """What the agent writes to its own node object, and nothing else; pure.
 
-It writes two labels, annotations under `uimgacc.io/`, one condition, and takes one
+It writes three labels, annotations under `uimgacc.io/`, one condition, and takes one
 startup taint away. A ValidatingAdmissionPolicy of the manifests holds it to these.
 The node as it was read goes in, the smallest patch comes out: a node that is as it
 should be gives none, and what somebody else has edited is put right.
@@ -15,6 +15,10 @@ from agent.node import capability
 
 LABELS = ("uimgacc", "node.uk8s.ucloud.cn/uimgacc")
 """Set to "true" while the node is capable, and absent otherwise."""
+
+HANDLER_LABEL = "uimgacc.io/handler"
+"""Set to "true" while our runtime handlers start containers here, whether or not the store is
+there. Our RuntimeClasses select it: pods go on starting, by a pull, while the store is away."""
 
 CONDITION = "ImageAcceleration"
 
@@ -36,6 +40,14 @@ _REASONS = {
     capability.Check.SNAPSHOTTER: "SnapshotterUnavailable",
     capability.Check.KERNEL: "KernelNotSuitable",
 }
+
+
+_HANDLED_BY = {
+    capability.Check.PLUGIN,
+    capability.Check.HANDLER,
+    capability.Check.SNAPSHOTTER,
+}
+"""What pods of our runtime handlers need to start at all."""
 
 
 class TaintError(ValueError):
@@ -71,12 +83,13 @@ def parse_taint(text: str) -> Taint:
 class Wanted:
     """What the node object should say.
 
-    `capable` is None before that is known: labels, condition and taint are then left
-    as they are. `reason` and `message` are the condition's. An annotation whose value
-    is None should not be there.
+    `capable` is None before that is known: its labels, condition and taint are then left
+    as they are; `handlers` likewise for its own label. `reason` and `message` are the
+    condition's. An annotation whose value is None should not be there.
     """
 
     capable: bool | None = None
+    handlers: bool | None = None
     reason: str = ""
     message: str = ""
     annotations: Mapping[str, str | None] = dataclasses.field(default_factory=dict, hash=False)
@@ -90,13 +103,18 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
     """
     if verdict.capable:
         message = capability.Verdict(capable=True).sentence
-        return dataclasses.replace(wanted, capable=True, reason=_READY, message=message)
+        return dataclasses.replace(
+            wanted, capable=True, handlers=True, reason=_READY, message=message
+        )
     failing = [check for check in capability.Check if check in verdict.problems]
     if not failing:
         return wanted
+    # What containerd has is not known while it does not answer.
+    asked = capability.Check.CONTAINERD not in failing
     return dataclasses.replace(
         wanted,
         capable=False,
+        handlers=not _HANDLED_BY.intersection(failing) if asked else None,
         reason=_REASONS[failing[0]],
         message=_shortened(verdict.sentence),
     )
@@ -111,7 +129,9 @@ def metadata_patch(node: Mapping[str, Any], wanted: Wanted) -> dict[str, Any] | 
     found = node.get("metadata") or {}
     labels: dict[str, str | None] = {}
     if wanted.capable is not None:
-        labels = dict.fromkeys(LABELS, "true" if wanted.capable else None)
+        labels |= dict.fromkeys(LABELS, "true" if wanted.capable else None)
+    if wanted.handlers is not None:
+        labels[HANDLER_LABEL] = "true" if wanted.handlers else None
     parts = {
         "labels": _differing(found.get("labels") or {}, labels),
         "annotations": _differing(found.get("annotations") or {}, wanted.annotations),

@@ -81,11 +81,13 @@ async def test_labels_and_condition_follow_the_verdict_and_changes_are_told(give
         capable = given.labels, given.condition["status"]
         await judge(given, ILL)
 
+    handler = {"zone": "a", "uimgacc.io/handler": "true"}
     assert capable == (
-        {"zone": "a", "uimgacc": "true", "node.uk8s.ucloud.cn/uimgacc": "true"},
+        {**handler, "uimgacc": "true", "node.uk8s.ucloud.cn/uimgacc": "true"},
         "True",
     )
-    assert given.labels == {"zone": "a"}
+    # The store is away, the runtime handlers are not.
+    assert given.labels == handler
     assert (given.condition["reason"], given.condition["message"]) == (
         "StoreUnavailable",
         "the store does not answer",
@@ -158,7 +160,7 @@ async def test_what_is_wished_while_the_api_is_away_is_written_when_it_is_back(g
 
     assert away[0] == "the API is away"
     assert away[1]["uimgacc"] == "true"
-    assert given.labels == {"zone": "a"}
+    assert given.labels == {"zone": "a", "uimgacc.io/handler": "true"}
     assert given.announcer.problem == ""
     assert [reason for _, reason, _ in given.told] == [
         "ImageAccelerationReady",

@@ -8,6 +8,7 @@ from hypothesis import strategies
 from agent.node import capability, labelling
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+Check = capability.Check
 TAINT = labelling.Taint("uimgacc.io/starting", "", "NoSchedule")
 WELL = capability.Verdict(capable=True)
 ILL = capability.Verdict(problems={capability.Check.STORE: "the store does not answer"})
@@ -56,7 +57,8 @@ def wanted_of(verdict, **annotations):
 
 texts = strategies.text("ab", min_size=1, max_size=2)
 labels = strategies.dictionaries(
-    strategies.sampled_from([*labelling.LABELS, "zone", "uimgacc.io/x"]), texts
+    strategies.sampled_from([*labelling.LABELS, labelling.HANDLER_LABEL, "zone", "uimgacc.io/x"]),
+    texts,
 )
 taints = strategies.lists(
     strategies.fixed_dictionaries(
@@ -114,7 +116,7 @@ def test_any_node_is_right_after_its_patches_and_then_left_alone(node, wanted) -
 @hypothesis.given(found_nodes, wishes)
 def test_nothing_of_others_is_touched(node, wanted) -> None:
     after = applied(node, wanted, TAINT)
-    ours = {*labelling.LABELS, labelling.GENERATION, labelling.HELD}
+    ours = {*labelling.LABELS, labelling.HANDLER_LABEL, labelling.GENERATION, labelling.HELD}
 
     for part in ("labels", "annotations"):
         before_, after_ = node["metadata"][part], after["metadata"].get(part, {})
@@ -140,7 +142,27 @@ def test_before_the_first_verdict_only_annotations_are_written(node) -> None:
     }
 
 
-def test_a_capable_node_gets_both_labels_and_loses_the_taint() -> None:
+@pytest.mark.parametrize(
+    ("failing", "expected"),
+    [
+        ([Check.STORE], "true"),
+        ([Check.STORE, Check.HANDLER], None),
+        ([Check.PLUGIN], None),
+        ([Check.SNAPSHOTTER], None),
+        # What containerd has is not known then, so the label stays as it was.
+        ([Check.STORE, Check.CONTAINERD], "as it was"),
+    ],
+)
+def test_pods_of_our_handlers_find_the_node_also_while_the_store_is_away(failing, expected) -> None:
+    labels = {labelling.HANDLER_LABEL: "as it was", **dict.fromkeys(labelling.LABELS, "true")}
+    verdict = capability.Verdict(capable=False, problems=dict.fromkeys(failing, "gone"))
+    after = applied({"metadata": {"labels": labels}}, wanted_of(verdict), TAINT)
+
+    found = after["metadata"].get("labels", {})
+    assert (found.get(labelling.HANDLER_LABEL), found.get("uimgacc")) == (expected, None)
+
+
+def test_a_capable_node_gets_its_labels_and_loses_the_taint() -> None:
     node = {
         "metadata": {"resourceVersion": "7"},
         "spec": {"taints": [{"key": "uimgacc.io/starting", "effect": "NoSchedule"}]},
@@ -150,6 +172,7 @@ def test_a_capable_node_gets_both_labels_and_loses_the_taint() -> None:
     assert after["metadata"]["labels"] == {
         "uimgacc": "true",
         "node.uk8s.ucloud.cn/uimgacc": "true",
+        "uimgacc.io/handler": "true",
     }
     assert after["spec"] == {}
     assert after["status"]["conditions"] == [
