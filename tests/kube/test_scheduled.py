@@ -1,0 +1,352 @@
+"""The pods that an API server has bound to a node, whatever becomes of the server."""
+
+import asyncio
+import contextlib
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from agent.clients import kube, kube_access, kube_pods
+from agent.matching import annotations
+from agent.model import pods
+from agent.node import scheduled
+from tests.kube import apis
+
+FAST = (0.02, 0.05)
+
+
+class Seen:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.states: list[tuple[str, pods.Pod, bool]] = []
+        self.ends: list[str] = []
+
+    def seen(self, key: str, pod: pods.Pod, *, first: bool) -> None:
+        self.states.append((key, pod, first))
+
+    def gone(self, key: str) -> None:
+        self.ends.append(key)
+
+
+class Followed:
+    """A node's pods, as a consumer of the source knows them."""
+
+    def __init__(self, client: kube.Client, node: str) -> None:
+        self.observer = Seen()
+        api = kube_pods.NodePods(client, node, annotations=annotations.KEYS)
+        self.source = scheduled.Scheduled(api, self.observer, delays=FAST)
+        self.pods: dict[str, pods.Pod] = {}
+        self.log: list[str] = []
+        self._changed = asyncio.Event()
+
+    async def follow(self) -> None:
+        async with contextlib.aclosing(self.source.changes()) as changes:
+            async for change in changes:
+                name = change.key.partition("/")[2]
+                self.log.append(f"{'-' if change.pod is None else '+'}{name}")
+                if change.pod is None:
+                    del self.pods[name]
+                else:
+                    self.pods[name] = change.pod
+                self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        await self._changed.wait()
+
+    async def until_named(self, *names: str) -> None:
+        await self.until(lambda: set(self.pods) == set(names))
+
+
+@contextlib.asynccontextmanager
+async def following(client: kube.Client, node: str) -> AsyncIterator[Followed]:
+    followed = Followed(client, node)
+    task = asyncio.create_task(followed.follow())
+    try:
+        yield followed
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+def node(api: apis.Api) -> str:
+    return api.node()
+
+
+@pytest.fixture
+async def followed(client: kube.Client, node: str) -> AsyncIterator[Followed]:
+    async with following(client, node) as followed:
+        await followed.until(lambda: followed.source.synced)
+        yield followed
+
+
+async def test_pods_of_this_node_come_change_and_go(api, client, node) -> None:
+    other = api.node()
+    api.pod("early", node)
+    api.pod("elsewhere", other)
+    async with following(client, node) as followed:
+        await followed.until_named("early")
+        api.pod("late", node, annotations={"uimgacc.io/image-cache": "auto"})
+        await followed.until_named("early", "late")
+        patch = {"metadata": {"annotations": {"uimgacc.io/image-cache": "imc-1"}}}
+        api.patch(kube.PODS, "late", patch, namespace=api.namespace)
+        wanted = {"uimgacc.io/image-cache": "imc-1"}
+        await followed.until(lambda: followed.pods["late"].annotations == wanted)
+        api.delete_pod("early")
+        await followed.until_named("late")
+
+    assert followed.log == ["+early", "+late", "+late", "-early"]
+    assert followed.pods["late"].images == ("registry/app:1",)
+    assert followed.source.problem == ""
+
+
+async def test_a_pod_that_is_being_deleted_is_told_as_such(api, followed, node) -> None:
+    api.pod("one", node)
+    await followed.until_named("one")
+    path = kube.PODS.path("one", namespace=api.namespace)
+    api._ask("DELETE", path, {"gracePeriodSeconds": 30})
+    await followed.until(lambda: followed.pods["one"].deleting)
+
+
+async def test_changes_of_the_status_are_no_news_but_are_observed(api, followed, node) -> None:
+    api.pod("one", node)
+    await followed.until_named("one")
+    condition = {"type": "Ready", "status": "False", "reason": "r"}
+    api.pod_status("one", {"phase": "Running", "conditions": [condition]})
+    await followed.until(lambda: followed.observer.states[-1][1].phase == "Running")
+    api.pod("two", node)
+    await followed.until_named("one", "two")
+
+    assert followed.log == ["+one", "+two"]
+
+
+async def test_a_pod_that_has_finished_is_news(api, followed, node) -> None:
+    api.pod("one", node)
+    await followed.until_named("one")
+    api.pod_status("one", {"phase": "Succeeded"})
+    await followed.until(lambda: followed.pods["one"].phase == "Succeeded")
+
+
+async def test_what_was_missed_is_found_by_a_list_after_410(
+    api, proxy, client, node, followed
+) -> None:
+    for name in ("stays", "goes", "replaced"):
+        api.pod(name, node)
+    await followed.until_named("stays", "goes", "replaced")
+    uid = followed.pods["replaced"].uid
+    before = list(followed.log)
+    proxy.fail(410, reason="Expired", times=1, which=lambda seen: seen.watch)
+    proxy.fail(503, which=lambda seen: not seen.watch)
+    proxy.end_watches()
+    await followed.until(lambda: followed.source.problem != "")
+    api.delete_pod("goes")
+    api.delete_pod("replaced")
+    api.pod("replaced", node)
+    api.pod("new", node)
+    proxy.heal()
+    await followed.until_named("stays", "replaced", "new")
+
+    missed = followed.log[len(before) :]
+    assert sorted(missed) == ["+new", "+replaced", "-goes", "-replaced"]
+    assert missed.index("-replaced") < missed.index("+replaced")
+    assert followed.pods["replaced"].uid != uid
+
+
+async def test_a_list_after_410_asks_for_nothing_older_than_what_was_seen(
+    api, proxy, followed, node
+) -> None:
+    api.pod("one", node)
+    await followed.until_named("one")
+    proxy.fail(410, reason="Expired", times=1, which=lambda seen: seen.watch)
+    proxy.end_watches()
+    await followed.until(lambda: len(proxy.requests(watch=False)) == 2)
+    first, again = proxy.requests(watch=False)
+
+    # "0" is what the server has in memory: thousands of agents that start ask no database.
+    assert first.query["resourceVersion"] == "0"
+    assert int(again.query["resourceVersion"]) > 0
+    assert again.query["resourceVersionMatch"] == "NotOlderThan"
+
+
+async def test_a_server_older_than_what_was_seen_is_believed(api, proxy, followed, node) -> None:
+    """Its database was restored from a backup: versions begin again."""
+    api.pod("one", node)
+    await followed.until_named("one")
+    proxy.fail(504, reason="Timeout", times=1, which=lambda seen: seen.watch)
+    proxy.end_watches()
+    await followed.until(lambda: len(proxy.requests(watch=False)) == 2)
+
+    assert "resourceVersion" not in proxy.requests(watch=False)[1].query
+    api.pod("two", node)
+    await followed.until_named("one", "two")
+
+
+@pytest.mark.parametrize("bytes_before", [0, 1, 100])
+async def test_a_watch_cut_within_an_event_loses_and_repeats_nothing(
+    api, proxy, followed, node, bytes_before
+) -> None:
+    api.pod("one", node)
+    await followed.until_named("one")
+    proxy.cut_after = bytes_before
+    api.pod("two", node)
+    await followed.until_named("one", "two")
+    api.pod("three", node)
+    await followed.until_named("one", "two", "three")
+
+    assert followed.log == ["+one", "+two", "+three"]
+    assert proxy.cut_after is None
+    assert len(proxy.requests(watch=False)) == 1
+
+
+async def test_a_watch_goes_on_from_the_last_bookmark(api, proxy, followed, node) -> None:
+    """Pods of others move the version on; without bookmarks ours would be too old one day."""
+    api.pod("one", node)
+    await followed.until_named("one")
+    known = int(followed.source._version)
+    newest = 0
+
+    def is_ahead() -> bool:
+        return int(followed.source._version) > known
+
+    for index in range(20):
+        made = api.pod(f"elsewhere-{index}", api.node())
+        newest = int(made["metadata"]["resourceVersion"])
+    # A real server sends one a minute.
+    async with asyncio.timeout(100):
+        while not is_ahead():
+            await asyncio.sleep(0.05)
+    before = len(proxy.requests(watch=True))
+    proxy.end_watches()
+    await followed.until(lambda: len(proxy.requests(watch=True)) > before)
+
+    resumed = int(proxy.requests(watch=True)[before].query["resourceVersion"])
+    assert known < resumed
+    assert newest >= known
+    assert len(proxy.requests(watch=False)) == 1
+
+
+async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(
+    api, proxy, followed, node, monkeypatch
+) -> None:
+    waited: list[float | None] = []
+    wait = scheduled.backoff.Backoff.wait
+
+    async def remember(self, asked: float | None = None) -> bool:
+        waited.append(asked)
+        return await wait(self, min(asked or 0, 0.05))
+
+    monkeypatch.setattr(scheduled.backoff.Backoff, "wait", remember)
+    proxy.fail(429, headers={"Retry-After": "13"}, times=1)
+    proxy.end_watches()
+    api.pod("one", node)
+    await followed.until_named("one")
+
+    assert 13.0 in waited
+
+
+@pytest.mark.parametrize("status", [500, 503, 403, 404])
+async def test_pods_stay_known_while_the_server_refuses(api, proxy, followed, node, status) -> None:
+    api.pod("one", node)
+    await followed.until_named("one")
+    proxy.fail(status)
+    proxy.end_watches()
+    await followed.until(lambda: str(status) in followed.source.problem)
+    requests = len(proxy.seen)
+    await followed.until(lambda: len(proxy.seen) >= requests + 3)
+
+    assert set(followed.pods) == {"one"}
+    assert "1 pods stay known" in followed.source.problem
+    proxy.heal()
+    api.pod("two", node)
+    await followed.until_named("one", "two")
+    assert followed.source.problem == ""
+
+
+async def test_a_server_that_is_back_is_known_at_once(api, proxy, followed) -> None:
+    """Not only when something happens: people look at the problem first of all."""
+    proxy.stop()
+    await followed.until(lambda: followed.source.problem != "")
+    proxy.start()
+    await followed.until(lambda: followed.source.problem == "")
+
+
+async def test_a_server_that_is_down_at_the_start_is_waited_for(api, proxy, client, node) -> None:
+    api.pod("one", node)
+    proxy.stop()
+    async with following(client, node) as followed:
+        await followed.until(lambda: followed.source.problem != "")
+        assert not followed.source.synced
+        proxy.start()
+        await followed.until_named("one")
+
+    assert followed.source.synced
+
+
+async def test_a_pod_that_nobody_can_read_concerns_nobody_else(
+    api, followed, node, caplog, monkeypatch
+) -> None:
+    """As of a later Kubernetes, which writes a field in another way."""
+    parse = pods.parse_pod
+
+    def strange(manifest: kube.Object) -> pods.Pod:
+        if manifest["metadata"]["name"] == "strange":
+            return parse({**manifest, "spec": {"containers": "none"}})
+        return parse(manifest)
+
+    monkeypatch.setattr(pods, "parse_pod", strange)
+    api.pod("strange", node)
+    api.pod("plain", node)
+    await followed.until_named("plain")
+
+    assert "a pod cannot be read" in caplog.text
+
+
+async def test_a_token_that_runs_out_is_replaced_without_a_list(api, proxy, node, tmp_path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first")
+    proxy.tokens = {"first"}
+    path = api.kubeconfig(server=proxy.url, token_file=str(file))
+    async with (
+        kube.Client(kube_access.Kubeconfig(path)) as client,
+        following(client, node) as followed,
+    ):
+        api.pod("one", node)
+        await followed.until_named("one")
+        proxy.tokens = {"second"}
+        proxy.end_watches()
+        await followed.until(lambda: "401" in followed.source.problem)
+        file.write_text("second")
+        api.pod("two", node)
+        await followed.until_named("one", "two")
+
+    assert followed.log == ["+one", "+two"]
+
+
+async def test_a_thousand_fat_pods_leave_little_behind(api, client, node) -> None:
+    padding = "x" * 10_000
+    for index in range(1000):
+        annotated = {"tool.example/state": padding, "uimgacc.io/image-cache": "auto"}
+        api.pod(f"fat-{index}", node, annotations=annotated)
+    tracemalloc.start()
+    try:
+        async with following(client, node) as followed:
+            await followed.until(lambda: len(followed.pods) == 1000)
+            followed.observer.states.clear()
+            gc.collect()
+            # The server is in this process, too.
+            ours = tracemalloc.Filter(True, "*/agent/*")
+            snapshot = tracemalloc.take_snapshot().filter_traces([ours])
+            held = sum(trace.size for trace in snapshot.traces)
+    finally:
+        tracemalloc.stop()
+
+    assert held < 1000 * 1_500
