@@ -98,18 +98,29 @@ class Fake:
         self.backend = {entry for entry in self.backend if entry[0] != snapshotter}
 
     def collect(self) -> None:
-        """Forget the snapshots that no label of a blob leads to, as containerd's collector does."""
+        """Forget the snapshots that neither an image nor a container keeps."""
         prefix = "containerd.io/gc.ref.snapshot."
+        roots = [(found.snapshotter, found.snapshot_key) for found in self.containers]
+        for digest in self._kept_blobs():
+            labels = self.blobs[digest][1].items()
+            roots += [(key.removeprefix(prefix), top) for key, top in labels if prefix in key]
         kept = set()
-        for _, labels, *_ in self.blobs.values():
-            for label, key in labels.items():
-                entry = (label.removeprefix(prefix), key)
-                while label.startswith(prefix) and entry in self.snapshots and entry not in kept:
-                    kept.add(entry)
-                    entry = (entry[0], self.snapshots[entry][0])
+        for snapshotter, key in roots:
+            entry = (snapshotter, key)
+            while entry in self.snapshots:
+                kept.add(entry)
+                entry = (snapshotter, self.snapshots[entry][0])
         for entry in self.snapshots.keys() - kept:
             del self.snapshots[entry]
+            self.backend.discard(entry)
             self.stale.discard(entry)
+
+    def _kept_blobs(self) -> list[str]:
+        kept = [image.target.digest for image in self.images.values()]
+        for digest in kept:
+            data = self.blobs.get(digest, (b"", {}))[0]
+            kept += [known for known in self.blobs if known.encode() in data and known not in kept]
+        return [digest for digest in kept if digest in self.blobs]
 
     async def start(self, address: pathlib.Path) -> None:
         self.server = grpc.aio.server()
