@@ -16,7 +16,17 @@ class Agent:
     """The folder of pod manifests."""
 
     store: pathlib.Path
-    """The root folder of the shared store, mounted read-only."""
+    """The root folder of the shared store, mounted read-only; with `nfs`, where it will appear."""
+
+    nfs: str = ""
+    """SERVER:/EXPORT of the store: the agent mounts it beside `store`, and makes that a link to it.
+    "": whatever is at `store` is the store."""
+
+    nfs_options: str = ""
+    """Options of that mount, as of nfs(5), that take the place of agent.mounts.nfs.DEFAULTS."""
+
+    nfs_seconds: float = 20.0
+    """How long the NFS server may take for one mount before it is tried again."""
 
     containerd: str = "/run/containerd/containerd.sock"
     """containerd's socket."""

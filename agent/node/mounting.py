@@ -17,7 +17,7 @@ import contextlib
 import errno
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from agent import errors
@@ -65,6 +65,8 @@ class Mounting:
         self._wakened = asyncio.Event()
         self.problem = f"{wanted.export.source} is not mounted yet"
         """Why the store is not to be had, and what to do; "" while it is mounted."""
+        self.on_mounted: Callable[[], None] = lambda: None
+        """Called when the store is there after it was not."""
 
     async def run(self) -> None:
         """Look after the mount for ever."""
@@ -156,7 +158,9 @@ class Mounting:
     def _tell(self, problem: str) -> None:
         if problem and problem != self.problem:
             logger.warning("the store is not mounted", extra={"reason": problem})
-        self.problem = problem
+        was, self.problem = self.problem, problem
+        if was and not problem:
+            self.on_mounted()
 
 
 class Gate:

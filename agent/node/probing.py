@@ -36,7 +36,8 @@ class Prober:
     """Probes store, containerd, snapshotter and kernel, and keeps the verdict.
 
     `handlers_needed` is False where our snapshotter is containerd's default one.
-    `on_store_back` is called when the store answers again after it did not.
+    `on_store_back` is called when the store answers again after it did not,
+    `on_store_problem` each time that it does not answer as it should.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Prober:
         snapshotter: str,
         interval: float,
         on_store_back: Callable[[], None] = lambda: None,
+        on_store_problem: Callable[[], None] = lambda: None,
         handlers_needed: bool = True,
         patience: capability.Patience | None = None,
     ) -> None:
@@ -63,7 +65,9 @@ class Prober:
         """The snapshotter's root folder as containerd knows it, "" before that is known."""
         self._looked = False
         self._on_store_back = on_store_back
+        self._on_store_problem = on_store_problem
         self._store_away = False
+        self._wakened = asyncio.Event()
 
     async def run(self, *, warm: int = 1) -> None:
         """Probe for ever. At first so many probes go to the store at once.
@@ -74,9 +78,18 @@ class Prober:
         await aiotasks.together(*(self._store_finding() for _ in range(warm)))
         next_ = loop.time()
         while True:
+            self._wakened.clear()
             await self.look()
-            next_ = max(next_ + self._interval, loop.time() + self._interval / 2)
-            await asyncio.sleep(next_ - loop.time())
+            # A problem is looked at sooner: whether it lasts must be known before many pods come.
+            interval = self._interval / 2 if self.verdict.problems else self._interval
+            next_ = max(next_ + interval, loop.time() + interval / 2)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(next_):
+                    await self._wakened.wait()
+
+    def wake(self) -> None:
+        """Look now: something has changed."""
+        self._wakened.set()
 
     async def look(self) -> capability.Verdict:
         """Probe once; changes of the verdict are logged."""
@@ -110,6 +123,8 @@ class Prober:
             self.store_seconds = time.perf_counter() - started
             metrics.STORE_PROBE.observe(self.store_seconds)
         metrics.STORE_HEALTHY.set(not problem)
+        if problem:
+            self._on_store_problem()
         was_away, self._store_away = self._store_away, bool(problem)
         if was_away and not problem:
             self._on_store_back()

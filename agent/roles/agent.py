@@ -23,12 +23,13 @@ from agent import errors, settings
 from agent.clients import containerd
 from agent.kits import aiotasks, jsonlog, workers
 from agent.model import images
-from agent.mounts import mountinfo
+from agent.mounts import mountinfo, nfs
 from agent.node import (
     chains,
     following,
     healing,
     inventory,
+    mounting,
     pinning,
     premounting,
     probing,
@@ -68,6 +69,7 @@ class _Parts:
     pinned: pinning.PinnedImages
     source: watching.Folder
     store: pathlib.Path
+    mount: mounting.Mounting | None
     name: str = dataclasses.field(default_factory=lambda: os.uname().nodename)
     started: datetime.datetime = dataclasses.field(
         default_factory=lambda: datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -75,7 +77,8 @@ class _Parts:
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """For run_services."""
-        return {
+        mount = {} if self.mount is None else {"mount": self.mount.run()}
+        return mount | {
             "pods": self.server.run(),
             "containerd": self.follower.run(),
             "canary": self.follower.run_canary(),
@@ -114,7 +117,9 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
         pool = await stack.enter_async_context(
             workers.Pool("agent.store.blocking", name="the agent", size=_WORKERS)
         )
-        store = catalog.Catalog(layout.Layout(wanted.store), pool, deadline=wanted.store_seconds)
+        mount = await _mounting(wanted, stack)
+        gate = pool if mount is None else mounting.Gate(pool, mount)
+        store = catalog.Catalog(layout.Layout(wanted.store), gate, deadline=wanted.store_seconds)
         client = await stack.enter_async_context(
             containerd.Client(wanted.containerd, deadline=wanted.containerd_seconds)
         )
@@ -160,7 +165,10 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             interval=wanted.probe_seconds,
             handlers_needed=not wanted.default_snapshotter,
             on_store_back=server.retry_now,
+            on_store_problem=mount.wake if mount is not None else lambda: None,
         )
+        if mount is not None:
+            mount.on_mounted = prober.wake
         yield _Parts(
             prober=prober,
             follower=follower,
@@ -169,7 +177,20 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             pinned=pinned,
             source=source,
             store=wanted.store,
+            mount=mount,
         )
+
+
+async def _mounting(
+    wanted: settings.Agent, stack: contextlib.AsyncExitStack
+) -> mounting.Mounting | None:
+    """What mounts the store, in a pool of its own: look-ups do not wait for a mount."""
+    if not wanted.nfs:
+        return None
+    aim = nfs.wanted(wanted.nfs, wanted.nfs_options, wanted.store)
+    pool = workers.Pool("agent.mounts.attaching", name="the mount of the store", size=1)
+    await stack.enter_async_context(pool)
+    return mounting.Mounting(aim, pool, deadline=wanted.nfs_seconds)
 
 
 class _Watchdog:
@@ -230,6 +251,9 @@ async def _listening(app: aiohttp.web.Application, address: str) -> AsyncIterato
 _FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
     ("pods", _path, "folder of pod manifests"),
     ("store", _path, "root folder of the shared store"),
+    ("nfs", str, "SERVER:/EXPORT to mount as the store; empty: the store is there already"),
+    ("nfs-options", str, "options of that mount, beside or instead of the defaults"),
+    ("nfs-seconds", float, "how long the NFS server may take for one mount"),
     ("containerd", str, "containerd's socket"),
     ("snapshotter-name", str, "name of our snapshotter in containerd's configuration"),
     ("default-snapshotter", _truth, "true where it is containerd's default snapshotter"),

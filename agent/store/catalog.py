@@ -75,9 +75,10 @@ class Catalog:
     async def store(self) -> records.StoreRecord:
         """What the folder is; raise NotAStore, UnknownFormat, StoreUnavailable.
 
-        It is the probe of health, too: one small file that is always there.
+        It is the probe of health, too: one small file that is always there, and the server is
+        asked even where a cache has it.
         """
-        data = await self._read(self.layout.store_record)
+        data = await self._read(self.layout.store_record, "probe")
         if data is None:
             raise decoding.NotAStore(str(self.layout.root), "it has no store.json")
         return decoding.store(data, str(self.layout.root))
@@ -140,9 +141,9 @@ class Catalog:
             self._on_damage(error.name, error.reason)
             return None
 
-    async def _read(self, path: pathlib.Path) -> bytes | None:
+    async def _read(self, path: pathlib.Path, operation: str = "read") -> bytes | None:
         try:
-            data = await self._call("read", str(path), decoding.RECORD_LIMIT)
+            data = await self._call(operation, str(path), decoding.RECORD_LIMIT)
         except OSError as error:
             if error.errno in _MISSING:
                 return None
