@@ -50,6 +50,9 @@ class CacheCreator(Protocol):
     def create(self, pod: pods.Pod, wanted: decisions.AutoCreate) -> None:
         """Take one wish; the same one comes again with each such pod."""
 
+    def matched(self, name: str) -> None:
+        """Note that a pod is served from the cache of this name, which was made on demand."""
+
 
 class LogCreator:
     """Without a cluster nobody makes caches on demand: the log says what to create."""
@@ -66,6 +69,9 @@ class LogCreator:
                 "images": [str(image) for image in wanted.request.images],
             },
         )
+
+    def matched(self, name: str) -> None:
+        """Nothing: without a cluster nothing expires."""
 
 
 class Ledger(Protocol):
@@ -172,6 +178,8 @@ class Premounter:
             return Result(decision=decision, sentence=f"{decision.summary} The pod has ended.")
         if decision.auto_create is not None:
             self._creator.create(pod, decision.auto_create)
+        if name := _auto_cache_of(decision):
+            self._creator.matched(name)
         if not decision.registrable:
             return Result(decision=decision, sentence=decision.summary)
         if self._only_ours and not runtimes.uses_our_snapshotter(pod, self._classes):
@@ -233,6 +241,16 @@ class Premounter:
         self._repairer.watch(wanted.top)
         await self._ledger.registered(record, done, seconds=loop.time() - started)
         return image.image
+
+
+def _auto_cache_of(decision: decisions.Decision) -> str:
+    """The name of the cache that serves a pod where that was made on demand, else ""."""
+    for candidate in decision.candidates:
+        if candidate.cache_id == decision.reported and caches.is_auto_cache(
+            candidate.cache_id, candidate.name
+        ):
+            return candidate.name
+    return ""
 
 
 def _reason(error: errors.AgentError) -> metrics.ImageReason:

@@ -60,6 +60,7 @@ class Others:
         self.repaired: list[tuple[str, ...]] = []
         self.counted: list[str] = []
         self.wished: list[str] = []
+        self.matches: list[str] = []
 
     def watch(self, top: str) -> None:
         self.watched.append(top)
@@ -72,6 +73,9 @@ class Others:
 
     def create(self, pod, wanted: decisions.AutoCreate) -> None:
         self.wished.append(wanted.cache_id)
+
+    def matched(self, name: str) -> None:
+        self.matches.append(name)
 
 
 class Setting:
@@ -173,6 +177,24 @@ async def test_what_nobody_has_is_wished_for(given) -> None:
     await given.serve()
 
     assert len(given.others.wished) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("auto-one", ["auto-one"]), ("one", []), ("auto-other", [])]
+)
+async def test_the_use_of_a_cache_made_on_demand_is_noted(given, name, expected) -> None:
+    given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, name=name)
+    await given.serve()
+
+    assert given.others.matches == expected
+
+
+async def test_a_miss_uses_no_cache(given) -> None:
+    given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, name="auto-one")
+    image = pods.Container(name="c", image="registry.example/elsewhere:1")
+    await given.serve(containers=(image,))
+
+    assert given.others.matches == []
 
 
 async def test_a_lost_chain_is_repaired_and_made_again(given, image) -> None:
