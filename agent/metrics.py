@@ -174,6 +174,8 @@ GENERATION = prometheus_client.Gauge(
     ["which"],
     registry=AGENT,
 )
+for _which in ("seen", "acknowledged"):
+    GENERATION.labels(_which)
 _POD_READY = prometheus_client.Histogram(
     "uimgacc_pod_ready_seconds",
     "From scheduled to all containers started, by whether images came from the store.",

@@ -1,0 +1,100 @@
+"""What operators build on: names, types, labels and words of all metrics of both roles.
+
+After an intended change, UIMGACC_GOLDEN=write with this test writes the golden
+files anew; docs/metrics.md is changed by hand.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import prometheus_client
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+
+from agent import metrics
+
+CHECKOUT = pathlib.Path(__file__).parents[2]
+GOLDEN = CHECKOUT / "tests/golden/metrics"
+ROLES = {"agent": "AGENT", "snapshotter": "SNAPSHOTTER"}
+# A registry as it is when its role starts, in a process where nothing else has counted.
+EXPOSE = """
+import prometheus_client
+from agent import metrics
+import agent.roles.{role}
+print(prometheus_client.generate_latest(metrics.{registry}).decode(), end="")
+"""
+
+
+def exposition(role: str) -> str:
+    """What a role exposes at its start; of the version and of the process only the names."""
+    code = EXPOSE.format(role=role, registry=ROLES[role])
+    text = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    ).stdout
+    text = re.sub(r'(uimgacc_build_info\{version=")[^"]*', r"\1...", text)
+    return re.sub(r"^(process_\w+) .*", r"\1 0", text, flags=re.MULTILINE)
+
+
+def families(role: str) -> dict[str, tuple[str, set[str]]]:
+    """Our metrics of a role: name to type and labels, also where nothing was counted yet."""
+    registry: prometheus_client.CollectorRegistry = getattr(metrics, ROLES[role])
+    found = {}
+    for collector in registry._collector_to_names:
+        if isinstance(collector, MetricWrapperBase):
+            suffix = "_total" if collector._type == "counter" else ""
+            found[collector._name + suffix] = (collector._type, set(collector._labelnames))
+    return found
+
+
+def documented() -> dict[str, tuple[str, set[str], set[str]]]:
+    """The table of docs/metrics.md: name to type, labels and roles."""
+    found = {}
+    for line in (CHECKOUT / "docs/metrics.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0].startswith("`uimgacc_"):
+            name = cells[0].strip("`")
+            labels = set(re.findall(r"`(\w+)`", cells[2].partition(":")[0]))
+            assert name not in found, f"{name} is there twice"
+            assert len(cells) == 6, line
+            assert all(len(cell) > 10 for cell in cells[4:]), f"{name}: words are missing"
+            found[name] = (cells[1], labels, set(cells[3].split(", ")))
+    return found
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_exposes_what_the_golden_file_has(role) -> None:
+    file = GOLDEN / f"{role}.prom"
+    found = exposition(role)
+    if os.environ.get("UIMGACC_GOLDEN") == "write":
+        file.write_text(found)
+
+    assert file.read_text() == found
+
+
+def test_the_documentation_has_every_metric_and_no_other() -> None:
+    expected: dict[str, tuple[str, set[str], set[str]]] = {}
+    for role in ROLES:
+        for name, (kind, labels) in families(role).items():
+            _, _, roles = expected.get(name, (kind, labels, set()))
+            expected[name] = (kind, labels, roles | {role})
+    found = documented()
+
+    assert found == expected
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_label_names_what_there_are_many_of(role) -> None:
+    labels = set().union(*(labels for _, labels in families(role).values()))
+
+    assert not labels & {"image", "digest", "layer", "node", "pod", "namespace", "cache"}
+    assert len((GOLDEN / f"{role}.prom").read_text().splitlines()) < 500
+
+
+def test_nothing_is_registered_where_no_role_exposes_it() -> None:
+    """A metric that names no registry lands in the library's own, which nobody serves."""
+    names = {family.name for family in prometheus_client.REGISTRY.collect()}
+
+    assert not {name for name in names if name.startswith("uimgacc")}
