@@ -12,11 +12,20 @@ import pathlib
 class Agent:
     """The node agent. Times are in seconds."""
 
-    pods: pathlib.Path
-    """The folder of pod manifests."""
-
     store: pathlib.Path
     """The root folder of the shared store, mounted read-only; with `nfs`, where it will appear."""
+
+    pods: pathlib.Path | None = None
+    """The folder of pod manifests, where there is no cluster. Either this or `kubernetes`."""
+
+    kubernetes: str = ""
+    """The name of this node in Kubernetes: its pods come from the API server."""
+
+    kubeconfig: pathlib.Path | None = None
+    """How to reach the API server. None: with the service account of the pod that this is in."""
+
+    api_seconds: float = 10.0
+    """How long the API server may take for one answer."""
 
     nfs: str = ""
     """SERVER:/EXPORT of the store: the agent mounts it beside `store`, and makes that a link to it.

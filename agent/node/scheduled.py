@@ -72,6 +72,11 @@ class Scheduled:
         self.synced = False
         self.problem = ""
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """See watching.PodSource."""
+        return {"API server": self.problem} if self.problem else {}
+
     async def changes(self) -> AsyncIterator[watching.Change]:
         """See watching.PodSource."""
         self._known.clear()
@@ -156,7 +161,7 @@ class Scheduled:
             self._version = self._at_least = ""
         if not self.problem:
             logger.warning("the API server is away", extra={"reason": str(error)})
-        self.problem = f"the API server: {error} ({len(self._known)} pods stay known)"
+        self.problem = f"{error} ({len(self._known)} pods stay known)"
 
     def _worked(self) -> None:
         if self.problem:

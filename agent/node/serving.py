@@ -72,6 +72,11 @@ class Server:
         """The pods that there are, by `namespace/name`."""
         return self._served
 
+    def accelerated(self, key: str) -> bool:
+        """Whether images of a pod were made present here, for it or for one before it."""
+        served = self._served.get(key)
+        return bool(served and served.result and served.result.registered)
+
     async def run(self) -> None:
         """Serve for ever."""
         async with asyncio.TaskGroup() as group, _closing(self._source.changes()) as changes:

@@ -56,6 +56,10 @@ class PodSource(Protocol):
     def synced(self) -> bool:
         """Whether all pods that were there at the start have been told."""
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Where something is wrong now (a file's name) -> what, for people."""
+
     def changes(self) -> AsyncIterator[Change]:
         """All pods that there are, then each change; a key's last change is the truth."""
 

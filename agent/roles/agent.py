@@ -5,7 +5,6 @@ not depend on it, and what was under way is done again after the next start.
 Nothing is ever unmounted at the end.
 """
 
-import argparse
 import asyncio
 import contextlib
 import dataclasses
@@ -14,7 +13,7 @@ import logging
 import os
 import pathlib
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 import aiohttp.web
@@ -38,24 +37,14 @@ from agent.node import (
     savings,
     serving,
     status,
-    watching,
     web,
 )
+from agent.roles import agent_flags, agent_surroundings
 from agent.store import catalog, layout
 
 logger = logging.getLogger(__name__)
 
 _WORKERS = 3
-
-
-def _path(text: str) -> pathlib.Path:
-    return pathlib.Path(text).absolute()
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
-    return text.lower() == "true"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +56,7 @@ class _Parts:
     server: serving.Server
     ledger: savings.Ledger
     pinned: pinning.PinnedImages
-    source: watching.Folder
+    around: agent_surroundings.Surroundings
     store: pathlib.Path
     mount: mounting.Mounting | None
     name: str = dataclasses.field(default_factory=lambda: os.uname().nodename)
@@ -85,12 +74,14 @@ class _Parts:
             "pulls": self.follower.run_pulls(),
             "probe": self.prober.run(warm=_WORKERS),
             "pinned": self.pinned.run(),
+            **self.around.services(),
         }
 
     def missing(self) -> str:
         """What keeps the agent from being ready; "" where nothing does."""
-        if not self.source.synced:
-            return "the pods have not been read yet"
+        if not self.around.source.synced:
+            reasons = "; ".join(self.around.source.problems.values())
+            return f"the pods have not been read yet{reasons and ': '}{reasons}"
         if not self.follower.state.connected:
             return f"containerd: {self.follower.state.problem or 'not connected yet'}"
         return ""
@@ -104,7 +95,7 @@ class _Parts:
             store=status.store_of(self.store, self.prober, table),
             mounts=status.mounts_of(self.prober.root, table),
             pods=status.pods_of(self.server.served),
-            manifest_problems=dict(self.source.problems),
+            manifest_problems=dict(self.around.source.problems),
             savings=status.savings_of(self.ledger),
         )
 
@@ -129,20 +120,26 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
         known = chains.Chains(client, snapshotter=name)
         registrar = registering.Registrar(client, store, known)
         healer = healing.Healer(client, stock, known)
-        source = watching.Folder(wanted.pods)
+
+        def accelerated(key: str) -> bool:
+            return server.accelerated(key)  # which is made below, over these surroundings
+
+        around = await stack.enter_async_context(
+            agent_surroundings.opened(wanted, accelerated=accelerated)
+        )
         server = serving.Server(
-            source,
+            around.source,
             premounting.Premounter(
                 store,
                 registrar,
                 healer,
                 ledger,
-                premounting.LogCreator(),
+                around.creator,
                 platform=platform,
                 snapshotter=name,
                 only_ours=not wanted.default_snapshotter,
             ),
-            reporting.Once(reporting.LogSink()),
+            reporting.Once(around.events),
             parallel=wanted.parallel,
         )
         pinned = pinning.PinnedImages(
@@ -175,7 +172,7 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             server=server,
             ledger=ledger,
             pinned=pinned,
-            source=source,
+            around=around,
             store=wanted.store,
             mount=mount,
         )
@@ -248,58 +245,9 @@ async def _listening(app: aiohttp.web.Application, address: str) -> AsyncIterato
         yield
 
 
-_FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
-    ("pods", _path, "folder of pod manifests"),
-    ("store", _path, "root folder of the shared store"),
-    ("nfs", str, "SERVER:/EXPORT to mount as the store; empty: the store is there already"),
-    ("nfs-options", str, "options of that mount, beside or instead of the defaults"),
-    ("nfs-seconds", float, "how long the NFS server may take for one mount"),
-    ("containerd", str, "containerd's socket"),
-    ("snapshotter-name", str, "name of our snapshotter in containerd's configuration"),
-    ("default-snapshotter", _truth, "true where it is containerd's default snapshotter"),
-    ("listen", str, "host:port for /metrics, /healthz, /readyz, /status; empty: nowhere"),
-    ("state", _path, "local folder for what should survive a restart"),
-    ("store-seconds", float, "how long the store may take for one answer"),
-    ("containerd-seconds", float, "how long containerd may take for one call"),
-    ("probe-seconds", float, "how often store, containerd and snapshotter are probed"),
-    ("canary-seconds", float, "how often a registered image is checked"),
-    ("parallel", int, "pods served at the same time"),
-    ("stop-seconds", float, "how long a clean stop may take"),
-    ("verbose", _truth, "true: log routine, too"),
-)
-
-
-def parse(arguments: Sequence[str]) -> settings.Agent:
-    """Read flags and their environment variables (UIMGACC_STORE for --store, ...)."""
-    parser = argparse.ArgumentParser(
-        prog="uimgacc agent",
-        description="The node agent: has the images of this node's pods present before they start.",
-    )
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(settings.Agent)
-        if field.default is not dataclasses.MISSING
-    }
-    for flag, kind, text in _FLAGS:
-        name = flag.replace("-", "_")
-        variable = f"UIMGACC_{name.upper()}"
-        # argparse converts a default that is a string as it does an argument.
-        default = os.environ.get(variable, defaults.get(name))
-        required = name not in defaults and default is None
-        shown = "" if default in (None, "") else f" (default {default})"
-        parser.add_argument(
-            f"--{flag}",
-            type=kind,
-            default=default,
-            required=required,
-            help=f"{text} [{variable}]{shown}",
-        )
-    return settings.Agent(**vars(parser.parse_args(arguments)))
-
-
 def main(arguments: Sequence[str]) -> int:
     """The command; returns the exit status."""
-    wanted = parse(arguments)
+    wanted = agent_flags.parse(arguments)
     # The library's own lines about connections are no JSON, and told by us anyway.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     code = 0

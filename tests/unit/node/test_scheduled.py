@@ -80,7 +80,7 @@ async def test_ten_minutes_without_an_api_server_change_nothing() -> None:
     loop.call_later(700, api.new.set)
 
     assert await told(source, "d/two", seconds=1000) == ["+d/one", "+d/two"]
-    assert problems == ["the API server: down (1 pods stay known)", ""]
+    assert problems == ["down (1 pods stay known)", ""]
     # Where it ended: nobody lists the pods again for a cut.
     assert api.watched == ["5", "5"]
     tries = [moment for moment in api.asked if 60 <= moment < 660]

@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from agent.roles import agent
+from agent.roles import agent, agent_flags
 
 NEEDED = ["--pods", "/p", "--store", "/s"]
 
@@ -11,7 +11,7 @@ NEEDED = ["--pods", "/p", "--store", "/s"]
 def test_flags_beat_the_environment_and_that_beats_defaults(monkeypatch) -> None:
     monkeypatch.setenv("UIMGACC_STORE_SECONDS", "3")
     monkeypatch.setenv("UIMGACC_PARALLEL", "3")
-    wanted = agent.parse([*NEEDED, "--parallel", "4"])
+    wanted = agent_flags.parse([*NEEDED, "--parallel", "4"])
 
     assert (wanted.parallel, wanted.store_seconds) == (4, 3.0)
     assert wanted.containerd == "/run/containerd/containerd.sock"
@@ -22,18 +22,26 @@ def test_the_environment_may_give_all_that_is_needed(monkeypatch) -> None:
     monkeypatch.setenv("UIMGACC_PODS", "/p")
     monkeypatch.setenv("UIMGACC_STORE", "/s")
     monkeypatch.setenv("UIMGACC_DEFAULT_SNAPSHOTTER", "true")
-    wanted = agent.parse([])
+    wanted = agent_flags.parse([])
 
     assert wanted.pods == pathlib.Path("/p")
     assert wanted.default_snapshotter is True
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--pods", "/p"], [*NEEDED, "--verbose", "maybe"], [*NEEDED, "--what"]]
+    "arguments",
+    [
+        [],
+        ["--pods", "/p"],
+        ["--store", "/s"],
+        [*NEEDED, "--kubernetes", "node-1"],
+        [*NEEDED, "--verbose", "maybe"],
+        [*NEEDED, "--what"],
+    ],
 )
 def test_mistakes_are_told(arguments, capsys) -> None:
     with pytest.raises(SystemExit):
-        agent.parse(arguments)
+        agent_flags.parse(arguments)
 
     assert "usage" in capsys.readouterr().err
 
