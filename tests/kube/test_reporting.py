@@ -1,0 +1,361 @@
+"""What the agent writes to the API: its node, events, automatic caches. As the agent's account."""
+
+import asyncio
+import contextlib
+import datetime
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.clients import kube, kube_access, kube_errors
+from agent.matching import decisions
+from agent.model import caches, images, pods
+from agent.node import announcing, autocreating, capability, labelling, posting, reporting
+from tests.kube import apis, faults
+
+ROOT = pathlib.Path(__file__).parents[2]
+WELL = capability.Verdict(capable=True)
+ILL = capability.Verdict(problems={capability.Check.STORE: "the store does not answer"})
+TAINT = labelling.Taint("uimgacc.io/starting", "", "NoSchedule")
+ROLES = kube.Resource(group="rbac.authorization.k8s.io", plural="clusterroles")
+BINDINGS = kube.Resource(group="rbac.authorization.k8s.io", plural="clusterrolebindings")
+DEFINITIONS = kube.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
+HIT = decisions.Event(reason="SuccessfulHitImageCache", message="Successfully hit image cache imc.")
+
+
+class Account:
+    """Credentials of a service account."""
+
+    seconds = 600.0
+
+    def __init__(self, access: kube_access.Access, token: str) -> None:
+        self._access = kube_access.Access(
+            server=access.server, authorization=f"Bearer {token}", tls=access.tls
+        )
+
+    async def read(self) -> kube_access.Access:
+        return self._access
+
+
+@pytest.fixture
+async def agent(api: apis.Api) -> AsyncIterator[kube.Client]:
+    """A client that may do what the manifests allow an agent, and no more."""
+    documents = yaml.safe_load_all((ROOT / "manifests/base/node-rbac.yaml").read_text())
+    (role,) = [found for found in documents if found["kind"] == "ClusterRole"]
+    role["metadata"] = {"name": api.namespace}
+    api.create(ROLES, role)
+    token = api.token("agent")
+    subject = {"kind": "ServiceAccount", "name": "agent", "namespace": api.namespace}
+    reference = {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole",
+        "name": api.namespace,
+    }
+    binding = {
+        "metadata": {"name": api.namespace},
+        "roleRef": reference,
+        "subjects": [subject],
+    }
+    api.create(BINDINGS, binding)
+    try:
+        async with kube.Client(Account(api.access, token), deadline=20) as made:
+            yield made
+    finally:
+        api.delete(BINDINGS, api.namespace)
+        api.delete(ROLES, api.namespace)
+
+
+@contextlib.asynccontextmanager
+async def running(*services) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(service) for service in services]
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+class Reported:
+    """A node object with its announcer and poster."""
+
+    def __init__(self, api: apis.Api, client: kube.Client, name: str) -> None:
+        self.api = api
+        self.name = name
+        self.poster = posting.Poster(client, name)
+        self.announcer = announcing.Announcer(
+            client, self.poster, name, taint=TAINT, reread=0.5, pauses=(0.1,)
+        )
+
+    def running(self):
+        return running(self.announcer.run(), self.poster.run())
+
+    @property
+    def node(self) -> apis.Object:
+        return self.api.get(kube.NODES, self.name)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.node["metadata"].get("labels", {})
+
+    @property
+    def conditions(self) -> dict[str, apis.Object]:
+        return {each["type"]: each for each in self.node.get("status", {}).get("conditions", [])}
+
+    def events(self) -> list[str]:
+        found = self.api.list(kube.EVENTS, namespace="default")
+        return [each["reason"] for each in found if each["involvedObject"]["name"] == self.name]
+
+    def is_told(self, status: str) -> bool:
+        return self.conditions.get(labelling.CONDITION, {}).get("status") == status
+
+
+@pytest.fixture
+async def reported(api, agent) -> Reported:
+    return Reported(api, agent, api.node(labels={"zone": "a"}))
+
+
+async def test_labels_condition_and_events_follow_the_verdict(reported, api) -> None:
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "it is"}
+    api.patch(
+        kube.NODES,
+        reported.name,
+        {"status": {"conditions": [ready]}},
+        subresource="status",
+        how=kube.Patch.STRATEGIC,
+    )
+    async with reported.running():
+        reported.announcer.judged(WELL)
+        await until(lambda: reported.is_told("True"))
+        capable = reported.labels
+        reported.announcer.judged(ILL)
+        await until(lambda: reported.is_told("False"))
+        await until(lambda: len(reported.events()) == 2)
+
+    assert [capable.get(key) for key in (*labelling.LABELS, "zone")] == ["true", "true", "a"]
+    assert not reported.labels.keys() & set(labelling.LABELS)
+    condition = reported.conditions[labelling.CONDITION]
+    assert (condition["reason"], condition["message"]) == (
+        "StoreUnavailable",
+        "the store does not answer",
+    )
+    # The kubelet's own is as it was.
+    assert {**reported.conditions["Ready"], **ready} == reported.conditions["Ready"]
+    assert set(reported.events()) == {"ImageAccelerationReady", "ImageAccelerationLost"}
+
+
+async def test_the_startup_taint_goes_and_others_stay(api, agent) -> None:
+    name = api.node()
+    starting = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
+    pressure = {"key": "example.com/pressure", "value": "x", "effect": "NoExecute"}
+    api.patch(kube.NODES, name, {"spec": {"taints": [starting, pressure]}})
+    reported = Reported(api, agent, name)
+    async with reported.running():
+        reported.announcer.judged(WELL)
+        await until(lambda: reported.is_told("True"))
+
+    assert [taint["key"] for taint in reported.node["spec"]["taints"]] == ["example.com/pressure"]
+
+
+async def test_what_somebody_takes_away_is_put_back(reported, api) -> None:
+    async with reported.running():
+        reported.announcer.judged(WELL)
+        await until(lambda: reported.labels.get("uimgacc") == "true")
+        api.patch(kube.NODES, reported.name, {"metadata": {"labels": {"uimgacc": None}}})
+        await until(lambda: reported.labels.get("uimgacc") == "true")
+
+
+async def test_generations_are_told_and_taken_over(reported, api, agent) -> None:
+    async with reported.running():
+        reported.announcer.annotate(**{labelling.GENERATION: "4", labelling.HELD: '["x"]'})
+        await asyncio.wait_for(reported.announcer.wait_known(), 60)
+        written = reported.node["metadata"]["annotations"]
+        reported.announcer.annotate(**{labelling.HELD: None})
+        await until(lambda: labelling.HELD not in reported.node["metadata"]["annotations"])
+    successor = Reported(api, agent, reported.name)
+    async with successor.running():
+        before = await asyncio.wait_for(successor.announcer.annotations_before(), 60)
+
+    assert (written[labelling.GENERATION], written[labelling.HELD]) == ("4", '["x"]')
+    assert before[labelling.GENERATION] == "4"
+
+
+async def test_the_wish_is_written_after_an_outage_of_the_api(
+    api: apis.Api, proxy: faults.Proxy, client: kube.Client
+) -> None:
+    reported = Reported(api, client, api.node())
+    async with reported.running():
+        reported.announcer.judged(WELL)
+        await until(lambda: reported.is_told("True"))
+        proxy.fail(500)
+        reported.announcer.judged(ILL)
+        await until(lambda: reported.announcer.problem)
+        during = reported.labels.get("uimgacc")
+        proxy.heal()
+        await until(lambda: reported.is_told("False"))
+
+    assert during == "true"
+    assert "uimgacc" not in reported.labels
+
+
+async def test_a_pods_event_is_found_by_the_pod_once(api, agent) -> None:
+    name = api.node()
+    made = api.pod("web-0", name)
+    pod = pods.Pod(
+        namespace=api.namespace,
+        name="web-0",
+        uid=made["metadata"]["uid"],
+        annotations={"k8s.aliyun.com/eci-image-cache": "true"},
+    )
+    for _ in range(2):
+        poster = posting.Poster(agent, name)
+        async with running(poster.run()):
+            reporting.Once(poster).tell(pod, HIT)
+            poster.tell(pod, decisions.Event(reason="Other", message="m", warning=True))
+            await until(lambda: len(api.list(kube.EVENTS, namespace=api.namespace)) == 2)
+
+    fields = f"involvedObject.name=web-0,involvedObject.uid={pod.uid},involvedObject.kind=Pod"
+    found = [
+        item
+        async for page in agent_pages(api, fields)
+        for item in page.items
+        if item["reason"] == HIT.reason
+    ]
+    assert [item["message"] for item in found] == [
+        "[eci.imagecache]Successfully hit image cache imc."
+    ]
+    assert found[0]["source"]["component"] == "EciService"
+
+
+async def agent_pages(api: apis.Api, fields: str) -> AsyncIterator[kube.Page]:
+    """As `kubectl describe pod` asks: with the rights of a person."""
+    person = Account(api.access, api.access.authorization.removeprefix("Bearer "))
+    async with kube.Client(person, deadline=20) as client:
+        async for page in client.pages(kube.EVENTS, namespace=api.namespace, fields=fields):
+            yield page
+
+
+async def test_an_event_for_a_namespace_that_is_not_there_holds_up_no_other(api, agent) -> None:
+    poster = posting.Poster(agent, "n")
+    async with running(poster.run()):
+        poster.tell(pods.Pod(namespace="never-made", name="p", uid="u"), HIT)
+        poster.tell(pods.Pod(namespace=api.namespace, name="p", uid="u"), HIT)
+        await until(lambda: api.list(kube.EVENTS, namespace=api.namespace))
+
+
+@pytest.fixture
+def image_caches(api: apis.Api) -> None:
+    """The native ImageCache, at least as far as an agent knows it."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "imagecaches.uimgacc.io"},
+        "spec": {
+            "group": "uimgacc.io",
+            "scope": "Cluster",
+            "names": {"plural": "imagecaches", "singular": "imagecache", "kind": "ImageCache"},
+            "versions": [
+                {
+                    "name": "v1",
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": {"status": {}},
+                }
+            ],
+        },
+    }
+    with contextlib.suppress(apis.RefusedError):
+        api.create(DEFINITIONS, definition)
+    apis.wait_until(lambda: _is_served(api))
+
+
+def _is_served(api: apis.Api) -> bool:
+    try:
+        api.list(kube.IMAGE_CACHES)
+    except apis.RefusedError:
+        return False
+    return True
+
+
+def wish(tag: str) -> decisions.AutoCreate:
+    references = (images.parse_reference(f"registry.example/app:{tag}"),)
+    cache_id = caches.id_of_images(references)
+    return decisions.AutoCreate(
+        request=caches.CacheRequest(
+            name=caches.name_of_auto_cache(cache_id),
+            images=references,
+            size_gib=caches.SIZE_AUTO,
+            auto=True,
+        ),
+        cache_id=cache_id,
+        event=decisions.Event(reason="ImageCacheAutoCreated", message="is auto created"),
+    )
+
+
+class Told:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def tell(self, pod: pods.Pod, event: decisions.Event) -> None:
+        self.reasons.append(event.reason)
+
+
+async def test_nodes_that_wish_for_the_same_cache_make_one(api, agent, image_caches) -> None:
+    wanted = wish(api.namespace)
+    told = [Told() for _ in range(3)]
+    creators = [autocreating.Creator(agent, each) for each in told]
+    try:
+        async with running(*(creator.run() for creator in creators)):
+            for creator in creators:
+                creator.create(pods.Pod(namespace=api.namespace, name="p"), wanted)
+            await until(lambda: all(each.reasons for each in told))
+        made = api.get(kube.IMAGE_CACHES, wanted.request.name)
+    finally:
+        api.delete(kube.IMAGE_CACHES, wanted.request.name)
+
+    assert [each.reasons for each in told] == [["ImageCacheAutoCreated"]] * 3
+    assert made["metadata"]["labels"] == {"uimgacc.io/auto-created": "true"}
+    assert made["metadata"]["annotations"][caches.CREATED_FOR] == f"{api.namespace}/p"
+    assert made["spec"]["images"] == [f"registry.example/app:{api.namespace}"]
+
+
+async def test_the_last_match_is_written_by_one_of_many(api, agent, image_caches) -> None:
+    request = wish(api.namespace).request
+    manifest = autocreating.manifest_of(request, pods.Pod(namespace=api.namespace, name="p"))
+    api.create(kube.IMAGE_CACHES, manifest)
+
+    def matched() -> str:
+        found = api.get(kube.IMAGE_CACHES, request.name)["metadata"]
+        return found["annotations"].get(caches.LAST_MATCHED, "")
+
+    creators = [autocreating.Creator(agent, Told(), spread=0.3) for _ in range(5)]
+    try:
+        before = agent.requests
+        async with running(*(creator.run_matched() for creator in creators)):
+            for creator in creators:
+                creator.matched(request.name)
+            await until(matched)
+            # Each looks, and whoever finds it written leaves it alone.
+            await until(lambda: agent.requests - before >= 6)
+        moment = datetime.datetime.fromisoformat(matched())
+    finally:
+        api.delete(kube.IMAGE_CACHES, request.name)
+
+    age = datetime.datetime.now(datetime.UTC) - moment
+    assert abs(age) < datetime.timedelta(minutes=10)
+
+
+async def test_an_agent_may_not_read_what_it_does_not_need(api, agent) -> None:
+    """The fake has no roles: there nobody is refused, and nothing is found."""
+    expected = kube_errors.Denied if api.access.tls else kube_errors.NotFound
+    with pytest.raises(expected):
+        await agent.get(kube.Resource(plural="secrets"), "any", namespace=api.namespace)
