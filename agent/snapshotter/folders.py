@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from agent.mounts import mountinfo
+from agent.mounts import users
 
 _OWN_ROOT = re.compile(r"/s/(\d+)/fs$")
 _MENTIONED = re.compile(r"(?:^|[,:=])((?:[^,:=]*/)?)(\d+)/(?:fs|work)(?=$|[,:])")
@@ -97,7 +97,7 @@ class Folders:
         A mount inside a folder counts too: mounts on a bind mount of it appear there.
         """
         used: set[int] = set()
-        for entry in mountinfo.read():
+        for entry in itertools.chain.from_iterable(users.all_tables()):
             if match := _OWN_ROOT.search(entry.root) or self._below.match(entry.target):
                 used.add(int(match[1]))
             if entry.kind == "overlay":
