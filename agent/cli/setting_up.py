@@ -5,7 +5,7 @@ import pathlib
 import shlex
 
 from agent.cli import output
-from agent.setup import config, containerd, host, node, planning
+from agent.setup import config, containerd, host, node, planning, restarting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +33,10 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
             raise output.UsageError(f"--{name} {value}: give an absolute path")
     machine = host.Host(wanted.host_root.absolute())
     main = node.main_of(config.Path(wanted.config) if wanted.config else node.find_config(machine))
-    if wanted.undo:
-        outcome = node.undo(machine, main, dry_run=wanted.dry_run)
+    if wanted.restart and not wanted.dry_run:
+        outcome, restarted = _with_restart(machine, main, wanted)
     else:
-        asked = planning.Wanted(
-            address=wanted.address,
-            root=wanted.root,
-            default_snapshotter=wanted.default_snapshotter,
-        )
-        target = _target(machine, main, wanted)
-        outcome = node.set_up(machine, target, asked, dry_run=wanted.dry_run)
-    command = _restart(wanted, machine, main, changed=outcome.changed)
+        outcome, restarted = _changed(machine, main, wanted), False
     if as_json:
         output.show_json(
             {
@@ -54,40 +47,52 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
                 "handlers": dict(outcome.twins),
                 "notes": list(outcome.notes),
                 "warnings": list(outcome.warnings),
-                "restarted": command is not None,
+                "restarted": restarted,
             }
         )
     else:
-        _show(wanted, main, outcome, restarted=command is not None)
+        _show(wanted, main, outcome, restarted=restarted)
+
+
+def _changed(machine: host.Host, main: config.Path, wanted: Wanted) -> node.Outcome:
+    if wanted.undo:
+        return node.undo(machine, main, dry_run=wanted.dry_run)
+    asked = planning.Wanted(
+        address=wanted.address,
+        root=wanted.root,
+        default_snapshotter=wanted.default_snapshotter,
+    )
+    target = _target(machine, main, wanted)
+    return node.set_up(machine, target, asked, dry_run=wanted.dry_run)
+
+
+def _with_restart(
+    machine: host.Host, main: config.Path, wanted: Wanted
+) -> tuple[node.Outcome, bool]:
+    due = restarting.Due(machine)
+    with due.noted():
+        outcome = _changed(machine, main, wanted)
+    needed = outcome.changed or due.already
+    if needed:
+        own = shlex.split(wanted.restart_command)
+        restarting.restart(own or restarting.command_for(machine, main))
+    due.clear()
+    return outcome, needed
 
 
 def _target(machine: host.Host, main: config.Path, wanted: Wanted) -> node.Target:
     if wanted.containerd_version:
         release = containerd.parse_release(wanted.containerd_version)
         return node.Target(main, release, wanted.containerd_binary or None)
-    binary = wanted.containerd_binary or node.find_binary(machine, main)
+    binary = wanted.containerd_binary or node.find_binary(main)
     try:
-        return node.Target(main, containerd.release_of(binary), binary)
+        release = containerd.release_of(binary, enter=machine.enter)
+        return node.Target(main, release, binary)
     except containerd.ContainerdError as error:
         raise output.UsageError(
             f"containerd's version is not known ({error});"
             " give --containerd-binary PROGRAM or --containerd-version 2.1"
         ) from error
-
-
-def _restart(
-    wanted: Wanted, machine: host.Host, main: config.Path, *, changed: bool
-) -> list[str] | None:
-    if not (wanted.restart and changed) or wanted.dry_run:
-        return None
-    if not wanted.restart_command and not machine.is_own:
-        raise output.UsageError(
-            "the files are written; to restart containerd outside this container give"
-            " --restart-command, for example 'nsenter -t 1 -m systemctl restart containerd'"
-        )
-    command = shlex.split(wanted.restart_command) or node.restart_command(main)
-    node.restart(command)
-    return command
 
 
 def _show(wanted: Wanted, main: config.Path, outcome: node.Outcome, *, restarted: bool) -> None:
@@ -98,7 +103,7 @@ def _show(wanted: Wanted, main: config.Path, outcome: node.Outcome, *, restarted
     if wanted.dry_run:
         print(outcome.diff(), end="")
         return
-    if not outcome.changed:
+    if not outcome.changed and not restarted:
         what = "has nothing of ours" if wanted.undo else "is set up already"
         print(f"{main} {what}; nothing changed")
         return

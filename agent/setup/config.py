@@ -97,6 +97,8 @@ class View:
     """The file whose CRI table is in force: with 1.x the last one that has any."""
     snapshotter: str
     annotations_disabled: bool
+    local_pull: bool
+    """Whether the CRI of 2.1 and newer pulls by itself and not by the transfer service."""
     discards_layers: bool
     cri_disabled: bool
     proxies: Mapping[str, Any]
@@ -172,6 +174,7 @@ def view(main: File, imported: Sequence[File], release: Release) -> View:
         cri_owner=owner,
         snapshotter=str(images.get("snapshotter") or "overlayfs"),
         annotations_disabled=bool(images.get("disable_snapshot_annotations", True)),
+        local_pull=bool(images.get("use_local_image_pull", False)),
         discards_layers=bool(images.get("discard_unpacked_layers", False)),
         cri_disabled=any(name in together.get("disabled_plugins", ()) for name in _CRI_NAMES),
         proxies=table_at(together, ("proxy_plugins",)),

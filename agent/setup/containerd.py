@@ -1,7 +1,12 @@
-"""Asks a containerd binary: its release, and what it makes of a configuration."""
+"""Asks a containerd binary: its release, and what it makes of a configuration.
+
+`enter` is what stands before the command where the binary is the node's and this
+process is in a container (agent.setup.host).
+"""
 
 import re
 import subprocess
+from collections.abc import Sequence
 
 from agent import errors
 from agent.setup import config
@@ -27,14 +32,14 @@ def parse_release(text: str) -> config.Release:
     return config.Release(int(found[1]), int(found[2]))
 
 
-def release_of(binary: str) -> config.Release:
+def release_of(binary: str, *, enter: Sequence[str] = ()) -> config.Release:
     """The release of a binary."""
-    return parse_release(_run(binary, "--version"))
+    return parse_release(_run(*enter, binary, "--version"))
 
 
-def dump(binary: str, main: str) -> str:
+def dump(binary: str, main: str, *, enter: Sequence[str] = ()) -> str:
     """The configuration in force with a main file: imports merged, defaults filled in."""
-    return _run(binary, "--config", main, "config", "dump")
+    return _run(*enter, binary, "--config", main, "config", "dump")
 
 
 def view_of_dump(text: str, release: config.Release) -> config.View:

@@ -43,7 +43,7 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
             yield finding
         yield checks.propagation(root)
         yield checks.space("here", folder)
-        binary = patient.containerd_binary or node.find_binary(machine, main)
+        binary = patient.containerd_binary or node.find_binary(main)
         wanted = planning.Wanted(address=patient.address, root=patient.root)
         for finding in checks.configuration(main, binary, wanted):
             yield finding

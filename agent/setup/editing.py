@@ -81,6 +81,13 @@ def remove(text: str, keys: config.KeyPath, *, path: config.Path) -> str:
     return _verified(tomlkit.dumps(document), before, path)
 
 
+def added(text: str) -> str:
+    """What stands between the markers; "" where they are not."""
+    begin = text.find(BEGIN)
+    end = text.find(END, begin)
+    return "" if begin < 0 or end < 0 else text[begin + len(BEGIN) : end]
+
+
 def cut(text: str) -> str:
     """The text without what stands between the markers, and without the markers."""
     begin = text.find(BEGIN)

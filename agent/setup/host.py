@@ -23,9 +23,13 @@ class Host:
         self.root = root
 
     @property
-    def is_own(self) -> bool:
-        """Whether the node is this process's own machine, whose programs it can run."""
-        return self.root == pathlib.Path("/")
+    def enter(self) -> tuple[str, ...]:
+        """What stands before a command of the node's own programs.
+
+        Empty on the machine itself. In a container that has the node's file system
+        mounted they run in there, and reach the node's sockets below its /run.
+        """
+        return () if self.root == pathlib.Path("/") else ("chroot", str(self.root))
 
     def place(self, path: config.Path) -> pathlib.Path:
         """Where a file of the node is for this process; symbolic links resolved."""

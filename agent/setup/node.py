@@ -9,8 +9,6 @@ theirs. If containerd does not understand the result as meant, all is put back.
 import contextlib
 import dataclasses
 import difflib
-import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 
 from agent import errors
@@ -21,16 +19,6 @@ RANCHER = {
     name: config.Path(f"/var/lib/rancher/{name}/agent/etc/containerd/config.toml")
     for name in ("k3s", "rke2")
 }
-_RANCHER_UNITS = {"k3s": ("k3s-agent", "k3s"), "rke2": ("rke2-agent", "rke2-server")}
-_RESTART_SECONDS = 180.0
-
-
-class RestartError(errors.PermanentError):
-    """containerd did not restart; `command` is what was tried."""
-
-    def __init__(self, command: str, reason: str) -> None:
-        super().__init__(f"`{command}` failed: {reason}")
-        self.command = command
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,11 +73,10 @@ def main_of(path: config.Path) -> config.Path:
     return path
 
 
-def find_binary(machine: host.Host, main: config.Path) -> str:
-    """The containerd program to ask about a configuration."""
-    name = rancher(main)
-    if name is not None:
-        return str(machine.place(main.parents[3] / "data/current/bin/containerd"))
+def find_binary(main: config.Path) -> str:
+    """The containerd program, as the node has it, to ask about a configuration."""
+    if rancher(main) is not None:
+        return str(main.parents[3] / "data/current/bin/containerd")
     return "containerd"
 
 
@@ -113,30 +100,6 @@ def undo(machine: host.Host, main: config.Path, *, dry_run: bool = False) -> Out
                 _put(machine, path, after)
             past.forget()
     return Outcome(changes=changes, notes=notes)
-
-
-def restart_command(main: config.Path) -> list[str]:
-    """The command that makes containerd read its configuration again."""
-    units = _RANCHER_UNITS.get(rancher(main) or "", ("containerd",))
-    for unit in units[:-1]:
-        asked = subprocess.run(["systemctl", "is-active", "--quiet", unit], check=False)
-        if asked.returncode == 0:
-            return ["systemctl", "restart", unit]
-    return ["systemctl", "restart", units[-1]]
-
-
-def restart(command: Sequence[str]) -> None:
-    """Run it; raise RestartError when it fails."""
-    line = shlex.join(command)
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_RESTART_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RestartError(line, str(error)) from error
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise RestartError(line, reason)
 
 
 class _Past:
@@ -251,8 +214,7 @@ class _Setup:
         node = self._node()
         found = planning.plan(node, wanted)
         after = {path: text.encode() for path, text in found.files.items()}
-        if not node.rendered or node.release.merges:
-            self._check(node, found)
+        self._check(node, found)
         changes: dict[config.Path, tuple[bytes | None, bytes | None]] = {
             path: (self._host.read(path), data)
             for path, data in sorted(after.items(), key=lambda item: item[0] == node.main)
@@ -280,7 +242,7 @@ class _Setup:
             raise config.ConfigError(main, "does not exist yet; start k3s or RKE2 once first")
         text = None if data is None else data.decode()
         templates = {}
-        for name in ("config.toml.tmpl",):
+        for name in ("config.toml.tmpl", "config-v3.toml.tmpl"):
             template = self._before(main.with_name(name))
             if template is not None:
                 templates[main.with_name(name)] = template.decode()
@@ -308,6 +270,12 @@ class _Setup:
     def _check(self, node: planning.Node, found: planning.Plan) -> None:
         """Read the planned files as containerd will, in their order with all others."""
         text = found.files.get(node.main, node.text or "")
+        # A template's addition comes after all that the file has now.
+        text += "".join(
+            f"\n{editing.added(after)}"
+            for path, after in found.files.items()
+            if path.suffix == ".tmpl"
+        )
         main = config.File(node.main, text)
         imported = []
         for pattern in config.imports_of(main):
@@ -336,10 +304,10 @@ class _Setup:
     ) -> None:
         """Ask containerd itself; put everything back where it does not agree."""
         binary = self._target.binary
-        if binary is None or not self._host.is_own or rancher(self._target.main) is not None:
+        if binary is None or rancher(self._target.main) is not None:
             return
         try:
-            text = containerd.dump(binary, str(self._target.main))
+            text = containerd.dump(binary, str(self._target.main), enter=self._host.enter)
             seen = containerd.view_of_dump(text, self._target.release)
             _raise_faults(self._target.main, found.meant(seen))
         except errors.AgentError:

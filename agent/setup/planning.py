@@ -5,7 +5,7 @@ be. With containerd 2.x everything is in a drop-in file of our own, and the main
 file at most gets an `imports` entry. With 1.7 a drop-in would wipe the rest of
 the CRI table (agent.setup.config), so the file that has it is edited. k3s and RKE2
 make the file from a template at each start; there the drop-in folder that they
-import is used, and the template where there is none.
+import is used (2.x, releases since March 2026), and the template where there is none.
 """
 
 import dataclasses
@@ -18,7 +18,11 @@ from agent.setup import config, editing
 SNAPSHOTTER = "uimgacc"
 ADDRESS = "/run/uimgacc/snapshotter.sock"
 DROP_IN = "99-uimgacc.toml"
-_TEMPLATE_HEAD = '{{ template "base" . }}\n'
+WITHOUT = "without-uimgacc"
+"""The handler that keeps the former default snapshotter where ours becomes the default one: for
+what must start before our snapshotter does, itself first of all."""
+
+TEMPLATE_HEAD = '{{ template "base" . }}\n'
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,6 +79,9 @@ def plan(node: Node, wanted: Wanted) -> Plan:
     main = config.File(node.main, _fresh(node.release) if node.text is None else node.text)
     view = config.view(main, node.imported, node.release)
     twins, notes = _twins(view)
+    if wanted.default_snapshotter and view.default_runtime in view.runtimes:
+        former = {**view.runtimes[view.default_runtime], "snapshotter": view.snapshotter}
+        twins[WITHOUT] = (view.default_runtime, former)
     warnings = _warnings(main, node, view)
     if node.text is None:
         notes.append(f"{node.main} did not exist; containerd's defaults go on to apply")
@@ -104,18 +111,27 @@ def faults(view: config.View, twins: Twins, wanted: Wanted, release: config.Rele
         found.append(f"proxy_plugins.{SNAPSHOTTER} is not at {wanted.address}")
     # 1.7 dumps nothing of a plugin that is turned off.
     for twin, (copied, table) in () if view.cri_disabled else twins.items():
-        if view.runtimes.get(twin, {}).get("snapshotter") != SNAPSHOTTER:
+        if view.runtimes.get(twin, {}).get("snapshotter") != table["snapshotter"]:
             found.append(f"the runtime handler {twin} (twin of {copied}) is not there")
         elif view.runtimes[twin].get("runtime_type") != table.get("runtime_type"):
             found.append(f"the runtime handler {twin} is not like {copied}")
         platform = view.platforms.get(twin, {})
-        if release.merges and platform.get("snapshotter") != SNAPSHOTTER:
+        if release.merges and platform.get("snapshotter") != table["snapshotter"]:
             found.append(f"runtime_platforms.{twin} is not there")
-    if release.merges and view.annotations_disabled:
+    if view.annotations_disabled and not pulls_itself(view, release):
         found.append("disable_snapshot_annotations is still true")
     if wanted.default_snapshotter and view.snapshotter != SNAPSHOTTER:
         found.append(f"the default snapshotter is still {view.snapshotter}")
     return found
+
+
+def pulls_itself(view: config.View, release: config.Release) -> bool:
+    """Whether the CRI pulls by itself, so that our snapshotter need not ask for annotations.
+
+    The transfer service, which does it otherwise since 2.1, cannot pull for a proxy
+    snapshotter; the CRI turns it off where a snapshotter is to get annotations.
+    """
+    return view.local_pull or (release.major, release.minor) <= (2, 0)
 
 
 def remains(text: str, *, path: config.Path, drop_in: config.Path | None = None) -> str:
@@ -163,9 +179,12 @@ def _ours_in(data: Mapping[str, Any], table: config.KeyPath) -> list[config.KeyP
     return [
         (*table, name)
         for name, value in config.table_at(data, table).items()
-        if runtimes.is_ours(name)
-        and isinstance(value, Mapping)
-        and value.get("snapshotter") == SNAPSHOTTER
+        if name == WITHOUT
+        or (
+            runtimes.is_ours(name)
+            and isinstance(value, Mapping)
+            and value.get("snapshotter") == SNAPSHOTTER
+        )
     ]
 
 
@@ -253,7 +272,7 @@ def _with_drop_in(
         images["snapshotter"] = SNAPSHOTTER
     tables = _proxy(view, wanted)
     tables.append((keys.images, images))
-    tables += [((*config.platforms_key(), twin), {"snapshotter": SNAPSHOTTER}) for twin in twins]
+    tables += _platforms(twins)
     tables += [((*keys.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
     text = (
         "# Made by `uimgacc node-setup`; `uimgacc node-setup --undo` removes it.\n"
@@ -263,16 +282,19 @@ def _with_drop_in(
     if folder is not None:
         return {folder / DROP_IN: text}, []
     if node.rendered:
-        raise config.ConfigError(
-            main.path,
-            "this k3s or RKE2 makes the file at each start and imports no drop-in folder;"
-            " upgrade it (releases since 2025 import config-v3.toml.d), or give it a"
-            " config-v3.toml.tmpl with an `imports` line",
-        )
+        return _with_template(node, view, wanted, twins)
     drop_in = main.path.parent / "conf.d" / DROP_IN
     imports = [*config.parse(main).get("imports", []), str(drop_in)]
     edited = editing.assign(main.text, ("imports",), imports, path=main.path)
     return {drop_in: text, main.path: edited}, []
+
+
+def _platforms(twins: Twins) -> list[tuple[config.KeyPath, dict[str, Any]]]:
+    """What 2.x needs besides the handlers: which snapshotter a pull for each is made with."""
+    return [
+        ((*config.platforms_key(), twin), {"snapshotter": table["snapshotter"]})
+        for twin, (_, table) in twins.items()
+    ]
 
 
 def _drop_in_folder(main: config.File) -> config.Path | None:
@@ -326,13 +348,23 @@ def _in_place(
 def _with_template(
     node: Node, view: config.View, wanted: Wanted, twins: Twins
 ) -> tuple[dict[config.Path, str], list[str]]:
-    path = node.main.parent / "config.toml.tmpl"
+    name = "config-v3.toml.tmpl" if view.version >= 3 else "config.toml.tmpl"
+    path = node.main.parent / name
     if wanted.default_snapshotter:
         raise config.ConfigError(
             path, "k3s and RKE2 set the default snapshotter themselves; start them with it"
         )
-    text = node.templates.get(path, _TEMPLATE_HEAD)
+    if view.annotations_disabled and not pulls_itself(view, node.release):
+        # The template says so in a table that it ends, and nothing after it can say otherwise.
+        raise config.ConfigError(
+            node.main,
+            "this k3s or RKE2 disables snapshot annotations and imports no drop-in folder;"
+            " upgrade it (releases since March 2026 import config-v3.toml.d)",
+        )
+    text = node.templates.get(path, TEMPLATE_HEAD)
     gap = "" if text.endswith("\n") else "\n"
     tables = _additions(view, wanted, twins)
+    if node.release.merges:
+        tables += _platforms(twins)
     note = f"{node.main} is made from {path} at the next start of k3s or RKE2"
     return {path: f"{text}{gap}\n{editing.block(tables)}"}, [note]

@@ -22,6 +22,15 @@ def undo(machine: machines.Machine) -> node.Outcome:
     return node.undo(machine.host, machine.target.main)
 
 
+def seen(machine: machines.Machine) -> config.View:
+    """What the files mean together."""
+    found = [config.File(machine.target.main, machine.config.read_text())]
+    drop_in = machine.config.parent / "conf.d" / planning.DROP_IN
+    if drop_in.exists():
+        found.append(config.File(config.Path(drop_in), drop_in.read_text()))
+    return config.view(found[0], found[1:], machine.target.release)
+
+
 @BOTH
 def test_undo_keeps_what_a_person_edited_after_node_setup(
     release: str, tmp_path: pathlib.Path
@@ -220,6 +229,24 @@ def test_a_later_file_that_would_win_is_found_before_anything_is_written(
 
 
 @BOTH
+def test_a_handler_is_left_that_starts_without_us(release: str, tmp_path: pathlib.Path) -> None:
+    machine = machines.make(tmp_path / "node", "kubeadm", release)
+    before = machine.files()
+
+    outcome = set_up(machine, planning.Wanted(default_snapshotter=True))
+
+    assert outcome.twins["without-uimgacc"] == "runc"
+    view = seen(machine)
+    former = {**view.runtimes["runc"], "snapshotter": "overlayfs"}
+    assert view.runtimes["without-uimgacc"] == former
+    assert view.snapshotter == "uimgacc"
+    machine.config.write_text("# edited\n" + machine.config.read_text())
+    undo(machine)
+    name = str(machine.config.relative_to(machine.root))
+    assert machine.files() == {**before, name: b"# edited\n" + before[name]}
+
+
+@BOTH
 def test_the_default_snapshotter_can_be_ours(release: str, tmp_path: pathlib.Path) -> None:
     machine = machines.write(tmp_path, V2, release)
 
@@ -267,10 +294,30 @@ def test_a_template_of_the_person_s_own_is_kept(tmp_path: pathlib.Path) -> None:
     assert template.read_text() == own + "# edited\n"
 
 
-def test_k3s_without_a_drop_in_folder_is_refused_with_the_way_out(tmp_path: pathlib.Path) -> None:
-    machine = machines.make(tmp_path / "node", "k3s-2", "2")
-    text = machine.config.read_text()
-    machine.config.write_text("\n".join(x for x in text.split("\n") if "imports" not in x))
+def test_k3s_without_a_drop_in_folder_uses_one_after_its_upgrade(tmp_path: pathlib.Path) -> None:
+    machine = machines.make(tmp_path / "node", "k3s-2-no-drop-ins", "2")
+    before = machine.files()
+    set_up(machine)
+    template = machine.config.with_name("config-v3.toml.tmpl")
+    rendered = machine.config.read_text()
+    machine.config.write_text(template.read_text().replace(planning.TEMPLATE_HEAD, rendered))
+    assert not set_up(machine).changed
+    upgraded = machines.make(tmp_path / "upgraded", "k3s-2", "2").config.read_text()
+    machine.config.write_text(template.read_text().replace(planning.TEMPLATE_HEAD, upgraded))
+
+    assert set_up(machine).changed
+
+    assert not template.exists()
+    assert machine.config.with_name("config-v3.toml.d").joinpath(planning.DROP_IN).exists()
+    machine.config.write_text(rendered)
+    undo(machine)
+    assert machine.files() == before
+
+
+def test_k3s_that_cannot_be_told_what_a_pull_needs_is_refused(tmp_path: pathlib.Path) -> None:
+    machine = machines.make(tmp_path / "node", "k3s-2-no-drop-ins", "2")
+    text = machine.config.read_text().replace("use_local_image_pull = true", "")
+    machine.config.write_text(text)
 
     with pytest.raises(config.ConfigError, match="upgrade it"):
         set_up(machine)
