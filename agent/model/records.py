@@ -157,7 +157,47 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: int | None = None
 
 
-Record = TypeVar("Record", StoreRecord, LayerRecord, ChainRecord, ImageRecord, CacheRecord)
+class GenerationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/generation.json`: the newest generation of deletions; the first one is 1."""
+
+    generation: Size
+
+
+MAX_RETIRED_LAYERS = 5000
+"""Of one generation. Its record stays small; who retires more makes several generations."""
+
+
+class RetiredLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer file that is to go, and the chain IDs that named it."""
+
+    diff_id: DigestText
+    chains: list[DigestText]
+
+
+class RetiredRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/retired/<generation>.json`: what one generation takes out of the store.
+
+    When it is published, the caches, images and chains that named its layers are gone
+    from the store already. It goes after the last of its files. `caches` are the IDs
+    of the caches whose end retired the layers.
+    """
+
+    generation: Annotated[int, msgspec.Meta(ge=1)]
+    layers: Annotated[list[RetiredLayer], msgspec.Meta(max_length=MAX_RETIRED_LAYERS)]
+    caches: list[CacheID] = []
+    created: str = ""
+
+
+Record = TypeVar(
+    "Record",
+    StoreRecord,
+    LayerRecord,
+    ChainRecord,
+    ImageRecord,
+    CacheRecord,
+    GenerationRecord,
+    RetiredRecord,
+)
 
 
 def encode(record: msgspec.Struct) -> bytes:

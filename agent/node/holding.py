@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from agent.clients import containerd
-from agent.model import images, pods
+from agent.model import images, pods, records
 from agent.mounts import users
 from agent.node import inventory
 
@@ -33,6 +33,15 @@ class Retired:
     generation: int
     layers: Mapping[str, Collection[str]] = dataclasses.field(hash=False)
     caches: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, record: records.RetiredRecord) -> "Retired":
+        """The view of a record."""
+        return cls(
+            generation=record.generation,
+            layers={layer.diff_id: layer.chains for layer in record.layers},
+            caches=record.caches,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.clients import containerd
-from agent.model import pods
+from agent.model import pods, records
 from agent.mounts import users
 from agent.node import chains, holding, inventory, labelling
 
@@ -40,7 +40,7 @@ class Store(Protocol):
     async def generation(self) -> int:
         """The newest generation of deletions, 0 before the first; AgentError: cannot be told."""
 
-    async def retired(self, generation: int) -> holding.Retired | None:
+    async def retired(self, generation: int) -> records.RetiredRecord | None:
         """What a generation retires; None when its files have all been deleted already."""
 
 
@@ -148,8 +148,9 @@ class Retirer:
         proven, left = self.state.acknowledged, list[holding.Held]()
         dropped = 0
         for number in range(proven + 1, min(newest, proven + _AT_ONCE) + 1):
-            retired = await self._store.retired(number)
-            if retired is not None:
+            record = await self._store.retired(number)
+            if record is not None:
+                retired = holding.Retired.of(record)
                 here = await self._served(holding.candidates(stock, retired))
                 if here and (gone := await self._drop(here)):
                     dropped += gone

@@ -134,6 +134,22 @@ class Catalog:
         data = await self._read(self.layout.blob(digest))
         return None if data is None else self._decode(lambda: decoding.blob(data, digest))
 
+    async def generation(self) -> int:
+        """The newest generation of deletions, 0 before the first.
+
+        Damage is no miss here: it raises RecordError, as nothing may follow from it.
+        """
+        data = await self._read(self.layout.generation_record)
+        return 0 if data is None else decoding.generation(data)
+
+    async def retired(self, generation: int) -> records.RetiredRecord | None:
+        """What a generation retires; None after all of it has been deleted.
+
+        Raises RecordError where it is damaged, as `generation` does.
+        """
+        data = await self._read(self.layout.retired_record(generation))
+        return None if data is None else decoding.retired(data, generation)
+
     def _decode(self, decode: Callable[[], Found]) -> Found | None:
         try:
             return decode()

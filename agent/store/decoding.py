@@ -122,3 +122,16 @@ def pick_by_digest(found: Iterable[records.ImageRecord], digest: str) -> records
 def _must_be(name: str, *, asked: str, found: str) -> None:
     if asked != found:
         raise records.RecordError(name, f"it is of {found}, not of {asked}")
+
+
+def generation(data: bytes) -> int:
+    """Decode generation.json; raise RecordError."""
+    return records.decode(data, records.GenerationRecord, "generation.json").generation
+
+
+def retired(data: bytes, number: int) -> records.RetiredRecord:
+    """Decode what a generation retires; raise RecordError."""
+    name = f"of retired generation {number}"
+    record = records.decode(data, records.RetiredRecord, name)
+    _must_be(name, asked=str(number), found=str(record.generation))
+    return record

@@ -43,6 +43,20 @@ class Layout:
         """The folder of the image records."""
         return self.root / "meta" / "images"
 
+    @property
+    def generation_record(self) -> pathlib.Path:
+        """The newest generation of deletions."""
+        return self.root / "meta" / "generation.json"
+
+    @property
+    def retired_records(self) -> pathlib.Path:
+        """The folder of what each generation retires."""
+        return self.root / "meta" / "retired"
+
+    def retired_record(self, generation: int) -> pathlib.Path:
+        """What one generation retires."""
+        return self.retired_records / f"{generation}.json"
+
     def layer(self, diff_id: str) -> pathlib.Path:
         """The EROFS file of a layer."""
         name = digests.hex_of(diff_id)

@@ -6,9 +6,9 @@ import pytest
 
 from agent import errors
 from agent._proto.containerd import containers_pb2
-from agent.model import pods
+from agent.model import pods, records
 from agent.mounts import users
-from agent.node import holding, retiring
+from agent.node import retiring
 from tests.unit.node import conftest
 
 
@@ -17,7 +17,7 @@ class Node:
 
     def __init__(self, fake, client, known, stock) -> None:
         self.fake = fake
-        self.generations: list[holding.Retired | None] = []
+        self.generations: list[records.RetiredRecord | None] = []
         self.store_problem = ""
         self.on_board: dict[str, str] = {}
         self.log: list[str] = []
@@ -44,7 +44,7 @@ class Node:
             raise errors.TemporaryError(self.store_problem)
         return len(self.generations)
 
-    async def retired(self, generation: int) -> holding.Retired | None:
+    async def retired(self, generation: int) -> records.RetiredRecord | None:
         return self.generations[generation - 1]
 
     async def annotations_before(self) -> dict[str, str]:
@@ -57,14 +57,14 @@ class Node:
                 self.on_board[key] = value
 
     def retire(self, *gone: conftest.Image) -> None:
-        layers = {
-            layer.diff_id: [layer.chain_id]
+        layers = [
+            records.RetiredLayer(diff_id=layer.diff_id, chains=[layer.chain_id])
             for image in gone
             for layer in image.record.platforms[0].layers
-        }
+        ]
         number = len(self.generations) + 1
         self.generations.append(
-            holding.Retired(generation=number, layers=layers, caches=["imc-gone"])
+            records.RetiredRecord(generation=number, layers=layers, caches=["imc-gone"])
         )
 
     def run_container(self, image: conftest.Image, pod: str = "ns/pod") -> None:

@@ -203,3 +203,51 @@ def test_any_json_as_any_record_never_crashes_the_reader(value) -> None:
     ):
         with pytest.raises(records.RecordError):
             decode()
+
+
+def write_record(path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+async def test_generations_are_read_and_what_they_retire(place) -> None:
+    layers = [records.RetiredLayer(diff_id=making.digest("a"), chains=[making.digest("c")])]
+    record = records.RetiredRecord(generation=2, layers=layers, caches=["imc-gone"])
+    found = catalog.Catalog(place, DirectPool())
+    before = await found.generation(), await found.retired(1)
+    number = records.encode(records.GenerationRecord(generation=2))
+    write_record(place.generation_record, number)
+    write_record(place.retired_record(2), records.encode(record))
+
+    assert before == (0, None)
+    assert await found.generation() == 2
+    assert (await found.retired(1), await found.retired(2)) == (None, record)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{}",
+        b'{"generation": -1}',
+        b'{"generation": "2"}',
+        b'{"generation": 2.5}',
+        b'{"generation": 3, "layers": []}',
+        b'{"generation": 2, "layers": [{"diff_id": "sha256:x", "chains": []}]}',
+        b'{"generation": 2, "layers": [{"diff_id": null, "chains": []}]}',
+        b'{"generation": 2}',
+    ],
+)
+async def test_a_damaged_record_of_deletions_is_never_taken_for_none(place, damage: bytes) -> None:
+    """None would say that all of it has been deleted: a node would acknowledge what it holds."""
+    found = catalog.Catalog(place, DirectPool())
+    write_record(place.retired_record(2), damage)
+    with pytest.raises(records.RecordError):
+        await found.retired(2)
+
+
+@pytest.mark.parametrize("damage", [b"", b"2", b"{}", b'{"generation": -1}', b'{"generation":'])
+async def test_a_damaged_counter_of_generations_is_doubt(place, damage: bytes) -> None:
+    write_record(place.generation_record, damage)
+    with pytest.raises(records.RecordError):
+        await catalog.Catalog(place, DirectPool()).generation()
