@@ -46,7 +46,7 @@ class Part:
 
 CONTAINERD = ("usr/bin/containerd", "usr/bin/ctr", "usr/bin/containerd-shim-runc-v2")
 EROFS = ("usr/bin/mkfs.erofs", "usr/bin/dump.erofs", "usr/bin/fsck.erofs")
-PARTS = (
+PARTS: tuple[Part, ...] = (
     Part("containerd-1.7", "trixie", "containerd", CONTAINERD, linked=False),
     Part("containerd-2", "testing", "containerd", CONTAINERD, linked=False),
     Part("soci", "testing", "soci-snapshotter", ("usr/bin/soci", "usr/bin/soci-snapshotter-grpc")),
@@ -56,9 +56,14 @@ PARTS = (
     Part("promtool", "trixie", "promtool", ("usr/bin/promtool",)),
     Part("kubectl", "testing", "kubectl", ("usr/bin/kubectl",), ("version", "--client")),
     Part("cri-proto", "trixie", "golang-github-kubernetes-cri-api-dev"),
+    # For lab.guest, with the kernel below.
+    Part("nfs", "trixie", "nfs-kernel-server", libraries=True),
     # What runs it is in lab.browser.
     Part("chromium", "trixie", "chromium-headless-shell", libraries=True),
 )
+if os.uname().machine == "x86_64":
+    # There is no User Mode Linux for others.
+    PARTS += (Part("uml", "testing", "user-mode-linux"),)
 # What the programs need not.
 SURPLUS = ("usr/share/doc", "usr/share/man", "usr/share/prometheus", "usr/share/locale")
 

@@ -1,0 +1,83 @@
+"""Booting a guest, from outside."""
+
+import pathlib
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+
+from lab import places, processes
+
+_HERE = pathlib.Path(__file__).parent
+UML = places.LAB / "uml/usr/bin/linux.uml"
+
+
+class Machine:
+    """One guest, which runs one command as root and ends; a context manager that kills it.
+
+    `folder` is the one place outside that it can write to, under the same path. The
+    checkout and the lab are to be read under their paths. It has a loopback interface,
+    one processor, and `memory` (what of it is used is taken from the machine).
+    """
+
+    def __init__(self, folder: pathlib.Path, *, memory: str = "2G") -> None:
+        self.folder = folder
+        self.memory = memory
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, command: Sequence[str], **environment: str) -> None:
+        """Boot, and have the command run in the checkout."""
+        (self.folder / "jail").mkdir(parents=True)
+        words = [*(f"{name}={value}" for name, value in environment.items()), *command]
+        (self.folder / "command").write_text(f"exec env {shlex.join(words)}\n")
+        libraries = next((places.LAB / "nfs/usr/lib").glob("*/libc.so.6")).parent
+        told = {
+            "GUEST_CHECKOUT": places.CHECKOUT,
+            "GUEST_LAB": places.LAB,
+            "GUEST_FOLDER": self.folder,
+        }
+        with (self.folder / "console").open("wb") as console:
+            self.process = subprocess.Popen(
+                [
+                    *("unshare", "--mount", "--propagation", "private"),
+                    *("sh", _HERE / "boot.sh", self.folder / "jail", libraries, self.memory),
+                    f"init={_HERE / 'init.sh'}",
+                    *(f"{name}={value}" for name, value in told.items()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "UIMGACC_LAB": str(places.LAB)},
+                start_new_session=True,
+            )
+
+    def wait(self, seconds: float) -> tuple[int, str]:
+        """Wait for the end of the command: its exit status and all that it said."""
+        if self.process is None:
+            raise processes.LabError("the guest was not started")
+        deadline = time.monotonic() + seconds
+        try:
+            self.process.wait(deadline - time.monotonic())
+        except subprocess.TimeoutExpired as error:
+            self.close()
+            raise processes.LabError(
+                f"the guest is not ready in {seconds} s\n{self._said()}"
+            ) from error
+        status = self.folder / "status"
+        if not status.exists():
+            raise processes.LabError(f"the guest ended by itself\n{self._said()}")
+        return int(status.read_text()), self._read("output")
+
+    def close(self) -> None:
+        """Kill the guest, if it runs."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def _read(self, name: str) -> str:
+        path = self.folder / name
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _said(self) -> str:
+        lines = f"{self._read('console')}\n{self._read('output')}".splitlines()
+        return "\n".join(lines[-60:])
