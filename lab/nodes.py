@@ -18,7 +18,8 @@ COMMAND = pathlib.Path(sys.executable).with_name("uimgacc")
 class Node:
     """A containerd with uimgacc plugged in, over one store; a context manager.
 
-    `pods` is the folder of pod manifests that the agent watches.
+    `pods` is the folder of pod manifests that the agent watches; unless a `kubeconfig`
+    is given: then it serves the pods of the node `name` in that cluster.
     """
 
     def __init__(
@@ -28,6 +29,8 @@ class Node:
         store: pathlib.Path,
         *,
         version: str = "2",
+        name: str = "node",
+        kubeconfig: pathlib.Path | None = None,
     ) -> None:
         self.folder = folder
         self.pods = folder / "pods"
@@ -57,9 +60,11 @@ class Node:
             snapshotter_root=self.root,
             folder=folder / "c",
         )
+        cluster = ("--kubernetes", name, "--kubeconfig", str(kubeconfig))
+        pods = cluster if kubeconfig else ("--pods", str(self.pods))
         self.agent = processes.Process(
             [
-                *(COMMAND, "agent", "--pods", self.pods, "--store", store),
+                *(COMMAND, "agent", *pods, "--store", store),
                 *("--containerd", self.containerd.address, "--state", folder / "agent"),
                 *("--listen", f"127.0.0.1:{self.port}"),
             ],

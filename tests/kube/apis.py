@@ -76,6 +76,12 @@ class Api:
         self._undo.callback(self.delete, kube.NODES, name)
         return name
 
+    def runtime_class(self, name: str) -> None:
+        """A RuntimeClass whose handler is called as it; all tests may share it."""
+        classes = kube.Resource(group="node.k8s.io", plural="runtimeclasses")
+        with contextlib.suppress(RefusedError):
+            self.create(classes, {"metadata": {"name": name}, "handler": name})
+
     def pod(self, name: str, node: str, *, image: str = "registry/app:1", **more: Any) -> Object:
         """A pod that is bound to a node. `more`: annotations, labels, spec."""
         return self.create(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import importlib.resources
 import json
@@ -197,10 +198,12 @@ class _Watch:
         await response.prepare(self._asked.raw)
         self._state.on_change.add(self._changed.set)
         try:
-            await self._serve(response)
+            with contextlib.suppress(ConnectionError):  # a client may go whenever it likes
+                await self._serve(response)
         finally:
             self._state.on_change.discard(self._changed.set)
-        await response.write_eof()
+        with contextlib.suppress(ConnectionError):
+            await response.write_eof()
         return response
 
     async def _serve(self, response: web.StreamResponse) -> None:

@@ -60,6 +60,12 @@ class Node(nodes.Node):
         pods = json.loads(self.get("/status"))["pods"]
         return next((found for found in pods if found["name"] == pod), {})
 
+    def problems(self) -> dict[str, str]:
+        """What /status says is wrong with the source of pods."""
+        problems = json.loads(self.get("/status"))["manifest_problems"]
+        assert isinstance(problems, dict)
+        return problems
+
     def events(self) -> list[dict[str, Any]]:
         """The log of the agent."""
         lines = self.agent.errors.read_text().splitlines()

@@ -1,0 +1,90 @@
+"""An agent in a cluster: pods come from an API server, images into a real containerd."""
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kube import apis, faults
+from tests.kube import conftest as servers
+from tests.node import conftest
+
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+api_loop = servers.api_loop
+api_access = servers.api_access
+api = servers.api
+proxy = servers.proxy
+
+
+@pytest.fixture
+def member(
+    folder: pathlib.Path, registry, pristine, api: apis.Api, proxy: faults.Proxy
+) -> Iterator[conftest.Node]:
+    """A node of the cluster, its agent connected by way of the proxy."""
+    name = api.node()
+    node = conftest.Node(
+        folder / "n",
+        registry,
+        pristine,
+        name=name,
+        kubeconfig=api.kubeconfig(server=proxy.url),
+    )
+    with conftest.running(node, registry) as running:
+        running.name = name
+        yield running
+
+
+def bind(api: apis.Api, node: conftest.Node, name: str, image: str) -> None:
+    """What admission and a scheduler make of a pod that asks for a cache."""
+    api.runtime_class("uimgacc")
+    api.pod(
+        name,
+        node.name,
+        image=node.reference(image),
+        annotations={"uimgacc.io/image-cache": "auto"},
+        spec={"runtimeClassName": "uimgacc"},
+    )
+
+
+def test_a_pod_that_is_bound_to_the_node_finds_its_image_there(member, api, offline) -> None:
+    member.warm_up()
+    offline()
+    bind(api, member, "pod", "lab/layers2:1")
+    conftest.wait_until(lambda: member.has("lab/layers2:1"))
+
+    assert "layers" in member.run(member.manifest("run", "lab/layers2:1"), "ls", "/")
+
+
+def test_what_was_served_stays_served_while_the_api_server_is_away(member, api, proxy) -> None:
+    member.warm_up()
+    bind(api, member, "known", "lab/layers2:1")
+    conftest.wait_until(lambda: member.status("known").get("served"))
+    proxy.stop()
+    conftest.wait_until(lambda: "API server" in member.problems())
+
+    assert "layers" in member.run(member.manifest("run", "lab/layers2:1"), "ls", "/")
+    assert member.get("/healthz") == "ok\n"
+    assert member.is_ready()
+    assert member.status("known")["served"]
+    proxy.start()
+    bind(api, member, "late", "lab/layers40:1")
+    conftest.wait_until(lambda: member.has("lab/layers40:1"), seconds=60)
+    assert member.problems() == {}
+
+
+def test_an_agent_that_starts_without_an_api_server_says_what_it_waits_for(
+    member, api, proxy
+) -> None:
+    member.agent.end()
+    bind(api, member, "pod", "lab/layers2:1")
+    proxy.stop()
+    member.agent.start()
+    member.agent.wait_for_socket(("127.0.0.1", member.port))
+    conftest.wait_until(lambda: "API server" in member.problems())
+
+    assert not member.is_ready()
+    proxy.start()
+    conftest.wait_until(member.is_ready, seconds=60)
+    conftest.wait_until(lambda: member.has("lab/layers2:1"))
+    assert member.agent.running.poll() is None
