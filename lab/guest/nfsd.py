@@ -30,12 +30,12 @@ class Server:
         self._lease = lease
         self._grace = grace
         self._exported = 0
-        run("ip", "netns", "add", _NAMESPACE)
-        run(*"ip link add client type veth peer server netns".split(), _NAMESPACE)
-        run(*f"ip address add {_CLIENT}/30 dev client".split())
-        run(*"ip link set client up".split())
-        _inside(*f"ip address add {ADDRESS}/30 dev server".split())
-        _inside(*"ip link set lo up".split())
+        _ip(f"netns add {_NAMESPACE}")
+        _ip(f"link add client type veth peer server netns {_NAMESPACE}")
+        _ip(f"address add {_CLIENT}/30 dev client")
+        _ip("link set client up")
+        _ip(f"-n {_NAMESPACE} address add {ADDRESS}/30 dev server")
+        _ip(f"-n {_NAMESPACE} link set lo up")
         self.mend()
         for name in ("nfsdcld", "rpc_pipefs"):
             (_STATE / name).mkdir(parents=True)
@@ -64,11 +64,11 @@ class Server:
 
     def cut(self) -> None:
         """Cut the wire: nothing is answered, not even refused."""
-        _inside(*"ip link set server down".split())
+        _ip(f"-n {_NAMESPACE} link set server down")
 
     def mend(self) -> None:
         """Undo `cut`."""
-        _inside(*"ip link set server up".split())
+        _ip(f"-n {_NAMESPACE} link set server up")
 
     def add(self, name: str) -> pathlib.Path:
         """Export a new file system as `/name`; where it can be filled."""
@@ -106,6 +106,10 @@ def run(*command: str) -> str:
     if done.returncode:
         raise processes.LabError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def _ip(words: str) -> None:
+    run("ip", *words.split())
 
 
 def _inside(*command: str) -> str:
