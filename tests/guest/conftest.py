@@ -1,0 +1,45 @@
+"""What runs in guests (lab.guest), each a machine with an NFS client, server and node of its own.
+
+The tests themselves are in `inside/`; pytest runs once more in each guest, for one file
+of them. The guests run side by side: most of their time is spent waiting for outages.
+"""
+
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from lab.guest import machine
+
+SCENARIOS = ("mounting", "outage", "boot")
+
+collect_ignore = [] if "UIMGACC_GUEST" in os.environ else ["inside"]
+
+
+@pytest.fixture(scope="session")
+def guests() -> Iterator[dict[str, machine.Machine]]:
+    """All guests, at work since the first test asked for one."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to boot a guest over the machine's own root")
+    if not machine.UML.exists():
+        pytest.skip("there is no User Mode Linux for this machine")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="guests"))
+    running = {}
+    try:
+        for name in SCENARIOS:
+            running[name] = machine.Machine(folder / name)
+            (folder / name).mkdir()
+            file = f"tests/guest/inside/test_{name}.py"
+            running[name].start(
+                [sys.executable, "-m", "pytest", "-x", "-s", "-p", "no:cacheprovider", file],
+                UIMGACC_GUEST=name,
+            )
+        yield running
+    finally:
+        for guest in running.values():
+            guest.close()
+        shutil.rmtree(folder)

@@ -1,0 +1,192 @@
+"""A node on a real NFS export, with the agent and the snapshotter as in their pods.
+
+Everything here runs in a guest; one server, registry and store for all tests of a file.
+"""
+
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lab import cri, nodes, registries
+from lab.guest import nfsd
+
+EXPORT = f"{nfsd.ADDRESS}:/store"
+STORED, OTHER = "lab/layers2:1", "lab/gzip:1"
+"""An image that is in the store, and one of other layers that is not."""
+
+READ_ALL = "find / -xdev -type f | sort | xargs md5sum | md5sum"
+
+
+def wait_until(true: Callable[[], bool], *, seconds: float = 60) -> float:
+    """Wait for something to become true; how long it took."""
+    started = time.monotonic()
+    while not true():
+        if time.monotonic() - started > seconds:
+            raise AssertionError(f"not within {seconds} s")
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def note(text: str) -> None:
+    """Say what was measured."""
+    sys.stdout.write(f"{text}\n")
+
+
+def drop_caches() -> None:
+    """Have everything read from the server again."""
+    pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+@pytest.fixture(scope="session")
+def server() -> nfsd.Server:
+    return nfsd.Server(pathlib.Path("/tmp/exports"))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[registries.Registry]:
+    with registries.Registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def store(server: nfsd.Server, registry: registries.Registry) -> pathlib.Path:
+    """The store, where the server has it; filled by the real builder."""
+    path = server.add("store")
+    reference = f"{registry.address}/{STORED}"
+    command = [nodes.COMMAND, "create", "tests", "--image", reference, "--store", path]
+    subprocess.run([*command, "--plain-http", registry.address], check=True, timeout=100)
+    return path
+
+
+class Node(nodes.Node):
+    """A node whose agent mounts the export; the store's place lies in a volume of the pod.
+
+    Agent and snapshotter have mount namespaces of their own, which share what is mounted,
+    as containers with bidirectional mount propagation have.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, registry: registries.Registry, export: str = EXPORT
+    ) -> None:
+        self.place = folder / "volume" / "store"
+        super().__init__(folder, registry, self.place)
+        self.place.parent.mkdir()
+        own = ["unshare", "--mount", "--propagation", "unchanged"]
+        self.agent.command = [*own, *self.agent.command, "--nfs", export, "--nfs-seconds", "5"]
+        self.snapshotter.command = [*own, *self.snapshotter.command]
+
+    def capable(self) -> bool:
+        return self.metric("uimgacc_node_capable") == 1
+
+    def mounts(self) -> list[str]:
+        """Where the host's namespace, which is this process's, has NFS mounted, in order."""
+        lines = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+        below = [line.split() for line in lines if " - nfs4 " in line]
+        return [fields[4] for fields in below if fields[4].startswith(f"{self.folder}/")]
+
+    def is_registered(self, client: cri.Client, name: str) -> bool:
+        return client.image_status(self.reference(name)) is not None
+
+    def reference(self, name: str) -> str:
+        return f"{self.containerd.registries[0]}/{name}"
+
+    def pod(self, name: str, image: str, script: str, *, handler: str = "uimgacc") -> dict:
+        return cri.manifest(
+            name,
+            self.reference(image),
+            command=["sh", "-c", script],
+            annotations={"uimgacc.io/image-cache": "auto"} if handler else {},
+            handler=handler,
+        )
+
+
+@pytest.fixture(scope="module")
+def node(store, registry, tmp_path_factory) -> Iterator[Node]:
+    with Node(tmp_path_factory.mktemp("n"), registry) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(node) -> Iterator[cri.Client]:
+    with cri.Client(node.containerd.address, node.folder / "logs") as running:
+        yield running
+
+
+class Reader:
+    """A pod that reads all files of the stored image again and again, each time from the server.
+
+    A read error, or another content than at first, ends it.
+    """
+
+    SCRIPT = f"""
+        first=$({READ_ALL}) || exit 1
+        while true; do
+            now=$({READ_ALL}) || exit 2
+            [ "$now" = "$first" ] || exit 3
+            echo read
+        done
+    """
+
+    def __init__(self, node: Node, client: cri.Client, name: str) -> None:
+        self._client = client
+        self._pod = client.run_pod(node.pod(name, STORED, f"set -o pipefail; {self.SCRIPT}"))
+
+    def __enter__(self) -> "Reader":
+        self.wait_for_more()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._client.remove_pod(self._pod)
+
+    @property
+    def count(self) -> int:
+        """How often it has read everything."""
+        return self._pod.output.count("read")
+
+    @property
+    def ended(self) -> bool:
+        return self._client.exit_code(self._pod.containers[0]) is not None
+
+    def wait_for_more(self, times: int = 2) -> float:
+        """Wait until it has read everything so many times more, from the server."""
+        before = self.count
+        drop_caches()
+        seconds = wait_until(lambda: self.ended or self.count >= before + times)
+        assert not self.ended, self._pod.output
+        return seconds
+
+
+class Watch:
+    """Asks the agent's /healthz all the time; `failures` and the `slowest` answer in seconds."""
+
+    def __init__(self, node: Node) -> None:
+        self._url = f"http://127.0.0.1:{node.port}/healthz"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.failures: list[str] = []
+        self.slowest = 0.0
+        self.answers = 0
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.25):
+            started = time.monotonic()
+            try:
+                with urllib.request.urlopen(self._url, timeout=20):
+                    self.answers += 1
+            except OSError as error:
+                self.failures.append(str(error))
+            self.slowest = max(self.slowest, time.monotonic() - started)
