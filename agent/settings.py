@@ -27,6 +27,9 @@ class Agent:
     api_seconds: float = 10.0
     """How long the API server may take for one answer."""
 
+    startup_taint: str = ""
+    """KEY[=VALUE]:EFFECT of a taint that is taken off the node once it can serve. "": none."""
+
     nfs: str = ""
     """SERVER:/EXPORT of the store: the agent mounts it beside `store`, and makes that a link to it.
     "": whatever is at `store` is the store."""

@@ -116,6 +116,11 @@ class Announcer:
         """
         await self._known.wait()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether `wait_known` would not wait."""
+        return self._known.is_set()
+
     async def run(self) -> None:
         """Keep the node as it should be, for ever; what fails is tried again."""
         failures = 0
@@ -144,19 +149,29 @@ class Announcer:
         """Read the node and write what differs from what is wished now."""
         node = await self._api.get(kube.NODES, self._name)
         if not self._read.is_set():
-            self._before = dict(node.get("metadata", {}).get("annotations") or {})
-            self._read.set()
+            self._take_over(node)
         wanted = self._wanted
         if patch := labelling.metadata_patch(node, wanted):
             await self._api.patch(kube.NODES, self._name, patch)
-        if labelling.GENERATION in wanted.annotations:
-            self._known.set()
+        self._known.set()
         await self._remove_taint(node, wanted)
         if status := labelling.status_patch(node, wanted, self._now()):
             await self._api.patch(
                 kube.NODES, self._name, status, subresource="status", how=kube.Patch.STRATEGIC
             )
         self._tell(node, wanted)
+
+    def _take_over(self, node: Mapping[str, Any]) -> None:
+        """Begin where the last agent of this node ended.
+
+        What it acknowledged stands; a node that has acknowledged nothing says so. That is
+        written together with the labels that bring pods here, or before.
+        """
+        self._before = dict(node.get("metadata", {}).get("annotations") or {})
+        first = {labelling.GENERATION: self._before.get(labelling.GENERATION, "0")}
+        annotations = {**first, **self._wanted.annotations}
+        self._wanted = dataclasses.replace(self._wanted, annotations=annotations)
+        self._read.set()
 
     async def _remove_taint(self, node: Mapping[str, Any], wanted: labelling.Wanted) -> None:
         """Take the startup taint away, and no other that comes or goes at the same time."""

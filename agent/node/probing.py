@@ -37,7 +37,9 @@ class Prober:
 
     `handlers_needed` is False where our snapshotter is containerd's default one.
     `on_store_back` is called when the store answers again after it did not,
-    `on_store_problem` each time that it does not answer as it should.
+    `on_store_problem` each time that it does not answer as it should. `on_verdict` is told
+    each verdict, but not that a node cannot serve before it was found so often enough: a
+    new agent would else take the label away for one late answer.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Prober:
         interval: float,
         on_store_back: Callable[[], None] = lambda: None,
         on_store_problem: Callable[[], None] = lambda: None,
+        on_verdict: Callable[[capability.Verdict], None] = lambda verdict: None,
         handlers_needed: bool = True,
         patience: capability.Patience | None = None,
     ) -> None:
@@ -63,9 +66,10 @@ class Prober:
         """What the store took for its last answer, or until it was given up."""
         self.root = ""
         """The snapshotter's root folder as containerd knows it, "" before that is known."""
-        self._looked = False
         self._on_store_back = on_store_back
         self._on_store_problem = on_store_problem
+        self._on_verdict = on_verdict
+        self._looks = 0
         self._store_away = False
         self._wakened = asyncio.Event()
 
@@ -99,7 +103,7 @@ class Prober:
         metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():
             gauge.set(check in self.verdict.problems)
-        if self.verdict.capable is not last.capable or not self._looked:
+        if self.verdict.capable is not last.capable or not self._looks:
             level = logging.INFO if self.verdict.capable else logging.WARNING
             logger.log(
                 level,
@@ -109,7 +113,9 @@ class Prober:
         elif self.verdict.problems != last.problems:
             found = "a probe has found a problem" if self.verdict.problems else "all is well again"
             logger.info(found, extra={"reason": self.verdict.sentence})
-        self._looked = True
+        self._looks += 1
+        if self.verdict.capable or self._looks >= self._patience.to_lose:
+            self._on_verdict(self.verdict)
         return self.verdict
 
     async def _store_finding(self) -> capability.Finding:

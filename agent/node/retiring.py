@@ -79,7 +79,7 @@ class Retirer:
     """Looks every `interval` seconds whether something was retired.
 
     `root` gives the snapshotter's root folder, "" before that is known; `on_node` the
-    pods of this node.
+    pods of this node, None before they are known.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Retirer:
         board: Board,
         *,
         root: Callable[[], str],
-        on_node: Callable[[], Sequence[pods.Pod]],
+        on_node: Callable[[], Sequence[pods.Pod] | None],
         interval: float = 30.0,
         look_at_mounts: Callable[[str], users.Layers] = users.of,
     ) -> None:
@@ -174,6 +174,9 @@ class Retirer:
         root = self._root()
         if not root:
             raise CannotTellError("the snapshotter is not known yet")
+        on_node = self._on_node()
+        if on_node is None:
+            raise CannotTellError("the pods of this node are not known yet")
         snapshots = await self._client.snapshots(self._chains.snapshotter)
         containers = await self._client.containers()
         images = await self._stock.all()
@@ -184,7 +187,7 @@ class Retirer:
             layers=layers,
             present=images,
             containers=containers,
-            on_node=self._on_node(),
+            on_node=on_node,
         )
 
     async def _served(self, candidates: frozenset[str]) -> frozenset[str]:

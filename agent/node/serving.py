@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import datetime
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
@@ -47,7 +47,10 @@ class Served:
 
 
 class Server:
-    """Takes pods from a source and serves them, `parallel` at a time."""
+    """Takes pods from a source and serves them, `parallel` at a time.
+
+    None is served before `wait_known` returns.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Server:
         premounter: Premounter,
         reporter: reporting.Once,
         *,
+        wait_known: Callable[[], Awaitable[None]] | None = None,
         parallel: int = 8,
         pauses: Sequence[float] = _PAUSES,
         give_up: float = _GIVE_UP_SECONDS,
@@ -62,6 +66,7 @@ class Server:
         self._source = source
         self._premounter = premounter
         self._reporter = reporter
+        self._wait_known = wait_known
         self._slots = asyncio.Semaphore(parallel)
         self._pauses = pauses
         self._give_up = give_up
@@ -76,6 +81,10 @@ class Server:
         """Whether images of a pod were made present here, for it or for one before it."""
         served = self._served.get(key)
         return bool(served and served.result and served.result.registered)
+
+    def on_node(self) -> list[pods.Pod]:
+        """The pods that there are."""
+        return [served.pod for served in self._served.values()]
 
     async def run(self) -> None:
         """Serve for ever."""
@@ -113,6 +122,9 @@ class Server:
             self._reporter.forget(key)
 
     async def _look_after(self, key: str, served: Served) -> None:
+        if self._wait_known is not None:
+            served.sentence = "waiting until the cluster knows what this node acknowledges"
+            await self._wait_known()
         while True:
             await served.changed.wait()
             served.changed.clear()

@@ -34,6 +34,7 @@ from agent.node import (
     probing,
     registering,
     reporting,
+    retiring,
     savings,
     serving,
     status,
@@ -56,6 +57,7 @@ class _Parts:
     server: serving.Server
     ledger: savings.Ledger
     pinned: pinning.PinnedImages
+    retirer: retiring.Retirer
     around: agent_surroundings.Surroundings
     store: pathlib.Path
     mount: mounting.Mounting | None
@@ -69,6 +71,7 @@ class _Parts:
         mount = {} if self.mount is None else {"mount": self.mount.run()}
         return mount | {
             "pods": self.server.run(),
+            "retired": self.retirer.run(),
             "containerd": self.follower.run(),
             "canary": self.follower.run_canary(),
             "pulls": self.follower.run_pulls(),
@@ -82,6 +85,8 @@ class _Parts:
         if not self.around.source.synced:
             reasons = "; ".join(self.around.source.problems.values())
             return f"the pods have not been read yet{reasons and ': '}{reasons}"
+        if unknown := self.around.unknown():
+            return f"the node object is not written yet: {unknown}"
         if not self.follower.state.connected:
             return f"containerd: {self.follower.state.problem or 'not connected yet'}"
         return ""
@@ -140,7 +145,17 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
                 only_ours=not wanted.default_snapshotter,
             ),
             reporting.Once(around.events),
+            wait_known=around.wait_known,
             parallel=wanted.parallel,
+        )
+        retirer = retiring.Retirer(
+            store,
+            client,
+            known,
+            stock,
+            around.board,
+            root=lambda: prober.root,  # which is made below
+            on_node=lambda: server.on_node() if around.source.synced else None,
         )
         pinned = pinning.PinnedImages(
             client, stock, snapshotter=name, default=wanted.default_snapshotter
@@ -163,6 +178,7 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             handlers_needed=not wanted.default_snapshotter,
             on_store_back=server.retry_now,
             on_store_problem=mount.wake if mount is not None else lambda: None,
+            on_verdict=around.judged,
         )
         if mount is not None:
             mount.on_mounted = prober.wake
@@ -172,6 +188,7 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             server=server,
             ledger=ledger,
             pinned=pinned,
+            retirer=retirer,
             around=around,
             store=wanted.store,
             mount=mount,

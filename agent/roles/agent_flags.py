@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from agent import settings
+from agent.node import labelling
 
 
 def _path(text: str) -> pathlib.Path:
@@ -19,11 +20,21 @@ def _truth(text: str) -> bool:
     return text.lower() == "true"
 
 
+def _taint(text: str) -> str:
+    try:
+        if text:
+            labelling.parse_taint(text)
+    except labelling.TaintError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 _FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
     ("pods", _path, "folder of pod manifests, where there is no cluster"),
     ("kubernetes", str, "name of this node: its pods come from the API server"),
     ("kubeconfig", _path, "how to reach the API server; without it, as a pod does"),
     ("api-seconds", float, "how long the API server may take for one answer"),
+    ("startup-taint", _taint, "KEY[=VALUE]:EFFECT to take off the node once it can serve"),
     ("store", _path, "root folder of the shared store"),
     ("nfs", str, "SERVER:/EXPORT to mount as the store; empty: the store is there already"),
     ("nfs-options", str, "options of that mount, beside or instead of the defaults"),

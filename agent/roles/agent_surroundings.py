@@ -6,33 +6,52 @@ only part of the agent that knows which of both it is.
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from agent import settings
 from agent.clients import kube, kube_access, kube_pods
 from agent.matching import annotations
 from agent.node import (
+    announcing,
     autocreating,
+    capability,
+    labelling,
     posting,
     premounting,
     readiness,
     reporting,
+    retiring,
     scheduled,
     watching,
 )
+
+
+def _tell_nobody(_verdict: capability.Verdict) -> None:
+    """Without a cluster a verdict is in the log and in /status only."""
+
+
+async def _known_to_nobody() -> None:
+    """Without a cluster nobody has to know of this node before it serves."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """Where pods come from, and where what there is to tell goes.
 
-    `services` are to be run with the agent's own. `client` is None without a cluster.
+    `judged` takes each verdict on the node. No pod may be served before `wait_known`
+    returns: see announcing.Announcer. Until then `unknown` says what it waits for, else
+    "". `services` are to be run with the agent's own.
+    `client` is None without a cluster.
     """
 
     source: watching.PodSource
     events: reporting.EventSink
     creator: premounting.CacheCreator
+    board: retiring.Board
+    judged: Callable[[capability.Verdict], None] = _tell_nobody
+    wait_known: Callable[[], Awaitable[None]] = _known_to_nobody
+    unknown: Callable[[], str] = str
     services: Callable[[], Mapping[str, Coroutine[Any, Any, None]]] = dict
     client: kube.Client | None = None
 
@@ -51,24 +70,34 @@ async def opened(
         async with kube.Client(
             credentials, deadline=wanted.api_seconds, user_agent="uimgacc-agent"
         ) as client:
-            yield _cluster(wanted.kubernetes, client, accelerated)
+            yield _cluster(wanted, client, accelerated)
     elif wanted.pods:
         yield Surroundings(
             source=watching.Folder(wanted.pods),
             events=reporting.LogSink(),
             creator=premounting.LogCreator(),
+            board=retiring.NoBoard(),
         )
     else:
         raise ValueError("neither a node of Kubernetes nor a folder of pods")
 
 
-def _cluster(node: str, client: kube.Client, accelerated: Callable[[str], bool]) -> Surroundings:
+def _cluster(
+    wanted: settings.Agent, client: kube.Client, accelerated: Callable[[str], bool]
+) -> Surroundings:
+    node = wanted.kubernetes
+    taint = labelling.parse_taint(wanted.startup_taint) if wanted.startup_taint else None
     api = kube_pods.NodePods(client, node, annotations=annotations.KEYS)
     poster = posting.Poster(client, node)
     creator = autocreating.Creator(client, poster)
+    announcer = announcing.Announcer(client, poster, node, taint=taint)
+
+    def unknown() -> str:
+        return "" if announcer.is_known else announcer.problem or "it has not been read yet"
 
     def services() -> Mapping[str, Coroutine[Any, Any, None]]:
         return {
+            "node object": announcer.run(),
             "events": poster.run(),
             "caches asked for": creator.run(),
             "caches matched": creator.run_matched(),
@@ -78,6 +107,10 @@ def _cluster(node: str, client: kube.Client, accelerated: Callable[[str], bool])
         source=scheduled.Scheduled(api, readiness.Starts(accelerated)),
         events=poster,
         creator=creator,
+        board=announcer,
+        judged=announcer.judged,
+        wait_known=announcer.wait_known,
+        unknown=unknown,
         services=services,
         client=client,
     )

@@ -68,11 +68,23 @@ async def judge(given: Setting, verdict: capability.Verdict) -> None:
     await asyncio.sleep(0.1)
 
 
-async def test_before_the_first_verdict_nothing_is_written(given) -> None:
+async def test_before_the_first_verdict_only_the_generation_is_written(given) -> None:
     async with given.running():
         pass
 
-    assert [entry[0] for entry in given.api.log] == ["get"]
+    assert [entry[0] for entry in given.api.log] == ["get", "patch"]
+    assert given.node["metadata"]["annotations"] == {labelling.GENERATION: "0"}
+    assert given.labels == {"zone": "a"}
+
+
+async def test_a_node_is_never_labelled_before_the_collector_knows_it(given) -> None:
+    given.announcer.judged(WELL)
+    async with given.running():
+        pass
+
+    first = next(body for what, *_, body in given.api.log if what == "patch")
+    assert first["metadata"]["labels"]["uimgacc"] == "true"
+    assert first["metadata"]["annotations"] == {labelling.GENERATION: "0"}
 
 
 async def test_labels_and_condition_follow_the_verdict_and_changes_are_told(given) -> None:
@@ -175,7 +187,7 @@ async def test_what_the_server_asks_to_wait_is_waited(given) -> None:
         before = len(given.api.log)
         await asyncio.sleep(10)
 
-    assert (before, len(given.api.log)) == (1, 2)
+    assert (before, [entry[0] for entry in given.api.log]) == (1, ["get", "get", "patch"])
 
 
 async def test_only_the_startup_taint_goes_whoever_changes_taints_meanwhile(given) -> None:
@@ -214,17 +226,32 @@ async def test_a_node_that_always_changes_is_not_fought_over(given) -> None:
     assert given.labels["uimgacc"] == "true"
 
 
-async def test_the_node_is_known_once_its_generation_is_written(given) -> None:
-    given.node["metadata"]["annotations"] = {labelling.GENERATION: "7"}
+async def test_what_the_last_agent_acknowledged_stands_until_it_is_judged_anew(given) -> None:
+    given.node["metadata"]["annotations"] = {labelling.GENERATION: "7", labelling.HELD: "[]"}
     known = asyncio.create_task(given.announcer.wait_known())
     async with given.running():
         before = await given.announcer.annotations_before()
-        too_early = known.done()
-        given.announcer.annotate(**{labelling.GENERATION: "0", labelling.HELD: None})
         await known
+        taken_over = dict(given.node["metadata"]["annotations"])
+        given.announcer.annotate(**{labelling.GENERATION: "5", labelling.HELD: None})
+        await asyncio.sleep(0.1)
 
-    assert (dict(before), too_early) == ({labelling.GENERATION: "7"}, False)
-    assert given.node["metadata"]["annotations"] == {labelling.GENERATION: "0"}
+    assert dict(before) == taken_over == {labelling.GENERATION: "7", labelling.HELD: "[]"}
+    assert given.node["metadata"]["annotations"] == {labelling.GENERATION: "5"}
+
+
+async def test_a_node_is_not_known_while_that_cannot_be_written(given) -> None:
+    def refuse(_patch) -> None:
+        raise errors.TemporaryError("busy")
+
+    given.api.before_patch = refuse
+    async with given.running():
+        await asyncio.sleep(60)
+        away = given.announcer.is_known
+        given.api.before_patch = None
+        await asyncio.sleep(15)
+
+    assert (away, given.announcer.is_known) == (False, True)
 
 
 async def test_a_node_that_does_not_exist_is_complained_about_and_looked_for(given) -> None:

@@ -68,6 +68,41 @@ async def test_the_return_of_the_store_is_told_once(store, client) -> None:
     assert returns == [1]
 
 
+async def test_a_new_agent_takes_nothing_away_for_one_late_answer(store, client, fake) -> None:
+    plug(fake)
+    told = []
+    prober = probing.Prober(
+        store,
+        client,
+        snapshotter="uimgacc",
+        interval=1,
+        handlers_needed=False,
+        on_verdict=lambda verdict: told.append(verdict.capable),
+    )
+    store.problem = "late"
+    await prober.look()
+    early = list(told)
+    store.problem = ""
+    await prober.look()
+
+    assert (early, told) == ([], [True])
+
+
+async def test_a_new_agent_tells_what_lasts(store, client) -> None:
+    told = []
+    prober = probing.Prober(
+        store,
+        client,
+        snapshotter="uimgacc",
+        interval=1,
+        on_verdict=lambda verdict: told.append(verdict.capable),
+    )
+    for _ in range(3):
+        await prober.look()
+
+    assert told == [False]
+
+
 async def test_what_to_do_is_said_where_the_plugin_is_missing(prober) -> None:
     verdict = await prober.look()
 

@@ -22,7 +22,7 @@ class Node:
         self.on_board: dict[str, str] = {}
         self.log: list[str] = []
         self.root = "/r"
-        self.pods: list[pods.Pod] = []
+        self.pods: list[pods.Pod] | None = []
         self.extra_mounts: dict[str, int] = {}
         self.retirer = retiring.Retirer(
             self,
@@ -198,7 +198,7 @@ async def test_what_was_deleted_long_ago_is_acknowledged(node, image) -> None:
     assert node.acknowledged == "3"
 
 
-@pytest.mark.parametrize("away", ["store", "containerd", "snapshotter", "root"])
+@pytest.mark.parametrize("away", ["store", "containerd", "snapshotter", "root", "pods"])
 async def test_what_cannot_be_told_is_not_acknowledged(node, fake, image, away) -> None:
     node.retire(image)
     match away:
@@ -210,6 +210,8 @@ async def test_what_cannot_be_told_is_not_acknowledged(node, fake, image, away) 
             fake.down = True
         case "root":
             node.root = ""
+        case "pods":
+            node.pods = None
     with pytest.raises(errors.TemporaryError):
         await node.retirer.look()
 

@@ -106,6 +106,22 @@ async def test_each_pod_is_served_and_its_event_told_once(given) -> None:
     assert given.server.served["default/a"].sentence == "done"
 
 
+async def test_no_pod_is_served_before_the_cluster_knows_the_node() -> None:
+    known = asyncio.Event()
+    given = Setting(wait_known=known.wait)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(given.server.run())
+        given.source.put(pod("a"))
+        await asyncio.sleep(60)
+        early = list(given.premounter.served), given.server.served["default/a"].sentence
+        known.set()
+        await asyncio.sleep(1)
+        task.cancel()
+
+    assert early == ([], "waiting until the cluster knows what this node acknowledges")
+    assert given.premounter.served == ["a app:1"]
+
+
 async def test_pods_are_served_side_by_side_but_not_too_many(given) -> None:
     given.premounter.gate.clear()
     for name in "abcde":
