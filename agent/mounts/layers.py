@@ -15,11 +15,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from agent import errors
-from agent.mounts import mountinfo, users
+from agent.mounts import mountinfo, naming, users
 
 logger = logging.getLogger(__name__)
-
-_SHORT = 16
 
 
 class MountError(errors.TemporaryError):
@@ -57,22 +55,20 @@ class LayerMounts:
         return len(self._devices)
 
     def path(self, diff_id: str) -> str:
-        """The mountpoint of a layer.
-
-        16 hex digits: 127 of them must fit into the 4095 bytes of overlay's
-        options. Two layers with the same 16 would be refused by the kernel mount
-        (mount_layer finds another source there), never mixed up.
-        """
-        return f"{self._folder}/{diff_id.removeprefix('sha256:')[:_SHORT]}"
+        """The mountpoint of a layer."""
+        return naming.mountpoint(str(self._folder), diff_id.removeprefix("sha256:"))
 
     def adopt(self) -> None:
-        """Take over what is mounted already (after a restart of this process)."""
+        """Take over what is mounted without our knowledge.
+
+        After a restart of this process; or by a worker that was given up while it mounted.
+        """
         prefix = f"{self._folder}/"
         for entry in mountinfo.read():
             if entry.kind == "erofs" and entry.target.startswith(prefix):
                 name = pathlib.PurePath(mountinfo.backing_file(entry.source)).stem
                 diff_id = f"sha256:{name}"
-                if self.path(diff_id) == entry.target:
+                if self.path(diff_id) == entry.target and diff_id not in self._under_way:
                     self._devices[diff_id] = entry.device
 
     def is_mounted(self, diff_id: str) -> bool:
@@ -95,6 +91,19 @@ class LayerMounts:
     def confirm(self, diff_id: str) -> None:
         """Note that the store was found to have the layer after it had been mounted."""
         self._confirmed.add(diff_id)
+
+    def note_mounted(self, diff_id: str, device: int, *, confirmed: bool) -> None:
+        """Take over what a worker has just mounted while it looked the layer up.
+
+        Not where a mount or unmount of it is under way: `ensure` waits for that.
+        """
+        if diff_id in self._under_way:
+            return
+        self._devices[diff_id] = device
+        if confirmed:
+            self._confirmed.add(diff_id)
+        else:
+            self._confirmed.discard(diff_id)
 
     async def ensure(self, diff_id: str, source: pathlib.Path, size: int) -> None:
         """Mount the layer unless it is mounted; callers at the same time share one mount(2).
@@ -134,6 +143,7 @@ class LayerMounts:
         container runs on stays, with a snapshot or without (agent.mounts.users).
         Whoever wants a layer that is just going waits and mounts it again.
         """
+        self.adopt()
         idle = [known for known in self._devices if known not in wanted]
         if not idle:
             return True

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
 
 from agent.mounts import mountinfo
 
@@ -77,10 +78,26 @@ def mount_layer(source: str, target: str, size: int) -> int:
     """Mount the layer file `source` of `size` bytes on the folder `target`; return its st_dev.
 
     Checks the file before the kernel sees it: a size or superblock that is not
-    what the record says raises OSError EUCLEAN. If a worker that was given up
-    has mounted it in the meantime, that mount is taken; if something else is
-    mounted there, OSError EBUSY.
+    what the record says raises OSError EUCLEAN. If another worker has mounted it in
+    the meantime (the same layer for another chain, or one that was given up), that
+    mount is taken; if something else is mounted there, OSError EBUSY.
     """
+    with _alone_at(target):
+        return _mount_layer(source, target, size)
+
+
+@contextlib.contextmanager
+def _alone_at(target: str) -> Iterator[None]:
+    """Keep other workers from mounting there at the same time, until this one ends or dies."""
+    descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _mount_layer(source: str, target: str, size: int) -> int:
     mounted = _mounted_source(target)
     if mounted is None:
         _check(source, size)

@@ -134,7 +134,9 @@ async def _opened(
         lookup = None
         if settings.store is not None:
             where = layout.Layout(settings.store)
-            lookup = remote.Lookup(where, pool, deadline=settings.lookup_seconds)
+            lookup = remote.Lookup(
+                where, pool, mounts=layer_folder, deadline=settings.lookup_seconds
+            )
         served = snapshots.Snapshotter(
             database=database,
             places=folders.Folders(settings.root),

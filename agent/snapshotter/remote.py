@@ -23,11 +23,17 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
-    """A layer of the store: its diff ID, its file and the file's size in bytes."""
+    """A layer of the store: its diff ID, its file and the file's size in bytes.
+
+    `device` is the st_dev of its mount where the look-up has mounted it, `confirmed`
+    says that the store had it afterwards, too.
+    """
 
     diff_id: str
     path: pathlib.Path
     size: int
+    device: int | None = None
+    confirmed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class Miss:
 
 
 class Lookup:
-    """Looks chain IDs up in a store.
+    """Looks chain IDs up in a store, and has their layers mounted below `mounts` on the way.
 
     `pool` runs agent.snapshotter.blocking.OPERATIONS; `deadline` is in seconds and bounds
     one question; `pauses` are the seconds for which the store is left alone after
@@ -50,11 +56,13 @@ class Lookup:
         where: layout.Layout,
         pool: workers.Pool,
         *,
+        mounts: pathlib.Path,
         deadline: float,
         pauses: Sequence[float] = (1, 2, 5, 10),
     ) -> None:
         self._layout = where
         self._pool = pool
+        self._mounts = str(mounts)
         self._deadline = deadline
         self._pauses = pauses
         self._failures = 0
@@ -118,7 +126,7 @@ class Lookup:
             return Miss(reason)
         try:
             found = await self._pool.call(
-                "find_chain", str(self._layout.root), name, deadline=self._deadline
+                "serve_chain", str(self._layout.root), name, self._mounts, deadline=self._deadline
             )
         except OSError as error:
             if error.errno in (errno.EUCLEAN, errno.EFBIG):
@@ -127,13 +135,14 @@ class Lookup:
         if found is None:
             self._identified = False  # an unmounted store is an empty folder: look again next time
             return Miss("not_in_store")
-        chain = records.decode(found[0], records.ChainRecord, f"chain {chain_id}")
-        layer = records.decode(found[1], records.LayerRecord, f"layer {chain.diff_id}")
-        if (layer.diff_id, layer.size) != (chain.diff_id, found[2]):
+        chain_data, layer_data, size, device, confirmed = found
+        chain = records.decode(chain_data, records.ChainRecord, f"chain {chain_id}")
+        layer = records.decode(layer_data, records.LayerRecord, f"layer {chain.diff_id}")
+        if (layer.diff_id, layer.size) != (chain.diff_id, size):
             raise records.RecordError(
-                f"layer {chain.diff_id}", f"says {layer.size} bytes, its file has {found[2]}"
+                f"layer {chain.diff_id}", f"says {layer.size} bytes, its file has {size}"
             )
-        return Found(chain.diff_id, self.path(chain.diff_id), layer.size)
+        return Found(chain.diff_id, self.path(chain.diff_id), size, device, confirmed)
 
     async def _identify(self) -> metrics.LayerReason | None:
         """Why the folder is no store that we can read; None when it is one."""

@@ -239,6 +239,8 @@ class Snapshotter:
             return False
         self._want(found.diff_id, 1)
         try:
+            if found.device is not None:
+                self._layers.note_mounted(found.diff_id, found.device, confirmed=found.confirmed)
             await self._layers.ensure(found.diff_id, found.path, found.size)
             if missed := await self._gone_meanwhile(lookup, chain_id, found):
                 metrics.layer_left(missed.reason)

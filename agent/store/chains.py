@@ -14,6 +14,7 @@ RECORD_LIMIT = 1 << 20
 """Bytes; no record of a layer or chain comes near."""
 
 _DIFF_ID = re.compile(rb'"diff_id"\s*:\s*"sha256:([0-9a-f]{64})"')
+_SIZE = re.compile(rb'"size"\s*:\s*(\d+)')
 
 
 def find_chain(store: str, chain_id: str) -> tuple[bytes, bytes, int] | None:
@@ -27,16 +28,32 @@ def find_chain(store: str, chain_id: str) -> tuple[bytes, bytes, int] | None:
         chain = blocking.read(f"{store}/meta/chains/{chain_id[:2]}/{chain_id}.json", RECORD_LIMIT)
     except FileNotFoundError:
         return None
-    named = _DIFF_ID.search(chain)
-    if named is None:
-        raise OSError(errno.EUCLEAN, "damaged chain record", chain_id)
-    name = named[1].decode()
+    name = layer_of(chain)
     try:
         record = blocking.read(f"{store}/meta/layers/{name[:2]}/{name}.json", RECORD_LIMIT)
-        size = blocking.size_of(f"{store}/sha256/{name[:2]}/{name}.erofs")
+        size = blocking.size_of(file_of(store, name))
     except FileNotFoundError as error:
         raise OSError(errno.EUCLEAN, "the layer of a chain is missing", error.filename) from error
     return chain, record, size
+
+
+def layer_of(chain: bytes) -> str:
+    """The diff ID (64 hex digits) that a chain record names; OSError EUCLEAN without one."""
+    named = _DIFF_ID.search(chain)
+    if named is None:
+        raise OSError(errno.EUCLEAN, "damaged chain record")
+    return named[1].decode()
+
+
+def size_of(layer: bytes) -> int | None:
+    """The size of its file that a layer record names first; None without one."""
+    named = _SIZE.search(layer)
+    return int(named[1]) if named else None
+
+
+def file_of(store: str, name: str) -> str:
+    """The file of a layer by its diff ID (64 hex digits)."""
+    return f"{store}/sha256/{name[:2]}/{name}.erofs"
 
 
 def confirm_chain(store: str, chain_id: str) -> bytes | None:
@@ -55,4 +72,4 @@ def confirm_chain(store: str, chain_id: str) -> bytes | None:
         return None
 
 
-OPERATIONS = {"find_chain": find_chain, "confirm_chain": confirm_chain}
+OPERATIONS = {"confirm_chain": confirm_chain}

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.root
 REF = "containerd.io/snapshot.ref"
 
 POINTS = [
-    ("agent.mounts.layers:LayerMounts._mount", 2),
+    ("agent.snapshotter.remote:Lookup.find", 2),
+    ("agent.mounts.layers:LayerMounts.note_mounted", 2),
     ("agent.snapshotter.metadata:Database.write", 6),
     ("agent.snapshotter.folders:Folders.make", 2),
     ("agent.snapshotter.folders:Folders.remove", 1),

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from agent.model import records
-from agent.mounts import layers
+from agent.mounts import layers, mountinfo, syscalls
 from agent.snapshotter import blocking, folders, metadata, remote, snapshots
 from agent.store import layout
 
@@ -103,18 +103,24 @@ async def test_a_prepare_whose_caller_goes_away_keeps_its_folder(parts) -> None:
 
 
 class StorePool:
-    """Reads a real store; `on_mount` is what somebody else does while a layer is mounted."""
+    """Reads a real store and mounts nothing.
+
+    `on_mount` is what somebody else does while a layer is mounted.
+    """
 
     def __init__(self) -> None:
         self.on_mount = lambda: None
         self.calls: list[str] = []
 
+    def mount(self, source: str, target: str, size: int) -> int:
+        self.on_mount()
+        return os.stat(target).st_dev
+
     async def call(self, operation: str, *arguments, deadline: float):
         self.calls.append(operation)
         match operation:
             case "mount_layer":
-                self.on_mount()
-                return os.stat(arguments[1]).st_dev
+                return self.mount(*arguments)
             case "unmount_layer":
                 return os.rmdir(arguments[0])
             case _:
@@ -152,7 +158,7 @@ class Stored:
             database=self.database,
             places=folders.Folders(root),
             mounted=self.mounted,
-            lookup=remote.Lookup(self.layout, self.pool, deadline=9),
+            lookup=remote.Lookup(self.layout, self.pool, mounts=root / "layers", deadline=9),
         )
 
     async def is_served(self, chain_id: str, key: str = "k") -> bool:
@@ -169,8 +175,9 @@ class Stored:
 
 
 @pytest.fixture
-async def stored(tmp_path: pathlib.Path):
+async def stored(tmp_path: pathlib.Path, monkeypatch):
     made = Stored(tmp_path)
+    monkeypatch.setattr(syscalls, "mount_layer", made.pool.mount)
     yield made
     made.served.close()
     made.database.close()
@@ -185,18 +192,37 @@ async def test_a_chain_that_is_retired_while_its_layer_is_mounted_is_not_served(
     assert len(stored.mounted) == 0
 
 
-async def test_a_layer_is_looked_for_again_only_when_it_is_newly_mounted(stored) -> None:
+async def test_a_layer_takes_one_call_of_a_worker(stored) -> None:
+    """A pull waits for each layer in turn."""
     assert await stored.is_served(A)
     assert await stored.is_served(B, "other")
-    assert stored.pool.calls.count("confirm_chain") == 1
+    assert stored.pool.calls == ["read", "serve_chain", "serve_chain"]
 
-    (record,) = [stored.database.read.remote(A, "")]
-    await stored.served.remove(record.name)
-    (record,) = [stored.database.read.remote(B, "")]
-    await stored.served.remove(record.name)
-    await stored.served.cleanup()
+
+async def test_a_layer_that_is_mounted_again_is_looked_for_again(stored) -> None:
+    assert await stored.is_served(A)
+    del stored.mounted._devices[A]
+    stored.pool.calls.clear()
     assert await stored.is_served(A, "again")
-    assert stored.pool.calls.count("confirm_chain") == 2
+
+    assert stored.pool.calls == ["mount_layer", "confirm_chain"]
+
+
+async def test_a_mount_that_nobody_waited_for_is_dropped_in_the_end(stored, monkeypatch) -> None:
+    """As a worker leaves it that was given up at the wrong moment."""
+    entry = mountinfo.Entry(
+        target=stored.mounted.path(A),
+        source=str(stored.layout.layer(A)),
+        kind="erofs",
+        device=7,
+        root="/",
+        options="ro",
+    )
+    monkeypatch.setattr(mountinfo, "read", lambda process="self": [entry])
+    os.mkdir(stored.mounted.path(A))
+    await stored.served.cleanup()
+
+    assert stored.pool.calls == ["unmount_layer"]
 
 
 async def test_a_record_that_containerd_has_forgotten_does_not_bring_a_retired_layer_back(
