@@ -24,6 +24,9 @@ class Agent:
     kubeconfig: pathlib.Path | None = None
     """How to reach the API server. None: with the service account of the pod that this is in."""
 
+    service_account: pathlib.Path = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """Where that service account's token and authority are; they are read again as they change."""
+
     api_seconds: float = 10.0
     """How long the API server may take for one answer."""
 
@@ -68,6 +71,10 @@ class Agent:
 
     probe_seconds: float = 5.0
     """How often store, containerd and snapshotter are probed."""
+
+    retired_seconds: float = 30.0
+    """How often the store is asked whether something was deleted. What is deleted leaves the
+    store's disk at the earliest after as long."""
 
     canary_seconds: float = 10.0
     """How often a registered image is checked for its snapshots being there."""

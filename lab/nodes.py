@@ -8,6 +8,7 @@ import sys
 import time
 import types
 import urllib.request
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lab import containerds, places, processes, registries
@@ -18,8 +19,8 @@ COMMAND = pathlib.Path(sys.executable).with_name("uimgacc")
 class Node:
     """A containerd with uimgacc plugged in, over one store; a context manager.
 
-    `pods` is the folder of pod manifests that the agent watches; unless a `kubeconfig`
-    is given: then it serves the pods of the node `name` in that cluster.
+    `pods` is the folder of pod manifests that the agent watches, unless `source` has
+    other flags that say where pods come from.
     """
 
     def __init__(
@@ -29,8 +30,8 @@ class Node:
         store: pathlib.Path,
         *,
         version: str = "2",
-        name: str = "node",
-        kubeconfig: pathlib.Path | None = None,
+        source: Sequence[str | os.PathLike[str]] = (),
+        agent_environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.pods = folder / "pods"
@@ -60,16 +61,16 @@ class Node:
             snapshotter_root=self.root,
             folder=folder / "c",
         )
-        cluster = ("--kubernetes", name, "--kubeconfig", str(kubeconfig))
-        pods = cluster if kubeconfig else ("--pods", str(self.pods))
+        source = source or ("--pods", self.pods)
         self.agent = processes.Process(
             [
-                *(COMMAND, "agent", *pods, "--store", store),
+                *(COMMAND, "agent", *source, "--store", store),
                 *("--containerd", self.containerd.address, "--state", folder / "agent"),
                 *("--listen", f"127.0.0.1:{self.port}"),
             ],
             folder / "agent.log",
             **environment,
+            **(agent_environment or {}),
         )
 
     def __enter__(self) -> "Node":

@@ -17,8 +17,6 @@ from typing import Protocol
 
 from agent import errors
 
-SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
-
 
 class NoAccess(errors.TemporaryError):
     """The files that say how to reach the API server cannot be used (yet)."""
@@ -58,7 +56,7 @@ class ServiceAccount:
 
     def __init__(
         self,
-        folder: pathlib.Path = SERVICE_ACCOUNT,
+        folder: pathlib.Path,
         *,
         environment: Mapping[str, str] = os.environ,
     ) -> None:

@@ -65,7 +65,7 @@ async def opened(
         credentials = (
             kube_access.Kubeconfig(wanted.kubeconfig)
             if wanted.kubeconfig
-            else kube_access.ServiceAccount()
+            else kube_access.ServiceAccount(wanted.service_account)
         )
         async with kube.Client(
             credentials, deadline=wanted.api_seconds, user_agent="uimgacc-agent"

@@ -44,6 +44,24 @@ def proxy(api_access: kube_access.Access, api_loop: threads.Loop) -> Iterator[fa
         made.stop()
 
 
+@pytest.fixture(scope="session")
+def api_certificate(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return faults.certificate(tmp_path_factory.mktemp("certificate") / "c")
+
+
+@pytest.fixture
+def tls_proxy(
+    api_access: kube_access.Access, api_loop: threads.Loop, api_certificate: pathlib.Path
+) -> Iterator[faults.Proxy]:
+    """A proxy that pods reach as they do the API server of their cluster."""
+    made = faults.Proxy(api_access, api_loop, certificate=api_certificate)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
 class Fixed:
     """Credentials that are known."""
 

@@ -4,6 +4,10 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import pathlib
+import shutil
+import ssl
+import subprocess
 from collections.abc import Callable, Mapping
 
 import aiohttp
@@ -44,11 +48,22 @@ class Fault:
 class Proxy:
     """Passes requests on as the administrator, unless told otherwise.
 
-    All methods may be called from any thread. `seen` is every request that came.
+    All methods may be called from any thread. `seen` is every request that came. With
+    a `certificate` (a folder, see certificate) it speaks TLS, as servers in clusters do.
     """
 
-    def __init__(self, upstream: kube_access.Access, loop: threads.Loop) -> None:
+    def __init__(
+        self,
+        upstream: kube_access.Access,
+        loop: threads.Loop,
+        *,
+        certificate: pathlib.Path | None = None,
+    ) -> None:
         self.port = 0
+        self._tls: ssl.SSLContext | None = None
+        if certificate is not None:
+            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
         self.seen: list[Seen] = []
         self.tokens: set[str] | None = None
         self.cut_after: int | None = None
@@ -62,7 +77,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Accept connections, on the same port each time."""
@@ -121,7 +136,7 @@ class Proxy:
         self._session = await self._stack.enter_async_context(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
         )
-        serving = threads.listening(web.Server(self._serve), port=self.port)
+        serving = threads.listening(web.Server(self._serve), port=self.port, tls=self._tls)
         self.port = await self._stack.enter_async_context(serving)
 
     async def _stop(self) -> None:
@@ -205,3 +220,35 @@ class Proxy:
             raise
         finally:
             self._watches.discard(task)
+
+
+def certificate(folder: pathlib.Path) -> pathlib.Path:
+    """Make a folder with a certificate for the loopback interface, which is its own authority."""
+    folder.mkdir(parents=True)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
+         "-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """What a pod has to reach the proxy: a service account's folder, and its environment."""
+
+    folder: pathlib.Path
+    environment: Mapping[str, str]
+
+
+def account(folder: pathlib.Path, certified: pathlib.Path, proxy: Proxy) -> Account:
+    """A service account, as the kubelet puts it into a pod."""
+    folder.mkdir(parents=True)
+    (folder / "token").write_text("token")
+    shutil.copy(certified / "cert.pem", folder / "ca.crt")
+    environment = {
+        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+        "KUBERNETES_SERVICE_PORT": str(proxy.port),
+    }
+    return Account(folder, environment)

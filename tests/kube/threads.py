@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -48,12 +49,14 @@ async def _cancel_all() -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(server: web.Server, *, port: int = 0) -> AsyncIterator[int]:
+async def listening(
+    server: web.Server, *, port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     """Serve on a port of the loopback interface; leaving closes every connection."""
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
+        site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True, ssl_context=tls)
         await site.start()
         yield int(runner.addresses[0][1])
     finally:

@@ -13,29 +13,37 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 api_loop = servers.api_loop
 api_access = servers.api_access
+api_certificate = servers.api_certificate
 api = servers.api
-proxy = servers.proxy
+proxy = servers.tls_proxy
+
+
+class Member(conftest.Node):
+    """A node of a cluster; `name` is that of its object."""
+
+    name: str
 
 
 @pytest.fixture
 def member(
-    folder: pathlib.Path, registry, pristine, api: apis.Api, proxy: faults.Proxy
-) -> Iterator[conftest.Node]:
-    """A node of the cluster, its agent connected by way of the proxy."""
+    folder: pathlib.Path, registry, pristine, api: apis.Api, proxy: faults.Proxy, api_certificate
+) -> Iterator[Member]:
+    """A node of the cluster. Its agent has what a pod has, and meets the server by the proxy."""
     name = api.node()
-    node = conftest.Node(
+    account = faults.account(folder / "account", api_certificate, proxy)
+    node = Member(
         folder / "n",
         registry,
         pristine,
-        name=name,
-        kubeconfig=api.kubeconfig(server=proxy.url),
+        source=("--kubernetes", name, "--service-account", account.folder),
+        agent_environment=account.environment,
     )
-    with conftest.running(node, registry) as running:
-        running.name = name
-        yield running
+    node.name = name
+    with conftest.running(node, registry):
+        yield node
 
 
-def bind(api: apis.Api, node: conftest.Node, name: str, image: str) -> None:
+def bind(api: apis.Api, node: Member, name: str, image: str) -> None:
     """What admission and a scheduler make of a pod that asks for a cache."""
     api.runtime_class("uimgacc")
     api.pod(

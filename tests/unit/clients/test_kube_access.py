@@ -8,18 +8,12 @@ import pytest
 from aiohttp import web
 
 from agent.clients import kube, kube_access, kube_errors
+from tests.kube import faults
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
-         "-subj", "/CN=kubernetes", "-addext", "subjectAltName=IP:127.0.0.1"],
-        cwd=folder, check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
+    return faults.certificate(tmp_path_factory.mktemp("tls") / "own")
 
 
 class Server:
@@ -106,13 +100,7 @@ async def test_a_token_that_is_refused_twice_is_told(account, server) -> None:
 async def test_another_server_in_its_place_does_not_get_the_token(
     account, server, tmp_path
 ) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=x"],
-        cwd=other, check=True, capture_output=True,
-    )  # fmt: skip
+    other = faults.certificate(tmp_path / "other")
     authority = (tmp_path / "ca.crt").read_text()
     (tmp_path / "ca.crt").write_text((other / "cert.pem").read_text())
     async with kube.Client(account) as client:
