@@ -179,13 +179,30 @@ class RetiredRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     When it is published, the caches, images and chains that named its layers are gone
     from the store already. It goes after the last of its files. `caches` are the IDs
-    of the caches whose end retired the layers.
+    of the caches whose end retired the layers. `images` (references) and `blobs` went
+    together with the chains. `earlier` are generations that had some of its layers first.
     """
 
     generation: Annotated[int, msgspec.Meta(ge=1)]
     layers: Annotated[list[RetiredLayer], msgspec.Meta(max_length=MAX_RETIRED_LAYERS)]
     caches: list[CacheID] = []
     created: str = ""
+    images: Annotated[list[str], msgspec.Meta(max_length=MAX_RETIRED_LAYERS)] = []
+    blobs: Annotated[list[DigestText], msgspec.Meta(max_length=MAX_RETIRED_LAYERS)] = []
+    earlier: list[Size] = []
+
+
+class ClaimRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/claims/<id>.json`: what a build that runs counts on.
+
+    `names` are digests of any kind: diff IDs, chain IDs, blobs. The file's mtime is the
+    build's last sign of life. `finished`: its caches name what it wanted by now.
+    """
+
+    id: str
+    names: list[DigestText] = []
+    images: list[str] = []
+    finished: bool = False
 
 
 Record = TypeVar(
@@ -197,6 +214,7 @@ Record = TypeVar(
     CacheRecord,
     GenerationRecord,
     RetiredRecord,
+    ClaimRecord,
 )
 
 

@@ -135,3 +135,10 @@ def retired(data: bytes, number: int) -> records.RetiredRecord:
     record = records.decode(data, records.RetiredRecord, name)
     _must_be(name, asked=str(number), found=str(record.generation))
     return record
+
+
+def claim(data: bytes, claim_id: str) -> records.ClaimRecord:
+    """Decode what a build counts on; raise RecordError."""
+    record = records.decode(data, records.ClaimRecord, f"of claim {claim_id}")
+    _must_be(f"of claim {claim_id}", asked=claim_id, found=record.id)
+    return record

@@ -53,9 +53,39 @@ class Layout:
         """The folder of what each generation retires."""
         return self.root / "meta" / "retired"
 
+    @property
+    def claims(self) -> pathlib.Path:
+        """The folder of what builds that run count on."""
+        return self.root / "meta" / "claims"
+
+    @property
+    def deleted_caches(self) -> pathlib.Path:
+        """The folder of deleted caches' records, until their layers are retired."""
+        return self.root / "meta" / "deleted"
+
+    @property
+    def collector_lock(self) -> pathlib.Path:
+        """Locked by whoever collects: one at a time."""
+        return self.root / "meta" / "collector.lock"
+
     def retired_record(self, generation: int) -> pathlib.Path:
         """What one generation retires."""
         return self.retired_records / f"{generation}.json"
+
+    @property
+    def layer_records(self) -> pathlib.Path:
+        """The folder of the layer records."""
+        return self.root / "meta" / "layers"
+
+    @property
+    def chain_records(self) -> pathlib.Path:
+        """The folder of the chain records."""
+        return self.root / "meta" / "chains"
+
+    @property
+    def blobs(self) -> pathlib.Path:
+        """The folder of manifests, indexes and configs."""
+        return self.root / "meta" / "blobs" / "sha256"
 
     def layer(self, diff_id: str) -> pathlib.Path:
         """The EROFS file of a layer."""
