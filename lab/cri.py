@@ -201,6 +201,10 @@ class Client:
             annotations=with_handler(metadata.get("annotations") or {}, handler),
             labels=metadata.get("labels") or {},
         )
+        # As the kubelet does, so that a container tells whose it is.
+        config.labels["io.kubernetes.pod.name"] = name
+        config.labels["io.kubernetes.pod.namespace"] = config.metadata.namespace
+        config.labels["io.kubernetes.pod.uid"] = uid
         options = config.linux.security_context.namespace_options
         options.network, options.pid = NODE_NETWORK, OWN_PID
         return config
@@ -239,6 +243,7 @@ class Client:
             ],
             working_dir=container.get("workingDir", ""),
             log_path=f"{name}/0.log",
+            labels={**sandbox_config.labels, "io.kubernetes.container.name": name},
         )
         options = config.linux.security_context.namespace_options
         options.network, options.pid = NODE_NETWORK, OWN_PID

@@ -156,6 +156,7 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             around.board,
             root=lambda: prober.root,  # which is made below
             on_node=lambda: server.on_node() if around.source.synced else None,
+            interval=wanted.retired_seconds,
         )
         pinned = pinning.PinnedImages(
             client, stock, snapshotter=name, default=wanted.default_snapshotter
