@@ -1,6 +1,6 @@
 """`python -m benchmarks [PART...]`: measure, print the table, write benchmarks/latest.json.
 
-Parts: snapshotter, pulls, builds, reads, pods (default: all).
+Parts: snapshotter, pulls, builds, reads, pods, kube (default: all).
 """
 
 import json
@@ -11,11 +11,11 @@ import sys
 import tempfile
 import time
 
-from benchmarks import images, pods, report, snapshotters, stages
+from benchmarks import images, kube, pods, report, snapshotters, stages
 from lab import places, processes, registries
 
 LATEST = pathlib.Path(__file__).with_name("latest.json")
-PARTS = ("snapshotter", "pulls", "builds", "reads", "pods")
+PARTS = ("snapshotter", "pulls", "builds", "reads", "pods", "kube")
 
 
 def measure(parts: list[str], folder: pathlib.Path) -> dict[str, float]:
@@ -37,7 +37,7 @@ def measure(parts: list[str], folder: pathlib.Path) -> dict[str, float]:
         flat |= figures
         for name, milliseconds in latencies.items():
             print(f"           {name}: p99 {milliseconds:.2f} ms")
-    if set(parts) & {"pulls", "builds", "reads", "pods"}:
+    if set(parts) & {"pulls", "builds", "reads", "pods", "kube"}:
         say("building the store")
         with stages.built(folder) as stage:
             for part, run in (
@@ -45,6 +45,7 @@ def measure(parts: list[str], folder: pathlib.Path) -> dict[str, float]:
                 ("builds", lambda: images.builds(stage, folder)),
                 ("reads", lambda: images.reads(stage)),
                 ("pods", lambda: pods.run(stage)),
+                ("kube", lambda: kube.run(stage)),
             ):
                 if part in parts:
                     say(part)

@@ -1,10 +1,12 @@
 """Pods on a node with the agent: registration, many containers at once, memory, idle time."""
 
 import concurrent.futures
+import functools
 import json
 import pathlib
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import processes, stages
@@ -24,13 +26,20 @@ def run(stage: stages.Stage) -> dict[str, float]:
         nodes.Node(stage.folder / "node", stage.registry, stage.store) as node,
         cri.Client(node.containerd.address, stage.folder / "logs") as client,
     ):
-        flat = {
-            f"register_{layers}_layers_ms": registration(node, client, stage.reference(image))
-            for layers, image in ((2, "lab/layers2:1"), (40, "lab/layers40:1"))
-        }
+        flat = {}
+        for layers in (2, 40):
+            reference = stage.reference(f"lab/layers{layers}:1")
+            flat[f"register_{layers}_layers_ms"] = registration(
+                node, client, reference, functools.partial(_appear, node, reference)
+            )
         flat |= create_at_once(client, stage.reference("lab/layers40:1"))
         flat |= crowd(node, client, stage.reference("lab/layers40:1"))
     return flat
+
+
+def _appear(node: nodes.Node, reference: str, name: str) -> Callable[[], None]:
+    """Put a manifest into the agent's folder, whole at once; what removes it."""
+    return node.schedule(manifest(name, reference)).unlink
 
 
 def manifest(name: str, reference: str) -> dict[str, Any]:
@@ -60,23 +69,31 @@ def wait_for_image(client: cri.Client, reference: str, *, present: bool) -> None
         time.sleep(0.001)
 
 
-def registration(node: nodes.Node, client: cri.Client, reference: str) -> float:
-    """Median milliseconds from a manifest's rename into the folder to the CRI's having the image.
+def registration(
+    node: nodes.Node,
+    client: cri.Client,
+    reference: str,
+    appear: Callable[[str], Callable[[], None]],
+    *,
+    runs: int = RUNS,
+) -> float:
+    """Median milliseconds from a pod's appearing to the CRI's having its image.
 
-    The image is registered only after its layers are mounted, so this is both.
+    `appear` has a pod of this name appear and returns what has it go again. The image
+    is registered only after its layers are mounted, so this is both.
     """
     seconds = []
-    for index in range(RUNS + 1):
+    for index in range(runs + 1):
         started = time.perf_counter()
         name = f"pod-{time.monotonic_ns()}"
-        file = node.schedule(manifest(name, reference))
+        disappear = appear(name)
         wait_for_image(client, reference, present=True)
         if index:  # the first one warms nothing but the page cache of the tools
             seconds.append(time.perf_counter() - started)
         # The image's other names come a moment later: one made after the removal would keep
         # the snapshots, and the next round would be warm.
         wait_until_served(node, name)
-        file.unlink()
+        disappear()
         client.remove_image(reference)
         wait_for_image(client, reference, present=False)
         # Without it containerd may keep the snapshots for a while, and the next one is warm.

@@ -54,6 +54,11 @@ ROWS = (
     Row("snapshotter RSS, 500 layers", "MiB", "<= 60", ("snapshotter_rss_mib",)),
     Row("agent RSS, 110 pods", "MiB", "<= 100", ("agent_rss_mib",)),
     Row("idle CPU of both", "%", "<= 0.5", ("idle_cpu_percent",)),
+    Row("pod bound -> registered, by the API", "ms", "<= 80", ("kube_register_ms",)),
+    Row("the same amid 20 changes/s of 250 pods", "ms", "<= 80", ("kube_busy_register_ms",)),
+    Row("agent's CPU for those changes", "%", "<= 10", ("kube_busy_cpu_percent",)),
+    Row("idle API requests per minute", "", "<= 4", ("kube_idle_requests_per_minute",)),
+    Row("agent RSS, 250 pods by the API", "MiB", "<= 110", ("kube_agent_rss_mib",)),
 )
 
 

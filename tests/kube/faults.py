@@ -202,24 +202,33 @@ class Proxy:
         assert task is not None
         self._watches.add(task)
         try:
-            async for chunk in answer.content.iter_any():
-                while self._frozen.is_set():
-                    await asyncio.sleep(0.01)
-                if self.cut_after is not None and b"BOOKMARK" not in chunk:
-                    await response.write(chunk[: self.cut_after])
-                    self.cut_after = None
-                    assert request.transport is not None
-                    # What was written is sent before the connection is closed.
-                    request.transport.close()
-                    return
-                await response.write(chunk)
-            await response.write_eof()
+            with contextlib.suppress(ConnectionError):  # a client may go whenever it likes
+                await self._copy(request, response, answer)
         except asyncio.CancelledError:
             if request.transport is not None:
                 request.transport.abort()
             raise
         finally:
             self._watches.discard(task)
+
+    async def _copy(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        answer: aiohttp.ClientResponse,
+    ) -> None:
+        async for chunk in answer.content.iter_any():
+            while self._frozen.is_set():
+                await asyncio.sleep(0.01)
+            if self.cut_after is not None and b"BOOKMARK" not in chunk:
+                await response.write(chunk[: self.cut_after])
+                self.cut_after = None
+                assert request.transport is not None
+                # What was written is sent before the connection is closed.
+                request.transport.close()
+                return
+            await response.write(chunk)
+        await response.write_eof()
 
 
 def certificate(folder: pathlib.Path) -> pathlib.Path:
