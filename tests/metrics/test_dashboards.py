@@ -10,19 +10,7 @@ from grafana_foundation_sdk.cog import encoder, plugins
 from grafana_foundation_sdk.models import dashboard
 
 from lab import places
-
-FOLDER = places.CHECKOUT / "dashboards"
-NAMES = ("uimgacc-fleet", "uimgacc-node")
-
-
-def load(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-    return content
-
-
-def panels(name: str) -> list[dict[str, Any]]:
-    """The panels of a dashboard that show something."""
-    return [panel for panel in load(name)["panels"] if panel["type"] != "row"]
+from tests.metrics import boards
 
 
 def known(content: dict[str, Any]) -> Any:
@@ -48,15 +36,15 @@ def unknown(given: Any, kept: Any, path: str = "") -> list[str]:
     return [] if given == kept else [path]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", boards.NAMES)
 def test_grafana_knows_every_field(name: str) -> None:
-    content = load(name)
+    content = boards.load(name)
 
     assert unknown(content, known(content)) == []
 
 
 def test_a_field_that_grafana_does_not_know_would_be_found() -> None:
-    content = load("uimgacc-fleet")
+    content = boards.load("uimgacc-fleet")
     content["panels"][1]["fieldConfig"]["defaults"]["untit"] = "s"
     content["panels"][1]["options"]["graphMod"] = "area"
 
@@ -67,14 +55,14 @@ def test_a_field_that_grafana_does_not_know_would_be_found() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", boards.NAMES)
 def test_ids_are_stable_and_every_panel_says_what_it_shows(name: str) -> None:
-    content = load(name)
+    content = boards.load(name)
     ids = [panel["id"] for panel in content["panels"]]
 
     assert content["uid"] == name
     assert ids == list(range(1, len(ids) + 1))
-    for panel in panels(name):
+    for panel in boards.panels(name):
         assert len(panel["description"]) > 20, panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
@@ -83,10 +71,10 @@ def test_ids_are_stable_and_every_panel_says_what_it_shows(name: str) -> None:
         ), panel["title"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", boards.NAMES)
 def test_panels_fill_rows_and_never_overlap(name: str) -> None:
     taken: dict[tuple[int, int], int] = {}
-    for panel in load(name)["panels"]:
+    for panel in boards.load(name)["panels"]:
         place = panel["gridPos"]
         cells = [
             (x, y)
@@ -101,14 +89,14 @@ def test_panels_fill_rows_and_never_overlap(name: str) -> None:
 
 
 def test_links_lead_to_dashboards_that_there_are() -> None:
-    text = "".join((FOLDER / f"{name}.json").read_text() for name in NAMES)
-    for name in NAMES:
+    text = "".join((boards.FOLDER / f"{name}.json").read_text() for name in boards.NAMES)
+    for name in boards.NAMES:
         assert f'"/d/{name}' in text
 
 
 def rendered(folder: str) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [places.BIN / "kubectl", "kustomize", FOLDER / folder],
+        [places.BIN / "kubectl", "kustomize", boards.FOLDER / folder],
         capture_output=True,
         text=True,
         timeout=60,
@@ -125,7 +113,7 @@ def test_kustomize_makes_a_config_map_that_grafana_finds() -> None:
         "1",
     )
     assert {key: json.loads(text) for key, text in resource["data"].items()} == {
-        f"{name}.json": load(name) for name in NAMES
+        f"{name}.json": boards.load(name) for name in boards.NAMES
     }
 
 

@@ -4,16 +4,14 @@ import os
 import pathlib
 import re
 import subprocess
-from typing import Any
 
 import yaml
 
 from lab import places
+from tests.metrics import boards
 
-FOLDER = places.CHECKOUT / "dashboards"
-RULES = FOLDER / "uimgacc.rules.yaml"
 TESTS = pathlib.Path(__file__).with_name("rules.yaml")
-RESOURCE = FOLDER / "operator/prometheusrule.yaml"
+RESOURCE = boards.FOLDER / "operator/prometheusrule.yaml"
 HEAD = """\
 # Made from ../uimgacc.rules.yaml: UIMGACC_GOLDEN=write with tests/metrics/test_rules.py.
 apiVersion: monitoring.coreos.com/v1
@@ -33,14 +31,8 @@ def promtool(*arguments: str | os.PathLike[str]) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def alerts() -> list[dict[str, Any]]:
-    (group,) = yaml.safe_load(RULES.read_text())["groups"]
-    rules: list[dict[str, Any]] = group["rules"]
-    return rules
-
-
 def test_prometheus_takes_the_rules() -> None:
-    code, said = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+    code, said = promtool("check", "rules", "--lint=all", "--lint-fatal", boards.RULES)
 
     assert code == 0, said
 
@@ -60,22 +52,22 @@ def test_no_alert_is_without_a_test_of_both() -> None:
     fires = {case["alertname"] for case in cases if case["exp_alerts"]}
     is_quiet = {case["alertname"] for case in cases if not case["exp_alerts"]}
 
-    assert fires == is_quiet == {rule["alert"] for rule in alerts()}
+    assert fires == is_quiet == {rule["alert"] for rule in boards.alerts()}
 
 
 def test_every_alert_says_what_it_means_and_is_documented() -> None:
     text = (places.CHECKOUT / "docs/metrics.md").read_text()
     documented = re.findall(r"^\| `(Uimgacc\w+)` \|", text, re.MULTILINE)
 
-    assert documented == [rule["alert"] for rule in alerts()]
-    for rule in alerts():
+    assert documented == [rule["alert"] for rule in boards.alerts()]
+    for rule in boards.alerts():
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
         assert rule["annotations"].keys() == {"summary", "description"}
         assert "for" in rule
 
 
 def test_the_operators_rules_are_the_same() -> None:
-    _, _, body = RULES.read_text().partition("\ngroups:\n")
+    _, _, body = boards.RULES.read_text().partition("\ngroups:\n")
     expected = HEAD + "".join(
         f"  {line}\n" if line else "\n" for line in f"groups:\n{body}".splitlines()
     )
@@ -83,4 +75,4 @@ def test_the_operators_rules_are_the_same() -> None:
         RESOURCE.write_text(expected)
 
     assert RESOURCE.read_text() == expected
-    assert yaml.safe_load(expected)["spec"] == yaml.safe_load(RULES.read_text())
+    assert yaml.safe_load(expected)["spec"] == yaml.safe_load(boards.RULES.read_text())

@@ -1,0 +1,201 @@
+"""What a real Prometheus has of a real node: no panel is empty, no rule asks for nothing.
+
+Grafana is not run; its variables are put in as it does it, and each query is sent
+as it would send it.
+"""
+
+import contextlib
+import datetime
+import math
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from lab import processes, prometheus, registries
+from tests.kube import apis
+from tests.kube import conftest as servers
+from tests.metrics import boards
+from tests.node import conftest
+
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+api_loop = servers.api_loop
+api_access = servers.api_access
+api = servers.api
+
+SELECTOR = re.compile(r"(?<![\w:])((?:uimgacc_|process_)\w+|up)\b(\{[^}]*\})?")
+
+
+@pytest.fixture
+def patchy(pristine: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A store that lacks the top layer of lab/layers127:1."""
+    store = pathlib.Path(shutil.copytree(pristine, tmp_path / "store"))
+    top = registries.catalogue()["lab/layers127:1"]["diff_ids"][-1]
+    (record,) = [
+        path for path in (store / "meta/chains").rglob("*.json") if top in path.read_text()
+    ]
+    record.unlink()
+    return store
+
+
+class Member(conftest.Node):
+    """A node of a cluster: the name of its object, and where its snapshotter tells metrics."""
+
+    name: str
+    snapshotter_metrics: str
+
+
+@pytest.fixture
+def member(folder: pathlib.Path, registry, patchy, api: apis.Api) -> Iterator[Member]:
+    """A node of the cluster whose snapshotter has a port for metrics, too."""
+    name = api.node()
+    source = ("--kubernetes", name, "--kubeconfig", api.kubeconfig())
+    node = Member(folder / "n", registry, patchy, source=source)
+    node.name, node.snapshotter_metrics = name, f"127.0.0.1:{processes.free_port()}"
+    node.snapshotter.command += ["--metrics-address", node.snapshotter_metrics]
+    node.agent.command += ["--probe-seconds", "1"]
+    with conftest.running(node, registry):
+        yield node
+
+
+@pytest.fixture
+def scraped(member, folder: pathlib.Path) -> Iterator[prometheus.Prometheus]:
+    """Prometheus, when it has seen both processes of the node before anything happened."""
+    targets = {f"127.0.0.1:{member.port}": "a", member.snapshotter_metrics: "a"}
+    with prometheus.Prometheus(folder, targets, boards.RULES) as server:
+        server.wait_for("count(up == 1) == 2")
+        server.wait_for("count(uimgacc_build_info) == 2")
+        yield server
+
+
+def schedule(node: Member, api: apis.Api, name: str, image: str, *, asks: bool) -> None:
+    """Bind a pod to the node; one that asks has the runtime class that admission gives it."""
+    api.runtime_class("uimgacc")
+    api.pod(
+        name,
+        node.name,
+        image=node.reference(image),
+        annotations={"uimgacc.io/image-cache": "auto"} if asks else {},
+        spec={"runtimeClassName": "uimgacc"} if asks else {},
+    )
+    conftest.wait_until(lambda: node.status(name).get("served"), seconds=60)
+
+
+def start(api: apis.Api, name: str, *, seconds: int) -> None:
+    """What a kubelet says of a pod that has started."""
+    bound = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    started = (bound + datetime.timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+    scheduled = bound.isoformat().replace("+00:00", "Z")
+    api.pod_status(
+        name,
+        {
+            "phase": "Running",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": scheduled}
+            ],
+            "containerStatuses": [
+                {
+                    "name": "c",
+                    "image": "i",
+                    "imageID": "i",
+                    "ready": True,
+                    "restartCount": 0,
+                    "state": {"running": {"startedAt": started}},
+                }
+            ],
+        },
+    )
+
+
+def live(node: Member, api: apis.Api) -> None:
+    """A pull, a hit, a partial hit and a miss; a pod that was helped, and one that was not."""
+    node.client.pull_image(node.reference("lab/plain:1"), handler="")
+    schedule(node, api, "helped", "lab/layers40:1", asks=True)
+    schedule(node, api, "alone", "lab/plain:1", asks=False)
+    start(api, "helped", seconds=1)
+    start(api, "alone", seconds=9)
+    node.client.pull_image(node.reference("lab/layers127:1"), handler="uimgacc")
+    node.client.pull_image(node.reference("lab/estargz:1"), handler="uimgacc")
+
+
+# What must have come of it, and have been scraped, before a panel is looked at.
+HAPPENED = (
+    'uimgacc_pull_seconds_count{result="hit"} >= 1',
+    'uimgacc_pull_seconds_count{result="partial"} >= 1',
+    'uimgacc_pull_seconds_count{result="miss"} >= 2',
+    "uimgacc_pull_saved_bytes_total > 0",
+    'uimgacc_fallback_total{reason="not_in_store"} >= 2',
+    'uimgacc_pod_ready_seconds_count{accelerated="true"} == 1',
+    'uimgacc_pod_ready_seconds_count{accelerated="false"} == 1',
+    "uimgacc_premount_seconds_count >= 1",
+    "uimgacc_mounts >= 40",
+    "uimgacc_store_healthy == 1",
+    "increase(uimgacc_store_probe_seconds_count[1m]) > 0",
+    "uimgacc_node_capable == 1",
+)
+
+
+def as_grafana_sends_it(expression: str, variables: dict[str, str]) -> str:
+    """With variables put in; one that nobody knows would be sent as it stands, and is an error."""
+    text = re.sub(r"\$(\w+)|\$\{(\w+)\}", lambda found: variables[found[1] or found[2]], expression)
+    assert "$" not in text
+    return text
+
+
+def variables_of(name: str, server: prometheus.Prometheus) -> dict[str, str]:
+    """The variables of a dashboard, and those that Grafana has by itself."""
+    values = {"__range": "5m", "__rate_interval": "1m", "__interval": "1m"}
+    for variable in boards.load(name)["templating"]["list"]:
+        if variable["type"] == "custom":
+            assert variable["current"]["value"] in variable["query"].split(",")
+            values[variable["name"]] = "5m"
+        elif variable["type"] == "query":
+            wanted = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert wanted is not None
+            found = server.ask(f"label/{wanted[2]}/values", **{"match[]": wanted[1]})
+            assert found == ["a"]
+            values[variable["name"]] = found[0]
+    return values
+
+
+def test_no_panel_is_empty_and_no_rule_asks_for_nothing(member, scraped, api) -> None:
+    live(member, api)
+    for fact in HAPPENED:
+        scraped.wait_for(fact)
+
+    empty = []
+    for name in boards.NAMES:
+        variables = variables_of(name, scraped)
+        for panel in boards.panels(name):
+            for target in panel["targets"]:
+                query = as_grafana_sends_it(target["expr"], variables)
+                values = [value for _, value in scraped.query(query)]
+                if not any(map(math.isfinite, values)):
+                    empty.append((name, panel["title"], query, values))
+    assert empty == []
+
+    for alert in boards.alerts():
+        for metric, labels in SELECTOR.findall(alert["expr"]):
+            assert scraped.query(f"{metric}{labels}"), f"{alert['alert']}: {metric}{labels}"
+    # Prometheus itself has evaluated them all, and found nothing wrong with a node that is well.
+    conftest.wait_until(
+        lambda: (
+            {(rule["name"], rule["health"], rule["state"]) for rule in scraped.rules()}
+            == {(alert["alert"], "ok", "inactive") for alert in boards.alerts()}
+        ),
+        seconds=60,
+    )
+
+
+def test_a_snapshotter_that_is_gone_is_seen(member, scraped) -> None:
+    scraped.wait_for("uimgacc_node_capable == 1")
+    with contextlib.ExitStack() as undo:
+        undo.callback(member.start_snapshotter)
+        member.snapshotter.end()
+        scraped.wait_for('uimgacc_node_problem{check="snapshotter"} == 1')
+        scraped.wait_for("up == 0")
+        scraped.wait_for("uimgacc_node_capable == 0", seconds=90)
+    scraped.wait_for("uimgacc_node_capable == 1")
