@@ -1,6 +1,7 @@
 """The dashboards as Grafana takes them (what they show: test_scraped.py)."""
 
 import json
+import re
 import subprocess
 from typing import Any
 
@@ -121,3 +122,14 @@ def test_kustomize_makes_the_operators_rules() -> None:
     (resource,) = rendered("operator")
 
     assert resource["kind"] == "PrometheusRule"
+
+
+def test_every_metric_is_on_a_dashboard() -> None:
+    """A figure that nobody looks at is not worth its series."""
+    shown = "".join((boards.FOLDER / f"{name}.json").read_text() for name in boards.NAMES)
+    golden = places.CHECKOUT / "tests/golden/metrics"
+    text = "".join(file.read_text() for file in golden.glob("*.prom"))
+    names = set(re.findall(r"^# TYPE (uimgacc_\w+)", text, re.MULTILINE))
+
+    assert len(names) > 10
+    assert {name for name in names if name not in shown} == set()
