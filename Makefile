@@ -5,7 +5,7 @@ LAB := $(if $(UIMGACC_LAB),$(UIMGACC_LAB),.lab)
 BIN := $(LAB)/venv/bin
 SOURCES := agent lab tests benchmarks
 
-.PHONY: demo test bench check quick lab tools clean
+.PHONY: demo test bench image check quick lab tools clean
 
 demo: lab
 	$(BIN)/python -m lab.demo
@@ -16,6 +16,10 @@ test: lab
 
 bench: lab
 	$(BIN)/python -m benchmarks
+
+# The container image, as an OCI archive: .lab/image/uimgacc.oci.tar.
+image: lab
+	$(BIN)/python -m lab.image
 
 # Everything that needs no containerd: formatting, lint, types, layers, spelling, unit tests.
 check: tools

@@ -1,0 +1,108 @@
+"""What `make image` makes: complete, unprivileged where nobody says otherwise, of no registry."""
+
+import hashlib
+import io
+import json
+import pathlib
+import tarfile
+
+import pytest
+
+from lab import cri, places, rootfs
+from tests.image import conftest
+
+pytestmark = [pytest.mark.containerd, pytest.mark.timeout(900)]
+
+EVERYTHING = """
+set -e
+id -u
+uimgacc version
+mkfs.erofs -V | head -1
+mount.nfs -V
+test -d /tmp
+python3.13 -c 'import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 50)'
+"""
+
+
+def test_it_runs_on_a_real_containerd_as_nobody_special(client: cri.Client) -> None:
+    manifest = cri.manifest("pod", conftest.NAME, command=("/bin/sh", "-c", EVERYTHING))
+    with client.pod(manifest) as pod:
+        codes = client.wait_for_exit(pod)
+        lines = pod.output.splitlines()
+
+    assert codes == [0], lines
+    assert pod.pulled == []
+    assert lines[0] == str(rootfs.USER)
+    assert lines[1].startswith("uimgacc 0.")
+    assert lines[2].startswith("mkfs.erofs (erofs-utils) 1.8")
+    assert lines[3].startswith("mount.nfs: (linux nfs-utils 2.")
+    assert lines[4] == "True"
+
+
+def test_every_command_finds_what_it_imports(client: cri.Client) -> None:
+    script = "for role in snapshotter agent create node-setup doctor; do uimgacc $role --help"
+    manifest = cri.manifest("pod", conftest.NAME, command=("/bin/sh", "-ec", f"{script}; done"))
+    with client.pod(manifest) as pod:
+        codes = client.wait_for_exit(pod)
+        text = pod.output
+
+    assert codes == [0], text
+    assert text.lower().count("usage:") == 5
+
+
+def test_the_archive_is_an_oci_layout_and_what_docker_loads(archive: pathlib.Path) -> None:
+    with tarfile.open(archive) as tar:
+        names = tar.getnames()
+
+        def read(name: str) -> bytes:
+            file = tar.extractfile(name)
+            assert file is not None
+            return file.read()
+
+        (entry,) = json.loads(read("index.json"))["manifests"]
+        (docker,) = json.loads(read("manifest.json"))
+        manifest = json.loads(read(path(entry["digest"])))
+        for name in names:
+            if name.startswith("blobs/sha256/"):
+                assert hashlib.sha256(read(name)).hexdigest() == pathlib.Path(name).name
+        config = json.loads(read(path(manifest["config"]["digest"])))
+        modes = {}
+        for layer in manifest["layers"]:
+            with tarfile.open(fileobj=io.BytesIO(read(path(layer["digest"])))) as files:
+                modes |= {member.name: member.mode for member in files}
+
+    assert docker["RepoTags"] == ["uimgacc:0.1.0"]
+    assert docker["Config"] == path(manifest["config"]["digest"])
+    assert docker["Layers"] == [path(layer["digest"]) for layer in manifest["layers"]]
+    assert config["config"]["User"] == f"{rootfs.USER}:{rootfs.USER}"
+    assert [name for name, mode in modes.items() if mode & 0o6000] == []
+    assert not {"usr/bin/apt", "usr/bin/dpkg", "usr/bin/perl", "usr/bin/pip"} & set(modes)
+
+
+def path(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
+
+
+def test_the_dockerfile_says_of_its_image_what_the_archive_says(archive: pathlib.Path) -> None:
+    with tarfile.open(archive) as tar:
+        config = next(
+            json.loads(data)
+            for data in (tar.extractfile(name).read() for name in small(tar))  # type: ignore[union-attr]
+            if b"rootfs" in data
+        )["config"]
+    text = (places.CHECKOUT / "Dockerfile").read_text().replace("\\\n", "")
+    final = text.partition("FROM scratch\n")[2]
+    said = dict(line.split(" ", 1) for line in final.splitlines() if line[:1].isupper())
+
+    assert said["USER"] == config["User"]
+    assert json.loads(said["ENTRYPOINT"]) == config["Entrypoint"]
+    assert said["ENV"].split() == config["Env"]
+    assert (
+        said["LABEL"]
+        == "org.opencontainers.image.title=" + config["Labels"]["org.opencontainers.image.title"]
+    )
+
+
+def small(tar: tarfile.TarFile) -> list[str]:
+    """The names of the archive's JSON files."""
+    return [member.name for member in tar if member.isfile() and member.size < 1 << 16]
