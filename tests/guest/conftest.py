@@ -15,7 +15,7 @@ import pytest
 
 from lab.guest import machine
 
-SCENARIOS = ("mounting", "outage", "boot")
+SCENARIOS = ("mounting", "outage", "boot", "idle")
 
 collect_ignore = [] if "UIMGACC_GUEST" in os.environ else ["inside"]
 
