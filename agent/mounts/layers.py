@@ -39,10 +39,22 @@ class Caller(Protocol):
 class LayerMounts:
     """The mounted layers below `folder`, which must exist, on the local file system.
 
-    `pool` runs agent.mounts.syscalls.OPERATIONS.
+    `pool` runs agent.mounts.syscalls.OPERATIONS. `store` is where the store appears; if
+    that is a link to one of several mounts (agent.mounts.nfs), a layer from another one
+    than now is not taken for mounted: that one's export may be gone.
     """
 
-    def __init__(self, folder: pathlib.Path, pool: Caller, *, deadline: float) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        pool: Caller,
+        *,
+        deadline: float,
+        store: pathlib.Path | None = None,
+    ) -> None:
+        self._store = store
+        self._linked = ""
+        self._outdated: set[str] = set()
         self._folder = folder
         self._pool = pool
         self._deadline = deadline
@@ -63,18 +75,26 @@ class LayerMounts:
 
         After a restart of this process; or by a worker that was given up while it mounted.
         """
+        for diff_id, (device, _) in self._mounted().items():
+            if diff_id not in self._under_way:
+                self._devices[diff_id] = device
+
+    def _mounted(self) -> dict[str, tuple[int, str]]:
+        """Device and file of each layer that is mounted; of several over each other the last."""
         prefix = f"{self._folder}/"
+        found = {}
         for entry in mountinfo.read():
             if entry.kind == "erofs" and entry.target.startswith(prefix):
-                name = pathlib.PurePath(mountinfo.backing_file(entry.source)).stem
-                diff_id = f"sha256:{name}"
-                if self.path(diff_id) == entry.target and diff_id not in self._under_way:
-                    self._devices[diff_id] = entry.device
+                source = mountinfo.backing_file(entry.source)
+                diff_id = f"sha256:{pathlib.PurePath(source).stem}"
+                if self.path(diff_id) == entry.target:
+                    found[diff_id] = (entry.device, source)
+        return found
 
     def is_mounted(self, diff_id: str) -> bool:
         """Whether the layer is mounted at its place now. Touches no file of the store."""
         device = self._devices.get(diff_id)
-        if device is None:
+        if device is None or self._is_outdated(diff_id):
             return False
         try:
             if os.stat(self.path(diff_id)).st_dev == device:  # noqa: PTH116 - hot, and a str
@@ -83,6 +103,24 @@ class LayerMounts:
             pass
         del self._devices[diff_id]
         return False
+
+    def _is_outdated(self, diff_id: str) -> bool:
+        """Whether a layer is from a mount of the store that another one has replaced."""
+        if self._store is None:
+            return False
+        try:
+            linked = os.readlink(self._store)  # noqa: PTH115 - hot
+        except OSError:
+            return False  # the store is a folder, or away: nothing has taken its place
+        if linked != self._linked:
+            self._linked = linked
+            now = f"{os.path.realpath(self._store.parent)}/{linked}/"
+            self._outdated = {
+                known
+                for known, (_, source) in self._mounted().items()
+                if not source.startswith(now)
+            }
+        return diff_id in self._outdated
 
     def is_confirmed(self, diff_id: str) -> bool:
         """Whether `confirm` was called since the layer was mounted."""
@@ -100,6 +138,7 @@ class LayerMounts:
         if diff_id in self._under_way:
             return
         self._devices[diff_id] = device
+        self._outdated.discard(diff_id)
         if confirmed:
             self._confirmed.add(diff_id)
         else:
@@ -127,6 +166,7 @@ class LayerMounts:
             self._devices[diff_id] = await self._pool.call(
                 "mount_layer", str(source), target, size, deadline=self._deadline
             )
+            self._outdated.discard(diff_id)
         except (OSError, errors.AgentError) as error:
             raise MountError(diff_id, str(error)) from error
         finally:

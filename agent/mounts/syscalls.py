@@ -80,10 +80,13 @@ def mount_layer(source: str, target: str, size: int) -> int:
     Checks the file before the kernel sees it: a size or superblock that is not
     what the record says raises OSError EUCLEAN. If another worker has mounted it in
     the meantime (the same layer for another chain, or one that was given up), that
-    mount is taken; if something else is mounted there, OSError EBUSY.
+    mount is taken. The same layer from another place, where the store was before, is
+    covered by the new mount: there is no moment without one, and what runs on the old
+    one goes on. If something else is mounted there, OSError EBUSY.
     """
     with _alone_at(target):
-        return _mount_layer(source, target, size)
+        # The mount table is to say which of several mounts of the store it comes from.
+        return _mount_layer(os.path.realpath(source), target, size)
 
 
 @contextlib.contextmanager
@@ -99,7 +102,7 @@ def _alone_at(target: str) -> Iterator[None]:
 
 def _mount_layer(source: str, target: str, size: int) -> int:
     mounted = _mounted_source(target)
-    if mounted is None:
+    if mounted is None or _is_elsewhere(mounted, source):
         _check(source, size)
         try:
             mount(source, target, "erofs", MS_RDONLY)
@@ -114,6 +117,11 @@ def _mount_layer(source: str, target: str, size: int) -> int:
     elif mounted != source:
         raise OSError(errno.EBUSY, f"{mounted} is mounted there", target)
     return os.stat(target).st_dev
+
+
+def _is_elsewhere(mounted: str, source: str) -> bool:
+    """Whether what is mounted is the same layer from another place: its file is named after it."""
+    return mounted != source and os.path.basename(mounted) == os.path.basename(source)
 
 
 def _check(source: str, size: int) -> None:

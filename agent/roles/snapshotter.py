@@ -128,7 +128,9 @@ async def _opened(
         stack.callback(database.close)
         layer_folder = settings.root / "layers"
         layer_folder.mkdir(mode=0o700, exist_ok=True)
-        mounted = layers.LayerMounts(layer_folder, pool, deadline=settings.mount_seconds)
+        mounted = layers.LayerMounts(
+            layer_folder, pool, deadline=settings.mount_seconds, store=settings.store
+        )
         mounted.adopt()
         metrics.MOUNTS.set_function(lambda: len(mounted))
         lookup = None

@@ -35,8 +35,8 @@ class Server:
         _ip(f"address add {_CLIENT}/30 dev client")
         _ip("link set client up")
         _ip(f"-n {_NAMESPACE} address add {ADDRESS}/30 dev server")
+        _ip(f"-n {_NAMESPACE} link set server up")
         _ip(f"-n {_NAMESPACE} link set lo up")
-        self.mend()
         for name in ("nfsdcld", "rpc_pipefs"):
             (_STATE / name).mkdir(parents=True)
         for name in ("etab", "rmtab"):
@@ -64,11 +64,11 @@ class Server:
 
     def cut(self) -> None:
         """Cut the wire: nothing is answered, not even refused."""
-        _ip(f"-n {_NAMESPACE} link set server down")
+        _ip(f"-n {_NAMESPACE} route add blackhole {_CLIENT}/32")
 
     def mend(self) -> None:
         """Undo `cut`."""
-        _ip(f"-n {_NAMESPACE} link set server up")
+        _ip(f"-n {_NAMESPACE} route del blackhole {_CLIENT}/32")
 
     def add(self, name: str) -> pathlib.Path:
         """Export a new file system as `/name`; where it can be filled."""

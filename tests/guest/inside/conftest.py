@@ -17,8 +17,9 @@ from lab import cri, nodes, registries
 from lab.guest import nfsd
 
 EXPORT = f"{nfsd.ADDRESS}:/store"
-STORED, OTHER = "lab/layers2:1", "lab/gzip:1"
-"""An image that is in the store, and one of other layers that is not."""
+STORED, OTHER = "lab/estargz:1", "lab/gzip:1"
+"""An image that is in the store, and one that is not. The first shares no layer with the sandbox's
+image, as is usual: else no sandbox of our handlers could start while the store is away."""
 
 READ_ALL = "find / -xdev -type f | sort | xargs md5sum | md5sum"
 
@@ -41,6 +42,17 @@ def note(text: str) -> None:
 def drop_caches() -> None:
     """Have everything read from the server again."""
     pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def state(pid: int) -> str:
+    """R, S, D or another letter of proc_pid_stat(5)."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +102,12 @@ class Node(nodes.Node):
         below = [line.split() for line in lines if " - nfs4 " in line]
         return [fields[4] for fields in below if fields[4].startswith(f"{self.folder}/")]
 
+    def warm(self) -> None:
+        """Run an ordinary pod, as every node has some before the first of ours."""
+        pod = self.pod("warm", "lab/pause:1", "true", handler="")
+        with cri.Client(self.containerd.address, self.folder / "warm") as client:
+            client.remove_pod(client.run_pod(pod))
+
     def is_registered(self, client: cri.Client, name: str) -> bool:
         return client.image_status(self.reference(name)) is not None
 
@@ -109,6 +127,7 @@ class Node(nodes.Node):
 @pytest.fixture(scope="module")
 def node(store, registry, tmp_path_factory) -> Iterator[Node]:
     with Node(tmp_path_factory.mktemp("n"), registry) as running:
+        running.warm()
         yield running
 
 

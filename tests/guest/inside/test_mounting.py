@@ -64,4 +64,5 @@ def test_pods_go_on_after_the_export_was_replaced(node, client, server) -> None:
     conftest.wait_until(node.capable)
 
     assert (node.place / "store.json").exists()
+    conftest.drop_caches()
     run(client, node, "after")

@@ -1,0 +1,64 @@
+"""The server is away for a minute under a reading container, while new pods arrive."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from tests.guest.inside import conftest
+
+pytestmark = pytest.mark.guest
+
+OUTAGE = 60.0
+
+
+def stuck_workers(node) -> int:
+    """How many children of the agent wait in the kernel, where nothing ends them."""
+    children = conftest.children(node.agent.pid)
+    return sum(conftest.state(child) == "D" for child in children)
+
+
+def test_an_outage_of_a_minute_costs_only_time(node, client, server, registry) -> None:
+    conftest.wait_until(node.capable)
+    node.schedule(node.pod("reader", conftest.STORED, "true"))
+    conftest.wait_until(lambda: node.is_registered(client, conftest.STORED))
+    with conftest.Watch(node) as watch, conftest.Reader(node, client, "reader") as reader:
+        server.stop()
+        conftest.drop_caches()
+        stopped = time.monotonic()
+        away = conftest.wait_until(lambda: not node.capable())
+        conftest.note(f"withdrawn {away:.1f} s after the server stopped")
+        assert "does not answer" in json.loads(node.get("/status"))["node"]["reason"]
+
+        # An ordinary pod, and one of our handler with an image that is not in the store.
+        for name, handler in (("ordinary", ""), ("ours", "uimgacc")):
+            started = time.monotonic()
+            with client.pod(node.pod(name, conftest.OTHER, "echo runs", handler=handler)) as pod:
+                client.wait_for_output(pod, "runs")
+            conftest.note(f"{name} pod started in {time.monotonic() - started:.1f} s meanwhile")
+        # One that the store would serve: it is not known yet whether, so it waits.
+        node.schedule(node.pod("late", conftest.STORED, "true"))
+
+        count = reader.count
+        assert not reader.ended
+        threading.Event().wait(max(0.0, OUTAGE - (time.monotonic() - stopped)))
+        assert reader.count == count
+        assert not reader.ended
+        assert not node.capable()
+
+        server.start()
+        back = conftest.wait_until(node.capable)
+        conftest.note(f"capable {back:.1f} s after the server was back")
+        read = reader.wait_for_more()
+        conftest.note(f"the reader has read everything again {back + read:.1f} s after that")
+        conftest.wait_until(lambda: served(node, "default/late"))
+    conftest.note(f"/healthz: {watch.answers} answers, the slowest in {watch.slowest:.2f} s")
+
+    assert watch.failures == []
+    assert stuck_workers(node) == 0
+
+
+def served(node, key: str) -> bool:
+    pods = json.loads(node.get("/status"))["pods"]
+    return any(f"{pod['namespace']}/{pod['name']}" == key and pod["served"] for pod in pods)
