@@ -11,11 +11,9 @@ from hypothesis import strategies
 
 from agent.matching import annotations, runtimes
 from agent.model import pods
-from tests.manifests import admission, rendering
+from tests.manifests import admission, cases, rendering
 
 HANDLER = "io.containerd.cri.runtime-handler"
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 LABELS = (annotations.NATIVE_LABEL, annotations.UCLOUD_LABEL)
 
 
@@ -27,43 +25,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> admission.Mutator:
     )
 
 
-def pod(annotated: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"name": "pod", "namespace": "default"}
-    if annotated is not None:
-        metadata["annotations"] = annotated
-    spec = {"containers": [{"name": "main", "image": "nginx:1.27"}], **spec}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def affine(key: str, operator: str, *values: str, required: bool = True) -> dict[str, Any]:
-    """The part of a pod's spec that wants nodes by a label."""
-    term = {"matchExpressions": [{"key": key, "operator": operator}]}
-    if values:
-        term["matchExpressions"][0]["values"] = list(values)  # type: ignore[assignment]
-    rule: Any = {REQUIRED: {"nodeSelectorTerms": [term]}}
-    if not required:
-        rule = {PREFERRED: [{"weight": 1, "preference": term}]}
-    return {"affinity": {"nodeAffinity": rule}}
-
-
-ASKING = {
-    "ours, automatic": pod({annotations.NATIVE_CACHE: "auto"}),
-    "ours, a cache": pod({annotations.NATIVE_CACHE: "imc-1"}),
-    "Alibaba, newer pin": pod({annotations.ALIBABA_PIN: "imc-1"}),
-    "Alibaba, older pin": pod({annotations.ALIBABA_PIN_LEGACY: "imc-1"}),
-    "Alibaba, newer automatic": pod({annotations.ALIBABA_AUTO: "true"}),
-    "Alibaba, older automatic": pod({annotations.ALIBABA_AUTO_LEGACY: "true"}),
-    "Alibaba, all images or none": pod({annotations.ALIBABA_PERFECT: "true"}),
-    "Alibaba, so many images": pod({annotations.ALIBABA_COUNT: "2"}),
-    "Tencent, automatic": pod({annotations.TENCENT_CACHE: "auto"}),
-    "Tencent, a cache": pod({annotations.TENCENT_CACHE: "imc-1"}),
-    "UCloud, affinity": pod(**affine(annotations.UCLOUD_LABEL, "In", "true")),
-    "UCloud, preference": pod(**affine(annotations.UCLOUD_LABEL, "Exists", required=False)),
-    "our label, selected": pod(nodeSelector={annotations.NATIVE_LABEL: "true"}),
-}
-
-
-@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+@pytest.mark.parametrize("asking", cases.ASKING.values(), ids=cases.ASKING)
 def test_a_pod_that_asks_is_sent_to_the_twin(
     policy: admission.Mutator, asking: dict[str, Any]
 ) -> None:
@@ -75,7 +37,7 @@ def test_a_pod_that_asks_is_sent_to_the_twin(
     assert found == wanted
 
 
-@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+@pytest.mark.parametrize("asking", cases.ASKING.values(), ids=cases.ASKING)
 def test_a_pod_of_another_class_is_sent_to_the_twin_of_that(
     policy: admission.Mutator, asking: dict[str, Any]
 ) -> None:
@@ -92,48 +54,13 @@ def test_a_pod_of_another_class_is_sent_to_the_twin_of_that(
 def test_a_pod_that_names_our_class_itself_gets_the_annotation(
     policy: admission.Mutator, name: str
 ) -> None:
-    found = policy.admitted(pod(runtimeClassName=name))
+    found = policy.admitted(cases.pod(runtimeClassName=name))
 
-    assert found == pod({HANDLER: name}, runtimeClassName=name)
+    assert found == cases.pod({HANDLER: name}, runtimeClassName=name)
     assert policy.admitted(found) == found
 
 
-AUTO = {annotations.NATIVE_CACHE: "auto"}
-LEFT_ALONE = {
-    "asks for nothing": pod(),
-    "says no": pod({annotations.NATIVE_CACHE: "false", annotations.TENCENT_CACHE: "auto"}),
-    "says no to Alibaba": pod(
-        {annotations.ALIBABA_AUTO: "false", annotations.ALIBABA_AUTO_LEGACY: "true"}
-    ),
-    "an empty wish": pod({annotations.NATIVE_CACHE: " "}),
-    "avoids the label": pod(**affine(annotations.NATIVE_LABEL, "NotIn", "true")),
-    "a class without a twin": pod(AUTO, runtimeClassName="kata"),
-    "its node is chosen": pod(AUTO, nodeName="node-1"),
-    "a DaemonSet's": pod(
-        AUTO,
-        affinity={
-            "nodeAffinity": {
-                REQUIRED: {
-                    "nodeSelectorTerms": [
-                        {
-                            "matchFields": [
-                                {"key": "metadata.name", "operator": "In", "values": ["node-1"]}
-                            ]
-                        }
-                    ]
-                }
-            }
-        },
-    ),
-    "selects other nodes": pod(AUTO, nodeSelector={"uimgacc.io/handler": "false"}),
-    "forbids our nodes": pod(AUTO, **affine("uimgacc.io/handler", "DoesNotExist")),
-    "an overhead of its own": pod(AUTO, overhead={"memory": "64Mi"}),
-    "in a user namespace": pod(AUTO, hostUsers=False),
-    "for Windows": pod(AUTO, os={"name": "windows"}),
-}
-
-
-@pytest.mark.parametrize("other", LEFT_ALONE.values(), ids=LEFT_ALONE)
+@pytest.mark.parametrize("other", cases.LEFT_ALONE.values(), ids=cases.LEFT_ALONE)
 def test_any_other_pod_stays_as_it_is(policy: admission.Mutator, other: dict[str, Any]) -> None:
     assert policy.admitted(other) == other
 
@@ -142,7 +69,7 @@ def test_any_other_pod_stays_as_it_is(policy: admission.Mutator, other: dict[str
 def test_pods_that_must_start_without_us_stay_as_they_are(
     policy: admission.Mutator, namespace: str
 ) -> None:
-    asking = pod({annotations.NATIVE_CACHE: "auto"})
+    asking = cases.pod({annotations.NATIVE_CACHE: "auto"})
 
     assert policy.admitted(asking, namespace=namespace) == asking
 
@@ -150,7 +77,7 @@ def test_pods_that_must_start_without_us_stay_as_they_are(
 def test_an_overhead_that_the_twin_has_as_well_is_no_obstacle(
     policy: admission.Mutator,
 ) -> None:
-    asking = pod(AUTO, overhead={"memory": "64Mi"})
+    asking = cases.pod(cases.AUTO, overhead={"memory": "64Mi"})
     twin = {**policy.params[0], "overhead": {"podFixed": {"memory": "64Mi"}}}
 
     assert policy.matches(asking, twin, "same-overhead")
@@ -198,10 +125,10 @@ def any_pods(draw: strategies.DrawFn) -> dict[str, Any]:
     rules = strategies.fixed_dictionaries(
         {},
         optional={
-            REQUIRED: strategies.fixed_dictionaries(
+            cases.REQUIRED: strategies.fixed_dictionaries(
                 {"nodeSelectorTerms": strategies.lists(term, min_size=1, max_size=2)}
             ),
-            PREFERRED: strategies.lists(preference, max_size=2),
+            cases.PREFERRED: strategies.lists(preference, max_size=2),
         },
     )
     selector = strategies.dictionaries(
@@ -231,7 +158,7 @@ def any_pods(draw: strategies.DrawFn) -> dict[str, Any]:
     annotated = strategies.dictionaries(
         strategies.sampled_from((*KEYS, HANDLER)), strategies.sampled_from(VALUES), max_size=4
     )
-    return pod(draw(strategies.none() | annotated), **spec)
+    return cases.pod(draw(strategies.none() | annotated), **spec)
 
 
 def test_who_asks_in_every_combination_of_words(policy: admission.Mutator) -> None:
@@ -245,9 +172,9 @@ def test_who_asks_in_every_combination_of_words(policy: admission.Mutator) -> No
     for values in itertools.product((None, "true", "False", "1"), repeat=len(keys)):
         said = {key: value for key, value in zip(keys, values, strict=True) if value is not None}
         for spec in ({}, {"nodeSelector": {annotations.NATIVE_LABEL: "true"}}):
-            wanted = annotations.request_of(pods.parse_pod(pod(said, **spec))).asks
+            wanted = annotations.request_of(pods.parse_pod(cases.pod(said, **spec))).asks
 
-            assert policy.matches(pod(said, **spec), policy.params[0], "asks") == wanted, said
+            assert policy.matches(cases.pod(said, **spec), policy.params[0], "asks") == wanted, said
 
 
 @hypothesis.settings(deadline=None, max_examples=400)

@@ -1,0 +1,255 @@
+"""Our manifests on an API server: accepted as they are, and what their policies do there.
+
+Admission is only a real server's: without KUBEBUILDER_ASSETS these are skipped, and
+tests/manifests evaluates the same policies on the same pods by the same CEL.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.clients import kube, kube_access
+from tests.kube import apis
+from tests.manifests import cases, rendering
+
+pytestmark = [
+    pytest.mark.skipif(
+        not os.environ.get("KUBEBUILDER_ASSETS"), reason="admission needs a real API server"
+    ),
+    pytest.mark.timeout(300),
+]
+
+HANDLER = "io.containerd.cri.runtime-handler"
+NAMESPACE = "uimgacc-system"
+ACCOUNTS = kube.Resource(plural="serviceaccounts")
+CACHES = kube.Resource(group="uimgacc.io", plural="imagecaches")
+
+
+def kubectl(api: apis.Api, *arguments: str, text: str = "") -> str:
+    """Run a real kubectl as the administrator."""
+    done = subprocess.run(
+        [rendering.KUBECTL, "--kubeconfig", api.kubeconfig(), *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(
+    api_access: kube_access.Access, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[apis.Api]:
+    """A server on which the default overlay and the class nvidia are installed."""
+    folder = tmp_path_factory.mktemp("installed")
+    api = apis.Api(api_access, folder)
+    text = yaml.safe_dump_all(rendering.rendered_with(folder, "runtimeclass", "nvidia"))
+    try:
+        api.runtime_class("nvidia")
+        kubectl(api, "apply", "--server-side", "-f", "-", text=text)
+        # A policy is in force a moment after it was made.
+        probe = cases.pod(cases.AUTO)
+        apis.wait_until(lambda: handler_of(create(api, probe)) == "uimgacc", seconds=60)
+        yield api
+    finally:
+        kubectl(api, "delete", "--wait=false", "--ignore-not-found", "-f", "-", text=text)
+        api.close()
+
+
+def create(api: apis.Api, pod: apis.Object, namespace: str = "") -> apis.Object:
+    """The pod as the server would store it."""
+    namespace = namespace or api.namespace
+    path = kube.PODS.path(namespace=namespace) + "?dryRun=All"
+    pod = {**pod, "metadata": {**pod["metadata"], "namespace": namespace}}
+    pod["spec"] = {**pod["spec"], "automountServiceAccountToken": False}
+    return api._ask("POST", path, pod)
+
+
+def handler_of(pod: apis.Object) -> str | None:
+    return pod["metadata"].get("annotations", {}).get(HANDLER)
+
+
+@pytest.mark.parametrize("overlay", ["runtimeclass", "default-snapshotter"])
+def test_an_overlay_is_accepted_in_a_dry_run(api: apis.Api, overlay: str) -> None:
+    text = yaml.safe_dump_all(rendering.render(rendering.MANIFESTS / "overlays" / overlay))
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    kubectl(api, "apply", "--server-side", "-f", "-", text=yaml.safe_dump(namespace))
+
+    said = kubectl(
+        api, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", text=text
+    )
+
+    assert said.count("serverside-applied (server dry run)") == len(list(yaml.safe_load_all(text)))
+
+
+@pytest.mark.parametrize("asking", cases.ASKING.values(), ids=cases.ASKING)
+def test_a_pod_that_asks_is_sent_to_the_twin(installed: apis.Api, asking: apis.Object) -> None:
+    for class_, twin in (("", "uimgacc"), ("nvidia", "uimgacc-nvidia")):
+        named = {"runtimeClassName": class_} if class_ else {}
+        found = create(installed, {**asking, "spec": {**asking["spec"], **named}})
+
+        assert (found["spec"]["runtimeClassName"], handler_of(found)) == (twin, twin)
+        assert found["spec"]["nodeSelector"]["uimgacc.io/handler"] == "true"
+
+
+@pytest.mark.parametrize("other", cases.LEFT_ALONE.values(), ids=cases.LEFT_ALONE)
+def test_any_other_pod_stays_as_it_is(installed: apis.Api, other: apis.Object) -> None:
+    class_ = other["spec"].get("runtimeClassName")
+    if class_:
+        installed.runtime_class(class_)
+    if "overhead" in other["spec"]:
+        # The server sets it, from a class; a pod of none may not bring its own.
+        return
+    found = create(installed, other)
+
+    assert (found["spec"].get("runtimeClassName"), handler_of(found)) == (class_, None)
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", NAMESPACE])
+def test_pods_that_must_start_without_us_stay_as_they_are(
+    installed: apis.Api, namespace: str
+) -> None:
+    found = create(installed, cases.pod(cases.AUTO), namespace)
+
+    assert "runtimeClassName" not in found["spec"]
+
+
+def test_a_pod_that_names_our_class_gets_the_annotation(installed: apis.Api) -> None:
+    found = create(installed, cases.pod(runtimeClassName="uimgacc-nvidia"))
+
+    assert handler_of(found) == "uimgacc-nvidia"
+
+
+def test_a_class_with_an_overhead_keeps_its_pods_unless_the_twin_has_it(
+    installed: apis.Api,
+) -> None:
+    classes = kube.Resource(group="node.k8s.io", plural="runtimeclasses")
+    memory = {"light": "1Mi", "uimgacc-light": "2Mi", "heavy": "64Mi", "uimgacc-heavy": "64Mi"}
+    try:
+        for name, amount in memory.items():
+            ours = name.startswith("uimgacc-")
+            labels = {"uimgacc.io/twin-of": name.removeprefix("uimgacc-")} if ours else {}
+            body = {"metadata": {"name": name, "labels": labels}, "handler": name}
+            installed.create(classes, {**body, "overhead": {"podFixed": {"memory": amount}}})
+
+        def class_of(name: str) -> str:
+            asking = cases.pod(cases.AUTO, runtimeClassName=name)
+            return str(create(installed, asking)["spec"]["runtimeClassName"])
+
+        # Who has seen the last of them has seen all of them.
+        apis.wait_until(lambda: class_of("heavy") == "uimgacc-heavy", seconds=60)
+        assert class_of("light") == "light"
+    finally:
+        for name in memory:
+            installed.delete(classes, name)
+
+
+class Agent:
+    """An agent's account, with the token that the kubelet of its node gives it."""
+
+    def __init__(self, api: apis.Api, node: str) -> None:
+        self.api = api
+        pod = apis.pod(f"agent-{node}", node, spec={"serviceAccountName": "uimgacc-node"})
+        made = api.create(kube.PODS, pod, namespace=NAMESPACE)
+        bound = {"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"]}
+        path = ACCOUNTS.path("uimgacc-node", namespace=NAMESPACE, subresource="token")
+        spec = {"boundObjectRef": {**bound, "uid": made["metadata"]["uid"]}}
+        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        token = api._ask("POST", path, request)["status"]["token"]
+        access = kube_access.Access(
+            server=api.access.server, authorization=f"Bearer {token}", tls=api.access.tls
+        )
+        self._as = apis.Api.__new__(apis.Api)
+        self._as.access = access
+
+    def patch(self, node: str, body: Any, *, subresource: str = "") -> str:
+        """The refusal of a patch; "" where it was accepted."""
+        try:
+            self._as.patch(kube.NODES, node, body, subresource=subresource)
+        except apis.RefusedError as error:
+            if error.status not in (403, 422):
+                raise
+            return str(error)
+        return ""
+
+
+@pytest.fixture(scope="module")
+def agent(installed: apis.Api) -> tuple[Agent, str, str]:
+    """An agent, its own node, and another one."""
+    own, other = (
+        installed.node(labels={"zone": "a"}, annotations={"example.com/a": "1"}) for _ in range(2)
+    )
+    return Agent(installed, own), own, other
+
+
+ALLOWED: dict[str, Any] = {
+    "labels": {"metadata": {"labels": {"uimgacc": "true", "node.uk8s.ucloud.cn/uimgacc": "true"}}},
+    "the label of the handlers": {"metadata": {"labels": {"uimgacc.io/handler": "true"}}},
+    "a label that goes": {"metadata": {"labels": {"uimgacc": None}}},
+    "annotations": {"metadata": {"annotations": {"uimgacc.io/generation": "3"}}},
+}
+REFUSED: dict[str, Any] = {
+    "another label": {"metadata": {"labels": {"zone": "b"}}},
+    "a label less": {"metadata": {"labels": {"zone": None}}},
+    "a role": {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}},
+    "another annotation": {"metadata": {"annotations": {"example.com/a": "2"}}},
+    "an annotation less": {"metadata": {"annotations": {"example.com/a": None}}},
+    "cordoned": {"spec": {"unschedulable": True}},
+    "a taint": {"spec": {"taints": [{"key": "uimgacc.io/x", "effect": "NoExecute"}]}},
+    "a finalizer": {"metadata": {"finalizers": ["example.com/never"]}},
+}
+
+
+@pytest.mark.parametrize("body", ALLOWED.values(), ids=ALLOWED)
+def test_an_agent_writes_our_keys_on_its_own_node_only(
+    agent: tuple[Agent, str, str], body: Any
+) -> None:
+    account, own, other = agent
+
+    assert account.patch(own, body) == ""
+    assert "changes its own node only" in account.patch(other, body)
+
+
+@pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
+def test_an_agent_writes_nothing_else(agent: tuple[Agent, str, str], body: Any) -> None:
+    account, own, _ = agent
+
+    assert "an agent of uimgacc" in account.patch(own, body)
+
+
+def test_an_agent_takes_only_our_startup_taint_away(
+    installed: apis.Api, agent: tuple[Agent, str, str]
+) -> None:
+    account, own, _ = agent
+    taints = [
+        {"key": "uimgacc.io/starting", "effect": "NoSchedule"},
+        {"key": "example.com/other", "effect": "NoSchedule"},
+    ]
+    installed.patch(kube.NODES, own, {"spec": {"taints": taints}})
+
+    assert "startup taints" in account.patch(own, {"spec": {"taints": None}})
+    assert account.patch(own, {"spec": {"taints": taints[1:]}}) == ""
+
+
+def test_an_agent_writes_its_condition_only(agent: tuple[Agent, str, str]) -> None:
+    account, own, _ = agent
+    ours = {"type": "ImageAcceleration", "status": "True", "reason": "R", "message": "m"}
+
+    def status(**fields: Any) -> str:
+        return account.patch(own, {"status": fields}, subresource="status")
+
+    assert status(conditions=[ours]) == ""
+    assert "the condition" in status(conditions=[ours, {**ours, "type": "Ready"}])
+    assert "the condition" in status(capacity={"cpu": "1000"})
+
+
+def test_everybody_else_is_not_held(installed: apis.Api, agent: tuple[Agent, str, str]) -> None:
+    _, own, _ = agent
+
+    installed.patch(kube.NODES, own, {"metadata": {"labels": {"zone": "c"}}})

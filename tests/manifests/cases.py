@@ -1,0 +1,79 @@
+"""Pods in the words of every cloud, and pods that must be left alone."""
+
+from typing import Any
+
+from agent.matching import annotations
+
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+
+
+def pod(annotated: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": "pod", "namespace": "default"}
+    if annotated is not None:
+        metadata["annotations"] = annotated
+    spec = {"containers": [{"name": "main", "image": "nginx:1.27"}], **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def affine(key: str, operator: str, *values: str, required: bool = True) -> dict[str, Any]:
+    """The part of a pod's spec that wants nodes by a label."""
+    term = {"matchExpressions": [{"key": key, "operator": operator}]}
+    if values:
+        term["matchExpressions"][0]["values"] = list(values)  # type: ignore[assignment]
+    rule: Any = {REQUIRED: {"nodeSelectorTerms": [term]}}
+    if not required:
+        rule = {PREFERRED: [{"weight": 1, "preference": term}]}
+    return {"affinity": {"nodeAffinity": rule}}
+
+
+ASKING = {
+    "ours, automatic": pod({annotations.NATIVE_CACHE: "auto"}),
+    "ours, a cache": pod({annotations.NATIVE_CACHE: "imc-1"}),
+    "Alibaba, newer pin": pod({annotations.ALIBABA_PIN: "imc-1"}),
+    "Alibaba, older pin": pod({annotations.ALIBABA_PIN_LEGACY: "imc-1"}),
+    "Alibaba, newer automatic": pod({annotations.ALIBABA_AUTO: "true"}),
+    "Alibaba, older automatic": pod({annotations.ALIBABA_AUTO_LEGACY: "true"}),
+    "Alibaba, all images or none": pod({annotations.ALIBABA_PERFECT: "true"}),
+    "Alibaba, so many images": pod({annotations.ALIBABA_COUNT: "2"}),
+    "Tencent, automatic": pod({annotations.TENCENT_CACHE: "auto"}),
+    "Tencent, a cache": pod({annotations.TENCENT_CACHE: "imc-1"}),
+    "UCloud, affinity": pod(**affine(annotations.UCLOUD_LABEL, "In", "true")),
+    "UCloud, preference": pod(**affine(annotations.UCLOUD_LABEL, "Exists", required=False)),
+    "our label, selected": pod(nodeSelector={annotations.NATIVE_LABEL: "true"}),
+}
+
+
+AUTO = {annotations.NATIVE_CACHE: "auto"}
+LEFT_ALONE = {
+    "asks for nothing": pod(),
+    "says no": pod({annotations.NATIVE_CACHE: "false", annotations.TENCENT_CACHE: "auto"}),
+    "says no to Alibaba": pod(
+        {annotations.ALIBABA_AUTO: "false", annotations.ALIBABA_AUTO_LEGACY: "true"}
+    ),
+    "an empty wish": pod({annotations.NATIVE_CACHE: " "}),
+    "avoids the label": pod(**affine(annotations.NATIVE_LABEL, "NotIn", "true")),
+    "a class without a twin": pod(AUTO, runtimeClassName="kata"),
+    "its node is chosen": pod(AUTO, nodeName="node-1"),
+    "a DaemonSet's": pod(
+        AUTO,
+        affinity={
+            "nodeAffinity": {
+                REQUIRED: {
+                    "nodeSelectorTerms": [
+                        {
+                            "matchFields": [
+                                {"key": "metadata.name", "operator": "In", "values": ["node-1"]}
+                            ]
+                        }
+                    ]
+                }
+            }
+        },
+    ),
+    "selects other nodes": pod(AUTO, nodeSelector={"uimgacc.io/handler": "false"}),
+    "forbids our nodes": pod(AUTO, **affine("uimgacc.io/handler", "DoesNotExist")),
+    "an overhead of its own": pod(AUTO, overhead={"memory": "64Mi"}),
+    "in a user namespace": pod(AUTO, hostUsers=False),
+    "for Windows": pod(AUTO, os={"name": "windows"}),
+}
