@@ -54,9 +54,10 @@ def mount(source: str, server: str, target: str, attempts: list[tuple[str, str]]
     name's next address where one does not answer. Raises OSError; a name that is not
     known is EHOSTUNREACH.
     """
+    addresses = _addresses(server)
     os.makedirs(target, mode=0o700, exist_ok=True)
     failure = OSError(errno.EHOSTUNREACH, "the name has no address", server)
-    for address in _addresses(server):
+    for address in addresses:
         for kind, options in attempts:
             data = f"{options},addr={address}"
             try:

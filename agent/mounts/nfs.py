@@ -73,10 +73,13 @@ class Export:
 
 def parse_export(text: str) -> Export:
     """Read SERVER:/PATH; raise Unusable."""
-    server, separator, path = text.partition(":/")
-    if server.startswith("["):
+    if text.startswith("["):
         server, separator, path = text[1:].partition("]:/")
-    if not separator or not server or any(mark in server for mark in "[]/, "):
+        forbidden = "[]/, "
+    else:
+        server, separator, path = text.partition(":/")
+        forbidden = "[]/, :"
+    if not separator or not server or any(mark in server for mark in forbidden):
         raise Unusable(f"{text!r} is no NFS export: SERVER:/PATH is expected")
     return Export(server, "/" + path.strip("/"))
 

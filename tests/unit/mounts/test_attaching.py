@@ -1,0 +1,70 @@
+"""What needs no server; the rest runs in guests (tests/guest)."""
+
+import errno
+import pathlib
+
+import pytest
+
+from agent.mounts import attaching
+
+
+@pytest.fixture
+def place(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "store"
+
+
+def test_a_place_is_told_apart(place) -> None:
+    found = [attaching.survey(str(place))]
+    place.mkdir()
+    found.append(attaching.survey(str(place)))
+    (place / "store.json").touch()
+    found.append(attaching.survey(str(place)))
+    found.append(attaching.survey(str(place / "store.json")))
+    (place.parent / "link").symlink_to("nowhere")
+    found.append(attaching.survey(str(place.parent / "link")))
+
+    assert found == [
+        ("", "", False),
+        ("folder", "", True),
+        ("folder", "", False),
+        ("file", "", False),
+        ("link", "nowhere", False),
+    ]
+
+
+def test_a_mount_is_not_looked_into() -> None:
+    assert attaching.survey("/proc") == ("folder", "", False)
+
+
+def test_a_link_takes_the_place_of_nothing_an_empty_folder_or_another_link(place) -> None:
+    attaching.link(str(place), "a")
+    attaching.link(str(place), "b")
+    place.unlink()
+    place.mkdir()
+    attaching.link(str(place), "c")
+
+    assert str(place.readlink()) == "c"
+
+
+def test_a_folder_with_something_in_it_stays(place) -> None:
+    (place / "something").mkdir(parents=True)
+    with pytest.raises(OSError, match="not empty"):
+        attaching.link(str(place), "a")
+
+    assert (place / "something").exists()
+
+
+def test_a_draft_that_a_killed_worker_left_is_no_obstacle(place) -> None:
+    place.with_name("store.new").symlink_to("old")
+    attaching.link(str(place), "a")
+
+    assert str(place.readlink()) == "a"
+
+
+def test_a_server_without_an_address_leaves_no_folder(tmp_path) -> None:
+    target = tmp_path / "mounts/1"
+    with pytest.raises(OSError, match="no-such-server") as caught:
+        attaching.mount("x:/a", "no-such-server.invalid", str(target), [("nfs4", "hard")])
+
+    assert caught.value.errno == errno.EHOSTUNREACH
+    assert not target.exists()

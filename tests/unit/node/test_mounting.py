@@ -1,0 +1,194 @@
+"""The mount of the store over hours, against a pool whose server does as it is told."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import pathlib
+from typing import Any
+
+import pytest
+
+from agent.kits import workers
+from agent.mounts import mountinfo, nfs
+from agent.node import mounting
+
+pytestmark = pytest.mark.looptime
+
+PLACE = pathlib.Path("/nowhere/store")
+EXPORT = "nfs.example:/export"
+
+
+class Node:
+    """A mount table, a link, and a server: what agent.mounts.attaching would do with them."""
+
+    def __init__(self) -> None:
+        self.link = ""
+        self.table: list[str] = []
+        self.busy: set[str] = set()
+        self.stale: set[str] = set()
+        self.failure: Exception | None = None
+        self.silent = False
+        self.tried: list[float] = []
+
+    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
+        return getattr(self, f"_{operation}")(*arguments)
+
+    def _survey(self, _place: str) -> tuple[str, str, bool]:
+        return ("link" if self.link else "", self.link, False)
+
+    def _check(self, path: str) -> None:
+        if self.silent:
+            raise workers.DeadlineError("check", 5)
+        if path in self.stale:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def _mount(self, source: str, server: str, target: str, attempts: list) -> str:
+        self.tried.append(asyncio.get_running_loop().time())
+        if self.failure is not None:
+            raise self.failure
+        assert (source, server) == (EXPORT, "nfs.example")
+        self.table.append(target)
+        return attempts[0][1]
+
+    def _link(self, _place: str, text: str) -> None:
+        self.link = text
+
+    def _unmount(self, path: str) -> bool:
+        if path in self.busy:
+            return False
+        self.table.remove(path)
+        return True
+
+    def entries(self) -> list[mountinfo.Entry]:
+        return [
+            mountinfo.Entry(
+                device=1, root="/", target=path, kind="nfs4", source=EXPORT, options="ro"
+            )
+            for path in self.table
+        ]
+
+    @property
+    def store(self) -> str:
+        return str(PLACE.parent / self.link)
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Node:
+    made = Node()
+    monkeypatch.setattr(mountinfo, "read", made.entries)
+    return made
+
+
+@pytest.fixture
+def kept(node) -> mounting.Mounting:
+    return mounting.Mounting(nfs.wanted(EXPORT, "", PLACE), node, deadline=20)
+
+
+@contextlib.asynccontextmanager
+async def running(kept: mounting.Mounting):
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(kept.run())
+        await asyncio.sleep(0.01)
+        yield
+        task.cancel()
+
+
+async def test_the_store_is_mounted_at_the_start(node, kept) -> None:
+    told = []
+    kept.on_mounted = lambda: told.append(node.store)
+    before = kept.problem
+    async with running(kept):
+        assert "not mounted yet" in before
+        assert kept.problem == ""
+        assert node.table == [node.store] == told
+
+
+async def test_a_server_that_is_away_is_tried_again_with_pauses(node, kept) -> None:
+    node.failure = OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    async with running(kept):
+        await asyncio.sleep(60)
+        assert "is the NFS service running?" in kept.problem
+        assert EXPORT in kept.problem
+        node.failure = None
+        await asyncio.sleep(15)
+        assert kept.problem == ""
+
+    pauses = [after - before for before, after in zip(node.tried, node.tried[1:], strict=False)]
+    assert pauses[0] < 1.5
+    assert 7 < max(pauses) <= 12.5
+
+
+async def test_what_is_there_is_taken_without_a_word_to_the_server_but_one(node, kept) -> None:
+    async with running(kept):
+        pass
+    node.failure = AssertionError("nothing is to be mounted")
+    successor = mounting.Mounting(nfs.wanted(EXPORT, "", PLACE), node, deadline=20)
+    async with running(successor):
+        await asyncio.sleep(3600)
+
+    assert node.tried == [node.tried[0]]
+    assert len(node.table) == 1
+
+
+async def test_a_silent_server_changes_nothing(node, kept) -> None:
+    async with running(kept):
+        store = node.store
+        node.silent = True
+        for _ in range(20):
+            kept.wake()
+            await asyncio.sleep(3)
+        assert kept.problem == ""
+        assert node.table == [store] == [node.store]
+
+
+async def test_a_stale_mount_is_replaced_and_the_old_one_goes_when_it_is_idle(node, kept) -> None:
+    async with running(kept):
+        old = node.store
+        node.stale, node.busy = {old}, {old}
+        kept.wake()
+        await asyncio.sleep(0.01)
+        new = node.store
+        assert new != old
+        assert node.table == [old, new]
+        node.busy.clear()
+        await asyncio.sleep(61)
+        assert node.table == [new]
+
+
+async def test_a_stale_mount_stays_while_nothing_can_take_its_place(node, kept) -> None:
+    async with running(kept):
+        old = node.store
+        node.stale = {old}
+        node.failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        kept.wake()
+        await asyncio.sleep(0.01)
+        assert "no such export" in kept.problem
+        assert node.store == old
+        node.failure = None
+        await asyncio.sleep(15)
+        assert kept.problem == ""
+        assert node.store != old
+
+
+async def test_look_ups_fail_at_once_while_it_is_not_mounted(node, kept) -> None:
+    gate = mounting.Gate(node, kept)
+    with pytest.raises(mounting.NotMounted, match="not mounted yet"):
+        await gate.call("survey", "", deadline=1)
+    async with running(kept):
+        assert await gate.call("survey", "", deadline=1) == ("link", node.link, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (workers.DeadlineError("mount", 20), "does not answer: is it up"),
+        (OSError(errno.EACCES, "Permission denied"), "add the node's address to the export"),
+        (OSError(errno.ENODEV, "No such device"), "has no NFS client"),
+        (OSError(errno.EHOSTUNREACH, "Name or service not known"), "Name or service not known"),
+        (OSError(errno.EIO, "Input/output error"), "the kernel says (Input/output error)"),
+        (nfs.Unusable("what is in the way"), "what is in the way"),
+    ],
+)
+def test_what_went_wrong_comes_with_what_to_do(error, said) -> None:
+    assert said in mounting.explain(nfs.parse_export(EXPORT), error)
