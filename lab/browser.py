@@ -30,13 +30,13 @@ SECONDS = 60.0
 # as other parts are: it gets its packages as root folder instead, in a mount namespace that
 # goes away with it.
 INSIDE = """
-root=$1; shift
-mkdir -p "$root/proc" "$root/dev" "$root/tmp"
-for name in lib lib64; do [ -e "$root/$name" ] || ln -sfn "usr/$name" "$root/$name"; done
-mount --rbind /proc "$root/proc"
-mount --rbind /dev "$root/dev"
-mount -t tmpfs tmpfs "$root/tmp"
-exec chroot "$root" /usr/lib/chromium/chromium-headless-shell "$@"
+cd "$1"; shift
+mkdir -p proc dev tmp
+for name in lib lib64; do [ -e "$name" ] || ln -sfn "usr/$name" "$name"; done
+mount --rbind /proc proc
+mount --rbind /dev dev
+mount -t tmpfs tmpfs tmp
+exec chroot . /usr/lib/chromium/chromium-headless-shell "$@"
 """
 FLAGS = (
     "--no-sandbox",  # which it refuses to make as root; the pages are ours

@@ -68,6 +68,11 @@ class Mounting:
         self.on_mounted: Callable[[], None] = lambda: None
         """Called when the store is there after it was not."""
 
+    @property
+    def source(self) -> str:
+        """The export, as the mount table names it."""
+        return self._wanted.export.source
+
     async def run(self) -> None:
         """Look after the mount for ever."""
         failures = 0

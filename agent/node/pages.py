@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from agent.kits import pages
 from agent.matching import decisions
 from agent.matching import savings as arithmetic
-from agent.node import capability, status
+from agent.node import capability, retiring, status
 
 _SHOWN_PODS = 100
 _SHOWN_LAYERS = 200
@@ -55,6 +55,7 @@ def render(shown: status.Status, *, now: datetime.datetime) -> bytes:
         _pods(shown, now),
         _savings(shown.savings, now),
         _store(shown),
+        _deletions(shown.deletions),
         _containerd(shown),
     )
 
@@ -229,6 +230,26 @@ def _layers(mounts: status.Mounts) -> Iterator[pages.Child]:
         "details",
         pages.tag("summary", "Which layers"),
         pages.table(caption, ("Folder", "Layer file"), rows),
+    )
+
+
+def _deletions(state: retiring.State) -> pages.Html:
+    held = [pages.tag("li", entry) for entry in state.held]
+    facts: dict[str, pages.Child] = {
+        "Newest generation": state.generation,
+        "Let go of": f"generation {state.acknowledged} and all before",
+        "Last look": state.sentence,
+    }
+    if held:
+        facts["Held by"] = _list(held)
+    return pages.section(
+        "Deletions",
+        pages.tag(
+            "p",
+            "Deleted layers stay on the store until no node uses them. Each round of deletions "
+            "has a number.",
+        ),
+        pages.facts(facts),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from agent.matching import decisions
 from agent.matching import savings as arithmetic
 from agent.mounts import mountinfo
-from agent.node import capability, following, probing, savings, serving
+from agent.node import capability, following, probing, retiring, savings, serving
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +127,7 @@ class Status:
     pods: Sequence[Pod]
     manifest_problems: Mapping[str, str]
     savings: Savings
+    deletions: retiring.State
 
 
 def node_of(verdict: capability.Verdict, *, name: str, started: datetime.datetime) -> Node:
@@ -149,9 +150,22 @@ def node_of(verdict: capability.Verdict, *, name: str, started: datetime.datetim
     )
 
 
-def store_of(path: pathlib.Path, prober: probing.Prober, table: Sequence[mountinfo.Entry]) -> Store:
-    """The store, and the mount that its folder is on. Does not touch it."""
-    under = [entry for entry in table if path.is_relative_to(entry.target)]
+def store_of(
+    path: pathlib.Path,
+    prober: probing.Prober,
+    table: Sequence[mountinfo.Entry],
+    *,
+    source: str = "",
+) -> Store:
+    """The store, and the mount that its folder is on. Touches neither.
+
+    `source` is what the agent mounts itself: then the folder is a link to that mount,
+    and following it would ask the server.
+    """
+    if source:
+        under = [entry for entry in table if entry.source == source]
+    else:
+        under = [entry for entry in table if path.is_relative_to(entry.target)]
     # Of two on the same folder the later one hides the earlier.
     mount = max(reversed(under), key=lambda entry: len(entry.target), default=None)
     return Store(

@@ -97,11 +97,14 @@ class _Parts:
         return status.Status(
             node=status.node_of(self.prober.verdict, name=self.name, started=self.started),
             containerd=dataclasses.replace(self.follower.state),
-            store=status.store_of(self.store, self.prober, table),
+            store=status.store_of(
+                self.store, self.prober, table, source=self.mount.source if self.mount else ""
+            ),
             mounts=status.mounts_of(self.prober.root, table),
             pods=status.pods_of(self.server.served),
             manifest_problems=dict(self.around.source.problems),
             savings=status.savings_of(self.ledger),
+            deletions=dataclasses.replace(self.retirer.state),
         )
 
 

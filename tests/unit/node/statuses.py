@@ -3,7 +3,7 @@
 import datetime
 
 from agent.matching import savings as arithmetic
-from agent.node import capability, following, status
+from agent.node import capability, following, retiring, status
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, tzinfo=datetime.UTC)
 PULLS = {"bytes": 1.2e9, "bytes_per_second": 40e6, "samples": 5}
@@ -93,6 +93,12 @@ def busy(*, problem: str = "", capable: bool = True, **more) -> status.Status:
                 saving("registry.example.com/team/built:2", "build", BUILD, 30.5),
                 saving("registry.example.com/team/trainer:1.27", "pulls", PULLS, 30.0),
             ],
+        ),
+        "deletions": retiring.State(
+            generation=7,
+            acknowledged=6,
+            held=["imc-old/0123456789abcdef: team/trainer-0"],
+            sentence="Nothing is held of generation 6 and before; 7 is the newest.",
         ),
     }
     return status.Status(**{**fields, **more})

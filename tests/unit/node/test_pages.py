@@ -62,6 +62,13 @@ def test_savings_show_the_figures_behind_them() -> None:
     assert "82%" in text
 
 
+def test_what_holds_up_a_deletion_is_named() -> None:
+    text = text_of(statuses.busy())
+
+    assert "generation 6 and all before" in text
+    assert "imc-old/0123456789abcdef: team/trainer-0" in text
+
+
 def test_an_idle_node_has_a_page_as_well() -> None:
     nothing = status.Savings(
         seconds=0.0,
