@@ -8,13 +8,32 @@ import asyncio
 import dataclasses
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from agent import errors
 from agent.build import inheriting, layering, planning
-from agent.kits import threads
-from agent.model import digests, images, records
-from agent.store import publishing, reading
+from agent.kits import aiotasks, threads
+from agent.model import images, records
+from agent.store import claiming, publishing, reading
+
+_DELETION_SECONDS = 600.0
+"""A collector that lives is through with what it has begun long before."""
+
+_LOOK_AGAIN_SECONDS = 1.0
+
+
+class BeingDeleted(errors.TemporaryError):
+    """Something that a build needs is being deleted, and that does not end.
+
+    `generation` is the deletion.
+    """
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(
+            f"layers of this cache are being deleted (generation {generation}), and whoever does it"
+            " is silent: is the controller running? Without one, run `uimgacc store prune`"
+        )
+        self.generation = generation
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,18 +57,20 @@ async def build_cache(request: Request, tools: layering.Tools) -> records.CacheR
     document. After layering.CacheTooLarge nothing of this build is left in the store; after
     other failures the layers that were finished are, for the next try.
     """
-    build = _Build(request, tools)
-    try:
-        return await build.run()
-    except layering.CacheTooLarge:
-        await threads.run("clean", build.remove_new_layers)
-        raise
+    with claiming.Claim(tools.store, request.cache_id) as claim:
+        build = _Build(request, tools, claim)
+        try:
+            return await build.run()
+        except layering.CacheTooLarge:
+            await threads.run("clean", build.remove_new_layers)
+            raise
 
 
 class _Build:
-    def __init__(self, request: Request, tools: layering.Tools) -> None:
+    def __init__(self, request: Request, tools: layering.Tools, claim: claiming.Claim) -> None:
         self._request = request
         self._tools = tools
+        self._claim = claim
         self._place = tools.store
         self._budget = layering.Budget(request.capacity)
         self._slots = asyncio.Semaphore(tools.parallel)
@@ -78,8 +99,24 @@ class _Build:
             namespaces=_listed(self._request.namespaces),
             retention_days=self._request.retention_days,
         )
-        await threads.run("publish", publishing.publish_cache, self._place, record)
+        await threads.run("publish", self._publish_cache, record)
         return record
+
+    async def _count_on(self, names: Iterable[str], references: Iterable[str] = ()) -> None:
+        """Claim things before looking for them; wait while some are being deleted.
+
+        Raises BeingDeleted where that does not come to its end.
+        """
+        wanted, named = list(names), list(references)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _DELETION_SECONDS
+        while True:
+            generation = await threads.run("claim", self._claim.add, wanted, named)
+            if generation is None:
+                return
+            if loop.time() > end:
+                raise BeingDeleted(generation)
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     def _sweep_scratch(self) -> None:
         for path in self._tools.scratch.glob(f"{layering.SCRATCH_PREFIX}*.erofs"):
@@ -90,6 +127,7 @@ class _Build:
         tally = layering.Tally(started=time.monotonic())
         top = await self._tools.registry.manifest(reference)
         parsed = planning.parse(top.data, top.media_type)
+        await self._count_on([top.digest], [str(reference)])
         blobs = [top.data]
         platforms: dict[str, records.PlatformImage] = {}
         for wanted in self._request.platforms:
@@ -138,18 +176,14 @@ class _Build:
         planned = planning.layers(parsed, config)
         if not planning.fits(config.platform, wanted):
             raise planning.WrongPlatform(str(reference), str(wanted), [str(config.platform)])
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(
-                        self._layer(reference, layer, tally=tally, compression=compression),
-                        name=f"layer {layer.diff_id}",
-                    )
-                    for layer in planned
-                ]
-        except* errors.AgentError as failures:
-            raise _leaf(failures) from None
-        used = [task.result() for task in tasks]
+        names = [name for layer in planned for name in (layer.diff_id, layer.chain_id)]
+        await self._count_on([manifest.digest, parsed.config.digest, *names])
+        used = await aiotasks.together(
+            *(
+                self._layer(reference, layer, tally=tally, compression=compression)
+                for layer in planned
+            )
+        )
         for at, layer in enumerate(planned):
             if used[at].implied:
                 used[at] = await self._variant(
@@ -214,6 +248,7 @@ class _Build:
         variant = dataclasses.replace(
             layer, diff_id=inheriting.variant_id(layer.diff_id, inherited)
         )
+        await self._count_on([variant.diff_id])
         async with self._locks.setdefault(variant.diff_id, asyncio.Lock()), self._slots:
             found = await threads.run("look up", self._reuse, variant)
             if found is None:
@@ -255,20 +290,15 @@ class _Build:
             publishing.publish_blob(self._place, data)
         publishing.publish_image(self._place, record)
 
+    def _publish_cache(self, record: records.CacheRecord) -> None:
+        self._claim.check()
+        publishing.publish_cache(self._place, record)
+        self._claim.finish()
+
     def remove_new_layers(self) -> None:
-        """Take back the layers that this build made and no image needs."""
-        needed = publishing.referenced(reading.Reader(self._place))
-        for diff_id in self._new:
-            if digests.hex_of(diff_id) in needed:
-                continue
-            self._place.layer_record(diff_id).unlink(missing_ok=True)
-            self._place.layer(diff_id).unlink(missing_ok=True)
-
-
-def _leaf(failures: BaseExceptionGroup[errors.AgentError]) -> errors.AgentError:
-    """The first failure itself: the others were cancelled or would say the same."""
-    first = failures.exceptions[0]
-    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+        """Take back the layers that this build made, and nobody else wants."""
+        publishing.take_back(self._place, self._new, self._claim.others)
+        self._claim.withdraw()
 
 
 def _media_type(parsed: planning.Index | planning.Manifest, manifest: layering.Manifest) -> str:

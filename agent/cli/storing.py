@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import rich.progress
 
 from agent.cli import output
-from agent.store import checking, layout, publishing
+from agent.mounts import mountinfo
+from agent.store import checking, layout, pruning, publishing, reading, retiring
 
 _HOUR = 3600.0
+_LOCAL = ("btrfs", "ext2", "ext3", "ext4", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
 _COMPRESSIONS = ("lz4", "none")
 
 
@@ -61,11 +63,23 @@ def check(store: pathlib.Path, *, quick: bool, as_json: bool) -> None:
 
 def prune(store: pathlib.Path, *, older_than: float, as_json: bool) -> None:
     """Remove what no cache names."""
-    removed, freed = publishing.prune(layout.Layout(store), older_than=older_than * _HOUR)
+    reading.open_store(store)
+    settle = _settle_seconds(store)
+    if settle and not as_json:
+        output.say(f"a network file system: waiting {settle:g} s for builders before each deletion")
+    pruned = pruning.prune(layout.Layout(store), min_age=older_than * _HOUR, settle=settle)
     if as_json:
-        output.show_json({"layers": [path.stem for path in removed], "bytes": freed})
+        output.show_json({"layers": pruned.layers, "bytes": pruned.freed})
     else:
-        print(f"removed {len(removed)} layers, {output.size(freed)}")
+        print(f"removed {pruned.layers} layers, {output.size(pruned.freed)}")
+
+
+def _settle_seconds(store: pathlib.Path) -> float:
+    """How long another machine may believe an older state of this file system."""
+    path = store.resolve()
+    below = [mount for mount in reversed(mountinfo.read()) if path.is_relative_to(mount.target)]
+    kind = max(below, key=lambda mount: len(mount.target)).kind if below else ""
+    return 0.0 if kind in _LOCAL else retiring.SETTLE_SECONDS
 
 
 def _show(found: list[checking.Finding], store: pathlib.Path) -> None:

@@ -205,6 +205,24 @@ class ClaimRecord(msgspec.Struct, frozen=True, kw_only=True):
     finished: bool = False
 
 
+class KnownNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node of the cluster: the generation it acknowledged, and when it last said so.
+
+    `seen` is in seconds since 1970.
+    """
+
+    acknowledged: Size
+    seen: float
+
+
+class NodesRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/nodes.json`: the nodes that the collector waits for, also those that it
+    does not see at the moment.
+    """
+
+    nodes: dict[str, KnownNode]
+
+
 Record = TypeVar(
     "Record",
     StoreRecord,
@@ -215,6 +233,7 @@ Record = TypeVar(
     GenerationRecord,
     RetiredRecord,
     ClaimRecord,
+    NodesRecord,
 )
 
 

@@ -142,3 +142,8 @@ def claim(data: bytes, claim_id: str) -> records.ClaimRecord:
     record = records.decode(data, records.ClaimRecord, f"of claim {claim_id}")
     _must_be(f"of claim {claim_id}", asked=claim_id, found=record.id)
     return record
+
+
+def nodes(data: bytes) -> records.NodesRecord:
+    """Decode nodes.json; raise RecordError."""
+    return records.decode(data, records.NodesRecord, "nodes.json")

@@ -64,6 +64,11 @@ class Layout:
         return self.root / "meta" / "deleted"
 
     @property
+    def nodes_record(self) -> pathlib.Path:
+        """The nodes that the collector waits for."""
+        return self.root / "meta" / "nodes.json"
+
+    @property
     def collector_lock(self) -> pathlib.Path:
         """Locked by whoever collects: one at a time."""
         return self.root / "meta" / "collector.lock"

@@ -18,7 +18,7 @@ import pathlib
 import secrets
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
@@ -55,14 +55,6 @@ class NoSuchCache(errors.PermanentError):
     def __init__(self, cache_id: str) -> None:
         super().__init__(f"there is no cache {cache_id} in the store")
         self.cache_id = cache_id
-
-
-class PruneRefused(errors.PermanentError):
-    """Pruning would remove what a damaged record may still need; `name` is that record."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"not pruning: {name} is damaged ({reason}); run `uimgacc store check`")
-        self.name = name
 
 
 @contextlib.contextmanager
@@ -185,25 +177,25 @@ def publish_cache(place: layout.Layout, record: records.CacheRecord) -> None:
 
 
 def delete_cache(place: layout.Layout, cache_id: str) -> list[str]:
-    """Remove a cache, and the images that no other cache names; returns their references.
+    """Remove a cache; returns the references of the images that no cache names any more.
 
-    No layer goes: a node may read it. See `prune`.
+    Nothing else goes here: a node may read it, a build may be about to name it. See
+    agent.store.retiring.
     """
     reader = reading.Reader(place)
     cache = reader.cache(cache_id)
     path = place.cache_record(cache_id)
-    if cache is None and not path.exists():
-        raise NoSuchCache(cache_id)
-    path.unlink(missing_ok=True)
+    # What it had is told apart later by its record, for those who ask why a layer is still there.
+    files.make_folder(place.deleted_caches)
+    try:
+        path.rename(place.deleted_caches / path.name)
+    except FileNotFoundError as error:
+        raise NoSuchCache(cache_id) from error
     files.sync_folder(path.parent)
     if cache is None:
         return []
     still_named = {image.ref for other in reader.caches() for image in other.images}
-    gone = [image.ref for image in cache.images if image.ref not in still_named]
-    for ref in gone:
-        record = place.image_record(images.parse_reference(ref))
-        record.unlink(missing_ok=True)
-    return gone
+    return [image.ref for image in cache.images if image.ref not in still_named]
 
 
 def sweep(place: layout.Layout, *, older_than: float = DAY) -> list[pathlib.Path]:
@@ -211,40 +203,34 @@ def sweep(place: layout.Layout, *, older_than: float = DAY) -> list[pathlib.Path
     gone = []
     if place.tmp.is_dir():
         for path in sorted(place.tmp.iterdir()):
-            if age(path) > older_than:
+            if age(path) > older_than and not path.is_dir():
                 path.unlink(missing_ok=True)
                 gone.append(path)
     return gone
 
 
-def prune(place: layout.Layout, *, older_than: float = DAY) -> tuple[list[pathlib.Path], int]:
-    """Remove the layers, chains and blobs that no image needs: (removed layers, bytes freed).
+def take_back(
+    place: layout.Layout, diff_ids: Collection[str], others: Callable[[], Collection[str]]
+) -> None:
+    """Remove layers that a build has just made and that no image needs.
 
-    Only for a store that no node reads at the moment: a node that still has such a
-    layer mounted would lose it under a running container. Things younger than
-    `older_than` seconds stay, for a build that has not come to its image record yet.
-
-    Raises PruneRefused when a record is damaged: what it names cannot be told.
+    `others` tells what other builds count on. A build claims a layer before it looks for
+    its record: so either it finds none, or `others`, asked after the record is gone, has it.
     """
-
-    def refuse(name: str, reason: str) -> None:
-        raise PruneRefused(name, reason)
-
-    wanted = referenced(reading.Reader(place, on_damage=refuse))
-    meta = place.root / "meta"
-    for folder in (meta / "chains", meta / "blobs"):
-        _prune_folder(folder, wanted, older_than)
-    freed = 0
-    removed = []
-    for path in sorted(place.layer_files.glob("*/*.erofs")):
-        if path.stem in wanted or age(path) <= older_than:
-            continue
-        place.layer_record(f"sha256:{path.stem}").unlink(missing_ok=True)
-        freed += path.stat().st_size
-        path.unlink()
-        removed.append(path)
-    _prune_folder(meta / "layers", wanted, older_than)
-    return removed, freed
+    needed = referenced(reading.Reader(place))
+    going: dict[str, bytes] = {}
+    for diff_id in diff_ids:
+        if digests.hex_of(diff_id) not in needed:
+            path = place.layer_record(diff_id)
+            with contextlib.suppress(FileNotFoundError):
+                going[diff_id] = path.read_bytes()
+                path.unlink()
+    claimed = others() if going else ()
+    for diff_id, data in going.items():
+        if diff_id in claimed:
+            files.write(place.layer_record(diff_id), data, tmp=place.tmp)
+        else:
+            place.layer(diff_id).unlink(missing_ok=True)
 
 
 def referenced(reader: reading.Reader) -> set[str]:
@@ -259,12 +245,6 @@ def referenced(reader: reading.Reader) -> set[str]:
                 chain = reader.chain(item.chain_id)
                 wanted |= {digests.hex_of(chain.diff_id)} if chain is not None else set()
     return wanted
-
-
-def _prune_folder(folder: pathlib.Path, wanted: set[str], older_than: float) -> None:
-    for path in folder.glob("**/*"):
-        if path.is_file() and path.stem not in wanted and age(path) > older_than:
-            path.unlink(missing_ok=True)
 
 
 def age(path: pathlib.Path) -> float:

@@ -47,11 +47,13 @@ class Bench:
         )
 
     def files(self) -> list[pathlib.Path]:
-        """All files of the store apart from store.json."""
+        """All files of the store apart from store.json, and what builds counted on."""
         return sorted(
             path
             for path in self.place.root.rglob("*")
-            if path.is_file() and path != self.place.store_record
+            if path.is_file()
+            and path != self.place.store_record
+            and path.parent != self.place.claims
         )
 
     def blob_requests(self) -> list[str]:

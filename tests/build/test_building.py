@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 
@@ -13,7 +14,7 @@ import zstandard
 
 from agent.build import converting, erofs, layering, planning, tarstream
 from agent.clients import registry
-from agent.store import checking, publishing, reading
+from agent.store import checking, pruning, publishing, reading
 from lab import tars
 from tests.fakes import registry as fakes
 
@@ -209,6 +210,7 @@ async def test_a_cache_that_grows_too_large_leaves_nothing_behind(bench) -> None
         await bench.build(capacity=100_000)
 
     assert bench.files() == []
+    assert list(bench.place.claims.iterdir()) == []
 
 
 async def test_a_cache_that_is_too_large_keeps_what_others_use(bench) -> None:
@@ -386,7 +388,9 @@ async def test_pruning_keeps_variants(bench) -> None:
     bench.fake.add_image([below(), tars.archive([tars.file("tmp/x")])], "1")
     await bench.build()
 
-    assert publishing.prune(bench.place, older_than=-1) == ([], 0)
+    shutil.rmtree(bench.place.claims)
+
+    assert pruning.prune(bench.place, min_age=0.0) == pruning.Pruned(0, 0)
     assert list(checking.check(bench.place)) == []
 
 

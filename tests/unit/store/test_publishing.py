@@ -119,7 +119,7 @@ def test_deleting_a_cache_keeps_what_another_names(tmp_path) -> None:
     reader = reading.Reader(place)
     assert gone == ["registry.io/own:1"]
     assert reader.cache("imc-one") is None
-    assert reader.image(images.parse_reference("registry.io/own:1")) is None
+    assert reader.image(images.parse_reference("registry.io/own:1")) == own
     assert reader.image(images.parse_reference("registry.io/shared:1")) == shared
     assert reader.layer(making.digest("b")) is not None
 
@@ -140,34 +140,24 @@ def test_sweeping_takes_only_what_is_old(tmp_path) -> None:
     assert list(place.tmp.iterdir()) == [new]
 
 
-def test_pruning_takes_what_no_image_needs(tmp_path) -> None:
+def test_taking_layers_back_leaves_what_others_count_on(tmp_path) -> None:
     place = making.store(tmp_path)
-    making.cache(place, "imc-one", making.image(place, "a"))
-    stray = making.layer(place, "stray")
+    making.image(place, "needed")
+    for name in ("claimed", "alone"):
+        making.layer(place, name)
+    asked = []
 
-    removed, freed = publishing.prune(place, older_than=-1)
+    def others() -> set[str]:
+        asked.append(reading.Reader(place).layer(making.digest("claimed")))
+        return {making.digest("claimed")}
 
-    assert removed == [place.layer(stray.diff_id)]
-    assert freed == stray.size
+    names = [making.digest(name) for name in ("needed", "claimed", "alone")]
+    publishing.take_back(place, names, others)
+
+    assert asked == [None]
     reader = reading.Reader(place)
-    assert reader.layer(stray.diff_id) is None
-    assert reader.layer(making.digest("a")) is not None
-
-
-def test_pruning_leaves_what_a_build_may_be_about_to_use(tmp_path) -> None:
-    place = making.store(tmp_path)
-    making.layer(place, "fresh")
-
-    assert publishing.prune(place) == ([], 0)
-
-
-def test_pruning_refuses_while_a_record_is_damaged(tmp_path) -> None:
-    place = making.store(tmp_path)
-    record = making.image(place, "a")
-    place.image_record(images.parse_reference(record.ref)).write_text("{")
-
-    with pytest.raises(publishing.PruneRefused, match="store check"):
-        publishing.prune(place, older_than=-1)
+    assert [reader.layer(name) is not None for name in names] == [True, True, False]
+    assert not place.layer(making.digest("alone")).exists()
 
 
 def test_records_are_replaced_atomically(tmp_path) -> None:

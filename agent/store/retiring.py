@@ -1,0 +1,302 @@
+"""The collector: one round over a store, from what is not wanted to files that are gone.
+
+Each step can be cut off at any point; the next round goes on from what is there. The
+protocol and why no node, no Ready cache and no build loses a file by it are in docs/store.md.
+"""
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Collection, Iterator
+
+import msgspec
+
+from agent.kits import files
+from agent.model import records
+from agent.store import generations, layout, marking, planning
+
+SETTLE_SECONDS = 180.0
+"""After this, every machine has seen what was announced, and what it had written before is seen.
+
+Three times what an NFS client may take a folder's or file's attributes for current (acdirmax,
+acregmax: 60 s): once for the builder's look, once for the collector's, and once to spare.
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What a round may do.
+
+    `settled`: tokens of decisions that were announced so long ago that every builder
+    knows of them. `floor`: the generation that every node has acknowledged. `held`:
+    layers (diff IDs) that nodes say they hold; only a hint. `min_age`: seconds for
+    which a file must have been left alone.
+    """
+
+    settled: Collection[str] = ()
+    floor: float = 0
+    held: Collection[str] = ()
+    min_age: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a round did and left: `announced` are the tokens of decisions not taken yet,
+    `waiting` the generations that nodes have not let go of, `complete` False where
+    there is more to plan. `layers` were deleted, `freed` bytes.
+    """
+
+    announced: tuple[str, ...] = ()
+    waiting: tuple[int, ...] = ()
+    newest: int = 0
+    planned: int = 0
+    complete: bool = True
+    layers: int = 0
+    freed: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class _Tally:
+    layers: int = 0
+    freed: int = 0
+
+
+def collect(place: layout.Layout, orders: Orders) -> Outcome:
+    """Do one round. Raises CollectorBusy, CollectionRefused, and OSError of the store."""
+    tally = _Tally()
+    with (
+        generations.locked(place),
+        tempfile.TemporaryDirectory(prefix="uimgacc-collector-") as scratch,
+    ):
+        _resume(place, tally)
+        marks = marking.mark(place, pathlib.Path(scratch))
+        _decide(place, marks, orders, tally)
+        found = generations.outstanding(place)
+        for number, phase in found.phases.items():
+            if phase is generations.Phase.RETIRED and number <= orders.floor:
+                generations.doom(place, number)
+        listed = planning.Listed(place, found, pathlib.Path(scratch))
+        planning.lift(place, found, listed, orders.held)
+        planned, complete = planning.plan(place, marks, listed, min_age=orders.min_age)
+        if complete:
+            _forget(place, marks)
+        found = generations.outstanding(place)
+        return Outcome(
+            announced=(*found.pending, *found.doomed.values()),
+            waiting=tuple(found.phases),
+            newest=generations.newest(place),
+            planned=planned,
+            complete=complete,
+            layers=tally.layers,
+            freed=tally.freed,
+        )
+
+
+def _resume(place: layout.Layout, tally: _Tally) -> None:
+    """End what was decided by a round that was cut off."""
+    found = generations.outstanding(place)
+    for path in found.leftovers:
+        generations.remove(path)
+    for number, phase in found.phases.items():
+        if phase is generations.Phase.HIDING:
+            _hide(place, number)
+        elif phase is generations.Phase.DELETING:
+            _delete(place, number, tally)
+
+
+def _decide(place: layout.Layout, marks: marking.Marks, orders: Orders, tally: _Tally) -> None:
+    """Decide what is settled, now that it is known what is wanted."""
+    found = generations.outstanding(place)
+    for token in found.pending:
+        if token in orders.settled:
+            _retire(place, token, marks)
+    for number, phase in found.phases.items():
+        if phase is generations.Phase.RETIRED:
+            _give_back(place, number, marks)
+        elif phase is generations.Phase.DOOMED and found.doomed[number] in orders.settled:
+            _finish(place, number, found.doomed[number], marks, tally=tally)
+
+
+def _retire(place: layout.Layout, token: str, marks: marking.Marks) -> None:
+    """Make a plan a generation, without what is wanted by now."""
+    pending = generations.marker(place, token, "pending")
+    plan = generations.planned(place, token)
+    if plan is None:
+        return
+    record = _still_unwanted(place, plan, marks)
+    if not (record.layers or record.images or record.blobs):
+        generations.remove(pending)
+        return
+    found = generations.outstanding(place)
+    number = max(generations.newest(place), *found.phases, 0) + 1
+    record = msgspec.structs.replace(record, generation=number)
+    final = generations.marker(place, number, "list")
+    files.write(final, records.encode(record), tmp=place.tmp)
+    if generations.move(pending, generations.marker(place, number, "hiding")):
+        _hide(place, number)
+    else:
+        generations.remove(final)
+
+
+def _still_unwanted(
+    place: layout.Layout, plan: records.RetiredRecord, marks: marking.Marks
+) -> records.RetiredRecord:
+    """A plan without what is wanted; with all chains that any list knows of its layers."""
+    known: dict[str, set[str]] = {}
+    for number in plan.earlier:
+        before = generations.content(place, number)
+        for layer in before.layers if before is not None else ():
+            known.setdefault(layer.diff_id, set()).update(layer.chains)
+    layers = [
+        records.RetiredLayer(
+            diff_id=layer.diff_id,
+            chains=sorted({*layer.chains, *present, *known.get(layer.diff_id, ())}),
+        )
+        for layer, wanted, present in _marked(plan.layers, marks)
+        if not wanted
+    ]
+    blobs = [
+        blob
+        for bucket, group in _by_bucket(plan.blobs).items()
+        for wanted_here in [marks.wanted_in(bucket)]
+        for blob in group
+        if marking.raw(blob) not in wanted_here
+    ]
+    unwanted = [
+        ref for ref in plan.images if str(marking.image_path(place, ref)) not in marks.wanted_images
+    ]
+    return msgspec.structs.replace(plan, layers=layers, images=unwanted, blobs=blobs)
+
+
+def _hide(place: layout.Layout, number: int) -> None:
+    """Take images, chains and blobs out of the store, then tell the nodes."""
+    hiding = generations.marker(place, number, "hiding")
+    record = generations.decided(place, number)
+    if record is None:
+        raise generations.CollectionRefused(str(hiding), "its list is missing")
+    paths = [marking.image_path(place, ref) for ref in record.images]
+    paths += [place.chain_record(chain) for layer in record.layers for chain in layer.chains]
+    paths += [place.blob(blob) for blob in record.blobs]
+    _remove_all(paths)
+    if record.layers:
+        generations.replace(place, record)
+        generations.publish_newest(place, number)
+    gone = {layer.diff_id for layer in record.layers}
+    for before in record.earlier:
+        _take_out(place, before, gone)
+    for cache in record.caches:
+        generations.remove(place.deleted_caches / f"{cache}.json")
+    generations.remove(hiding)
+    files.sync_folder(hiding.parent)
+    generations.remove(generations.marker(place, number, "list"))
+
+
+def _take_out(place: layout.Layout, number: int, gone: Collection[str]) -> None:
+    record = generations.content(place, number)
+    if record is not None:
+        left = [layer for layer in record.layers if layer.diff_id not in gone]
+        if len(left) < len(record.layers):
+            generations.replace(place, msgspec.structs.replace(record, layers=left))
+
+
+def _give_back(place: layout.Layout, number: int, marks: marking.Marks) -> None:
+    """Take off a list what a cache or build has taken up again.
+
+    Only where all its chains are back: of a chain that is not, nobody would know
+    afterwards that a node may hold the layer by it.
+    """
+    record = generations.content(place, number)
+    back = {
+        layer.diff_id
+        for layer, wanted, _ in _marked(record.layers if record else (), marks)
+        if wanted and all(place.chain_record(chain).exists() for chain in layer.chains)
+    }
+    if back:
+        _take_out(place, number, back)
+
+
+def _finish(
+    place: layout.Layout,
+    number: int,
+    token: str,
+    marks: marking.Marks,
+    *,
+    tally: _Tally,
+) -> None:
+    """Delete a generation that no node holds, without what is in use again."""
+    record = generations.content(place, number)
+    # A chain that is there again may have been mounted again, whoever made it: such a
+    # layer is planned anew, with all its chains.
+    back = {
+        layer.diff_id
+        for layer, wanted, present in _marked(record.layers if record else (), marks)
+        if wanted or present
+    }
+    if back:
+        _take_out(place, number, back)
+    doomed = generations.marker(place, token, "doomed")
+    if generations.move(doomed, generations.marker(place, number, "deleting")):
+        _delete(place, number, tally)
+
+
+def _delete(place: layout.Layout, number: int, tally: _Tally) -> None:
+    """Remove the files of a generation: the records before what they vouch for."""
+    deleting = generations.marker(place, number, "deleting")
+    record = generations.content(place, number)
+    for layer in record.layers if record is not None else ():
+        path = place.layer(layer.diff_id)
+        generations.remove(place.layer_record(layer.diff_id))
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            continue
+        if generations.remove(path):
+            tally.layers += 1
+            tally.freed += size
+    generations.remove(place.retired_record(number))
+    files.sync_folder(deleting.parent)
+    generations.remove(deleting)
+
+
+def _forget(place: layout.Layout, marks: marking.Marks) -> None:
+    """Drop the records of deleted caches of whose layers none waits for anything."""
+    found = generations.outstanding(place)
+    planned = {
+        cache
+        for token in found.pending
+        for record in [generations.planned(place, token)]
+        for cache in (record.caches if record is not None else ())
+    }
+    for cache in set(marks.deleted.values()) - planned:
+        generations.remove(place.deleted_caches / f"{cache}.json")
+
+
+def _marked(
+    layers: Collection[records.RetiredLayer], marks: marking.Marks
+) -> Iterator[tuple[records.RetiredLayer, bool, list[str]]]:
+    """Layers with whether they are wanted, and the unwanted chains in the store that name them."""
+    by_name = {layer.diff_id: layer for layer in layers}
+    for bucket, group in _by_bucket(by_name).items():
+        wanted = marks.wanted_in(bucket)
+        chains = marks.chains_in(bucket)
+        for diff_id in group:
+            name = marking.raw(diff_id)
+            present = [f"sha256:{chain.hex()}" for chain in chains.get(name, ())]
+            yield by_name[diff_id], name in wanted, present
+
+
+def _by_bucket(names: Collection[str]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault(marking.raw(name)[0], []).append(name)
+    return found
+
+
+def _remove_all(paths: list[pathlib.Path]) -> None:
+    """Remove files for good: a crash of the server brings none of them back."""
+    for path in paths:
+        generations.remove(path)
+    # Also where nothing was left to remove: the round that did may have ended before this.
+    for folder in sorted({path.parent for path in paths}):
+        if folder.is_dir():
+            files.sync_folder(folder)

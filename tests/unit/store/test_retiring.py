@@ -1,0 +1,321 @@
+"""Deleting from a store: what goes, what stays, and when."""
+
+import math
+import pathlib
+
+import pytest
+
+from agent.model import images, records
+from agent.store import (
+    blocking,
+    catalog,
+    claiming,
+    generations,
+    layout,
+    publishing,
+    reading,
+    retiring,
+)
+from tests.unit.store import making
+
+
+def round_(place: layout.Layout, outcome: retiring.Outcome | None = None, **orders):
+    """One round for which everything announced before is settled."""
+    settled = outcome.announced if outcome is not None else ()
+    return retiring.collect(place, retiring.Orders(settled=settled, **orders))
+
+
+def rounds(place: layout.Layout, count: int, **orders) -> retiring.Outcome:
+    outcome = None
+    for _ in range(count):
+        outcome = round_(place, outcome, **orders)
+    assert outcome is not None
+    return outcome
+
+
+def files_of(place: layout.Layout, *folders: str) -> list[str]:
+    return sorted(
+        path.name
+        for folder in folders or ("sha256", "meta/layers", "meta/chains", "meta/blobs")
+        for path in (place.root / folder).rglob("*")
+        if path.is_file()
+    )
+
+
+@pytest.fixture
+def place(tmp_path: pathlib.Path) -> layout.Layout:
+    """A store with two caches that share the layer `base`."""
+    place = making.store(tmp_path)
+    making.cache(place, "imc-one", making.image(place, "base", "one", ref="r.io/one:1"))
+    making.cache(place, "imc-two", making.image(place, "base", "two", ref="r.io/two:1"))
+    return place
+
+
+def there(place: layout.Layout, name: str) -> bool:
+    return place.layer(making.digest(name)).exists()
+
+
+def test_a_store_whose_caches_want_everything_is_left_alone(place) -> None:
+    before = files_of(place, ".")
+
+    outcome = rounds(place, 3, floor=math.inf)
+
+    assert (outcome.announced, outcome.waiting, outcome.planned) == ((), (), 0)
+    assert set(files_of(place, ".")) - set(before) <= {"collector.lock"}
+
+
+def test_what_a_deleted_cache_had_alone_goes_and_what_is_shared_stays(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+
+    rounds(place, 4, floor=math.inf)
+
+    reader = reading.Reader(place)
+    assert [there(place, name) for name in ("base", "one", "two")] == [True, False, True]
+    assert reader.image(images.parse_reference("r.io/one:1")) is None
+    assert reader.image(images.parse_reference("r.io/two:1")) is not None
+    assert reader.layer(making.digest("one")) is None
+    assert files_of(place, "meta/retired", "meta/deleted") == []
+
+
+def test_everything_goes_when_no_cache_is_left(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+    publishing.delete_cache(place, "imc-two")
+
+    rounds(place, 4, floor=math.inf)
+
+    assert files_of(place) == []
+    assert files_of(place, "meta/images", "meta/retired") == []
+
+
+async def test_nodes_are_told_of_it_before_anything_goes(place) -> None:
+    class Direct:
+        async def call(self, operation, *arguments, deadline):
+            return blocking.OPERATIONS[operation](*arguments)
+
+    found = catalog.Catalog(place, Direct())
+    publishing.delete_cache(place, "imc-one")
+
+    planned = round_(place, floor=0)
+    before = await found.generation(), there(place, "one")
+    round_(place, planned, floor=0)
+
+    assert before == (0, True)
+    assert await found.generation() == 1
+    retired = await found.retired(1)
+    assert retired is not None
+    assert [layer.diff_id for layer in retired.layers] == [making.digest("one")]
+    assert retired.caches == ["imc-one"]
+    assert [await found.chain(chain) for chain in retired.layers[0].chains] == [None]
+    assert there(place, "one")
+
+
+def test_files_wait_for_the_last_node(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+
+    waiting = rounds(place, 6, floor=0)
+
+    assert (waiting.waiting, there(place, "one")) == ((1,), True)
+    gone = rounds(place, 2, floor=1)
+    assert (gone.waiting, gone.layers, there(place, "one")) == ((), 1, False)
+    assert gone.freed > 0
+
+
+def test_nothing_is_decided_before_it_has_settled(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+
+    outcomes = [retiring.collect(place, retiring.Orders(floor=math.inf)) for _ in range(3)]
+
+    assert {len(outcome.announced) for outcome in outcomes} == {1}
+    assert reading.Reader(place).image(images.parse_reference("r.io/one:1")) is not None
+
+
+def test_a_rebuilt_tag_leaves_what_only_the_old_one_needed(place) -> None:
+    making.cache(place, "imc-one", making.image(place, "base", "newer", ref="r.io/one:1"))
+
+    rounds(place, 4, floor=math.inf)
+
+    assert [there(place, name) for name in ("base", "one", "newer", "two")] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_a_build_that_wants_what_is_planned_cancels_that(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+    planned = round_(place)
+
+    with claiming.Claim(place, "imc-new") as claim:
+        assert claim.add([making.digest("one")]) is None
+        after = round_(place, planned, floor=math.inf)
+
+    assert files_of(place, "meta/retired") == [f"{after.announced[0]}.pending"]  # The rest of it.
+    assert rounds(place, 4, floor=math.inf).waiting == ()
+    assert [there(place, "one"), there(place, "two")] == [True, True]
+
+
+def test_a_build_that_wants_what_is_doomed_cancels_that(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+    doomed = rounds(place, 2, floor=math.inf)
+    assert [token.partition("-")[0] for token in doomed.announced] == ["1"]
+
+    with claiming.Claim(place, "imc-new") as claim:
+        assert claim.add([making.digest("one")]) is None
+        rounds(place, 4, floor=math.inf)
+
+    assert there(place, "one")
+
+
+@pytest.mark.parametrize("step", ["hiding", "deleting"])
+def test_a_build_waits_for_what_is_under_way(place, step: str, monkeypatch) -> None:
+    publishing.delete_cache(place, "imc-one")
+    outcome = rounds(place, 1 if step == "hiding" else 2, floor=math.inf)
+    name = {"hiding": "_hide", "deleting": "_delete"}[step]
+    with monkeypatch.context() as patched:
+        patched.setattr(retiring, name, lambda *arguments: None)
+        round_(place, outcome, floor=math.inf)
+
+    with claiming.Claim(place, "imc-new") as claim:
+        assert claim.add([making.digest("one")]) == 1
+        round_(place)
+        assert claim.add([]) is None
+
+    assert there(place, "one") is (step == "hiding")
+
+
+def test_a_cache_that_comes_back_is_taken_off_the_list(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+    rounds(place, 4, floor=0)
+    making.cache(place, "imc-one", making.image(place, "base", "one", ref="r.io/one:1"))
+
+    after = rounds(place, 1, floor=0)
+
+    assert (after.waiting, there(place, "one")) == ((), True)
+
+
+def test_a_layer_that_came_back_by_another_chain_stays_listed_with_all_its_chains(place) -> None:
+    """A node may hold it by the chain that is hidden: nobody else knows of that any more."""
+    publishing.delete_cache(place, "imc-one")
+    rounds(place, 2, floor=0)
+    first = generations.content(place, 1)
+    making.cache(place, "imc-new", making.image(place, "one", ref="r.io/new:1"))
+    back = rounds(place, 2, floor=0)
+    publishing.delete_cache(place, "imc-new")
+
+    rounds(place, 3, floor=0)
+
+    assert back.waiting == (1,)
+    second = generations.content(place, 2)
+    assert generations.content(place, 1) is None
+    assert first is not None
+    assert second is not None
+    chains = {chain for layer in second.layers for chain in layer.chains}
+    assert {chain for layer in first.layers for chain in layer.chains} < chains
+
+
+def test_what_a_node_holds_does_not_keep_the_rest(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+    rounds(place, 2, floor=0)
+    publishing.delete_cache(place, "imc-two")
+
+    after = rounds(place, 6, floor=0, held=[making.digest("one")])
+
+    held = generations.content(place, max(after.waiting))
+    assert held is not None
+    assert [layer.diff_id for layer in held.layers] == [making.digest("one")]
+    assert len(after.waiting) == 2
+    rounds(place, 2, floor=max(after.waiting) - 1, held=[making.digest("one")])
+    assert [there(place, name) for name in ("one", "two", "base")] == [True, False, False]
+    assert rounds(place, 4, floor=0, held=[making.digest("one")]).waiting == after.waiting[-1:]
+
+
+def test_two_collectors_do_not_work_at_the_same_time(place) -> None:
+    with generations.locked(place), pytest.raises(generations.CollectorBusy):
+        round_(place)
+
+    round_(place)
+
+
+def test_a_dead_builds_claim_ends(place, monkeypatch) -> None:
+    with claiming.Claim(place, "imc-dead") as claim:
+        claim.add([making.digest("one")])
+    publishing.delete_cache(place, "imc-one")
+    rounds(place, 4, floor=math.inf)
+    kept = there(place, "one")
+
+    monkeypatch.setattr(claiming, "EXPIRES", -1.0)
+    rounds(place, 4, floor=math.inf)
+
+    assert (kept, there(place, "one")) == (True, False)
+    with pytest.raises(claiming.ClaimLost):
+        claim.check()
+
+
+def test_a_finished_builds_claim_stays_for_a_while(place) -> None:
+    with claiming.Claim(place, "imc-new") as claim:
+        claim.add([making.digest("a")])
+        claim.finish()
+
+    found = list(claiming.standing(place))
+
+    assert [record.finished for record in found] == [True]
+
+
+def test_what_is_young_waits(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+
+    outcome = rounds(place, 2, floor=math.inf, min_age=3600.0)
+
+    assert (outcome.announced, outcome.complete) == ((), False)
+    assert files_of(place, "meta/deleted") == ["imc-one.json"]
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        lambda place: next(place.cache_records.glob("imc-two.json")),
+        lambda place: place.image_record(images.parse_reference("r.io/two:1")),
+        lambda place: next(place.chain_records.glob("*/*.json")),
+    ],
+)
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b"\xff"])
+def test_nothing_goes_while_a_record_is_damaged(place, victim, damage: bytes) -> None:
+    publishing.delete_cache(place, "imc-one")
+    victim(place).write_bytes(damage)
+    before = files_of(place)
+
+    with pytest.raises(generations.CollectionRefused, match="store check"):
+        rounds(place, 6, floor=math.inf)
+
+    assert files_of(place) == before
+
+
+@pytest.mark.parametrize("missing", ["image", "chain"])
+def test_nothing_goes_while_something_that_a_cache_needs_is_missing(place, missing: str) -> None:
+    reference = images.parse_reference("r.io/two:1")
+    record = reading.Reader(place).image(reference)
+    assert record is not None
+    if missing == "image":
+        place.image_record(reference).unlink()
+    else:
+        place.chain_record(record.platforms[0].layers[-1].chain_id).unlink()
+    publishing.delete_cache(place, "imc-one")
+
+    with pytest.raises(generations.CollectionRefused, match="missing"):
+        rounds(place, 6, floor=math.inf)
+
+    assert there(place, "one")
+
+
+def test_many_layers_make_several_generations(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(records, "MAX_RETIRED_LAYERS", 4)
+    place = making.store(tmp_path)
+    for number in range(10):
+        making.layer(place, f"stray {number}")
+
+    hidden = rounds(place, 2, floor=0)
+
+    assert hidden.waiting == (1, 2, 3)
+    rounds(place, 3, floor=math.inf)
+    assert files_of(place) == []
