@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import pathlib
+import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -20,8 +21,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 WELL = capability.Verdict(capable=True)
 ILL = capability.Verdict(problems={capability.Check.STORE: "the store does not answer"})
 TAINT = labelling.Taint("uimgacc.io/starting", "", "NoSchedule")
-ROLES = kube.Resource(group="rbac.authorization.k8s.io", plural="clusterroles")
-BINDINGS = kube.Resource(group="rbac.authorization.k8s.io", plural="clusterrolebindings")
 DEFINITIONS = kube.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
 HIT = decisions.Event(reason="SuccessfulHitImageCache", message="Successfully hit image cache imc.")
 
@@ -41,31 +40,76 @@ class Account:
 
 
 @pytest.fixture
-async def agent(api: apis.Api) -> AsyncIterator[kube.Client]:
-    """A client that may do what the manifests allow an agent, and no more."""
-    documents = yaml.safe_load_all((ROOT / "manifests/base/node-rbac.yaml").read_text())
-    (role,) = [found for found in documents if found["kind"] == "ClusterRole"]
-    role["metadata"] = {"name": api.namespace}
-    api.create(ROLES, role)
-    token = api.token("agent")
-    subject = {"kind": "ServiceAccount", "name": "agent", "namespace": api.namespace}
-    reference = {
-        "apiGroup": "rbac.authorization.k8s.io",
-        "kind": "ClusterRole",
-        "name": api.namespace,
-    }
-    binding = {
-        "metadata": {"name": api.namespace},
-        "roleRef": reference,
-        "subjects": [subject],
-    }
-    api.create(BINDINGS, binding)
-    try:
+def node(api: apis.Api) -> str:
+    return api.node(labels={"zone": "a"})
+
+
+@pytest.fixture
+async def agent(api: apis.Api, node: str) -> AsyncIterator[kube.Client]:
+    """The client of a node's agent: it may do what the manifests allow it, and no more."""
+    with contextlib.ExitStack() as undo:
+        for document in yaml.safe_load_all(manifest(api, "node-rbac.yaml")):
+            if document["kind"].startswith("ClusterRole"):
+                make(api, undo, document)
+        token = token_of(api, node)
+        for document in yaml.safe_load_all(manifest(api, "node-policy.yaml")):
+            make(api, undo, document)
         async with kube.Client(Account(api.access, token), deadline=20) as made:
+            if api.access.tls:
+                # A real server has the policies in force after a moment.
+                await until_refused(lambda: made.patch(kube.NODES, node, label("example.com/x")))
             yield made
-    finally:
-        api.delete(BINDINGS, api.namespace)
-        api.delete(ROLES, api.namespace)
+
+
+def manifest(api: apis.Api, name: str) -> str:
+    """A manifest, but for an account of this test's."""
+    text = (ROOT / "manifests/base" / name).read_text()
+    text = text.replace("uimgacc-system:uimgacc-node", f"{api.namespace}:agent")
+    text = text.replace("namespace: uimgacc-system", f"namespace: {api.namespace}")
+    return text.replace("name: uimgacc-node", f"name: {api.namespace}").replace(
+        "policyName: uimgacc-node", f"policyName: {api.namespace}"
+    )
+
+
+def make(api: apis.Api, undo: contextlib.ExitStack, document: apis.Object) -> None:
+    group, _, version = document["apiVersion"].partition("/")
+    plural = f"{document['kind'].lower()}s".replace("policys", "policies")
+    resource = kube.Resource(group=group, version=version, plural=plural)
+    for subject in document.get("subjects", []):
+        subject["name"] = "agent"
+    api.create(resource, document)
+    undo.callback(api.delete, resource, document["metadata"]["name"])
+
+
+def token_of(api: apis.Api, node: str) -> str:
+    """A token as the kubelet gets it for a pod: it tells on which node that is."""
+    api.token("agent")
+    uid = api.get(kube.NODES, node)["metadata"]["uid"]
+    path = kube.Resource(plural="serviceaccounts").path(
+        "agent", namespace=api.namespace, subresource="token"
+    )
+    bound = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"boundObjectRef": bound},
+    }
+    return str(api._ask("POST", path, body)["status"]["token"])
+
+
+def label(key: str) -> apis.Object:
+    """A patch that changes something each time."""
+    return {"metadata": {"labels": {key: uuid.uuid4().hex}}}
+
+
+async def until_refused(act: Callable[[], Any]) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await act()
+            except (kube_errors.Denied, kube_errors.Invalid):
+                return
+            await asyncio.sleep(0.1)
 
 
 @contextlib.asynccontextmanager
@@ -118,8 +162,8 @@ class Reported:
 
 
 @pytest.fixture
-async def reported(api, agent) -> Reported:
-    return Reported(api, agent, api.node(labels={"zone": "a"}))
+async def reported(api, agent, node) -> Reported:
+    return Reported(api, agent, node)
 
 
 async def test_labels_condition_and_events_follow_the_verdict(reported, api) -> None:
@@ -151,12 +195,11 @@ async def test_labels_condition_and_events_follow_the_verdict(reported, api) -> 
     assert set(reported.events()) == {"ImageAccelerationReady", "ImageAccelerationLost"}
 
 
-async def test_the_startup_taint_goes_and_others_stay(api, agent) -> None:
-    name = api.node()
+async def test_the_startup_taint_goes_and_others_stay(api, agent, node) -> None:
     starting = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
     pressure = {"key": "example.com/pressure", "value": "x", "effect": "NoExecute"}
-    api.patch(kube.NODES, name, {"spec": {"taints": [starting, pressure]}})
-    reported = Reported(api, agent, name)
+    api.patch(kube.NODES, node, {"spec": {"taints": [starting, pressure]}})
+    reported = Reported(api, agent, node)
     async with reported.running():
         reported.announcer.judged(WELL)
         await until(lambda: reported.is_told("True"))
@@ -359,3 +402,12 @@ async def test_an_agent_may_not_read_what_it_does_not_need(api, agent) -> None:
     expected = kube_errors.Denied if api.access.tls else kube_errors.NotFound
     with pytest.raises(expected):
         await agent.get(kube.Resource(plural="secrets"), "any", namespace=api.namespace)
+
+
+async def test_an_agent_may_not_touch_another_node(api, agent) -> None:
+    """The fake has no policies: there everybody may do everything."""
+    other = api.node()
+    if api.access.tls:
+        await until_refused(lambda: agent.patch(kube.NODES, other, label("uimgacc")))
+    else:
+        assert await agent.patch(kube.NODES, other, label("uimgacc"))
