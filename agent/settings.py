@@ -54,8 +54,11 @@ class Agent:
     only those of our runtime handlers."""
 
     listen: str = "127.0.0.1:9465"
-    """host:port for /metrics, /healthz, /readyz and /status; "" serves nothing. They show which
-    images run here: open them to others with care."""
+    """host:port for the page for people, /status, /metrics, /healthz and /readyz; "" serves
+    nothing. The page and /status show which images run here: keep them to this node."""
+
+    metrics_address: str = ""
+    """host:port for /metrics alone, for a Prometheus elsewhere; "" is nowhere."""
 
     state: pathlib.Path | None = None
     """A local folder for what should survive a restart: the measured speed of pulls, and which

@@ -15,6 +15,20 @@ from agent.node import pages as views
 from agent.node import status
 
 
+def metrics_application() -> web.Application:
+    """Nothing but the metrics, which name no image: for an address that others can reach."""
+
+    async def expose(_request: web.Request) -> web.Response:
+        body = prometheus_client.generate_latest(metrics.AGENT)
+        return web.Response(
+            body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
+        )
+
+    app = web.Application()
+    app.router.add_get("/metrics", expose)
+    return app
+
+
 def application(
     describe: Callable[[], status.Status], is_ready: Callable[[], str]
 ) -> web.Application:
@@ -23,12 +37,6 @@ def application(
     async def index(_request: web.Request) -> web.Response:
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         return web.Response(body=views.render(describe(), now=now), headers=pages.headers())
-
-    async def expose(_request: web.Request) -> web.Response:
-        body = prometheus_client.generate_latest(metrics.AGENT)
-        return web.Response(
-            body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
-        )
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -42,9 +50,8 @@ def application(
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
         return web.Response(body=body + b"\n", headers=headers)
 
-    app = web.Application()
+    app = metrics_application()
     app.router.add_get("/", index)
-    app.router.add_get("/metrics", expose)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/status", show)

@@ -248,7 +248,10 @@ async def run(wanted: settings.Agent) -> None:
     with _Watchdog(wanted.stop_seconds) as watchdog:
         async with aiotasks.stop_on_signals() as stop, _opened(wanted) as parts:
             app = web.application(parts.describe, parts.missing)
-            async with _listening(app, wanted.listen):
+            async with (
+                _listening(app, wanted.listen),
+                _listening(web.metrics_application(), wanted.metrics_address),
+            ):
                 services = {**parts.services(), "watchdog": watchdog.run(stop)}
                 try:
                     await aiotasks.run_services(services, stop)

@@ -42,21 +42,22 @@ def patchy(pristine: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 class Member(conftest.Node):
-    """A node of a cluster: the name of its object, and where its snapshotter tells metrics."""
+    """A node of a cluster: the name of its object, and where its processes are scraped."""
 
     name: str
-    snapshotter_metrics: str
+    targets: tuple[str, str]
 
 
 @pytest.fixture
 def member(folder: pathlib.Path, registry, patchy, api: apis.Api) -> Iterator[Member]:
-    """A node of the cluster whose snapshotter has a port for metrics, too."""
+    """A node of the cluster, both of its processes with a port for metrics alone."""
     name = api.node()
     source = ("--kubernetes", name, "--kubeconfig", api.kubeconfig())
     node = Member(folder / "n", registry, patchy, source=source)
-    node.name, node.snapshotter_metrics = name, f"127.0.0.1:{processes.free_port()}"
-    node.snapshotter.command += ["--metrics-address", node.snapshotter_metrics]
-    node.agent.command += ["--probe-seconds", "1"]
+    node.name = name
+    node.targets = (f"127.0.0.1:{processes.free_port()}", f"127.0.0.1:{processes.free_port()}")
+    node.agent.command += ["--metrics-address", node.targets[0], "--probe-seconds", "1"]
+    node.snapshotter.command += ["--metrics-address", node.targets[1]]
     with conftest.running(node, registry):
         yield node
 
@@ -64,7 +65,7 @@ def member(folder: pathlib.Path, registry, patchy, api: apis.Api) -> Iterator[Me
 @pytest.fixture
 def scraped(member, folder: pathlib.Path) -> Iterator[prometheus.Prometheus]:
     """Prometheus, when it has seen both processes of the node before anything happened."""
-    targets = {f"127.0.0.1:{member.port}": "a", member.snapshotter_metrics: "a"}
+    targets = dict.fromkeys(member.targets, "a")
     with prometheus.Prometheus(folder, targets, boards.RULES) as server:
         server.wait_for("count(up == 1) == 2")
         server.wait_for("count(uimgacc_build_info) == 2")

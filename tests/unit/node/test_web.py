@@ -60,3 +60,14 @@ async def test_the_page_lets_nothing_be_loaded_run_framed_or_kept(served) -> Non
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["Cache-Control"] == "no-store"
     assert "<script" not in text
+
+
+async def test_an_address_for_metrics_shows_nothing_else() -> None:
+    app = web.metrics_application()
+    async with web.listening(app, "127.0.0.1:0") as address, aiohttp.ClientSession() as session:
+        codes = {}
+        for path in ("/metrics", "/", "/status"):
+            async with session.get(f"http://{address}{path}") as answer:
+                codes[path] = answer.status
+
+    assert codes == {"/metrics": 200, "/": 404, "/status": 404}
