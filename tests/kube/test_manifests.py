@@ -49,7 +49,7 @@ def installed(
     """A server on which the default overlay and the class nvidia are installed."""
     folder = tmp_path_factory.mktemp("installed")
     api = apis.Api(api_access, folder)
-    text = yaml.safe_dump_all(rendering.rendered_with(folder, "runtimeclass", "nvidia"))
+    text = yaml.safe_dump_all(rendering.together("runtimeclass", "nvidia"))
     try:
         api.runtime_class("nvidia")
         kubectl(api, "apply", "--server-side", "-f", "-", text=text)
@@ -188,25 +188,7 @@ def agent(installed: apis.Api) -> tuple[Agent, str, str]:
     return Agent(installed, own), own, other
 
 
-ALLOWED: dict[str, Any] = {
-    "labels": {"metadata": {"labels": {"uimgacc": "true", "node.uk8s.ucloud.cn/uimgacc": "true"}}},
-    "the label of the handlers": {"metadata": {"labels": {"uimgacc.io/handler": "true"}}},
-    "a label that goes": {"metadata": {"labels": {"uimgacc": None}}},
-    "annotations": {"metadata": {"annotations": {"uimgacc.io/generation": "3"}}},
-}
-REFUSED: dict[str, Any] = {
-    "another label": {"metadata": {"labels": {"zone": "b"}}},
-    "a label less": {"metadata": {"labels": {"zone": None}}},
-    "a role": {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}},
-    "another annotation": {"metadata": {"annotations": {"example.com/a": "2"}}},
-    "an annotation less": {"metadata": {"annotations": {"example.com/a": None}}},
-    "cordoned": {"spec": {"unschedulable": True}},
-    "a taint": {"spec": {"taints": [{"key": "uimgacc.io/x", "effect": "NoExecute"}]}},
-    "a finalizer": {"metadata": {"finalizers": ["example.com/never"]}},
-}
-
-
-@pytest.mark.parametrize("body", ALLOWED.values(), ids=ALLOWED)
+@pytest.mark.parametrize("body", cases.NODE_ALLOWED.values(), ids=cases.NODE_ALLOWED)
 def test_an_agent_writes_our_keys_on_its_own_node_only(
     agent: tuple[Agent, str, str], body: Any
 ) -> None:
@@ -216,7 +198,7 @@ def test_an_agent_writes_our_keys_on_its_own_node_only(
     assert "changes its own node only" in account.patch(other, body)
 
 
-@pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("body", cases.NODE_REFUSED.values(), ids=cases.NODE_REFUSED)
 def test_an_agent_writes_nothing_else(agent: tuple[Agent, str, str], body: Any) -> None:
     account, own, _ = agent
 

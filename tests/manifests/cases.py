@@ -77,3 +77,21 @@ LEFT_ALONE = {
     "in a user namespace": pod(AUTO, hostUsers=False),
     "for Windows": pod(AUTO, os={"name": "windows"}),
 }
+
+# Merge patches of an agent's own node, which has a label `zone` and an annotation example.com/a.
+NODE_ALLOWED: dict[str, Any] = {
+    "labels": {"metadata": {"labels": {"uimgacc": "true", "node.uk8s.ucloud.cn/uimgacc": "true"}}},
+    "the label of the handlers": {"metadata": {"labels": {"uimgacc.io/handler": "true"}}},
+    "a label that goes": {"metadata": {"labels": {"uimgacc": None}}},
+    "annotations": {"metadata": {"annotations": {"uimgacc.io/generation": "3"}}},
+}
+NODE_REFUSED: dict[str, Any] = {
+    "another label": {"metadata": {"labels": {"zone": "b"}}},
+    "a label less": {"metadata": {"labels": {"zone": None}}},
+    "a role": {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}},
+    "another annotation": {"metadata": {"annotations": {"example.com/a": "2"}}},
+    "an annotation less": {"metadata": {"annotations": {"example.com/a": None}}},
+    "cordoned": {"spec": {"unschedulable": True}},
+    "a taint": {"spec": {"taints": [{"key": "uimgacc.io/x", "effect": "NoExecute"}]}},
+    "a finalizer": {"metadata": {"finalizers": ["example.com/never"]}},
+}

@@ -1,7 +1,9 @@
 """What `kubectl kustomize` makes of our manifests, and how its parts are found."""
 
+import functools
 import pathlib
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,19 +23,28 @@ def render(folder: pathlib.Path) -> list[Document]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "kustomize warns of something"
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
 
 
-def rendered_with(folder: pathlib.Path, overlay: str, *components: str) -> list[Document]:
-    """An overlay together with components, as a user's own kustomization would have it."""
+@functools.cache
+def together(overlay: str, *components: str) -> Sequence[Document]:
+    """An overlay with components; not to be changed: all tests share it."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(pathlib.Path(folder), overlay, *components)
+        return tuple(render(pathlib.Path(folder)))
+
+
+def write(folder: pathlib.Path, overlay: str, *components: str) -> pathlib.Path:
+    """A user's own kustomization of an overlay and components, in a folder of theirs."""
     # kustomize wants relative paths, and none that go through a symbolic link.
     way = pathlib.Path(*[".."] * (len(folder.resolve().parts) - 1), *MANIFESTS.parts[1:])
     text = {
         "resources": [str(way / "overlays" / overlay)],
         "components": [str(way / "components" / name) for name in components],
     }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(text))
-    return render(folder)
+    path = folder / "kustomization.yaml"
+    path.write_text(yaml.safe_dump(text))
+    return path
 
 
 def only(documents: Sequence[Document], kind: str, name: str) -> Document:

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import pathlib
 from typing import Any
 
 import hypothesis
@@ -18,11 +17,8 @@ LABELS = (annotations.NATIVE_LABEL, annotations.UCLOUD_LABEL)
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> admission.Mutator:
-    folder = tmp_path_factory.mktemp("rendered")
-    return admission.Mutator(
-        rendering.rendered_with(folder, "runtimeclass", "nvidia"), annotations.NATIVE_LABEL
-    )
+def policy() -> admission.Mutator:
+    return admission.Mutator(rendering.together("runtimeclass", "nvidia"), "uimgacc")
 
 
 @pytest.mark.parametrize("asking", cases.ASKING.values(), ids=cases.ASKING)
@@ -223,8 +219,8 @@ def test_a_pod_is_moved_only_where_it_asks_and_can_go(
     assert policy.admitted(found) == found
 
 
-def test_the_policy_cannot_stop_a_pod(tmp_path: pathlib.Path) -> None:
-    documents = rendering.rendered_with(tmp_path, "runtimeclass", "nvidia")
+def test_the_policy_cannot_stop_a_pod() -> None:
+    documents = rendering.together("runtimeclass", "nvidia")
 
     policy = rendering.only(documents, "MutatingAdmissionPolicy", "uimgacc")
     assert policy["spec"]["failurePolicy"] == "Ignore"

@@ -1,0 +1,194 @@
+"""Every overlay and component: rendered by a real kubectl, held against the API's own schemas."""
+
+import itertools
+import pathlib
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from agent.model import images
+from agent.roles import agent_flags, snapshotter
+from agent.setup import planning
+from tests.manifests import rendering
+
+OVERLAYS = ("runtimeclass", "default-snapshotter")
+COMPONENTS = {
+    "runtimeclass": ("nvidia", "admission-v1beta1", "k3s", "rke2", "monitoring"),
+    "default-snapshotter": ("monitoring",),
+}
+CASES = [
+    *((overlay, ()) for overlay in OVERLAYS),
+    *((overlay, (name,)) for overlay in OVERLAYS for name in COMPONENTS[overlay]),
+    ("runtimeclass", ("k3s", "nvidia", "monitoring", "admission-v1beta1")),
+]
+# Of others' CRDs there is no schema here.
+FOREIGN = {"monitoring.coreos.com/v1"}
+
+every_case = pytest.mark.parametrize(
+    ("overlay", "components"), CASES, ids=["+".join((name, *more)) for name, more in CASES]
+)
+
+
+@every_case
+@pytest.mark.parametrize("release", ["1.34", "1.35", "1.36", "1.37"])
+def test_the_api_knows_every_field(overlay: str, components: tuple[str, ...], release: str) -> None:
+    old = release in ("1.34", "1.35")
+    beta = "admission-v1beta1" in components
+    checked = 0
+    for document in rendering.together(overlay, *components):
+        kind = document["kind"]
+        if document["apiVersion"] in FOREIGN or kind == "CustomResourceDefinition":
+            continue
+        if kind.startswith("MutatingAdmissionPolicy") and old != beta:
+            # v1 came with 1.36; that is what the component is for.
+            continue
+        kubernetes_validate.validate(document, release, strict=True)
+        checked += 1
+
+    assert checked > 10
+
+
+def test_what_the_schemas_do_not_know_is_refused() -> None:
+    (document,) = rendering.of_kind(
+        rendering.render(rendering.MANIFESTS / "overlays" / "runtimeclass"), "DaemonSet"
+    )
+    document["spec"]["template"]["spec"]["containers"][0]["privileged"] = True
+
+    with pytest.raises(kubernetes_validate.ValidationError, match="privileged"):
+        kubernetes_validate.validate(document, "1.36", strict=True)
+
+
+@every_case
+def test_everything_that_is_referred_to_is_there(overlay: str, components: tuple[str, ...]) -> None:
+    documents = rendering.together(overlay, *components)
+
+    for name, spec in rendering.pod_specs(documents):
+        account = spec.get("serviceAccountName")
+        if account:
+            rendering.only(documents, "ServiceAccount", account)
+        if spec.get("runtimeClassName"):
+            rendering.only(documents, "RuntimeClass", spec["runtimeClassName"])
+        volumes = {volume["name"] for volume in spec["volumes"]}
+        used = set()
+        for container in rendering.containers(spec):
+            rendering.settings(documents, container)
+            used |= {mount["name"] for mount in container["volumeMounts"]}
+            reference = images.parse_reference(container["image"])
+            assert reference.tag, f"{name}: an image without a tag"
+        assert used == volumes
+    for binding in rendering.of_kind(documents, "ClusterRoleBinding", "RoleBinding"):
+        role = binding["roleRef"]
+        rendering.only(documents, role["kind"], role["name"])
+        for subject in binding["subjects"]:
+            rendering.only(documents, subject["kind"], subject["name"])
+    for binding in rendering.of_kind(
+        documents, "MutatingAdmissionPolicyBinding", "ValidatingAdmissionPolicyBinding"
+    ):
+        rendering.only(
+            documents, binding["kind"].removesuffix("Binding"), binding["spec"]["policyName"]
+        )
+
+
+@every_case
+def test_every_container_s_settings_are_what_its_command_reads(
+    overlay: str,
+    components: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    documents = rendering.together(overlay, *components)
+    spec = rendering.only(documents, "DaemonSet", "uimgacc-node")["spec"]["template"]["spec"]
+    found = {container["name"]: container for container in spec["containers"]}
+    assert list(found) == ["snapshotter", "agent"], "the snapshotter starts first"
+    environment = {name: rendering.settings(documents, each) for name, each in found.items()}
+    arguments = {
+        name: [rendering.expanded(text, environment[name]) for text in each["args"]]
+        for name, each in found.items()
+    }
+    for name, value in itertools.chain(*(each.items() for each in environment.values())):
+        monkeypatch.setenv(name, value)
+
+    served = snapshotter.parse(arguments["snapshotter"][1:])
+    agent = agent_flags.parse(arguments["agent"][1:])
+
+    # Both, and containerd, mean the same places, and see them at the same paths as the host.
+    assert served.address == environment["agent"]["UIMGACC_ADDRESS"] == planning.ADDRESS
+    assert agent.store == served.store
+    assert agent.kubernetes == "<spec.nodeName>"
+    assert agent.nfs == "nfs.example.internal:/uimgacc"
+    assert agent.default_snapshotter == (overlay == "default-snapshotter")
+    snapshots = mount_at(found["snapshotter"], str(served.root))
+    assert snapshots["mountPropagation"] == "Bidirectional"
+    assert host_path(spec, snapshots) == str(served.root)
+    for name, container in found.items():
+        socket = mount_at(container, str(pathlib.Path(served.address).parent))
+        assert host_path(spec, socket) == str(pathlib.Path(served.address).parent)
+        store = mount_at(container, str(agent.store.parent))
+        assert host_path(spec, store) == str(agent.store.parent)
+        expected = "Bidirectional" if name == "agent" else "HostToContainer"
+        assert store["mountPropagation"] == expected
+    containerd = mount_at(found["agent"], str(pathlib.Path(agent.containerd).parent))
+    assert host_path(spec, containerd) == str(pathlib.Path(agent.containerd).parent)
+    port = int(agent.listen.rpartition(":")[2])
+    assert [each["containerPort"] for each in found["agent"]["ports"]] == [port]
+
+
+def mount_at(container: rendering.Document, path: str) -> rendering.Document:
+    """The volume mount of a container at a path."""
+    (found,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == path]
+    return found
+
+
+def host_path(spec: rendering.Document, mount: rendering.Document) -> str:
+    """Where a mount comes from."""
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == mount["name"]]
+    return str(volume["hostPath"]["path"])
+
+
+@every_case
+def test_only_what_mounts_is_privileged(overlay: str, components: tuple[str, ...]) -> None:
+    privileged = set()
+    for name, spec in rendering.pod_specs(rendering.together(overlay, *components)):
+        assert spec["automountServiceAccountToken"] is False
+        for container in rendering.containers(spec):
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert container["resources"]["limits"]["memory"]
+            if context.get("privileged"):
+                privileged.add((name, container["name"]))
+            tokens = {"token"} & {mount["name"] for mount in container["volumeMounts"]}
+            assert not tokens or container["name"] == "agent"
+
+    setup = "uimgacc-node" if overlay == "runtimeclass" else "uimgacc-setup"
+    assert privileged == {
+        ("uimgacc-node", "agent"),
+        ("uimgacc-node", "snapshotter"),
+        (setup, "node-setup"),
+    }
+
+
+def test_the_store_s_address_is_set_in_one_place(tmp_path: pathlib.Path) -> None:
+    path = rendering.write(tmp_path, "runtimeclass")
+    own = yaml.safe_load(path.read_text())
+    setting = {"name": "uimgacc", "namespace": "uimgacc-system", "behavior": "merge"}
+    own["configMapGenerator"] = [{**setting, "literals": ["UIMGACC_NFS=10.0.0.9:/images"]}]
+    path.write_text(yaml.safe_dump(own))
+
+    documents = rendering.render(tmp_path)
+
+    assert "nfs.example.internal" not in yaml.safe_dump_all(documents)
+    (_, spec), *_ = rendering.pod_specs(documents)
+    for container in rendering.containers(spec):
+        assert rendering.settings(documents, container)["UIMGACC_NFS"] == "10.0.0.9:/images"
+
+
+def test_with_everything_through_us_our_own_pod_starts_without_us() -> None:
+    documents = rendering.together("default-snapshotter")
+
+    pod = rendering.only(documents, "DaemonSet", "uimgacc-node")["spec"]["template"]
+    assert pod["spec"]["runtimeClassName"] == planning.WITHOUT
+    assert pod["metadata"]["annotations"]["io.containerd.cri.runtime-handler"] == planning.WITHOUT
+    assert (
+        rendering.only(documents, "RuntimeClass", planning.WITHOUT)["handler"] == planning.WITHOUT
+    )
+    assert not rendering.of_kind(documents, "MutatingAdmissionPolicy")

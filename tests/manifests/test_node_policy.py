@@ -1,0 +1,123 @@
+"""The policies that hold an agent to its own node, our keys and automatic caches."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from tests.manifests import admission, cases, rendering
+
+AGENT = "system:serviceaccount:uimgacc-system:uimgacc-node"
+BOUND = "authentication.kubernetes.io/node-name"
+STARTUP = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
+OTHER = {"key": "example.com/other", "effect": "NoSchedule"}
+NODE = {
+    "metadata": {"name": "own", "labels": {"zone": "a"}, "annotations": {"example.com/a": "1"}},
+    "spec": {"taints": [STARTUP, OTHER], "podCIDR": "10.0.0.0/24"},
+    "status": {
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "capacity": {"cpu": "4"},
+    },
+}
+OURS = {"type": "ImageAcceleration", "status": "True"}
+
+
+def policy(name: str) -> admission.Validator:
+    return admission.Validator(rendering.together("runtimeclass"), name)
+
+
+def request(
+    *, user: str = AGENT, node: str = "own", name: str = "own", operation: str = "UPDATE"
+) -> dict[str, Any]:
+    info = {"username": user, "extra": {BOUND: [node]} if node else {}}
+    return {"userInfo": info, "name": name, "operation": operation}
+
+
+def refusals(patch: Any, **asked: str) -> list[str]:
+    changed = patched(NODE, patch)
+    return policy("uimgacc-node").refusals(request(**asked), old=NODE, new=changed)
+
+
+def patched(target: Any, patch: Any) -> Any:
+    """RFC 7386, a merge patch."""
+    if not isinstance(patch, dict):
+        return patch
+    result = copy.deepcopy(dict(target)) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        result[key] = patched(result.get(key), value)
+        if value is None:
+            del result[key]
+    return result
+
+
+@pytest.mark.parametrize("body", cases.NODE_ALLOWED.values(), ids=cases.NODE_ALLOWED)
+def test_an_agent_writes_our_keys_on_its_own_node_only(body: Any) -> None:
+    own_only = ["an agent of uimgacc changes its own node only"]
+
+    assert refusals(body) == []
+    assert refusals(body, name="other") == own_only
+    assert refusals(body, node="") == own_only, "a token that is bound to no node"
+
+
+@pytest.mark.parametrize("body", cases.NODE_REFUSED.values(), ids=cases.NODE_REFUSED)
+def test_an_agent_writes_nothing_else(body: Any) -> None:
+    assert len(refusals(body)) == 1
+    assert refusals(body, user="system:node:own") == []
+
+
+@pytest.mark.parametrize(
+    ("taints", "allowed"),
+    [([OTHER], True), ([STARTUP], False), (None, False), ([{**STARTUP, "value": "x"}], False)],
+)
+def test_an_agent_takes_only_our_startup_taint_away(taints: Any, allowed: bool) -> None:
+    assert (refusals({"spec": {"taints": taints}}) == []) == allowed
+
+
+@pytest.mark.parametrize(
+    ("status", "allowed"),
+    [
+        ({"conditions": [*NODE["status"]["conditions"], OURS]}, True),  # type: ignore[index]
+        ({"conditions": [OURS]}, False),
+        ({"conditions": [{"type": "Ready", "status": "False"}, OURS]}, False),
+        ({"capacity": {"cpu": "400"}}, False),
+        ({"images": []}, False),
+    ],
+)
+def test_an_agent_writes_its_condition_only(status: Any, allowed: bool) -> None:
+    assert (refusals({"status": status}) == []) == allowed
+
+
+AUTOMATIC = {
+    "metadata": {"name": "auto-1", "labels": {"uimgacc.io/auto-created": "true"}},
+    "spec": {"images": ["nginx:1.27"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("patch", "allowed"),
+    [
+        ({"metadata": {"annotations": {"uimgacc.io/last-matched": "2026-01-01T00:00:00Z"}}}, True),
+        ({"metadata": {"annotations": {"example.com/a": "1"}}}, False),
+        ({"metadata": {"labels": {"uimgacc.io/auto-created": None}}}, False),
+        ({"metadata": {"finalizers": ["example.com/x"]}}, False),
+        ({"spec": {"images": ["evil:1"]}}, False),
+    ],
+)
+def test_an_agent_says_only_when_a_cache_was_used(patch: Any, allowed: bool) -> None:
+    found = policy("uimgacc-node-caches").refusals(
+        request(name="auto-1"), old=AUTOMATIC, new=patched(AUTOMATIC, patch)
+    )
+
+    assert (found == []) == allowed
+
+
+def test_an_agent_creates_automatic_caches_only() -> None:
+    validator = policy("uimgacc-node-caches")
+    own = patched(AUTOMATIC, {"metadata": {"labels": None}})
+    asked = request(operation="CREATE")
+
+    assert validator.refusals(asked, old=None, new=AUTOMATIC) == []
+    assert validator.refusals(asked, old=None, new=own) == [
+        "an agent of uimgacc creates automatic caches only"
+    ]
+    assert validator.refusals(request(user="alice", operation="CREATE"), old=None, new=own) == []
