@@ -67,6 +67,7 @@ table + table { margin-top: 1.5rem; }
 summary { cursor: pointer; color: var(--link); padding: .3rem 0; }
 ul { margin: .25rem 0; padding-left: 1.2rem; }
 footer nav { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; }
+@media (max-width: 78rem) { dl.tiles { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
 @media (max-width: 52rem) {
   body { padding: 1rem .75rem 2rem; }
   section { padding: .9rem; }
