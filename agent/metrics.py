@@ -17,6 +17,7 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 AGENT = prometheus_client.CollectorRegistry()
 SNAPSHOTTER = prometheus_client.CollectorRegistry()
+CONTROLLER = prometheus_client.CollectorRegistry()
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -191,3 +192,32 @@ for _accelerated in ("true", "false"):
 def pod_ready(seconds: float, *, accelerated: bool) -> None:
     """Observe that a pod's containers have started."""
     _POD_READY.labels(str(accelerated).lower()).observe(seconds)
+
+
+# Controller.
+
+Collection = typing.Literal["done", "busy", "refused", "failed"]
+
+_COLLECTIONS = prometheus_client.Counter(
+    "uimgacc_collections_total",
+    "Rounds of the collector: done, another one at work, refused for a damaged record, failed.",
+    ["result"],
+    registry=CONTROLLER,
+)
+for _collection in typing.get_args(Collection):
+    _COLLECTIONS.labels(_collection)
+COLLECTED_LAYERS = prometheus_client.Counter(
+    "uimgacc_collected_layers_total",
+    "Layer files that were deleted from the store.",
+    registry=CONTROLLER,
+)
+COLLECTED_BYTES = prometheus_client.Counter(
+    "uimgacc_collected_bytes_total",
+    "Bytes of the layer files that were deleted from the store.",
+    registry=CONTROLLER,
+)
+
+
+def collected(result: Collection) -> None:
+    """Count a round of the collector."""
+    _COLLECTIONS.labels(result).inc()

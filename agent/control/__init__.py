@@ -1,0 +1,1 @@
+"""The controller: what should exist in the store, and what may go from it."""

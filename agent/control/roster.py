@@ -1,0 +1,131 @@
+"""Which nodes a deletion waits for, and who holds what: pure functions.
+
+A node counts from the moment at which it has the annotation; the agent writes it
+before it serves anything. It counts on after it is gone, for a time of grace: pods of
+a node that the API server has lost may still run.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from agent.model import records
+
+GENERATION = "uimgacc.io/generation"
+"""On a node: the highest generation of which, and of all before, it holds nothing."""
+
+HELD = "uimgacc.io/held"
+"""On a node: what it holds of later ones, a list of `<cache or ->/<diff ID>: <who>`."""
+
+_SHOWN = 5
+_REFRESH = 0.1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster as it is now; `acknowledged` is None where no agent has spoken.
+
+    `held` are the sentences of its annotation.
+    """
+
+    name: str
+    acknowledged: int | None
+    held: tuple[str, ...] = ()
+
+
+def node_of(name: str, annotations: Mapping[str, str]) -> Node:
+    """Read a node's annotations. What is there but makes no sense acknowledges nothing."""
+    text = annotations.get(GENERATION)
+    if text is None:
+        return Node(name, None)
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+    try:
+        held = json.loads(annotations.get(HELD, "[]"))
+    except ValueError:
+        held = []
+    sentences = (
+        [entry for entry in held if isinstance(entry, str)] if isinstance(held, list) else []
+    )
+    return Node(name, number, tuple(sentences))
+
+
+def merge(
+    before: Mapping[str, records.KnownNode], nodes: Iterable[Node], *, now: float, grace: float
+) -> dict[str, records.KnownNode]:
+    """The nodes to wait for: those that speak now, and those that did within `grace` seconds.
+
+    How long a silent one has been silent is not refreshed; that of others only now and
+    then, so that the roster seldom changes.
+    """
+    found = {name: known for name, known in before.items() if now - known.seen <= grace}
+    for node in nodes:
+        if node.acknowledged is None:
+            continue
+        known = before.get(node.name)
+        fresh = known is not None and 0 <= now - known.seen <= grace * _REFRESH
+        seen = known.seen if known is not None and fresh else now
+        found[node.name] = records.KnownNode(acknowledged=node.acknowledged, seen=seen)
+    return found
+
+
+def floor(nodes: Iterable[records.KnownNode], newest: int) -> float:
+    """The generation that all have acknowledged; `newest` where there are no nodes.
+
+    Who acknowledges what does not exist yet speaks of another store, or of this one
+    before it came back from a backup.
+    """
+    said = [known.acknowledged if known.acknowledged <= newest else 0 for known in nodes]
+    return min(said, default=newest)
+
+
+def waited_for(known: Mapping[str, records.KnownNode], generation: int) -> list[str]:
+    """The nodes that have not acknowledged a generation."""
+    return sorted(name for name, node in known.items() if node.acknowledged < generation)
+
+
+def held_layers(nodes: Iterable[Node]) -> set[str]:
+    """The layers (diff IDs) that nodes say they hold."""
+    found = set()
+    for node in nodes:
+        for sentence in node.held:
+            thing, _, _ = sentence.partition(": ")
+            _, _, diff_id = thing.partition("/")
+            found |= {diff_id} if diff_id.startswith("sha256:") else set()
+    return found
+
+
+def holders(nodes: Iterable[Node], cache_id: str, layers: Iterable[str] = ()) -> list[str]:
+    """Who holds layers of a deleted cache: `pod ns/name on node`, each once, in order.
+
+    `layers` are its diff IDs where they are known: a node cannot always tell the cache.
+    """
+    ours = set(layers)
+    found = set()
+    for node in nodes:
+        for sentence in node.held:
+            thing, _, who = sentence.partition(": ")
+            cache, _, diff_id = thing.partition("/")
+            if who and (cache == cache_id or diff_id in ours):
+                what = f"pod {who}" if "/" in who and " " not in who else who
+                found.add(f"{what} on {node.name}")
+    return sorted(found)
+
+
+def waiting_sentence(cache_id: str, who: Sequence[str], silent: Sequence[str]) -> str:
+    """What to tell the person who deleted a cache; "" where nothing is waited for."""
+    if who:
+        return (
+            f"Cache {cache_id} is deleted; its layers stay until they are let go:"
+            f" they are held by {_some(who)}."
+        )
+    if silent:
+        return (
+            f"Cache {cache_id} is deleted; its layers stay until every node says that it holds"
+            f" none of them: waiting for {_some(silent)}."
+        )
+    return ""
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

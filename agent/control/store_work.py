@@ -1,0 +1,77 @@
+"""What the collector does in the store, as an operation for agent.kits.workers.
+
+It runs in a child that can be killed: a server that hangs takes no controller with it,
+and a round that is cut off anywhere is gone on with by the next.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from agent.control import roster
+from agent.kits import files
+from agent.model import records
+from agent.store import decoding, generations, layout, retiring
+
+REFUSED = "refused"
+BUSY = "busy"
+DONE = "done"
+
+
+def collect(
+    root: str,
+    nodes: Sequence[tuple[str, int]],
+    held: Sequence[str],
+    settled: Sequence[str],
+    times: Mapping[str, float],
+) -> tuple[str, Any]:
+    """Do one round: ("done", outcome and nodes), ("busy", text) or ("refused", text).
+
+    `nodes` are those that speak at the moment, with what they acknowledge; `times`
+    has `now` (seconds since 1970) and the `grace` of silent ones.
+    """
+    place = layout.Layout(pathlib.Path(root))
+    try:
+        known = _keep_roster(place, nodes, times)
+        orders = retiring.Orders(
+            settled=frozenset(settled),
+            floor=roster.floor(known.values(), generations.newest(place)),
+            held=frozenset(held),
+        )
+        outcome = retiring.collect(place, orders)
+    except generations.CollectorBusy as error:
+        return BUSY, str(error)
+    except generations.CollectionRefused as error:
+        return REFUSED, str(error)
+    return DONE, {
+        **dataclasses.asdict(outcome),
+        "nodes": {name: node.acknowledged for name, node in known.items()},
+    }
+
+
+def _keep_roster(
+    place: layout.Layout, nodes: Sequence[tuple[str, int]], times: Mapping[str, float]
+) -> Mapping[str, records.KnownNode]:
+    """Add the nodes of now to those of before, and write them down before anything follows."""
+    before = _roster(place)
+    seen = [roster.Node(name, acknowledged) for name, acknowledged in nodes]
+    known = roster.merge(before, seen, now=times["now"], grace=times["grace"])
+    if known != before:
+        data = msgspec.json.encode(records.NodesRecord(nodes=known))
+        files.write(place.nodes_record, data, tmp=place.tmp)
+    return known
+
+
+def _roster(place: layout.Layout) -> Mapping[str, records.KnownNode]:
+    try:
+        return decoding.nodes(place.nodes_record.read_bytes()).nodes
+    except FileNotFoundError:
+        return {}
+    except records.RecordError as error:
+        raise generations.CollectionRefused(error.name, error.reason) from error
+
+
+OPERATIONS = {"collect": collect}
