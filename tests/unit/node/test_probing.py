@@ -1,9 +1,13 @@
+import asyncio
+import contextlib
+import pathlib
 import socket
 
 import pytest
 
-from agent import errors
+from agent import errors, settings
 from agent._proto.containerd import introspection_pb2
+from agent.clients import containerd
 from agent.node import capability, probing
 
 Check = capability.Check
@@ -101,6 +105,87 @@ async def test_a_new_agent_tells_what_lasts(store, client) -> None:
         await prober.look()
 
     assert told == [False]
+
+
+async def test_each_problem_of_the_store_is_told_to_who_mounts_it(store, client) -> None:
+    told = []
+    prober = probing.Prober(
+        store,
+        client,
+        snapshotter="uimgacc",
+        interval=1,
+        handlers_needed=False,
+        on_store_problem=lambda: told.append(store.problem),
+    )
+    for problem in ("", "hangs", "hangs", ""):
+        store.problem = problem
+        await prober.look()
+
+    assert told == ["hangs", "hangs"]
+
+
+class Silent(Store):
+    """A store that takes its whole deadline to say nothing."""
+
+    async def store(self) -> None:
+        if self.problem:
+            await asyncio.sleep(2)
+        await super().store()
+
+
+class Loaded:
+    """A containerd that has the snapshotter."""
+
+    async def plugin(self, kind: str, name: str) -> containerd.Plugin:
+        return containerd.Plugin(kind=kind, id=name, exports={}, error="")
+
+
+@contextlib.asynccontextmanager
+async def looking(store: Store):
+    """A prober at work with the default times."""
+    prober = probing.Prober(
+        store,
+        Loaded(),
+        snapshotter="uimgacc",
+        interval=settings.Agent(store=pathlib.Path("store")).probe_seconds,
+        handlers_needed=False,
+    )
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(prober.run())
+        yield prober
+        task.cancel()
+
+
+async def wait_for(prober: probing.Prober, *, capable: bool) -> float:
+    """Seconds until the verdict is so."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while prober.verdict.capable is not capable:
+        await asyncio.sleep(0.1)
+    return loop.time() - started
+
+
+@pytest.mark.looptime
+async def test_a_silent_store_takes_a_node_away_within_fifteen_seconds() -> None:
+    store = Silent()
+    async with looking(store) as prober:
+        await wait_for(prober, capable=True)
+        # Just after a look, the worst moment.
+        store.problem = "silent"
+
+        assert 5 < await wait_for(prober, capable=False) <= 14
+
+
+@pytest.mark.looptime
+async def test_a_store_that_was_just_mounted_is_looked_at_now() -> None:
+    store = Silent()
+    store.problem = "silent"
+    async with looking(store) as prober:
+        await asyncio.sleep(30.5)
+        store.problem = ""
+        prober.wake()
+
+        assert await wait_for(prober, capable=True) <= 2.1
 
 
 async def test_what_to_do_is_said_where_the_plugin_is_missing(prober) -> None:
