@@ -1,0 +1,143 @@
+"""What a node's object says while its parts go away and come back, and how soon.
+
+The seconds are printed (`pytest -s`); no test rests on them.
+"""
+
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agent.clients import kube
+from tests.containerd import test_hanging_store as hanging_stores
+from tests.kube import apis
+from tests.kube import conftest as servers
+from tests.node import conftest
+
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+api_loop = servers.api_loop
+api_access = servers.api_access
+api = servers.api
+hanging = hanging_stores.hanging
+
+
+class Member(conftest.Node):
+    """A node of a cluster, whose store can hang."""
+
+    def __init__(
+        self, folder: pathlib.Path, registry, hanging: hanging_stores.Hanging, api: apis.Api
+    ) -> None:
+        self.api = api
+        self.store = hanging
+        self.name = api.node(labels={"zone": "a"})
+        starting = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
+        api.patch(kube.NODES, self.name, {"spec": {"taints": [starting]}})
+        source = ("--kubernetes", self.name, "--kubeconfig", api.kubeconfig())
+        taint = ("--startup-taint", "uimgacc.io/starting:NoSchedule")
+        super().__init__(folder, registry, hanging.path, source=(*source, *taint))
+
+    @property
+    def object(self) -> apis.Object:
+        return self.api.get(kube.NODES, self.name)
+
+    @property
+    def labels(self) -> set[str]:
+        """Those of ours that are there."""
+        found = self.object["metadata"]["labels"]
+        return {key for key, value in found.items() if "uimgacc" in key and value == "true"}
+
+    @property
+    def condition(self) -> tuple[str, str]:
+        for found in self.object.get("status", {}).get("conditions", []):
+            if found["type"] == "ImageAcceleration":
+                return found["status"], found["reason"]
+        return "", ""
+
+    def told(self) -> set[str]:
+        """The reasons of the node's events."""
+        found = self.api.list(kube.EVENTS, namespace="default")
+        return {each["reason"] for each in found if each["involvedObject"]["name"] == self.name}
+
+
+CAPABLE = {"uimgacc", "node.uk8s.ucloud.cn/uimgacc", "uimgacc.io/handler"}
+
+
+@pytest.fixture
+def member(folder: pathlib.Path, registry, hanging, api) -> Iterator[Member]:
+    with conftest.running(Member(folder / "n", registry, hanging, api), registry) as node:
+        conftest.wait_until(lambda: node.condition[0] == "True", seconds=60)
+        yield node
+        hanging.go_on()
+
+
+def seconds_until(condition: Callable[[], Any], what: str) -> None:
+    started = time.monotonic()
+    conftest.wait_until(condition, seconds=90)
+    sys.stdout.write(f"\n{what}: {time.monotonic() - started:.1f} s\n")
+
+
+def test_a_store_that_hangs_takes_the_labels_until_it_is_back(member, api) -> None:
+    assert member.labels == CAPABLE
+    assert not member.object["spec"].get("taints")
+    generation = member.object["metadata"]["annotations"]["uimgacc.io/generation"]
+
+    member.store.stop()
+    seconds_until(lambda: "uimgacc" not in member.labels, "withdrawn after the store hangs")
+    # Pods of our handlers still start here, by a pull.
+    assert member.labels == {"uimgacc.io/handler"}
+    conftest.wait_until(lambda: member.condition == ("False", "StoreUnavailable"), seconds=60)
+    assert member.get("/healthz") == "ok\n"
+
+    member.store.go_on()
+    seconds_until(lambda: member.labels == CAPABLE, "back after the store is")
+    conftest.wait_until(lambda: member.condition == ("True", "StoreServesImages"), seconds=60)
+    conftest.wait_until(lambda: len(member.told()) == 2, seconds=60)
+    assert member.told() == {"ImageAccelerationReady", "ImageAccelerationLost"}
+    assert generation == member.object["metadata"]["annotations"]["uimgacc.io/generation"] == "0"
+
+
+def test_a_snapshotter_that_is_gone_takes_all_labels_until_it_is_back(member) -> None:
+    member.snapshotter.end(signal.SIGKILL)
+    seconds_until(lambda: not member.labels, "withdrawn after the snapshotter has died")
+    conftest.wait_until(lambda: member.condition == ("False", "SnapshotterUnavailable"), seconds=60)
+
+    member.start_snapshotter()
+    seconds_until(lambda: member.labels == CAPABLE, "back after the snapshotter is")
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_an_agent_that_ends_leaves_the_node_as_it_is(member, end) -> None:
+    """Else each upgrade would drain a fleet of its accelerated pods."""
+    before = member.object["metadata"]["labels"], member.condition
+    member.agent.end(end)
+
+    assert (member.object["metadata"]["labels"], member.condition) == before
+    member.start_agent()
+    assert member.labels == CAPABLE
+
+
+def test_a_pod_is_told_what_became_of_its_cache(member, api) -> None:
+    api.runtime_class("uimgacc")
+    api.pod(
+        "asker",
+        member.name,
+        image=member.reference("lab/layers2:1"),
+        annotations={"k8s.aliyun.com/eci-image-cache": "true"},
+        spec={"runtimeClassName": "uimgacc"},
+    )
+
+    def told() -> list[apis.Object]:
+        found = api.list(kube.EVENTS, namespace=api.namespace)
+        return [each for each in found if each["involvedObject"]["name"] == "asker"]
+
+    conftest.wait_until(told, seconds=60)
+    (event,) = told()
+    assert event["reason"] == "SuccessfulHitImageCache"
+    assert event["message"].startswith("[eci.imagecache]Successfully hit image cache imc-")
+    assert event["source"] == {"component": "EciService", "host": member.name}
+    assert event["involvedObject"]["uid"]
