@@ -149,7 +149,7 @@ async def test_what_was_missed_is_found_by_a_list_after_410(
     proxy.fail(410, reason="Expired", times=1, which=lambda seen: seen.watch)
     proxy.fail(503, which=lambda seen: not seen.watch)
     proxy.end_watches()
-    await followed.until(lambda: followed.source.problem != "")
+    await followed.until(lambda: "503" in followed.source.problem)
     api.delete_pod("goes")
     api.delete_pod("replaced")
     api.pod("replaced", node)
