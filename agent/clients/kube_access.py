@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from agent import errors
+from agent.kits import tls
 
 
 class NoAccess(errors.TemporaryError):
@@ -77,7 +78,7 @@ class ServiceAccount:
             token = (self._folder / "token").read_text().strip()
             authority = (self._folder / "ca.crt").read_text()
             if self._tls is None or authority != self._authority:
-                self._tls = ssl.create_default_context(cadata=authority)
+                self._tls = tls.client_context(authority=authority)
                 self._authority = authority
         except (OSError, ValueError, ssl.SSLError) as error:
             raise NoAccess(f"the service account in {self._folder}: {error}") from error
@@ -109,9 +110,9 @@ class Kubeconfig:
                     config_file=str(self._path), client_configuration=found, persist_config=False
                 )
             server = (found.host or "").rstrip("/")
-            tls = None
+            context = None
             if server.startswith("https:"):
-                tls = _context(
+                context = _context(
                     found.ssl_ca_cert, found.cert_file, found.key_file, verify=found.verify_ssl
                 )
         except (OSError, ValueError, AssertionError, config.ConfigException) as error:
@@ -119,7 +120,7 @@ class Kubeconfig:
         return Access(
             server=server,
             authorization=found.api_key.get("BearerToken", ""),
-            tls=tls,
+            tls=context,
             tls_name=found.tls_server_name,
             proxy=found.proxy,
         )
@@ -128,7 +129,9 @@ class Kubeconfig:
 def _context(
     authority: str | None, certificate: str | None, key: str | None, *, verify: bool
 ) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=authority)
+    context = tls.client_context(
+        authority=pathlib.Path(authority).read_text() if authority else None
+    )
     if certificate:
         context.load_cert_chain(certificate, keyfile=key)
     if not verify:

@@ -21,7 +21,7 @@ import yarl
 
 from agent import errors
 from agent.clients import credentials, registry_auth
-from agent.kits import backoff
+from agent.kits import backoff, tls
 from agent.model import digests, images
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class Client:
 
     async def __aenter__(self) -> "Client":
         for verified in (True, False):
-            context = ssl.create_default_context()
+            context = tls.client_context()
             if self._options.ca_file:
                 try:
                     context.load_verify_locations(self._options.ca_file)
