@@ -1,0 +1,62 @@
+"""The examples: understood by us as they are, and the clouds' own but for the names of images."""
+
+import pathlib
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from agent.matching import annotations
+from agent.model import caches, workloads
+from tests.manifests import admission, rendering
+
+EXAMPLES = sorted((rendering.MANIFESTS / "examples").glob("*.yaml"))
+SEEDS = rendering.MANIFESTS.parent / "tests" / "unit" / "model" / "manifests"
+
+every_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+
+
+def document(path: pathlib.Path) -> dict[str, object]:
+    return dict(yaml.safe_load(path.read_text()))
+
+
+@every_example
+def test_an_example_asks_for_a_cache_or_is_one(path: pathlib.Path) -> None:
+    found = document(path)
+    if found["kind"] == "ImageCache":
+        assert caches.parse_request(found).images
+        return
+    pods = workloads.pods_of(found)
+
+    assert pods
+    for pod in pods:
+        assert annotations.request_of(pod).asks
+
+
+@pytest.mark.parametrize("name", ["pod", "deployment", "ucloud-pod"])
+def test_the_api_knows_every_field(name: str) -> None:
+    path = rendering.MANIFESTS / "examples" / f"{name}.yaml"
+
+    kubernetes_validate.validate(document(path), "1.36", strict=True)
+
+
+@pytest.mark.parametrize("path", sorted(SEEDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_cloud_s_example_is_as_published_but_for_its_images(path: pathlib.Path) -> None:
+    ours = (rendering.MANIFESTS / "examples" / path.name).read_text().splitlines()
+    published = path.read_text().splitlines()
+
+    assert len(ours) == len(published)
+    for mine, theirs in zip(ours, published, strict=True):
+        if mine != theirs:
+            assert "registry.example.com/" in mine
+            start = mine.index("registry.example.com/")
+            assert theirs.startswith(mine[:start])
+
+
+def test_the_gpu_deployment_goes_to_the_twin_of_its_class() -> None:
+    template = document(rendering.MANIFESTS / "examples" / "deployment.yaml")["spec"]["template"]  # type: ignore[index]
+    policy = admission.Mutator(rendering.together("runtimeclass", "nvidia"), "uimgacc")
+
+    found = policy.admitted({"apiVersion": "v1", "kind": "Pod", **template})
+
+    assert found["spec"]["runtimeClassName"] == "uimgacc-nvidia"
