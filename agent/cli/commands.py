@@ -194,6 +194,13 @@ def node_setup(
     host_root: Annotated[
         pathlib.Path, typer.Option(help="Where the node's file system is to be seen.")
     ] = pathlib.Path("/"),
+    leave: Annotated[
+        str,
+        typer.Option(
+            help="With --undo: containerd's socket. The images of our snapshotter are removed from"
+            " it; refused while containers use them."
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Plug the snapshotter into containerd: a twin for every runtime handler.
@@ -215,6 +222,7 @@ def node_setup(
             containerd_binary=containerd_binary,
             containerd_version=containerd_version,
             host_root=host_root,
+            leave=leave,
         ),
         as_json=as_json,
     )

@@ -1,10 +1,16 @@
 """`uimgacc node-setup`: containerd's configuration, and its restart."""
 
+import asyncio
 import dataclasses
+import os
 import pathlib
 import shlex
+from collections.abc import Sequence
 
 from agent.cli import output
+from agent.clients import containerd as clients
+from agent.model import images
+from agent.node import chains, inventory, leaving
 from agent.setup import config, containerd, host, node, planning, restarting
 
 
@@ -23,6 +29,7 @@ class Wanted:
     containerd_binary: str
     containerd_version: str
     host_root: pathlib.Path
+    leave: str = ""
 
 
 def node_setup(wanted: Wanted, *, as_json: bool) -> None:
@@ -31,8 +38,13 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
         value = getattr(wanted, name)
         if value and not value.startswith("/"):
             raise output.UsageError(f"--{name} {value}: give an absolute path")
+    if wanted.leave and not wanted.undo:
+        raise output.UsageError("--leave goes with --undo")
     machine = host.Host(wanted.host_root.absolute())
     main = node.main_of(config.Path(wanted.config) if wanted.config else node.find_config(machine))
+    if wanted.leave and not wanted.dry_run:
+        for name in asyncio.run(_left(wanted.leave)):
+            output.say(f"note: removed the image {name}")
     if wanted.restart and not wanted.dry_run:
         outcome, restarted = _with_restart(machine, main, wanted)
     else:
@@ -52,6 +64,13 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
         )
     else:
         _show(wanted, main, outcome, restarted=restarted)
+
+
+async def _left(address: str) -> Sequence[str]:
+    async with clients.Client(address) as client:
+        stock = inventory.Inventory(client, images.platform_of_machine(os.uname().machine))
+        known = chains.Chains(client, snapshotter=planning.SNAPSHOTTER)
+        return await leaving.leave(client, stock, known)
 
 
 def _changed(machine: host.Host, main: config.Path, wanted: Wanted) -> node.Outcome:

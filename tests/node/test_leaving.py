@@ -1,0 +1,47 @@
+"""Taking a node out of service: nothing that the kubelet could not remove, or not run, is left."""
+
+import os
+
+import pytest
+
+from agent.clients import containerd
+from agent.model import images
+from agent.node import chains, inventory, leaving
+from tests.node import conftest
+
+pytestmark = pytest.mark.containerd
+
+IMAGE = "lab/layers2:1"
+
+
+async def leave(node: conftest.Node) -> list[str]:
+    async with containerd.Client(str(node.containerd.address)) as client:
+        stock = inventory.Inventory(client, images.platform_of_machine(os.uname().machine))
+        known = chains.Chains(client, snapshotter="uimgacc")
+        return list(await leaving.leave(client, stock, known))
+
+
+@pytest.mark.parametrize("snapshotter_runs", [True, False])
+async def test_images_go_when_no_container_needs_them_and_pods_start_without_us(
+    node2: conftest.Node, snapshotter_runs: bool
+) -> None:
+    node = node2
+    manifest = node.manifest("served", IMAGE)
+    scheduled = node.schedule(manifest)
+    conftest.wait_until(lambda: node.has(IMAGE), seconds=60)
+    with node.client.pod(manifest):
+        with pytest.raises(leaving.InUseError, match="default/served"):
+            await leave(node)
+        assert node.has(IMAGE)
+    scheduled.unlink()
+    node.agent.end()
+    if not snapshotter_runs:
+        node.snapshotter.end()
+
+    removed = await leave(node)
+
+    assert node.reference(IMAGE) in removed
+    assert not node.has(IMAGE)
+    assert await leave(node) == []
+    with node.client.pod(node.manifest("ordinary", IMAGE, handler="", annotations={})) as pod:
+        assert pod.pulled == [node.reference(IMAGE)]
