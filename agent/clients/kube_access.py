@@ -15,8 +15,23 @@ import ssl
 from collections.abc import Mapping
 from typing import Protocol
 
+import aiohttp
+import yaml
+
 from agent import errors
 from agent.kits import tls
+
+# A kubeconfig is written by hand; the library checks little before it uses what it finds.
+_UNUSABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    yaml.YAMLError,
+    aiohttp.ClientError,
+)
 
 
 class NoAccess(errors.TemporaryError):
@@ -115,7 +130,7 @@ class Kubeconfig:
                 context = _context(
                     found.ssl_ca_cert, found.cert_file, found.key_file, verify=found.verify_ssl
                 )
-        except (OSError, ValueError, AssertionError, config.ConfigException) as error:
+        except (*_UNUSABLE, config.ConfigException) as error:
             raise NoAccess(f"the kubeconfig {self._path}: {error}") from error
         return Access(
             server=server,

@@ -14,13 +14,14 @@ AgentError
 """
 
 import dataclasses
-import email.utils
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import msgspec
 
 from agent import errors
+
+# What a broken proxy says must not blind a node for an hour.
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +131,5 @@ def _of_refusal(refusal: Refusal, *, delay: float | None) -> errors.AgentError:
 
 
 def _retry_after(text: str) -> float | None:
-    """Seconds, given as a number or as a date (RFC 9110, 10.2.3)."""
-    if text.strip().isdigit():
-        return float(text)
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    """Seconds. API servers send no dates, which other clocks would make something else of."""
+    return min(float(text), _PATIENCE_SECONDS) if text.strip().isdecimal() else None

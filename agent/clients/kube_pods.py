@@ -58,6 +58,7 @@ class NodePods:
             async for page in pages:
                 version = page.version
                 found |= {_key(item): self._pod(item) for item in page.items}
+        found.pop("", None)
         return Listing(version=version, pods=found)
 
     async def watch(self, version: str) -> AsyncGenerator[Told, None]:
@@ -85,5 +86,9 @@ class NodePods:
 
 
 def _key(manifest: kube.Object) -> str:
-    meta = manifest["metadata"]
-    return f"{meta.get('namespace', 'default')}/{meta['name']}"
+    """`namespace/name`; "" for what is no object at all, as only a broken proxy sends it."""
+    meta = manifests.Field(manifest).get("metadata")
+    try:
+        return f"{meta.get('namespace').text()}/{meta.get('name').text()}"
+    except manifests.ManifestError:
+        return ""

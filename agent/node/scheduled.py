@@ -21,6 +21,9 @@ from agent.node import watching
 
 logger = logging.getLogger(__name__)
 
+# Half of each is random: when a server comes back, not all nodes come back to it at once.
+_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+_JITTER = 0.5
 _FINISHED = ("Succeeded", "Failed")
 _SHORT_SECONDS = 1.0
 # "Too large resource version": the server's data is older than what we have seen, for instance
@@ -61,7 +64,7 @@ class Scheduled:
         api: Api,
         observer: Observer,
         *,
-        delays: Sequence[float] = backoff.DELAYS,
+        delays: Sequence[float] = _DELAYS,
     ) -> None:
         self._api = api
         self._observer = observer
@@ -81,7 +84,7 @@ class Scheduled:
         """See watching.PodSource."""
         self._known.clear()
         self._version = ""
-        pauses = backoff.Backoff(self._delays, deadline=math.inf)
+        pauses = backoff.Backoff(self._delays, deadline=math.inf, jitter=_JITTER)
         while True:
             before = self._version
             try:

@@ -186,6 +186,17 @@ async def test_a_busy_server_says_when_to_come_again(proxy, client) -> None:
     assert caught.value.delay == 7
 
 
+@pytest.mark.parametrize(
+    ("told", "delay"), [("100000", 60), ("Wed, 21 Oct 2099 07:28:00 GMT", None), ("", None)]
+)
+async def test_no_server_can_ask_for_more_than_a_minute(proxy, client, told, delay) -> None:
+    proxy.fail(429, headers={"Retry-After": told}, times=1)
+    with pytest.raises(kube_errors.TooMany) as caught:
+        await client.get(kube.NODES, "n")
+
+    assert caught.value.delay == delay
+
+
 async def test_a_server_that_never_answers_is_given_up(proxy) -> None:
     proxy.hang()
 

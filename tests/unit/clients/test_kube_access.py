@@ -134,6 +134,14 @@ async def test_a_kubeconfig_that_is_not_there_is_named(tmp_path) -> None:
             await client.get(kube.NODES, "n")
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "clusters: 1", "apiVersion: v1\nkind: Config\n"])
+async def test_a_kubeconfig_that_is_none_is_told(tmp_path, text) -> None:
+    file = tmp_path / "config"
+    file.write_text(text)
+    with pytest.raises(kube_access.NoAccess, match="config"):
+        await kube_access.Kubeconfig(file).read()
+
+
 def test_a_service_account_needs_no_large_library() -> None:
     """Its import costs 39 MB on each node; only a kubeconfig needs it."""
     code = "import sys; import agent.roles.agent; sys.exit('kubernetes_asyncio' in sys.modules)"
