@@ -21,13 +21,13 @@ CONTROLLER = prometheus_client.CollectorRegistry()
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-# Both.
+# All.
 
 _BUILD_INFO = prometheus_client.Gauge(
     "uimgacc_build_info", "Always 1; its label says which version runs.", ["version"], registry=None
 )
 _BUILD_INFO.labels(importlib.metadata.version("uimgacc")).set(1)
-for _registry in (AGENT, SNAPSHOTTER):
+for _registry in (AGENT, SNAPSHOTTER, CONTROLLER):
     _registry.register(_BUILD_INFO)
     prometheus_client.ProcessCollector(registry=_registry)
 

@@ -19,7 +19,7 @@ def check(text: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("role", ["agent", "snapshotter"])
+@pytest.mark.parametrize("role", ["agent", "snapshotter", "controller"])
 def test_prometheus_has_nothing_to_say_against_it(role: str) -> None:
     assert check((GOLDEN / f"{role}.prom").read_text()) == (0, "")
 

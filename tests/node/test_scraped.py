@@ -12,8 +12,10 @@ import re
 import shutil
 from collections.abc import Iterator
 
+import prometheus_client
 import pytest
 
+from agent import metrics
 from lab import processes, prometheus, registries
 from tests.kube import apis
 from tests.kube import conftest as servers
@@ -63,12 +65,24 @@ def member(folder: pathlib.Path, registry, patchy, api: apis.Api) -> Iterator[Me
 
 
 @pytest.fixture
-def scraped(member, folder: pathlib.Path) -> Iterator[prometheus.Prometheus]:
-    """Prometheus, when it has seen both processes of the node before anything happened."""
-    targets = dict.fromkeys(member.targets, "a")
+def controller() -> Iterator[str]:
+    """Where the controller's metrics are, as they are at its start."""
+    server, thread = prometheus_client.start_http_server(
+        0, "127.0.0.1", registry=metrics.CONTROLLER
+    )
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def scraped(member, controller, folder: pathlib.Path) -> Iterator[prometheus.Prometheus]:
+    """Prometheus, when it has seen every process before anything happened."""
+    targets = dict.fromkeys((*member.targets, controller), "a")
     with prometheus.Prometheus(folder, targets, boards.RULES) as server:
-        server.wait_for("count(up == 1) == 2")
-        server.wait_for("count(uimgacc_build_info) == 2")
+        server.wait_for("count(up == 1) == 3")
+        server.wait_for("count(uimgacc_build_info) == 3")
         yield server
 
 

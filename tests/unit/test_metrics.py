@@ -18,19 +18,22 @@ from agent import metrics
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 GOLDEN = CHECKOUT / "tests/golden/metrics"
-ROLES = {"agent": "AGENT", "snapshotter": "SNAPSHOTTER"}
+ROLES = {"agent": "AGENT", "snapshotter": "SNAPSHOTTER", "controller": "CONTROLLER"}
+# Where a role's series are at 0 only after what counts them has been imported.
+MODULES = {"agent": ["agent.roles.agent"], "snapshotter": ["agent.roles.snapshotter"]}
 # A registry as it is when its role starts, in a process where nothing else has counted.
 EXPOSE = """
 import prometheus_client
 from agent import metrics
-import agent.roles.{role}
+for module in {modules}:
+    __import__(module)
 print(prometheus_client.generate_latest(metrics.{registry}).decode(), end="")
 """
 
 
 def exposition(role: str) -> str:
     """What a role exposes at its start; of the version and of the process only the names."""
-    code = EXPOSE.format(role=role, registry=ROLES[role])
+    code = EXPOSE.format(modules=MODULES.get(role, []), registry=ROLES[role])
     text = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     ).stdout
@@ -91,6 +94,16 @@ def test_no_label_names_what_there_are_many_of(role) -> None:
 
     assert not labels & {"image", "digest", "layer", "node", "pod", "namespace", "cache"}
     assert len((GOLDEN / f"{role}.prom").read_text().splitlines()) < 500
+
+
+def test_no_role_is_forgotten() -> None:
+    found = {
+        name
+        for name, value in vars(metrics).items()
+        if isinstance(value, prometheus_client.CollectorRegistry) and not name.startswith("_")
+    }
+
+    assert found == set(ROLES.values())
 
 
 def test_nothing_is_registered_where_no_role_exposes_it() -> None:
