@@ -15,6 +15,10 @@ from collections.abc import Iterable, Mapping
 from agent.model import images, manifests, records
 
 MAX_IMAGES = 20
+MAX_SECRETS = 20
+MAX_REFERENCE = 512
+"""The longest reference of an image, in characters."""
+
 SIZE_DEFAULT = 20
 SIZE_MIN, SIZE_MAX = 20, 32768
 SIZE_AUTO = 30
@@ -66,7 +70,7 @@ _RETENTION = {
     Dialect.UCLOUD: (1, 65536),
 }
 
-_SPEC_FIELDS = {"images", "imagePullSecrets", "imageCacheSize", "retentionDays"}
+SPEC_FIELDS = {"images", "imagePullSecrets", "imageCacheSize", "retentionDays"}
 
 _REUSE = (
     "uimgacc.io/reuse",
@@ -280,7 +284,7 @@ def parse_request(manifest: Mapping[str, object]) -> CacheRequest:
         remarks=tuple(
             f"spec.{key}: not known here, ignored"
             for key in map(str, spec.mapping())
-            if key not in _SPEC_FIELDS
+            if key not in SPEC_FIELDS
         ),
     )
 
@@ -308,6 +312,8 @@ def _name(document: manifests.Field) -> str:
 def _images(field: manifests.Field) -> tuple[images.Reference, ...]:
     found: dict[images.Reference, None] = {}
     for item in field.items():
+        if len(item.text()) > MAX_REFERENCE:
+            raise item.error(f"expected at most {MAX_REFERENCE} characters")
         try:
             found[images.parse_reference(item.text())] = None
         except images.ImageReferenceError as error:
@@ -327,6 +333,8 @@ def _pull_secrets(field: manifests.Field) -> tuple[SecretName, ...]:
         if not match or not _NAMESPACE.fullmatch(match[1]) or not _DNS_NAME.fullmatch(match[2]):
             raise item.error("expected namespace:name or namespace/name of a Secret")
         found[SecretName(match[1], match[2])] = None
+    if len(found) > MAX_SECRETS:
+        raise field.error(f"expected at most {MAX_SECRETS} Secrets, not {len(found)}")
     return tuple(found)
 
 

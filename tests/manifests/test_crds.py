@@ -1,0 +1,175 @@
+"""The kinds of image caches: what the schemas take and refuse, and that the product agrees."""
+
+import datetime
+import pathlib
+import string
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.control import dialects, states
+from agent.model import caches, manifests
+from tests.manifests import crds, rendering
+
+GROUPS = list(crds.FILES)
+SEEDS = sorted(
+    (rendering.MANIFESTS.parent / "tests/unit/model/manifests").glob("*imagecache*.yaml")
+)
+EXAMPLES = sorted((rendering.MANIFESTS / "examples").glob("*imagecache*.yaml"))
+
+
+def manifest(group: str, **spec: Any) -> crds.Object:
+    return {
+        "apiVersion": f"{group}/v1",
+        "kind": "ImageCache",
+        "metadata": {"name": "c"},
+        "spec": {"images": ["nginx:1"], **spec},
+    }
+
+
+def refused(wanted: crds.Object) -> str:
+    """The field that both the schema and the product refuse; "" where both take it."""
+    said = crds.faults(wanted)
+    try:
+        caches.parse_request(wanted)
+    except manifests.ManifestError as error:
+        assert said, f"only the product refuses it: {error}"
+        assert all(each.startswith(error.field.partition("[")[0]) for each in said)
+        return error.field
+    assert not said, f"only the schema refuses it: {said}"
+    return ""
+
+
+@pytest.mark.parametrize("path", [*SEEDS, *EXAMPLES], ids=lambda path: path.stem)
+def test_the_clouds_own_examples_apply_unchanged(path: pathlib.Path) -> None:
+    found = [each for each in yaml.safe_load_all(path.read_text()) if each["kind"] == "ImageCache"]
+
+    assert found
+    assert [(crds.unknown(each), refused(each)) for each in found] == [([], "")] * len(found)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"imageCacheSize": 19}, "spec.imageCacheSize"),
+        ({"imageCacheSize": 20}, ""),
+        ({"imageCacheSize": 32768}, ""),
+        ({"imageCacheSize": 32769}, "spec.imageCacheSize"),
+        ({"imageCacheSize": 20.5}, "spec.imageCacheSize"),
+        ({"images": []}, "spec.images"),
+        ({"images": [f"app:{at}" for at in range(20)]}, ""),
+        ({"images": [f"app:{at}" for at in range(21)]}, "spec.images"),
+        ({"images": ["a:1", "https://registry/app:1"]}, "spec.images[1]"),
+        ({"images": ["App:1"]}, "spec.images[0]"),
+        ({"images": [""]}, "spec.images[0]"),
+        ({"images": ["a" * 513]}, "spec.images[0]"),
+        ({"imagePullSecrets": ["default:secret1", "ns/secret2"]}, ""),
+        ({"imagePullSecrets": ["secret"]}, "spec.imagePullSecrets[0]"),
+        ({"imagePullSecrets": ["a:b:c"]}, "spec.imagePullSecrets[0]"),
+        ({"imagePullSecrets": [":secret"]}, "spec.imagePullSecrets[0]"),
+        ({"imagePullSecrets": ["ns/"]}, "spec.imagePullSecrets[0]"),
+        ({"imagePullSecrets": ["Ns/secret"]}, "spec.imagePullSecrets[0]"),
+        ({"imagePullSecrets": [f"n/s{at}" for at in range(21)]}, "spec.imagePullSecrets"),
+    ],
+    ids=str,
+)
+def test_bounds_name_the_field(group: str, spec: crds.Object, field: str) -> None:
+    assert refused(manifest(group, **spec)) == field
+
+
+@pytest.mark.parametrize(
+    ("group", "days", "fits"),
+    [
+        *((group, days, fits) for group in GROUPS[:2]
+          for days, fits in ((0, False), (1, True), (65536, True), (65537, False))),
+        *((GROUPS[2], days, fits)
+          for days, fits in ((-1, False), (0, True), (3650, True), (3651, False))),
+    ],
+)  # fmt: skip
+def test_retention_has_the_bounds_of_its_cloud(group: str, days: int, fits: bool) -> None:
+    expected = "" if fits else "spec.retentionDays"
+
+    assert refused(manifest(group, retentionDays=days)) == expected
+
+
+def test_fields_of_the_cloud_that_mean_nothing_here_apply() -> None:
+    for group in GROUPS[1:]:
+        assert crds.unknown(manifest(group, securityGroupIds=["sg-1"], subnetId="s")) == []
+    assert crds.unknown(manifest("uimgacc.io", subnetId="s")) == ["spec.subnetId"]
+
+
+NOW = datetime.datetime(2026, 7, 1, tzinfo=datetime.UTC)
+FULLEST = states.State(
+    phase=states.Phase.UPDATE_FAILED,
+    cache_id="imc-a",
+    progress=42,
+    message="m",
+    generation=2,
+    started=NOW,
+    changed=NOW,
+    expires=NOW,
+    matched=NOW,
+    size=1,
+    images=(states.BuiltImage(image="a", digest="sha256:0", size=1),),
+    build=states.Build(
+        spec="s", platforms=("linux/amd64",), time=NOW, failures=1, failed="f", retry=NOW
+    ),
+    events=(states.Happening(name="n", message="m", at=NOW),),
+)
+
+PIECES = st.sampled_from(
+    ["a", "B", "1", ".", "..", ":", "/", "_", "__", "-", "@", "app", "localhost", "host.io", "[::1]",
+     "5000", "latest", f"sha256:{'0' * 64}", "sha256:0", " x"]
+)  # fmt: skip
+
+
+@given(st.lists(PIECES, min_size=1, max_size=9).map("".join))
+def test_schema_and_product_agree_on_what_an_image_is(text: str) -> None:
+    if text == text.strip():
+        refused(manifest("uimgacc.io", images=[text]))
+
+
+@given(st.text(alphabet=string.ascii_lowercase[:3] + "A0-.:/_ ", max_size=12))
+def test_schema_and_product_agree_on_what_a_secret_is(text: str) -> None:
+    if text == text.strip():
+        refused(manifest("eci.alibabacloud.com", imagePullSecrets=[text]))
+
+
+@pytest.mark.parametrize(
+    ("group", "short", "categories", "columns"),
+    [
+        ("uimgacc.io", "imc", None, ["Age", "CacheId", "Phase", "Progress"]),
+        ("eci.alibabacloud.com", "ic", ["all"], ["Age", "CacheId", "Phase", "Progress"]),
+        ("eks.cloud.tencent.com", "imc", None, ["CacheSize", "ImcId", "Phase", "Age"]),
+    ],
+)
+def test_what_kubectl_shows_is_as_published(
+    group: str, short: str, categories: list[str] | None, columns: list[str]
+) -> None:
+    spec = crds.definition(group)["spec"]
+    (version,) = spec["versions"]
+
+    assert (spec["scope"], spec["names"]["shortNames"]) == ("Cluster", [short])
+    assert spec["names"].get("categories") == categories
+    assert [column["name"] for column in version["additionalPrinterColumns"]] == columns
+    assert version["subresources"] == {"status": {}}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_schema_has_the_fields_that_the_product_reads(group: str) -> None:
+    assert caches.SPEC_FIELDS <= set(crds.schema(group)["properties"]["spec"]["properties"])
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_schema_has_the_fields_that_the_controller_writes(group: str) -> None:
+    """A status field that the schema does not know would be dropped without a word."""
+    written = {"apiVersion": f"{group}/v1", "spec": {"images": ["a"]}}
+    written["status"] = dialects.patch_of(FULLEST, caches.GROUPS[group], {})
+
+    assert crds.unknown(written) == []
+    assert crds.faults(written) == []
+    assert set(written["status"]) == set(crds.schema(group)["properties"]["status"]["properties"])
