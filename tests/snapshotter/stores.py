@@ -24,6 +24,11 @@ def make_tar(contents: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
+def diff_id_of(contents: dict[str, str]) -> str:
+    """The diff ID of a layer with these files."""
+    return "sha256:" + hashlib.sha256(make_tar(contents)).hexdigest()
+
+
 class Store:
     """A store at `root` with layers of text files."""
 
@@ -34,7 +39,10 @@ class Store:
 
     def add_chain(self, *layers: dict[str, str]) -> list[str]:
         """Publish layers, bottom first; their chain IDs."""
-        diff_ids = [self.add_layer(contents) for contents in layers]
+        return self.publish_chain([self.add_layer(contents) for contents in layers])
+
+    def publish_chain(self, diff_ids: list[str]) -> list[str]:
+        """Publish the chain of layers that are there, bottom first; the chain IDs."""
         chain_ids = digests.chain_ids(diff_ids)
         parents = [None, *chain_ids]
         for diff_id, chain_id, parent in zip(diff_ids, chain_ids, parents, strict=False):

@@ -53,10 +53,23 @@ def image(place: layout.Layout, *names: str, ref: str = REF) -> records.ImageRec
             place, chain_id, records.ChainRecord(diff_id=one.diff_id, parent=parent)
         )
         parent = chain_id
-    manifest = publishing.publish_blob(place, b"manifest of " + ref.encode())
-    config = publishing.publish_blob(place, b"config of " + ref.encode())
-    target = publishing.publish_blob(place, b"index of " + ref.encode())
-    record = records.ImageRecord(
+    for data in blobs(ref):
+        publishing.publish_blob(place, data)
+    record = image_record(ref, layers)
+    publishing.publish_image(place, record)
+    return record
+
+
+def blobs(ref: str) -> list[bytes]:
+    """What stands for the index, manifest and config of an image."""
+    return [f"{kind} of {ref}".encode() for kind in ("index", "manifest", "config")]
+
+
+def image_record(ref: str, layers: list[records.LayerRecord]) -> records.ImageRecord:
+    """The record of an image of some layers, bottom first."""
+    chain = digests.chain_ids(one.diff_id for one in layers)
+    target, manifest, config = (digests.sha256(data) for data in blobs(ref))
+    return records.ImageRecord(
         ref=ref,
         target=target,
         target_media_type="index",
@@ -73,7 +86,7 @@ def image(place: layout.Layout, *names: str, ref: str = REF) -> records.ImageRec
                     records.ImageLayer(
                         diff_id=one.diff_id,
                         chain_id=chain_id,
-                        digest=one.blobs[0],
+                        digest=one.diff_id,  # as of a blob that is not compressed
                         media_type="layer",
                         size=1,
                         tar_size=one.tar_size,
@@ -84,8 +97,6 @@ def image(place: layout.Layout, *names: str, ref: str = REF) -> records.ImageRec
             )
         ],
     )
-    publishing.publish_image(place, record)
-    return record
 
 
 def cache(place: layout.Layout, cache_id: str, *found: records.ImageRecord) -> records.CacheRecord:
