@@ -7,7 +7,7 @@ import pytest
 from lab import processes
 from tests.node import conftest
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(300)]
 
 
 def status_of(node) -> dict:

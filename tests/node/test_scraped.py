@@ -22,7 +22,7 @@ from tests.kube import conftest as servers
 from tests.metrics import boards
 from tests.node import conftest
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(300)]
 
 api_loop = servers.api_loop
 api_access = servers.api_access

@@ -9,7 +9,7 @@ from agent.node import status, web
 from tests.pages import conftest
 from tests.unit.node import statuses
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 AWAY = "sha256/ab/cd.erofs: the server of nfs.example.com:/export/images did not answer within 2 s"
 HOSTILE = (
