@@ -28,7 +28,7 @@ SECONDS = 60.0
 
 # Chromium finds its own parts through /proc/self/exe, so it cannot be run through the loader
 # as other parts are: it gets its packages as root folder instead, in a mount namespace that
-# goes away with it.
+# goes away with it, and that follows what is unmounted outside.
 INSIDE = """
 cd "$1"; shift
 mkdir -p proc dev tmp
@@ -142,7 +142,7 @@ class Browser:
 async def opened(folder: pathlib.Path) -> AsyncIterator[Browser]:
     """Start the browser, its log in `folder`; it ends with the context. Needs root."""
     port = processes.free_port()
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-eu", "-c", INSIDE, "sh"]
+    command = ["unshare", "--mount", "--propagation", "slave", "sh", "-eu", "-c", INSIDE, "sh"]
     process = processes.Process(
         [*command, ROOT, *FLAGS, f"--remote-debugging-port={port}"], folder / "chromium.log"
     )
