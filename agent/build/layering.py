@@ -93,6 +93,7 @@ class CacheTooLarge(errors.PermanentError):
 class Stage(enum.Enum):
     """What is being done with a layer."""
 
+    WAITING = "waiting"
     FETCHING = "fetching"
     CONVERTING = "converting"
     PUBLISHING = "publishing"

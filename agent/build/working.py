@@ -44,10 +44,13 @@ class Request:
     name: str
     references: tuple[images.Reference, ...]
     platforms: tuple[images.Platform, ...]
+    """What to build for; see `every_platform`."""
     capacity: int
     """Bytes that the layer files of the cache may have."""
     namespaces: tuple[str, ...] | None = None
     retention_days: int | None = None
+    every_platform: bool = True
+    """Whether an image must be there for all platforms, or only for one of them."""
 
 
 async def build_cache(request: Request, tools: layering.Tools) -> records.CacheRecord:
@@ -130,16 +133,23 @@ class _Build:
         await self._count_on([top.digest], [str(reference)])
         blobs = [top.data]
         platforms: dict[str, records.PlatformImage] = {}
+        missing: list[planning.WrongPlatform] = []
         for wanted in self._request.platforms:
-            manifest = top
-            if isinstance(parsed, planning.Index):
-                chosen = planning.choose(parsed, wanted, reference=str(reference))
-                manifest = await self._tools.registry.manifest(reference, chosen.digest)
-            one, more = await self._platform(
-                reference, manifest, wanted, tally=tally, compression=compression
-            )
+            try:
+                manifest = top
+                if isinstance(parsed, planning.Index):
+                    chosen = planning.choose(parsed, wanted, reference=str(reference))
+                    manifest = await self._tools.registry.manifest(reference, chosen.digest)
+                one, more = await self._platform(
+                    reference, manifest, wanted, tally=tally, compression=compression
+                )
+            except planning.WrongPlatform as error:
+                missing.append(error)
+                continue
             blobs += more
             platforms[one.manifest] = one
+        if missing and (self._request.every_platform or not platforms):
+            raise missing[0]
         record = records.ImageRecord(
             ref=str(reference),
             target=top.digest,
@@ -178,6 +188,8 @@ class _Build:
             raise planning.WrongPlatform(str(reference), str(wanted), [str(config.platform)])
         names = [name for layer in planned for name in (layer.diff_id, layer.chain_id)]
         await self._count_on([manifest.digest, parsed.config.digest, *names])
+        for layer in planned:
+            self._report(reference, layer, layering.Stage.WAITING)
         used = await aiotasks.together(
             *(
                 self._layer(reference, layer, tally=tally, compression=compression)
@@ -270,8 +282,9 @@ class _Build:
         self, reference: images.Reference, layer: planning.Layer, stage: layering.Stage
     ) -> None:
         size = layer.blob.size
+        done = 0 if stage is layering.Stage.WAITING else size
         self._tools.on_progress(
-            layering.Progress(str(reference), layer.blob.digest, stage, size, size)
+            layering.Progress(str(reference), layer.blob.digest, stage, done, size)
         )
 
     def _publish_image(self, record: records.ImageRecord, blobs: Sequence[bytes]) -> None:

@@ -232,6 +232,8 @@ class _Bars:
             completed=sum(done for done, _ in self._counted.values()),
             total=sum(total for _, total in self._counted.values()),
         )
+        if progress.stage is layering.Stage.WAITING:
+            return
         if finished:
             task = self._tasks.pop(key, None)
             if task is not None:

@@ -19,6 +19,10 @@ def main() -> None:
         from agent.roles import agent
 
         sys.exit(agent.main(sys.argv[2:]))
+    if sys.argv[1:2] == ["build"]:
+        from agent.roles import build_job
+
+        sys.exit(build_job.main(sys.argv[2:]))
     from agent.cli import commands
 
     commands.run()

@@ -14,6 +14,7 @@ import zstandard
 
 from agent.build import converting, erofs, layering, planning, tarstream
 from agent.clients import registry
+from agent.model import images
 from agent.store import checking, pruning, publishing, reading
 from lab import tars
 from tests.fakes import registry as fakes
@@ -131,6 +132,21 @@ async def test_an_index_is_built_for_the_platforms_asked_for(bench) -> None:
     assert image.target == index
     assert [one.platform for one in image.platforms] == ["linux/amd64", "linux/arm64"]
     assert reading.Reader(bench.place).image(bench.reference(f"team/app@{arm}")) == image
+
+
+async def test_a_build_for_some_platforms_takes_what_there_is(bench) -> None:
+    bench.fake.add_image([LAYER], "1")
+    arm, amd = images.Platform("linux", "arm64"), images.Platform("linux", "amd64")
+    platforms = (arm, amd)
+
+    with pytest.raises(planning.WrongPlatform):
+        await bench.build(platforms=platforms)
+    await bench.build(platforms=platforms, every_platform=False)
+    with pytest.raises(planning.WrongPlatform, match="linux/arm64"):
+        await bench.build(platforms=platforms[:1], every_platform=False)
+
+    found = reading.Reader(bench.place).image(bench.reference())
+    assert [one.platform for one in found.platforms] == ["linux/amd64"]
 
 
 async def test_the_wrong_architecture_says_what_there_is(bench) -> None:
