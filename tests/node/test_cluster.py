@@ -96,3 +96,37 @@ def test_an_agent_that_starts_without_an_api_server_says_what_it_waits_for(
     conftest.wait_until(member.is_ready, seconds=60)
     conftest.wait_until(lambda: member.has("lab/layers2:1"))
     assert member.agent.running.poll() is None
+
+
+def test_a_token_that_was_replaced_is_taken_from_where_the_kubelet_puts_it(
+    member, api, proxy, folder
+) -> None:
+    proxy.tokens = {"token"}
+    bind(api, member, "before", "lab/layers2:1")
+    conftest.wait_until(lambda: member.has("lab/layers2:1"))
+    (folder / "account" / "token").write_text("another")
+    proxy.tokens = {"another"}
+    proxy.end_watches()
+    bind(api, member, "after", "lab/layers40:1")
+    conftest.wait_until(lambda: member.has("lab/layers40:1"), seconds=60)
+
+    assert member.problems() == {}
+
+
+def test_how_long_a_pod_took_to_start_is_counted_as_accelerated(member, api) -> None:
+    bind(api, member, "pod", "lab/layers2:1")
+    conftest.wait_until(lambda: member.status("pod").get("served"))
+    image = member.reference("lab/layers2:1")
+    started = {"name": "c", "image": image, "imageID": "", "ready": True, "restartCount": 0}
+    started["state"] = {"running": {"startedAt": "2026-01-01T00:00:07Z"}}
+    moment = "2026-01-01T00:00:00Z"
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": moment}
+    status = {"phase": "Running", "conditions": [scheduled], "containerStatuses": [started]}
+    api.pod_status("pod", status)
+    name = 'uimgacc_pod_ready_seconds_sum{accelerated="true"} 7.0'
+    conftest.wait_until(lambda: name in member.get("/metrics"))
+    api.pod_status("pod", {"phase": "Running", "message": "the same again"})
+    bind(api, member, "later", "lab/layers2:1")
+    conftest.wait_until(lambda: member.status("later").get("served"))
+
+    assert name in member.get("/metrics")
