@@ -143,13 +143,15 @@ def wanted(export: str, options: str, place: pathlib.Path) -> Wanted:
 class Seen:
     """How it looks on the node. `kind` is "" (nothing), "link", "folder" or "file".
 
-    `link` is what a link points to, `empty` whether a folder is; `mounts` the mount table.
+    `link` is what a link points to, `empty` whether a folder is; `mounts` the mount table,
+    `layers` the files of the layers that are mounted.
     """
 
     kind: str
     link: str = ""
     empty: bool = False
     mounts: Sequence[mountinfo.Entry] = ()
+    layers: Collection[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,13 +160,15 @@ class Plan:
 
     mount: a folder to mount the export on; "" where it is there already.
     link: what the place must point to from now on; "" where it does, or is a mount itself.
-    unmount: mounts of ours that are not the store any more, to be tried while nobody uses them.
+    old: mounts of ours that are not the store any more.
+    unmount: those of them that no layer is from.
     path: where the store is then.
     """
 
     path: pathlib.Path
     mount: str = ""
     link: str = ""
+    old: tuple[str, ...] = ()
     unmount: tuple[str, ...] = ()
 
 
@@ -177,7 +181,7 @@ def plan(aim: Wanted, seen: Seen, stale: Collection[str] = ()) -> Plan:
     ours = {entry.target for entry in seen.mounts if entry.target.startswith(f"{aim.folder}/")}
     if foreign := [entry for entry in seen.mounts if entry.target == str(aim.place)]:
         _check_foreign(aim, foreign[-1], stale)
-        return Plan(aim.place, unmount=tuple(sorted(ours)))
+        return Plan(aim.place, old=tuple(sorted(ours)), unmount=_idle(ours, seen.layers))
     if seen.kind == "file" or (seen.kind == "folder" and not seen.empty):
         raise Unusable(
             f"{aim.place} is in the way: the store is to appear there as a link to its mount;"
@@ -192,12 +196,21 @@ def plan(aim: Wanted, seen: Seen, stale: Collection[str] = ()) -> Plan:
         pathlib.Path(path),
         mount=mount,
         link="" if path == linked else f"{aim.folder.name}/{pathlib.PurePath(path).name}",
-        unmount=tuple(sorted(ours - {path})),
+        old=tuple(sorted(ours - {path})),
+        unmount=_idle(ours - {path}, seen.layers),
     )
 
 
 def _is_of(aim: Wanted, path: str) -> bool:
     return pathlib.PurePath(path).name.startswith(f"{aim.key}-")
+
+
+def _idle(paths: Collection[str], layers: Collection[str]) -> tuple[str, ...]:
+    """Those without a layer. The kernel would not know: a layer holds the mount that its
+    snapshotter saw, and after that one's restart this is no longer ours."""
+    return tuple(
+        path for path in sorted(paths) if not any(file.startswith(f"{path}/") for file in layers)
+    )
 
 
 def _unused(aim: Wanted, taken: Collection[str]) -> str:

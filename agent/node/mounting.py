@@ -79,7 +79,7 @@ class Mounting:
         while True:
             self._wakened.clear()
             try:
-                idle = await self._look()
+                left = await self._look()
             except (errors.AgentError, OSError) as error:
                 self._tell(explain(self._wanted.export, error))
                 pause = self._pauses[min(failures, len(self._pauses) - 1)]
@@ -90,7 +90,7 @@ class Mounting:
                 self._tell("")
                 failures = 0
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_TIDY_SECONDS if idle else None):
+                    async with asyncio.timeout(_TIDY_SECONDS if left else None):
                         await self._wakened.wait()
 
     def wake(self) -> None:
@@ -98,7 +98,7 @@ class Mounting:
         self._wakened.set()
 
     async def _look(self) -> int:
-        """Bring it in order; return how many old mounts are still in use."""
+        """Bring it in order; return how many old mounts are left, as they are in use."""
         seen = await self._survey()
         self._stale &= {entry.target for entry in seen.mounts}
         plan = nfs.plan(self._wanted, seen, self._stale)
@@ -112,18 +112,14 @@ class Mounting:
         if plan.link:
             await self._call("link", str(self._wanted.place), plan.link)
             logger.info("the store is there", extra={"path": str(plan.path)})
-        return await self._tidy(plan.unmount)
+        return len(plan.old) - await self._tidy(plan.unmount)
 
     async def _survey(self) -> nfs.Seen:
         place = self._wanted.place
         kind, link, empty = await self._call("survey", str(place))
-        prefix = f"{place}."
-        table = [
-            entry
-            for entry in mountinfo.read()
-            if entry.target == str(place) or entry.target.startswith(prefix)
-        ]
-        return nfs.Seen(kind, link, empty=empty, mounts=table)
+        table = mountinfo.read()
+        layers = {mountinfo.backing_file(entry.source) for entry in table if entry.kind == "erofs"}
+        return nfs.Seen(kind, link, empty=empty, mounts=table, layers=layers)
 
     async def _is_stale(self, path: str) -> bool:
         """Whether its export is gone. A server that does not answer leaves that open."""
@@ -144,18 +140,18 @@ class Mounting:
         return took
 
     async def _tidy(self, paths: Sequence[str]) -> int:
-        """Unmount old mounts that nobody uses; how many are left."""
-        left = 0
+        """Unmount old mounts that nobody uses; how many went."""
+        went = 0
         for path in paths:
             try:
                 gone = await self._call("unmount", path)
             except (errors.AgentError, OSError) as error:
                 logger.warning("an old mount stays", extra={"path": path, "reason": str(error)})
-                gone = False
+                continue
             if gone:
                 logger.info("unmounted what nobody uses", extra={"path": path})
-            left += not gone
-        return left
+                went += 1
+        return went
 
     async def _call(self, operation: str, *arguments: Any) -> Any:
         return await self._pool.call(operation, *arguments, deadline=_ANSWER_SECONDS)

@@ -7,7 +7,7 @@ import pytest
 from lab.guest import nfsd
 from tests.guest.inside import conftest
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
 
 def reason(node) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.guest.inside import conftest
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
 
 def run(client, node, name: str, script: str = conftest.READ_ALL) -> str:
@@ -66,3 +66,5 @@ def test_pods_go_on_after_the_export_was_replaced(node, client, server) -> None:
     assert (node.place / "store.json").exists()
     conftest.drop_caches()
     run(client, node, "after")
+    # The old mount stays for as long as layers of it are mounted below the new ones.
+    assert node.mounts() == [old, str(node.place.resolve())]

@@ -111,8 +111,23 @@ def test_a_stale_mount_is_replaced_and_goes_when_it_can() -> None:
     seen = nfs.Seen("link", linked(1), mounts=[mount(path(1))])
 
     assert nfs.plan(wanted(), seen, {path(1)}) == nfs.Plan(
-        pathlib.Path(path(2)), mount=path(2), link=linked(2), unmount=(path(1),)
+        pathlib.Path(path(2)),
+        mount=path(2),
+        link=linked(2),
+        old=(path(1),),
+        unmount=(path(1),),
     )
+
+
+def test_an_old_mount_stays_while_a_layer_is_from_it() -> None:
+    seen = nfs.Seen(
+        "link",
+        linked(2),
+        mounts=[mount(path(1)), mount(path(2))],
+        layers=[f"{path(1)}/sha256/ab/ab.erofs", f"{path(2)}/sha256/cd/cd.erofs"],
+    )
+
+    assert nfs.plan(wanted(), seen, {path(1)}) == nfs.Plan(pathlib.Path(path(2)), old=(path(1),))
 
 
 def test_other_options_are_another_mount() -> None:

@@ -26,6 +26,7 @@ class Node:
         self.link = ""
         self.table: list[str] = []
         self.busy: set[str] = set()
+        self.layers: list[str] = []
         self.stale: set[str] = set()
         self.failure: Exception | None = None
         self.silent = False
@@ -61,11 +62,13 @@ class Node:
         return True
 
     def entries(self) -> list[mountinfo.Entry]:
+        rows = [("nfs4", EXPORT, path) for path in self.table]
+        rows += [("erofs", file, f"/layers/{number}") for number, file in enumerate(self.layers)]
         return [
             mountinfo.Entry(
-                device=1, root="/", target=path, kind="nfs4", source=EXPORT, options="ro"
+                device=1, root="/", target=target, kind=kind, source=source, options="ro"
             )
-            for path in self.table
+            for kind, source, target in rows
         ]
 
     @property
@@ -145,11 +148,17 @@ async def test_a_silent_server_changes_nothing(node, kept) -> None:
 async def test_a_stale_mount_is_replaced_and_the_old_one_goes_when_it_is_idle(node, kept) -> None:
     async with running(kept):
         old = node.store
-        node.stale, node.busy = {old}, {old}
+        # A layer is from it, and then a worker looks something up in it.
+        node.stale, node.busy, node.layers = {old}, {old}, [f"{old}/sha256/ab/ab.erofs"]
         kept.wake()
         await asyncio.sleep(0.01)
         new = node.store
         assert new != old
+        node.busy.clear()
+        await asyncio.sleep(600)
+        assert node.table == [old, new]
+        node.busy, node.layers = {old}, [f"{new}/sha256/ab/ab.erofs"]
+        await asyncio.sleep(600)
         assert node.table == [old, new]
         node.busy.clear()
         await asyncio.sleep(61)
