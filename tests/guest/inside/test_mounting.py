@@ -1,10 +1,18 @@
 """The agent mounts the store, keeps it through its own ends, and heals a replaced export."""
 
+import collections
+import contextlib
 import pathlib
 import signal
+import statistics
+import time
+from collections.abc import Iterator
 
 import pytest
 
+from agent.mounts import attaching, nfs, syscalls
+from agent.store import chains
+from lab.guest import nfsd
 from tests.guest.inside import conftest
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
@@ -34,6 +42,55 @@ def test_a_pod_runs_from_the_export(node, client, registry) -> None:
 
     assert registry.layer_gets(mark) == []
     assert len(node.mounts()) == 1
+
+
+def test_what_is_new_in_the_store_is_found_at_once(node, store) -> None:
+    """A miss is not remembered, what was found for a few seconds, whatever is in it for long."""
+    shown = node.place / "meta/chains/ab"
+    (store / "meta/chains/ab").mkdir()
+    for name in ("new", "replaced"):
+        assert not (shown / name).exists()
+        (store / "meta/chains/ab" / name).write_text("1")
+        assert (shown / name).read_text() == "1"
+
+    (store / "meta/chains/ab/draft").write_text("2")
+    (store / "meta/chains/ab/draft").rename(store / "meta/chains/ab/replaced")
+    seconds = conftest.wait_until(lambda: (shown / "replaced").read_text() == "2")
+    conftest.note(f"a replaced record is seen after {seconds:.2f} s")
+
+
+def test_look_ups_and_mounts_are_quick(node, store, tmp_path) -> None:
+    """Figures for docs/nfs.md; what is asserted is that they do what they should."""
+    chain = min(path.stem for path in (store / "meta/chains").glob("*/*.json"))
+    took: dict[str, list[float]] = collections.defaultdict(list)
+    for number in range(5):
+        conftest.drop_caches()
+        for kind in ("look-up, cold", "look-up, warm"):
+            with timed(took[kind]):
+                found = chains.find_chain(str(node.place), chain)
+            assert found is not None
+        file = pathlib.Path(chains.file_of(str(node.place), chains.layer_of(found[0])))
+        target = tmp_path / str(number)
+        target.mkdir()
+        with timed(took["mount of a layer"]):
+            syscalls.mount_layer(str(file), str(target), file.stat().st_size)
+        assert target.is_mount()
+        syscalls.unmount(str(target))
+        with timed(took["mount of the export, the server being known"]):
+            options = nfs.attempts(nfs.parse_options(""))
+            attaching.mount(conftest.EXPORT, nfsd.ADDRESS, str(target), options)
+        assert (target / "store.json").exists()
+        assert attaching.unmount(str(target))
+    for kind, times in took.items():
+        conftest.note(f"{kind}: {statistics.median(times) * 1000:.1f} ms")
+
+
+@contextlib.contextmanager
+def timed(times: list[float]) -> Iterator[None]:
+    """Add the seconds of the block to a list."""
+    started = time.perf_counter()
+    yield
+    times.append(time.perf_counter() - started)
 
 
 def test_a_reader_notices_no_end_and_no_upgrade_of_ours(node, client) -> None:
