@@ -79,6 +79,11 @@ class Proxy:
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
+    @property
+    def watching(self) -> bool:
+        """Whether a watch has begun and is passed on."""
+        return bool(self._watches)
+
     def start(self) -> None:
         """Accept connections, on the same port each time."""
         self._loop.run(self._start())
@@ -120,7 +125,7 @@ class Proxy:
         self._loop.loop.call_soon_threadsafe(self._frozen.set)
 
     def end_watches(self) -> None:
-        """Break all watches that there are."""
+        """Break all watches that there are; see `watching`."""
 
         async def cancel() -> None:
             for task in list(self._watches):

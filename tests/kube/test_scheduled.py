@@ -12,7 +12,7 @@ from agent.clients import kube, kube_access, kube_pods
 from agent.matching import annotations
 from agent.model import pods
 from agent.node import scheduled
-from tests.kube import apis
+from tests.kube import apis, faults
 
 FAST = (0.02, 0.05)
 
@@ -83,9 +83,10 @@ def node(api: apis.Api) -> str:
 
 
 @pytest.fixture
-async def followed(client: kube.Client, node: str) -> AsyncIterator[Followed]:
+async def followed(client: kube.Client, node: str, proxy: faults.Proxy) -> AsyncIterator[Followed]:
     async with following(client, node) as followed:
-        await followed.until(lambda: followed.source.synced)
+        # A fault that comes between list and watch would meet neither.
+        await followed.until(lambda: followed.source.synced and proxy.watching)
         yield followed
 
 
@@ -322,7 +323,7 @@ async def test_a_token_that_runs_out_is_replaced_without_a_list(api, proxy, node
         following(client, node) as followed,
     ):
         api.pod("one", node)
-        await followed.until_named("one")
+        await followed.until(lambda: followed.pods.keys() == {"one"} and proxy.watching)
         proxy.tokens = {"second"}
         proxy.end_watches()
         await followed.until(lambda: "401" in followed.source.problem)

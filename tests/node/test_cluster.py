@@ -103,7 +103,7 @@ def test_a_token_that_was_replaced_is_taken_from_where_the_kubelet_puts_it(
 ) -> None:
     proxy.tokens = {"token"}
     bind(api, member, "before", "lab/layers2:1")
-    conftest.wait_until(lambda: member.has("lab/layers2:1"))
+    conftest.wait_until(lambda: member.has("lab/layers2:1") and proxy.watching)
     (folder / "account" / "token").write_text("another")
     proxy.tokens = {"another"}
     proxy.end_watches()
