@@ -87,7 +87,8 @@ def delete(store: pathlib.Path, name: str, *, as_json: bool) -> None:
     print(f"deleted {cache_id}")
     if gone:
         output.say(
-            f"{len(gone)} images went with it; their layers stay until"
+            f"{len(gone)} images are named by no cache any more; they and their layers stay until"
+            " the controller has freed them, or without a cluster until"
             f" `uimgacc store prune --store {store}`"
         )
 

@@ -12,14 +12,13 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import re
 import time
 from collections.abc import Iterator
 
-from agent.model import digests, images, records
+from agent.model import images, records
 from agent.store import blocking, claiming, decoding, generations, layout, spooling
 
-_HEX = re.compile(r"[0-9a-f]{64}")
+_HEX = frozenset("0123456789abcdef")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,8 +76,8 @@ def mark(place: layout.Layout, scratch: pathlib.Path) -> Marks:
 
 
 def raw(digest: str) -> bytes:
-    """The 32 bytes of a digest."""
-    return bytes.fromhex(digests.hex_of(digest))
+    """The 32 bytes of a digest, which has been checked: it is a field of a record."""
+    return bytes.fromhex(digest[7:])
 
 
 def names(folder: pathlib.Path, suffix: str) -> Iterator[str]:
@@ -90,7 +89,7 @@ def names(folder: pathlib.Path, suffix: str) -> Iterator[str]:
         return
     for name in sorted(there):
         stem = name.removesuffix(suffix)
-        if _HEX.fullmatch(stem):
+        if _is_digest(stem):
             yield stem
 
 
@@ -162,8 +161,9 @@ def _mark_chains(
     """Add the layer files of wanted chains to what is wanted; note those of the others."""
     here = set(wanted.bucket(number))
     missing = set(needed.bucket(number))
-    for name in names(place.chain_records / f"{number:02x}", ".json"):
-        path = place.chain_record(f"sha256:{name}")
+    folder = place.chain_records / f"{number:02x}"
+    for name in names(folder, ".json"):
+        path = f"{folder}/{name}.json"
         data = _read(path)
         if data is None:
             continue
@@ -176,10 +176,8 @@ def _mark_chains(
         else:
             chains.add(raw(record.diff_id) + chain)
     if missing:
-        path = place.chain_record(f"sha256:{min(missing).hex()}")
-        raise generations.CollectionRefused(
-            str(path), "an image of a cache needs it, it is missing"
-        )
+        path = f"{folder}/{min(missing).hex()}.json"
+        raise generations.CollectionRefused(path, "an image of a cache needs it, it is missing")
 
 
 def _deleted(place: layout.Layout, ready: set[str]) -> dict[str, str]:
@@ -201,7 +199,11 @@ def _deleted(place: layout.Layout, ready: set[str]) -> dict[str, str]:
     return found
 
 
-def _read(path: pathlib.Path) -> bytes | None:
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and _HEX.issuperset(text)
+
+
+def _read(path: pathlib.Path | str) -> bytes | None:
     try:
         return blocking.read(str(path), decoding.RECORD_LIMIT)
     except FileNotFoundError:

@@ -97,19 +97,20 @@ def _resume(place: layout.Layout, tally: _Tally) -> None:
     found = generations.outstanding(place)
     for path in found.leftovers:
         generations.remove(path)
-    for number, phase in found.phases.items():
-        if phase is generations.Phase.HIDING:
-            _hide(place, number)
-        elif phase is generations.Phase.DELETING:
-            _delete(place, number, tally)
+    _hide(place, _in_phase(found, generations.Phase.HIDING))
+    for number in _in_phase(found, generations.Phase.DELETING):
+        _delete(place, number, tally)
+
+
+def _in_phase(found: generations.Outstanding, phase: generations.Phase) -> list[int]:
+    return [number for number, reached in found.phases.items() if reached is phase]
 
 
 def _decide(place: layout.Layout, marks: marking.Marks, orders: Orders, tally: _Tally) -> None:
     """Decide what is settled, now that it is known what is wanted."""
     found = generations.outstanding(place)
-    for token in found.pending:
-        if token in orders.settled:
-            _retire(place, token, marks)
+    decided = [_retire(place, token, marks) for token in found.pending if token in orders.settled]
+    _hide(place, [number for number in decided if number])
     for number, phase in found.phases.items():
         if phase is generations.Phase.RETIRED:
             _give_back(place, number, marks)
@@ -117,25 +118,25 @@ def _decide(place: layout.Layout, marks: marking.Marks, orders: Orders, tally: _
             _finish(place, number, found.doomed[number], marks, tally=tally)
 
 
-def _retire(place: layout.Layout, token: str, marks: marking.Marks) -> None:
-    """Make a plan a generation, without what is wanted by now."""
+def _retire(place: layout.Layout, token: str, marks: marking.Marks) -> int:
+    """Make a plan a generation, without what is wanted by now; its number, 0 where none is made."""
     pending = generations.marker(place, token, "pending")
     plan = generations.planned(place, token)
     if plan is None:
-        return
+        return 0
     record = _still_unwanted(place, plan, marks)
     if not (record.layers or record.images or record.blobs):
         generations.remove(pending)
-        return
+        return 0
     found = generations.outstanding(place)
     number = max(generations.newest(place), *found.phases, 0) + 1
     record = msgspec.structs.replace(record, generation=number)
     final = generations.marker(place, number, "list")
     files.write(final, records.encode(record), tmp=place.tmp)
     if generations.move(pending, generations.marker(place, number, "hiding")):
-        _hide(place, number)
-    else:
-        generations.remove(final)
+        return number
+    generations.remove(final)
+    return 0
 
 
 def _still_unwanted(
@@ -168,16 +169,46 @@ def _still_unwanted(
     return msgspec.structs.replace(plan, layers=layers, images=unwanted, blobs=blobs)
 
 
-def _hide(place: layout.Layout, number: int) -> None:
-    """Take images, chains and blobs out of the store, then tell the nodes."""
-    hiding = generations.marker(place, number, "hiding")
+def _hide(place: layout.Layout, numbers: Collection[int]) -> None:
+    """Take images, chains and blobs out of the store, then tell the nodes.
+
+    All generations together: what costs time is to make it durable, folder by folder.
+    """
+    folders: set[pathlib.Path] = set()
+    for number in numbers:
+        for path in _entries(place, _decided(place, number)):
+            generations.remove(path)
+            folders.add(path.parent)
+    # Also where nothing was left to remove: the round that did may have ended before this.
+    for folder in sorted(folders):
+        if folder.is_dir():
+            files.sync_folder(folder)
+    for number in sorted(numbers):
+        _publish(place, _decided(place, number))
+
+
+def _decided(place: layout.Layout, number: int) -> records.RetiredRecord:
     record = generations.decided(place, number)
     if record is None:
+        hiding = generations.marker(place, number, "hiding")
         raise generations.CollectionRefused(str(hiding), "its list is missing")
-    paths = [marking.image_path(place, ref) for ref in record.images]
-    paths += [place.chain_record(chain) for layer in record.layers for chain in layer.chains]
-    paths += [place.blob(blob) for blob in record.blobs]
-    _remove_all(paths)
+    return record
+
+
+def _entries(place: layout.Layout, record: records.RetiredRecord) -> Iterator[pathlib.Path]:
+    """What leads to the layers of a generation."""
+    for ref in record.images:
+        yield marking.image_path(place, ref)
+    for layer in record.layers:
+        for chain in layer.chains:
+            yield place.chain_record(chain)
+    for blob in record.blobs:
+        yield place.blob(blob)
+
+
+def _publish(place: layout.Layout, record: records.RetiredRecord) -> None:
+    """Tell the nodes what is hidden; other generations do not name it any more."""
+    number = record.generation
     if record.layers:
         generations.replace(place, record)
         generations.publish_newest(place, number)
@@ -186,6 +217,7 @@ def _hide(place: layout.Layout, number: int) -> None:
         _take_out(place, before, gone)
     for cache in record.caches:
         generations.remove(place.deleted_caches / f"{cache}.json")
+    hiding = generations.marker(place, number, "hiding")
     generations.remove(hiding)
     files.sync_folder(hiding.parent)
     generations.remove(generations.marker(place, number, "list"))
@@ -290,13 +322,3 @@ def _by_bucket(names: Collection[str]) -> dict[int, list[str]]:
     for name in sorted(names):
         found.setdefault(marking.raw(name)[0], []).append(name)
     return found
-
-
-def _remove_all(paths: list[pathlib.Path]) -> None:
-    """Remove files for good: a crash of the server brings none of them back."""
-    for path in paths:
-        generations.remove(path)
-    # Also where nothing was left to remove: the round that did may have ended before this.
-    for folder in sorted({path.parent for path in paths}):
-        if folder.is_dir():
-            files.sync_folder(folder)
