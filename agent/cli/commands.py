@@ -187,13 +187,26 @@ def node_setup(
             help="The snapshotter's root; by default the folder containerd would name.",
         ),
     ] = "",
-    containerd_binary: Annotated[str, typer.Option(help="The containerd program to ask.")] = "",
+    containerd_binary: Annotated[
+        str,
+        typer.Option(
+            envvar="UIMGACC_CONTAINERD_BINARY",
+            help="The containerd program to ask, if not on PATH.",
+        ),
+    ] = "",
     containerd_version: Annotated[
         str, typer.Option(help="Its version, like 2.1, where it cannot be asked.")
     ] = "",
     host_root: Annotated[
         pathlib.Path, typer.Option(help="Where the node's file system is to be seen.")
     ] = pathlib.Path("/"),
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A folder to put on a shared mount if it is on none, for a container's mounts"
+            " there to be seen; repeatable."
+        ),
+    ] = None,
     leave: Annotated[
         str,
         typer.Option(
@@ -201,6 +214,12 @@ def node_setup(
             " it; refused while containers use them."
         ),
     ] = "",
+    unmount: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --undo: a folder below which what is not in use is unmounted; repeatable."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Plug the snapshotter into containerd: a twin for every runtime handler.
@@ -222,7 +241,9 @@ def node_setup(
             containerd_binary=containerd_binary,
             containerd_version=containerd_version,
             host_root=host_root,
+            share=tuple(share or ()),
             leave=leave,
+            unmount=tuple(unmount or ()),
         ),
         as_json=as_json,
     )

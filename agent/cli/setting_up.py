@@ -11,7 +11,7 @@ from agent.cli import output
 from agent.clients import containerd as clients
 from agent.model import images
 from agent.node import chains, inventory, leaving
-from agent.setup import config, containerd, host, node, planning, restarting
+from agent.setup import config, containerd, host, node, planning, restarting, sharing
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,19 +29,17 @@ class Wanted:
     containerd_binary: str
     containerd_version: str
     host_root: pathlib.Path
+    share: tuple[str, ...] = ()
     leave: str = ""
+    unmount: tuple[str, ...] = ()
 
 
 def node_setup(wanted: Wanted, *, as_json: bool) -> None:
     """Set up, or undo; restart containerd where that is asked for and needed."""
-    for name in ("config", "address", "root"):
-        value = getattr(wanted, name)
-        if value and not value.startswith("/"):
-            raise output.UsageError(f"--{name} {value}: give an absolute path")
-    if wanted.leave and not wanted.undo:
-        raise output.UsageError("--leave goes with --undo")
+    _check(wanted)
     machine = host.Host(wanted.host_root.absolute())
     main = node.main_of(config.Path(wanted.config) if wanted.config else node.find_config(machine))
+    _share(machine, wanted)
     if wanted.leave and not wanted.dry_run:
         for name in asyncio.run(_left(wanted.leave)):
             output.say(f"note: removed the image {name}")
@@ -49,6 +47,8 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
         outcome, restarted = _with_restart(machine, main, wanted)
     else:
         outcome, restarted = _changed(machine, main, wanted), False
+    if not wanted.dry_run:
+        _unmount(wanted)
     if as_json:
         output.show_json(
             {
@@ -64,6 +64,30 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
         )
     else:
         _show(wanted, main, outcome, restarted=restarted)
+
+
+def _unmount(wanted: Wanted) -> None:
+    # Where the node's root is a private copy of it, its mounts are seen there as well, and hold on.
+    again = [f"{wanted.host_root}/{folder.lstrip('/')}" for folder in wanted.unmount]
+    for found in leaving.unmount([*wanted.unmount, *again]):
+        output.say(f"warning: {found}")
+
+
+def _check(wanted: Wanted) -> None:
+    paths = [(name, getattr(wanted, name)) for name in ("config", "address", "root")]
+    for name, value in [*paths, *(("share", folder) for folder in wanted.share)]:
+        if value and not value.startswith("/"):
+            raise output.UsageError(f"--{name} {value}: give an absolute path")
+    if (wanted.leave or wanted.unmount) and not wanted.undo:
+        raise output.UsageError("--leave and --unmount go with --undo")
+
+
+def _share(machine: host.Host, wanted: Wanted) -> None:
+    if wanted.dry_run or wanted.undo:
+        return
+    folders = [config.Path(folder) for folder in wanted.share]
+    for folder in sharing.share(folders, in_container=bool(machine.enter)):
+        output.say(f"note: {folder} is on a shared mount now")
 
 
 async def _left(address: str) -> Sequence[str]:

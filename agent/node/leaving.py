@@ -7,10 +7,11 @@ need of them is pulled again, the ordinary way.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from agent import errors
 from agent.clients import containerd
+from agent.mounts import mountinfo, syscalls
 from agent.node import chains, inventory
 
 _NAMED = 20
@@ -54,6 +55,20 @@ async def leave(
         with contextlib.suppress(errors.TemporaryError):
             await known.collect()
     return names
+
+
+def unmount(folders: Sequence[str]) -> Iterator[str]:
+    """Unmount all that is mounted below folders, the last first; yield what is in use.
+
+    That stays: a container reads it that containerd does not know of.
+    """
+    below = tuple(f"{folder.rstrip('/')}/" for folder in folders)
+    for entry in reversed(mountinfo.read()):
+        if entry.target.startswith(below):
+            try:
+                syscalls.unmount(entry.target)
+            except OSError as error:
+                yield f"{entry.target} stays mounted: {error.strerror}"
 
 
 def _pod(container: containerd.Container) -> str:
