@@ -59,7 +59,7 @@ class Settings:
     """How long one mount may take."""
     lock_seconds: float = 20.0
     """How long to wait for a predecessor to end (an upgrade) before giving up."""
-    tidy_seconds: float = 20.0
+    tidy_seconds: float = 10.0
     """How often layers that had to stay mounted, but that no snapshot needs, are looked at."""
     grace_seconds: float = 5.0
     """How long calls may go on after SIGTERM."""

@@ -30,7 +30,13 @@ class Member(conftest.Node):
     """A node of a cluster, whose store can hang."""
 
     def __init__(
-        self, folder: pathlib.Path, registry, hanging: hanging_stores.Hanging, api: apis.Api
+        self,
+        folder: pathlib.Path,
+        registry,
+        hanging: hanging_stores.Hanging,
+        api: apis.Api,
+        *,
+        probe: str,
     ) -> None:
         self.api = api
         self.store = hanging
@@ -38,6 +44,7 @@ class Member(conftest.Node):
         starting = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
         api.patch(kube.NODES, self.name, {"spec": {"taints": [starting]}})
         source = ("--kubernetes", self.name, "--kubeconfig", api.kubeconfig())
+        source = (*source, "--probe-seconds", probe)
         taint = ("--startup-taint", "uimgacc.io/starting:NoSchedule")
         super().__init__(folder, registry, hanging.path, source=(*source, *taint))
 
@@ -68,8 +75,13 @@ CAPABLE = {"uimgacc", "node.uk8s.ucloud.cn/uimgacc", "uimgacc.io/handler"}
 
 
 @pytest.fixture
-def member(folder: pathlib.Path, registry, hanging, api) -> Iterator[Member]:
-    with conftest.running(Member(folder / "n", registry, hanging, api), registry) as node:
+def member(
+    folder: pathlib.Path, registry, hanging, api, request: pytest.FixtureRequest
+) -> Iterator[Member]:
+    """A node that is capable; its parameter is how often it looks, in seconds."""
+    probe = getattr(request, "param", "1")
+    made = Member(folder / "n", registry, hanging, api, probe=probe)
+    with conftest.running(made, registry) as node:
         conftest.wait_until(lambda: node.condition[0] == "True", seconds=60)
         yield node
         hanging.go_on()
@@ -81,6 +93,7 @@ def seconds_until(condition: Callable[[], Any], what: str) -> None:
     sys.stdout.write(f"\n{what}: {time.monotonic() - started:.1f} s\n")
 
 
+@pytest.mark.parametrize("member", ["5"], indirect=True, ids=["as it is by default"])
 def test_a_store_that_hangs_takes_the_labels_until_it_is_back(member, api) -> None:
     assert member.labels == CAPABLE
     assert not member.object["spec"].get("taints")
