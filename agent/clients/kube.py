@@ -20,6 +20,7 @@ from agent.clients import kube_access, kube_errors, kube_transport
 Object = Mapping[str, Any]
 
 _PAGE = 200
+_METADATA = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _WATCH_SECONDS = (300.0, 600.0)
 _SILENCE_SECONDS = 150.0
 
@@ -43,6 +44,9 @@ class Resource:
 PODS = Resource(plural="pods")
 NODES = Resource(plural="nodes")
 EVENTS = Resource(plural="events")
+SECRETS = Resource(plural="secrets")
+JOBS = Resource(group="batch", plural="jobs")
+LEASES = Resource(group="coordination.k8s.io", plural="leases")
 IMAGE_CACHES = Resource(group="uimgacc.io", plural="imagecaches")
 
 
@@ -157,19 +161,23 @@ class Client:
         fields: str = "",
         labels: str = "",
         not_older_than: str = "",
+        metadata_only: bool = False,
     ) -> AsyncGenerator[Page]:
         """All objects, in parts. Raises Gone when that takes too long: begin again.
 
         `fields` and `labels` are selectors. `not_older_than` is a version: any answer
         as new will do, "0" stands for whatever the server has in memory. Without it
         the server asks its database, for which a list by node means to read every pod
-        of the cluster before Kubernetes 1.31.
+        of the cluster before Kubernetes 1.31. With `metadata_only` objects have nothing else.
         """
+        accept = _METADATA if metadata_only else "application/json"
         query = _query(fields=fields, labels=labels) | {"limit": str(_PAGE)}
         if not_older_than:
             query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
         while True:
-            body = await self._transport.send("GET", resource.path(namespace=namespace), query)
+            body = await self._transport.send(
+                "GET", resource.path(namespace=namespace), query, accept=accept
+            )
             page = _page(body)
             yield page
             if not page.more:
@@ -241,11 +249,21 @@ class Client:
         return await self._ask("PATCH", path, query, body=body, content_type=how.value)
 
     async def delete(
-        self, resource: Resource, name: str, *, namespace: str = "", uid: str = ""
+        self,
+        resource: Resource,
+        name: str,
+        *,
+        namespace: str = "",
+        uid: str = "",
+        propagation: str = "",
     ) -> None:
-        """Delete an object, only the one with this uid if given; raise NotFound, Conflict."""
-        body = {"preconditions": {"uid": uid}} if uid else None
-        await self._ask("DELETE", resource.path(name, namespace=namespace), body=body)
+        """Delete an object, only the one with this uid if given; raise NotFound, Conflict.
+
+        `propagation` is Background or Foreground: what it owns goes after or before it.
+        """
+        body: dict[str, object] = {"preconditions": {"uid": uid}} if uid else {}
+        body |= {"propagationPolicy": propagation} if propagation else {}
+        await self._ask("DELETE", resource.path(name, namespace=namespace), body=body or None)
 
     async def _ask(
         self,

@@ -69,12 +69,13 @@ class Transport:
         *,
         data: bytes = b"",
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> bytes:
         """One request with its answer's body, within the deadline."""
         with _translated(f"{method} {path}"):
             async with asyncio.timeout(self._deadline):
                 response = await self._open(
-                    method, path, query, data=data, content_type=content_type
+                    method, path, query, data=data, content_type=content_type, accept=accept
                 )
                 async with response:
                     return await _read(response)
@@ -109,12 +110,13 @@ class Transport:
         *,
         data: bytes = b"",
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> aiohttp.ClientResponse:
         """Send a request, with the token read anew if it is refused; answer 2xx or raise."""
         for last in (False, True):
             access = await self._current_access()
             response = await self._request(
-                access, method, path, query, data=data, content_type=content_type
+                access, method, path, query, data=data, content_type=content_type, accept=accept
             )
             verb = "WATCH" if query and "watch" in query else method
             metrics.API_REQUEST.labels(verb, str(response.status)).inc()
@@ -139,10 +141,11 @@ class Transport:
         *,
         data: bytes,
         content_type: str,
+        accept: str,
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("the client is used as a context manager")
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": accept}
         if access.authorization:
             headers["Authorization"] = access.authorization
         if data:
