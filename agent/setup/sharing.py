@@ -8,11 +8,13 @@ until the next boot, and node set-up runs before each start of the pod.
 Source: mount_namespaces(7), proc_pid_mountinfo(5) (`shared:N` among the optional fields).
 """
 
+import concurrent.futures
+import multiprocessing
 import pathlib
-import subprocess
 from collections.abc import Sequence
 
 from agent import errors
+from agent.mounts import syscalls
 from agent.setup import config
 
 _SECONDS = 20.0
@@ -45,28 +47,23 @@ def share(folders: Sequence[config.Path], *, in_container: bool) -> list[config.
     In a container it works in the mounts of process 1, which must be the node's
     (hostPID). Raises SharingError.
     """
-    init = pathlib.Path("/proc/1/mountinfo" if in_container else "/proc/self/mountinfo")
-    enter = ("nsenter", "--target", "1", "--mount", "--") if in_container else ()
+    table = pathlib.Path("/proc/1/mountinfo" if in_container else "/proc/self/mountinfo")
     changed = []
     for folder in folders:
-        if is_shared(init.read_text(errors="surrogateescape"), folder):
-            continue
-        for command in (
-            ("mkdir", "-p", str(folder)),
-            ("mount", "--bind", str(folder), str(folder)),
-            ("mount", "--make-rshared", str(folder)),
-        ):
-            _run(folder, (*enter, *command))
+        try:
+            if is_shared(table.read_text(errors="surrogateescape"), folder):
+                continue
+            # A process of its own: it leaves our mounts for good, and may hang.
+            context = multiprocessing.get_context("spawn")
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as child:
+                child.submit(_share, str(folder), in_container).result(_SECONDS)
+        except (OSError, TimeoutError, concurrent.futures.BrokenExecutor) as error:
+            raise SharingError(folder, str(error) or type(error).__name__) from error
         changed.append(folder)
     return changed
 
 
-def _run(folder: config.Path, command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SharingError(folder, str(error)) from error
-    if done.returncode != 0:
-        raise SharingError(folder, done.stderr.strip() or f"`{' '.join(command)}` failed")
+def _share(folder: str, in_container: bool) -> None:
+    if in_container:
+        syscalls.enter_mounts_of(1)
+    syscalls.share(folder)

@@ -36,20 +36,27 @@ def test_the_topmost_of_mounts_on_one_another_tells() -> None:
     assert not sharing.is_shared(table, config.Path("/a/b"))
 
 
+SCRIPT = """
+import json, sys
+from agent.setup import config, sharing
+
+if __name__ == "__main__":
+    folders = [config.Path(sys.argv[1])]
+    done = [len(sharing.share(folders, in_container=False)) for _ in range(2)]
+    text = open("/proc/self/mountinfo").read()
+    print(json.dumps([*done, sharing.is_shared(text, folders[0] / "below")]))
+"""
+
+
 @pytest.mark.root
 def test_a_folder_is_shared_once_on_a_machine_whose_root_is_private(tmp_path) -> None:
     folder = tmp_path / "new" / "folder"
-    script = (
-        "import json, sys; from agent.setup import config, sharing;"
-        "folders = [config.Path(sys.argv[1])];"
-        "done = [len(sharing.share(folders, in_container=False)) for _ in range(2)];"
-        "text = open('/proc/self/mountinfo').read();"
-        "print(json.dumps([*done, sharing.is_shared(text, folders[0] / 'below')]))"
-    )
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
     # A mount namespace of its own ends with the process, and what it mounts with it.
     command = ["unshare", "--mount", "--propagation", "private"]
     done = subprocess.run(
-        [*command, sys.executable, "-c", script, folder], capture_output=True, check=False
+        [*command, sys.executable, script, folder], capture_output=True, check=False
     )
 
     assert done.returncode == 0, done.stderr
