@@ -50,11 +50,6 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-def state(pid: int) -> str:
-    """R, S, D or another letter of proc_pid_stat(5)."""
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 @pytest.fixture(scope="session")
 def server() -> nfsd.Server:
     return nfsd.Server(pathlib.Path("/tmp/exports"))

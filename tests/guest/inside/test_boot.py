@@ -39,6 +39,13 @@ def test_a_node_that_boots_without_the_server_serves_when_it_comes(
         conftest.note(f"capable {back:.1f} s after a server that was cut off is there")
         conftest.wait_until(lambda: node.is_registered(client, conftest.STORED))
 
+        # And once more, now that it is mounted.
+        server.cut()
+        conftest.wait_until(lambda: not node.capable())
+        server.mend()
+        back = conftest.wait_until(node.capable)
+        conftest.note(f"capable {back:.1f} s after the wire was mended")
+
 
 def sentence(node, name: str) -> str:
     pods = json.loads(node.get("/status"))["pods"]
