@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from agent.model import images, records
+from agent.model import digests, images, records
 from agent.store import (
     blocking,
     catalog,
@@ -165,6 +165,56 @@ def test_a_build_that_wants_what_is_doomed_cancels_that(place) -> None:
         rounds(place, 4, floor=math.inf)
 
     assert there(place, "one")
+
+
+def test_a_cache_that_was_ready_before_its_plan_was_seen_stays_whole(place) -> None:
+    """Its build looked before the plan was to be seen, and knows of nothing."""
+    publishing.delete_cache(place, "imc-one")
+    planned = round_(place)
+    image = making.image(place, "base", "one", ref="r.io/one:1")
+    making.cache(place, "imc-one", image)
+
+    round_(place, planned, floor=math.inf)
+
+    reader = reading.Reader(place, on_damage=pytest.fail)
+    chains = [reader.chain(layer.chain_id) for layer in image.platforms[0].layers]
+    assert reader.image(images.parse_reference("r.io/one:1")) == image
+    assert None not in chains
+    assert generations.outstanding(place).phases == {}
+
+
+def test_a_layer_with_a_new_chain_is_not_deleted_before_nodes_are_asked_about_that(place) -> None:
+    """A build that died left it, and nodes may have mounted the layer by it."""
+    publishing.delete_cache(place, "imc-one")
+    doomed = rounds(place, 2, floor=math.inf)
+    diff_id = making.digest("one")
+    chain_id = digests.chain_ids([diff_id])[0]
+    publishing.publish_chain(place, chain_id, records.ChainRecord(diff_id=diff_id, parent=None))
+
+    planned = round_(place, doomed, floor=1)
+
+    assert there(place, "one")
+    round_(place, planned, floor=1)
+    record = generations.content(place, 2)
+    assert record is not None
+    assert record.layers == [records.RetiredLayer(diff_id=diff_id, chains=[chain_id])]
+
+
+def test_nodes_are_told_when_nothing_leads_to_the_layers_any_more(place, monkeypatch) -> None:
+    publishing.delete_cache(place, "imc-one")
+    planned = round_(place)
+    gone = [digests.chain_ids([making.digest("base"), making.digest("one")])[-1]]
+    seen = []
+
+    def look(where: layout.Layout, number: int) -> None:
+        record = generations.content(where, number)
+        seen.append(record is not None and [c for one in record.layers for c in one.chains])
+        assert not any(where.chain_record(chain).exists() for chain in gone)
+
+    monkeypatch.setattr(generations, "publish_newest", look)
+    round_(place, planned)
+
+    assert seen == [gone]
 
 
 @pytest.mark.parametrize("step", ["hiding", "deleting"])
