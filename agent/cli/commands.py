@@ -75,6 +75,24 @@ def create(
     ca: Annotated[
         pathlib.Path | None, typer.Option(help="More certificate authorities, a PEM file.")
     ] = None,
+    plugin_config: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            "--image-credential-provider-config",
+            help="The kubelet's file of credential plug-ins, to be asked here as well.",
+        ),
+    ] = None,
+    plugin_folder: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            "--image-credential-provider-bin-dir",
+            help="Where the plug-ins are; beside that file by default.",
+        ),
+    ] = None,
+    acr_instance: Annotated[
+        list[str] | None,
+        typer.Option(help="[REGION:]cri-... of Alibaba's Container Registry; repeatable."),
+    ] = None,
     platform: Annotated[
         list[str] | None,
         typer.Option(help="A platform to build for; repeatable. This machine's by default."),
@@ -104,6 +122,9 @@ def create(
         plain_http=frozenset(plain_http or ()),
         insecure=frozenset(insecure or ()),
         ca=ca,
+        plugin_config=plugin_config,
+        plugin_folder=plugin_folder,
+        acr_instances=tuple(acr_instance or ()),
         platforms=tuple(platform or ()),
         retention_days=retention_days,
         parallel=parallel,

@@ -36,6 +36,9 @@ class Wanted:
     plain_http: frozenset[str] = frozenset()
     insecure: frozenset[str] = frozenset()
     ca: pathlib.Path | None = None
+    plugin_config: pathlib.Path | None = None
+    plugin_folder: pathlib.Path | None = None
+    acr_instances: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     retention_days: int | None = None
     parallel: int = 3
@@ -158,6 +161,9 @@ def _build(
             ca_file=str(wanted.ca or ""),
         ),
         docker_configs=wanted.secrets,
+        plugin_config=wanted.plugin_config,
+        plugin_folder=wanted.plugin_folder,
+        acr_instances=(*request.acr_instances, *wanted.acr_instances),
     )
     build = working.Request(
         cache_id=request.cache_id,

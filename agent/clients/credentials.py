@@ -11,7 +11,7 @@ import binascii
 import dataclasses
 import fnmatch
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 from urllib import parse as urls
 
@@ -79,24 +79,34 @@ class _DockerConfig(msgspec.Struct, frozen=True):
     auths: dict[str, _Auth] = {}
 
 
-class DockerConfig:
-    """The `auths` of one docker config JSON (`.dockerconfigjson`), or of a `.dockercfg`."""
+class Keyring:
+    """Credentials by the key of what they open (see the module)."""
 
-    def __init__(self, data: bytes, *, source: str) -> None:
-        """Read it; raise CredentialsFileError where it is none. `source` names it in messages."""
+    def __init__(self, entries: Mapping[str, Credential]) -> None:
         self._entries = sorted(
-            ((_normalise(key), _credential(auth, source)) for key, auth in _auths(data, source)),
+            ((normalise(key), credential) for key, credential in entries.items()),
             key=lambda entry: entry[0],
             reverse=True,
         )
 
     async def credentials(self, reference: images.Reference) -> Sequence[Credential]:
         """The credentials of all keys that match, the most specific first."""
-        return [
-            credential
-            for key, credential in self._entries
-            if credential is not None and _matches(key, reference)
-        ]
+        return [credential for key, credential in self._entries if matches(key, reference)]
+
+
+class DockerConfig(Keyring):
+    """The `auths` of one docker config JSON (`.dockerconfigjson`), or of a `.dockercfg`."""
+
+    def __init__(self, data: bytes, *, source: str) -> None:
+        """Read it; raise CredentialsFileError where it is none. `source` names it in messages."""
+        found = {key: _credential(auth, source) for key, auth in _auths(data, source)}
+        super().__init__({key: value for key, value in found.items() if value is not None})
+
+
+def docker_config(hosts: Iterable[str], *, username: str, password: str) -> bytes:
+    """The docker config JSON that has one user for some hosts: what a pull secret holds."""
+    auth = base64.b64encode(f"{username}:{password}".encode()).decode()
+    return msgspec.json.encode({"auths": {host: {"auth": auth} for host in hosts}})
 
 
 def read_docker_config(path: pathlib.Path) -> DockerConfig:
@@ -139,11 +149,12 @@ def _credential(auth: _Auth, source: str) -> Credential | None:
     )
 
 
-def _normalise(key: str) -> str:
+def normalise(key: str) -> str:
     """`https://index.docker.io/v1/` -> `index.docker.io`; `host:5000/team/` -> `host:5000/team`."""
-    if "://" not in key:
-        key = f"https://{key}"
-    split = urls.urlsplit(key)
+    try:
+        split = urls.urlsplit(key if "://" in key else f"https://{key}")
+    except ValueError:
+        return key  # no URL (`[::1`), so of no registry
     path = split.path.rstrip("/")
     for version in ("/v1", "/v2"):
         if path == version or path.startswith(f"{version}/"):
@@ -151,7 +162,8 @@ def _normalise(key: str) -> str:
     return split.netloc + path
 
 
-def _matches(key: str, reference: images.Reference) -> bool:
+def matches(key: str, reference: images.Reference) -> bool:
+    """Whether a normalised key stands for an image's repository."""
     host, _, prefix = key.partition("/")
     if reference.registry == images.DEFAULT_REGISTRY and host in _DOCKER_HUB:
         host = reference.registry

@@ -93,8 +93,11 @@ class Authorizer:
         if untried is None:
             untried = [*await self._provider.credentials(reference), None]
         elif refused.headers and now - refused.renewed_at >= LASTED:
-            # It was good for a while: the token has expired, the credential has not.
-            untried = [refused.current, *untried]
+            # It was good for a while and has expired: the token, or what it was made with. Who
+            # gave that is asked again (a cloud's password lives for an hour), and tried first.
+            current = refused.current.source if refused.current else ""
+            untried = [*await self._provider.credentials(reference), None]
+            untried.sort(key=lambda each: (each.source if each else "") != current)
         tried = list(refused.tried)
         while untried:
             credential, *untried = untried

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 
 from agent.build import converting, layering, working
-from agent.clients import credentials, registry
+from agent.clients import acr, credential_config, credential_plugins, credentials, registry
 from agent.model import images, records
 from agent.store import layout, reading
 
@@ -41,6 +41,15 @@ class Settings:
     docker_configs: tuple[pathlib.Path, ...] = ()
     """Docker config JSON files with credentials, tried in this order."""
 
+    plugin_config: pathlib.Path | None = None
+    """The kubelet's CredentialProviderConfig; its plug-ins are asked after those files."""
+
+    plugin_folder: pathlib.Path | None = None
+    """Where the programs of the plug-ins are; None: beside their configuration."""
+
+    acr_instances: tuple[str, ...] = ()
+    """Alibaba Cloud Container Registry instances to ask for passwords, as annotations name them."""
+
 
 def ignore(progress: layering.Progress) -> None:
     """Show nobody how far a build is."""
@@ -62,9 +71,7 @@ async def build(
     reading.open_store(settings.store)
     command = settings.mkfs or os.environ.get(MKFS_VARIABLE, "") or "mkfs.erofs"
     mkfs = await converting.find(command)
-    provider = credentials.Chain(
-        [credentials.read_docker_config(path) for path in settings.docker_configs]
-    )
+    provider = credentials.Chain(_providers(settings))
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(registry.Client(provider, settings.registries))
         tools = layering.Tools(
@@ -76,6 +83,20 @@ async def build(
             on_progress=on_progress,
         )
         return await working.build_cache(request, tools)
+
+
+def _providers(settings: Settings) -> list[credentials.CredentialProvider]:
+    """Who may know credentials: the most explicit first."""
+    found: list[credentials.CredentialProvider] = [
+        credentials.read_docker_config(path) for path in settings.docker_configs
+    ]
+    if settings.plugin_config is not None:
+        plugins = credential_config.read(settings.plugin_config)
+        folder = settings.plugin_folder or settings.plugin_config.parent
+        found.append(credential_plugins.Plugins(plugins, folder))
+    if settings.acr_instances:
+        found.append(acr.Acr(settings.acr_instances, acr.options_of(os.environ)))
+    return found
 
 
 def _allow_open_files() -> None:
