@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import ssl
 import time
@@ -36,6 +37,10 @@ class Api:
         self._undo = contextlib.ExitStack()
         self.create(kube.Resource(plural="namespaces"), {"metadata": {"name": self.namespace}})
         self._undo.callback(self.delete, kube.Resource(plural="namespaces"), self.namespace)
+        # A cluster's controller makes it, but later than the first pod of a test comes.
+        with contextlib.suppress(RefusedError):
+            accounts = kube.Resource(plural="serviceaccounts")
+            self.create(accounts, {"metadata": {"name": "default"}}, namespace=self.namespace)
 
     def close(self) -> None:
         """Remove what is in no namespace. Never the reason why a test fails."""
@@ -115,6 +120,8 @@ class Api:
         self, *, server: str = "", token: str = "", token_file: str = ""
     ) -> pathlib.Path:
         """A kubeconfig: of the administrator at the server itself, unless told otherwise."""
+        if os.environ.get("UIMGACC_TEST_CLUSTER") == "1" and not (server or token or token_file):
+            return pathlib.Path(os.environ["KUBECONFIG"])
         user = {"tokenFile": token_file} if token_file else {"token": token}
         if not token and not token_file:
             user = {"token": self.access.authorization.removeprefix("Bearer ")}
@@ -133,6 +140,11 @@ class Api:
         path.write_text(yaml.safe_dump(content))
         return path
 
+    def _credentials(self) -> dict[str, str]:
+        """Where a client certificate says who we are, there is no token."""
+        token = self.access.authorization
+        return {"Authorization": token} if token else {}
+
     def _ask(
         self, method: str, path: str, body: Any = None, *, content_type: str = "application/json"
     ) -> Object:
@@ -140,7 +152,7 @@ class Api:
             f"{self.access.server}{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": self.access.authorization, "Content-Type": content_type},
+            headers={"Content-Type": content_type, **self._credentials()},
         )
         context: ssl.SSLContext | None = self.access.tls
         try:

@@ -178,7 +178,8 @@ class Proxy:
     async def _pass(self, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
         assert self._session is not None
         headers = {name: request.headers[name] for name in _PASSED if name in request.headers}
-        headers["Authorization"] = self._upstream.authorization
+        if self._upstream.authorization:
+            headers["Authorization"] = self._upstream.authorization
         headers["Accept-Encoding"] = "identity"
         async with self._session.request(
             request.method,
