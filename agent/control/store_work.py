@@ -14,7 +14,7 @@ import msgspec
 from agent.control import roster
 from agent.kits import files
 from agent.model import records
-from agent.store import decoding, generations, layout, retiring
+from agent.store import generations, layout, retiring
 
 REFUSED = "refused"
 BUSY = "busy"
@@ -56,22 +56,13 @@ def _keep_roster(
     place: layout.Layout, nodes: Sequence[tuple[str, int]], times: Mapping[str, float]
 ) -> Mapping[str, records.KnownNode]:
     """Add the nodes of now to those of before, and write them down before anything follows."""
-    before = _roster(place)
+    before = generations.nodes(place)
     seen = [roster.Node(name, acknowledged) for name, acknowledged in nodes]
     known = roster.merge(before, seen, now=times["now"], grace=times["grace"])
     if known != before:
         data = msgspec.json.encode(records.NodesRecord(nodes=known))
         files.write(place.nodes_record, data, tmp=place.tmp)
     return known
-
-
-def _roster(place: layout.Layout) -> Mapping[str, records.KnownNode]:
-    try:
-        return decoding.nodes(place.nodes_record.read_bytes()).nodes
-    except FileNotFoundError:
-        return {}
-    except records.RecordError as error:
-        raise generations.CollectionRefused(error.name, error.reason) from error
 
 
 OPERATIONS = {"collect": collect}

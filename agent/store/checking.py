@@ -5,13 +5,14 @@ Findings are yielded as they are made, so a person sees the first at once.
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import pathlib
 import struct
 from collections.abc import Callable, Iterator
 
 from agent.model import digests, images, records
-from agent.store import decoding, layout, reading
+from agent.store import claiming, decoding, generations, layout, reading
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all)."""
@@ -41,7 +42,11 @@ class Finding:
 
 
 _REBUILD = "create the caches that use it again: a build makes what is missing or damaged anew"
-_PRUNE = "harmless; `uimgacc store prune` frees the space while no node reads the store"
+_PRUNE = "harmless; the controller frees the space, or `uimgacc store prune` without a cluster"
+_STANDS = (
+    "nothing is deleted from the store until this file is gone: move it away once no build runs"
+    " (a claim), or restore it (anything else)"
+)
 
 
 def check(
@@ -64,6 +69,7 @@ def check(
         yield from step(place, reader)
         yield from found
         found.clear()
+    yield from _check_deletions(place)
     yield from _check_tmp(place)
 
 
@@ -120,10 +126,10 @@ def _check_chains(place: layout.Layout, reader: reading.Reader) -> Iterator[Find
             continue
         if not place.layer_record(record.diff_id).exists():
             reason = f"its layer {record.diff_id} is not in the store"
-            yield Finding(Kind.ORPHANED, path, reason, _REBUILD)
+            yield Finding(Kind.ORPHANED, path, reason, _PRUNE)
         if record.parent is not None and not place.chain_record(record.parent).exists():
             reason = f"the chain below, {record.parent}, is not in the store"
-            yield Finding(Kind.ORPHANED, path, reason, _REBUILD)
+            yield Finding(Kind.ORPHANED, path, reason, _PRUNE)
 
 
 def _check_blobs(place: layout.Layout, reader: reading.Reader) -> Iterator[Finding]:
@@ -161,6 +167,33 @@ def _check_caches(place: layout.Layout, reader: reading.Reader) -> Iterator[Find
             if not path.exists():
                 reason = f"cache {record.id} names {image.ref}, which has no record"
                 yield Finding(Kind.MISSING, path, reason, _REBUILD)
+
+
+def _check_deletions(place: layout.Layout) -> Iterator[Finding]:
+    """Whether what deletions go by can be read: one damaged record and nothing is deleted."""
+    found = generations.outstanding(place)
+    checks: list[tuple[pathlib.Path, Callable[[], object]]] = [
+        (place.generation_record, lambda: generations.newest(place)),
+        (place.nodes_record, lambda: generations.nodes(place)),
+    ]
+    for token in found.pending:
+        path = generations.marker(place, token, "pending")
+        checks.append((path, functools.partial(generations.planned, place, token)))
+    for number, phase in found.phases.items():
+        if phase is generations.Phase.HIDING:
+            path = generations.marker(place, number, "list")
+            checks.append((path, functools.partial(generations.decided, place, number)))
+        path = place.retired_record(number)
+        checks.append((path, functools.partial(generations.content, place, number)))
+    checks += [
+        (path, functools.partial(claiming.read, path))
+        for path in sorted(place.claims.glob("*.json"))
+    ]
+    for path, read in checks:
+        try:
+            read()
+        except generations.CollectionRefused as error:
+            yield Finding(Kind.DAMAGED, path, error.reason, _STANDS)
 
 
 def _check_tmp(place: layout.Layout) -> Iterator[Finding]:

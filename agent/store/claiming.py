@@ -142,17 +142,23 @@ def standing(place: layout.Layout) -> Iterator[records.ClaimRecord]:
         if path.name.startswith("."):
             continue
         try:
-            record = decoding.claim(path.read_bytes(), path.stem)
+            record = read(path)
             silent = now - path.stat().st_mtime
         except FileNotFoundError:
             continue
-        except records.RecordError as error:
-            raise generations.CollectionRefused(str(path), error.reason) from error
         if silent <= (LINGERS if record.finished else EXPIRES):
             yield record
         else:
             logger.info("a build's claim has ended", extra={"claim": record.id})
             path.unlink(missing_ok=True)
+
+
+def read(path: pathlib.Path) -> records.ClaimRecord:
+    """One claim; raise CollectionRefused where it is damaged."""
+    try:
+        return decoding.claim(path.read_bytes(), path.stem)
+    except records.RecordError as error:
+        raise generations.CollectionRefused(str(path), error.reason) from error
 
 
 def _server_time(place: layout.Layout) -> float:

@@ -42,12 +42,13 @@ class CollectorBusy(errors.TemporaryError):
 class CollectionRefused(errors.PermanentError):
     """Nothing is deleted while a record is damaged: what it names cannot be told.
 
-    `name` is that record.
+    `name` is that record, `reason` what is wrong with it.
     """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"not deleting: {name} is damaged ({reason}); run `uimgacc store check`")
         self.name = name
+        self.reason = reason
 
 
 class Phase(enum.Enum):
@@ -136,6 +137,16 @@ def newest(place: layout.Layout) -> int:
         return decoding.generation(place.generation_record.read_bytes())
     except FileNotFoundError:
         return 0
+    except records.RecordError as error:
+        raise CollectionRefused(error.name, error.reason) from error
+
+
+def nodes(place: layout.Layout) -> dict[str, records.KnownNode]:
+    """The nodes that the collector waits for; raise CollectionRefused on damage."""
+    try:
+        return decoding.nodes(place.nodes_record.read_bytes()).nodes
+    except FileNotFoundError:
+        return {}
     except records.RecordError as error:
         raise CollectionRefused(error.name, error.reason) from error
 

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from agent import errors
-from agent.model import records
-from agent.store import decoding, generations, layout, retiring
+from agent.store import generations, layout, retiring
 
 
 class NodesReadStore(errors.PermanentError):
@@ -48,7 +47,7 @@ def prune(
 
     Raises NodesReadStore, CollectorBusy and CollectionRefused.
     """
-    if known := _nodes(place):
+    if known := sorted(generations.nodes(place)):
         raise NodesReadStore(known)
     layers = freed = 0
     settled: tuple[str, ...] = ()
@@ -62,12 +61,3 @@ def prune(
         settled = outcome.announced
         if settle and settled:
             sleep(settle)
-
-
-def _nodes(place: layout.Layout) -> list[str]:
-    try:
-        return sorted(decoding.nodes(place.nodes_record.read_bytes()).nodes)
-    except FileNotFoundError:
-        return []
-    except records.RecordError as error:
-        raise generations.CollectionRefused(error.name, error.reason) from error

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from agent.model import images
-from agent.store import checking, layout
+from agent.store import checking, layout, publishing, retiring
 from tests.unit.store import making
 
 
@@ -104,3 +104,37 @@ def test_every_finding_has_a_reason_and_a_fix(place) -> None:
 
     assert len(findings) == 3
     assert all(one.reason and one.fix for one in findings)
+
+
+def test_records_that_hold_up_deletions_are_found(tmp_path) -> None:
+    place = making.store(tmp_path)
+    place.retired_records.mkdir()
+    place.claims.mkdir()
+    damaged = [
+        place.generation_record,
+        place.nodes_record,
+        place.retired_records / "000001-0123456789ab.pending",
+        place.retired_record(3),
+        place.claims / "imc-one.host.json",
+    ]
+    for path in damaged:
+        path.write_bytes(b'{"generation": "x"}')
+
+    found = list(checking.check(place))
+
+    assert {finding.path for finding in found} == set(damaged)
+    assert {finding.kind for finding in found} == {checking.Kind.DAMAGED}
+    assert all("nothing is deleted" in finding.fix for finding in found)
+
+
+def test_a_store_from_which_something_is_being_deleted_is_sound(tmp_path) -> None:
+    place = making.store(tmp_path)
+    making.cache(place, "imc-one", making.image(place, "base", "one", ref="r.io/one:1"))
+    making.cache(place, "imc-two", making.image(place, "base", "two", ref="r.io/two:1"))
+    publishing.delete_cache(place, "imc-one")
+    settled: tuple[str, ...] = ()
+    for _ in range(4):
+        orders = retiring.Orders(settled=settled, floor=1)
+        settled = retiring.collect(place, orders).announced
+
+        assert list(checking.check(place)) == []
