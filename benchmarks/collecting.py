@@ -1,0 +1,132 @@
+"""A collection over 100,000 layers of which no cache names half any more: time and memory.
+
+The store is made up: tiny layer files with records, as many as 2,500 images of 40 layers
+have. Each round of the collector runs in a process of its own, as it does in the controller.
+"""
+
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import time
+
+from agent.model import digests, images, records
+from agent.store import layout, publishing
+
+LAYERS = 100_000
+PER_IMAGE = 40
+_MKFS = records.Toolchain(version="1.8", options=[])
+_ROUND = """
+import json, pathlib, resource, sys
+from agent.control import store_work
+kind, outcome = store_work.collect(sys.argv[1], [], [], json.loads(sys.argv[2]),
+    {"now": 0.0, "grace": 1.0})
+assert kind == "done", outcome
+outcome["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+outcome["announced"] = list(outcome["announced"])
+print(json.dumps(outcome))
+"""
+
+
+def run(folder: pathlib.Path) -> dict[str, float]:
+    """The figures: a round that finds nothing, and all rounds that delete half of it."""
+    place = layout.Layout(folder / "large store")
+    publishing.create(place.root)
+    caches = [_image(place, number) for number in range(LAYERS // PER_IMAGE)]
+    idle, _, idle_peak = _rounds(place, 1)
+    for cache_id in caches[::2]:
+        publishing.delete_cache(place, cache_id)
+    seconds, deleted, peak = _rounds(place, math.inf)
+    assert deleted == LAYERS // 2, deleted
+    return {
+        "collect_layers": LAYERS,
+        "collect_idle_s": idle,
+        "collect_delete_half_s": seconds,
+        "collect_rss_mib": max(peak, idle_peak),
+    }
+
+
+def _rounds(place: layout.Layout, limit: float) -> tuple[float, int, float]:
+    """Rounds until nothing is left to do: seconds, layers deleted, the highest memory."""
+    seconds, deleted, peak = 0.0, 0, 0.0
+    settled: list[str] = []
+    done = 0
+    while done < limit:
+        started = time.monotonic()
+        text = subprocess.run(
+            [sys.executable, "-c", _ROUND, str(place.root), json.dumps(settled)],
+            check=True,
+            stdout=subprocess.PIPE,
+        ).stdout
+        seconds += time.monotonic() - started
+        outcome = json.loads(text)
+        deleted += outcome["layers"]
+        peak = max(peak, outcome["peak_mib"])
+        settled = outcome["announced"]
+        done += 1
+        if not (settled or outcome["waiting"] or outcome["planned"]):
+            break
+    return seconds, deleted, peak
+
+
+def _image(place: layout.Layout, number: int) -> str:
+    """Write a cache of one image of layers of its own, not durably: this is no builder."""
+    ref = f"registry.example.com/made/up-{number % 50}:{number}"
+    diff_ids = [digests.sha256(f"{number}/{at}".encode()) for at in range(PER_IMAGE)]
+    chain = digests.chain_ids(diff_ids)
+    blobs = [f"{kind} {number}".encode() for kind in ("index", "manifest", "config")]
+    target, manifest, config = (digests.sha256(data) for data in blobs)
+    for data in blobs:
+        _write(place.blob(digests.sha256(data)), data)
+    layers = []
+    for diff_id, chain_id, parent in zip(diff_ids, chain, [None, *chain], strict=False):
+        layer = records.LayerRecord(
+            diff_id=diff_id, size=1, tar_size=1, sha256=target, blobs=[diff_id], mkfs=_MKFS
+        )
+        _write(place.layer(diff_id), b"x")
+        _write(place.layer_record(diff_id), records.encode(layer))
+        record = records.ChainRecord(diff_id=diff_id, parent=parent)
+        _write(place.chain_record(chain_id), records.encode(record))
+        layers.append(
+            records.ImageLayer(
+                diff_id=diff_id,
+                chain_id=chain_id,
+                digest=diff_id,
+                media_type="layer",
+                size=1,
+                tar_size=1,
+                erofs_size=1,
+            )
+        )
+    platform = records.PlatformImage(
+        platform="linux/amd64",
+        manifest=manifest,
+        manifest_media_type="manifest",
+        manifest_size=1,
+        config=config,
+        layers=layers,
+    )
+    image = records.ImageRecord(
+        ref=ref,
+        target=target,
+        target_media_type="index",
+        target_size=1,
+        platforms=[platform],
+        created="",
+    )
+    _write(place.image_record(images.parse_reference(ref)), records.encode(image))
+    cached = records.CachedImage(ref=ref, target=target, size=1, layers=list(diff_ids))
+    cache = records.CacheRecord(
+        id=f"imc-{number:06d}", name=ref, images=[cached], size=1, capacity=1, created=""
+    )
+    _write(place.cache_record(cache.id), records.encode(cache))
+    return cache.id
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
