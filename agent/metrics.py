@@ -221,3 +221,46 @@ COLLECTED_BYTES = prometheus_client.Counter(
 def collected(result: Collection) -> None:
     """Count a round of the collector."""
     _COLLECTIONS.labels(result).inc()
+
+
+BuildResult = typing.Literal["ready", "failed"]
+
+_BUILDS = prometheus_client.Counter(
+    "uimgacc_builds_total",
+    "Builds of caches that ended, by how.",
+    ["result"],
+    registry=CONTROLLER,
+)
+for _build_result in typing.get_args(BuildResult):
+    _BUILDS.labels(_build_result)
+
+
+def built(result: BuildResult) -> None:
+    """Count a build that ended."""
+    _BUILDS.labels(result).inc()
+
+
+Phase = typing.Literal["Pending", "Creating", "Ready", "Updating", "Failed", "UpdateFailed"]
+
+CACHES = prometheus_client.Gauge(
+    "uimgacc_caches", "Image caches, by phase.", ["phase"], registry=CONTROLLER
+)
+for _phase in typing.get_args(Phase):
+    CACHES.labels(_phase)
+LEADING = prometheus_client.Gauge(
+    "uimgacc_leading", "Whether this controller leads (1) or waits (0).", registry=CONTROLLER
+)
+RECONCILE = prometheus_client.Histogram(
+    "uimgacc_reconcile_seconds",
+    "Time that one step for one cache took, by whether it failed.",
+    ["failed"],
+    buckets=_LATENCY,
+    registry=CONTROLLER,
+)
+for _failed in ("true", "false"):
+    RECONCILE.labels(_failed)
+
+
+def reconciled(seconds: float, *, failed: bool) -> None:
+    """Observe one step."""
+    RECONCILE.labels(str(failed).lower()).observe(seconds)

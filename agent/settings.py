@@ -90,3 +90,83 @@ class Agent:
 
     verbose: bool = False
     """Log routine, too."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """The controller. Times are in seconds unless the name says days or hours."""
+
+    store: pathlib.Path
+    """The root folder of the shared store, mounted writable; one that is empty becomes a store."""
+
+    namespace: str = "uimgacc-system"
+    """Where the builders' Jobs are, and the Lease of the leader."""
+
+    pod: str = ""
+    """The name of the controller's own pod: builders get its image and its volume `store`."""
+
+    kubeconfig: pathlib.Path | None = None
+    """How to reach the API server. None: with the service account of the pod that this is in."""
+
+    service_account: pathlib.Path = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """Where that service account's token and authority are; they are read again as they change."""
+
+    api_seconds: float = 10.0
+    """How long the API server may take for one answer."""
+
+    store_seconds: float = 20.0
+    """How long the store may take for one answer."""
+
+    compression: str = "lz4"
+    """Of a store that is made: lz4, or none, which containerd 2.4 itself can read."""
+
+    listen: str = "0.0.0.0:9467"
+    """host:port for /metrics, /healthz and /readyz; "" serves nothing."""
+
+    parallel_builds: int = 4
+    """Builds that run at the same time; others wait. Each takes a processor or more."""
+
+    build_seconds: float = 14400.0
+    """After which a build is given up."""
+
+    keep_seconds: float = 3600.0
+    """For how long the Job of a build, and its log, are there after its end."""
+
+    scratch: str = "64Gi"
+    """What a builder's local folder may take: the files of a few layers, uncompressed."""
+
+    builder_patch: pathlib.Path | None = None
+    """A file with a part of a Job, merged into each builder's: resources, tolerations, proxies."""
+
+    deletion_seconds: float = 600.0
+    """For how long the object of a deleted cache waits for nodes that hold its layers."""
+
+    grace_seconds: float = 86400.0
+    """After which a node that is gone from the cluster holds nothing any more."""
+
+    settle_seconds: float = 180.0
+    """Until what is announced in the store is seen by all machines: three times acregmax."""
+
+    collect_seconds: float = 60.0
+    """How often the collector looks whether something may be deleted."""
+
+    refresh_hours: float = 0.0
+    """After which every cache's tags are looked up again; 0: only where its object says so."""
+
+    auto_caches: int = 100
+    """Automatic caches that may exist; beyond, the one unused for the longest goes."""
+
+    unused_days: float = 7.0
+    """For which an automatic cache is kept that no pod has used."""
+
+    used_days: float = 30.0
+    """For which an automatic cache is kept after its last use."""
+
+    failed_hours: float = 24.0
+    """For which the object of an automatic or Alibaba cache that cannot be built is kept."""
+
+    stop_seconds: float = 10.0
+    """How long a clean stop may take; then the process ends itself, which harms nothing."""
+
+    verbose: bool = False
+    """Log routine, too."""

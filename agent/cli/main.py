@@ -23,6 +23,10 @@ def main() -> None:
         from agent.roles import build_job
 
         sys.exit(build_job.main(sys.argv[2:]))
+    if sys.argv[1:2] == ["controller"]:
+        from agent.roles import controller
+
+        sys.exit(controller.main(sys.argv[2:]))
     from agent.cli import commands
 
     commands.run()

@@ -12,7 +12,6 @@ import datetime
 import logging
 import os
 import pathlib
-import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ import aiohttp.web
 
 from agent import errors, settings
 from agent.clients import containerd
-from agent.kits import aiotasks, jsonlog, workers
+from agent.kits import aiotasks, jsonlog, watchdogs, workers
 from agent.model import images
 from agent.mounts import mountinfo, nfs
 from agent.node import (
@@ -211,41 +210,11 @@ async def _mounting(
     return mounting.Mounting(aim, pool, deadline=wanted.nfs_seconds)
 
 
-class _Watchdog:
-    """Ends the process when stopping takes too long. That harms nothing: see the module."""
-
-    def __init__(self, seconds: float) -> None:
-        self._timer = threading.Timer(seconds, _bite)
-        self._timer.daemon = True
-
-    def __enter__(self) -> "_Watchdog":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._timer.cancel()
-
-    def start(self) -> None:
-        """Count from now, if not already."""
-        with contextlib.suppress(RuntimeError):
-            self._timer.start()
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Count from the moment at which the process is told to stop."""
-        await stop.wait()
-        self.start()
-        await asyncio.Event().wait()
-
-
-def _bite() -> None:
-    os.write(2, b'{"level": "error", "message": "stopping takes too long: killed"}\n')
-    os._exit(1)
-
-
 async def run(wanted: settings.Agent) -> None:
     """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
     if wanted.state is not None:
         wanted.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _Watchdog(wanted.stop_seconds) as watchdog:
+    with watchdogs.Watchdog(wanted.stop_seconds) as watchdog:
         async with aiotasks.stop_on_signals() as stop, _opened(wanted) as parts:
             app = web.application(parts.describe, parts.missing)
             async with (

@@ -1,0 +1,226 @@
+"""What the controller does in the API, one thing each; what was done before is no error."""
+
+import base64
+import binascii
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from agent import errors
+from agent.clients import kube, kube_errors
+from agent.control import jobs, roster, specs
+from agent.model import caches
+
+MANAGER = "uimgacc-controller"
+_DOCKER_KEYS = (".dockerconfigjson", ".dockercfg")
+
+
+class SecretUnusable(errors.PermanentError):
+    """A Secret that a cache names cannot be used. `name` is namespace/name."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"the Secret {name} {reason}")
+        self.name = name
+
+
+class ObjectGone(errors.PermanentError):
+    """The object of a cache has been deleted. `name` is its."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the object {name} is gone")
+        self.name = name
+
+
+class Api(Protocol):
+    """What of the API is used: agent.clients.kube.Client."""
+
+    async def get(self, resource: kube.Resource, name: str, *, namespace: str = "") -> kube.Object:
+        """Read an object."""
+
+    async def create(
+        self, resource: kube.Resource, body: kube.Object, *, namespace: str = ""
+    ) -> kube.Object:
+        """Create an object."""
+
+    async def patch(
+        self,
+        resource: kube.Resource,
+        name: str,
+        body: object,
+        *,
+        namespace: str = "",
+        subresource: str = "",
+        manager: str = MANAGER,
+    ) -> kube.Object:
+        """Change an object by a merge patch."""
+
+    async def delete(
+        self,
+        resource: kube.Resource,
+        name: str,
+        *,
+        namespace: str = "",
+        uid: str = "",
+        propagation: str = "",
+    ) -> None:
+        """Delete an object."""
+
+
+def resource_of(key: specs.Key) -> kube.Resource:
+    """The kind of a cache's object."""
+    return kube.Resource(group=key.group, plural="imagecaches")
+
+
+class Cluster:
+    """The objects that the controller writes; builds are in `namespace`."""
+
+    def __init__(self, api: Api, *, namespace: str) -> None:
+        self._api = api
+        self._namespace = namespace
+
+    async def hold(self, cache: specs.CacheObject) -> kube.Object:
+        """Add our finalizer."""
+        return await self._finalizers(cache, [*cache.finalizers, specs.FINALIZER])
+
+    async def release(self, cache: specs.CacheObject) -> kube.Object:
+        """Remove our finalizer."""
+        kept = [each for each in cache.finalizers if each != specs.FINALIZER]
+        return await self._finalizers(cache, kept)
+
+    async def _finalizers(self, cache: specs.CacheObject, wanted: Sequence[str]) -> kube.Object:
+        return await self._patch(cache, {"finalizers": wanted})
+
+    async def write_status(
+        self, cache: specs.CacheObject, status: Mapping[str, Any]
+    ) -> kube.Object:
+        """Change parts of the status, if nobody has changed the object meanwhile."""
+        return await self._patch(cache, {}, status=status)
+
+    async def _patch(
+        self,
+        cache: specs.CacheObject,
+        meta: Mapping[str, Any],
+        *,
+        status: Mapping[str, Any] | None = None,
+    ) -> kube.Object:
+        body: dict[str, Any] = {"metadata": {"resourceVersion": cache.version, **meta}}
+        if status is not None:
+            body["status"] = status
+        try:
+            return await self._api.patch(
+                resource_of(cache.key),
+                cache.key.name,
+                body,
+                subresource="status" if status is not None else "",
+                manager=MANAGER,
+            )
+        except kube_errors.NotFound as error:
+            raise ObjectGone(cache.key.name) from error
+
+    async def expire(self, cache: specs.CacheObject) -> None:
+        """Delete the object, this one and no later one of its name."""
+        try:
+            await self._api.delete(resource_of(cache.key), cache.key.name, uid=cache.uid)
+        except kube_errors.NotFound:
+            return
+
+    async def start(self, body: Mapping[str, Any], secrets: Sequence[str]) -> kube.Object:
+        """Make a Job, or go on with making it; with `secrets` (base64) it waits for its Secret."""
+        name = body["metadata"]["name"]
+        try:
+            job = await self._api.create(kube.JOBS, body, namespace=self._namespace)
+        except kube_errors.AlreadyExists:
+            job = await self._api.get(kube.JOBS, name, namespace=self._namespace)
+        if not job["spec"].get("suspend"):
+            return job
+        secret = jobs.secret_manifest(
+            name, job["metadata"]["uid"], namespace=self._namespace, data=secrets
+        )
+        with contextlib.suppress(kube_errors.AlreadyExists):
+            await self._api.create(kube.SECRETS, secret, namespace=self._namespace)
+        return await self._api.patch(
+            kube.JOBS, name, {"spec": {"suspend": False}}, namespace=self._namespace
+        )
+
+    async def stop(self, name: str) -> None:
+        """Delete a Job; it is gone when its pod is."""
+        try:
+            await self._api.delete(
+                kube.JOBS, name, namespace=self._namespace, propagation="Foreground"
+            )
+        except kube_errors.NotFound:
+            return
+
+    async def forget_secret(self, name: str) -> None:
+        """Delete the Secret of a Job that is over."""
+        try:
+            await self._api.delete(kube.SECRETS, name, namespace=self._namespace)
+        except kube_errors.NotFound:
+            return
+
+    async def pull_secrets(self, names: Sequence[caches.SecretName]) -> list[str]:
+        """The docker configs of Secrets, in base64 as they are; raise SecretUnusable."""
+        return [await self._pull_secret(name) for name in names]
+
+    async def _pull_secret(self, name: caches.SecretName) -> str:
+        try:
+            found = await self._api.get(kube.SECRETS, name.name, namespace=name.namespace)
+        except kube_errors.NotFound as error:
+            raise SecretUnusable(str(name), "does not exist") from error
+        data = found.get("data") or {}
+        for key in _DOCKER_KEYS:
+            if key in data:
+                if not _is_docker_config(data[key]):
+                    raise SecretUnusable(str(name), f"has no docker config in {key}")
+                return str(data[key])
+        kind = found.get("type", "Opaque")
+        raise SecretUnusable(
+            str(name), f"is of type {kind}: it has to be kubernetes.io/dockerconfigjson"
+        )
+
+
+def _is_docker_config(encoded: str) -> bool:
+    try:
+        return isinstance(json.loads(base64.b64decode(encoded)), dict)
+    except (binascii.Error, ValueError):
+        return False
+
+
+class _NodeMeta(msgspec.Struct):
+    name: str
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _Node(msgspec.Struct):
+    metadata: _NodeMeta
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodeList:
+    """The nodes as the collector wants them, and the platforms that they have."""
+
+    nodes: Sequence[roster.Node]
+    platforms: tuple[str, ...]
+
+
+async def list_nodes(client: kube.Client) -> NodeList:
+    """Ask for all nodes, without their status."""
+    nodes = []
+    platforms = set()
+    async for page in client.pages(kube.NODES, metadata_only=True):
+        for raw in page.raw:
+            try:
+                meta = msgspec.json.decode(raw, type=_Node).metadata
+            except msgspec.DecodeError as error:
+                raise kube_errors.Unavailable(f"a node cannot be read: {error}") from error
+            nodes.append(roster.node_of(meta.name, meta.annotations or {}))
+            labels = meta.labels or {}
+            architecture = labels.get("kubernetes.io/arch", "")
+            if architecture and labels.get("kubernetes.io/os", "linux") == "linux":
+                platforms.add(f"linux/{architecture}")
+    return NodeList(nodes, tuple(sorted(platforms)))

@@ -1,0 +1,97 @@
+"""What the API server has told of caches, builds and nodes: kept here, written by nobody else.
+
+Steps read from here, so that a restarted controller asks once for all of a kind and
+not for each object.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.control import job_states, specs
+
+Object = Mapping[str, Any]
+
+
+class Knowledge:
+    """Caches by their key, Jobs and what their pods say by the Job's name."""
+
+    def __init__(self) -> None:
+        self.caches: dict[specs.Key, specs.CacheObject] = {}
+        self._jobs: dict[str, job_states.Job] = {}
+        self._reasons: dict[str, str] = {}
+        self.platforms: tuple[str, ...] = ()
+
+    def put_cache(self, body: Object) -> specs.CacheObject:
+        """Take in an object as it is now; one that is older than what is known changes nothing."""
+        found = specs.parse(body)
+        known = self.caches.get(found.key)
+        if known is None or known.uid != found.uid or not _older(found.version, known.version):
+            self.caches[found.key] = found
+        return self.caches[found.key]
+
+    def drop_cache(self, key: specs.Key, uid: str = "") -> None:
+        """The object is gone; another of its name may be there already."""
+        known = self.caches.get(key)
+        if known is not None and uid in ("", known.uid):
+            del self.caches[key]
+
+    def put_job(self, body: Object) -> job_states.Job:
+        """Take in a Job."""
+        name = body["metadata"]["name"]
+        job = job_states.parse(body, self._reasons.get(name, ""))
+        self._jobs[name] = job
+        return job
+
+    def drop_job(self, name: str) -> None:
+        """A Job is gone."""
+        self._jobs.pop(name, None)
+        self._reasons.pop(name, None)
+
+    def put_pod(self, body: Object) -> job_states.Job | None:
+        """Take in a builder's pod: what it says belongs to its Job."""
+        name = (body["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name", "")
+        reason = job_states.reason_of_pod(body)
+        job = self._jobs.get(name)
+        if name and reason:
+            self._reasons[name] = reason
+        elif name and not (job is not None and job.failed):
+            self._reasons.pop(name, None)
+        if job is None:
+            return None
+        if not job.succeeded:
+            job = dataclasses.replace(job, reason=self._reasons.get(name, "") or job.reason)
+            self._jobs[name] = job
+        return job
+
+    def jobs_of(self, cache_id: str) -> dict[str, job_states.Job]:
+        """The Jobs of a cache, by name."""
+        return {name: job for name, job in self._jobs.items() if job.cache_id == cache_id}
+
+    def job(self, name: str) -> job_states.Job | None:
+        """The Job of a name."""
+        return self._jobs.get(name)
+
+    def job_names(self) -> set[str]:
+        """All Jobs."""
+        return set(self._jobs)
+
+    def building(self) -> int:
+        """How many builds run, or are about to."""
+        return sum(job.active for job in self._jobs.values())
+
+    def waiting(self) -> Iterator[specs.Key]:
+        """The caches that may wait for a build to end, the oldest first."""
+        waiting = [cache for cache in self.caches.values() if not cache.state.serving]
+        yield from (cache.key for cache in sorted(waiting, key=lambda cache: cache.created))
+
+    def key_of(self, job: job_states.Job) -> specs.Key | None:
+        """Whose build a Job is."""
+        group, _, name = job.owner.partition("/")
+        key = specs.Key(group, name)
+        return key if key in self.caches else None
+
+
+def _older(version: str, than: str) -> bool:
+    """Versions of one object can be compared since Kubernetes 1.35 says so, and could before."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)

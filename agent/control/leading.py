@@ -1,0 +1,175 @@
+"""What the leader does: looks at every cache when anything about it has changed, or is due."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from agent import errors, metrics
+from agent.clients import kube, kube_errors
+from agent.control import cluster, expiring, jobs, knowledge, queueing, roster, specs, states
+from agent.model import caches
+
+logger = logging.getLogger(__name__)
+
+_WORKERS = 8
+_RELIST = 60.0
+_PRIMING = 30.0
+
+
+class Step(Protocol):
+    """One step for one cache (agent.control.reconciling.Reconciler.step)."""
+
+    async def __call__(self, key: specs.Key) -> float | None:
+        """Do it; seconds until the next one, None: when something changes."""
+
+
+class _Meta(msgspec.Struct):
+    name: str
+    uid: str = ""
+
+
+class _Named(msgspec.Struct):
+    metadata: _Meta
+
+
+class Leader:
+    """Keeps `known`, and steps where it changes."""
+
+    def __init__(
+        self,
+        client: kube.Client,
+        api: cluster.Cluster,
+        known: knowledge.Knowledge,
+        *,
+        namespace: str,
+        rules: expiring.Rules,
+    ) -> None:
+        self._client = client
+        self._api = api
+        self._known = known
+        self._namespace = namespace
+        self._rules = rules
+        self._queue: queueing.Queue[specs.Key] = queueing.Queue()
+
+    def deliver(self, plural: str, kind: str | None, body: Mapping[str, Any]) -> None:
+        """Take in news of the watches (agent.control.handlers.Deliver)."""
+        gone = kind == "DELETED"
+        if plural == "imagecaches":
+            self._deliver_cache(body, gone=gone)
+        elif plural == "jobs":
+            self._deliver_job(body, gone=gone)
+        elif not gone:
+            job = self._known.put_pod(body)
+            key = self._known.key_of(job) if job is not None else None
+            if key is not None:
+                self._queue.add(key)
+
+    def _deliver_cache(self, body: Mapping[str, Any], *, gone: bool) -> None:
+        group = str(body["apiVersion"]).partition("/")[0]
+        key = specs.Key(group, body["metadata"]["name"])
+        if gone:
+            self._known.drop_cache(key, body["metadata"]["uid"])
+        else:
+            before = self._known.caches.get(key)
+            if self._known.put_cache(body) is not before:
+                self._queue.add(key)
+
+    def _deliver_job(self, body: Mapping[str, Any], *, gone: bool) -> None:
+        before = self._known.job(body["metadata"]["name"])
+        job = self._known.put_job(body)
+        if job == before and not gone:
+            return
+        if gone:
+            self._known.drop_job(job.name)
+        if (key := self._known.key_of(job)) is not None:
+            self._queue.add(key)
+        if gone or not job.active:
+            for waiting in self._known.waiting():
+                self._queue.add(waiting)
+
+    async def list_nodes(self) -> Sequence[roster.Node]:
+        """See agent.control.collecting.Nodes; the platforms are by the way."""
+        found = await cluster.list_nodes(self._client)
+        if found.platforms != self._known.platforms:
+            logger.info("platforms", extra={"platforms": list(found.platforms)})
+            self._known.platforms = found.platforms
+            for key in self._known.caches:
+                self._queue.add(key)
+        return found.nodes
+
+    async def prime(self) -> None:
+        """Learn of nodes and builds before the first step: none is begun that is there."""
+        while True:
+            try:
+                await self.list_nodes()
+                await self._relist()
+            except errors.TemporaryError as error:
+                logger.warning("cannot begin yet", extra={"reason": str(error)})
+                await asyncio.sleep(min(_PRIMING, error.delay or 1.0))
+            else:
+                return
+
+    def services(self, step: Step) -> dict[str, Coroutine[Any, Any, None]]:
+        """For run_services, when primed."""
+        workers = {f"steps {at}": self._queue.run(step) for at in range(_WORKERS)}
+        return {**workers, "lists": self._run_lists()}
+
+    async def _run_lists(self) -> None:
+        """Make sure now and then that nothing was missed, and that there is not too much."""
+        while True:
+            self._count()
+            await asyncio.sleep(_RELIST)
+            try:
+                await self._relist()
+                await self._relist_caches()
+                await self._evict()
+            except errors.AgentError as error:
+                logger.warning("the lists are not read", extra={"reason": str(error)})
+
+    async def _relist(self) -> None:
+        """The builds: a Job that went while no watch was there is active for ever, else."""
+        selector = ",".join(f"{key}={value}" for key, value in jobs.SELECTOR.items())
+        before = self._known.job_names()
+        found = set()
+        async for page in self._client.pages(kube.JOBS, namespace=self._namespace, labels=selector):
+            for body in page.items:
+                found.add(body["metadata"]["name"])
+                self._deliver_job(body, gone=False)
+        async for page in self._client.pages(kube.PODS, namespace=self._namespace, labels=selector):
+            for body in page.items:
+                self._known.put_pod(body)
+        for name in before - found:
+            self._known.drop_job(name)
+
+    async def _relist_caches(self) -> None:
+        for group in caches.GROUPS:
+            before = {key: cache for key, cache in self._known.caches.items() if key.group == group}
+            if not before:
+                continue
+            found = set()
+            resource = kube.Resource(group=group, plural="imagecaches")
+            try:
+                async for page in self._client.pages(resource, metadata_only=True):
+                    for raw in page.raw:
+                        meta = msgspec.json.decode(raw, type=_Named).metadata
+                        found.add((meta.name, meta.uid))
+            except kube_errors.NotFound:
+                found.clear()  # the kind itself is gone
+            for key, cache in before.items():
+                if (key.name, cache.uid) not in found:
+                    self._known.drop_cache(key, cache.uid)
+
+    async def _evict(self) -> None:
+        for cache in expiring.surplus(self._known.caches.values(), self._rules):
+            logger.info("too many automatic caches", extra={"cache": cache.key.name})
+            await self._api.expire(cache)
+
+    def _count(self) -> None:
+        count = dict.fromkeys(states.Phase, 0)
+        for cache in self._known.caches.values():
+            count[cache.state.phase or states.Phase.PENDING] += 1
+        for phase, number in count.items():
+            metrics.CACHES.labels(phase.value).set(number)

@@ -1,0 +1,115 @@
+"""A queue of keys with due times: one step at a time for each, several keys side by side.
+
+A key that is added while its step runs gets another step afterwards: what has changed
+meanwhile is seen. A step that fails is repeated, later each time.
+"""
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from agent import errors, metrics
+
+logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
+
+_DELAYS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class Queue(Generic[Key]):
+    """Keys that are to be looked at."""
+
+    def __init__(self, delays: Sequence[float] = _DELAYS) -> None:
+        self._delays = delays
+        self._due: dict[Key, float] = {}
+        self._heap: list[tuple[float, int, Key]] = []
+        self._order = 0
+        self._busy: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._changed = asyncio.Event()
+
+    def add(self, key: Key, delay: float = 0.0) -> None:
+        """Have a step for a key after so many seconds, or sooner where one is due sooner."""
+        at = asyncio.get_running_loop().time() + delay
+        if at < self._due.get(key, float("inf")):
+            self._due[key] = at
+            self._order += 1
+            heapq.heappush(self._heap, (at, self._order, key))
+            self._changed.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way or due at this moment."""
+        now = asyncio.get_running_loop().time()
+        return not self._busy and all(at > now for at in self._due.values())
+
+    async def run(self, step: Callable[[Key], Awaitable[float | None]]) -> None:
+        """Do steps for ever. A step returns after how many seconds to look again, or None."""
+        while True:
+            key = await self._next()
+            self._busy.add(key)
+            began = time.monotonic()
+            try:
+                again = await step(key)
+            except errors.AgentError as error:
+                again = self._later(key, error)
+                metrics.reconciled(time.monotonic() - began, failed=True)
+            else:
+                self._failures.pop(key, None)
+                metrics.reconciled(time.monotonic() - began, failed=False)
+            finally:
+                self._busy.discard(key)
+                self._changed.set()
+            if again is not None:
+                self.add(key, again)
+
+    async def _next(self) -> Key:
+        while True:
+            self._changed.clear()
+            now = asyncio.get_running_loop().time()
+            key, wait = self._take(now)
+            if key is not None:
+                return key
+            try:
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _take(self, now: float) -> tuple[Key | None, float | None]:
+        """The first key that is due and not busy; else how long to wait for one."""
+        passed = []
+        found: Key | None = None
+        wait = None
+        while self._heap:
+            at, _, key = self._heap[0]
+            if self._due.get(key) != at:
+                heapq.heappop(self._heap)  # it was taken, or moved
+            elif at > now:
+                wait = at - now
+                break
+            else:
+                entry = heapq.heappop(self._heap)
+                if key in self._busy:
+                    passed.append(entry)
+                else:
+                    found = key
+                    del self._due[key]
+                    break
+        for entry in passed:
+            heapq.heappush(self._heap, entry)
+        return found, wait
+
+    def _later(self, key: Key, error: errors.AgentError) -> float:
+        count = self._failures.get(key, 0)
+        self._failures[key] = count + 1
+        delay = self._delays[min(count, len(self._delays) - 1)]
+        if isinstance(error, errors.TemporaryError) and error.delay is not None:
+            delay = max(delay, error.delay)
+        log = logger.warning if count else logger.info
+        log("a step failed", extra={"key": str(key), "reason": str(error), "again": delay})
+        return delay

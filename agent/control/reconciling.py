@@ -1,0 +1,189 @@
+"""One step for one cache: look, decide, act, write the status, one sentence about it.
+
+Each act may be the last one: whatever is left is found by the next step, of this
+controller or of another one.
+"""
+
+import dataclasses
+import datetime
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from agent import errors, metrics
+from agent.control import (
+    cluster,
+    deciding,
+    dialects,
+    expiring,
+    following,
+    jobs,
+    knowledge,
+    specs,
+    states,
+    steps,
+    storage,
+    telling,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Holders(Protocol):
+    """Who still holds what was deleted (agent.control.collecting.Collector)."""
+
+    def ask(self) -> None:
+        """Have a round soon."""
+
+    def holders(self, cache_id: str, layers: Sequence[str] = ()) -> str:
+        """A sentence about who holds a cache's layers; "" where nobody is known to."""
+
+
+class Reconciler:
+    """Does steps for the caches in `known`."""
+
+    def __init__(
+        self,
+        *,
+        known: knowledge.Knowledge,
+        api: cluster.Cluster,
+        store: storage.Storage,
+        holders: Holders,
+        teller: telling.Teller,
+        template: jobs.Template,
+        rules: expiring.Rules,
+        parallel: int,
+        wall_clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    ) -> None:
+        self._known = known
+        self._api = api
+        self._store = store
+        self._holders = holders
+        self._teller = teller
+        self._template = template
+        self._rules = rules
+        self._parallel = parallel
+        self._wall_clock = wall_clock
+
+    async def step(self, key: specs.Key) -> float | None:
+        """Do what is next for a cache; seconds until the next look, None: when it changes."""
+        cache = self._known.caches.get(key)
+        if cache is None:
+            return None
+        seen = await self._look(cache)
+        decision = deciding.decide(cache, seen, self._rules)
+        try:
+            cache = await self._act_all(cache, decision.actions, seen)
+            written = await self._write(cache, decision)
+        except cluster.SecretUnusable as error:
+            decision = following.cannot_begin(cache, str(error), seen=seen, rules=self._rules)
+            decision = deciding.dated(cache, decision, seen, self._rules)
+            written = await self._write(cache, decision)
+        except cluster.ObjectGone:
+            return None  # while we looked; the watch says so in a moment
+        for event in decision.events:
+            self._teller.tell(cache, event)
+        await self._act_all(written, decision.afterwards, seen)
+        if decision.sentence != cache.state.message:
+            logger.info("reconciled", extra={"cache": key.name, "outcome": decision.sentence})
+        return decision.again
+
+    async def _look(self, cache: specs.CacheObject) -> steps.Seen:
+        platforms = deciding.platforms_of(cache, self._known.platforms)
+        mine = self._known.jobs_of(cache.cache_id)
+        seen = steps.Seen(
+            now=self._wall_clock().replace(microsecond=0),
+            jobs=mine,
+            platforms=self._known.platforms,
+            slot=self._known.building() < self._parallel,
+        )
+        name = jobs.name_of(cache, platforms) if cache.request is not None else ""
+        try:
+            found = await self._store.look(
+                cache.cache_id,
+                job=name if name in mine else "",
+                detail=cache.state.build.spec != cache.spec_hash,
+            )
+        except storage.StoreAway as error:
+            return dataclasses.replace(seen, problem=error.reason)
+        holders = ""
+        if cache.deleted is not None and found.stored is None:
+            holders = self._holders.holders(cache.cache_id)
+        return dataclasses.replace(
+            seen,
+            stored=found.stored,
+            going=found.going,
+            report=found.report,
+            holders=holders,
+        )
+
+    async def _write(self, cache: specs.CacheObject, decision: steps.Decision) -> specs.CacheObject:
+        """Write what of the status has changed; nothing where nothing has."""
+        if cache.key not in self._known.caches:
+            return cache
+        patch = dialects.patch_of(decision.state, cache.dialect, cache.status)
+        if not patch:
+            return cache
+        before, after = cache.state.phase, decision.state.phase
+        written = self._known.put_cache(await self._api.write_status(cache, patch))
+        if after is not None and before is not after and after in _COUNTED:
+            metrics.built(_COUNTED[after])
+        return written
+
+    async def _act_all(
+        self, cache: specs.CacheObject, actions: Sequence[steps.Action], seen: steps.Seen
+    ) -> specs.CacheObject:
+        for action in actions:
+            cache = await self._act(cache, action, seen)
+        return cache
+
+    async def _act(
+        self, cache: specs.CacheObject, action: steps.Action, seen: steps.Seen
+    ) -> specs.CacheObject:
+        match action.verb:
+            case steps.Verb.HOLD:
+                return self._known.put_cache(await self._api.hold(cache))
+            case steps.Verb.START:
+                await self._start(cache, seen)
+            case steps.Verb.STOP:
+                await self._api.stop(action.subject)
+            case steps.Verb.SETTLE:
+                await self._settle(cache, action.subject)
+            case steps.Verb.REMOVE:
+                await self._store.remove(cache.cache_id)
+                self._holders.ask()
+            case steps.Verb.RELEASE:
+                await self._api.release(cache)
+                self._known.drop_cache(cache.key, cache.uid)
+            case steps.Verb.EXPIRE:
+                await self._api.expire(cache)
+        return cache
+
+    async def _start(self, cache: specs.CacheObject, seen: steps.Seen) -> None:
+        request = cache.request
+        assert request is not None
+        secrets = await self._api.pull_secrets(request.pull_secrets)
+        body = jobs.manifest(
+            cache,
+            request,
+            deciding.platforms_of(cache, seen.platforms),
+            template=self._template,
+        )
+        await self._store.begin(body["metadata"]["name"])
+        self._known.put_job(await self._api.start(body, secrets))
+
+    async def _settle(self, cache: specs.CacheObject, job: str) -> None:
+        """What is left behind here goes with the Job, or is swept: no step fails for it."""
+        try:
+            if cache.request is not None and cache.request.pull_secrets:
+                await self._api.forget_secret(job)
+            await self._store.settle(job)
+        except errors.AgentError as error:
+            logger.info("left behind", extra={"job": job, "reason": str(error)})
+
+
+_COUNTED: Mapping[states.Phase, metrics.BuildResult] = {
+    states.Phase.READY: "ready",
+    states.Phase.FAILED: "failed",
+    states.Phase.UPDATE_FAILED: "failed",
+}

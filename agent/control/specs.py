@@ -1,0 +1,144 @@
+"""An ImageCache object as the controller reads it, whatever its dialect."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from agent.control import dialects, states
+from agent.model import caches, manifests
+
+FINALIZER = "uimgacc.io/cache"
+"""Held while the store has the cache's record, or its layers wait for nodes; never for long."""
+
+REFRESH = "uimgacc.io/refresh"
+"""Annotation: any new value has the images looked up and built anew."""
+
+REFRESH_HOURS = "uimgacc.io/refresh-hours"
+"""Annotation: the same at this interval, for tags that move."""
+
+_LONG_AGO = datetime.datetime.fromtimestamp(0, datetime.UTC)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """Which object: kinds of different dialects may have objects of one name."""
+
+    group: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CacheObject:
+    """The parts of an object that decisions rest on.
+
+    `request` is None where the spec is wrong in a way that its schema cannot tell;
+    `problem` then says how. `deleted` is when somebody deleted it. `refresh_seconds`
+    is None where nobody asked for it.
+    """
+
+    key: Key
+    uid: str
+    version: str
+    generation: int
+    created: datetime.datetime
+    dialect: caches.Dialect
+    request: caches.CacheRequest | None
+    problem: str = ""
+    deleted: datetime.datetime | None = None
+    finalizers: tuple[str, ...] = ()
+    auto: bool = False
+    matched: datetime.datetime | None = None
+    refresh: str = ""
+    refresh_seconds: float | None = None
+    state: states.State = dataclasses.field(default_factory=states.State)
+    status: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def finalized(self) -> bool:
+        """Whether our finalizer holds it."""
+        return FINALIZER in self.finalizers
+
+    @property
+    def cache_id(self) -> str:
+        """The ID of its cache, also where the spec is wrong."""
+        if self.request is not None:
+            return self.request.cache_id
+        return self.state.cache_id or caches.id_of_name(self.key.name, dialect=self.dialect)
+
+    @property
+    def spec_hash(self) -> str:
+        """What a build depends on: another hash is another build."""
+        request = self.request
+        if request is None:
+            return ""
+        parts = [
+            [str(image) for image in request.images],
+            [str(secret) for secret in request.pull_secrets],
+            request.size_gib,
+            request.architecture,
+            request.plain_http_registries,
+            request.insecure_registries,
+            request.acr_instances,
+            self.refresh,
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def parse(body: Mapping[str, Any]) -> CacheObject:
+    """Read an object as the API server has it."""
+    meta = body["metadata"]
+    group = str(body["apiVersion"]).partition("/")[0]
+    dialect = caches.GROUPS[group]
+    annotations = meta.get("annotations") or {}
+    request, problem = _request(body)
+    labelled = (meta.get("labels") or {}).get(caches.AUTO_CREATED) == "true"
+    if request is not None and labelled:
+        on_demand = dataclasses.replace(request, auto=True)
+        # What somebody has edited since is a cache of its name like any other.
+        if caches.is_auto_cache(on_demand.cache_id, request.name):
+            request = on_demand
+    return CacheObject(
+        key=Key(group, meta["name"]),
+        uid=meta["uid"],
+        version=meta["resourceVersion"],
+        generation=meta.get("generation", 0),
+        created=moment(meta.get("creationTimestamp")) or _LONG_AGO,
+        dialect=dialect,
+        request=request,
+        problem=problem,
+        deleted=moment(meta.get("deletionTimestamp")),
+        finalizers=tuple(meta.get("finalizers") or ()),
+        auto=request is not None and request.auto,
+        matched=moment(annotations.get(caches.LAST_MATCHED)),
+        refresh=annotations.get(REFRESH, ""),
+        refresh_seconds=_hours(annotations.get(REFRESH_HOURS, "")),
+        state=dialects.of_status(body.get("status"), dialect),
+        status=body.get("status") or {},
+    )
+
+
+def _request(body: Mapping[str, Any]) -> tuple[caches.CacheRequest | None, str]:
+    try:
+        return caches.parse_request(body), ""
+    except manifests.ManifestError as error:
+        return None, str(error)
+
+
+def moment(text: object) -> datetime.datetime | None:
+    """A time of the API; None where there is none, or nothing of that form."""
+    try:
+        found = datetime.datetime.fromisoformat(str(text or ""))
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+
+
+def _hours(text: str) -> float | None:
+    try:
+        hours = float(text)
+    except ValueError:
+        return None
+    return hours * 3600 if 0 < hours < 1e5 else None

@@ -1,0 +1,214 @@
+"""`uimgacc controller`: turns ImageCache objects into caches of the store, and back.
+
+Of several, one leads and does everything; the others wait. It may be killed at any
+time: all that it knows stands in the API and in the store.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Sequence
+
+from agent import errors, metrics, settings
+from agent.clients import kube, kube_access
+from agent.control import (
+    cluster,
+    collecting,
+    electing,
+    expiring,
+    handlers,
+    knowledge,
+    leading,
+    reconciling,
+    storage,
+    telling,
+    templates,
+    web,
+)
+from agent.kits import aiotasks, jsonlog, watchdogs, workers
+from agent.roles import controller_flags
+
+logger = logging.getLogger(__name__)
+
+_LEASE = "uimgacc-controller"
+_AGAIN = 5.0
+
+
+class _Controller:
+    """The parts, from the settings to what the leader runs."""
+
+    def __init__(self, wanted: settings.Controller) -> None:
+        self._wanted = wanted
+        self.missing = "starting"
+
+    async def run(self, stack: contextlib.AsyncExitStack) -> None:
+        """Wait for the lead, then lead, for ever."""
+        wanted = self._wanted
+        client = await stack.enter_async_context(
+            kube.Client(
+                _credentials(wanted), deadline=wanted.api_seconds, user_agent="uimgacc-controller"
+            )
+        )
+        pool = await stack.enter_async_context(
+            workers.Pool("agent.control.cache_work", name="the controller", size=2, packages=True)
+        )
+        store = storage.Storage(str(wanted.store), pool, deadline=wanted.store_seconds)
+        election = electing.Election(
+            client,
+            namespace=wanted.namespace,
+            name=_LEASE,
+            identity=wanted.pod or f"{os.uname().nodename}-{secrets.token_hex(4)}",
+        )
+        # One that waits is ready to take over: it must not hold up a rollout.
+        self.missing = ""
+        await election.win()
+        metrics.LEADING.set(1)
+        try:
+            await self._lead(stack, client, store, election)
+        finally:
+            metrics.LEADING.set(0)
+            await asyncio.shield(election.resign())
+
+    async def _lead(
+        self,
+        stack: contextlib.AsyncExitStack,
+        client: kube.Client,
+        store: storage.Storage,
+        election: electing.Election,
+    ) -> None:
+        services = {
+            "lead": election.keep(),
+            "work": self._work(stack, client, store),
+        }
+        await aiotasks.run_services(services, asyncio.Event())
+
+    async def _work(
+        self, stack: contextlib.AsyncExitStack, client: kube.Client, store: storage.Storage
+    ) -> None:
+        wanted = self._wanted
+        await self._prepare(store)
+        known = knowledge.Knowledge()
+        api = cluster.Cluster(client, namespace=wanted.namespace)
+        rules = _rules(wanted)
+        leader = leading.Leader(client, api, known, namespace=wanted.namespace, rules=rules)
+        pool = await stack.enter_async_context(
+            workers.Pool("agent.control.store_work", name="the collector", size=1, packages=True)
+        )
+        collector = collecting.Collector(
+            str(wanted.store), pool, leader, patience=_patience(wanted)
+        )
+        teller = telling.Teller(client)
+        template = await templates.read(client, wanted)
+        reconciler = reconciling.Reconciler(
+            known=known,
+            api=api,
+            store=store,
+            holders=collector,
+            teller=teller,
+            template=template,
+            rules=rules,
+            parallel=wanted.parallel_builds,
+        )
+        await leader.prime()
+        watcher = handlers.Watcher(
+            _credentials(wanted), namespace=wanted.namespace, deliver=leader.deliver
+        )
+        services = {
+            "watches": watcher.run(),
+            "events": teller.run(),
+            "collector": collector.run(),
+            **leader.services(reconciler.step),
+        }
+        await aiotasks.run_services(services, asyncio.Event())
+
+    async def _prepare(self, store: storage.Storage) -> None:
+        """Have a store; one that is away is waited for."""
+        while True:
+            try:
+                identity = await store.prepare(self._wanted.compression)
+            except storage.StoreAway as error:
+                self.missing = str(error)
+                logger.warning("no store yet", extra={"reason": error.reason})
+                await asyncio.sleep(_AGAIN)
+            else:
+                self.missing = ""
+                logger.info("the store is there", extra={"store": identity})
+                return
+
+
+def _credentials(wanted: settings.Controller) -> kube_access.Credentials:
+    if wanted.kubeconfig:
+        return kube_access.Kubeconfig(wanted.kubeconfig)
+    return kube_access.ServiceAccount(wanted.service_account)
+
+
+def _rules(wanted: settings.Controller) -> expiring.Rules:
+    return expiring.Rules(
+        deletion_seconds=wanted.deletion_seconds,
+        unused_days=wanted.unused_days,
+        used_days=wanted.used_days,
+        failed_hours=wanted.failed_hours,
+        refresh_hours=wanted.refresh_hours,
+        auto_caches=wanted.auto_caches,
+    )
+
+
+def _patience(wanted: settings.Controller) -> collecting.Patience:
+    return collecting.Patience(
+        interval=wanted.collect_seconds,
+        settle=wanted.settle_seconds,
+        grace=wanted.grace_seconds,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _opened(wanted: settings.Controller) -> AsyncIterator[tuple[_Controller, str]]:
+    controller = _Controller(wanted)
+    app = web.application(lambda: controller.missing)
+    async with web.listening(app, wanted.listen) as where:
+        yield controller, where
+
+
+async def run(wanted: settings.Controller) -> None:
+    """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
+    with watchdogs.Watchdog(wanted.stop_seconds) as watchdog:
+        async with (
+            aiotasks.stop_on_signals() as stop,
+            _opened(wanted) as (controller, where),
+            contextlib.AsyncExitStack() as stack,
+        ):
+            logger.info("listening", extra={"address": where})
+            services = {
+                "controller": controller.run(stack),
+                "watchdog": watchdog.run(stop),
+            }
+            try:
+                await aiotasks.run_services(services, stop)
+            finally:
+                watchdog.start()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    wanted = controller_flags.parse(arguments)
+    code = 0
+    with jsonlog.to_stderr(logging.DEBUG if wanted.verbose else logging.INFO):
+        try:
+            asyncio.run(run(wanted))
+        except* (errors.AgentError, OSError) as group:
+            reasons = "; ".join(map(str, _leaves(group)))
+            logger.error("ended", extra={"reason": reasons})  # noqa: TRY400 - foreseen
+            code = 1
+    # What kopf's thread still does is of no use to anybody.
+    sys.stderr.flush()
+    return code
+
+
+def _leaves(group: BaseExceptionGroup) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

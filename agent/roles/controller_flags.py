@@ -1,0 +1,78 @@
+"""The flags of `uimgacc controller`, and their environment variables."""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+from agent import settings
+
+
+def _path(text: str) -> pathlib.Path:
+    return pathlib.Path(text).absolute()
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+    return text.lower() == "true"
+
+
+_FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
+    ("store", _path, "root folder of the shared store; an empty one becomes a store"),
+    ("namespace", str, "namespace of the builders and of the leader's Lease"),
+    ("pod", str, "name of this pod: builders get its image and its volume of the store"),
+    ("kubeconfig", _path, "how to reach the API server; without it, as a pod does"),
+    ("service-account", _path, "folder of the pod's token and the API server's authority"),
+    ("api-seconds", float, "how long the API server may take for one answer"),
+    ("store-seconds", float, "how long the store may take for one answer"),
+    ("compression", str, "lz4 or none: of a store that is made"),
+    ("listen", str, "host:port of /metrics, /healthz, /readyz; empty: nowhere"),
+    ("parallel-builds", int, "builds that run at the same time"),
+    ("build-seconds", float, "after which a build is given up"),
+    ("keep-seconds", float, "for how long a build's Job and log are kept"),
+    ("scratch", str, "what a builder's local folder may take"),
+    ("builder-patch", _path, "file with a part of a Job, merged into each builder's"),
+    ("deletion-seconds", float, "for how long a deleted object waits for nodes"),
+    ("grace-seconds", float, "after which a node that is gone holds nothing"),
+    ("settle-seconds", float, "until what the store announces is seen by all machines"),
+    ("collect-seconds", float, "how often the collector looks"),
+    ("refresh-hours", float, "after which all tags are looked up again; 0: never"),
+    ("auto-caches", int, "automatic caches that may exist"),
+    ("unused-days", float, "for which an automatic cache is kept that nobody uses"),
+    ("used-days", float, "for which an automatic cache is kept after its last use"),
+    ("failed-hours", float, "for which an automatic cache is kept that cannot be built"),
+    ("stop-seconds", float, "how long a clean stop may take"),
+    ("verbose", _truth, "true: log routine, too"),
+)
+
+
+def parse(arguments: Sequence[str]) -> settings.Controller:
+    """Read flags and their environment variables (UIMGACC_STORE for --store, ...)."""
+    parser = argparse.ArgumentParser(
+        prog="uimgacc controller",
+        description="Keeps the store as ImageCache objects want it: builds, expires, deletes.",
+    )
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(settings.Controller)
+        if field.default is not dataclasses.MISSING
+    }
+    for flag, kind, text in _FLAGS:
+        name = flag.replace("-", "_")
+        variable = f"UIMGACC_{name.upper()}"
+        default = os.environ.get(variable, defaults.get(name))
+        required = name not in defaults and default is None
+        shown = "" if default in (None, "") else f" (default {default})"
+        parser.add_argument(
+            f"--{flag}",
+            type=kind,
+            default=default,
+            required=required,
+            help=f"{text} [{variable}]{shown}",
+        )
+    found = settings.Controller(**vars(parser.parse_args(arguments)))
+    if found.compression not in ("lz4", "none"):
+        parser.error(f"--compression: lz4 or none, not {found.compression}")
+    return found
