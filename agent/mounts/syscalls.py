@@ -76,7 +76,7 @@ def enter_private_namespace() -> None:
     mount("none", "/", "none", _MS_REC | _MS_PRIVATE)
 
 
-def enter_mounts_of(process: int) -> None:
+def enter_mounts_of(process: str) -> None:
     """See and change the mounts of another process from now on; in a child with one thread."""
     descriptor = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:

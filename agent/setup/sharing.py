@@ -8,10 +8,10 @@ until the next boot, and node set-up runs before each start of the pod.
 Source: mount_namespaces(7), proc_pid_mountinfo(5) (`shared:N` among the optional fields).
 """
 
-import concurrent.futures
 import multiprocessing
 import pathlib
 from collections.abc import Sequence
+from multiprocessing import connection
 
 from agent import errors
 from agent.mounts import syscalls
@@ -44,26 +44,74 @@ def is_shared(table: str, folder: config.Path) -> bool:
 def share(folders: Sequence[config.Path], *, in_container: bool) -> list[config.Path]:
     """Put folders of the node on shared mounts; returns those that were not.
 
-    In a container it works in the mounts of process 1, which must be the node's
-    (hostPID). Raises SharingError.
+    In a container it works in the mounts of a process of the node, whose processes must
+    be seen (hostPID). Raises SharingError.
     """
-    table = pathlib.Path("/proc/1/mountinfo" if in_container else "/proc/self/mountinfo")
+    process = _process_of_node() if in_container else None
+    table = pathlib.Path(f"/proc/{process or 'self'}/mountinfo")
     changed = []
     for folder in folders:
+        if in_container and process is None:
+            raise SharingError(folder, "no process of the node can be looked into (hostPID?)")
         try:
             if is_shared(table.read_text(errors="surrogateescape"), folder):
                 continue
-            # A process of its own: it leaves our mounts for good, and may hang.
-            context = multiprocessing.get_context("spawn")
-            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as child:
-                child.submit(_share, str(folder), in_container).result(_SECONDS)
-        except (OSError, TimeoutError, concurrent.futures.BrokenExecutor) as error:
-            raise SharingError(folder, str(error) or type(error).__name__) from error
+        except OSError as error:
+            raise SharingError(folder, str(error)) from error
+        if problem := _in_a_child(str(folder), process):
+            raise SharingError(folder, problem)
         changed.append(folder)
     return changed
 
 
-def _share(folder: str, in_container: bool) -> None:
-    if in_container:
-        syscalls.enter_mounts_of(1)
-    syscalls.share(folder)
+def _process_of_node() -> str | None:
+    """A process with the node's own mounts: its first one, else containerd.
+
+    The first process of a virtual machine may have rights that nobody else has; then
+    even root may not look into it.
+    """
+    others = []
+    for folder in pathlib.Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and (folder / "comm").read_text().strip() == "containerd":
+                others.append(folder.name)
+        except OSError:
+            continue  # it has ended
+    for process in ("1", *sorted(others, key=int)):
+        try:
+            pathlib.Path(f"/proc/{process}/ns/mnt").readlink()
+        except OSError:
+            continue
+        return process
+    return None
+
+
+def _in_a_child(folder: str, process: str | None) -> str:
+    """Share a folder in a process that leaves our mounts for good; what went wrong, or "".
+
+    Forked, as it needs nothing but what is loaded: in the node's mounts our files are
+    somewhere else.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_share, args=(folder, process, sender))
+    child.start()
+    sender.close()
+    try:
+        return str(receiver.recv()) if receiver.poll(_SECONDS) else f"no end in {_SECONDS:.0f} s"
+    except EOFError:
+        return "the process that does it has ended"
+    finally:
+        child.kill()
+        child.join()
+
+
+def _share(folder: str, process: str | None, sender: connection.Connection) -> None:
+    try:
+        if process:
+            syscalls.enter_mounts_of(process)
+        syscalls.share(folder)
+    except OSError as error:
+        sender.send(str(error))
+    else:
+        sender.send("")
