@@ -80,7 +80,7 @@ def raw(digest: str) -> bytes:
     return bytes.fromhex(digest[7:])
 
 
-def names(folder: pathlib.Path, suffix: str) -> Iterator[str]:
+def names(folder: str, suffix: str) -> Iterator[str]:
     """The digests (64 hex digits) that a folder has files of, by name; others are left out."""
     try:
         with os.scandir(folder) as found:
@@ -161,7 +161,7 @@ def _mark_chains(
     """Add the layer files of wanted chains to what is wanted; note those of the others."""
     here = set(wanted.bucket(number))
     missing = set(needed.bucket(number))
-    folder = place.chain_records / f"{number:02x}"
+    folder = f"{place.chain_records}/{number:02x}"
     for name in names(folder, ".json"):
         path = f"{folder}/{name}.json"
         data = _read(path)

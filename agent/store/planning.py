@@ -136,15 +136,15 @@ def _plan_bucket(
     chains = marks.chains_in(number)
     on_lists = listed.in_bucket(number)
     complete = True
-    for name in marking.names(place.blobs / xx, ""):
+    for name in marking.names(f"{place.blobs}/{xx}", ""):
         digest = f"sha256:{name}"
         if bytes.fromhex(name) in wanted or digest in listed.blobs:
             continue
         if not _is_young(place.blob(digest), min_age):
             writer.blobs.append(digest)
             writer.flush(at=records.MAX_RETIRED_LAYERS)
-    there = set(marking.names(place.layer_files / xx, ".erofs"))
-    there |= set(marking.names(place.layer_records / xx, ".json"))
+    there = set(marking.names(f"{place.layer_files}/{xx}", ".erofs"))
+    there |= set(marking.names(f"{place.layer_records}/{xx}", ".json"))
     there |= {layer.hex() for layer in chains}
     for name in sorted(there):
         layer = bytes.fromhex(name)

@@ -25,6 +25,7 @@ class Spool:
         self._limit = limit
         self._buckets = [bytearray() for _ in range(BUCKETS)]
         self._size = 0
+        self._spilled = False
 
     def add(self, record: bytes) -> None:
         """Put a record into its bucket; the same one twice is there twice."""
@@ -37,8 +38,7 @@ class Spool:
     def bucket(self, number: int) -> Iterator[bytes]:
         """The records of one bucket."""
         data = bytes(self._buckets[number])
-        path = self._path(number)
-        if path.exists():
+        if self._spilled and (path := self._path(number)).exists():
             data += path.read_bytes()
         for start in range(0, len(data), self._width):
             yield data[start : start + self._width]
@@ -50,6 +50,7 @@ class Spool:
                     file.write(bucket)
                 bucket.clear()
         self._size = 0
+        self._spilled = True
 
     def _path(self, number: int) -> pathlib.Path:
         return self._folder / f"{self._name}-{number:02x}"

@@ -403,9 +403,9 @@ def stored(place: layout.Layout) -> set[str]:
     return found | {f"sha256:{path.stem}" for path in place.layer_records.glob("*/*")}
 
 
-TestHistories = Histories.TestCase
+TestHistories = pytest.mark.timeout(600)(Histories.TestCase)
 TestHistories.settings = settings(
-    max_examples=int(os.environ.get("UIMGACC_HISTORIES", "40")),
+    max_examples=int(os.environ.get("UIMGACC_HISTORIES", "30")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
