@@ -16,13 +16,15 @@ pytestmark = pytest.mark.skipif(
 IMAGE = "lab/layers2:1"
 LEFTOVER = checking.Kind.LEFTOVER
 POINTS = [
-    ("agent.kits.files:publish", 3),
-    ("agent.kits.files:write", 6),
+    ("agent.kits.files:publish", 4),
+    ("agent.kits.files:write", 9),
     ("agent.kits.files:sync_folder", 4),
     ("agent.store.publishing:publish_layer", 2),
     ("agent.store.publishing:publish_chain", 2),
     ("agent.store.publishing:publish_image", 1),
     ("agent.store.publishing:publish_cache", 1),
+    ("agent.store.claiming:Claim.add", 2),
+    ("agent.store.claiming:Claim.finish", 1),
 ]
 CASES = [
     pytest.param(place, when, number, id=f"{place.partition(':')[2]}-{when}-{number}")
