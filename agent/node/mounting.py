@@ -7,9 +7,9 @@ runs on the store goes on without us.
 
 One hard mount serves look-ups and data. A soft one for look-ups would not be
 quicker to give up: measured against a stopped server, one with timeo=10,retrans=1
-took 3 s to fail a stat and 9 s to fail an open, while a worker that waits on the
-hard mount is killed at its deadline within 3 ms; and look-ups on a mount of their
-own would not warm the caches of the one that the layers are read through.
+took 3 s to fail one call, and 9 s where a look-up needs three, while a worker that
+waits on the hard mount is killed at its deadline within 3 ms; and look-ups on a
+mount of their own would not warm the caches of the one that layers are read through.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ file systems in memory, which can be replaced.
 import pathlib
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 from lab import places, processes
 
@@ -52,11 +53,12 @@ class Server:
         _tool("rpc.mountd")
         self.start()
 
-    def start(self) -> None:
-        """Serve."""
+    def start(self, *, without: Sequence[str] = ()) -> None:
+        """Serve NFS 4, `without` some of its versions."""
         (_CONTROL / "nfsv4leasetime").write_text(str(self._lease))
         (_CONTROL / "nfsv4gracetime").write_text(str(self._grace))
-        _tool("rpc.nfsd", "-N", "3", "4")
+        left_out = [word for version in ("3", *without) for word in ("-N", version)]
+        _tool("rpc.nfsd", *left_out, "4")
 
     def stop(self) -> None:
         """Serve no more: connections are refused."""

@@ -1,9 +1,12 @@
 """A node that starts while its server cannot be had, and servers that cannot be had at all."""
 
+import asyncio
 import json
 
 import pytest
 
+from agent.kits import workers
+from agent.mounts import attaching, nfs
 from lab.guest import nfsd
 from tests.guest.inside import conftest
 
@@ -68,3 +71,55 @@ def test_the_agent_says_what_is_wrong_with_an_export(
 
         assert node.get("/healthz") == "ok\n"
         assert export in reason(node)
+
+
+@pytest.mark.parametrize(
+    ("without", "version"), [(("4.2",), "4.1"), (("4.2", "4.1"), "4.0"), ((), "4.2")]
+)
+def test_an_older_server_is_spoken_to_in_its_version(
+    without, version, server, store, tmp_path
+) -> None:
+    server.stop()
+    server.start(without=without)
+    attempts = nfs.attempts(nfs.parse_options(""))
+    took = attaching.mount(conftest.EXPORT, nfsd.ADDRESS, str(tmp_path / "m"), attempts)
+
+    assert f"vers={version}," in took
+    assert (tmp_path / "m/store.json").exists()
+    assert attaching.unmount(str(tmp_path / "m"))
+
+
+SOFT = {"soft": "", "timeo": "10", "retrans": "1"}
+"""As impatient as a soft mount can sensibly be: a second, and once more."""
+
+
+async def test_a_worker_on_a_hard_mount_ends_sooner_than_a_soft_mount_gives_up(
+    server, store, tmp_path
+) -> None:
+    """Why there is one hard mount, and no soft one beside it for look-ups."""
+    for name in ("hard", "soft"):
+        options = nfs.parse_options("")
+        if name == "soft":
+            del options["hard"]
+            options |= SOFT
+        target = str(tmp_path / name)
+        attaching.mount(conftest.EXPORT, nfsd.ADDRESS, target, nfs.attempts(options))
+    loop = asyncio.get_running_loop()
+    took = {}
+    server.stop()
+    async with workers.Pool("agent.store.blocking", name="the test", size=1, max_stuck=1) as pool:
+        for operation in ("size_of", "read"):
+            for name, deadline in (("hard", 1.0), ("soft", 60.0)):
+                path = str(tmp_path / name / f"{operation}-{name}")
+                arguments = (path,) if operation == "size_of" else (path, 100)
+                started = loop.time()
+                with pytest.raises((OSError, workers.DeadlineError)) as caught:
+                    await pool.call(operation, *arguments, deadline=deadline)
+                took[name, operation] = loop.time() - started
+                assert isinstance(caught.value, OSError) is (name == "soft"), caught.value
+        # A killed worker that hung in the kernel would be counted half a second later.
+        await asyncio.sleep(1)
+        assert pool.stuck == 0
+    server.start()
+    for (name, operation), seconds in took.items():
+        conftest.note(f"{operation} on a {name} mount without a server: {seconds:.2f} s")
