@@ -8,6 +8,9 @@ from collections.abc import Mapping
 
 from agent.model import pods
 
+HANDLER_ANNOTATION = "io.containerd.cri.runtime-handler"
+"""On a pod: the handler whose snapshotter containerd 1.7 to 2.2 pull into."""
+
 DEFAULT_TWIN = "uimgacc"
 _PREFIX = "uimgacc-"
 
@@ -30,13 +33,13 @@ def is_ours(handler: str) -> bool:
 def handler_of(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> str:
     """The runtime handler that a pod runs under; "" is the node's default one.
 
-    `classes` is the cluster's RuntimeClass name -> handler. Without a cluster it is
-    None, and a class is called as its handler. A class that the cluster does not
-    know (yet) is taken so, too: its pod cannot start anyway.
+    `classes` is the RuntimeClass name -> handler, None where that is not known. Then
+    the annotation tells that our admission policy has set, which knows the class; else
+    a class is taken to be called as its handler.
     """
-    if classes is None:
-        return pod.runtime_class
-    return classes.get(pod.runtime_class, pod.runtime_class)
+    if classes is not None:
+        return classes.get(pod.runtime_class, pod.runtime_class)
+    return pod.annotations.get(HANDLER_ANNOTATION) or pod.runtime_class
 
 
 def uses_our_snapshotter(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> bool:

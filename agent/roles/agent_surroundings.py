@@ -11,7 +11,7 @@ from typing import Any
 
 from agent import settings
 from agent.clients import kube, kube_access, kube_pods
-from agent.matching import annotations
+from agent.matching import annotations, runtimes
 from agent.node import (
     announcing,
     autocreating,
@@ -87,7 +87,8 @@ def _cluster(
 ) -> Surroundings:
     node = wanted.kubernetes
     taint = labelling.parse_taint(wanted.startup_taint) if wanted.startup_taint else None
-    api = kube_pods.NodePods(client, node, annotations=annotations.KEYS)
+    kept = annotations.KEYS | {runtimes.HANDLER_ANNOTATION}
+    api = kube_pods.NodePods(client, node, annotations=kept)
     poster = posting.Poster(client, node)
     creator = autocreating.Creator(client, poster)
     announcer = announcing.Announcer(client, poster, node, taint=taint)

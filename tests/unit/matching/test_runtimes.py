@@ -43,3 +43,16 @@ def test_a_class_is_read_through_the_clusters_handlers(
     pod = making.pod("nginx", runtime_class=runtime_class)
 
     assert runtimes.uses_our_snapshotter(pod, classes) is ours
+
+
+@pytest.mark.parametrize(
+    ("annotated", "runtime_class", "ours"),
+    [("uimgacc", "fast", True), ("runc", "uimgacc", False), ("", "uimgacc", True)],
+)
+def test_where_classes_are_not_known_the_admission_policys_annotation_tells(
+    annotated: str, runtime_class: str, ours: bool
+) -> None:
+    annotations = {runtimes.HANDLER_ANNOTATION: annotated}
+    pod = making.pod("nginx", runtime_class=runtime_class, annotated=annotations)
+
+    assert runtimes.uses_our_snapshotter(pod) is ours
