@@ -4,6 +4,7 @@ The store is made up: tiny layer files with records, as many as 2,500 images of 
 have. Each round of the collector runs in a process of its own, as it does in the controller.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -23,7 +24,9 @@ from agent.control import store_work
 kind, outcome = store_work.collect(sys.argv[1], [], [], json.loads(sys.argv[2]),
     {"now": 0.0, "grace": 1.0})
 assert kind == "done", outcome
-outcome["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+used = resource.getrusage(resource.RUSAGE_SELF)
+outcome["peak_mib"] = used.ru_maxrss / 1024
+outcome["cpu_s"] = used.ru_utime + used.ru_stime
 outcome["announced"] = list(outcome["announced"])
 print(json.dumps(outcome))
 """
@@ -34,22 +37,34 @@ def run(folder: pathlib.Path) -> dict[str, float]:
     place = layout.Layout(folder / "large store")
     publishing.create(place.root)
     caches = [_image(place, number) for number in range(LAYERS // PER_IMAGE)]
-    idle, _, idle_peak = _rounds(place, 1)
+    idle = _rounds(place, 1)
     for cache_id in caches[::2]:
         publishing.delete_cache(place, cache_id)
-    seconds, deleted, peak = _rounds(place, math.inf)
-    assert deleted == LAYERS // 2, deleted
+    half = _rounds(place, math.inf)
+    assert half.layers == LAYERS // 2, half
     return {
         "collect_layers": LAYERS,
-        "collect_idle_s": idle,
-        "collect_delete_half_s": seconds,
-        "collect_rss_mib": max(peak, idle_peak),
+        "collect_idle_s": idle.seconds,
+        "collect_idle_cpu_s": idle.cpu,
+        "collect_delete_half_s": half.seconds,
+        "collect_delete_half_cpu_s": half.cpu,
+        "collect_rss_mib": max(half.peak, idle.peak),
     }
 
 
-def _rounds(place: layout.Layout, limit: float) -> tuple[float, int, float]:
-    """Rounds until nothing is left to do: seconds, layers deleted, the highest memory."""
-    seconds, deleted, peak = 0.0, 0, 0.0
+@dataclasses.dataclass
+class _Rounds:
+    """What some rounds took: seconds, of which the processor's, and the highest memory in MiB."""
+
+    seconds: float = 0.0
+    cpu: float = 0.0
+    peak: float = 0.0
+    layers: int = 0
+
+
+def _rounds(place: layout.Layout, limit: float) -> _Rounds:
+    """Do rounds until nothing is left to do."""
+    total = _Rounds()
     settled: list[str] = []
     done = 0
     while done < limit:
@@ -59,15 +74,16 @@ def _rounds(place: layout.Layout, limit: float) -> tuple[float, int, float]:
             check=True,
             stdout=subprocess.PIPE,
         ).stdout
-        seconds += time.monotonic() - started
+        total.seconds += time.monotonic() - started
         outcome = json.loads(text)
-        deleted += outcome["layers"]
-        peak = max(peak, outcome["peak_mib"])
+        total.layers += outcome["layers"]
+        total.cpu += outcome["cpu_s"]
+        total.peak = max(total.peak, outcome["peak_mib"])
         settled = outcome["announced"]
         done += 1
         if not (settled or outcome["waiting"] or outcome["planned"]):
             break
-    return seconds, deleted, peak
+    return total
 
 
 def _image(place: layout.Layout, number: int) -> str:
