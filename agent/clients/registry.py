@@ -13,7 +13,7 @@ import datetime
 import email.utils
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -39,6 +39,7 @@ _ACCEPT = (
     " application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1"
 )
 _HOSTS = {"docker.io": "registry-1.docker.io"}
+_GOOD = frozenset({200, 201, 202, 204, 206})
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 8
@@ -133,8 +134,8 @@ class Manifest:
     data: bytes
 
 
-class _Again(Exception):  # noqa: N818 - not an error: a turn of the retry loop
-    """Try once more; `delay` is what the registry asked for."""
+class Again(Exception):  # noqa: N818 - not an error: a turn of the retry loop
+    """Try once more; `delay` is what the registry asked for. It stays within the clients."""
 
     def __init__(self, reason: str, delay: float | None = None) -> None:
         super().__init__(reason)
@@ -233,8 +234,8 @@ class Client:
                             self._raise_longer(reference, digest, size)
                         yield chunk
                 if done < size:
-                    raise _Again(f"the connection ended after {done} of {size} bytes")  # noqa: TRY301
-            except _Again as again:
+                    raise Again(f"the connection ended after {done} of {size} bytes")  # noqa: TRY301
+            except Again as again:
                 if done > before:
                     waits = backoff.Backoff(self._options.delays, deadline=self._options.deadline)
                 logger.info(
@@ -288,7 +289,7 @@ class Client:
                     with _translated(url):
                         data = await _read_limited(response, limit)
                     return data, response.headers
-            except _Again as again:
+            except Again as again:
                 logger.info("asking again", extra={"url": url, "reason": str(again)})
                 if not await waits.wait(again.delay):
                     raise RegistryUnreachable(url, str(again), delay=again.delay) from again
@@ -301,12 +302,18 @@ class Client:
         *,
         what: str,
         headers: Mapping[str, str],
+        method: str = "GET",
+        body: Callable[[], Any] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET with authorization and redirects; yields a response of status 200 or 206."""
+        """A request with authorization; yields a response that is no refusal.
+
+        `body` makes the content anew for each attempt. Only a GET is redirected.
+        """
         assert self._auth is not None
         for _ in range(registry_auth.MAX_ATTEMPTS):
             ticket = await self._auth.ticket(reference)
-            async with self._follow(url, {**headers, **ticket.headers}) as response:
+            sent = {**headers, **ticket.headers}
+            async with self._follow(url, sent, method=method, body=body) as response:
                 if response.status == 401 or (response.status == 403 and ticket.headers):
                     challenge = response.headers.get("WWW-Authenticate", "")
                     if await self._auth.renew(reference, ticket, challenge):
@@ -319,16 +326,22 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _follow(
-        self, url: str, headers: Mapping[str, str]
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        method: str = "GET",
+        body: Callable[[], Any] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET, following redirects; Authorization goes to the registry itself only."""
+        """Ask, following redirects; Authorization goes to the registry itself only."""
         asked, headers = url, dict(headers)
         for _ in range(_MAX_REDIRECTS):
             async with contextlib.AsyncExitStack() as stack:
                 with _translated(asked):
-                    response = await stack.enter_async_context(self._get(url, headers))
+                    sent = self._send(method, url, headers, data=body() if body else None)
+                    response = await stack.enter_async_context(sent)
                 location = response.headers.get("Location", "")
-                if response.status not in _REDIRECTS or not location:
+                if response.status not in _REDIRECTS or not location or method != "GET":
                     yield response
                     return
                 target = response.url.join(yarl.URL(location))
@@ -337,13 +350,18 @@ class Client:
                 url = str(target)
         raise RequestRefused(f"{asked} redirects more than {_MAX_REDIRECTS} times")
 
-    def _get(self, url: str, headers: Mapping[str, str]) -> Any:
+    def _send(self, method: str, url: str, headers: Mapping[str, str], *, data: Any) -> Any:
         assert self._session is not None
         target = yarl.URL(url, encoded=True)
         host = target.raw_authority.rpartition("@")[2]
         secure = host not in self._options.insecure
-        return self._session.get(
-            target, headers=headers, allow_redirects=False, ssl=self._tls[secure]
+        return self._session.request(
+            method,
+            target,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            ssl=self._tls[secure],
         )
 
     async def _get_token(
@@ -365,11 +383,11 @@ class Client:
                         ssl=self._tls[secure],
                     ) as response:
                         if response.status in _RETRIED:
-                            raise _Again(  # noqa: TRY301 - the loop's own signal
+                            raise Again(  # noqa: TRY301 - the loop's own signal
                                 f"status {response.status}", _retry_after(response)
                             )
                         return response.status, await _read_limited(response, 1 << 20)
-            except _Again as again:
+            except Again as again:
                 if not await waits.wait(again.delay):
                     raise RegistryUnreachable(url, str(again), delay=again.delay) from again
 
@@ -390,7 +408,7 @@ async def _read_limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 @contextlib.contextmanager
 def _translated(url: str) -> Any:
-    """Turn what the network does into _Again, and what stays so into RequestRefused."""
+    """Turn what the network does into Again, and what stays so into RequestRefused."""
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
@@ -405,17 +423,17 @@ def _translated(url: str) -> Any:
     except aiohttp.InvalidURL as error:
         raise RequestRefused(f"not a URL: {error}") from error
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        raise _Again(str(error) or type(error).__name__) from error
+        raise Again(str(error) or type(error).__name__) from error
 
 
 def _check_status(
     response: aiohttp.ClientResponse, reference: images.Reference, *, what: str, tried: list[str]
 ) -> None:
     status = response.status
-    if status in (200, 206):
+    if status in _GOOD:
         return
     if status in _RETRIED:
-        raise _Again(f"status {status}", _retry_after(response))
+        raise Again(f"status {status}", _retry_after(response))
     if status == 404:
         raise ImageUnknown(str(reference), what)
     if status == 403:

@@ -42,8 +42,8 @@ class GetToken(Protocol):
 class Ticket:
     """What to send to one repository, and how it was come by.
 
-    `untried` are the credentials left, `fresh` whether nothing has been accepted
-    with these headers yet, `tried` the sources used so far, for messages.
+    `scope` is what the token was asked for, `untried` are the credentials left,
+    `tried` the sources used so far, for messages.
     """
 
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -51,6 +51,7 @@ class Ticket:
     untried: list[credentials.Credential | None] | None = None
     tried: list[str] = dataclasses.field(default_factory=list)
     renewed_at: float = 0.0
+    scope: str = ""
 
 
 class _Token(msgspec.Struct, frozen=True):
@@ -90,7 +91,11 @@ class Authorizer:
     ) -> Ticket | None:
         now = asyncio.get_running_loop().time()
         untried = refused.untried
-        if untried is None:
+        scope = parse_challenge(challenge)[1].get("scope", "")
+        if untried is not None and refused.headers and scope not in ("", refused.scope):
+            # It was good for less: whoever may pull may also push, as far as we know.
+            untried = [refused.current, *untried]
+        elif untried is None:
             untried = [*await self._provider.credentials(reference), None]
         elif refused.headers and now - refused.renewed_at >= LASTED:
             # It was good for a while and has expired: the token, or what it was made with. Who
@@ -105,7 +110,7 @@ class Authorizer:
                 tried.append(credential.source)
             headers = await self._headers(reference, credential, challenge)
             if headers is not None:
-                return Ticket(headers, credential, untried, tried, now)
+                return Ticket(headers, credential, untried, tried, now, scope)
         refused.tried = tried
         return None
 
