@@ -261,15 +261,21 @@ class Histories(RuleBasedStateMachine):
 
     @rule(
         at=st.integers(1, 16),
-        what=st.sampled_from(["nothing", "kill", "build", "node"]),
+        what=st.sampled_from(["nothing", "kill", "build", "new build", "node"]),
+        names=st.sampled_from(STACKS),
         which=st.integers(0, 2),
         step=st.sampled_from(["mount", "confirm", "read", "look"]),
-        count=st.integers(1, 12),
+        count=st.integers(1, 20),
     )
-    def collect(self, at: int, what: str, which: int, step: str, count: int) -> None:
+    def collect(
+        self, at: int, what: str, names: tuple[str, ...], which: int, step: str, count: int
+    ) -> None:
         def interrupt() -> None:
             if what == "kill":
                 raise Killed
+            if what == "new build" and len(self.builds) < 3:
+                self.start_build(CACHES[which], REFS[which], names)
+                self.go_on_building(len(self.builds) - 1, count)
             if what == "build" and self.builds:
                 self.go_on_building(which, count)
             if what == "node":
