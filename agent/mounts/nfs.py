@@ -25,8 +25,9 @@ DEFAULTS: Mapping[str, str] = {
     # An error for a late answer would reach the programs in the containers.
     "hard": "",
     "proto": "tcp",
-    # One connection is one queue and, in the cloud, one bandwidth limit.
-    "nconnect": "4",
+    # One connection is one queue and, in the cloud, one limit of speed; but a server of thousands
+    # of nodes has to keep them all.
+    "nconnect": "2",
     # Layers never change: their attributes may be old. Found records may be 5 s old...
     "acregmin": "600",
     "acregmax": "3600",

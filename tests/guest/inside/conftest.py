@@ -74,8 +74,9 @@ def store(server: nfsd.Server, registry: registries.Registry) -> pathlib.Path:
 class Node(nodes.Node):
     """A node whose agent mounts the export; the store's place lies in a volume of the pod.
 
-    Agent and snapshotter have mount namespaces of their own, which share what is mounted,
-    as containers with bidirectional mount propagation have.
+    Agent and snapshotter have mount namespaces of their own, as in containers. What they
+    mount is shared with the host's (Bidirectional), but in the volume the snapshotter only
+    receives (HostToContainer).
     """
 
     def __init__(
@@ -83,10 +84,14 @@ class Node(nodes.Node):
     ) -> None:
         self.place = folder / "volume" / "store"
         super().__init__(folder, registry, self.place)
+        volume = str(self.place.parent)
         self.place.parent.mkdir()
+        for options in (("--bind", volume), ("--make-private",), ("--make-shared",)):
+            nfsd.run("mount", *options, volume)
         own = ["unshare", "--mount", "--propagation", "unchanged"]
+        receiving = ["sh", "-c", 'mount --make-rslave "$0" && exec "$@"', volume]
         self.agent.command = [*own, *self.agent.command, "--nfs", export, "--nfs-seconds", "5"]
-        self.snapshotter.command = [*own, *self.snapshotter.command]
+        self.snapshotter.command = [*own, *receiving, *self.snapshotter.command]
 
     def capable(self) -> bool:
         return self.metric("uimgacc_node_capable") == 1

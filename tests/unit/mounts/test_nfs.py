@@ -61,7 +61,7 @@ def test_a_version_that_is_asked_for_is_the_only_one() -> None:
 
     assert kind == "nfs"
     assert {"vers=3", "nolock", "nconnect=8", "hard"} <= set(options.split(","))
-    assert "nconnect=4" not in options
+    assert "nconnect=2" not in options
     assert "noatime" not in options
 
 
