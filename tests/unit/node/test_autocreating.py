@@ -185,6 +185,22 @@ async def test_a_fleet_writes_the_last_match_once(given) -> None:
     assert last_matched(given.api).startswith("2026-01-01T00:0")
 
 
+async def test_what_another_node_writes_at_the_same_time_stands(given) -> None:
+    put_cache(given.api)
+
+    def be_faster(_patch) -> None:
+        found = given.api.objects["imagecaches", "", "auto-x"]
+        found["metadata"]["annotations"][caches.LAST_MATCHED] = "2026-01-01T00:00:00Z"
+        found["metadata"]["resourceVersion"] = "2"
+
+    given.api.before_patch = be_faster
+    async with given.running():
+        given.creator.matched("auto-x")
+        await asyncio.sleep(400)
+
+    assert last_matched(given.api) == "2026-01-01T00:00:00Z"
+
+
 async def test_a_match_is_told_again_after_hours(given) -> None:
     put_cache(given.api)
     async with given.running():

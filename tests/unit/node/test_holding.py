@@ -1,5 +1,6 @@
 """What is held and what may go. The same questions of random nodes, answered the slow way."""
 
+import dataclasses
 import datetime
 
 import hypothesis
@@ -125,6 +126,14 @@ def test_an_image_is_needed_by_a_container_on_another_snapshotters_copy() -> Non
     image = present("app:1", 1)
     other = containerd.Container("c", "overlayfs", "c", "app:1")
     stock = stock_of({chain(1): ""}, present=[image], containers=[other])
+
+    assert holding.droppable(stock, frozenset({chain(1)}), snapshotter=OURS) == []
+
+
+def test_an_image_that_never_stood_on_our_snapshotter_is_left_alone() -> None:
+    """The same layers, pulled for another snapshotter."""
+    elsewhere = dataclasses.replace(present("app:1", 1), snapshotters=frozenset({"overlayfs"}))
+    stock = stock_of({chain(1): ""}, present=[elsewhere])
 
     assert holding.droppable(stock, frozenset({chain(1)}), snapshotter=OURS) == []
 

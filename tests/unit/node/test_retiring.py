@@ -1,5 +1,6 @@
 """The node's half of deleting, against a containerd that collects its garbage."""
 
+import asyncio
 import json
 
 import pytest
@@ -179,6 +180,18 @@ async def test_a_pod_that_is_about_to_start_keeps_its_image(node, fake, image) -
 
     assert str(image.reference) in fake.images
     assert node.held[0].endswith(": team/new")
+
+
+async def test_nothing_is_removed_while_an_image_is_being_registered(
+    node, fake, known, image
+) -> None:
+    node.retire(image)
+    async with asyncio.TaskGroup() as group, known.gate.shared():
+        looking = group.create_task(node.retirer.look())
+        await asyncio.wait([looking], timeout=1)
+        meanwhile = str(image.reference) in fake.images
+    assert meanwhile
+    assert str(image.reference) not in fake.images
 
 
 async def test_an_image_that_was_unpacked_here_is_nobodys_business(node, fake, image) -> None:
