@@ -5,6 +5,7 @@ so it reaches a cluster that has no way to the internet. The same sources give t
 same bytes, as long as Debian's packages are the same.
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -23,6 +24,14 @@ CREATED = 1767225600
 
 
 def main() -> None:
+    """Make the archive if anything that it is made of changed; one process at a time."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        make()
+
+
+def make() -> None:
     """Make the archive if anything that it is made of changed."""
     started = time.monotonic()
     sources = ("pyproject.toml", "requirements.lock", "lab/rootfs.py", "lab/parts.py")

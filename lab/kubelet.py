@@ -6,8 +6,11 @@ containerd. What a pod of the tests does not use is left out, and refused.
 
 import pathlib
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import grpc
 
 from lab import cri, processes
 
@@ -60,7 +63,17 @@ class Kubelet:
         return pod
 
     def _await_init(self, pod: cri.Pod) -> None:
-        (code,) = self.client.wait_for_exit(pod)
+        codes: list[int] = []
+        deadline = time.monotonic() + self.client.seconds
+        while not codes:
+            # node-setup restarts containerd.
+            try:
+                codes = self.client.wait_for_exit(pod)
+            except grpc.RpcError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        (code,) = codes
         if code:
             raise processes.LabError(f"{pod.containers[0].name} exited {code}:\n{pod.output}")
         pod.containers.clear()

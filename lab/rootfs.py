@@ -44,6 +44,7 @@ PACKAGES = (
 PIECES = {
     "base-files": ("bin", "lib", "lib64", "sbin", "etc", "tmp", "run", "var", "usr/lib/os-release"),
     "nfs-common": ("usr/sbin/mount.nfs", "usr/sbin/umount.nfs"),
+    "util-linux": ("usr/bin/nsenter",),
     "ca-certificates": ("usr/share/ca-certificates/mozilla",),
 }
 SURPLUS = (

@@ -47,8 +47,8 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
         outcome, restarted = _with_restart(machine, main, wanted)
     else:
         outcome, restarted = _changed(machine, main, wanted), False
-    if not wanted.dry_run:
-        _unmount(wanted)
+    for found in leaving.unmount(() if wanted.dry_run else wanted.unmount):
+        output.say(f"warning: {found}")
     if as_json:
         output.show_json(
             {
@@ -64,13 +64,6 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
         )
     else:
         _show(wanted, main, outcome, restarted=restarted)
-
-
-def _unmount(wanted: Wanted) -> None:
-    # Where the node's root is a private copy of it, its mounts are seen there as well, and hold on.
-    again = [f"{wanted.host_root}/{folder.lstrip('/')}" for folder in wanted.unmount]
-    for found in leaving.unmount([*wanted.unmount, *again]):
-        output.say(f"warning: {found}")
 
 
 def _check(wanted: Wanted) -> None:

@@ -60,11 +60,13 @@ async def leave(
 def unmount(folders: Sequence[str]) -> Iterator[str]:
     """Unmount all that is mounted below folders, the last first; yield what is in use.
 
-    That stays: a container reads it that containerd does not know of.
+    That stays: a container reads it that containerd does not know of. A container's
+    volumes (the node's root, containerd's folder) bring copies along, whose paths have
+    the folder's in them: they would hold on to what they are copies of.
     """
-    below = tuple(f"{folder.rstrip('/')}/" for folder in folders)
+    below = [f"{folder.rstrip('/')}/" for folder in folders]
     for entry in reversed(mountinfo.read()):
-        if entry.target.startswith(below):
+        if any(folder in entry.target for folder in below):
             try:
                 syscalls.unmount(entry.target)
             except OSError as error:

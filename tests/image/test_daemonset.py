@@ -1,0 +1,139 @@
+"""The manifests' own pods, from our image, on a real containerd: install, upgrade, uninstall."""
+
+import hashlib
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from agent.setup import journal
+from agent.store import publishing
+from lab import cri, services
+from tests.containerd import conftest as stores
+from tests.image import nodes
+from tests.manifests import rendering
+
+pytestmark = [pytest.mark.containerd, pytest.mark.timeout(900)]
+
+STORED = "lab/layers2:1"
+AUTO = {"uimgacc.io/image-cache": "auto"}
+SLEEP = ("/bin/sleep", "600")
+OVERLAYS = rendering.MANIFESTS / "overlays"
+UNINSTALL = rendering.MANIFESTS / "uninstall"
+
+
+@pytest.fixture(scope="session")
+def store(session: pathlib.Path, registry: services.Registry) -> pathlib.Path:
+    """A store by the real builder, with one image in it."""
+    root = session / "store"
+    root.mkdir()
+    publishing.create(root)
+    stores.build(root, registry, [STORED])
+    return root
+
+
+@pytest.fixture
+def node(
+    session: pathlib.Path,
+    registry: services.Registry,
+    archive: pathlib.Path,
+    store: pathlib.Path,
+) -> Iterator[nodes.Node]:
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="n", dir=session))
+    with nodes.shared(folder), nodes.Node(folder, registry, archive) as made:
+        nodes.bind(store, folder / "lib" / "store")
+        yield made
+
+
+def test_install_serve_upgrade_and_uninstall(node: nodes.Node, registry: services.Registry) -> None:
+    """One node's life. In steps, because each needs what came before it."""
+    before = node.containerd.config.read_bytes()
+    documents = node.documents(OVERLAYS / "runtimeclass")
+    image = f"{registry.address}/{STORED}"
+    served = cri.manifest("served", image, command=SLEEP, annotations=AUTO, handler="uimgacc")
+
+    # Installed: containerd is restarted once, and the image is there before its pod starts.
+    with node.running(documents, "uimgacc-node"):
+        assert node.restarts == 1
+        nodes.wait_until(lambda: node.ask("/readyz"))
+        node.schedule(served)
+        nodes.wait_until(lambda: node.client.image_status(image))
+        pod = node.client.run_pod(served)
+        assert pod.pulled == []
+        layers = node.layers()
+        assert len(layers) == 2, "what the snapshotter's container mounts is not seen on the host"
+        digest = content(node, pod)
+
+    # Between two versions of the DaemonSet's pod, and under the new one: the same files.
+    assert content(node, pod) == digest
+    assert node.layers() == layers
+    with node.running(documents, "uimgacc-node"):
+        assert node.restarts == 1, "nothing had changed"
+        nodes.wait_until(lambda: node.ask("/readyz"))
+        assert content(node, pod) == digest
+        assert node.layers() == layers
+
+    # Uninstalled: not under a container that needs it, and then without a trace.
+    uninstall = node.documents(UNINSTALL)
+    with node.running(uninstall, "uimgacc-uninstall") as refused:
+        assert node.client.wait_for_exit(refused) == [1]
+        assert "default/served" in refused.output
+    assert node.containerd.config.read_bytes() != before
+    node.client.remove_pod(pod)
+    with node.running(uninstall, "uimgacc-uninstall") as leaving:
+        nodes.wait_until(lambda: node.succeeds(leaving, "test", "-f", "/tmp/done"))
+    assert node.restarts == 2
+    assert node.containerd.config.read_bytes() == before
+    left = {path.name for path in node.containerd.config.parent.iterdir()}
+    assert not left & {"conf.d", journal.FOLDER}
+    assert node.layers() == []
+    assert list((node.folder / "snap").rglob("*")) == [], leaving.output
+    assert node.client.image_status(image) is None
+    with node.client.pod(cri.manifest("ordinary", image, command=SLEEP)) as ordinary:
+        assert ordinary.pulled == [image]
+
+
+def content(node: nodes.Node, pod: cri.Pod) -> str:
+    """What a container sees of its image's files, in one figure."""
+    command = "find /bin /etc /usr -xdev -type f 2>/dev/null | sort | xargs cat | sha256sum"
+    code, text = node.client.execute(pod.containers[0], ["/bin/sh", "-c", command])
+    assert code == 0, text
+    assert text.split()[0] != hashlib.sha256(b"").hexdigest()
+    return text
+
+
+def test_with_everything_through_us_the_snapshotter_s_pod_starts_without_it(
+    node: nodes.Node, registry: services.Registry
+) -> None:
+    documents = node.documents(OVERLAYS / "default-snapshotter")
+    image = f"{registry.address}/{STORED}"
+
+    def ordinary() -> dict[str, Any]:
+        return cri.manifest("ordinary", image, command=SLEEP)
+
+    with node.running(documents, "uimgacc-setup") as setup:
+        nodes.wait_until(lambda: node.restarts == 1)
+        # The set-up's own container goes on over the restart that it has asked for.
+        (container,) = setup.containers
+        nodes.wait_until(lambda: "without-uimgacc" in container.output())
+        assert node.client.exit_code(container) is None
+        with pytest.raises(grpc.RpcError, match="snapshotter"):
+            node.client.run_pod(ordinary())
+
+        with node.running(documents, "uimgacc-node"):
+            nodes.wait_until(lambda: node.ask("/readyz"))
+            pod = node.started(ordinary)
+            assert node.layers(), "the pod is not served from the store"
+            assert node.succeeds(pod, "/bin/true")
+            node.client.remove_pod(pod)
+
+        # And again after the node was restarted: still without the snapshotter.
+        node.containerd.restart()
+        with node.running(documents, "uimgacc-node"):
+            nodes.wait_until(lambda: node.ask("/readyz"))
+            pod = node.started(ordinary)
+            assert node.succeeds(pod, "/bin/true")
+            node.client.remove_pod(pod)
