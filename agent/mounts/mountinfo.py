@@ -13,6 +13,7 @@ class Entry:
     """One mount: `device` is the st_dev of what is mounted, `options` those of the superblock.
 
     `root` is the folder of the file system that is mounted ("/" unless it is a bind mount).
+    `shared`: other mount namespaces get what is mounted there, and the mount itself.
     """
 
     device: int
@@ -21,6 +22,7 @@ class Entry:
     kind: str
     source: str
     options: str
+    shared: bool = False
 
 
 def _unescape(text: str) -> str:
@@ -40,6 +42,7 @@ def parse(text: str) -> Iterator[Entry]:
             kind=rest[0],
             source=_unescape(rest[1]),
             options=_unescape(rest[2]) if len(rest) > 2 else "",
+            shared=any(field.startswith("shared:") for field in fields[6:]),
         )
 
 

@@ -109,6 +109,12 @@ class Mounting:
         if plan.mount:
             took = await self._mount(plan.mount)
             logger.info("mounted the store", extra={"path": plan.mount, "options": took})
+            if not any(entry.shared for entry in mountinfo.read() if entry.target == plan.mount):
+                logger.warning(
+                    "the mount is not shared with the host: in a pod, the volume with the store's"
+                    " place needs mountPropagation Bidirectional",
+                    extra={"path": plan.mount},
+                )
         if plan.link:
             await self._call("link", str(self._wanted.place), plan.link)
             logger.info("the store is there", extra={"path": str(plan.path)})

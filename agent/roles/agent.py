@@ -204,7 +204,9 @@ async def _mounting(
     """What mounts the store, in a pool of its own: look-ups do not wait for a mount."""
     if not wanted.nfs:
         return None
-    aim = nfs.wanted(wanted.nfs, wanted.nfs_options, wanted.store)
+    # The mount table names folders as they are without links.
+    place = wanted.store.parent.resolve() / wanted.store.name
+    aim = nfs.wanted(wanted.nfs, wanted.nfs_options, place)
     pool = workers.Pool("agent.mounts.attaching", name="the mount of the store", size=1)
     await stack.enter_async_context(pool)
     return mounting.Mounting(aim, pool, deadline=wanted.nfs_seconds)

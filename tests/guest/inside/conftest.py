@@ -82,10 +82,12 @@ class Node(nodes.Node):
     def __init__(
         self, folder: pathlib.Path, registry: registries.Registry, export: str = EXPORT
     ) -> None:
-        self.place = folder / "volume" / "store"
+        # Hosts have their large folders elsewhere, and a link to them.
+        self.place = folder / "linked" / "store"
         super().__init__(folder, registry, self.place)
-        volume = str(self.place.parent)
-        self.place.parent.mkdir()
+        volume = str(folder / "volume")
+        (folder / "volume").mkdir()
+        (folder / "linked").symlink_to("volume")
         for options in (("--bind", volume), ("--make-private",), ("--make-shared",)):
             nfsd.run("mount", *options, volume)
         own = ["unshare", "--mount", "--propagation", "unchanged"]

@@ -15,6 +15,7 @@ def test_fields_and_escapes() -> None:
     assert (first.root, first.target, first.kind) == ("/mnt1", "/mnt 2", "ext3")
     assert (second.device, second.source) == (os.makedev(0, 41), r"/store/a\b.erofs")
     assert second.options == "ro,user_xattr"
+    assert (first.shared, second.shared) == (False, True)
 
 
 def test_the_table_of_this_process_has_a_root() -> None:

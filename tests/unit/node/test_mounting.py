@@ -27,6 +27,7 @@ class Node:
         self.table: list[str] = []
         self.busy: set[str] = set()
         self.layers: list[str] = []
+        self.shared = True
         self.stale: set[str] = set()
         self.failure: Exception | None = None
         self.silent = False
@@ -66,7 +67,13 @@ class Node:
         rows += [("erofs", file, f"/layers/{number}") for number, file in enumerate(self.layers)]
         return [
             mountinfo.Entry(
-                device=1, root="/", target=target, kind=kind, source=source, options="ro"
+                device=1,
+                root="/",
+                target=target,
+                kind=kind,
+                source=source,
+                options="ro",
+                shared=self.shared,
             )
             for kind, source, target in rows
         ]
@@ -178,6 +185,17 @@ async def test_a_stale_mount_stays_while_nothing_can_take_its_place(node, kept) 
         await asyncio.sleep(15)
         assert kept.problem == ""
         assert node.store != old
+
+
+@pytest.mark.parametrize(("shared", "warned"), [(True, 0), (False, 1)])
+async def test_a_mount_that_the_host_cannot_see_is_warned_of(
+    shared, warned, node, kept, caplog
+) -> None:
+    node.shared = shared
+    async with running(kept):
+        pass
+
+    assert caplog.text.count("Bidirectional") == warned
 
 
 async def test_look_ups_fail_at_once_while_it_is_not_mounted(node, kept) -> None:
