@@ -22,7 +22,9 @@ mount --make-rshared /
 outside ro "$GUEST_CHECKOUT"
 outside ro "$GUEST_LAB"
 outside rw "$GUEST_FOLDER"
-mkdir -p /run/etc/{upper,work} /run/kernel/lib/modules
+mkdir -p /run/etc/{upper,work} /run/kernel/{lib/modules,usr}
+# Distributions differ in where modprobe looks.
+ln -s ../lib /run/kernel/usr/lib
 mount --bind "$GUEST_LAB/uml/usr/lib/uml/modules" /run/kernel/lib/modules
 for module in overlay erofs loop nfsv4 nfsv3 nfsd veth; do
     modprobe -d /run/kernel $module
