@@ -60,6 +60,10 @@ class Agent:
     metrics_address: str = ""
     """host:port for /metrics alone, for a Prometheus elsewhere; "" is nowhere."""
 
+    copied_mounts: pathlib.Path | None = None
+    """In a container, a private volume with copies of the host's mounts (the folder of containerd's
+    socket), which are detached at the start: they would hold layers of containers that are gone."""
+
     state: pathlib.Path | None = None
     """A local folder for what should survive a restart: the measured speed of pulls, and which
     containerd has been looked after. None keeps nothing: savings are then counted from the times

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from agent.cli import output
 from agent.clients import containerd as clients
 from agent.model import images
+from agent.mounts import copies
 from agent.node import chains, inventory, leaving
 from agent.setup import config, containerd, host, node, planning, restarting, sharing
 
@@ -49,6 +50,9 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
         outcome, restarted = _changed(machine, main, wanted), False
     for found in leaving.unmount(() if wanted.dry_run else wanted.unmount):
         output.say(f"warning: {found}")
+    if machine.enter:
+        # Whatever runs in this container later, the node's mounts are not held by it.
+        copies.detach_below(str(machine.root))
     if as_json:
         output.show_json(
             {

@@ -21,7 +21,7 @@ from agent import errors, settings
 from agent.clients import containerd
 from agent.kits import aiotasks, jsonlog, watchdogs, workers
 from agent.model import images
-from agent.mounts import mountinfo, nfs
+from agent.mounts import copies, mountinfo, nfs
 from agent.node import (
     chains,
     following,
@@ -248,6 +248,8 @@ def main(arguments: Sequence[str]) -> int:
     code = 0
     with jsonlog.to_stderr(logging.DEBUG if wanted.verbose else logging.INFO):
         try:
+            if wanted.copied_mounts is not None:
+                copies.detach_below(str(wanted.copied_mounts))
             asyncio.run(run(wanted))
         except* (errors.AgentError, OSError) as group:
             # Foreseen: a message for people, not a traceback.

@@ -45,6 +45,7 @@ _FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
     ("default-snapshotter", _truth, "true where it is containerd's default snapshotter"),
     ("listen", str, "host:port of the page, /status, /metrics, /healthz, /readyz; empty: nowhere"),
     ("metrics-address", str, "host:port for /metrics alone; empty: nowhere"),
+    ("copied-mounts", _path, "a container's volume: what is mounted below it is let go of"),
     ("state", _path, "local folder for what should survive a restart"),
     ("store-seconds", float, "how long the store may take for one answer"),
     ("containerd-seconds", float, "how long containerd may take for one call"),

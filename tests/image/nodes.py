@@ -158,6 +158,13 @@ class Node:
             return self.client.execute(pod.containers[0], command)[0] == 0
         return False
 
+    def copied(self, pod: cri.Pod, container: int, path: str) -> list[str]:
+        """What is mounted below a folder of a container."""
+        command = ["cat", "/proc/self/mountinfo"]
+        _, text = self.client.execute(pod.containers[container], command)
+        found = [entry.target for entry in mountinfo.parse(text)]
+        return [target for target in found if target.startswith(f"{path}/")]
+
     def schedule(self, manifest: dict[str, Any]) -> None:
         """Have the agent see a pod."""
         draft = self.folder / "draft"

@@ -70,9 +70,11 @@ def test_install_serve_upgrade_and_uninstall(node: nodes.Node, registry: service
     # Between two versions of the DaemonSet's pod, and under the new one: the same files.
     assert content(node, pod) == digest
     assert node.layers() == layers
-    with node.running(documents, "uimgacc-node"):
+    with node.running(documents, "uimgacc-node") as new:
         assert node.restarts == 1, "nothing had changed"
         nodes.wait_until(lambda: node.ask("/readyz"))
+        below = f"{node.folder}/c"
+        assert node.copied(new, 1, below) == [], "it holds the mounts of containers that end"
         assert content(node, pod) == digest
         assert node.layers() == layers
 

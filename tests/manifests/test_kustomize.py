@@ -128,7 +128,10 @@ def test_every_container_s_settings_are_what_its_command_reads(
         expected = "Bidirectional" if name == "agent" else "HostToContainer"
         assert store["mountPropagation"] == expected
     containerd = mount_at(found["agent"], str(pathlib.Path(agent.containerd).parent))
-    assert host_path(spec, containerd) == str(pathlib.Path(agent.containerd).parent)
+    rancher = bool({"k3s", "rke2"} & set(components))
+    assert host_path(spec, containerd) == ("/run/k3s/containerd" if rancher else "/run/containerd")
+    assert "mountPropagation" not in containerd, "what the agent detaches would go on the host, too"
+    assert str(agent.copied_mounts) == containerd["mountPath"]
     port = int(agent.listen.rpartition(":")[2])
     assert [each["containerPort"] for each in found["agent"]["ports"]] == [port]
 
