@@ -127,11 +127,39 @@ class Controller:
     listen: str = "0.0.0.0:9467"
     """host:port for /metrics, /healthz and /readyz; "" serves nothing."""
 
+    api_listen: str = ""
+    """host:port of UCloud's API and of the page for people; "" serves neither."""
+
+    api_keys: pathlib.Path | None = None
+    """A JSON file of who may use those: private keys by public key."""
+
+    api_tls: pathlib.Path | None = None
+    """A folder with tls.crt and tls.key for them. None: plain HTTP, for a proxy that has TLS."""
+
+    cluster_id: str = ""
+    """The ClusterId that UCloud's API answers for; "": any."""
+
+    nfs: str = ""
+    """SERVER:/EXPORT of the store, as the nodes mount it; UCloud's API names it."""
+
+    uhub: str = "uhub.service.ucloud.cn"
+    """The registries, with commas between them, that UCloud's user and password are for."""
+
+    plain_http: str = ""
+    """Registries that UCloud's API reaches without TLS, with commas between them."""
+
     parallel_builds: int = 4
     """Builds that run at the same time; others wait. Each takes a processor or more."""
 
     build_seconds: float = 14400.0
     """After which a build is given up."""
+
+    retry_seconds: float = 10.0
+    """After which a failed build is tried again; three times as long after each failure, up to an
+    hour."""
+
+    lease_seconds: float = 15.0
+    """After which another controller takes over from one that is silent."""
 
     keep_seconds: float = 3600.0
     """For how long the Job of a build, and its log, are there after its end."""

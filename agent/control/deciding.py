@@ -110,6 +110,8 @@ def _adopted(cache: specs.CacheObject, seen: steps.Seen) -> specs.CacheObject:
     state, request = cache.state, cache.request
     if seen.stored is None or request is None:
         return cache
+    if jobs.name_of(cache, platforms_of(cache, seen.platforms)) in seen.jobs:
+        return cache  # whose end is followed
     record = seen.stored.record
     created = specs.moment(record.created)
     if created is None or created == state.build.time or not _holds(record, request):

@@ -42,11 +42,19 @@ class Api(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """In seconds: how long a Lease lasts unseen, until when it must be renewed, how often."""
+    """In seconds; `lasts` is how long a Lease lasts that nobody renews."""
 
     lasts: float = 15.0
-    deadline: float = 10.0
-    every: float = 3.0
+
+    @property
+    def deadline(self) -> float:
+        """Until when it must be renewed."""
+        return self.lasts * 2 / 3
+
+    @property
+    def every(self) -> float:
+        """Between two renewals, and two looks of one who waits."""
+        return self.lasts / 5
 
 
 class Election:

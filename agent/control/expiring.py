@@ -7,18 +7,20 @@ a day.
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from agent.control import jobs, specs, states
 from agent.model import caches
+
+_LONGEST_RETRY = 3600.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """Times in seconds, days and hours as they are named."""
 
-    retry_delays: Sequence[float] = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0)
-    """Between the builds of a cache that fail; the last one repeats."""
+    retry_seconds: float = 10.0
+    """After the first build of a cache that fails; three times as long after each other one."""
 
     deletion_seconds: float = 600.0
     """For how long an object that was deleted waits for the nodes; then it goes all the same."""
@@ -37,6 +39,11 @@ class Rules:
 
     auto_caches: int = 100
     """Automatic caches that may exist; beyond, the one that was not used for the longest goes."""
+
+
+def retry_after(failures: int, rules: Rules) -> float:
+    """Seconds until a cache is built again that failed so many times: up to an hour."""
+    return float(min(_LONGEST_RETRY, rules.retry_seconds * 3 ** min(failures - 1, 20)))
 
 
 def fails(cache: specs.CacheObject) -> bool:

@@ -204,7 +204,7 @@ def _failed(
     rules: expiring.Rules,
 ) -> steps.Decision:
     count = jobs.failures(cache) + 1
-    delay = rules.retry_delays[min(count, len(rules.retry_delays)) - 1]
+    delay = expiring.retry_after(count, rules)
     retry = seen.now + datetime.timedelta(seconds=delay)
     reason = reason.rstrip(".")
     sentence = (

@@ -52,12 +52,16 @@ class Watcher:
             self._stop.set()
 
     def _serve(self, deliver: Deliver) -> None:
-        logging.getLogger("kopf").addFilter(_not_about_signals)
+        # It tells of each event of each object.
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)
         logging.getLogger("kopf._core.reactor.running").addFilter(_not_about_signals)
+        # Else kopf asks for the name of its user, who has none in most clusters.
+        identity: Any = "uimgacc-controller"
         asyncio.run(
             kopf.operator(
                 registry=_registry(self._credentials, deliver),
                 settings=_settings(),
+                identity=identity,
                 standalone=True,
                 namespaces=[self._namespace],
                 stop_flag=self._stop,

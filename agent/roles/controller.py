@@ -29,7 +29,7 @@ from agent.control import (
     web,
 )
 from agent.kits import aiotasks, jsonlog, watchdogs, workers
-from agent.roles import controller_flags
+from agent.roles import controller_api, controller_flags
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class _Controller:
             client,
             namespace=wanted.namespace,
             name=_LEASE,
+            times=electing.Times(lasts=wanted.lease_seconds),
             identity=wanted.pod or f"{os.uname().nodename}-{secrets.token_hex(4)}",
         )
         # One that waits is ready to take over: it must not hold up a rollout.
@@ -122,6 +123,8 @@ class _Controller:
             "collector": collector.run(),
             **leader.services(reconciler.step),
         }
+        if wanted.api_listen:
+            services["aliases"] = controller_api.aliaser(wanted, client).run()
         await aiotasks.run_services(services, asyncio.Event())
 
     async def _prepare(self, store: storage.Storage) -> None:
@@ -147,6 +150,7 @@ def _credentials(wanted: settings.Controller) -> kube_access.Credentials:
 
 def _rules(wanted: settings.Controller) -> expiring.Rules:
     return expiring.Rules(
+        retry_seconds=wanted.retry_seconds,
         deletion_seconds=wanted.deletion_seconds,
         unused_days=wanted.unused_days,
         used_days=wanted.used_days,
@@ -183,6 +187,7 @@ async def run(wanted: settings.Controller) -> None:
             logger.info("listening", extra={"address": where})
             services = {
                 "controller": controller.run(stack),
+                "api": controller_api.run(wanted, _credentials(wanted)),
                 "watchdog": watchdog.run(stop),
             }
             try:

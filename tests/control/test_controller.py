@@ -1,0 +1,267 @@
+"""The controller end to end: objects in an API server, Jobs as processes, a real registry."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+
+from agent.clients import kube
+from agent.control import cluster, specs
+from agent.model import caches, images
+from agent.store import checking
+from lab import services
+from tests.control import conftest
+from tests.kube import apis
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def delete(plane: conftest.Plane, key: specs.Key) -> None:
+    plane.api.delete(cluster.resource_of(key), key.name)
+
+
+def test_a_cache_becomes_ready_and_goes(plane) -> None:
+    plane.controller()
+    key = plane.apply("tools", "lab/gzip:1", "lab/zstd:1")
+
+    status = plane.wait(key, "Ready")
+
+    record = plane.reader.cache(status["imageCacheId"])
+    assert record is not None
+    assert status["progress"] == "100%"
+    assert [(each["image"], each["digest"]) for each in status["images"]] == [
+        (each.ref, each.target) for each in record.images
+    ]
+    assert (status["size"], status["build"]["time"]) == (record.size, record.created)
+    ready, building = status["conditions"]
+    assert (ready["type"], ready["status"], building["status"]) == ("Ready", "True", "False")
+    told = [event["message"] for event in status["events"]]
+    assert told == [f"Success pull image {each.ref}" for each in record.images]
+    apis.wait_until(lambda: {"BuildStarted", "Ready"} <= set(plane.events(key)))
+    apis.wait_until(lambda: list(checking.check(plane.store)) == [])
+    # What a build has just counted on is kept for ten minutes.
+    for claim in plane.store.claims.iterdir():
+        os.utime(claim, (0, 0))
+    delete(plane, key)
+    apis.wait_until(lambda: plane.gone(key), seconds=60)
+    assert plane.reader.cache(record.id) is None
+    apis.wait_until(lambda: not list(plane.store.layer_files.rglob("*.erofs")), seconds=60)
+
+
+def secret(plane: conftest.Plane, name: str, content: dict[str, Any]) -> None:
+    data = base64.b64encode(json.dumps(content).encode()).decode()
+    body = {
+        "metadata": {"name": name},
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": data},
+    }
+    plane.api.create(kube.SECRETS, body, namespace=plane.api.namespace)
+
+
+def test_a_private_cache_of_alibaba_takes_its_secret_along(plane, folder, tmp_path) -> None:
+    """First without the Secret: it says which one is missing, and goes on when it is there."""
+    namespace = plane.api.namespace
+    with services.Registry(tmp_path / "private", users={"alice": "opensesame"}) as server:
+        plane.server = server
+        controller = plane.controller("--retry-seconds=0.5")
+        key = plane.apply(
+            "private",
+            "lab/gzip:1",
+            group="eci.alibabacloud.com",
+            imagePullSecrets=[f"{namespace}:pull"],
+        )
+        status = plane.wait(key, "Failed")
+        assert f"the Secret {namespace}/pull does not exist" in status["message"]
+        assert status["expireDateTime"] > status["lastUpdatedTime"]
+        assert plane.builders.started == []
+
+        auth = base64.b64encode(b"alice:opensesame").decode()
+        secret(plane, "pull", {"auths": {server.address: {"auth": auth}}})
+        status = plane.wait(key, "Ready")
+
+    record = plane.reader.cache(status["imageCacheId"])
+    assert record is not None
+    assert record.namespaces == [namespace]
+    assert "expireDateTime" not in status
+    apis.wait_until(lambda: plane.builders.secrets() == ["pull"])
+    (job,) = plane.builders.jobs()
+    logs = [controller.log.read_text(), json.dumps([plane.get(key), job, plane.said()])]
+    logs += [path.read_text() for path in plane.store.root.rglob("*.json")]
+    assert not [text for text in logs if "opensesame" in text or auth in text]
+
+
+def test_tencents_fields_are_its_own(plane) -> None:
+    plane.controller()
+    key = plane.apply(
+        "imagecache-sample", "lab/gzip:1", group="eks.cloud.tencent.com", imageCacheSize=30
+    )
+
+    status = plane.wait(key, "Ready")
+
+    assert status["imcId"] == caches.id_of_name(key.name, dialect=caches.Dialect.TENCENT)
+    assert (status["snapshotId"], "phase" in status, "events" in status) == ("", False, False)
+    record = plane.reader.cache(status["imcId"])
+    assert record is not None
+    assert record.capacity == 30 << 30
+
+
+def test_a_changed_list_is_built_anew_while_the_old_one_serves(plane) -> None:
+    plane.controller("--retry-seconds=3600")
+    key = plane.apply("tools", "lab/gzip:1")
+    first = plane.wait(key, "Ready")
+    resource = cluster.resource_of(key)
+
+    def change(*images_: str) -> None:
+        listed = [f"{plane.server.address}/{image}" for image in images_]
+        plane.api.patch(resource, key.name, {"spec": {"images": listed}})
+
+    change("lab/no-such-image:1")
+    failed = plane.wait(key, "UpdateFailed")
+    assert "lab/no-such-image:1" in failed["message"]
+    assert failed["conditions"][0]["status"] == "True"
+    assert plane.reader.cache(first["imageCacheId"]) is not None
+    plane.builders.held.set()
+    change("lab/zstd:1")
+    updating = plane.wait(key, "Updating")
+    assert updating["images"] == first["images"]
+    plane.builders.held.clear()
+    second = plane.wait(key, "Ready")
+
+    record = plane.reader.cache(first["imageCacheId"])
+    assert record is not None
+    assert [each.ref for each in record.images] == [f"{plane.server.address}/lab/zstd:1"]
+    assert [each["image"] for each in second["images"]] == [record.images[0].ref]
+    assert second["build"]["failures"] == 0
+
+
+def test_a_change_in_the_middle_stops_the_build_that_nobody_wants(plane) -> None:
+    plane.controller()
+    key = plane.apply("tools", "lab/large:1")
+    apis.wait_until(lambda: plane.status(key).get("progress", "0%") not in ("0%", "100%"))
+
+    listed = [f"{plane.server.address}/lab/gzip:1"]
+    plane.api.patch(cluster.resource_of(key), key.name, {"spec": {"images": listed}})
+    status = plane.wait(key, "Ready")
+
+    assert [each["image"] for each in status["images"]] == listed
+    apis.wait_until(lambda: len(plane.builders.jobs()) == 1)
+    record = plane.reader.cache(status["imageCacheId"])
+    assert [each.ref for each in record.images] == listed
+
+
+def test_asked_to_refresh_it_looks_the_tags_up_again(plane) -> None:
+    plane.controller()
+    key = plane.apply("tools", "lab/gzip:1")
+    plane.wait(key, "Ready")
+
+    plane.api.patch(
+        cluster.resource_of(key), key.name, {"metadata": {"annotations": {specs.REFRESH: "now"}}}
+    )
+    apis.wait_until(lambda: len(plane.builders.started) == 2)
+    plane.wait(key, "Ready")
+
+    first, second = plane.builders.started
+    assert first != second
+
+
+def test_a_builder_that_is_killed_is_replaced_with_what_it_had_done(plane) -> None:
+    plane.controller("--retry-seconds=0.2")
+    key = plane.apply("tools", "lab/layers127:1")
+    apis.wait_until(lambda: list(plane.store.layer_files.rglob("*.erofs")))
+
+    (pod,) = plane.builders.pods.values()
+    pod.kill()
+    apis.wait_until(lambda: plane.status(key).get("build", {}).get("failures") == 1)
+    assert "ended with status 137" in plane.status(key)["events"][-1]["message"]
+    status = plane.wait(key, "Ready")
+
+    assert status["build"]["failures"] == 0
+    assert len(plane.builders.started) == 2
+
+
+def test_a_deleted_cache_stops_its_build(plane) -> None:
+    plane.controller()
+    key = plane.apply("tools", "lab/large:1")
+    apis.wait_until(lambda: plane.builders.started)
+
+    delete(plane, key)
+    apis.wait_until(lambda: plane.gone(key), seconds=60)
+
+    assert plane.builders.jobs() == []
+    assert list(plane.store.cache_records.glob("imc-*")) == []
+
+
+def test_a_full_store_says_so_and_goes_on_when_there_is_room(plane) -> None:
+    root = plane.store.root
+    options = f"size=1m,uid={conftest.USER},gid={conftest.USER}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", root], check=True)
+    try:
+        plane.controller("--retry-seconds=0.5")
+        key = plane.apply("tools", "lab/gzip:1")
+        status = plane.wait(key, "Failed")
+        assert "no space left in the store" in status["message"]
+        subprocess.run(["mount", "-o", "remount,size=200m", root], check=True)
+        plane.wait(key, "Ready")
+    finally:
+        for made in plane.controllers:
+            made.stop(signal.SIGKILL)
+        for pod in plane.builders.pods.values():
+            pod.kill()
+        subprocess.run(["umount", "--lazy", root], check=True)
+
+
+def test_of_two_controllers_one_builds_and_the_other_takes_over(plane) -> None:
+    plane.pod("controller-1")
+    first = plane.controller("--lease-seconds=2")
+    one = plane.apply("one", "lab/gzip:1")
+    plane.wait(one, "Ready")
+    second = plane.controller("--lease-seconds=2", name="controller-1")
+    plane.builders.held.set()
+    two = plane.apply("two", "lab/zstd:1")
+    apis.wait_until(lambda: len(plane.builders.jobs()) == 2)
+
+    first.stop(signal.SIGKILL)
+    plane.builders.held.clear()
+    plane.wait(two, "Ready")
+
+    assert len(plane.builders.started) == 2
+    assert "leading" in [line["message"] for line in second.lines()]
+    # A clean stop hands over at once; the next one is again the first.
+    first.start()
+    assert second.stop() == 0
+    three = plane.apply("three", "lab/gzip:1")
+    plane.wait(three, "Ready")
+
+
+def test_an_automatic_cache_has_the_id_that_nodes_know(plane) -> None:
+    plane.controller("--auto-caches=1")
+    reference = images.parse_reference(f"{plane.server.address}/lab/gzip:1")
+    cache_id = caches.id_of_images([reference])
+    labels = {caches.AUTO_CREATED: "true"}
+    key = plane.apply(caches.name_of_auto_cache(cache_id), "lab/gzip:1", labels=labels)
+
+    status = plane.wait(key, "Ready")
+
+    assert status["imageCacheId"] == cache_id
+    assert status["expireDateTime"] > plane.get(key)["metadata"]["creationTimestamp"]
+
+
+def test_a_controller_that_is_started_again_changes_nothing(plane) -> None:
+    first = plane.controller()
+    keys = [plane.apply(f"c{at}", "lab/gzip:1") for at in range(3)]
+    for key in keys:
+        plane.wait(key, "Ready")
+    apis.wait_until(lambda: all("Ready" in plane.events(key) for key in keys))
+    versions = [plane.get(key)["metadata"]["resourceVersion"] for key in keys]
+    assert first.stop() == 0
+
+    second = plane.controller()
+    new = plane.apply("new", "lab/gzip:1")
+    plane.wait(new, "Ready")
+
+    assert [plane.get(key)["metadata"]["resourceVersion"] for key in keys] == versions
+    assert second.stop() == 0
