@@ -193,10 +193,21 @@ class Histories(RuleBasedStateMachine):
             if path not in living:
                 os.utime(path, (0, 0))
 
-    @rule(cache_id=st.sampled_from(CACHES))
-    def delete_cache(self, cache_id: str) -> None:
-        with contextlib.suppress(publishing.NoSuchCache):
-            publishing.delete_cache(self.place, cache_id)
+    @rule(which=st.integers(0, 2), names=st.sampled_from(STACKS))
+    def create_at_once(self, which: int, names: tuple[str, ...]) -> None:
+        for _ in self.build(CACHES[which], REFS[which], names):
+            if generations.outstanding(self.place).phases:
+                self.round(0, lambda: None)  # It may have to wait for one.
+
+    @rule(cache_ids=st.sets(st.sampled_from(CACHES), min_size=1), times=st.integers(0, 8))
+    def delete_caches(self, cache_ids: set[str], times: int) -> None:
+        """Delete some, and let the collector and the agents come some way with that."""
+        for cache_id in sorted(cache_ids):
+            with contextlib.suppress(publishing.NoSuchCache):
+                publishing.delete_cache(self.place, cache_id)
+        self.let_dead_claims_expire()
+        for _ in range(times):
+            self.time_passes(0, idle=True, times=1)
 
     # Nodes.
 
@@ -209,6 +220,16 @@ class Histories(RuleBasedStateMachine):
             node.mount(self.place)
         if step > 2:
             node.confirm(self.place)
+
+    @rule(which=st.integers(0, 2), number=st.integers(0, 2))
+    def run_a_pod(self, which: int, number: int) -> None:
+        """Hold the whole image of a cache that is Ready."""
+        cache = reading.Reader(self.place).cache(CACHES[number])
+        for diff_ids in [image.layers for image in cache.images] if cache is not None else ():
+            for chain_id in digests.chain_ids(diff_ids):
+                self.nodes[which].look_up(self.place, chain_id)
+        self.nodes[which].mount(self.place)
+        self.nodes[which].confirm(self.place)
 
     @rule(which=st.integers(0, 2), step=st.sampled_from(["mount", "confirm", "read", "look"]))
     def go_on(self, which: int, step: str) -> None:
@@ -284,7 +305,7 @@ class Histories(RuleBasedStateMachine):
         with contextlib.suppress(Killed):
             self.round(at, interrupt)
 
-    @rule(which=st.integers(0, 2), idle=st.booleans(), times=st.integers(1, 3))
+    @rule(which=st.integers(0, 2), idle=st.booleans(), times=st.integers(1, 5))
     def time_passes(self, which: int, idle: bool, times: int) -> None:
         """Nothing happens but rounds; also so that histories come to their later steps."""
         for _ in range(times):
