@@ -14,7 +14,7 @@ import email.utils
 import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import yarl
@@ -152,7 +152,7 @@ class Client:
         self._auth: registry_auth.Authorizer | None = None
         self._tls: dict[bool, ssl.SSLContext] = {}
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> Self:
         for verified in (True, False):
             context = tls.client_context()
             if self._options.ca_file:

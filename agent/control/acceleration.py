@@ -1,0 +1,276 @@
+"""What UCloud's five actions do here: image caches, a second tag, and a switch.
+
+Everything that is known is in the cluster's objects, so any controller may answer and
+one that was restarted goes on. An image is an ImageCache object; its other name is
+pushed when it is Ready (agent.control.aliasing), and the object then holds both
+names, so that pods which run the other one find it ahead of their pull.
+
+One operation at a time, as at UCloud's: the script waits for it by asking how it is.
+"""
+
+import asyncio
+import dataclasses
+import datetime
+import enum
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from agent import errors
+from agent.control import states, ucloud
+from agent.model import images
+
+_PATIENCE = datetime.timedelta(seconds=60)
+"""How long a deletion may wait for nodes until whoever waits for it is told by whom it is held."""
+
+
+class Stage(enum.Enum):
+    """How far the second name of an image is."""
+
+    NONE = ""
+    PUSHED = "Pushed"
+    FAILED = "Failed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerated:
+    """An ImageCache object of ours.
+
+    `built` and `failed` say what became of its present spec: both are False while
+    nobody has tried. `problem` says why the other name could not be pushed,
+    `deleted` is since when it is being deleted.
+    """
+
+    name: str
+    uid: str
+    original: str
+    target: str
+    stage: Stage = Stage.NONE
+    problem: str = ""
+    layers: int = 0
+    state: states.State = dataclasses.field(default_factory=states.State)
+    built: bool = False
+    failed: bool = False
+    deleted: datetime.datetime | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """What was said when acceleration was switched on. None of it is secret."""
+
+    enabled: bool = False
+    nfs: str = ""
+    subnet: str = ""
+    has_login: bool = False
+
+
+class Objects(Protocol):
+    """The cluster's objects behind the actions. Each may raise AgentError, and may be repeated."""
+
+    async def all(self) -> Sequence[Accelerated]:
+        """The image caches that were made by this API."""
+
+    async def create(self, name: str, original: str, target: str) -> None:
+        """Make an image cache; one of this name is asked to build anew."""
+
+    async def delete(self, each: Accelerated) -> None:
+        """Delete an image cache, which may take its time."""
+
+    async def switch(self) -> Switch:
+        """How the switch is."""
+
+    async def turn(self, wanted: ucloud.Enable | None) -> None:
+        """Switch acceleration of the whole cluster on, or off with None."""
+
+
+class Actions:
+    """The actions. `store_problem` says "" or why the store cannot be used now.
+
+    `nfs` is the store that this controller has, as SERVER:/PATH.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        *,
+        nfs: str,
+        store_problem: Callable[[], str],
+        clock: Callable[[], datetime.datetime],
+    ) -> None:
+        self._objects = objects
+        self._nfs = nfs
+        self._store_problem = store_problem
+        self._clock = clock
+        self._lock = asyncio.Lock()
+
+    async def do(self, request: ucloud.Request) -> ucloud.Situation | None:
+        """Do what is asked, or begin it; a situation is returned for Get only.
+
+        Raises ucloud.ApiError.
+        """
+        try:
+            if isinstance(request, ucloud.Get):
+                return await self._look()
+            async with self._lock:
+                await self._change(request)
+        except errors.TemporaryError as error:
+            raise ucloud.ApiError(ucloud.RetCode.UNAVAILABLE, str(error)) from error
+        return None
+
+    async def _change(self, request: ucloud.Request) -> None:
+        match request:
+            case ucloud.Enable():
+                self._check_nfs(request)
+                await self._objects.turn(request)
+            case ucloud.Create():
+                await self._create(request)
+            case ucloud.Delete():
+                await self._delete(request)
+            case ucloud.Disable():
+                await self._idle(await self._objects.all())
+                await self._objects.turn(None)
+            case _:
+                raise AssertionError(request)
+
+    def _check_nfs(self, request: ucloud.Enable) -> None:
+        """The store is where the nodes have it mounted; a request cannot move it."""
+        server = self._nfs.partition(":/")[0]
+        if request.nfs not in (self._nfs, server):
+            raise ucloud.ApiError(
+                ucloud.RetCode.WRONG_PARAMETER,
+                f"Params [NfsAddr] not available: this cluster's store is on {server};"
+                f" `uimgacc enable --nfs {request.nfs}:/...` moves it",
+            )
+
+    async def _create(self, request: ucloud.Create) -> None:
+        found = await self._enabled()
+        original, target = str(request.original), str(request.target)
+        name = name_of(request.original)
+        await self._idle(found)
+        for each in found:
+            if each.target == target and each.original != original:
+                raise ucloud.ApiError(
+                    ucloud.RetCode.ALREADY_THERE, f"{target} is the other name of {each.original}"
+                )
+            if each.name == name and each.target != target:
+                raise ucloud.ApiError(
+                    ucloud.RetCode.ALREADY_THERE,
+                    f"{original} is there, its other name is {each.target}: delete it first",
+                )
+        await self._forget([each for each in found if each.name != name])
+        if any(each.name == name and _status(each) is ucloud.Status.READY for each in found):
+            return
+        await self._objects.create(name, original, target)
+
+    async def _delete(self, request: ucloud.Delete) -> None:
+        found = await self._enabled()
+        named = str(request.original)
+        # The script says the original; whoever says the other name means the same.
+        these = [each for each in found if named in (each.original, each.target)]
+        if not these:
+            raise ucloud.ApiError(ucloud.RetCode.NOT_FOUND, f"{named} is not there")
+        others = [each for each in found if each not in these]
+        await self._idle(others)
+        await self._forget(others)
+        for each in these:
+            if each.deleted is None:
+                await self._objects.delete(each)
+
+    async def _forget(self, found: Sequence[Accelerated]) -> None:
+        """Delete what failed: it was told, and must not be told of what begins now."""
+        for each in found:
+            if _failed(each) and each.deleted is None:
+                await self._objects.delete(each)
+
+    async def _enabled(self) -> Sequence[Accelerated]:
+        if not (await self._objects.switch()).enabled:
+            raise ucloud.ApiError(ucloud.RetCode.NOT_ENABLED, "image acceleration is not enabled")
+        if problem := self._store_problem():
+            raise ucloud.ApiError(ucloud.RetCode.UNAVAILABLE, f"the store: {problem}")
+        return await self._objects.all()
+
+    async def _idle(self, found: Sequence[Accelerated]) -> None:
+        """Raise unless nothing is under way."""
+        for each in found:
+            if _status(each) in ucloud.BUSY:
+                raise ucloud.ApiError(
+                    ucloud.RetCode.BUSY,
+                    f"{each.original} is being"
+                    f" {'deleted' if each.deleted else 'created'}: one operation at a time",
+                )
+
+    async def _look(self) -> ucloud.Situation:
+        switch = await self._objects.switch()
+        if not switch.enabled:
+            return ucloud.Situation(status=ucloud.Status.READY, nfs=switch.nfs)
+        problem = self._store_problem()
+        known = ucloud.Situation(
+            enabled=True,
+            nfs_ready=not problem,
+            agent_ready=not problem,
+            nfs=switch.nfs,
+            subnet=switch.subnet,
+            error=problem,
+        )
+        if problem:
+            return known
+        found = await self._objects.all()
+        status, error = _overall(found, self._clock())
+        shown = [_shown(each) for each in found if _status(each) is ucloud.Status.READY]
+        return dataclasses.replace(known, status=status, error=error, images=shown)
+
+
+def name_of(original: images.Reference) -> str:
+    """The name of the object for an image: one each, whatever its other name."""
+    return f"ucloud-{hashlib.sha256(str(original).encode()).hexdigest()[:16]}"
+
+
+def pushable(each: Accelerated) -> bool:
+    """Whether it is time to push the other name."""
+    return each.built and each.deleted is None and each.stage is Stage.NONE
+
+
+def digest_of(each: Accelerated) -> str:
+    """What the original stood for when it was built; "" where that is not known."""
+    built = [image.digest for image in each.state.images if image.image == each.original]
+    return built[0] if built else ""
+
+
+def _failed(each: Accelerated) -> bool:
+    return _status(each) is ucloud.Status.CREATE_ERROR
+
+
+def _status(each: Accelerated) -> ucloud.Status:
+    if each.deleted is not None:
+        return ucloud.Status.DELETING
+    # A build that failed is tried again; whoever waits for it is told nevertheless.
+    if each.failed or each.stage is Stage.FAILED:
+        return ucloud.Status.CREATE_ERROR
+    if each.built and each.stage is Stage.PUSHED:
+        return ucloud.Status.READY
+    return ucloud.Status.CREATING
+
+
+def _overall(found: Sequence[Accelerated], now: datetime.datetime) -> tuple[ucloud.Status, str]:
+    """The one status of a cluster, and its error."""
+    for each in found:
+        if each.deleted is not None and now - each.deleted > _PATIENCE and each.state.message:
+            return ucloud.Status.DELETE_ERROR, f"{each.original}: {each.state.message}"
+    for each in found:
+        if (status := _status(each)) in ucloud.BUSY:
+            return status, ""
+    for each in found:
+        if _failed(each):
+            reason = each.problem or each.state.message
+            return ucloud.Status.CREATE_ERROR, f"{each.original}: {reason}"
+    return ucloud.Status.READY, ""
+
+
+def _shown(each: Accelerated) -> ucloud.Accelerated:
+    sizes = [image.size for image in each.state.images if image.image == each.original]
+    return ucloud.Accelerated(
+        original=each.original,
+        target=each.target,
+        size=sizes[0] if sizes else 0,
+        layers=each.layers,
+    )

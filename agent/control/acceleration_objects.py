@@ -1,0 +1,191 @@
+"""The objects behind UCloud's actions, in the Kubernetes API.
+
+ImageCaches with a label of ours; the switch in a ConfigMap and the password for UHub
+in a Secret, both in the controller's namespace; and the parts of the installation
+that `agent.clients.kube_switch` turns on and off.
+"""
+
+import base64
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.clients import credentials, kube, kube_errors, kube_switch
+from agent.control import acceleration, specs, states, ucloud
+from agent.model import caches
+
+LABEL = "uimgacc.io/ucloud"
+"""Label "true" of an ImageCache that UCloud's API has made."""
+
+_ORIGINAL = "uimgacc.io/original-image"
+_TARGET = "uimgacc.io/target-image"
+_STAGE = "uimgacc.io/target-stage"
+_PROBLEM = "uimgacc.io/target-problem"
+_LAYERS = "uimgacc.io/layers"
+_PLAIN_HTTP = "uimgacc.io/plain-http-registry"
+
+_CONFIG_MAPS = kube.Resource(plural="configmaps")
+_NAME = "uimgacc-ucloud"
+_UHUB = "uimgacc-uhub"
+_SECRET_KEY = ".dockerconfigjson"  # noqa: S105 - the name of a field
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`hosts` are the registries that the user of UHub is for, `plain_http` those without TLS."""
+
+    namespace: str
+    hosts: Sequence[str] = ("uhub.service.ucloud.cn",)
+    plain_http: Sequence[str] = ()
+
+
+class KubeObjects:
+    """See acceleration.Objects."""
+
+    def __init__(self, api: kube.Client, switch: kube_switch.Switch, settings: Settings) -> None:
+        self._api = api
+        self._switch = switch
+        self._settings = settings
+
+    async def all(self) -> Sequence[acceleration.Accelerated]:
+        """See acceleration.Objects; in the order of their names."""
+        found = [
+            _accelerated(body)
+            async for page in self._api.pages(kube.IMAGE_CACHES, labels=f"{LABEL}=true")
+            for body in page.items
+        ]
+        return sorted(found, key=lambda each: each.name)
+
+    async def create(self, name: str, original: str, target: str) -> None:
+        """See acceleration.Objects."""
+        annotations = {_ORIGINAL: original, _TARGET: target}
+        if self._settings.plain_http:
+            annotations[_PLAIN_HTTP] = ",".join(self._settings.plain_http)
+        spec: dict[str, Any] = {"images": [original], "imageCacheSize": caches.SIZE_MAX}
+        if (await self.switch()).has_login:
+            spec["imagePullSecrets"] = [f"{self._settings.namespace}/{_UHUB}"]
+        body = {
+            "apiVersion": "uimgacc.io/v1",
+            "kind": caches.KIND,
+            "metadata": {"name": name, "labels": {LABEL: "true"}, "annotations": annotations},
+            "spec": spec,
+        }
+        try:
+            await self._api.create(kube.IMAGE_CACHES, body)
+        except kube_errors.AlreadyExists:
+            found = await self._api.get(kube.IMAGE_CACHES, name)
+            # Whatever new value: build anew what failed.
+            annotations[specs.REFRESH] = str(found["metadata"]["resourceVersion"])
+            again = {**annotations, _STAGE: None, _PROBLEM: None, _LAYERS: None}
+            await self._api.patch(
+                kube.IMAGE_CACHES, name, {"metadata": {"annotations": again}, "spec": spec}
+            )
+
+    async def delete(self, each: acceleration.Accelerated) -> None:
+        """See acceleration.Objects."""
+        with contextlib.suppress(kube_errors.NotFound):
+            await self._api.delete(kube.IMAGE_CACHES, each.name, uid=each.uid)
+
+    async def switch(self) -> acceleration.Switch:
+        """See acceleration.Objects."""
+        try:
+            found = await self._api.get(_CONFIG_MAPS, _NAME, namespace=self._settings.namespace)
+        except kube_errors.NotFound:
+            return acceleration.Switch()
+        data: Mapping[str, str] = found.get("data") or {}
+        return acceleration.Switch(
+            enabled=data.get("enabled") == "true",
+            nfs=data.get("nfsAddr", ""),
+            subnet=data.get("subnetId", ""),
+            has_login=data.get("hasLogin") == "true",
+        )
+
+    async def turn(self, wanted: ucloud.Enable | None) -> None:
+        """See acceleration.Objects. The switch itself is written last: what it says is done."""
+        if wanted is None:
+            await self._switch.off()
+            await self._put(_CONFIG_MAPS, _NAME, {"data": {"enabled": "false"}})
+            await self._forget_login()
+            return
+        login = None
+        if wanted.username:
+            content = credentials.docker_config(
+                self._settings.hosts, username=wanted.username, password=wanted.password
+            )
+            login = {_SECRET_KEY: base64.b64encode(content).decode()}
+            body = {"type": "kubernetes.io/dockerconfigjson", "data": login}
+            await self._put(kube.SECRETS, _UHUB, body)
+        else:
+            await self._forget_login()
+        await self._switch.on()
+        data = {
+            "enabled": "true",
+            "nfsAddr": wanted.nfs,
+            "subnetId": wanted.subnet,
+            "hasLogin": "true" if login else "false",
+        }
+        await self._put(_CONFIG_MAPS, _NAME, {"data": data})
+
+    async def _forget_login(self) -> None:
+        with contextlib.suppress(kube_errors.NotFound):
+            await self._api.delete(kube.SECRETS, _UHUB, namespace=self._settings.namespace)
+
+    async def _put(self, resource: kube.Resource, name: str, body: Mapping[str, Any]) -> None:
+        namespace = self._settings.namespace
+        try:
+            await self._api.patch(resource, name, body, namespace=namespace)
+        except kube_errors.NotFound:
+            made = {**body, "metadata": {"name": name}}
+            await self._api.create(resource, made, namespace=namespace)
+
+    async def login(self) -> bytes | None:
+        """The docker config JSON with the user of UHub; None where nobody gave one."""
+        if not (await self.switch()).has_login:
+            return None
+        namespace = self._settings.namespace
+        found = await self._api.get(kube.SECRETS, _UHUB, namespace=namespace)
+        return base64.b64decode(found["data"][_SECRET_KEY])
+
+    async def pushed(self, each: acceleration.Accelerated, layers: int) -> None:
+        """Note that the other name is there, and have the cache hold it as well."""
+        annotations = {
+            _STAGE: acceleration.Stage.PUSHED.value,
+            _PROBLEM: None,
+            _LAYERS: str(layers),
+        }
+        body = {
+            "metadata": {"annotations": annotations},
+            "spec": {"images": [each.original, each.target]},
+        }
+        await self._note(each, body)
+
+    async def failed(self, each: acceleration.Accelerated, problem: str) -> None:
+        """Note why the other name cannot be pushed."""
+        annotations = {_STAGE: acceleration.Stage.FAILED.value, _PROBLEM: problem[:1024]}
+        await self._note(each, {"metadata": {"annotations": annotations}})
+
+    async def _note(self, each: acceleration.Accelerated, body: Mapping[str, Any]) -> None:
+        with contextlib.suppress(kube_errors.NotFound):  # deleted meanwhile
+            await self._api.patch(kube.IMAGE_CACHES, each.name, body)
+
+
+def _accelerated(body: kube.Object) -> acceleration.Accelerated:
+    cache = specs.parse(body)
+    annotations: Mapping[str, str] = body["metadata"].get("annotations") or {}
+    stage = annotations.get(_STAGE, "")
+    known = {each.value for each in acceleration.Stage}
+    layers = annotations.get(_LAYERS, "")
+    return acceleration.Accelerated(
+        name=cache.key.name,
+        uid=cache.uid,
+        original=annotations.get(_ORIGINAL, ""),
+        target=annotations.get(_TARGET, ""),
+        stage=acceleration.Stage(stage if stage in known else ""),
+        problem=annotations.get(_PROBLEM, ""),
+        layers=int(layers) if layers.isascii() and layers.isdigit() else 0,
+        state=cache.state,
+        built=cache.state.phase is states.Phase.READY and cache.state.build.spec == cache.spec_hash,
+        failed=cache.state.build.failed == cache.spec_hash,
+        deleted=cache.deleted,
+    )

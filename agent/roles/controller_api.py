@@ -1,0 +1,120 @@
+"""The controller's front: UCloud's API, and the page for people.
+
+Every controller answers, whether it leads or not: all that is known stands in the
+cluster's objects. What takes long is done by the one that leads.
+"""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import ssl
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from agent import errors, settings
+from agent.clients import kube, kube_access, kube_switch, registry
+from agent.control import acceleration, acceleration_objects, aliasing, api, storage
+from agent.kits import aiotasks, workers
+
+logger = logging.getLogger(__name__)
+
+_PROBE_SECONDS = 10.0
+_AGAIN = 1.0
+
+
+class _Store:
+    """Whether the store is there, as a sentence that is at hand."""
+
+    def __init__(self, store: storage.Storage) -> None:
+        self._store = store
+        self.problem = "it has not been looked at yet"
+
+    async def run(self) -> None:
+        """Ask it every few seconds, for ever."""
+        while True:
+            try:
+                await self._store.probe()
+                self.problem = ""
+            except errors.AgentError as error:
+                self.problem = str(error)
+            await asyncio.sleep(_AGAIN if self.problem else _PROBE_SECONDS)
+
+
+async def run(wanted: settings.Controller, credentials: kube_access.Credentials) -> None:
+    """Answer for ever; where nothing is to be served, wait."""
+    if not wanted.api_listen:
+        await asyncio.Event().wait()
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(
+            kube.Client(credentials, deadline=wanted.api_seconds, user_agent="uimgacc-controller")
+        )
+        pool = await stack.enter_async_context(
+            workers.Pool("agent.control.cache_work", name="the API", size=1, packages=True)
+        )
+        store = _Store(storage.Storage(str(wanted.store), pool, deadline=wanted.store_seconds))
+        app = _application(wanted, client, store)
+        where = await stack.enter_async_context(_listening(app, wanted))
+        logger.info("the API is listening", extra={"address": where})
+        await aiotasks.run_services({"store": store.run()}, asyncio.Event())
+
+
+def aliaser(wanted: settings.Controller, client: kube.Client) -> aliasing.Aliaser:
+    """What the controller that leads does for the API."""
+    options = registry.Options(
+        plain_http=frozenset(_list(wanted.plain_http)),
+        # A registry reads a large blob again before it answers.
+        read_timeout=300.0,
+    )
+    return aliasing.Aliaser(_objects(wanted, client), options)
+
+
+def _objects(wanted: settings.Controller, client: kube.Client) -> acceleration_objects.KubeObjects:
+    found = acceleration_objects.Settings(
+        namespace=wanted.namespace,
+        hosts=_list(wanted.uhub),
+        plain_http=_list(wanted.plain_http),
+    )
+    switch = kube_switch.Switch(client, namespace=wanted.namespace)
+    return acceleration_objects.KubeObjects(client, switch, found)
+
+
+def _application(
+    wanted: settings.Controller, client: kube.Client, store: _Store
+) -> web.Application:
+    if wanted.api_keys is None:
+        raise errors.PermanentError("--api-listen needs --api-keys: who may ask")
+    actions = acceleration.Actions(
+        _objects(wanted, client),
+        nfs=wanted.nfs,
+        store_problem=lambda: store.problem,
+        clock=lambda: datetime.datetime.now(datetime.UTC),
+    )
+    keys = api.Keys(wanted.api_keys)
+    return api.application(api.Api(actions, keys, cluster=wanted.cluster_id))
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@contextlib.asynccontextmanager
+async def _listening(app: web.Application, wanted: settings.Controller) -> AsyncIterator[str]:
+    """Serve, with TLS where there is a certificate; yields where."""
+    context = None
+    if wanted.api_tls is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(wanted.api_tls / "tls.crt", wanted.api_tls / "tls.key")
+    host, _, port = wanted.api_listen.rpartition(":")
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context)
+        await site.start()
+        found = runner.addresses[0]
+        yield f"{found[0]}:{found[1]}"
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await runner.cleanup()
