@@ -14,8 +14,8 @@ from tests.manifests import rendering
 
 OVERLAYS = ("runtimeclass", "default-snapshotter")
 COMPONENTS = {
-    "runtimeclass": ("nvidia", "admission-v1beta1", "k3s", "rke2", "monitoring"),
-    "default-snapshotter": ("monitoring",),
+    "runtimeclass": ("nvidia", "admission-v1beta1", "k3s", "rke2", "monitoring", "controller"),
+    "default-snapshotter": ("monitoring", "controller"),
 }
 CASES = [
     *((overlay, ()) for overlay in OVERLAYS),
@@ -160,7 +160,7 @@ def test_only_what_mounts_is_privileged(overlay: str, components: tuple[str, ...
             if context.get("privileged"):
                 privileged.add((name, container["name"]))
             tokens = {"token"} & {mount["name"] for mount in container["volumeMounts"]}
-            assert not tokens or container["name"] == "agent"
+            assert not tokens or container["name"] in ("agent", "controller")
 
     setup = "uimgacc-node" if overlay == "runtimeclass" else "uimgacc-setup"
     assert privileged == {

@@ -1,0 +1,130 @@
+"""The control plane's manifests: what they agree on with the command, and with the builders."""
+
+import pathlib
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from agent.control import jobs, specs, templates
+from agent.roles import build_job, controller_flags
+from tests.manifests import rendering
+
+
+def documents() -> list[rendering.Document]:
+    return list(rendering.together("runtimeclass", "controller", "alibaba", "tencent"))
+
+
+def deployment() -> rendering.Document:
+    return rendering.only(documents(), "Deployment", "uimgacc-controller")
+
+
+def test_the_command_reads_what_the_deployment_says() -> None:
+    (container,) = deployment()["spec"]["template"]["spec"]["containers"]
+    environment = rendering.settings(documents(), container)
+    arguments = [rendering.expanded(text, environment) for text in container["args"]]
+
+    found = controller_flags.parse(arguments[1:])
+
+    assert arguments[0] == "controller"
+    assert found.pod == "<metadata.name>"
+    assert str(found.store) in [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert str(found.builder_patch.parent) in [
+        mount["mountPath"] for mount in container["volumeMounts"]
+    ]
+    (port,) = container["ports"]
+    assert found.listen.endswith(f":{port['containerPort']}")
+
+
+@pytest.mark.parametrize("release", ["1.34", "1.37"])
+def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathlib.Path) -> None:
+    """With all that an object can ask for, from the Deployment's own pod, and read back."""
+    pod = {"metadata": {"name": "p"}, **deployment()["spec"]["template"]}
+    settings = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
+    patch = {"spec": {"template": {"spec": {"tolerations": [{"operator": "Exists"}]}}}}
+    template = templates.of_pod(pod, settings, patch=patch)
+    manifest = {
+        "apiVersion": "eci.alibabacloud.com/v1",
+        "kind": "ImageCache",
+        "metadata": {
+            "name": "c",
+            "uid": "u",
+            "resourceVersion": "1",
+            "annotations": {
+                "k8s.aliyun.com/plain-http-registry": "a:5000",
+                "k8s.aliyun.com/insecure-registry": "b:5000",
+            },
+        },
+        "spec": {
+            "images": ["nginx:1", "a:5000/b:2"],
+            "imagePullSecrets": ["ns:pull"],
+            "imageCacheSize": 30,
+            "retentionDays": 7,
+        },
+    }
+    cache = specs.parse(manifest)
+
+    job = jobs.manifest(cache, cache.request, ("linux/amd64", "linux/arm64"), template=template)
+
+    kubernetes_validate.validate(job, release, strict=True)
+    spec = job["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert spec["volumes"][0] == {
+        "name": "store",
+        "nfs": {"server": "nfs.example.internal", "path": "/uimgacc"},
+    }
+    assert spec["securityContext"]["runAsUser"] == 65532
+    assert spec["automountServiceAccountToken"] is False
+    rendering.only(documents(), "ServiceAccount", spec["serviceAccountName"])
+    read = build_job.parse(container["args"][1:])
+    assert read.job == job["metadata"]["name"]
+    assert read.request.references == cache.request.images
+    assert [str(each) for each in read.request.platforms] == ["linux/amd64", "linux/arm64"]
+    assert read.request.every_platform is False
+    assert read.request.capacity == 30 << 30
+    assert read.request.namespaces == ("ns",)
+    assert read.request.retention_days == 7
+    assert read.settings.registries.plain_http == {"a:5000"}
+    assert read.settings.registries.insecure == {"b:5000"}
+    secret = jobs.secret_manifest("j", "u", namespace="n", data=["e30="])
+    kubernetes_validate.validate(secret, release, strict=True)
+    assert job["spec"]["suspend"] is True
+
+
+def test_the_store_s_address_is_that_of_the_settings(tmp_path: pathlib.Path) -> None:
+    path = rendering.write(tmp_path, "runtimeclass", "controller")
+    own = yaml.safe_load(path.read_text())
+    setting = {"name": "uimgacc", "namespace": "uimgacc-system", "behavior": "merge"}
+    own["configMapGenerator"] = [{**setting, "literals": ["UIMGACC_NFS=10.0.0.9:/images"]}]
+    path.write_text(yaml.safe_dump(own))
+
+    found = rendering.render(tmp_path)
+
+    assert "nfs.example.internal" not in yaml.safe_dump_all(found)
+    (volume, *_) = rendering.only(found, "Deployment", "uimgacc-controller")["spec"]["template"][
+        "spec"
+    ]["volumes"]
+    assert volume["nfs"] == {"server": "10.0.0.9", "path": "/images"}
+
+
+def test_a_controller_without_the_store_in_its_pod_says_so() -> None:
+    settings = controller_flags.parse(["--store=/elsewhere", "--pod=p"])
+
+    with pytest.raises(templates.NoTemplate, match="no volume at /elsewhere"):
+        templates.of_pod(dict(deployment()["spec"]["template"]), settings, patch={})
+
+
+@pytest.mark.parametrize("text", ["- a\n", "{", "a: [\n"])
+def test_a_patch_that_is_none_says_so(tmp_path: pathlib.Path, text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+
+    with pytest.raises(templates.NoTemplate, match=r"job\.yaml"):
+        templates.read_patch(path)
+
+
+def test_the_default_patch_changes_nothing() -> None:
+    folder = rendering.MANIFESTS / "components/controller"
+
+    assert templates.read_patch(folder / "job.yaml") == {}
