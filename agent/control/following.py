@@ -70,6 +70,12 @@ def _waiting(seen: steps.Seen) -> states.Phase:
     return states.Phase.UPDATING if seen.stored is not None else states.Phase.PENDING
 
 
+def rests(cache: specs.CacheObject, now: datetime.datetime) -> bool:
+    """Whether a build of this very spec has failed, and the next is not due yet."""
+    retry = cache.state.build.retry
+    return jobs.failures(cache) > 0 and retry is not None and retry > now
+
+
 def begin(
     cache: specs.CacheObject,
     request: caches.CacheRequest,
@@ -78,8 +84,7 @@ def begin(
     platforms: tuple[str, ...],
 ) -> steps.Decision:
     state = cache.state
-    count = jobs.failures(cache)
-    if count and state.build.retry is not None and state.build.retry > seen.now:
+    if rests(cache, seen.now) and state.build.retry is not None:
         left = (state.build.retry - seen.now).total_seconds()
         return steps.Decision(state=state, sentence=state.message, again=left)
     if not seen.slot:

@@ -191,6 +191,19 @@ def test_a_failure_says_why_and_when_it_is_tried_again() -> None:
     assert again.actions[0].subject.endswith("-1")
 
 
+def test_a_build_that_has_just_failed_may_end_by_itself() -> None:
+    """Its report comes before its Job has ended; it is stopped only if it does not end."""
+    cache = cache_of(states.State(phase=Phase.CREATING))
+    report = builds.Report(result=builds.Result(reason="no room"))
+    running = job_of(cache)
+    failed = decide(cache, seen(jobs=running, report=report))
+    assert failed.state.phase is Phase.FAILED
+
+    cache = dataclasses.replace(cache, state=failed.state)
+    assert verbs(decide(cache, seen(jobs=running))) == []
+    assert verbs(decide(cache, seen(jobs=running, now=later(minutes=1)))) == [Verb.STOP]
+
+
 def test_what_was_ready_goes_on_serving_while_a_new_build_fails() -> None:
     cache = cache_of(ready(), spec={"images": ["nginx:2"]})
     step = decide(cache, seen(jobs=job_of(cache, failed=True, reason="r"), stored=stored()))
