@@ -155,12 +155,7 @@ class Healer:
     async def _has_blobs(self, image: inventory.Present) -> bool:
         """Whether every layer that is not served from the store can be unpacked."""
         served = await self._chains.count(image.contents.chain)
-        try:
-            for digest, _ in image.contents.layers[served:]:
-                await self._client.blob(digest)
-        except containerd.NotFoundError:
-            return False
-        return True
+        return await self._stock.has_blobs(image, first=served)
 
     async def _remove_lost(
         self, chains: Sequence[Sequence[str]], lost: Sequence[inventory.Present]

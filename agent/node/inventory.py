@@ -127,6 +127,15 @@ class Inventory:
             since=manifest.created,
         )
 
+    async def has_blobs(self, image: Present, *, first: int = 0) -> bool:
+        """Whether the blobs of all layers from number `first` on are here, to be unpacked."""
+        try:
+            for digest, _ in image.contents.layers[first:]:
+                await self._client.blob(digest)
+        except containerd.NotFoundError:
+            return False
+        return True
+
     async def _read(self, target: containerd.Descriptor) -> Contents:
         digest = target.digest
         if target.media_type in _INDEX_TYPES:

@@ -4,8 +4,9 @@ A pod of one of our runtime handlers has its sandbox on our snapshotter. contain
 unpacks the sandbox's image there for the first such pod, from its blobs. But on
 nodes that discard the blobs of what is unpacked (`discard_unpacked_layers`, usual
 on EKS) there are none left, and that pod, and each after it, would fail with
-"content digest ... not found". So where blobs are missing, the image is pulled for
-our snapshotter ahead, before any pod needs it.
+"content digest ... not found". The other way round, a sandbox's image that has come
+from the store has no blobs for the pods of other runtimes. So where blobs are
+missing, the image is pulled for both, before any pod needs it.
 """
 
 import asyncio
@@ -73,33 +74,28 @@ class PinnedImages:
 
     async def look(self) -> Sequence[str]:
         """Look once; the names of what had to be pulled. Raises AgentError."""
-        pulled = []
+        pulled: list[str] = []
         pinned: dict[str, list[containerd.Image]] = {}
         for record in await self._client.images():
             if _PINNED in record.labels:
                 pinned.setdefault(record.target.digest, []).append(record)
         for same in pinned.values():
             image = await self._stock.look_up(same)
-            if image is None or self._snapshotter in image.snapshotters:
+            if image is None or await self._stock.has_blobs(image):
                 continue
-            if await self._can_be_unpacked(image):
-                continue
-            name = _name_of(image)
-            handler = await self._handler()
-            if not name or handler is None:
-                continue
-            await self._client.pull(name, handler=handler, deadline=_PULL_SECONDS)
-            logger.info("pulled the sandbox's image for our snapshotter", extra={"image": name})
-            pulled.append(name)
+            name, others = _name_of(image), image.snapshotters - {self._snapshotter}
+            if self._snapshotter not in image.snapshotters:
+                pulled += await self._pull(name, await self._handler())
+            if not others and not self._default:
+                pulled += await self._pull(name, "")
         return pulled
 
-    async def _can_be_unpacked(self, image: inventory.Present) -> bool:
-        try:
-            for digest, _ in image.contents.layers:
-                await self._client.blob(digest)
-        except containerd.NotFoundError:
-            return False
-        return True
+    async def _pull(self, name: str, handler: str | None) -> Sequence[str]:
+        if not name or handler is None:
+            return ()
+        await self._client.pull(name, handler=handler, deadline=_PULL_SECONDS)
+        logger.info("pulled the sandbox's image", extra={"image": name, "handler": handler})
+        return (name,)
 
     async def _handler(self) -> str | None:
         """A runtime handler with our snapshotter; None before node set-up has made one."""

@@ -6,7 +6,7 @@ Nothing of the kubelet's is in the way: what cannot be registered is pulled as e
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors, metrics
@@ -18,6 +18,7 @@ from agent.node import planning, registering
 logger = logging.getLogger(__name__)
 
 _FRESH_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 10.0
 _FINISHED = ("Succeeded", "Failed")
 
 
@@ -72,6 +73,13 @@ class LogCreator:
 
     def matched(self, name: str) -> None:
         """Nothing: without a cluster nothing expires."""
+
+
+class Clearer(Protocol):
+    """Removes images that pods of other runtimes would take for present in vain."""
+
+    async def clear(self, names: Iterable[str]) -> Sequence[str]:
+        """Those that were removed; raises TemporaryError."""
 
 
 class Ledger(Protocol):
@@ -147,6 +155,7 @@ class Premounter:
         repairer: Repairer,
         ledger: Ledger,
         creator: CacheCreator,
+        clearer: Clearer,
         *,
         platform: images.Platform,
         snapshotter: str,
@@ -160,6 +169,7 @@ class Premounter:
         self._repairer = repairer
         self._ledger = ledger
         self._creator = creator
+        self._clearer = clearer
         self._platform = platform
         self._snapshotter = snapshotter
         self._classes = classes
@@ -180,12 +190,10 @@ class Premounter:
             self._creator.create(pod, decision.auto_create)
         if name := _auto_cache_of(decision):
             self._creator.matched(name)
+        if self._only_ours and not runtimes.uses_our_snapshotter(pod, self._classes):
+            return await self._make_way(pod, decision)
         if not decision.registrable:
             return Result(decision=decision, sentence=decision.summary)
-        if self._only_ours and not runtimes.uses_our_snapshotter(pod, self._classes):
-            handler = runtimes.handler_of(pod, self._classes) or "the default one"
-            sentence = f"{decision.summary} Not registered: the pod's runtime is {handler}."
-            return Result(decision=decision, sentence=sentence)
         present = await aiotasks.together(
             *(self._register(image) for image in decision.registrable)
         )
@@ -194,6 +202,19 @@ class Premounter:
         registered = tuple(image for image in present if image)
         sentence = f"{decision.summary} Registered {len(registered)}."
         return Result(decision=decision, sentence=sentence, registered=registered, seconds=seconds)
+
+    async def _make_way(self, pod: pods.Pod, decision: decisions.Decision) -> Result:
+        """See that a pod of another runtime can start; nothing is registered for it."""
+        if cleared := await self._clearer.clear(pod.images):
+            # Somebody else may have it present again before this pod's kubelet has looked.
+            raise errors.TemporaryError(
+                f"made way for an ordinary pull of {', '.join(cleared)}", delay=_LOOK_AGAIN_SECONDS
+            )
+        sentence = decision.summary
+        if decision.registrable:
+            handler = runtimes.handler_of(pod, self._classes) or "the default one"
+            sentence = f"{sentence} Not registered: the pod's runtime is {handler}."
+        return Result(decision=decision, sentence=sentence)
 
     async def decide(self, pod: pods.Pod) -> decisions.Decision:
         """What the store does for a pod. A verdict against it rests on caches just read."""

@@ -24,6 +24,8 @@ from agent.model import images
 from agent.mounts import copies, mountinfo, nfs
 from agent.node import (
     chains,
+    clearing,
+    draining,
     following,
     healing,
     inventory,
@@ -60,6 +62,7 @@ class _Parts:
     around: agent_surroundings.Surroundings
     store: pathlib.Path
     mount: mounting.Mounting | None
+    drainer: draining.Drainer | None = None
     name: str = dataclasses.field(default_factory=lambda: os.uname().nodename)
     started: datetime.datetime = dataclasses.field(
         default_factory=lambda: datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -75,7 +78,7 @@ class _Parts:
             "canary": self.follower.run_canary(),
             "pulls": self.follower.run_pulls(),
             "probe": self.prober.run(warm=_WORKERS),
-            "pinned": self.pinned.run(),
+            "pinned": self.pinned.run() if self.drainer is None else self.drainer.run(),
             **self.around.services(),
         }
 
@@ -136,12 +139,15 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
         )
         server = serving.Server(
             around.source,
-            premounting.Premounter(
+            draining.Idle()
+            if wanted.drain
+            else premounting.Premounter(
                 store,
                 registrar,
                 healer,
                 ledger,
                 around.creator,
+                clearing.Clearer(client, stock, known),
                 platform=platform,
                 snapshotter=name,
                 only_ours=not wanted.default_snapshotter,
@@ -179,6 +185,7 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             snapshotter=name,
             interval=wanted.probe_seconds,
             handlers_needed=not wanted.default_snapshotter,
+            switched_off=draining.SWITCHED_OFF if wanted.drain else "",
             on_store_back=server.retry_now,
             on_store_problem=mount.wake if mount is not None else lambda: None,
             on_verdict=around.judged,
@@ -195,7 +202,14 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             around=around,
             store=wanted.store,
             mount=mount,
+            drainer=_drainer(client, stock, known) if wanted.drain else None,
         )
+
+
+def _drainer(
+    client: containerd.Client, stock: inventory.Inventory, known: chains.Chains
+) -> draining.Drainer:
+    return draining.Drainer(client, stock, known, clock=lambda: datetime.datetime.now(datetime.UTC))
 
 
 async def _mounting(

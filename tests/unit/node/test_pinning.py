@@ -44,8 +44,17 @@ async def test_one_that_can_be_unpacked_is_left_to_containerd(pinned, fake, imag
     assert await pinned[0].look() == []
 
 
-async def test_one_that_our_snapshotter_has_is_left_alone(pinned, fake, image) -> None:
+async def test_one_that_came_from_the_store_is_pulled_for_the_others(pinned, fake, image) -> None:
     image.pull_into(fake, "uimgacc", layers=False)
+    pin(fake, image)
+
+    assert await pinned[0].look() == [str(image.reference)]
+    assert pinned[1] == [(str(image.reference), "")]
+
+
+async def test_one_that_both_have_is_left_alone(pinned, fake, image) -> None:
+    image.pull_into(fake, "uimgacc", layers=False)
+    fake.blobs[image.config][1]["containerd.io/gc.ref.snapshot.overlayfs"] = image.chain[-1]
     pin(fake, image)
 
     assert await pinned[0].look() == []

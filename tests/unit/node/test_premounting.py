@@ -53,7 +53,7 @@ class Registrar:
 
 
 class Others:
-    """Repairer, ledger and creator: they note what they are asked."""
+    """Repairer, ledger, creator and clearer: they note what they are asked."""
 
     def __init__(self) -> None:
         self.watched: list[str] = []
@@ -61,6 +61,7 @@ class Others:
         self.counted: list[str] = []
         self.wished: list[str] = []
         self.matches: list[str] = []
+        self.in_the_way: set[str] = set()
 
     def watch(self, top: str) -> None:
         self.watched.append(top)
@@ -74,6 +75,9 @@ class Others:
     def create(self, pod, wanted: decisions.AutoCreate) -> None:
         self.wished.append(wanted.cache_id)
 
+    async def clear(self, names) -> list[str]:
+        return [name for name in names if name in self.in_the_way]
+
     def matched(self, name: str) -> None:
         self.matches.append(name)
 
@@ -84,6 +88,7 @@ class Setting:
         self.premounter = premounting.Premounter(
             self.catalog,
             self.registrar,
+            self.others,
             self.others,
             self.others,
             self.others,
@@ -123,6 +128,19 @@ async def test_a_pod_of_another_runtime_is_decided_but_not_registered(given, run
 
     assert result.decision.outcome is decisions.Outcome.HIT
     assert given.registrar.registered == []
+
+
+@pytest.mark.parametrize("annotations", [{}, {"uimgacc.io/image-cache": "auto"}])
+async def test_an_image_that_a_pod_of_another_runtime_cannot_start_from_makes_way(
+    given, image, annotations
+) -> None:
+    given.others.in_the_way.add(str(image.reference))
+    with pytest.raises(errors.TemporaryError, match="made way") as caught:
+        await given.serve(runtime_class="", annotations=annotations)
+    given.others.in_the_way.clear()
+
+    assert caught.value.delay == 10
+    assert (await given.serve(runtime_class="")).registered == ()
 
 
 async def test_as_default_snapshotter_every_runtime_is_ours(image) -> None:
