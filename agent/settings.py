@@ -30,6 +30,9 @@ class Agent:
     api_seconds: float = 10.0
     """How long the API server may take for one answer."""
 
+    drain: bool = False
+    """Acceleration is switched off: no label, nothing for pods, what nothing uses is let go."""
+
     startup_taint: str = ""
     """KEY[=VALUE]:EFFECT of a taint that is taken off the node once it can serve. "": none."""
 

@@ -19,6 +19,7 @@ class Check(enum.Enum):
     HANDLER = "handler"
     SNAPSHOTTER = "snapshotter"
     KERNEL = "kernel"
+    SWITCH = "switch"
 
 
 ADVICE: Mapping[Check, str] = {
@@ -30,6 +31,7 @@ ADVICE: Mapping[Check, str] = {
     Check.SNAPSHOTTER: "Does `uimgacc snapshotter` run? Its log says why not. Running containers "
     "are not affected, new ones wait for it.",
     Check.KERNEL: "`modprobe erofs overlay`, or a kernel that has both.",
+    Check.SWITCH: "`uimgacc enable` switches it on again.",
 }
 """What a person can do where a check does not hold."""
 

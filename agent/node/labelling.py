@@ -39,6 +39,7 @@ _REASONS = {
     capability.Check.HANDLER: "RuntimeHandlerMissing",
     capability.Check.SNAPSHOTTER: "SnapshotterUnavailable",
     capability.Check.KERNEL: "KernelNotSuitable",
+    capability.Check.SWITCH: "SwitchedOff",
 }
 
 

@@ -32,6 +32,7 @@ _CHECKS = {
     capability.Check.HANDLER.value: "Runtime handlers",
     capability.Check.SNAPSHOTTER.value: "Snapshotter process",
     capability.Check.KERNEL.value: "Kernel",
+    capability.Check.SWITCH.value: "Switch of the cluster",
 }
 
 

@@ -35,7 +35,8 @@ class Store(Protocol):
 class Prober:
     """Probes store, containerd, snapshotter and kernel, and keeps the verdict.
 
-    `handlers_needed` is False where our snapshotter is containerd's default one.
+    `handlers_needed` is False where our snapshotter is containerd's default one,
+    `switched_off` a sentence where this node is not to serve whatever is found.
     `on_store_back` is called when the store answers again after it did not,
     `on_store_problem` each time that it does not answer as it should. `on_verdict` is told
     each verdict, but not that a node cannot serve before it was found so often enough: a
@@ -53,6 +54,7 @@ class Prober:
         on_store_problem: Callable[[], None] = lambda: None,
         on_verdict: Callable[[capability.Verdict], None] = lambda verdict: None,
         handlers_needed: bool = True,
+        switched_off: str = "",
         patience: capability.Patience | None = None,
     ) -> None:
         self._store = store
@@ -60,6 +62,7 @@ class Prober:
         self._snapshotter = snapshotter
         self._interval = interval
         self._handlers_needed = handlers_needed
+        self._switched_off = switched_off
         self._patience = patience or capability.Patience()
         self.verdict = capability.Verdict()
         self.store_seconds: float | None = None
@@ -101,6 +104,7 @@ class Prober:
         """Probe once; changes of the verdict are logged."""
         findings = [await self._store_finding(), *await self._containerd_findings()]
         findings.append(await asyncio.get_running_loop().run_in_executor(None, _kernel_finding))
+        findings.append(capability.Finding(_Check.SWITCH, self._switched_off))
         last, self.verdict = self.verdict, capability.judge(self.verdict, findings, self._patience)
         metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():

@@ -35,6 +35,7 @@ _FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
     ("kubeconfig", _path, "how to reach the API server; without it, as a pod does"),
     ("service-account", _path, "folder of the pod's token and the API server's authority"),
     ("api-seconds", float, "how long the API server may take for one answer"),
+    ("drain", _truth, "true: serve nothing and let go of what nothing uses"),
     ("startup-taint", _taint, "KEY[=VALUE]:EFFECT to take off the node once it can serve"),
     ("store", _path, "root folder of the shared store"),
     ("nfs", str, "SERVER:/EXPORT to mount as the store; empty: the store is there already"),
