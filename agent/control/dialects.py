@@ -1,4 +1,4 @@
-"""The status of an ImageCache object in the words of its dialect, to and fro.
+"""The status of an ImageCache object in the words of its dialect, read and written.
 
 Fields that a cloud has published are named as there; what we add to them has the
 same names in all dialects.

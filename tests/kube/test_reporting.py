@@ -73,7 +73,8 @@ def manifest(api: apis.Api, name: str) -> str:
 
 def make(api: apis.Api, undo: contextlib.ExitStack, document: apis.Object) -> None:
     group, _, version = document["apiVersion"].partition("/")
-    plural = f"{document['kind'].lower()}s".replace("policys", "policies")
+    kind = document["kind"].lower()
+    plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
     resource = kube.Resource(group=group, version=version, plural=plural)
     for subject in document.get("subjects", []):
         subject["name"] = "agent"

@@ -40,11 +40,10 @@ SCRIPT = """
 import json, sys
 from agent.setup import config, sharing
 
-if __name__ == "__main__":
-    folders = [config.Path(sys.argv[1])]
-    done = [len(sharing.share(folders, in_container=False)) for _ in range(2)]
-    text = open("/proc/self/mountinfo").read()
-    print(json.dumps([*done, sharing.is_shared(text, folders[0] / "below")]))
+folders = [config.Path(sys.argv[1])]
+done = [len(sharing.share(folders, in_container=False)) for _ in range(2)]
+text = open("/proc/self/mountinfo").read()
+print(json.dumps([*done, sharing.is_shared(text, folders[0] / "below")]))
 """
 
 
