@@ -6,8 +6,9 @@ a node that the API server has lost may still run.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
 
 from agent.model import records
 
@@ -40,13 +41,11 @@ def node_of(name: str, annotations: Mapping[str, str]) -> Node:
         return Node(name, None)
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
     try:
-        held = json.loads(annotations.get(HELD, "[]"))
-    except ValueError:
-        held = []
-    sentences = (
-        [entry for entry in held if isinstance(entry, str)] if isinstance(held, list) else []
-    )
-    return Node(name, number, tuple(sentences))
+        held = msgspec.json.decode(annotations.get(HELD, "[]"), type=tuple[str, ...])
+    except msgspec.DecodeError:
+        # A hint only: nothing is deleted sooner for it.
+        held = ()
+    return Node(name, number, held)
 
 
 def merge(

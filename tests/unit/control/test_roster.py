@@ -30,11 +30,16 @@ def test_a_node_is_read_from_its_annotations() -> None:
     assert roster.node_of("n", {"other": "1"}) == roster.Node("n", None)
 
 
-@given(st.text(), st.text())
-def test_whatever_stands_in_annotations_acknowledges_only_what_it_says(number, held) -> None:
+@given(st.text() | st.text("0123456789"), st.text() | st.integers(1, 50_000).map("[".__mul__))
+def test_whatever_stands_in_annotations_acknowledges_at_most_what_it_says(number, held) -> None:
     node = roster.node_of("n", {roster.GENERATION: number, roster.HELD: held})
 
-    assert node.acknowledged == (int(number) if number.isascii() and number.isdigit() else 0)
+    assert node.acknowledged in (0, int(number) if number.isascii() and number.isdigit() else 0)
+
+
+@given(st.integers(0, 10**18 - 1))
+def test_every_number_of_a_generation_is_understood(number: int) -> None:
+    assert roster.node_of("n", {roster.GENERATION: str(number)}).acknowledged == number
 
 
 def test_who_is_gone_is_waited_for_until_the_end_of_its_grace() -> None:
