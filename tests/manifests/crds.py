@@ -20,6 +20,46 @@ FILES = {
 }
 
 
+EXAMPLES = [
+    *sorted((rendering.MANIFESTS.parent / "tests/unit/model/manifests").glob("*imagecache*.yaml")),
+    *sorted((rendering.MANIFESTS / "examples").glob("*imagecache*.yaml")),
+]
+"""The clouds' own manifests, and ours."""
+
+BOUNDS: list[tuple[Object, str]] = [
+    ({"imageCacheSize": 19}, "spec.imageCacheSize"),
+    ({"imageCacheSize": 20}, ""),
+    ({"imageCacheSize": 32768}, ""),
+    ({"imageCacheSize": 32769}, "spec.imageCacheSize"),
+    ({"imageCacheSize": 20.5}, "spec.imageCacheSize"),
+    ({"images": []}, "spec.images"),
+    ({"images": [f"app:{at}" for at in range(20)]}, ""),
+    ({"images": [f"app:{at}" for at in range(21)]}, "spec.images"),
+    ({"images": ["a:1", "https://registry/app:1"]}, "spec.images[1]"),
+    ({"images": ["App:1"]}, "spec.images[0]"),
+    ({"images": [""]}, "spec.images[0]"),
+    ({"images": ["a" * 513]}, "spec.images[0]"),
+    ({"imagePullSecrets": ["default:secret1", "ns/secret2"]}, ""),
+    ({"imagePullSecrets": ["secret"]}, "spec.imagePullSecrets[0]"),
+    ({"imagePullSecrets": ["a:b:c"]}, "spec.imagePullSecrets[0]"),
+    ({"imagePullSecrets": [":secret"]}, "spec.imagePullSecrets[0]"),
+    ({"imagePullSecrets": ["ns/"]}, "spec.imagePullSecrets[0]"),
+    ({"imagePullSecrets": ["Ns/secret"]}, "spec.imagePullSecrets[0]"),
+    ({"imagePullSecrets": [f"n/s{at}" for at in range(21)]}, "spec.imagePullSecrets"),
+]
+"""Specs, and the field that is refused ("": none is)."""
+
+
+def manifest(group: str, **spec: Any) -> Object:
+    """An ImageCache."""
+    return {
+        "apiVersion": f"{group}/v1",
+        "kind": "ImageCache",
+        "metadata": {"name": "c"},
+        "spec": {"images": ["nginx:1"], **spec},
+    }
+
+
 @functools.cache
 def definition(group: str) -> Object:
     """The definition of a group's kind."""

@@ -3,7 +3,6 @@
 import datetime
 import pathlib
 import string
-from typing import Any
 
 import pytest
 import yaml
@@ -12,22 +11,9 @@ from hypothesis import strategies as st
 
 from agent.control import dialects, states
 from agent.model import caches, manifests
-from tests.manifests import crds, rendering
+from tests.manifests import crds
 
 GROUPS = list(crds.FILES)
-SEEDS = sorted(
-    (rendering.MANIFESTS.parent / "tests/unit/model/manifests").glob("*imagecache*.yaml")
-)
-EXAMPLES = sorted((rendering.MANIFESTS / "examples").glob("*imagecache*.yaml"))
-
-
-def manifest(group: str, **spec: Any) -> crds.Object:
-    return {
-        "apiVersion": f"{group}/v1",
-        "kind": "ImageCache",
-        "metadata": {"name": "c"},
-        "spec": {"images": ["nginx:1"], **spec},
-    }
 
 
 def refused(wanted: crds.Object) -> str:
@@ -43,7 +29,7 @@ def refused(wanted: crds.Object) -> str:
     return field
 
 
-@pytest.mark.parametrize("path", [*SEEDS, *EXAMPLES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", crds.EXAMPLES, ids=lambda path: path.stem)
 def test_the_clouds_own_examples_apply_unchanged(path: pathlib.Path) -> None:
     found = [each for each in yaml.safe_load_all(path.read_text()) if each["kind"] == "ImageCache"]
 
@@ -52,33 +38,9 @@ def test_the_clouds_own_examples_apply_unchanged(path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize(
-    ("spec", "field"),
-    [
-        ({"imageCacheSize": 19}, "spec.imageCacheSize"),
-        ({"imageCacheSize": 20}, ""),
-        ({"imageCacheSize": 32768}, ""),
-        ({"imageCacheSize": 32769}, "spec.imageCacheSize"),
-        ({"imageCacheSize": 20.5}, "spec.imageCacheSize"),
-        ({"images": []}, "spec.images"),
-        ({"images": [f"app:{at}" for at in range(20)]}, ""),
-        ({"images": [f"app:{at}" for at in range(21)]}, "spec.images"),
-        ({"images": ["a:1", "https://registry/app:1"]}, "spec.images[1]"),
-        ({"images": ["App:1"]}, "spec.images[0]"),
-        ({"images": [""]}, "spec.images[0]"),
-        ({"images": ["a" * 513]}, "spec.images[0]"),
-        ({"imagePullSecrets": ["default:secret1", "ns/secret2"]}, ""),
-        ({"imagePullSecrets": ["secret"]}, "spec.imagePullSecrets[0]"),
-        ({"imagePullSecrets": ["a:b:c"]}, "spec.imagePullSecrets[0]"),
-        ({"imagePullSecrets": [":secret"]}, "spec.imagePullSecrets[0]"),
-        ({"imagePullSecrets": ["ns/"]}, "spec.imagePullSecrets[0]"),
-        ({"imagePullSecrets": ["Ns/secret"]}, "spec.imagePullSecrets[0]"),
-        ({"imagePullSecrets": [f"n/s{at}" for at in range(21)]}, "spec.imagePullSecrets"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("spec", "field"), crds.BOUNDS, ids=str)
 def test_bounds_name_the_field(group: str, spec: crds.Object, field: str) -> None:
-    assert refused(manifest(group, **spec)) == field
+    assert refused(crds.manifest(group, **spec)) == field
 
 
 @pytest.mark.parametrize(
@@ -93,13 +55,13 @@ def test_bounds_name_the_field(group: str, spec: crds.Object, field: str) -> Non
 def test_retention_has_the_bounds_of_its_cloud(group: str, days: int, fits: bool) -> None:
     expected = "" if fits else "spec.retentionDays"
 
-    assert refused(manifest(group, retentionDays=days)) == expected
+    assert refused(crds.manifest(group, retentionDays=days)) == expected
 
 
 def test_fields_of_the_cloud_that_mean_nothing_here_apply() -> None:
     for group in GROUPS[1:]:
-        assert crds.unknown(manifest(group, securityGroupIds=["sg-1"], subnetId="s")) == []
-    assert crds.unknown(manifest("uimgacc.io", subnetId="s")) == ["spec.subnetId"]
+        assert crds.unknown(crds.manifest(group, securityGroupIds=["sg-1"], subnetId="s")) == []
+    assert crds.unknown(crds.manifest("uimgacc.io", subnetId="s")) == ["spec.subnetId"]
 
 
 NOW = datetime.datetime(2026, 7, 1, tzinfo=datetime.UTC)
@@ -130,13 +92,13 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, min_size=1, max_size=9).map("".join))
 def test_schema_and_product_agree_on_what_an_image_is(text: str) -> None:
     if text == text.strip():
-        refused(manifest("uimgacc.io", images=[text]))
+        refused(crds.manifest("uimgacc.io", images=[text]))
 
 
 @given(st.text(alphabet=string.ascii_lowercase[:3] + "A0-.:/_ ", max_size=12))
 def test_schema_and_product_agree_on_what_a_secret_is(text: str) -> None:
     if text == text.strip():
-        refused(manifest("eci.alibabacloud.com", imagePullSecrets=[text]))
+        refused(crds.manifest("eci.alibabacloud.com", imagePullSecrets=[text]))
 
 
 @pytest.mark.parametrize(
