@@ -94,7 +94,9 @@ def test_it_lives_within_the_rights_of_the_manifests(plane: conftest.Plane) -> N
         assert done.returncode == 0, done.stderr
     account = f"--as=system:serviceaccount:{api.namespace}:uimgacc-controller"
     for right in (["list", "nodes"], ["create", "leases", f"--namespace={api.namespace}"]):
-        apis.wait_until(lambda: kubectl(api, "auth", "can-i", *right, account).returncode == 0)
+        apis.wait_until(
+            lambda right=right: kubectl(api, "auth", "can-i", *right, account).returncode == 0
+        )
     secret(plane, "pull", {"auths": {}})
     config = api.kubeconfig(server=api.access.server, token=api.token("uimgacc-controller"))
     content = yaml.safe_load(config.read_text())
