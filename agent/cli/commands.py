@@ -5,6 +5,7 @@ completion answer at once.
 """
 
 import pathlib
+import sys
 from typing import Annotated
 
 import typer
@@ -27,6 +28,25 @@ Store = Annotated[
     pathlib.Path,
     typer.Option(envvar="UIMGACC_STORE", help="The folder of the store.", show_default=False),
 ]
+MaybeStore = Annotated[
+    pathlib.Path | None,
+    typer.Option(envvar="UIMGACC_STORE", help="A store's folder, instead of a cluster."),
+]
+Kubeconfig = Annotated[
+    str, typer.Option(help="How to reach the cluster; as kubectl does by default.")
+]
+System = Annotated[
+    str,
+    typer.Option("--system-namespace", envvar="UIMGACC_NAMESPACE", help="Of the installation."),
+]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")]
+Overlay = Annotated[
+    str, typer.Option(help="runtimeclass, or default-snapshotter: every pod through us.")
+]
+Component = Annotated[
+    list[str] | None, typer.Option(help="A folder of manifests/components; repeatable.")
+]
+Seconds = Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for nodes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Platform = Annotated[
     str, typer.Option(help="The node's platform, like linux/arm64; this machine's by default.")
@@ -41,8 +61,17 @@ def run() -> None:
 @app.command()
 @output.reported
 def create(
-    store: Store,
-    name: Annotated[str, typer.Argument(help="The name of the cache.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="The name of the cache; or the original image, with TARGET.")
+    ] = "",
+    target: Annotated[
+        str,
+        typer.Argument(help="Another name for the original image, pushed as soon as it is built."),
+    ] = "",
+    store: MaybeStore = None,
+    kubeconfig: Kubeconfig = "",
+    system: System = "uimgacc-system",
+    wait: Wait = True,
     image: Annotated[
         list[str] | None, typer.Option("--image", "-i", help="An image to hold; repeatable.")
     ] = None,
@@ -106,9 +135,9 @@ def create(
     ] = "mkfs.erofs",
     as_json: Json = False,
 ) -> None:
-    """Build an image cache into a store (made on first use), with progress.
+    """Build an image cache, with progress: on a cluster, or into a --store (made on first use).
 
-    uimgacc create tools --image registry.example.com/team/tools:1 --store /srv/uimgacc
+    uimgacc create tools --image registry.example.com/team/tools:1
     """
     from agent.cli import creating
 
@@ -130,17 +159,43 @@ def create(
         parallel=parallel,
         mkfs=mkfs,
     )
-    creating.create(store, wanted, as_json=as_json)
+    if store is not None:
+        if target:
+            raise output.UsageError(
+                "a TARGET is pushed by a cluster's controller, not to a --store"
+            )
+        creating.create(store, wanted, as_json=as_json)
+        return
+    from agent.cli import caching, clusters
+
+    cluster = clusters.Target(kubeconfig=kubeconfig, namespace=system)
+    if target:
+        caching.create_alias(
+            cluster, name, target, plain_http=plain_http or (), wait=wait, as_json=as_json
+        )
+    else:
+        caching.create(cluster, wanted, wait=wait, as_json=as_json)
 
 
 @app.command()
 @output.reported
 def get(
-    store: Store,
     name: Annotated[str, typer.Argument(help="A cache's name or ID; all without one.")] = "",
+    store: MaybeStore = None,
+    kubeconfig: Kubeconfig = "",
+    system: System = "uimgacc-system",
     as_json: Json = False,
 ) -> None:
-    """Show the caches of a store, or one with its images."""
+    """Show the caches of a cluster or of a --store, or one with its images."""
+    if store is None:
+        from agent.cli import caching, clusters
+
+        cluster = clusters.Target(kubeconfig=kubeconfig, namespace=system)
+        if name:
+            caching.show_one(cluster, name, as_json=as_json)
+        else:
+            caching.show_all(cluster, as_json=as_json)
+        return
     from agent.cli import showing
 
     if name:
@@ -152,14 +207,91 @@ def get(
 @app.command()
 @output.reported
 def delete(
-    store: Store,
-    name: Annotated[str, typer.Argument(help="A cache's name or ID.")],
+    name: Annotated[str, typer.Argument(help="A cache's name or ID, or an original image.")],
+    store: MaybeStore = None,
+    kubeconfig: Kubeconfig = "",
+    system: System = "uimgacc-system",
+    wait: Wait = True,
     as_json: Json = False,
 ) -> None:
-    """Delete a cache; its layers stay for those who read them (`store prune`)."""
+    """Delete a cache; its layers go when nobody reads them (of a --store: `store prune`)."""
+    if store is None:
+        from agent.cli import caching, clusters
+
+        cluster = clusters.Target(kubeconfig=kubeconfig, namespace=system)
+        caching.delete(cluster, name, wait=wait, as_json=as_json)
+        return
     from agent.cli import showing
 
     showing.delete(store, name, as_json=as_json)
+
+
+@app.command()
+@output.reported
+def enable(
+    nfs: Annotated[
+        str,
+        typer.Option(envvar="UIMGACC_NFS", help="The store, as SERVER:/PATH.", show_default=False),
+    ],
+    image: Annotated[str, typer.Option(help="Our image, where your nodes find it.")] = "",
+    overlay: Overlay = "runtimeclass",
+    component: Component = None,
+    username: Annotated[str, typer.Option(help="Of a user of UHub who may push.")] = "",
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read that user's password from stdin.")
+    ] = False,
+    kubeconfig: Kubeconfig = "",
+    wait: Wait = True,
+    seconds: Seconds = 600,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be applied.")
+    ] = False,
+) -> None:
+    """Install or update the acceleration of a cluster, and switch it on.
+
+    uimgacc enable --nfs 10.0.0.5:/uimgacc --image registry.example.com/uimgacc:0.1.0
+    """
+    from agent.cli import clusters, installing
+
+    if bool(username) is not password_stdin:
+        raise output.UsageError("--username and --password-stdin go together")
+    wanted = installing.Wanted(
+        nfs=nfs,
+        overlay=overlay,
+        components=tuple(component or ()),
+        image=image,
+        username=username,
+        password=sys.stdin.readline().rstrip("\n") if password_stdin else "",
+    )
+    cluster = clusters.Target(kubeconfig=kubeconfig)
+    installing.enable(cluster, wanted, wait=wait, dry_run=dry_run, seconds=seconds)
+
+
+@app.command()
+@output.reported
+def disable(
+    uninstall: Annotated[
+        bool,
+        typer.Option("--uninstall", help="Also leave every node as it was. Caches stay."),
+    ] = False,
+    overlay: Overlay = "runtimeclass",
+    component: Component = None,
+    kubeconfig: Kubeconfig = "",
+    wait: Wait = True,
+    seconds: Seconds = 600,
+) -> None:
+    """Switch the acceleration of a cluster off: no label, no pod accelerated, nothing held.
+
+    Running pods notice nothing.
+    """
+    from agent.cli import clusters, installing
+
+    cluster = clusters.Target(kubeconfig=kubeconfig)
+    gone = None
+    if uninstall:
+        # The address is not in what is taken away.
+        gone = installing.Wanted(nfs="none:/", overlay=overlay, components=tuple(component or ()))
+    installing.disable(cluster, gone, wait=wait, seconds=seconds)
 
 
 @app.command()

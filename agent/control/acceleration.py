@@ -38,7 +38,8 @@ class Accelerated:
 
     `built` and `failed` say what became of its present spec: both are False while
     nobody has tried. `problem` says why the other name could not be pushed,
-    `deleted` is since when it is being deleted.
+    `deleted` is since when it is being deleted. `plain_http` and `insecure` are
+    registries that are spoken to in that way.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Accelerated:
     state: states.State = dataclasses.field(default_factory=states.State)
     built: bool = False
     failed: bool = False
+    plain_http: frozenset[str] = frozenset()
+    insecure: frozenset[str] = frozenset()
     deleted: datetime.datetime | None = None
 
 

@@ -186,6 +186,8 @@ def _accelerated(body: kube.Object) -> acceleration.Accelerated:
         layers=int(layers) if layers.isascii() and layers.isdigit() else 0,
         state=cache.state,
         built=cache.state.phase is states.Phase.READY and cache.state.build.spec == cache.spec_hash,
+        plain_http=frozenset(cache.request.plain_http_registries if cache.request else ()),
+        insecure=frozenset(cache.request.insecure_registries if cache.request else ()),
         failed=cache.state.build.failed == cache.spec_hash,
         deleted=cache.deleted,
     )

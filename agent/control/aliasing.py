@@ -18,6 +18,8 @@ from agent.model import images
 logger = logging.getLogger(__name__)
 
 _SECONDS = 2.0
+# A registry reads a large blob again before it answers.
+_REGISTRY = registry.Options(read_timeout=300.0)
 
 
 class Objects(Protocol):
@@ -42,8 +44,8 @@ class Aliaser:
     def __init__(
         self,
         objects: Objects,
-        options: registry.Options,
         *,
+        options: registry.Options = _REGISTRY,
         seconds: float = _SECONDS,
     ) -> None:
         self._objects = objects
@@ -82,6 +84,9 @@ class Aliaser:
         source = dataclasses.replace(original, tag="", digest=digest) if digest else original
         found = await self._objects.login()
         known = [] if found is None else [credentials.DockerConfig(found, source="UHub's user")]
-        async with registry_push.Client(credentials.Chain(known), self._options) as client:
+        options = dataclasses.replace(
+            self._options, plain_http=each.plain_http, insecure=each.insecure
+        )
+        async with registry_push.Client(credentials.Chain(known), options) as client:
             await client.alias(source, images.parse_reference(each.target))
             return await client.layers(source)

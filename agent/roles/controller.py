@@ -121,10 +121,9 @@ class _Controller:
             "watches": watcher.run(),
             "events": teller.run(),
             "collector": collector.run(),
+            "aliases": controller_api.aliaser(wanted, client).run(),
             **leader.services(reconciler.step),
         }
-        if wanted.api_listen:
-            services["aliases"] = controller_api.aliaser(wanted, client).run()
         await aiotasks.run_services(services, asyncio.Event())
 
     async def _prepare(self, store: storage.Storage) -> None:

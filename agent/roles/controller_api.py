@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from agent import errors, settings
-from agent.clients import kube, kube_access, kube_switch, registry
+from agent.clients import kube, kube_access, kube_switch
 from agent.control import acceleration, acceleration_objects, aliasing, api, storage
 from agent.kits import aiotasks, workers
 
@@ -62,12 +62,7 @@ async def run(wanted: settings.Controller, credentials: kube_access.Credentials)
 
 def aliaser(wanted: settings.Controller, client: kube.Client) -> aliasing.Aliaser:
     """What the controller that leads does for the API."""
-    options = registry.Options(
-        plain_http=frozenset(_list(wanted.plain_http)),
-        # A registry reads a large blob again before it answers.
-        read_timeout=300.0,
-    )
-    return aliasing.Aliaser(_objects(wanted, client), options)
+    return aliasing.Aliaser(_objects(wanted, client))
 
 
 def _objects(wanted: settings.Controller, client: kube.Client) -> acceleration_objects.KubeObjects:

@@ -157,7 +157,7 @@ def drains(plane: conftest.Plane) -> list[str]:
     """The environment of the agents."""
     found = plane.api.get(DAEMON_SETS, "uimgacc-node", namespace=plane.api.namespace)
     (container,) = found["spec"]["template"]["spec"]["containers"]
-    return [f"{each['name']}={each['value']}" for each in container["env"]]
+    return sorted(f"{each['name']}={each['value']}" for each in container["env"])
 
 
 def test_an_image_is_made_used_and_deleted(plane, caller, uhub) -> None:

@@ -76,6 +76,17 @@ class Emulator(kmock.KubernetesScaffold):
         bundled = importlib.resources.files("kmock._internal") / "resources.json.gz"
         with importlib.resources.as_file(bundled) as path:
             self.resources.load_path(path)
+        # Younger than what kmock brings.
+        for kind in ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"):
+            plural = f"{kind.lower()}s".replace("policys", "policies")
+            resource = kmock.resource("admissionregistration.k8s.io", "v1", plural)
+            self.resources[resource] = kmock.ResourceInfo(
+                kind=kind,
+                singular=kind.lower(),
+                namespaced=False,
+                subresources=set(),
+                verbs={"get", "list", "watch", "create", "update", "patch", "delete"},
+            )
         # The image caches' definition is applied like any other, by who needs it.
         for name in ("default", "kube-system"):
             self.state.create(("", "namespaces"), "", {"metadata": {"name": name}})
@@ -113,7 +124,10 @@ class Emulator(kmock.KubernetesScaffold):
                 return self.state.get(kind, key), 200
             case "PATCH", "" | "status":
                 content_type = asked.raw.headers["Content-Type"]
-                return self.state.patch(kind, key, body, content_type, status=status), 200
+                made = self.state.patch(kind, key, body, content_type, status=status)
+                # A definition may be applied as well as created.
+                is_definition = kind[1] == "customresourcedefinitions" and not status
+                return self._establish(made) if is_definition else made, 200
             case "PUT", "" | "status":
                 return self.state.replace(kind, key, body, status=status), 200
             case "DELETE", "":

@@ -1,0 +1,392 @@
+"""`uimgacc get`, `create` and `delete` on a cluster: image caches by the Kubernetes API."""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import rich.progress
+
+from agent import errors
+from agent.cli import clusters, creating, output
+from agent.clients import kube, kube_errors, kube_switch
+from agent.control import acceleration, acceleration_objects, dialects, specs, states, ucloud
+from agent.model import caches
+
+_POLL = 0.5
+_LEASES = kube.Resource(group="coordination.k8s.io", plural="leases")
+_LEASE = "uimgacc-controller"
+_FRESH = datetime.timedelta(minutes=2)
+_CAPABLE = "uimgacc=true"
+
+
+def show_all(target: clusters.Target, *, as_json: bool) -> None:
+    """Print all image caches, or with JSON how the acceleration is, in UCloud's words."""
+    if as_json:
+        output.show_json(clusters.run(target, lambda client: _situation(client, target)))
+        return
+    found = clusters.run(target, _all)
+    if not found:
+        output.say("no image caches in this cluster")
+        return
+    made = output.table("KIND", "NAME", "CACHEID", "PHASE", "PROGRESS", "SIZE", "IMAGES", "AGE")
+    for each in found:
+        made.add_row(
+            each.dialect.value,
+            each.key.name,
+            each.cache_id,
+            _phase(each),
+            f"{each.state.progress}%",
+            output.size(each.state.size) if each.state.size else "-",
+            str(len(each.request.images)) if each.request else "-",
+            output.age(each.created.isoformat(), clusters.now()),
+        )
+    output.console().print(made)
+
+
+def show_one(target: clusters.Target, name: str, *, as_json: bool) -> None:
+    """Print an image cache with its images and what it says of itself."""
+    each = clusters.run(target, lambda client: _find(client, name))
+    if as_json:
+        output.show_json(_shape(each))
+        return
+    console = output.console()
+    request = each.request
+    keep = f"until {each.state.expires:%Y-%m-%d %H:%M} UTC" if each.state.expires else "for ever"
+    who = "every namespace"
+    if request is not None and request.namespaces is not None:
+        who = ", ".join(request.namespaces)
+    lines = {
+        "Cache": each.cache_id,
+        "Name": each.key.name,
+        "Phase": f"{_phase(each)} {each.state.progress}%",
+        "Says": each.state.message or "-",
+        "In store": output.size(each.state.size),
+        "Kept": keep,
+        "Serves": who,
+    }
+    for title, value in lines.items():
+        console.print(f"{title + ':':<10} {value}")
+    console.print()
+    made = output.table("IMAGE", "PULLED", "DIGEST")
+    for image in each.state.images:
+        made.add_row(image.image, output.size(image.size), image.digest[:19])
+    console.print(made)
+
+
+def create(target: clusters.Target, wanted: creating.Wanted, *, wait: bool, as_json: bool) -> None:
+    """Make ImageCache objects and follow their builds to the end."""
+    bodies = _bodies(wanted)
+
+    async def work(client: kube.Client) -> list[specs.CacheObject]:
+        made = []
+        for body in bodies:
+            key = await _apply(client, body)
+            made.append(
+                await _follow(client, key, quiet=as_json)
+                if wait
+                else specs.parse(await client.get(_resource(key.group), key.name))
+            )
+        return made
+
+    found = clusters.run(target, work)
+    if as_json:
+        shown = [_shape(each) for each in found]
+        output.show_json(shown if wanted.file else shown[0])
+        return
+    for each in found:
+        output.console().print(f"{each.key.name} is {_phase(each)} as {each.cache_id}")
+
+
+def create_alias(
+    target: clusters.Target,
+    original: str,
+    other: str,
+    *,
+    plain_http: Sequence[str],
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """As `create ORIGINAL TARGET` of UCloud's script: build, and push the other name."""
+    asked = ucloud.parse(
+        {"Action": "CreateUK8SImageAccelerate", "OriginalImage": original, "TargetImage": other}
+    )
+    _act(target, asked, plain_http=plain_http, wait=wait, as_json=as_json)
+
+
+def delete(target: clusters.Target, name: str, *, wait: bool, as_json: bool) -> None:
+    """Delete an image cache by its name or ID, or by the original image's name."""
+    if _is_alias(name):
+        asked = ucloud.parse({"Action": "DeleteUK8SImageAccelerate", "Image": name})
+        _act(target, asked, wait=wait, as_json=as_json)
+        return
+
+    async def work(client: kube.Client) -> str:
+        each = await _find(client, name)
+        await client.delete(_resource(each.key.group), each.key.name, uid=each.uid)
+        if wait:
+            await _wait_gone(client, each, quiet=as_json)
+        return each.cache_id
+
+    cache_id = clusters.run(target, work)
+    if as_json:
+        output.show_json({"id": cache_id})
+    else:
+        print(f"deleted {cache_id}" if wait else f"{cache_id} is being deleted")
+
+
+def _is_alias(name: str) -> bool:
+    """Whether a name can only be an image's: no object's name has a slash or a colon."""
+    return "/" in name or ":" in name
+
+
+def _bodies(wanted: creating.Wanted) -> list[Mapping[str, Any]]:
+    """The manifests to apply; raise UsageError where a flag is for builds without a cluster."""
+    if wanted.secrets or wanted.ca or wanted.platforms or wanted.plugin_config:
+        raise output.UsageError(
+            "--secret, --ca, --platform and plug-ins are for builds into a --store; on a cluster"
+            " name Secrets in the manifest's imagePullSecrets (--file)"
+        )
+    if wanted.file:
+        creating.requests_of(dataclasses.replace(wanted, name="", images=()))
+        found = creating.read_documents(wanted.file)
+        return [
+            each for each in found if isinstance(each, dict) and each.get("kind") == caches.KIND
+        ]
+    (request,) = creating.requests_of(wanted)
+    annotations = {
+        "uimgacc.io/plain-http-registry": ",".join(request.plain_http_registries),
+        "uimgacc.io/insecure-registry": ",".join(request.insecure_registries),
+        "k8s.aliyun.com/acr-instance-ids": ",".join(wanted.acr_instances),
+    }
+    spec: dict[str, Any] = {
+        "images": [str(image) for image in request.images],
+        "imageCacheSize": request.size_gib,
+    }
+    if request.retention_days is not None:
+        spec["retentionDays"] = request.retention_days
+    return [
+        {
+            "apiVersion": "uimgacc.io/v1",
+            "kind": caches.KIND,
+            "metadata": {
+                "name": request.name,
+                "annotations": {key: value for key, value in annotations.items() if value},
+            },
+            "spec": spec,
+        }
+    ]
+
+
+def _resource(group: str) -> kube.Resource:
+    return kube.Resource(group=group, plural="imagecaches")
+
+
+async def _apply(client: kube.Client, body: Mapping[str, Any]) -> specs.Key:
+    group = str(body["apiVersion"]).partition("/")[0]
+    name = str(body["metadata"]["name"])
+    try:
+        await client.patch(
+            _resource(group), name, body, how=kube.Patch.APPLY, manager="uimgacc", force=True
+        )
+    except kube_errors.NotFound as error:
+        raise output.NotFound(
+            f"this cluster has no ImageCaches of {group}: `uimgacc enable` installs them",
+            name=group,
+        ) from error
+    return specs.Key(group, name)
+
+
+async def _all(client: kube.Client) -> list[specs.CacheObject]:
+    found = []
+    for group in caches.GROUPS:
+        with contextlib.suppress(kube_errors.NotFound):  # that dialect is not installed
+            found += [
+                specs.parse(body)
+                async for page in client.pages(_resource(group))
+                for body in page.items
+            ]
+    return sorted(found, key=lambda each: each.key)
+
+
+async def _find(client: kube.Client, name: str) -> specs.CacheObject:
+    found = [each for each in await _all(client) if name in (each.key.name, each.cache_id)]
+    if not found:
+        raise output.NotFound(f"no image cache {name} in this cluster", name=name)
+    if len(found) > 1:
+        ids = ", ".join(each.cache_id for each in found)
+        raise output.UsageError(f"several image caches are called {name}; give the ID: {ids}")
+    return found[0]
+
+
+def _phase(each: specs.CacheObject) -> str:
+    if each.deleted is not None:
+        return "Deleting"
+    return (each.state.phase or states.Phase.PENDING).value
+
+
+def _shape(each: specs.CacheObject) -> dict[str, Any]:
+    return {
+        "name": each.key.name,
+        "group": each.key.group,
+        "id": each.cache_id,
+        "phase": _phase(each),
+        "progress": each.state.progress,
+        "message": each.state.message,
+        "size": each.state.size,
+        "created": dialects.stamp(each.created),
+        "images": [dataclasses.asdict(image) for image in each.state.images],
+    }
+
+
+def _is_done(each: specs.CacheObject) -> bool:
+    """Built as it is wanted now; raise where that has failed."""
+    build = each.state.build
+    if each.request is None or (each.spec_hash and build.failed == each.spec_hash):
+        raise BuildFailed(each.key.name, each.problem or each.state.message)
+    return each.state.phase is states.Phase.READY and build.spec == each.spec_hash
+
+
+class BuildFailed(errors.PermanentError):
+    """A cache could not be built. `name` is its object, `reason` what the controller says."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class NotDone(errors.PermanentError):
+    """What was asked for did not succeed; the message is the controller's."""
+
+
+async def _follow(client: kube.Client, key: specs.Key, *, quiet: bool) -> specs.CacheObject:
+    with bar(quiet=quiet) as tell:
+        while True:
+            each = specs.parse(await client.get(_resource(key.group), key.name))
+            if _is_done(each):
+                return each
+            tell(each.state.message or "waiting for the controller", each.state.progress)
+            await asyncio.sleep(_POLL)
+
+
+async def _wait_gone(client: kube.Client, each: specs.CacheObject, *, quiet: bool) -> None:
+    with bar(quiet=quiet) as tell:
+        while True:
+            try:
+                body = await client.get(_resource(each.key.group), each.key.name)
+            except kube_errors.NotFound:
+                return
+            found = specs.parse(body)
+            if found.uid != each.uid:
+                return
+            tell(found.state.message or "it is being deleted", 0)
+            await asyncio.sleep(_POLL)
+
+
+def _act(
+    target: clusters.Target,
+    asked: ucloud.Request,
+    *,
+    plain_http: Sequence[str] = (),
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Do what UCloud's API would, from here; follow it to its end."""
+
+    async def work(client: kube.Client) -> dict[str, Any]:
+        actions = _actions(client, target, plain_http)
+        await actions.do(asked)
+        with bar(quiet=as_json) as tell:
+            while wait:
+                found = await actions.do(ucloud.Get())
+                assert found is not None
+                if found.status not in ucloud.BUSY:
+                    break
+                tell(found.status.value, 0)
+                await asyncio.sleep(_POLL)
+        return await _situation(client, target)
+
+    shown = clusters.run(target, work)
+    if as_json:
+        output.show_json(shown)
+    if shown["Error"]:
+        raise NotDone(shown["Error"])
+    if not as_json:
+        print(shown["Status"])
+
+
+def _actions(
+    client: kube.Client, target: clusters.Target, plain_http: Sequence[str] = ()
+) -> acceleration.Actions:
+    settings = acceleration_objects.Settings(namespace=target.namespace, plain_http=plain_http)
+    switch = kube_switch.Switch(client, namespace=target.namespace)
+    return acceleration.Actions(
+        acceleration_objects.KubeObjects(client, switch, settings),
+        nfs="",
+        # Whether the store is there is the controller's to know: a build that cannot begin waits.
+        store_problem=str,
+        clock=clusters.now,
+    )
+
+
+async def _situation(client: kube.Client, target: clusters.Target) -> dict[str, Any]:
+    """What UCloud's `get` prints, and all other caches beside it."""
+    found = await _actions(client, target).do(ucloud.Get())
+    assert found is not None
+    nodes = [
+        node async for page in client.pages(kube.NODES, labels=_CAPABLE) for node in page.items
+    ]
+    ready = await _controller_is_there(client, target)
+    found = dataclasses.replace(
+        found,
+        nfs_ready=bool(nodes),
+        agent_ready=ready,
+        status=found.status if ready else ucloud.Status.UNKNOWN,
+    )
+    others = [_shape(each) for each in await _all(client)]
+    return ucloud.described("GetUK8SImageAccelerate", found) | {"Caches": others}
+
+
+async def _controller_is_there(client: kube.Client, target: clusters.Target) -> bool:
+    """Whether a controller leads, by its lease."""
+    try:
+        lease = await client.get(_LEASES, _LEASE, namespace=target.namespace)
+    except kube_errors.NotFound:
+        return False
+    renewed = specs.moment(lease.get("spec", {}).get("renewTime"))
+    return renewed is not None and clusters.now() - renewed < _FRESH
+
+
+@contextlib.contextmanager
+def bar(*, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """Shows a sentence and percents to a person; a line for each new sentence in a log."""
+    console = output.console(stderr=True)
+    if quiet:
+        yield lambda _sentence, _percent: None
+        return
+    if not console.is_terminal:
+        told: list[str] = []
+
+        def say(sentence: str, _percent: int) -> None:
+            if told[-1:] != [sentence]:
+                told.append(sentence)
+                output.say(sentence)
+
+        yield say
+        return
+    bars = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    with bars:
+        task = bars.add_task("", total=100)
+        yield lambda sentence, percent: bars.update(
+            task, description=sentence[:100], completed=percent
+        )

@@ -1,0 +1,60 @@
+"""How the commands of a person reach a cluster: as kubectl does."""
+
+import asyncio
+import dataclasses
+import datetime
+import os
+import pathlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from agent.cli import output
+from agent.clients import kube, kube_access
+
+Result = TypeVar("Result")
+
+_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+NAMESPACE = "uimgacc-system"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Which cluster: a kubeconfig, and the namespace of our installation."""
+
+    kubeconfig: str = ""
+    namespace: str = NAMESPACE
+
+    def credentials(self) -> kube_access.Credentials:
+        """As kubectl finds them: a flag, KUBECONFIG, the home folder, the pod's own."""
+        named = self.kubeconfig or os.environ.get("KUBECONFIG", "")
+        if os.pathsep in named:
+            raise output.UsageError("KUBECONFIG names several files: name one with --kubeconfig")
+        path = pathlib.Path(named) if named else pathlib.Path.home() / ".kube" / "config"
+        if not named and not path.exists():
+            if (_ACCOUNT / "token").exists():
+                return kube_access.ServiceAccount(_ACCOUNT)
+            raise output.UsageError(
+                "there is neither a cluster (no kubeconfig) nor a store:"
+                " give --kubeconfig FILE, or --store DIR"
+            )
+        if not path.is_file():
+            raise output.UsageError(f"{path}: no such file")
+        return kube_access.Kubeconfig(path)
+
+
+def run(target: Target, work: Callable[[kube.Client], Awaitable[Result]]) -> Result:
+    """Do something with a cluster's API."""
+
+    async def opened() -> Result:
+        credentials = target.credentials()
+        # Before the first request, so that a kubeconfig that cannot be used says so at once.
+        await credentials.read()
+        async with kube.Client(credentials, deadline=30.0, user_agent="uimgacc-cli") as client:
+            return await work(client)
+
+    return asyncio.run(opened())
+
+
+def now() -> datetime.datetime:
+    """The time, for ages and freshness."""
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,352 @@
+"""`uimgacc enable` and `disable`: the installation in a cluster, and its switch.
+
+The manifests come with this package. `kubectl kustomize` puts them together on this
+machine; what comes out is applied from here, server-side, so that whatever others
+have changed besides (replicas, annotations) stays theirs.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from agent import errors
+from agent.cli import caching, clusters, output
+from agent.clients import kube, kube_errors, kube_switch
+from agent.control import acceleration_objects, ucloud
+
+MANIFESTS = pathlib.Path(__file__).with_name("manifests")
+OVERLAYS = ("runtimeclass", "default-snapshotter")
+
+_NFS = re.compile(r"(?P<server>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<path>/\S*)")
+_KUSTOMIZE_SECONDS = 60
+_POLL = 1.0
+_MANAGER = "uimgacc"
+_ADMISSION = "admissionregistration.k8s.io"
+_POLICIES = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
+# In this order: what others refer to first.
+_FIRST = ("Namespace", "CustomResourceDefinition")
+_DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
+_AGENTS = "uimgacc-node"
+_CAPABLE = ("uimgacc", "node.uk8s.ucloud.cn/uimgacc")
+
+Object = Mapping[str, Any]
+
+
+class CannotRender(errors.PermanentError):
+    """The manifests cannot be put together on this machine. `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the manifests cannot be put together: {reason}")
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to install: the store as SERVER:/PATH, an overlay, components, an image."""
+
+    nfs: str
+    overlay: str = "runtimeclass"
+    components: tuple[str, ...] = ()
+    image: str = ""
+    subnet: str = ""
+    username: str = ""
+    password: str = dataclasses.field(default="", repr=False)
+
+
+def enable(
+    target: clusters.Target, wanted: Wanted, *, wait: bool, dry_run: bool, seconds: float
+) -> None:
+    """Install or update everything, switch it on, and wait until nodes serve images."""
+    objects = render(wanted, target)
+    if dry_run:
+        print(yaml.safe_dump_all(objects, sort_keys=False), end="")
+        return
+
+    async def work(client: kube.Client) -> None:
+        with caching.bar(quiet=False) as tell:
+            kept = await _supported(client, objects)
+            for number, body in enumerate(kept):
+                tell(
+                    f"applying {body['kind']} {body['metadata']['name']}", 100 * number // len(kept)
+                )
+                await _apply(client, body)
+            await _turn(client, target).turn(
+                ucloud.Enable(
+                    nfs=wanted.nfs,
+                    subnet=wanted.subnet,
+                    username=wanted.username,
+                    password=wanted.password,
+                )
+            )
+            if wait:
+                async with asyncio.timeout(seconds):
+                    await _wait_nodes(client, target, tell)
+
+    try:
+        clusters.run(target, work)
+    except TimeoutError as error:
+        raise errors.TemporaryError(
+            f"not every node serves images after {seconds:g} s; `kubectl describe node` says why"
+            " (condition ImageAcceleration)"
+        ) from error
+    print("image acceleration is enabled")
+
+
+def disable(
+    target: clusters.Target, uninstalled: Wanted | None, *, wait: bool, seconds: float
+) -> None:
+    """Switch it off; then take away what is to be uninstalled, if anything."""
+    installed = [] if uninstalled is None else render(uninstalled, target)
+
+    async def work(client: kube.Client) -> None:
+        with caching.bar(quiet=False) as tell:
+            async with asyncio.timeout(seconds):
+                try:
+                    await _turn(client, target).turn(None)
+                    if wait or installed:
+                        await _wait_labels(client, tell)
+                except kube_switch.NotInstalled:
+                    # An uninstallation that goes on: the agents are gone already.
+                    if not installed:
+                        raise
+                if installed:
+                    await _uninstall(client, target, installed, tell)
+
+    try:
+        clusters.run(target, work)
+    except TimeoutError as error:
+        raise errors.TemporaryError(
+            f"nodes are not done after {seconds:g} s; run the command again to go on waiting:"
+            " `kubectl -n uimgacc-uninstall logs daemonset/uimgacc-uninstall` names what holds them"
+        ) from error
+    done = "disabled" if uninstalled is None else "uninstalled"
+    print(f"image acceleration is {done}")
+
+
+def render(wanted: Wanted, target: clusters.Target) -> list[dict[str, Any]]:
+    """All objects of an installation; raise UsageError, CannotRender."""
+    if wanted.overlay not in OVERLAYS:
+        raise output.UsageError(f"--overlay is one of {', '.join(OVERLAYS)}")
+    known = sorted(path.name for path in (MANIFESTS / "components").iterdir())
+    for component in wanted.components:
+        if component not in known:
+            raise output.UsageError(f"--component is one of {', '.join(known)}, not {component}")
+    if not _NFS.fullmatch(wanted.nfs):
+        raise output.UsageError(f"--nfs is SERVER:/PATH, not {wanted.nfs!r}")
+    text: dict[str, Any] = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [_from_root(MANIFESTS / "overlays" / wanted.overlay)],
+        "components": [
+            _from_root(MANIFESTS / "components" / name)
+            for name in dict.fromkeys(("controller", *wanted.components))
+        ],
+        "configMapGenerator": [
+            {
+                "name": "uimgacc",
+                "namespace": clusters.NAMESPACE,
+                "behavior": "merge",
+                "literals": [f"UIMGACC_NFS={wanted.nfs}"],
+            }
+        ],
+    }
+    if target.namespace != clusters.NAMESPACE:
+        raise output.UsageError(f"the manifests install into {clusters.NAMESPACE} only")
+    if wanted.image:
+        text["images"] = [_image(wanted.image)]
+    return _kustomize(text)
+
+
+def _image(text: str) -> dict[str, str]:
+    name, at, digest = text.partition("@")
+    if at:
+        return {"name": "uimgacc", "newName": name, "digest": digest}
+    head, colon, tag = name.rpartition(":")
+    if colon and "/" not in tag:
+        return {"name": "uimgacc", "newName": head, "newTag": tag}
+    return {"name": "uimgacc", "newName": name}
+
+
+def _from_root(path: pathlib.Path) -> str:
+    """A path for kustomize, which takes relative ones only and follows no links in them."""
+    return str(path.resolve().relative_to("/"))
+
+
+def _kustomize(text: Mapping[str, Any]) -> list[dict[str, Any]]:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise CannotRender(
+            "there is no kubectl on PATH: install it, or apply manifests/ as"
+            " docs/install.md says from where there is one"
+        )
+    with tempfile.TemporaryDirectory(prefix="uimgacc-") as name:
+        folder = pathlib.Path(name).resolve()
+        up = "/".join([".."] * len(folder.relative_to("/").parts))
+        placed = {
+            key: [f"{up}/{each}" for each in value] if key in ("resources", "components") else value
+            for key, value in text.items()
+        }
+        (folder / "kustomization.yaml").write_text(json.dumps(placed))
+        try:
+            done = subprocess.run(
+                [kubectl, "kustomize", folder],
+                capture_output=True,
+                text=True,
+                timeout=_KUSTOMIZE_SECONDS,
+                check=False,
+                env={**os.environ, "KUBECONFIG": "/dev/null"},
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CannotRender(f"kubectl takes more than {_KUSTOMIZE_SECONDS} s") from error
+    if done.returncode:
+        raise CannotRender(done.stderr.strip()[-500:])
+    found = [each for each in yaml.safe_load_all(done.stdout) if each is not None]
+    return sorted(found, key=lambda each: (each["kind"] not in _FIRST, each["kind"] != "Namespace"))
+
+
+async def _supported(client: kube.Client, objects: Sequence[Object]) -> list[Object]:
+    """What this cluster can take: the admission policy in its version of it, or not at all."""
+    version = await _policy_version(client)
+    found = [
+        {**body, "apiVersion": f"{_ADMISSION}/{version}"} if body["kind"] in _POLICIES else body
+        for body in objects
+        if version or body["kind"] not in _POLICIES
+    ]
+    if not version:
+        output.say(
+            "this cluster has no MutatingAdmissionPolicy (Kubernetes 1.36; 1.34 behind a feature"
+            " gate): pods must name their runtime class themselves, see docs/install.md"
+        )
+    return found
+
+
+async def _policy_version(client: kube.Client) -> str:
+    for version in ("v1", "v1beta1"):
+        kind = kube.Resource(group=_ADMISSION, version=version, plural="mutatingadmissionpolicies")
+        with contextlib.suppress(kube_errors.NotFound):
+            async for _ in client.pages(kind):
+                return version
+    return ""
+
+
+def resource_of(body: Object) -> kube.Resource:
+    """Where objects of this one's kind are: all plurals of ours are regular."""
+    group, _, version = str(body["apiVersion"]).rpartition("/")
+    kind = str(body["kind"]).lower()
+    if kind.endswith("y"):
+        plural = f"{kind[:-1]}ies"
+    else:
+        plural = f"{kind}es" if kind.endswith("s") else f"{kind}s"
+    return kube.Resource(group=group, version=version, plural=plural)
+
+
+async def _apply(client: kube.Client, body: Object) -> None:
+    meta = body["metadata"]
+    await client.patch(
+        resource_of(body),
+        meta["name"],
+        body,
+        namespace=meta.get("namespace", ""),
+        how=kube.Patch.APPLY,
+        manager=_MANAGER,
+        force=True,
+    )
+
+
+async def _remove(client: kube.Client, body: Object) -> None:
+    meta = body["metadata"]
+    with contextlib.suppress(kube_errors.NotFound):
+        await client.delete(resource_of(body), meta["name"], namespace=meta.get("namespace", ""))
+
+
+def _turn(client: kube.Client, target: clusters.Target) -> acceleration_objects.KubeObjects:
+    return acceleration_objects.KubeObjects(
+        client,
+        kube_switch.Switch(client, namespace=target.namespace),
+        acceleration_objects.Settings(namespace=target.namespace),
+    )
+
+
+async def _wait_nodes(
+    client: kube.Client, target: clusters.Target, tell: Callable[[str, int], None]
+) -> None:
+    """Until as many nodes serve images as have agents."""
+    while True:
+        found = await client.get(_DAEMON_SETS, _AGENTS, namespace=target.namespace)
+        status = found.get("status") or {}
+        wanted = status.get("desiredNumberScheduled", 0)
+        serving = len(await _labelled(client))
+        if wanted and serving >= wanted:
+            return
+        tell(f"{serving} of {wanted} nodes serve images", 100 * serving // max(1, wanted))
+        await asyncio.sleep(_POLL)
+
+
+async def _wait_labels(client: kube.Client, tell: Callable[[str, int], None]) -> None:
+    """Until the agents have taken their labels off all nodes."""
+    first = 0
+    while found := await _labelled(client):
+        first = max(first, len(found))
+        tell(f"{len(found)} nodes still serve images", 100 * (first - len(found)) // first)
+        await asyncio.sleep(_POLL)
+
+
+async def _labelled(client: kube.Client) -> set[str]:
+    found = set()
+    for label in _CAPABLE:
+        async for page in client.pages(kube.NODES, labels=f"{label}=true"):
+            found |= {str(node["metadata"]["name"]) for node in page.items}
+    return found
+
+
+async def _uninstall(
+    client: kube.Client,
+    target: clusters.Target,
+    installed: Sequence[Object],
+    tell: Callable[[str, int], None],
+) -> None:
+    """Take our objects away, then have each node put back as it was.
+
+    ImageCaches and what defines them stay, and so does the store: what was built once
+    is there when somebody installs this again.
+    """
+    undo = await _undoing(client, target)
+    kept = ("CustomResourceDefinition",)
+    going = [each for each in reversed(installed) if each["kind"] not in kept]
+    for number, body in enumerate(going):
+        tell(f"removing {body['kind']} {body['metadata']['name']}", 100 * number // len(going))
+        await _remove(client, body)
+    for body in undo:
+        await _apply(client, body)
+    (agents,) = (each["metadata"] for each in undo if each["kind"] == "DaemonSet")
+    while True:
+        found = await client.get(_DAEMON_SETS, agents["name"], namespace=agents["namespace"])
+        status = found.get("status") or {}
+        done, all_ = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
+        if all_ and done >= all_:
+            break
+        tell(f"{done} of {all_} nodes are as they were", 100 * done // max(1, all_))
+        await asyncio.sleep(_POLL)
+    for body in reversed(undo):
+        await _remove(client, body)
+
+
+async def _undoing(client: kube.Client, target: clusters.Target) -> list[dict[str, Any]]:
+    """The objects that put nodes back, with the image that the agents have now."""
+    text: dict[str, Any] = {"resources": [_from_root(MANIFESTS / "uninstall")]}
+    with contextlib.suppress(kube_errors.NotFound):
+        found = await client.get(_DAEMON_SETS, _AGENTS, namespace=target.namespace)
+        container = found["spec"]["template"]["spec"]["containers"][0]
+        text["images"] = [_image(container["image"])]
+    return _kustomize(text)

@@ -1,0 +1,255 @@
+"""The command line on a cluster: an API server, a controller that builds, a person."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import typer.testing
+import yaml
+
+from agent.cli import commands, installing
+from agent.clients import kube
+from agent.control import acceleration
+from agent.model import images
+from tests.control import conftest
+from tests.kube import apis
+from tests.manifests import rendering
+
+pytestmark = pytest.mark.timeout(300)
+
+RUNNER = typer.testing.CliRunner()
+SYSTEM = "uimgacc-system"
+DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
+CONFIG_MAPS = kube.Resource(plural="configmaps")
+BINDINGS = kube.Resource(
+    group="admissionregistration.k8s.io", plural="mutatingadmissionpolicybindings"
+)
+Run = Callable[..., "typer.testing.Result"]
+
+
+@pytest.fixture
+def run(api: apis.Api, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`uimgacc ...` with the test's cluster."""
+    monkeypatch.delenv("UIMGACC_STORE", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig()))
+    monkeypatch.setenv("UIMGACC_NAMESPACE", api.namespace)
+    monkeypatch.setenv("PATH", str(rendering.KUBECTL.parent), prepend=":")
+    return lambda *arguments, **more: RUNNER.invoke(commands.app, list(arguments), **more)
+
+
+def done(result: "typer.testing.Result") -> str:
+    assert result.exit_code == 0, result.output
+    assert result.exception is None
+    return str(result.stdout)
+
+
+@pytest.fixture
+def made(plane: conftest.Plane) -> Iterator[None]:
+    """What the commands make is gone at the end."""
+    yield
+    for each in plane.api.list(kube.IMAGE_CACHES):
+        plane.made.append((kube.IMAGE_CACHES, each["metadata"]["name"]))
+
+
+@pytest.mark.usefixtures("made")
+def test_a_cache_is_created_shown_and_deleted(plane, run) -> None:
+    plane.controller()
+    host = plane.server.address
+
+    built = done(run("create", "tools", "--image", f"{host}/lab/gzip:1", "--plain-http", host))
+    assert built.startswith("tools is Ready as imc-")
+    shown = json.loads(done(run("get", "tools", "--json")))
+    assert (shown["phase"], shown["progress"]) == ("Ready", 100)
+    assert plane.reader.cache(shown["id"]) is not None
+    assert "tools" in done(run("get"))
+    assert f"{host}/lab/gzip:1" in done(run("get", shown["id"]))
+
+    assert done(run("delete", "tools")) == f"deleted {shown['id']}\n"
+
+    assert run("get", "tools").exit_code == 3
+    assert "no image cache tools" in run("delete", "tools").output
+
+
+@pytest.mark.usefixtures("made")
+def test_a_build_that_fails_ends_the_command_with_its_reason(plane, run) -> None:
+    plane.controller("--retry-seconds=3600")
+    host = plane.server.address
+
+    result = run("create", "none", "--image", f"{host}/lab/none:1", "--plain-http", host)
+
+    assert result.exit_code == 1
+    assert "lab/none:1" in result.output.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("made")
+def test_the_manifest_of_a_cloud_is_applied(plane, run, tmp_path) -> None:
+    plane.controller()
+    manifest = {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": "ImageCache",
+        "metadata": {
+            "name": "from-file",
+            "annotations": {"uimgacc.io/plain-http-registry": plane.server.address},
+        },
+        "spec": {"images": [f"{plane.server.address}/lab/zstd:1"], "imageCacheSize": 25},
+    }
+    (tmp_path / "cache.yaml").write_text(json.dumps(manifest))
+
+    (shown,) = json.loads(done(run("create", "--file", str(tmp_path / "cache.yaml"), "--json")))
+
+    assert (shown["name"], shown["phase"]) == ("from-file", "Ready")
+
+
+@pytest.mark.usefixtures("made")
+def test_ucloud_users_find_their_commands_and_their_json(plane, run) -> None:
+    plane.controller()
+    plane.api.create(
+        CONFIG_MAPS,
+        {
+            "metadata": {"name": "uimgacc-ucloud"},
+            "data": {"enabled": "true", "nfsAddr": "10.0.0.1"},
+        },
+        namespace=plane.api.namespace,
+    )
+    original = f"{plane.server.address}/lab/gzip:1"
+    http = ("--plain-http", plane.server.address)
+
+    # The lab's registry takes no pushes: that is told, with the registry's answer.
+    result = run("create", original, f"{original}-acc", *http)
+    assert result.exit_code == 1
+    assert "405" in result.output
+    shown = json.loads(done(run("get", "--json")))
+    assert (shown["Action"], shown["RetCode"]) == ("GetUK8SImageAccelerateResponse", 0)
+    assert (shown["Enable"], shown["AgentReady"], shown["NfsAddr"]) == (True, True, "10.0.0.1")
+    assert (shown["Status"], shown["Images"]) == ("CreateError", [])
+    name = acceleration.name_of(images.parse_reference(original))
+    assert [cache["name"] for cache in shown["Caches"]] == [name]
+
+    run("delete", original)
+    apis.wait_until(lambda: json.loads(run("get", "--json").stdout)["Status"] == "Ready")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["get", "--kubeconfig", "/does/not/exist"], "/does/not/exist: no such file"),
+        (["create", "a", "b", "--store", "/tmp/x"], "a TARGET is pushed by a cluster"),
+        (["create", "a", "--image", "b", "--platform", "linux/arm64"], "for builds into a --store"),
+        (["create", "r.io/a:1", "r.io/a:1"], "TargetImage"),
+        (["create"], "give a name and at least one --image"),
+        (["enable", "--nfs", "nonsense"], "--nfs is SERVER:/PATH"),
+        (["enable", "--nfs", "h:/p", "--overlay", "other"], "--overlay is one of"),
+        (["enable", "--nfs", "h:/p", "--component", "../x"], "--component is one of"),
+        (["enable", "--nfs", "h:/p", "--username", "u"], "go together"),
+    ],
+)
+def test_wrong_use_is_a_sentence(run, arguments, told) -> None:
+    result = run(*arguments)
+
+    assert result.exit_code in (1, 2)
+    assert told in " ".join(result.output.split())
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_without_kubectl_it_says_what_to_do(run, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "/does/not/exist")
+
+    result = run("enable", "--nfs", "h:/p", "--dry-run")
+
+    assert result.exit_code == 1
+    assert "there is no kubectl" in result.output
+
+
+class Nodes:
+    """Plays the nodes: agents and uninstallers run at once, and label as they are told."""
+
+    def __init__(self, api: apis.Api) -> None:
+        self.api = api
+        self.name = api.node()
+        self.seen: list[str] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Nodes":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.05):
+            for namespace, name in (
+                (SYSTEM, "uimgacc-node"),
+                ("uimgacc-uninstall", "uimgacc-uninstall"),
+            ):
+                try:
+                    found = self.api.get(DAEMON_SETS, name, namespace=namespace)
+                except apis.RefusedError:
+                    continue
+                self._play(found, name, namespace)
+
+    def _play(self, found: apis.Object, name: str, namespace: str) -> None:
+        if name not in self.seen:
+            self.seen.append(name)
+        status = {
+            "desiredNumberScheduled": 1,
+            "numberReady": 1,
+            "currentNumberScheduled": 1,
+            "numberMisscheduled": 0,
+        }
+        self.api.patch(
+            DAEMON_SETS, name, {"status": status}, namespace=namespace, subresource="status"
+        )
+        if name == "uimgacc-node":
+            label = None if "UIMGACC_DRAIN" in json.dumps(found["spec"]) else "true"
+            self.api.patch(kube.NODES, self.name, {"metadata": {"labels": {"uimgacc": label}}})
+
+
+def objects(api: apis.Api, text: str) -> list[str]:
+    """Which of the objects of a rendered installation are there."""
+    there = []
+    for body in yaml.safe_load_all(text):
+        meta = body["metadata"]
+        try:
+            api.get(installing.resource_of(body), meta["name"], namespace=meta.get("namespace", ""))
+        except apis.RefusedError:
+            continue
+        there.append(f"{body['kind']} {meta['name']}")
+    return there
+
+
+def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, run, monkeypatch) -> None:
+    monkeypatch.setenv("UIMGACC_NAMESPACE", SYSTEM)
+    install = ("--nfs", "10.0.0.5:/uimgacc", "--image", "r.io/uimgacc:7", "--component", "nvidia")
+    text = done(run("enable", *install, "--dry-run"))
+    assert "10.0.0.5" in text
+    assert "image: r.io/uimgacc:7" in text
+    assert "image: uimgacc" not in text
+    assert [each for each in objects(api, text) if "CustomResource" not in each] == []
+
+    with Nodes(api) as nodes:
+        assert done(run("enable", *install)) == "image acceleration is enabled\n"
+        assert len(objects(api, text)) == len(list(text.split("\n---\n")))
+        assert json.loads(done(run("get", "--json")))["Enable"] is True
+        assert "matchResources" not in api.get(BINDINGS, "uimgacc")["spec"]
+
+        assert done(run("disable")) == "image acceleration is disabled\n"
+        shown = json.loads(done(run("get", "--json")))
+        assert (shown["Enable"], shown["NfsReady"]) == (False, False)
+        assert api.get(BINDINGS, "uimgacc")["spec"]["matchResources"]
+
+        # Enabled again it is as it was: nothing of the switch stays.
+        assert done(run("enable", *install)) == "image acceleration is enabled\n"
+        assert not api.get(BINDINGS, "uimgacc")["spec"].get("matchResources")
+        agents = api.get(DAEMON_SETS, "uimgacc-node", namespace=SYSTEM)
+        assert "UIMGACC_DRAIN" not in json.dumps(agents["spec"])
+
+        gone = done(run("disable", "--uninstall", "--component", "nvidia"))
+
+    assert gone == "image acceleration is uninstalled\n"
+    assert nodes.seen == ["uimgacc-node", "uimgacc-uninstall"]
+    kept = {each.split()[0] for each in objects(api, text)}
+    assert kept <= {"CustomResourceDefinition", "ConfigMap", "ServiceAccount", "Namespace"}
