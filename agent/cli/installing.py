@@ -150,7 +150,7 @@ def render(wanted: Wanted, target: clusters.Target) -> list[dict[str, Any]]:
         "resources": [_from_root(MANIFESTS / "overlays" / wanted.overlay)],
         "components": [
             _from_root(MANIFESTS / "components" / name)
-            for name in dict.fromkeys(("controller", *wanted.components))
+            for name in dict.fromkeys(("controller", "api", *wanted.components))
         ],
         "configMapGenerator": [
             {

@@ -71,6 +71,13 @@ def parse(arguments: Sequence[str]) -> Wanted:
     add("--insecure", action="append", default=[], help="a registry not verified; repeatable")
     add("--ca", type=pathlib.Path, help="more certificate authorities, a PEM file")
     add("--docker-configs", type=pathlib.Path, help="folder of docker config JSON files")
+    add("--acr-instance", action="append", default=[], help="[REGION:]cri-...; repeatable")
+    plugins, folder = (
+        os.environ.get(f"UIMGACC_IMAGE_CREDENTIAL_PROVIDER_{name}")
+        for name in ("CONFIG", "BIN_DIR")
+    )
+    add("--image-credential-provider-config", dest="plugins", type=pathlib.Path, default=plugins)
+    add("--image-credential-provider-bin-dir", dest="folder", type=pathlib.Path, default=folder)
     add("--scratch", type=pathlib.Path, help="local folder for the files of layers at work")
     add("--parallel", type=int, default=3, help="layers worked on at a time")
     add("--job", default="", help="name of the Job, by which the controller finds the report")
@@ -104,6 +111,9 @@ def _wanted(found: argparse.Namespace) -> Wanted:
             ca_file=str(found.ca or ""),
         ),
         docker_configs=_files(found.docker_configs),
+        plugin_config=found.plugins,
+        plugin_folder=found.folder,
+        acr_instances=tuple(found.acr_instance),
     )
     return Wanted(
         settings=settings,

@@ -84,8 +84,14 @@ def settings(documents: Sequence[Document], container: Document) -> dict[str, st
     for source in container.get("envFrom", ()):
         found |= only(documents, "ConfigMap", source["configMapRef"]["name"])["data"]
     for variable in container.get("env", ()):
-        field = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
-        found[variable["name"]] = f"<{field}>" if field else expanded(variable["value"], found)
+        source = variable.get("valueFrom", {})
+        if key := source.get("configMapKeyRef"):
+            value = only(documents, "ConfigMap", key["name"])["data"][key["key"]]
+        elif field := source.get("fieldRef", {}).get("fieldPath"):
+            value = f"<{field}>"
+        else:
+            value = expanded(variable["value"], found)
+        found[variable["name"]] = value
     return found
 
 

@@ -21,6 +21,7 @@ CASES = [
     *((overlay, ()) for overlay in OVERLAYS),
     *((overlay, (name,)) for overlay in OVERLAYS for name in COMPONENTS[overlay]),
     ("runtimeclass", ("k3s", "nvidia", "monitoring", "admission-v1beta1")),
+    ("runtimeclass", ("controller", "api")),
 ]
 # Of others' CRDs there is no schema here.
 FOREIGN = {"monitoring.coreos.com/v1"}

@@ -1,0 +1,36 @@
+"""The component with UCloud's API and the page: what it says, and the rights it comes with."""
+
+from agent.roles import controller_flags
+from tests.manifests import rendering
+
+
+def documents() -> list[rendering.Document]:
+    return list(rendering.together("runtimeclass", "controller", "api"))
+
+
+def test_the_command_reads_what_the_deployment_says(monkeypatch) -> None:
+    deployment = rendering.only(documents(), "Deployment", "uimgacc-controller")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    environment = rendering.settings(documents(), container)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    arguments = [rendering.expanded(text, environment) for text in container["args"]]
+
+    found = controller_flags.parse(arguments[1:])
+
+    assert found.nfs == "nfs.example.internal:/uimgacc"
+    assert found.api_keys is not None
+    assert str(found.api_keys.parent) in [mount["mountPath"] for mount in container["volumeMounts"]]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert found.api_listen.endswith(f":{ports['api']}")
+
+
+def test_the_service_leads_to_the_controller_s_port() -> None:
+    service = rendering.only(documents(), "Service", "uimgacc-api")
+    deployment = rendering.only(documents(), "Deployment", "uimgacc-controller")
+
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    (port,) = service["spec"]["ports"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert port["targetPort"] in [each["name"] for each in container["ports"]]
