@@ -12,7 +12,7 @@ from agent.clients import containerd as clients
 from agent.model import images
 from agent.mounts import copies
 from agent.node import chains, inventory, leaving
-from agent.setup import config, containerd, host, node, planning, restarting, sharing
+from agent.setup import config, containerd, host, modules, node, planning, restarting, sharing
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
     _check(wanted)
     machine = host.Host(wanted.host_root.absolute())
     main = node.main_of(config.Path(wanted.config) if wanted.config else node.find_config(machine))
-    _share(machine, wanted)
+    _ready(machine, wanted)
     if wanted.leave and not wanted.dry_run:
         for name in asyncio.run(_left(wanted.leave)):
             output.say(f"note: removed the image {name}")
@@ -79,9 +79,11 @@ def _check(wanted: Wanted) -> None:
         raise output.UsageError("--leave and --unmount go with --undo")
 
 
-def _share(machine: host.Host, wanted: Wanted) -> None:
+def _ready(machine: host.Host, wanted: Wanted) -> None:
+    """What the pod of the node needs besides containerd: modules, and shared mounts."""
     if wanted.dry_run or wanted.undo:
         return
+    modules.load(machine)
     folders = [config.Path(folder) for folder in wanted.share]
     for folder in sharing.share(folders, in_container=bool(machine.enter)):
         output.say(f"note: {folder} is on a shared mount now")

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Iterator
 
@@ -43,6 +44,7 @@ _LO_FLAGS_DIRECT_IO = 16
 # struct loop_config: fd, block_size, loop_info64 (232 bytes, lo_flags at 52), 8 reserved words.
 _LOOP_CONFIG = struct.Struct("<II52xI176x64x")
 _LOOP_TRIES = 16
+_LOOP_MAJOR = 7
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -185,7 +187,11 @@ def _configure_loop(backing: int) -> tuple[str, int]:
     flags = _LO_FLAGS_READ_ONLY | _LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO
     for _ in range(_LOOP_TRIES):
         with open("/dev/loop-control", "rb") as control:
-            device = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+            number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+        device = f"/dev/loop{number}"
+        # A container's /dev is filled when it starts: it lacks what the kernel made since.
+        with contextlib.suppress(FileExistsError):
+            os.mknod(device, stat.S_IFBLK | 0o600, os.makedev(_LOOP_MAJOR, number))
         descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.ioctl(descriptor, _LOOP_CONFIGURE, _LOOP_CONFIG.pack(backing, 0, flags))

@@ -154,11 +154,11 @@ class Announcer:
         if patch := labelling.metadata_patch(node, wanted):
             await self._api.patch(kube.NODES, self._name, patch)
         self._known.set()
-        await self._remove_taint(node, wanted)
         if status := labelling.status_patch(node, wanted, self._now()):
             await self._api.patch(
                 kube.NODES, self._name, status, subresource="status", how=kube.Patch.STRATEGIC
             )
+        await self._remove_taint(node, wanted)
         self._tell(node, wanted)
 
     def _take_over(self, node: Mapping[str, Any]) -> None:

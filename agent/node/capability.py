@@ -61,12 +61,14 @@ class Patience:
 class Verdict:
     """What the node is taken for now. `against` counts findings in a row that say otherwise.
 
-    `problems` are those of the last look, also while the verdict still stands.
+    `problems` are those of the last look, also while the verdict still stands. `twins`
+    are the runtime handlers of ours that containerd has beside the default one.
     """
 
     capable: bool = False
     against: int = 0
     problems: Mapping[Check, str] = dataclasses.field(default_factory=dict, hash=False)
+    twins: frozenset[str] = frozenset()
 
     @property
     def sentence(self) -> str:

@@ -1,6 +1,6 @@
 """What the agent writes to its own node object, and nothing else; pure.
 
-It writes three labels, annotations under `uimgacc.io/`, one condition, and takes one
+It writes a few labels, annotations under `uimgacc.io/`, one condition, and takes one
 startup taint away. A ValidatingAdmissionPolicy of the manifests holds it to these.
 The node as it was read goes in, the smallest patch comes out: a node that is as it
 should be gives none, and what somebody else has edited is put right.
@@ -19,6 +19,10 @@ LABELS = ("uimgacc", "node.uk8s.ucloud.cn/uimgacc")
 HANDLER_LABEL = "uimgacc.io/handler"
 """Set to "true" while our runtime handlers start containers here, whether or not the store is
 there. Our RuntimeClasses select it: pods go on starting, by a pull, while the store is away."""
+
+TWIN_LABEL = "handler.uimgacc.io/"
+"""Followed by the name of a twin other than the default one's, `uimgacc-nvidia`: the same for it.
+A node gets the twin of a handler that is installed later only with the next set-up."""
 
 CONDITION = "ImageAcceleration"
 
@@ -85,12 +89,13 @@ class Wanted:
     """What the node object should say.
 
     `capable` is None before that is known: its labels, condition and taint are then left
-    as they are; `handlers` likewise for its own label. `reason` and `message` are the
+    as they are; `handlers` likewise for its own label and those of the `twins`. `reason` and `message` are the
     condition's. An annotation whose value is None should not be there.
     """
 
     capable: bool | None = None
     handlers: bool | None = None
+    twins: frozenset[str] = frozenset()
     reason: str = ""
     message: str = ""
     annotations: Mapping[str, str | None] = dataclasses.field(default_factory=dict, hash=False)
@@ -105,7 +110,12 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
     if verdict.capable:
         message = capability.Verdict(capable=True).sentence
         return dataclasses.replace(
-            wanted, capable=True, handlers=True, reason=_READY, message=message
+            wanted,
+            capable=True,
+            handlers=True,
+            twins=verdict.twins,
+            reason=_READY,
+            message=message,
         )
     failing = [check for check in capability.Check if check in verdict.problems]
     if not failing:
@@ -116,6 +126,7 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
         wanted,
         capable=False,
         handlers=not _HANDLED_BY.intersection(failing) if asked else None,
+        twins=verdict.twins,
         reason=_REASONS[failing[0]],
         message=_shortened(verdict.sentence),
     )
@@ -132,6 +143,11 @@ def metadata_patch(node: Mapping[str, Any], wanted: Wanted) -> dict[str, Any] | 
     if wanted.capable is not None:
         labels |= dict.fromkeys(LABELS, "true" if wanted.capable else None)
     if wanted.handlers is not None:
+        labels |= dict.fromkeys(
+            (key for key in found.get("labels") or {} if key.startswith(TWIN_LABEL)), None
+        )
+        twins = wanted.twins if wanted.handlers else ()
+        labels |= {f"{TWIN_LABEL}{twin}": "true" for twin in twins}
         labels[HANDLER_LABEL] = "true" if wanted.handlers else None
     parts = {
         "labels": _differing(found.get("labels") or {}, labels),

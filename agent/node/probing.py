@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -65,6 +66,7 @@ class Prober:
         self._switched_off = switched_off
         self._patience = patience or capability.Patience()
         self.verdict = capability.Verdict()
+        self._twins: frozenset[str] = frozenset()
         self.store_seconds: float | None = None
         """What the store took for its last answer, or until it was given up."""
         self.root = ""
@@ -105,7 +107,8 @@ class Prober:
         findings = [await self._store_finding(), *await self._containerd_findings()]
         findings.append(await asyncio.get_running_loop().run_in_executor(None, _kernel_finding))
         findings.append(capability.Finding(_Check.SWITCH, self._switched_off))
-        last, self.verdict = self.verdict, capability.judge(self.verdict, findings, self._patience)
+        last, judged = self.verdict, capability.judge(self.verdict, findings, self._patience)
+        self.verdict = dataclasses.replace(judged, twins=self._twins)
         metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():
             gauge.set(check in self.verdict.problems)
@@ -148,6 +151,8 @@ class Prober:
             handlers: Collection[str] = ()
             if self._handlers_needed:
                 handlers = await self._client.runtime_handlers()
+                ours = frozenset(filter(runtimes.is_ours, handlers))
+                self._twins = ours - {runtimes.DEFAULT_TWIN}
         except errors.AgentError as error:
             return [capability.Finding(_Check.CONTAINERD, str(error))]
         self.root = plugin.exports.get("root", self.root) if plugin is not None else self.root

@@ -82,6 +82,7 @@ LEFT_ALONE = {
 NODE_ALLOWED: dict[str, Any] = {
     "labels": {"metadata": {"labels": {"uimgacc": "true", "node.uk8s.ucloud.cn/uimgacc": "true"}}},
     "the label of the handlers": {"metadata": {"labels": {"uimgacc.io/handler": "true"}}},
+    "the label of a twin": {"metadata": {"labels": {"handler.uimgacc.io/uimgacc-nvidia": "true"}}},
     "a label that goes": {"metadata": {"labels": {"uimgacc": None}}},
     "annotations": {"metadata": {"annotations": {"uimgacc.io/generation": "3"}}},
 }

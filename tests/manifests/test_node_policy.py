@@ -98,6 +98,10 @@ AUTOMATIC = {
     [
         ({"metadata": {"annotations": {"uimgacc.io/last-matched": "2026-01-01T00:00:00Z"}}}, True),
         ({"metadata": {"annotations": {"example.com/a": "1"}}}, False),
+        # What would have it built again, without TLS.
+        ({"metadata": {"annotations": {"uimgacc.io/insecure-registry": "r"}}}, False),
+        ({"metadata": {"annotations": {"uimgacc.io/plain-http-registry": "r"}}}, False),
+        ({"metadata": {"annotations": {"uimgacc.io/refresh": "1"}}}, False),
         ({"metadata": {"labels": {"uimgacc.io/auto-created": None}}}, False),
         ({"metadata": {"finalizers": ["example.com/x"]}}, False),
         ({"spec": {"images": ["evil:1"]}}, False),
@@ -106,6 +110,47 @@ AUTOMATIC = {
 def test_an_agent_says_only_when_a_cache_was_used(patch: Any, allowed: bool) -> None:
     found = policy("uimgacc-node-caches").refusals(
         request(name="auto-1"), old=AUTOMATIC, new=patched(AUTOMATIC, patch)
+    )
+
+    assert (found == []) == allowed
+
+
+def test_an_agent_does_not_touch_a_persons_cache() -> None:
+    own = patched(AUTOMATIC, {"metadata": {"labels": None}})
+    patch = {"metadata": {"annotations": {"uimgacc.io/last-matched": "2026-01-01T00:00:00Z"}}}
+    found = policy("uimgacc-node-caches").refusals(
+        request(name="auto-1"), old=own, new=patched(own, patch)
+    )
+
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("patch", "allowed"),
+    [
+        ({"metadata": {"annotations": {"uimgacc.io/dialect": "native"}}}, True),
+        (
+            {
+                "metadata": {"annotations": {"uimgacc.io/created-for": "team/pod"}},
+                "spec": {"imagePullSecrets": ["team/regcred"]},
+            },
+            True,
+        ),
+        ({"spec": {"imagePullSecrets": ["team/regcred"]}}, False),
+        (
+            {
+                "metadata": {"annotations": {"uimgacc.io/created-for": "team/pod"}},
+                "spec": {"imagePullSecrets": ["team/regcred", "finance/regcred"]},
+            },
+            False,
+        ),
+        ({"metadata": {"annotations": {"k8s.aliyun.com/insecure-registry": "r"}}}, False),
+        ({"metadata": {"labels": {"app.kubernetes.io/managed-by": "helm"}}}, False),
+    ],
+)
+def test_an_agent_has_caches_built_by_the_book(patch: Any, allowed: bool) -> None:
+    found = policy("uimgacc-node-caches").refusals(
+        request(operation="CREATE"), old=None, new=patched(AUTOMATIC, patch)
     )
 
     assert (found == []) == allowed

@@ -162,6 +162,31 @@ def test_pods_of_our_handlers_find_the_node_also_while_the_store_is_away(failing
     assert (found.get(labelling.HANDLER_LABEL), found.get("uimgacc")) == (expected, None)
 
 
+@pytest.mark.parametrize(
+    ("handled", "expected"),
+    [
+        (True, {"handler.uimgacc.io/uimgacc-nvidia": "true"}),
+        (False, {}),
+        (None, {"handler.uimgacc.io/uimgacc-kata": "true"}),
+    ],
+)
+def test_each_twin_of_a_handler_has_a_label_of_its_own(handled, expected) -> None:
+    """A handler that is installed after the last set-up has no twin yet."""
+    node = {"metadata": {"labels": {"handler.uimgacc.io/uimgacc-kata": "true"}}}
+    wanted = labelling.Wanted(handlers=handled, twins=frozenset({"uimgacc-nvidia"}))
+    after = applied(node, wanted, TAINT)
+
+    found = after["metadata"].get("labels", {})
+    found.pop(labelling.HANDLER_LABEL, None)
+    assert found == expected
+
+
+def test_the_twins_of_a_verdict_are_those_that_containerd_has() -> None:
+    verdict = capability.Verdict(capable=True, twins=frozenset({"uimgacc-nvidia"}))
+
+    assert wanted_of(verdict).twins == {"uimgacc-nvidia"}
+
+
 def test_a_capable_node_gets_its_labels_and_loses_the_taint() -> None:
     node = {
         "metadata": {"resourceVersion": "7"},
