@@ -89,8 +89,9 @@ class Wanted:
     """What the node object should say.
 
     `capable` is None before that is known: its labels, condition and taint are then left
-    as they are; `handlers` likewise for its own label and those of the `twins`. `reason` and `message` are the
-    condition's. An annotation whose value is None should not be there.
+    as they are; `handlers` likewise for its own label and those of the `twins`. `reason`
+    and `message` are the condition's. An annotation whose value is None should not be
+    there.
     """
 
     capable: bool | None = None
