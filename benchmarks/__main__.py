@@ -1,7 +1,7 @@
 """`python -m benchmarks [PART...]`: measure, print the table, write benchmarks/latest.json.
 
-Parts: snapshotter, pulls, builds, reads, pods, kube, collect (default: all). The figures of
-parts that are not measured stay in the file as they were.
+Parts: snapshotter, pulls, builds, reads, pods, kube, collect, control (default: all). The figures
+of parts that are not measured stay in the file as they were.
 """
 
 import json
@@ -12,11 +12,11 @@ import sys
 import tempfile
 import time
 
-from benchmarks import collecting, images, kube, pods, report, snapshotters, stages
+from benchmarks import collecting, control, images, kube, pods, report, snapshotters, stages
 from lab import places, processes, registries
 
 LATEST = pathlib.Path(__file__).with_name("latest.json")
-PARTS = ("snapshotter", "pulls", "builds", "reads", "pods", "kube", "collect")
+PARTS = ("snapshotter", "pulls", "builds", "reads", "pods", "kube", "collect", "control")
 
 
 def measure(parts: list[str], folder: pathlib.Path) -> dict[str, float]:
@@ -41,6 +41,10 @@ def measure(parts: list[str], folder: pathlib.Path) -> dict[str, float]:
     if "collect" in parts:
         say("a collection")
         flat |= collecting.run(folder)
+    if "control" in parts:
+        say("the controller")
+        with registries.Registry(folder / "registry of the controller") as registry:
+            flat |= control.run(folder, registry)
     if set(parts) & {"pulls", "builds", "reads", "pods", "kube"}:
         say("building the store")
         with stages.built(folder) as stage:

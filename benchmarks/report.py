@@ -61,6 +61,12 @@ ROWS = (
     Row("agent RSS, 250 pods by the API", "MiB", "<= 110", ("kube_agent_rss_mib",)),
     Row("a collection that finds nothing, 100,000 layers", "s", "<= 60", ("collect_idle_s",)),
     Row("a collection that deletes half of them", "s", "<= 60", ("collect_delete_half_s",)),
+    Row("1,000 caches looked at after a restart", "s", "<= 30", ("control_restart_s",)),
+    Row("the same, all of their statuses lost", "s", "<= 30", ("control_adopt_s",)),
+    Row("API requests for each of them", "", "<= 3", ("control_adopt_requests",)),
+    Row("controller RSS, 1,000 caches", "MiB", "<= 150", ("control_rss_mib",)),
+    Row("builder's start -> first byte", "s", "<= 5", ("control_first_byte_s",)),
+    Row("cache published -> Ready", "s", "<= 1", ("control_ready_after_s",)),
     Row("collector RSS for that", "MiB", "<= 150", ("collect_rss_mib",)),
 )
 

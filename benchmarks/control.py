@@ -1,0 +1,262 @@
+"""The controller: a thousand caches after a restart, and one build from object to Ready.
+
+The server is the tests' (kmock, or a real kube-apiserver with KUBEBUILDER_ASSETS);
+requests are counted by a proxy before it. Builders are processes, as in the tests.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+
+from agent.clients import kube, kube_access
+from agent.model import caches, images, records
+from agent.store import layout, publishing
+from benchmarks import processes
+from lab import processes as lab_processes
+from lab import services
+from tests.control import builders
+from tests.kube import apis, faults, servers, threads
+from tests.manifests import crds
+
+CACHES = 1000
+BUILDS = 5
+RESOURCE = kube.Resource(group="uimgacc.io", plural="imagecaches")
+_DEFINITIONS = kube.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
+_SECONDS = 300.0
+
+
+@dataclasses.dataclass
+class Plane:
+    """A cluster without nodes of its own, and a store."""
+
+    folder: pathlib.Path
+    access: kube_access.Access
+    api: apis.Api
+    proxy: faults.Proxy
+
+    @property
+    def place(self) -> layout.Layout:
+        """The store."""
+        return layout.Layout(self.folder / "store")
+
+
+@contextlib.contextmanager
+def joined(folder: pathlib.Path) -> Iterator[Plane]:
+    """A cluster with the kinds of image caches, and the pod of a controller."""
+    folder.mkdir()
+    folder.chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        loop = stack.enter_context(threads.running())
+        access = stack.enter_context(servers.running(folder / "api", loop))
+        api = apis.Api(access, folder)
+        stack.callback(api.close)
+        proxy = faults.Proxy(access, loop)
+        proxy.start()
+        stack.callback(proxy.stop)
+        for group in crds.FILES:
+            api.create(_DEFINITIONS, crds.definition(group))
+        apis.wait_until(lambda: _served(api), seconds=60)
+        api.node(labels={"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux"})
+        plane = Plane(folder, access, api, proxy)
+        publishing.create(plane.place.root)
+        _pod(plane)
+        yield plane
+
+
+def _served(api: apis.Api) -> bool:
+    with contextlib.suppress(apis.RefusedError):
+        return bool(api.list(RESOURCE) is not None)
+    return False
+
+
+def _pod(plane: Plane) -> None:
+    mount = {"name": "s", "mountPath": str(plane.place.root)}
+    container = {"name": "controller", "image": "uimgacc:test", "volumeMounts": [mount]}
+    body = {
+        "metadata": {"name": "controller-0"},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0},
+            "containers": [container],
+            "volumes": [{"name": "s", "hostPath": {"path": str(plane.place.root)}}],
+        },
+    }
+    plane.api.create(kube.PODS, body, namespace=plane.api.namespace)
+
+
+class Controller:
+    """The controller under measurement."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self.port = lab_processes.free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Controller":
+        kubeconfig = self._plane.api.kubeconfig(server=self._plane.proxy.url)
+        command = [
+            *(str(processes.COMMAND), "controller", f"--store={self._plane.place.root}"),
+            *(f"--namespace={self._plane.api.namespace}", "--pod=controller-0"),
+            *(f"--kubeconfig={kubeconfig}", f"--listen=127.0.0.1:{self.port}"),
+        ]
+        with (self._plane.folder / "controller.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(60)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def figure(self, name: str) -> float:
+        """One of its metrics; 0 while it does not answer."""
+        url = f"http://127.0.0.1:{self.port}/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return 0.0
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def steps(self) -> float:
+        """Steps that were done without a failure."""
+        return self.figure('uimgacc_reconcile_seconds_count{failed="false"}')
+
+
+def run(folder: pathlib.Path, registry: services.Registry) -> dict[str, float]:
+    """The figures."""
+    with joined(folder / "control") as plane:
+        flat = _build(plane, registry)
+        references = [f"registry.example.com/made/up:{number}" for number in range(CACHES)]
+        for number, reference in enumerate(references):
+            _cache(plane, f"made-{number}", reference)
+        started, mark = time.monotonic(), len(plane.proxy.seen)
+        with Controller(plane) as controller:
+            apis.wait_until(lambda: _ready(plane) >= CACHES, seconds=_SECONDS)
+            flat["control_adopt_s"] = time.monotonic() - started
+            flat["control_adopt_requests"] = _requests(plane, mark)
+            apis.wait_until(lambda: controller.steps() >= 2 * CACHES, seconds=_SECONDS)
+        started, mark = time.monotonic(), len(plane.proxy.seen)
+        with Controller(plane) as controller:
+            apis.wait_until(lambda: controller.steps() >= CACHES, seconds=_SECONDS)
+            flat["control_restart_s"] = time.monotonic() - started
+            flat["control_restart_requests"] = _requests(plane, mark)
+            flat["control_rss_mib"] = processes.rss_mib(controller.pid)
+            flat["control_tree_rss_mib"] = processes.tree_rss_mib(controller.pid)
+    return flat
+
+
+def _requests(plane: Plane, mark: int) -> float:
+    """Requests for each cache since a mark, watches and all else included."""
+    return (len(plane.proxy.seen) - mark) / CACHES
+
+
+def _cache(plane: Plane, name: str, reference: str) -> None:
+    """An object whose cache is in the store already, as after a status that was lost."""
+    named = str(images.parse_reference(reference))
+    digest = f"sha256:{'1' * 64}"
+    record = records.CacheRecord(
+        id=caches.id_of_name(name),
+        name=name,
+        images=[records.CachedImage(ref=named, target=digest, size=1, layers=[digest])],
+        size=1,
+        capacity=20 << 30,
+        created="2026-01-01T00:00:00Z",
+    )
+    layer = records.ImageLayer(
+        diff_id=digest,
+        chain_id=digest,
+        digest=digest,
+        media_type="layer",
+        size=1,
+        tar_size=1,
+        erofs_size=1,
+    )
+    platform = records.PlatformImage(
+        platform="linux/amd64",
+        manifest=digest,
+        manifest_media_type="manifest",
+        manifest_size=1,
+        config=digest,
+        layers=[layer],
+    )
+    image = records.ImageRecord(
+        ref=named,
+        target=digest,
+        target_media_type="manifest",
+        target_size=1,
+        platforms=[platform],
+        created="",
+    )
+    publishing.publish_image(plane.place, image)
+    publishing.publish_cache(plane.place, record)
+    body = {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": "ImageCache",
+        "metadata": {"name": name},
+        "spec": {"images": [reference], "imageCacheSize": 20},
+    }
+    plane.api.create(RESOURCE, body)
+
+
+def _ready(plane: Plane) -> int:
+    time.sleep(0.2)
+    return sum(
+        found.get("status", {}).get("phase") == "Ready" for found in plane.api.list(RESOURCE)
+    )
+
+
+def _build(plane: Plane, registry: services.Registry) -> dict[str, float]:
+    """Medians of some builds: from the pod's start to the first byte, from the end to Ready."""
+    first, last = [], []
+    pods = plane.folder / "pods"
+    pods.mkdir()
+    with (
+        builders.running(plane.api, plane.api.namespace, pods) as played,
+        Controller(plane),
+    ):
+        for number in range(BUILDS):
+            name = f"built-{number}"
+            mark = registry.mark()
+            plane.api.create(RESOURCE, _manifest(name, registry))
+            apis.wait_until(lambda at=number: len(played.started) > at, seconds=60)
+            began = time.monotonic()
+            apis.wait_until(lambda since=mark: registry.blob_gets(since), seconds=60)
+            first.append(time.monotonic() - began)
+            path = plane.place.cache_record(caches.id_of_name(name))
+            apis.wait_until(path.exists, seconds=60)
+            ended = time.monotonic()
+            apis.wait_until(lambda wanted=name: _phase(plane, wanted) == "Ready", seconds=60)
+            last.append(time.monotonic() - ended)
+        for number in range(BUILDS):
+            plane.api.delete(RESOURCE, f"built-{number}")
+    return {
+        "control_first_byte_s": sorted(first)[BUILDS // 2],
+        "control_ready_after_s": sorted(last)[BUILDS // 2],
+    }
+
+
+def _manifest(name: str, registry: services.Registry) -> apis.Object:
+    annotations = {"uimgacc.io/plain-http-registry": registry.address}
+    return {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": "ImageCache",
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {"images": [f"{registry.address}/lab/gzip:1"], "imageCacheSize": 20},
+    }
+
+
+def _phase(plane: Plane, name: str) -> str:
+    return str(plane.api.get(RESOURCE, name).get("status", {}).get("phase", ""))
