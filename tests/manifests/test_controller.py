@@ -53,6 +53,7 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
             "annotations": {
                 "k8s.aliyun.com/plain-http-registry": "a:5000",
                 "k8s.aliyun.com/insecure-registry": "b:5000",
+                "k8s.aliyun.com/acr-instance-ids": "cn-beijing:cri-1",
             },
         },
         "spec": {
@@ -87,6 +88,7 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
     assert read.request.retention_days == 7
     assert read.settings.registries.plain_http == {"a:5000"}
     assert read.settings.registries.insecure == {"b:5000"}
+    assert read.settings.acr_instances == ("cn-beijing:cri-1",)
     secret = jobs.secret_manifest("j", "u", namespace="n", data=["e30="])
     kubernetes_validate.validate(secret, release, strict=True)
     assert job["spec"]["suspend"] is True
