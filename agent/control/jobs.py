@@ -158,7 +158,6 @@ def _arguments(
     found += [f"--plain-http={host}" for host in request.plain_http_registries]
     found += [f"--insecure={host}" for host in request.insecure_registries]
     found += [f"--acr-instance={instance}" for instance in request.acr_instances]
-    found += [f"--acr-instance={instance}" for instance in request.acr_instances]
     if request.retention_days is not None:
         found.append(f"--retention-days={request.retention_days}")
     if request.pull_secrets:

@@ -78,8 +78,6 @@ def parse(arguments: Sequence[str]) -> Wanted:
     )
     add("--image-credential-provider-config", dest="plugins", type=pathlib.Path, default=plugins)
     add("--image-credential-provider-bin-dir", dest="folder", type=pathlib.Path, default=folder)
-    add("--credential-plugins", type=pathlib.Path, help="a kubelet's CredentialProviderConfig")
-    add("--acr-instance", action="append", default=[], help="an ACR instance; repeatable")
     add("--scratch", type=pathlib.Path, help="local folder for the files of layers at work")
     add("--parallel", type=int, default=3, help="layers worked on at a time")
     add("--job", default="", help="name of the Job, by which the controller finds the report")
@@ -113,8 +111,6 @@ def _wanted(found: argparse.Namespace) -> Wanted:
             ca_file=str(found.ca or ""),
         ),
         docker_configs=_files(found.docker_configs),
-        plugin_config=found.credential_plugins,
-        acr_instances=tuple(found.acr_instance),
         plugin_config=found.plugins,
         plugin_folder=found.folder,
         acr_instances=tuple(found.acr_instance),
