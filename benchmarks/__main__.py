@@ -75,7 +75,9 @@ def main() -> None:
         processes.unmount_below(folder)
         shutil.rmtree(folder)
     report.show(flat)
-    LATEST.write_text(json.dumps(json.loads(LATEST.read_text()) | flat, indent=1) + "\n")
+    # What is not measured now keeps its figures.
+    known = json.loads(LATEST.read_text()) if LATEST.exists() else {}
+    LATEST.write_text(json.dumps(known | flat, indent=1) + "\n")
     print(json.dumps(flat))
 
 
