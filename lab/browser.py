@@ -69,6 +69,14 @@ class Page:
             while not self._is_loaded:
                 self._take(await self._socket.receive_json())
 
+    async def follow(self, expression: str) -> None:
+        """Do in JavaScript what leads to another page; returns when that is loaded."""
+        self._is_loaded = False
+        await self.evaluate(expression)
+        async with asyncio.timeout(SECONDS):
+            while not self._is_loaded:
+                self._take(await self._socket.receive_json())
+
     async def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
         answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)

@@ -7,7 +7,6 @@ host; the longest key wins, and several that match are tried in turn.
 """
 
 import base64
-import binascii
 import dataclasses
 import fnmatch
 import pathlib
@@ -134,7 +133,7 @@ def _credential(auth: _Auth, source: str) -> Credential | None:
     if auth.auth:
         try:
             decoded = base64.b64decode("".join(auth.auth.split()), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise CredentialsFileError(source, "an `auth` is not base64 of user:password") from (
                 error
             )

@@ -17,7 +17,7 @@ _SYMBOLS = {"good": "✓", "warn": "!", "bad": "✕", "plain": ""}
 NONE = "-"
 """What stands where there is nothing to show; on a phone such a cell is left out."""
 
-_VOID = frozenset({"link", "meta"})
+_VOID = frozenset({"input", "link", "meta"})
 # A data URL, so that no browser asks for /favicon.ico.
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"

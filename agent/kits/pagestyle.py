@@ -66,6 +66,20 @@ table + table { margin-top: 1.5rem; }
 .badge.bad { color: var(--bad); background: var(--bad-back); }
 summary { cursor: pointer; color: var(--link); padding: .3rem 0; }
 ul { margin: .25rem 0; padding-left: 1.2rem; }
+form { margin: 0; }
+label { display: block; margin: .5rem 0 .9rem; max-width: 40rem; }
+label > span { display: block; }
+input[type=text], textarea { width: 100%; padding: .45rem .6rem; font: inherit;
+  color: var(--text); background: var(--back);
+  border: 1px solid var(--soft); border-radius: .35rem; }
+button { white-space: nowrap; font: inherit; font-weight: 600; padding: .35rem .9rem;
+  border-radius: .35rem;
+  color: var(--text); background: var(--plain-back);
+  border: 1px solid var(--soft); cursor: pointer; }
+input:focus-visible, textarea:focus-visible, button:focus-visible {
+  outline: 3px solid var(--link); outline-offset: 2px; }
+progress { width: 4.5rem; max-width: 100%; accent-color: var(--link); }
+td ul { margin: 0; padding: 0; list-style: none; }
 footer nav { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; }
 @media (max-width: 78rem) { dl.tiles { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
 @media (max-width: 52rem) {

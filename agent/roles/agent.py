@@ -23,6 +23,7 @@ from agent.kits import aiotasks, jsonlog, watchdogs, workers
 from agent.model import images
 from agent.mounts import copies, mountinfo, nfs
 from agent.node import (
+    accounting,
     chains,
     clearing,
     draining,
@@ -79,6 +80,7 @@ class _Parts:
             "pulls": self.follower.run_pulls(),
             "probe": self.prober.run(warm=_WORKERS),
             "pinned": self.pinned.run() if self.drainer is None else self.drainer.run(),
+            "account": accounting.Accountant(lambda: self.ledger.totals, self.around.board).run(),
             **self.around.services(),
         }
 

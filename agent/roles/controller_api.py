@@ -15,7 +15,15 @@ from aiohttp import web
 
 from agent import errors, settings
 from agent.clients import kube, kube_access, kube_switch
-from agent.control import acceleration, acceleration_objects, aliasing, api, storage
+from agent.control import (
+    acceleration,
+    acceleration_objects,
+    aliasing,
+    api,
+    page_data,
+    page_web,
+    storage,
+)
 from agent.kits import aiotasks, workers
 
 logger = logging.getLogger(__name__)
@@ -87,7 +95,15 @@ def _application(
         clock=lambda: datetime.datetime.now(datetime.UTC),
     )
     keys = api.Keys(wanted.api_keys)
-    return api.application(api.Api(actions, keys, cluster=wanted.cluster_id))
+    app = api.application(api.Api(actions, keys, cluster=wanted.cluster_id))
+    shown = page_web.Pages(
+        client,
+        keys,
+        lambda: page_data.read(client, store_problem=store.problem),
+        clock=lambda: datetime.datetime.now(datetime.UTC),
+    )
+    shown.add_to(app)
+    return app
 
 
 def _list(text: str) -> tuple[str, ...]:

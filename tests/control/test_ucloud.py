@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -247,7 +248,23 @@ def test_one_operation_at_a_time_and_a_failed_one_may_be_repeated(plane, caller,
     assert (found["Status"], len(found["Images"])) == ("Ready", 2)
 
 
+def page_of(caller: Caller) -> str:
+    """The page for people, on the same port."""
+    pair = f"the-public-key:{KEYS['the-public-key']}"
+    request = urllib.request.Request(
+        caller.url.removesuffix("ucloud"),
+        headers={"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return str(answer.read().decode())
+
+
 def test_it_is_switched_on_and_off(plane, caller) -> None:
+    plane.apply("shown-on-the-page", "lab/gzip:1")
+    plane.api.node(labels={"uimgacc": "true"}, annotations={"uimgacc.io/saved": '{"seconds": 90}'})
+    shown = page_of(caller)
+    assert "shown-on-the-page" in shown
+    assert "1 min" in shown
     stranger = Caller(caller.url, private="another-private-key")
     assert refusal(stranger, "Disable") == "171: Signature VerifyAC Error"
     assert caller.ask("Get")["Enable"] is False

@@ -85,7 +85,17 @@ async def test_a_chain_keeps_the_order_of_its_providers() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b"{", b'{"auths": {"r.io": {"auth": "***"}}}', b'{"auths": 1}', b"\xff"]
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"auths": {"r.io": {"auth": "***"}}}',
+        b'{"auths": 1}',
+        b"\xff",
+        '{"auths": {"r.io": {"auth": "\u00e9"}}}'.encode(),
+        b'{"auths": {"r.io": {"auth": "/w=="}}}',
+    ],
 )
 def test_what_is_no_docker_config_says_so(data: bytes) -> None:
     with pytest.raises(credentials.CredentialsFileError, match="from-here"):

@@ -1,0 +1,33 @@
+"""What the agents write to their node objects and the controller reads there."""
+
+import msgspec
+
+SAVED = "uimgacc.io/saved"
+"""Annotation: what the agent has saved since its start, as `Saved` in JSON."""
+
+CAPABLE = "uimgacc"
+"""Label "true" of a node that serves images from the store."""
+
+CONDITION = "ImageAcceleration"
+"""The condition that says in a sentence why, or why not."""
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds and bytes that pulls did not take; `images` counts them by their result."""
+
+    seconds: float = 0.0
+    size: int = 0
+    images: dict[str, int] = {}
+
+
+def encode_saved(saved: Saved) -> str:
+    """The value of the annotation."""
+    return msgspec.json.encode(saved).decode()
+
+
+def decode_saved(text: str) -> Saved | None:
+    """What an annotation says; None where it makes no sense."""
+    try:
+        return msgspec.json.decode(text, type=Saved)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return None

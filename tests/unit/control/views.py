@@ -1,0 +1,47 @@
+"""A view of the controller's page with something of everything."""
+
+import datetime
+
+from agent.control import page_data, specs, states
+from agent.model import nodes
+
+NOW = datetime.datetime(2026, 11, 21, 13, 0, tzinfo=datetime.UTC)
+
+
+def cache(name: str = "tools", *, message: str = "Ready: 1 image.", **status) -> specs.CacheObject:
+    body = {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": "ImageCache",
+        "metadata": {
+            "name": name,
+            "uid": f"uid-of-{name}",
+            "resourceVersion": "1",
+            "creationTimestamp": "2026-11-20T13:00:00Z",
+            **({"deletionTimestamp": "2026-11-21T12:00:00Z"} if status.pop("going", 0) else {}),
+        },
+        "spec": {"images": status.pop("images", ["registry.example.com/team/tools:1"])},
+        "status": {"phase": "Ready", "progress": "100%", "message": message, "size": 5_000_000_000}
+        | status,
+    }
+    return specs.parse(body)
+
+
+def busy(text: str = "") -> page_data.View:
+    """Caches in every phase, nodes of every kind; `text` is in whatever others can write."""
+    told = text or "the registry does not have manifest 1 of registry.example.com/team/none:1"
+    caches = [
+        cache(f"cache-{phase.value.lower()}", phase=phase.value, progress="40%", message=told)
+        for phase in states.Phase
+    ]
+    caches += [cache("going", going=True), cache("large", images=[f"r.io/{n}:1" for n in range(9)])]
+    saved = nodes.Saved(seconds=5400.0, size=80 << 30, images={"hit": 12, "miss": 0, "partial": 3})
+    return page_data.View(
+        caches=caches,
+        nodes=[
+            page_data.Node(
+                name=text or "gpu-worker-with-a-long-name-17", capable=False, reason=told
+            ),
+            page_data.Node(name="gpu-worker-18", capable=True, reason="served", saved=saved),
+        ],
+        more_nodes=2,
+    )
