@@ -19,7 +19,11 @@ MANAGER = "uimgacc-controller"
 _DOCKER_KEYS = (".dockerconfigjson", ".dockercfg")
 
 
-class SecretUnusable(errors.PermanentError):
+class CannotStart(errors.PermanentError):
+    """A build cannot begin, and whoever wrote its manifest or our settings has to know why."""
+
+
+class SecretUnusable(CannotStart):
     """A Secret that a cache names cannot be used. `name` is namespace/name."""
 
     def __init__(self, name: str, reason: str) -> None:
@@ -129,7 +133,17 @@ class Cluster:
             return
 
     async def start(self, body: Mapping[str, Any], secrets: Sequence[str]) -> kube.Object:
-        """Make a Job, or go on with making it; with `secrets` (base64) it waits for its Secret."""
+        """Make a Job, or go on with making it; with `secrets` (base64) it waits for its Secret.
+
+        Raises CannotStart where the API server does not want it: a quota, a policy, a patch in
+        our settings that makes no sense.
+        """
+        try:
+            return await self._start(body, secrets)
+        except (kube_errors.Invalid, kube_errors.Denied) as error:
+            raise CannotStart(f"the builder's Job is refused: {error}") from error
+
+    async def _start(self, body: Mapping[str, Any], secrets: Sequence[str]) -> kube.Object:
         name = body["metadata"]["name"]
         try:
             job = await self._api.create(kube.JOBS, body, namespace=self._namespace)
@@ -171,6 +185,8 @@ class Cluster:
             found = await self._api.get(kube.SECRETS, name.name, namespace=name.namespace)
         except kube_errors.NotFound as error:
             raise SecretUnusable(str(name), "does not exist") from error
+        except kube_errors.Denied as error:
+            raise SecretUnusable(str(name), f"may not be read: {error}") from error
         data = found.get("data") or {}
         for key in _DOCKER_KEYS:
             if key in data:

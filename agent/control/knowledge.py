@@ -5,7 +5,7 @@ not for each object.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from agent.control import job_states, specs
@@ -76,9 +76,17 @@ class Knowledge:
         """All Jobs."""
         return set(self._jobs)
 
-    def building(self) -> int:
-        """How many builds run, or are about to."""
-        return sum(job.active for job in self._jobs.values())
+    def building(self, starting: Collection[str] = ()) -> int:
+        """How many builds run, or are about to: also of the Jobs that are being made."""
+        new = sum(name not in self._jobs for name in starting)
+        return new + sum(job.active for job in self._jobs.values())
+
+    def building_for(self, group: str) -> Iterator[tuple[str, specs.Key]]:
+        """The Jobs that are active for objects of a group, and whose they are."""
+        for name, job in list(self._jobs.items()):
+            owner = specs.Key(*job.owner.partition("/")[::2])
+            if job.active and not job.deleting and owner.group == group:
+                yield name, owner
 
     def waiting(self) -> Iterator[specs.Key]:
         """The caches that may wait for a build to end, the oldest first."""

@@ -147,7 +147,8 @@ class Leader:
     async def _relist_caches(self) -> None:
         for group in caches.GROUPS:
             before = {key: cache for key, cache in self._known.caches.items() if key.group == group}
-            if not before:
+            builds = dict(self._known.building_for(group))
+            if not (before or builds):
                 continue
             found = set()
             resource = kube.Resource(group=group, plural="imagecaches")
@@ -161,6 +162,11 @@ class Leader:
             for key, cache in before.items():
                 if (key.name, cache.uid) not in found:
                     self._known.drop_cache(key, cache.uid)
+            names = {name for name, _ in found}
+            for job, owner in builds.items():
+                if owner.name not in names:
+                    # Somebody took our finalizer off: nobody wants what it builds.
+                    await self._api.stop(job)
 
     async def _evict(self) -> None:
         for cache in expiring.surplus(self._known.caches.values(), self._rules):

@@ -64,6 +64,7 @@ class Reconciler:
         self._rules = rules
         self._parallel = parallel
         self._wall_clock = wall_clock
+        self._starting: set[str] = set()
 
     async def step(self, key: specs.Key) -> float | None:
         """Do what is next for a cache; seconds until the next look, None: when it changes."""
@@ -72,15 +73,20 @@ class Reconciler:
             return None
         seen = await self._look(cache)
         decision = deciding.decide(cache, seen, self._rules)
+        # Nothing is awaited since the slots were counted: this build has its own from now on.
+        begun = {each.subject for each in decision.actions if each.verb is steps.Verb.START}
+        self._starting |= begun
         try:
             cache = await self._act_all(cache, decision.actions, seen)
             written = await self._write(cache, decision)
-        except cluster.SecretUnusable as error:
+        except cluster.CannotStart as error:
             decision = following.cannot_begin(cache, str(error), seen=seen, rules=self._rules)
             decision = deciding.dated(cache, decision, seen, self._rules)
             written = await self._write(cache, decision)
         except cluster.ObjectGone:
             return None  # while we looked; the watch says so in a moment
+        finally:
+            self._starting -= begun
         for event in decision.events:
             self._teller.tell(cache, event)
         await self._act_all(written, decision.afterwards, seen)
@@ -95,7 +101,6 @@ class Reconciler:
             now=self._wall_clock().replace(microsecond=0),
             jobs=mine,
             platforms=self._known.platforms,
-            slot=self._known.building() < self._parallel,
         )
         name = jobs.name_of(cache, platforms) if cache.request is not None else ""
         try:
@@ -115,6 +120,7 @@ class Reconciler:
             going=found.going,
             report=found.report,
             holders=holders,
+            slot=self._known.building(self._starting) < self._parallel,
         )
 
     async def _write(self, cache: specs.CacheObject, decision: steps.Decision) -> specs.CacheObject:

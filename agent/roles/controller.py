@@ -20,6 +20,7 @@ from agent.control import (
     electing,
     expiring,
     handlers,
+    jobs,
     knowledge,
     leading,
     reconciling,
@@ -102,7 +103,7 @@ class _Controller:
             str(wanted.store), pool, leader, patience=_patience(wanted)
         )
         teller = telling.Teller(client)
-        template = await templates.read(client, wanted)
+        template = await self._template(client)
         reconciler = reconciling.Reconciler(
             known=known,
             api=api,
@@ -125,6 +126,15 @@ class _Controller:
             **leader.services(reconciler.step),
         }
         await aiotasks.run_services(services, asyncio.Event())
+
+    async def _template(self, client: kube.Client) -> jobs.Template:
+        """What builders have in common; an API server that is away is waited for."""
+        while True:
+            try:
+                return await templates.read(client, self._wanted)
+            except errors.TemporaryError as error:
+                logger.warning("this pod cannot be read yet", extra={"reason": str(error)})
+                await asyncio.sleep(error.delay or 1.0)
 
     async def _prepare(self, store: storage.Storage) -> None:
         """Have a store; one that is away is waited for."""

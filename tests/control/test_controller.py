@@ -8,6 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
+import yaml
 
 from agent.clients import kube
 from agent.control import cluster, specs
@@ -193,6 +194,50 @@ def test_a_deleted_cache_stops_its_build(plane) -> None:
 
     assert plane.builders.jobs() == []
     assert list(plane.store.cache_records.glob("imc-*")) == []
+
+
+def test_no_more_builds_run_than_may(plane) -> None:
+    plane.builders.held.set()
+    plane.controller("--parallel-builds=2")
+    keys = [plane.apply(f"c{at}", "lab/gzip:1") for at in range(6)]
+    apis.wait_until(lambda: all(plane.phase(key) in ("Pending", "Creating") for key in keys))
+
+    phases = sorted(plane.phase(key) for key in keys)
+    assert phases == ["Creating"] * 2 + ["Pending"] * 4
+    assert len(plane.builders.jobs()) == 2
+    plane.builders.held.clear()
+    for key in keys:
+        plane.wait(key, "Ready")
+
+
+def test_a_job_that_the_cluster_refuses_is_the_reason(plane, folder) -> None:
+    """Here a Secret in a namespace that does not exist; a quota or a policy says it as well."""
+    patch = folder / "job.yaml"
+    patch.write_text("{metadata: {namespace: elsewhere}}")
+    plane.controller(f"--builder-patch={patch}")
+    key = plane.apply("tools", "lab/gzip:1")
+
+    status = plane.wait(key, "Failed")
+
+    assert "the builder's Job is refused" in status["message"]
+
+
+def test_an_api_server_that_fails_and_goes_away_for_a_while(plane, proxy) -> None:
+    content = yaml.safe_load(plane.kubeconfig.read_text())
+    content["clusters"][0]["cluster"] = {"server": proxy.url}
+    plane.kubeconfig.write_text(yaml.safe_dump(content))
+    proxy.fail(503, times=4, which=lambda seen: "leases" not in seen.path)
+    proxy.fail(429, times=2, headers={"Retry-After": "1"}, which=lambda seen: "jobs" in seen.path)
+    controller = plane.controller()
+    one = plane.apply("one", "lab/gzip:1")
+    plane.wait(one, "Ready")
+
+    proxy.stop()
+    two = plane.apply("two", "lab/zstd:1")
+    proxy.start()
+    plane.wait(two, "Ready")
+
+    assert controller.process.poll() is None
 
 
 def test_a_full_store_says_so_and_goes_on_when_there_is_room(plane) -> None:
