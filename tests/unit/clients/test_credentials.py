@@ -115,3 +115,38 @@ def test_no_secret_is_in_a_message() -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with contextlib.suppress(credentials.CredentialsFileError):
         credentials.DockerConfig(data, source="x")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=8,
+)
+HOSTS = st.sampled_from(["r.io", "*.io", "[::1", "https://r.io/v1/", "r.io:x", "/", "[", "r.io/a"])
+
+
+@given(
+    st.dictionaries(
+        HOSTS | st.text(max_size=12),
+        st.dictionaries(st.sampled_from(["auth", "username", "password", "identitytoken"]), JSON),
+    )
+)
+async def test_any_pull_secret_is_read_or_refused(auths) -> None:
+    data = json.dumps({"auths": auths}).encode()
+
+    with contextlib.suppress(credentials.CredentialsFileError):
+        found = credentials.DockerConfig(data, source="x")
+        for image in ("r.io/a/b:1", "nginx", "a.io:5000/b"):
+            await found.credentials(images.parse_reference(image))
+
+
+@given(HOSTS | st.text(max_size=12), st.text(min_size=1), st.text(min_size=1))
+async def test_a_docker_config_that_we_write_is_read_again(host, username, password) -> None:
+    username = username.replace(":", "")
+    data = credentials.docker_config(["r.io", host], username=username, password=password)
+
+    found = await credentials.DockerConfig(data, source="x").credentials(
+        images.parse_reference("r.io/a")
+    )
+
+    assert {(one.username, one.password) for one in found} == {(username, password.rstrip("\0"))}
