@@ -78,7 +78,8 @@ class Emulator(kmock.KubernetesScaffold):
             self.resources.load_path(path)
         # Younger than what kmock brings.
         for kind in ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"):
-            plural = f"{kind.lower()}s".replace("policys", "policies")
+            name = kind.lower()
+            plural = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
             resource = kmock.resource("admissionregistration.k8s.io", "v1", plural)
             self.resources[resource] = kmock.ResourceInfo(
                 kind=kind,
