@@ -5,7 +5,7 @@ same names in all dialects.
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -154,15 +154,15 @@ def to_status(state: states.State, dialect: caches.Dialect) -> Status:
 def patch_of(state: states.State, dialect: caches.Dialect, before: Mapping[str, Any]) -> Status:
     """The merge patch that makes a status say this; {} where it does already."""
     wanted = to_status(state, dialect)
-    wanted["conditions"] = conditions(state, before.get("conditions") or ())
+    wanted["conditions"] = conditions(state, before.get("conditions"))
     return _difference(before, wanted)
 
 
-def conditions(state: states.State, before: Sequence[Any]) -> list[Status]:
+def conditions(state: states.State, before: object) -> list[Status]:
     """The conditions Ready and Building; their times change with their status only."""
     at = state.changed or _epoch()
     known: dict[str, _Condition] = {}
-    for each in before:
+    for each in before if isinstance(before, list) else ():
         try:
             condition = msgspec.convert(each, _Condition)
         except msgspec.ValidationError:
@@ -226,7 +226,8 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Status:
         if isinstance(value, dict) and isinstance(old, Mapping):
             if below := _difference(old, value):
                 found[key] = below
-        elif old != value:
+        # To Python, false is 0.
+        elif old != value or type(old) is not type(value):
             found[key] = value
     return found
 

@@ -58,6 +58,11 @@ class Queue(Generic[Key]):
             except errors.AgentError as error:
                 again = self._later(key, error)
                 metrics.reconciled(time.monotonic() - began, failed=True)
+            except Exception as error:
+                # A bug that one object brings to light must not cost all others their controller.
+                logger.exception("a step failed by a bug", extra={"key": str(key)})
+                again = self._later(key, error)
+                metrics.reconciled(time.monotonic() - began, failed=True)
             else:
                 self._failures.pop(key, None)
                 metrics.reconciled(time.monotonic() - began, failed=False)
@@ -104,7 +109,7 @@ class Queue(Generic[Key]):
             heapq.heappush(self._heap, entry)
         return found, wait
 
-    def _later(self, key: Key, error: errors.AgentError) -> float:
+    def _later(self, key: Key, error: Exception) -> float:
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
         delay = self._delays[min(count, len(self._delays) - 1)]

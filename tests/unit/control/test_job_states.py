@@ -1,0 +1,126 @@
+"""What Jobs and pods say, as sentences for the person who wants to know why."""
+
+import pytest
+
+from agent.control import job_states, jobs, knowledge
+
+META = {
+    "name": "j",
+    "uid": "u",
+    "labels": {jobs.CACHE_LABEL: "imc-a", **jobs.SELECTOR},
+    "annotations": {jobs.SPEC: "s", jobs.OWNER: "uimgacc.io/tools", jobs.PLATFORMS: "a,b"},
+}
+
+
+def job(*conditions: dict[str, str], **spec: object) -> dict[str, object]:
+    held = [{"status": "True", **condition} for condition in conditions]
+    return {"metadata": META, "spec": spec, "status": {"conditions": held}}
+
+
+def pod(**status: object) -> dict[str, object]:
+    labels = {"batch.kubernetes.io/job-name": "j"}
+    return {"metadata": {"name": "j-pod", "labels": labels}, "status": status}
+
+
+def container(**state: object) -> dict[str, object]:
+    return pod(containerStatuses=[{"state": state}])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (pod(phase="Running"), ""),
+        (container(running={}), ""),
+        (container(waiting={"reason": "ContainerCreating"}), ""),
+        (container(terminated={"exitCode": 0, "message": "done"}), ""),
+        (container(terminated={"exitCode": 1, "message": "no such image\n"}), "no such image"),
+        (container(terminated={"exitCode": 137, "reason": "OOMKilled"}), "out of memory"),
+        (container(terminated={"exitCode": 137}), "ended with status 137"),
+        (
+            container(waiting={"reason": "ImagePullBackOff", "message": "Back-off"}),
+            "does not start: ImagePullBackOff: Back-off",
+        ),
+        (
+            pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]),
+            "finds no node: 0/3 nodes",
+        ),
+        (pod(phase="Failed", reason="Evicted", message="disk"), "failed: Evicted: disk"),
+        (pod(phase="Failed"), "no reason is known"),
+        (
+            pod(
+                phase="Failed",
+                reason="Evicted",
+                containerStatuses=[{"state": {"terminated": {"exitCode": 137}}}],
+            ),
+            "status 137 (Evicted)",
+        ),
+    ],
+)
+def test_a_pod_says_why(body, said: str) -> None:
+    found = job_states.reason_of_pod(body)
+
+    assert said in found
+    assert bool(found) is bool(said)
+
+
+FAILED = {"type": "Failed", "reason": "BackoffLimitExceeded", "message": "limit"}
+LATE = {"type": "Failed", "reason": "DeadlineExceeded", "message": "too long"}
+
+
+@pytest.mark.parametrize(
+    ("body", "from_pod", "reason"),
+    [
+        (job(FAILED), "no such image", "no such image"),
+        (job(FAILED), "", "BackoffLimitExceeded: limit"),
+        (job(LATE), "finds no node", "DeadlineExceeded: too long; finds no node"),
+        (job({"type": "Failed"}), "", "the Job failed and says no reason"),
+        (job(), "finds no node", "finds no node"),
+    ],
+)
+def test_a_job_says_why(body, from_pod: str, reason: str) -> None:
+    assert job_states.parse(body, from_pod).reason == reason
+
+
+def test_a_job_is_read() -> None:
+    running = job_states.parse(job(suspend=True))
+    assert (running.active, running.suspended, running.platforms) == (True, True, ("a", "b"))
+    done = job_states.parse(job({"type": "Complete"}))
+    assert (done.active, done.succeeded, done.failed) == (False, True, False)
+
+
+def test_what_a_pod_says_stays_with_its_job() -> None:
+    known = knowledge.Knowledge()
+    known.put_pod(container(waiting={"reason": "ErrImagePull", "message": "m"}))
+    assert "ErrImagePull" in known.put_job(job()).reason
+
+    known.put_pod(container(running={}))
+    assert known.put_job(job()).reason == ""
+
+    known.put_pod(container(terminated={"exitCode": 1, "message": "no room"}))
+    known.put_job(job(FAILED))
+    known.put_pod(pod(phase="Failed"))
+    assert known.jobs_of("imc-a")["j"].failed
+    known.drop_job("j")
+    assert known.jobs_of("imc-a") == {}
+
+
+def body(version: str, uid: str = "u") -> dict[str, object]:
+    meta = {"name": "tools", "uid": uid, "resourceVersion": version}
+    return {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": "ImageCache",
+        "metadata": meta,
+        "spec": {"images": ["a"]},
+    }
+
+
+def test_news_that_is_older_than_what_is_known_is_no_news() -> None:
+    known = knowledge.Knowledge()
+    newest = known.put_cache(body("10"))
+
+    assert known.put_cache(body("9")) is newest
+    assert known.put_cache(body("2", uid="another")).uid == "another"
+    known.drop_cache(newest.key, "u")
+    assert newest.key in known.caches
+    known.drop_cache(newest.key, "another")
+    assert known.caches == {}
