@@ -10,7 +10,7 @@ import secrets
 from typing import Any
 
 from agent.model import builds, images, records
-from agent.store import decoding, layout, publishing, reading
+from agent.store import decoding, generations, layout, publishing, reading
 
 
 def prepare(root: str, compression: str) -> str:
@@ -25,22 +25,31 @@ def probe(root: str) -> None:
 
 
 def look(root: str, cache_id: str, job: str, detail: bool) -> dict[str, Any]:
-    """All that there is of a cache: its `record`, whether one that was deleted is `going`.
+    """What there is of a cache: its `record` and the `report` of a Job's builder ("": none).
 
-    `report` is that of the Job's builder ("": none is wanted). With `detail`, `platforms`
-    are those that its images have.
+    With `detail`, `platforms` are those that its images have.
     """
     place = layout.Layout(pathlib.Path(root))
     record = _record(place, cache_id)
     found: dict[str, Any] = {
         "record": records.encode(record) if record is not None else None,
-        "going": (place.deleted_caches / f"{cache_id}.json").exists(),
         "report": _read(place.build_report(job)) if job else None,
         "platforms": [],
     }
     if detail and record is not None:
         found["platforms"] = _platforms(place, record)
     return found
+
+
+def is_going(root: str, cache_id: str) -> bool:
+    """Whether layers of a deleted cache wait for something before they can be deleted."""
+    place = layout.Layout(pathlib.Path(root))
+    if (place.deleted_caches / f"{cache_id}.json").exists():
+        return True
+    found = generations.outstanding(place)
+    lists = [generations.planned(place, token) for token in found.pending]
+    lists += [generations.content(place, number) for number in found.phases]
+    return any(one is not None and cache_id in one.caches for one in lists)
 
 
 def begin(root: str, job: str) -> None:
@@ -103,6 +112,7 @@ OPERATIONS = {
     "prepare": prepare,
     "probe": probe,
     "look": look,
+    "is_going": is_going,
     "begin": begin,
     "settle": settle,
     "remove": remove,

@@ -103,21 +103,22 @@ class Reconciler:
             platforms=self._known.platforms,
         )
         name = jobs.name_of(cache, platforms) if cache.request is not None else ""
+        going, holders = False, ""
         try:
             found = await self._store.look(
                 cache.cache_id,
                 job=name if name in mine else "",
                 detail=cache.state.build.spec != cache.spec_hash,
             )
+            if cache.deleted is not None and found.stored is None:
+                going = await self._store.is_going(cache.cache_id)
+                holders = self._holders.holders(cache.cache_id)
         except storage.StoreAway as error:
             return dataclasses.replace(seen, problem=error.reason)
-        holders = ""
-        if cache.deleted is not None and found.stored is None:
-            holders = self._holders.holders(cache.cache_id)
         return dataclasses.replace(
             seen,
             stored=found.stored,
-            going=found.going,
+            going=going,
             report=found.report,
             holders=holders,
             slot=self._known.building(self._starting) < self._parallel,

@@ -31,7 +31,6 @@ class Found:
     """What there is of a cache: see agent.control.steps.Seen."""
 
     stored: steps.Stored | None
-    going: bool
     report: builds.Report | None
 
 
@@ -58,7 +57,11 @@ class Storage:
         if found["record"] is not None:
             record = records.decode(found["record"], records.CacheRecord, cache_id)
             stored = steps.Stored(record=record, platforms=tuple(found["platforms"]))
-        return Found(stored, found["going"], _report(found["report"], job))
+        return Found(stored, _report(found["report"], job))
+
+    async def is_going(self, cache_id: str) -> bool:
+        """Whether layers of a cache that was deleted are still waited for."""
+        return bool(await self._call("is_going", cache_id))
 
     async def begin(self, job: str) -> None:
         """Make the file for a report."""

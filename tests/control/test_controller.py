@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from agent.clients import kube
-from agent.control import cluster, specs
+from agent.control import cluster, roster, specs
 from agent.model import caches, images
 from agent.store import checking
 from lab import services
@@ -194,6 +194,34 @@ def test_a_deleted_cache_stops_its_build(plane) -> None:
 
     assert plane.builders.jobs() == []
     assert list(plane.store.cache_records.glob("imc-*")) == []
+
+
+def test_a_deletion_says_who_holds_the_layers_and_waits(plane) -> None:
+    node = plane.api.node(annotations={roster.GENERATION: "0"})
+    plane.controller()
+    key = plane.apply("tools", "lab/gzip:1")
+    cache_id = plane.wait(key, "Ready")["imageCacheId"]
+    record = plane.reader.cache(cache_id)
+    assert record is not None
+    for claim in plane.store.claims.iterdir():
+        os.utime(claim, (0, 0))
+    delete(plane, key)
+
+    def told(text: str) -> bool:
+        return text in plane.status(key).get("message", "")
+
+    apis.wait_until(lambda: told(f"waiting for {node}"), seconds=60)
+    held = json.dumps([f"{cache_id}/{record.images[0].layers[0]}: team/app-0"])
+    plane.api.patch(kube.NODES, node, {"metadata": {"annotations": {roster.HELD: held}}})
+    apis.wait_until(lambda: told(f"they are held by pod team/app-0 on {node}"), seconds=60)
+    assert list(plane.store.layer_files.rglob("*.erofs"))
+    assert plane.reader.cache(cache_id) is None
+
+    newest = json.loads(plane.store.generation_record.read_text())["generation"]
+    let_go = {roster.GENERATION: str(newest), roster.HELD: None}
+    plane.api.patch(kube.NODES, node, {"metadata": {"annotations": let_go}})
+    apis.wait_until(lambda: plane.gone(key), seconds=60)
+    assert not list(plane.store.layer_files.rglob("*.erofs"))
 
 
 def test_no_more_builds_run_than_may(plane) -> None:

@@ -80,7 +80,7 @@ class DyingPool:
 
     async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
         del deadline
-        if operation == "look":  # changes nothing
+        if operation in ("look", "is_going"):  # changes nothing
             return cache_work.OPERATIONS[operation](*arguments)
         async with self._calls.one():
             return cache_work.OPERATIONS[operation](*arguments)

@@ -1,0 +1,106 @@
+"""The store as the controller reads it: what hangs is killed, what is damaged is a miss."""
+
+import os
+import pathlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agent.control import storage
+from agent.kits import workers
+from agent.model import builds, records
+from agent.store import layout, publishing
+
+DIGEST = f"sha256:{'1' * 64}"
+
+
+def record(cache_id: str) -> records.CacheRecord:
+    image = records.CachedImage(ref="docker.io/library/a:1", target=DIGEST, size=1, layers=[DIGEST])
+    return records.CacheRecord(
+        id=cache_id, name="a", images=[image], size=1, capacity=1, created="2026-01-01T00:00:00Z"
+    )
+
+
+@pytest.fixture
+def place(tmp_path: pathlib.Path) -> layout.Layout:
+    publishing.create(tmp_path / "store")
+    return layout.Layout(tmp_path / "store")
+
+
+@pytest.fixture
+async def store(place: layout.Layout) -> AsyncIterator[storage.Storage]:
+    async with workers.Pool(
+        "agent.control.cache_work", name="a test", size=1, packages=True
+    ) as pool:
+        yield storage.Storage(str(place.root), pool, deadline=10)
+
+
+async def look(store: storage.Storage, cache_id: str, job: str = "") -> storage.Found:
+    return await store.look(cache_id, job=job, detail=True)
+
+
+async def test_a_store_that_hangs_costs_a_worker_and_no_more(place: layout.Layout) -> None:
+    """A pipe that nobody writes to: opening it blocks in the kernel, as files of a dead server."""
+    publishing.publish_cache(place, record("imc-alive"))
+    os.mkfifo(place.cache_record("imc-hangs"))
+    async with workers.Pool(
+        "agent.control.cache_work", name="a test", size=1, packages=True
+    ) as pool:
+        store = storage.Storage(str(place.root), pool, deadline=3)
+
+        with pytest.raises(storage.StoreAway, match="did not answer within 3 s"):
+            await look(store, "imc-hangs")
+        assert (await look(store, "imc-alive")).stored is not None
+
+
+async def test_what_there_is_of_a_cache(place: layout.Layout, store: storage.Storage) -> None:
+    assert await look(store, "imc-aaa") == storage.Found(None, None)
+
+    publishing.publish_cache(place, record("imc-aaa"))
+    found = (await look(store, "imc-aaa")).stored
+    assert (found.record, found.platforms) == (record("imc-aaa"), ())
+    assert await store.remove("imc-aaa") == (DIGEST,)
+    assert await look(store, "imc-aaa") == storage.Found(None, None)
+    assert await store.is_going("imc-aaa")
+    assert not await store.is_going("imc-bbb")
+    assert await store.remove("imc-aaa") == ()
+    assert list(place.cache_records.iterdir()) == []
+
+
+async def test_a_damaged_record_is_a_miss(place: layout.Layout, store: storage.Storage) -> None:
+    place.cache_record("imc-aaa").write_text("{")
+
+    assert (await look(store, "imc-aaa")).stored is None
+    await store.remove("imc-aaa")
+    assert not place.cache_record("imc-aaa").exists()
+
+
+async def test_a_report_from_its_beginning_to_its_end(
+    place: layout.Layout, store: storage.Storage
+) -> None:
+    await store.begin("job-1")
+    assert (await look(store, "imc-aaa", "job-1")).report == builds.Report()
+    written = builds.Report(percent=3)
+    place.build_report("job-1").write_bytes(builds.encode(written))
+    await store.begin("job-1")  # of a controller that was started again
+    assert (await look(store, "imc-aaa", "job-1")).report == written
+
+    place.build_report("job-1").write_bytes(b"{")
+    assert (await look(store, "imc-aaa", "job-1")).report is None
+    await store.settle("job-1")
+    await store.settle("job-1")
+    assert not place.build_report("job-1").exists()
+
+
+async def test_a_folder_that_is_no_store_says_so(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    async with workers.Pool(
+        "agent.control.cache_work", name="a test", size=1, packages=True
+    ) as pool:
+        store = storage.Storage(str(tmp_path / "other"), pool)
+
+        with pytest.raises(storage.StoreAway, match="not empty"):
+            await store.prepare("lz4")
+        with pytest.raises(storage.StoreAway, match=r"store\.json"):
+            await store.probe()
