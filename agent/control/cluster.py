@@ -5,14 +5,14 @@ import binascii
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from agent import errors
 from agent.clients import kube, kube_errors
-from agent.control import jobs, roster, specs
+from agent.control import job_states, jobs, roster, specs
 from agent.model import caches
 
 MANAGER = "uimgacc-controller"
@@ -61,6 +61,11 @@ class Api(Protocol):
         manager: str = MANAGER,
     ) -> kube.Object:
         """Change an object by a merge patch."""
+
+    def pages(
+        self, resource: kube.Resource, *, namespace: str = "", labels: str = ""
+    ) -> AsyncIterator[kube.Page]:
+        """List objects, in parts."""
 
     async def delete(
         self,
@@ -168,6 +173,16 @@ class Cluster:
             )
         except kube_errors.NotFound:
             return
+
+    async def reason_of(self, job: str) -> str:
+        """Why the pod of a Job failed, asked now: the watch of pods may lag behind that of Jobs."""
+        selector = f"batch.kubernetes.io/job-name={job}"
+        reasons = [
+            job_states.reason_of_pod(body)
+            async for page in self._api.pages(kube.PODS, namespace=self._namespace, labels=selector)
+            for body in page.items
+        ]
+        return next(filter(None, reversed(reasons)), "")
 
     async def forget_secret(self, name: str) -> None:
         """Delete the Secret of a Job that is over."""

@@ -10,7 +10,10 @@ from agent.control import jobs, specs
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A Job that is there. `reason` is why it failed, or what its pod waits for."""
+    """A Job that is there. `reason` is why it failed, or what its pod waits for.
+
+    `explained` is whether the pod has said so: a Job itself seldom knows.
+    """
 
     name: str
     uid: str
@@ -23,6 +26,7 @@ class Job:
     succeeded: bool = False
     failed: bool = False
     reason: str = ""
+    explained: bool = False
     created: datetime.datetime | None = None
 
     @property
@@ -54,6 +58,7 @@ def parse(body: Mapping[str, Any], pod_reason: str = "") -> Job:
         succeeded="Complete" in held,
         failed=failure is not None,
         reason=_reason(failure, pod_reason),
+        explained=bool(pod_reason),
         created=specs.moment(meta.get("creationTimestamp")),
     )
 

@@ -48,6 +48,13 @@ class Knowledge:
         self._jobs.pop(name, None)
         self._reasons.pop(name, None)
 
+    def explain_job(self, name: str, reason: str) -> None:
+        """Take in why a Job failed, as its pod says; "": the pod is gone, or says nothing."""
+        job = self._jobs.get(name)
+        if job is not None:
+            self._reasons[name] = reason
+            self._jobs[name] = dataclasses.replace(job, reason=reason or job.reason, explained=True)
+
     def put_pod(self, body: Object) -> job_states.Job | None:
         """Take in a builder's pod: what it says belongs to its Job."""
         name = (body["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name", "")
@@ -60,7 +67,10 @@ class Knowledge:
         if job is None:
             return None
         if not job.succeeded:
-            job = dataclasses.replace(job, reason=self._reasons.get(name, "") or job.reason)
+            told = self._reasons.get(name, "")
+            job = dataclasses.replace(
+                job, reason=told or job.reason, explained=job.explained or bool(told)
+            )
             self._jobs[name] = job
         return job
 

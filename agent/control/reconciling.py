@@ -96,13 +96,16 @@ class Reconciler:
 
     async def _look(self, cache: specs.CacheObject) -> steps.Seen:
         platforms = deciding.platforms_of(cache, self._known.platforms)
+        name = jobs.name_of(cache, platforms) if cache.request is not None else ""
+        job = self._known.job(name)
+        if job is not None and job.failed and not job.explained:
+            self._known.explain_job(name, await self._api.reason_of(name))
         mine = self._known.jobs_of(cache.cache_id)
         seen = steps.Seen(
             now=self._wall_clock().replace(microsecond=0),
             jobs=mine,
             platforms=self._known.platforms,
         )
-        name = jobs.name_of(cache, platforms) if cache.request is not None else ""
         going, holders = False, ""
         try:
             found = await self._store.look(

@@ -276,7 +276,8 @@ def test_a_full_store_says_so_and_goes_on_when_there_is_room(plane) -> None:
         plane.controller("--retry-seconds=0.5")
         key = plane.apply("tools", "lab/gzip:1")
         status = plane.wait(key, "Failed")
-        assert "no space left in the store" in status["message"]
+        # Of a layer in the store, or in the kernel's own words of a smaller file.
+        assert "no space left" in status["message"].lower()
         subprocess.run(["mount", "-o", "remount,size=200m", root], check=True)
         plane.wait(key, "Ready")
     finally:

@@ -104,6 +104,18 @@ def test_what_a_pod_says_stays_with_its_job() -> None:
     assert known.jobs_of("imc-a") == {}
 
 
+def test_a_job_that_failed_is_explained_by_its_pod_whichever_comes_first() -> None:
+    known = knowledge.Knowledge()
+    failed = known.put_job(job(FAILED))
+    assert (failed.explained, failed.reason) == (False, "BackoffLimitExceeded: limit")
+
+    known.explain_job("j", "no room")
+    asked = known.job("j")
+    assert (asked.explained, asked.reason) == (True, "no room")
+    known.put_pod(container(terminated={"exitCode": 1, "message": "no room"}))
+    assert known.put_job(job(FAILED)).reason == "no room"
+
+
 def body(version: str, uid: str = "u") -> dict[str, object]:
     meta = {"name": "tools", "uid": uid, "resourceVersion": version}
     return {
