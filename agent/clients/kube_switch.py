@@ -16,7 +16,7 @@ from agent.clients import kube, kube_errors
 _DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
 _AGENTS = "uimgacc-node"
 _DRAIN = "UIMGACC_DRAIN"
-_BINDING = "uimgacc"
+_BINDING = "uimgacc-pods"
 _GROUP = "admissionregistration.k8s.io"
 _VERSIONS = ("v1", "v1beta1")
 _NOTHING = {"objectSelector": {"matchLabels": {"uimgacc.io/disabled": "no-pod-has-this"}}}

@@ -234,16 +234,16 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, run, monkeypatch)
         assert done(run("enable", *install)) == "image acceleration is enabled\n"
         assert len(objects(api, text)) == len(list(text.split("\n---\n")))
         assert json.loads(done(run("get", "--json")))["Enable"] is True
-        assert "matchResources" not in api.get(BINDINGS, "uimgacc")["spec"]
+        assert "matchResources" not in api.get(BINDINGS, "uimgacc-pods")["spec"]
 
         assert done(run("disable")) == "image acceleration is disabled\n"
         shown = json.loads(done(run("get", "--json")))
         assert (shown["Enable"], shown["NfsReady"]) == (False, False)
-        assert api.get(BINDINGS, "uimgacc")["spec"]["matchResources"]
+        assert api.get(BINDINGS, "uimgacc-pods")["spec"]["matchResources"]
 
         # Enabled again it is as it was: nothing of the switch stays.
         assert done(run("enable", *install)) == "image acceleration is enabled\n"
-        assert not api.get(BINDINGS, "uimgacc")["spec"].get("matchResources")
+        assert not api.get(BINDINGS, "uimgacc-pods")["spec"].get("matchResources")
         agents = api.get(DAEMON_SETS, "uimgacc-node", namespace=SYSTEM)
         assert "UIMGACC_DRAIN" not in json.dumps(agents["spec"])
 

@@ -3,17 +3,16 @@
 import json
 import os
 import pathlib
-import subprocess
 import uuid
 
 import pytest
 import yaml
 
 from agent.clients import kube
-from tests.control import conftest
+from tests.control import conftest, rights
 from tests.control.test_controller import secret
 from tests.kube import apis
-from tests.manifests import crds, rendering
+from tests.manifests import crds
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get("KUBEBUILDER_ASSETS"), reason="needs a real API server"),
@@ -23,16 +22,6 @@ pytestmark = [
 GROUPS = list(crds.FILES)
 
 
-def kubectl(api: apis.Api, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [rendering.KUBECTL, "--kubeconfig", api.kubeconfig(), *arguments],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 @pytest.mark.parametrize("path", crds.EXAMPLES, ids=lambda path: path.stem)
 def test_the_clouds_own_examples_apply_unchanged(api, kinds, path: pathlib.Path) -> None:
     documents = [
@@ -40,7 +29,9 @@ def test_the_clouds_own_examples_apply_unchanged(api, kinds, path: pathlib.Path)
     ]
     assert documents
     for document in documents:
-        done = kubectl(api, "apply", "--dry-run=server", "-f", "-", text=yaml.safe_dump(document))
+        done = rights.kubectl(
+            api, "apply", "--dry-run=server", "-f", "-", text=yaml.safe_dump(document)
+        )
         assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -48,7 +39,7 @@ def test_the_clouds_own_examples_apply_unchanged(api, kinds, path: pathlib.Path)
 def test_bounds_name_the_field(api, kinds, group: str) -> None:
     for spec, field in crds.BOUNDS:
         text = json.dumps(crds.manifest(group, **spec))
-        done = kubectl(api, "create", "--dry-run=server", "-f", "-", text=text)
+        done = rights.kubectl(api, "create", "--dry-run=server", "-f", "-", text=text)
         assert bool(done.returncode) is bool(field), f"{spec}: {done.stderr}"
         assert field in done.stderr
 
@@ -67,7 +58,7 @@ def test_kubectl_shows_the_columns_as_published(plane, name: str, columns: str) 
     for key in keys:
         plane.wait(key, "Ready")
 
-    done = kubectl(plane.api, "get", name)
+    done = rights.kubectl(plane.api, "get", name)
 
     header, *rows = done.stdout.splitlines()
     assert header.split() == columns.split()
@@ -77,32 +68,8 @@ def test_kubectl_shows_the_columns_as_published(plane, name: str, columns: str) 
 def test_it_lives_within_the_rights_of_the_manifests(plane: conftest.Plane) -> None:
     """Everything that it does, by its own account: a refusal would be in its log."""
     api = plane.api
-    suffix = uuid.uuid4().hex[:6]
-    for document in rendering.together("runtimeclass", "controller"):
-        if "uimgacc-controller" not in document["metadata"]["name"]:
-            continue
-        text = json.dumps(document).replace("uimgacc-system", api.namespace)
-        if document["kind"].startswith("ClusterRole"):
-            text = text.replace('"uimgacc-controller"', f'"uimgacc-controller-{suffix}"')
-            made = json.loads(text)
-            for subject in made.get("subjects", ()):
-                subject["name"] = "uimgacc-controller"
-            text = json.dumps(made)
-        elif document["kind"] not in ("Role", "RoleBinding", "ServiceAccount"):
-            continue
-        done = kubectl(api, "apply", "-f", "-", text=text)
-        assert done.returncode == 0, done.stderr
-    account = f"--as=system:serviceaccount:{api.namespace}:uimgacc-controller"
-    for right in (["list", "nodes"], ["create", "leases", f"--namespace={api.namespace}"]):
-        apis.wait_until(
-            lambda right=right: kubectl(api, "auth", "can-i", *right, account).returncode == 0
-        )
     secret(plane, "pull", {"auths": {}})
-    config = api.kubeconfig(server=api.access.server, token=api.token("uimgacc-controller"))
-    content = yaml.safe_load(config.read_text())
-    content["clusters"][0]["cluster"]["insecure-skip-tls-verify"] = True
-    plane.kubeconfig.write_text(yaml.safe_dump(content))
-    try:
+    with rights.applied(plane, "controller"):
         controller = plane.controller()
         key = plane.apply("tools", "lab/gzip:1", imagePullSecrets=[f"{api.namespace}/pull"])
         plane.wait(key, "Ready")
@@ -112,11 +79,5 @@ def test_it_lives_within_the_rights_of_the_manifests(plane: conftest.Plane) -> N
         api.delete(kube.Resource(group=key.group, plural="imagecaches"), key.name)
         apis.wait_until(lambda: plane.gone(key), seconds=60)
         apis.wait_until(lambda: plane.builders.secrets() == ["pull"])
-    finally:
-        for kind in ("clusterrolebinding", "clusterrole"):
-            kubectl(api, "delete", kind, f"uimgacc-controller-{suffix}")
 
-    said = controller.log.read_text()
-    assert "403" not in said
-    assert "orbidden" not in said
-    assert [line for line in controller.lines() if line["level"] in ("warning", "error")] == []
+    rights.none_missing(controller)

@@ -21,7 +21,7 @@ from agent.clients import kube
 from agent.control import acceleration
 from agent.model import images
 from lab import pushing, services, tars
-from tests.control import conftest
+from tests.control import conftest, rights
 from tests.kube import apis
 
 pytestmark = pytest.mark.timeout(300)
@@ -109,6 +109,11 @@ def uhub(tmp_path: pathlib.Path) -> Iterator[UHub]:
 @pytest.fixture
 def caller(plane: conftest.Plane, uhub: UHub, folder: pathlib.Path) -> Iterator[Caller]:
     """A controller with the API, in a cluster where the agents are installed."""
+    yield started(plane, uhub, folder)
+    clear(plane)
+
+
+def started(plane: conftest.Plane, uhub: UHub, folder: pathlib.Path) -> Caller:
     keys = folder / "keys.json"
     keys.write_text(json.dumps(KEYS))
     keys.chmod(0o644)
@@ -138,13 +143,15 @@ def caller(plane: conftest.Plane, uhub: UHub, folder: pathlib.Path) -> Iterator[
         return told[0]["address"] if told else ""
 
     apis.wait_until(where, seconds=60)
-    made = Caller(f"http://{where()}/ucloud")
-    yield made
-    resource = kube.IMAGE_CACHES
-    for each in plane.api.list(resource):
+    return Caller(f"http://{where()}/ucloud")
+
+
+def clear(plane: conftest.Plane) -> None:
+    """What the API has made goes with the test."""
+    for each in plane.api.list(kube.IMAGE_CACHES):
         name = each["metadata"]["name"]
         if name.startswith("ucloud-"):
-            plane.made.append((resource, name))
+            plane.made.append((kube.IMAGE_CACHES, name))
 
 
 def refusal(caller: Caller, action: str, **parameters: str) -> str:
@@ -285,6 +292,26 @@ def test_it_is_switched_on_and_off(plane, caller) -> None:
     assert "uimgacc-uhub" not in plane.builders.secrets()
 
 
+@pytest.mark.skipif(not os.environ.get("KUBEBUILDER_ASSETS"), reason="needs a real API server")
+def test_it_lives_within_the_rights_of_the_manifests(plane, uhub, folder) -> None:
+    """Everything that the API does, by the controller's own account."""
+    uhub.push("team/app", b"app")
+    original = uhub.name("team/app:1")
+    with rights.applied(plane, "controller", "api"):
+        caller = started(plane, uhub, folder)
+        caller.enable()
+        caller.ask("Create", OriginalImage=original, TargetImage=uhub.name("team/app:acc"))
+        assert caller.wait()["Status"] == "Ready"
+        assert "team/app" in page_of(caller)
+        caller.ask("Delete", Image=original)
+        assert caller.wait()["Status"] == "Ready"
+        caller.ask("Disable")
+        caller.enable()
+    clear(plane)
+
+    rights.none_missing(plane.controllers[0])
+
+
 @pytest.mark.skipif(not SCRIPT, reason="UIMGACC_UCLOUD_SCRIPT names no uimgacc.py")
 def test_the_script_of_ucloud_works(caller, uhub, tmp_path) -> None:
     """Its configuration filled in as its README says, its endpoint ours; all else is theirs."""
@@ -318,6 +345,8 @@ def test_the_script_of_ucloud_works(caller, uhub, tmp_path) -> None:
     for arguments in (["enable"], ["create", original, target], ["get"]):
         done = script(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
+        # Its README: false for a while after enabling.
+        apis.wait_until(lambda: caller.ask("Get")["AgentReady"], seconds=60)
     shown = json.loads(done.stdout[done.stdout.index("{") :])
     assert [image["TargetImage"] for image in shown["Images"]] == [target]
     failed = script("create", uhub.name("team/none:1"), uhub.name("team/none:acc"))

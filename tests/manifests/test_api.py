@@ -34,3 +34,21 @@ def test_the_service_leads_to_the_controller_s_port() -> None:
     (port,) = service["spec"]["ports"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert port["targetPort"] in [each["name"] for each in container["ports"]]
+
+
+def test_roles_name_what_there_is() -> None:
+    """kustomize changes names in roles where a ConfigMap is called alike."""
+    named = [
+        (kind, name)
+        for role in rendering.of_kind(documents(), "ClusterRole", "Role")
+        for rule in role["rules"]
+        for kind in rule["resources"]
+        for name in rule.get("resourceNames", ())
+    ]
+
+    assert ("mutatingadmissionpolicybindings", "uimgacc-pods") in named
+    rendering.only(documents(), "MutatingAdmissionPolicyBinding", "uimgacc-pods")
+    assert ("daemonsets", "uimgacc-node") in named
+    rendering.only(documents(), "DaemonSet", "uimgacc-node")
+    # Made by the controller itself, under these names.
+    assert {("configmaps", "uimgacc-ucloud"), ("secrets", "uimgacc-uhub")} <= set(named)

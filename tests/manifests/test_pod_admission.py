@@ -224,5 +224,5 @@ def test_the_policy_cannot_stop_a_pod() -> None:
 
     policy = rendering.only(documents, "MutatingAdmissionPolicy", "uimgacc")
     assert policy["spec"]["failurePolicy"] == "Ignore"
-    binding = rendering.only(documents, "MutatingAdmissionPolicyBinding", "uimgacc")
+    binding = rendering.only(documents, "MutatingAdmissionPolicyBinding", "uimgacc-pods")
     assert binding["spec"]["paramRef"]["parameterNotFoundAction"] == "Allow"
