@@ -4,6 +4,7 @@ Grafana is not run; its variables are put in as it does it, and each query is se
 as it would send it.
 """
 
+import asyncio
 import contextlib
 import datetime
 import math
@@ -15,7 +16,8 @@ from collections.abc import Iterator
 import prometheus_client
 import pytest
 
-from agent import metrics
+from agent import errors, metrics
+from agent.control import queueing
 from lab import processes, prometheus, registries
 from tests.kube import apis
 from tests.kube import conftest as servers
@@ -125,8 +127,27 @@ def start(api: apis.Api, name: str, *, seconds: int) -> None:
     )
 
 
+def reconcile() -> None:
+    """Let the controller's queue do a step for one cache, and fail with another."""
+
+    async def step(name: str) -> None:
+        if name == "bad":
+            raise errors.PermanentError("this cache cannot be built")
+
+    async def work() -> None:
+        steps = queueing.Queue[str](delays=(60.0,))
+        steps.add("good")
+        steps.add("bad")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await steps.run(step)
+
+    asyncio.run(work())
+
+
 def live(node: Member, api: apis.Api) -> None:
     """A pull, a hit, a partial hit and a miss; a pod that was helped, and one that was not."""
+    reconcile()
     node.client.pull_image(node.reference("lab/plain:1"), handler="")
     schedule(node, api, "helped", "lab/layers40:1", asks=True)
     schedule(node, api, "alone", "lab/plain:1", asks=False)
@@ -150,6 +171,8 @@ HAPPENED = (
     "uimgacc_store_healthy == 1",
     "increase(uimgacc_store_probe_seconds_count[1m]) > 0",
     "uimgacc_node_capable == 1",
+    'uimgacc_reconcile_seconds_count{failed="true"} >= 1',
+    'uimgacc_reconcile_seconds_count{failed="false"} >= 1',
 )
 
 
