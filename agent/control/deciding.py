@@ -152,10 +152,11 @@ def _build_or_ready(
         for job in seen.jobs.values()
         if job.active
         and job.name != jobs.name_of(cache, platforms)
-        # One that has just built what there is, or failed to, is about to end by itself.
+        # One that has just built what there is is about to end by itself.
         and not (fresh and job.spec == build.spec)
-        and not (job.spec == cache.spec_hash and following.rests(cache, seen.now))
     ]
+    if others and all(following.is_ending(cache, job, seen.now) for job in others):
+        return following.wait(cache)
     if others:
         return following.stop(cache, others, seen)
     if fresh and seen.stored is not None:

@@ -12,6 +12,8 @@ from agent.model import builds, caches, records
 
 _POLL = 1.0
 _STOPPING = 2.0
+_ENDING = datetime.timedelta(seconds=30)
+"""For the end of a builder that has said that it failed."""
 _MATCHING_CLOCKS = datetime.timedelta(minutes=1)
 
 
@@ -74,6 +76,19 @@ def rests(cache: specs.CacheObject, now: datetime.datetime) -> bool:
     """Whether a build of this very spec has failed, and the next is not due yet."""
     retry = cache.state.build.retry
     return jobs.failures(cache) > 0 and retry is not None and retry > now
+
+
+def is_ending(cache: specs.CacheObject, job: job_states.Job, now: datetime.datetime) -> bool:
+    """Whether a Job is of a build that has failed by its own report, and may be about to end."""
+    retry = cache.state.build.retry
+    if job.spec != cache.spec_hash or not jobs.failures(cache) or retry is None:
+        return False
+    return now < retry + _ENDING
+
+
+def wait(cache: specs.CacheObject) -> steps.Decision:
+    """Leave all as it is, for a moment."""
+    return steps.Decision(state=cache.state, sentence=cache.state.message, again=_POLL)
 
 
 def begin(

@@ -200,7 +200,9 @@ def test_a_build_that_has_just_failed_may_end_by_itself() -> None:
     assert failed.state.phase is Phase.FAILED
 
     cache = dataclasses.replace(cache, state=failed.state)
-    assert verbs(decide(cache, seen(jobs=running))) == []
+    for seconds in (0, 15):  # the next one is due after ten
+        waiting = decide(cache, seen(jobs=running, now=later(seconds=seconds)))
+        assert (verbs(waiting), waiting.state) == ([], failed.state)
     assert verbs(decide(cache, seen(jobs=running, now=later(minutes=1)))) == [Verb.STOP]
 
 
