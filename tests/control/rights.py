@@ -63,7 +63,7 @@ def applied(plane: conftest.Plane, *components: str) -> Iterator[None]:
 
 def none_missing(controller: conftest.Controller) -> None:
     """Nothing was refused: that would be in the log."""
-    said = controller.log.read_text()
-    assert "403" not in said
-    assert "orbidden" not in said
-    assert [line for line in controller.lines() if line["level"] in ("warning", "error")] == []
+    lines = controller.lines()
+    # Not "403" in the text: ports, digests and times of day have that, too.
+    assert [line for line in lines if "orbidden" in str(line.get("reason", line))] == []
+    assert [line for line in lines if line["level"] in ("warning", "error")] == []
