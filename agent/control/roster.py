@@ -51,12 +51,16 @@ def node_of(name: str, annotations: Mapping[str, str]) -> Node:
 def merge(
     before: Mapping[str, records.KnownNode], nodes: Iterable[Node], *, now: float, grace: float
 ) -> dict[str, records.KnownNode]:
-    """The nodes to wait for: those that speak now, and those that did within `grace` seconds.
+    """The nodes to wait for: those that speak now, and those absent for up to `grace` seconds.
 
-    How long a silent one has been silent is not refreshed; that of others only now and
-    then, so that the roster seldom changes.
+    When a node was seen is refreshed only now and then, so that the roster seldom changes.
     """
-    found = {name: known for name, known in before.items() if now - known.seen <= grace}
+    found = {}
+    for name, known in before.items():
+        # Grace begins when the absence is noticed: whoever deletes may itself have been away.
+        since = now if known.absent is None else known.absent
+        if now - since <= grace:
+            found[name] = msgspec.structs.replace(known, absent=since)
     for node in nodes:
         if node.acknowledged is None:
             continue

@@ -208,11 +208,12 @@ class ClaimRecord(msgspec.Struct, frozen=True, kw_only=True):
 class KnownNode(msgspec.Struct, frozen=True, kw_only=True):
     """A node of the cluster: the generation it acknowledged, and when it last said so.
 
-    `seen` is in seconds since 1970.
+    `seen`, and `absent`, since when it is not in the cluster, are in seconds since 1970.
     """
 
     acknowledged: Size
     seen: float
+    absent: float | None = None
 
 
 class NodesRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,15 +43,20 @@ def test_every_number_of_a_generation_is_understood(number: int) -> None:
 
 
 def test_who_is_gone_is_waited_for_until_the_end_of_its_grace() -> None:
-    before = {"gone": known(1, seen=0.0), "old": known(1, seen=-1.0)}
+    """It begins when the absence is noticed: who notices it may have been away for long."""
+    found = roster.merge({"gone": known(1, seen=-9e9)}, [], now=5.0, grace=GRACE)
+    later = roster.merge(found, [], now=5.0 + GRACE, grace=GRACE)
 
-    assert roster.merge(before, [], now=GRACE, grace=GRACE) == {"gone": known(1, seen=0.0)}
+    assert found == later == {"gone": records.KnownNode(acknowledged=1, seen=-9e9, absent=5.0)}
+    assert roster.merge(later, [], now=6.0 + GRACE, grace=GRACE) == {}
 
 
 def test_who_lost_its_annotation_is_waited_for_as_if_it_were_gone() -> None:
     before = {"n": known(1)}
 
-    assert roster.merge(before, [roster.Node("n", None)], now=50.0, grace=GRACE) == before
+    assert roster.merge(before, [roster.Node("n", None)], now=50.0, grace=GRACE) == {
+        "n": records.KnownNode(acknowledged=1, seen=0.0, absent=50.0)
+    }
 
 
 def test_the_roster_changes_only_when_something_happens() -> None:
