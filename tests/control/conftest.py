@@ -175,12 +175,19 @@ class Plane:
         return str(status.get("phase") or status.get("imcPhase") or "")
 
     def wait(self, key: specs.Key, *phases: str, seconds: float = 60) -> apis.Object:
-        """The status, once it is in one of these phases."""
+        """The status with which it was first seen in one of these phases."""
+        found: apis.Object = {}
+
+        def arrived() -> bool:
+            found.clear()
+            found.update(self.status(key))
+            return (found.get("phase") or found.get("imcPhase") or "") in phases
+
         try:
-            apis.wait_until(lambda: self.phase(key) in phases, seconds=seconds)
+            apis.wait_until(arrived, seconds=seconds)
         except AssertionError:
-            raise AssertionError(f"{self.status(key)}\n{self.said()}") from None
-        return self.status(key)
+            raise AssertionError(f"{found}\n{self.said()}") from None
+        return found
 
     def gone(self, key: specs.Key) -> bool:
         try:
