@@ -56,11 +56,11 @@ def merge(
     When a node was seen is refreshed only now and then, so that the roster seldom changes.
     """
     found = {}
-    for name, known in before.items():
+    for name, last in before.items():
         # Grace begins when the absence is noticed: whoever deletes may itself have been away.
-        since = now if known.absent is None else known.absent
+        since = now if last.absent is None else last.absent
         if now - since <= grace:
-            found[name] = msgspec.structs.replace(known, absent=since)
+            found[name] = msgspec.structs.replace(last, absent=since)
     for node in nodes:
         if node.acknowledged is None:
             continue
