@@ -21,6 +21,8 @@ from lab import places, processes
 
 NODE_NETWORK, OWN_PID = 2, 1
 EXITED = 2
+STOPS = 25
+"""How often a stop is asked for."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -299,11 +301,21 @@ class Client:
         return int(answer.exit_code), (answer.stdout + answer.stderr).decode(errors="replace")
 
     def remove_pod(self, pod: Pod) -> None:
-        """Stop and remove a pod; that it is gone already does not matter."""
+        """Stop and remove a pod; that it is gone already does not matter.
+
+        A container that ends in the very moment of its stop makes containerd answer "ttrpc:
+        closed", for its shim is gone: the stop is asked for again, as the kubelet does.
+        """
         messages = self.messages
-        self.runtime.StopPodSandbox(
-            messages.StopPodSandboxRequest(pod_sandbox_id=pod.sandbox), timeout=60
-        )
+        request = messages.StopPodSandboxRequest(pod_sandbox_id=pod.sandbox)
+        for attempt in range(STOPS):
+            try:
+                self.runtime.StopPodSandbox(request, timeout=60)
+                break
+            except grpc.RpcError as error:
+                if "ttrpc: closed" not in str(error) or attempt == STOPS - 1:
+                    raise
+                time.sleep(0.2)
         self.runtime.RemovePodSandbox(
             messages.RemovePodSandboxRequest(pod_sandbox_id=pod.sandbox), timeout=60
         )
