@@ -1,8 +1,8 @@
 """The collector of the controller: frees what no cache names, when no node holds it any more.
 
 Runs where the leader runs, one round after the other. What it knows between rounds is
-only how long ago a decision was announced: after a restart, or a round that failed,
-it waits again.
+only how long ago a decision was announced, and what the store looked like: after a
+restart, or a round that failed, it waits again, and looks at everything.
 """
 
 import asyncio
@@ -50,6 +50,9 @@ class Patience:
     deadline: float = 1800.0
     """For one round in the store."""
 
+    overlook: float = 3600.0
+    """After this, go through a store in which nothing seems to have changed, too."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class State:
@@ -80,6 +83,8 @@ class Collector:
         self._patience = patience or Patience()
         self._wall_clock = wall_clock
         self._announced: dict[str, float] = {}
+        self._seen = ""
+        self._seen_at = 0.0
         self._asked = asyncio.Event()
         self.state = State()
 
@@ -93,7 +98,7 @@ class Collector:
             try:
                 sentence = await self.round()
             except (errors.AgentError, OSError) as error:
-                self._announced.clear()
+                self._forget()
                 metrics.collected("failed")
                 sentence = f"Nothing was deleted: {error}"
             if sentence != self.state.sentence:
@@ -107,12 +112,6 @@ class Collector:
     async def round(self) -> str:
         """Look at nodes and store, go one step on; one sentence about it."""
         nodes = await self._nodes.list_nodes()
-        now = asyncio.get_running_loop().time()
-        settled = [
-            token
-            for token, since in self._announced.items()
-            if now - since >= self._patience.settle
-        ]
         speaking = [
             (node.name, node.acknowledged) for node in nodes if node.acknowledged is not None
         ]
@@ -120,13 +119,12 @@ class Collector:
             "collect",
             self._root,
             speaking,
-            sorted(roster.held_layers(nodes)),
-            settled,
+            self._orders(nodes),
             {"now": self._wall_clock(), "grace": self._patience.grace},
             deadline=self._patience.deadline,
         )
         if kind != store_work.DONE:
-            self._announced.clear()
+            self._forget()
             metrics.collected("busy" if kind == store_work.BUSY else "refused")
             return f"Nothing was deleted: {result}"
         return self._note(nodes, result)
@@ -141,11 +139,28 @@ class Collector:
         silent = [name for name, said in self.state.acknowledged.items() if said < waiting]
         return roster.waiting_sentence(cache_id, who, sorted(silent))
 
+    def _orders(self, nodes: Sequence[roster.Node]) -> dict[str, Any]:
+        now = asyncio.get_running_loop().time()
+        patience = self._patience
+        return {
+            "settled": [
+                token for token, since in self._announced.items() if now - since >= patience.settle
+            ],
+            "held": sorted(roster.held_layers(nodes)),
+            "seen": self._seen if now - self._seen_at < patience.overlook else "",
+        }
+
+    def _forget(self) -> None:
+        self._announced.clear()
+        self._seen = ""
+
     def _note(self, nodes: Sequence[roster.Node], result: Mapping[str, Any]) -> str:
         # Only now: what was announced in this round was written before it ended.
         now = asyncio.get_running_loop().time()
         before = self._announced
         self._announced = {token: before.get(token, now) for token in result["announced"]}
+        if not result["unchanged"]:
+            self._seen, self._seen_at = result["seen"], now
         self.state = dataclasses.replace(
             self.state,
             newest=result["newest"],

@@ -24,24 +24,25 @@ DONE = "done"
 def collect(
     root: str,
     nodes: Sequence[tuple[str, int]],
-    held: Sequence[str],
-    settled: Sequence[str],
+    orders: Mapping[str, Any],
     times: Mapping[str, float],
 ) -> tuple[str, Any]:
     """Do one round: ("done", outcome and nodes), ("busy", text) or ("refused", text).
 
-    `nodes` are those that speak at the moment, with what they acknowledge; `times`
-    has `now` (seconds since 1970) and the `grace` of silent ones.
+    `nodes` are those that speak at the moment, with what they acknowledge; `orders` has
+    `settled`, `held` and `seen` (agent.store.retiring.Orders); `times` has `now` (seconds
+    since 1970) and the `grace` of silent ones.
     """
     place = layout.Layout(pathlib.Path(root))
     try:
         known = _keep_roster(place, nodes, times)
-        orders = retiring.Orders(
-            settled=frozenset(settled),
+        wanted = retiring.Orders(
+            settled=frozenset(orders["settled"]),
             floor=roster.floor(known.values(), generations.newest(place)),
-            held=frozenset(held),
+            held=frozenset(orders["held"]),
+            seen=orders["seen"],
         )
-        outcome = retiring.collect(place, orders)
+        outcome = retiring.collect(place, wanted)
     except generations.CollectorBusy as error:
         return BUSY, str(error)
     except generations.CollectionRefused as error:

@@ -211,10 +211,10 @@ def move(source: pathlib.Path, target: pathlib.Path) -> bool:
     return True
 
 
-def remove(path: pathlib.Path) -> bool:
-    """Remove a file; False where it was gone."""
+def remove(path: pathlib.Path | str, *, folder: int | None = None) -> bool:
+    """Remove a file; False where it was gone. `folder`: the descriptor that `path` starts from."""
     try:
-        path.unlink()
+        os.unlink(path, dir_fd=folder)
     except FileNotFoundError:
         return False
     return True

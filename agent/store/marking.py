@@ -10,13 +10,15 @@ of these functions then raises CollectionRefused.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
+from agent.kits import abreast
 from agent.model import images, records
-from agent.store import blocking, claiming, decoding, generations, layout, spooling
+from agent.store import blocking, decoding, generations, layout, spooling
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -26,14 +28,15 @@ class Marks:
     """What is wanted (`wanted`: 32 bytes of a digest each), and of the rest which chains
     there are: 32 bytes of the layer file, 32 of the chain ID.
 
-    `wanted_images` are the paths of image records, `deleted` says for layers (diff IDs)
-    which deleted cache had them.
+    `wanted_images` are the paths of image records. `deleted` says for layers which
+    deleted caches had them: 32 bytes of the diff ID, 4 of the place in `deleted_caches`.
     """
 
     wanted: spooling.Spool
     chains: spooling.Spool
     wanted_images: frozenset[str]
-    deleted: dict[str, str]
+    deleted: spooling.Spool
+    deleted_caches: tuple[str, ...]
 
     def wanted_in(self, bucket: int) -> set[bytes]:
         """What is wanted of one bucket."""
@@ -46,33 +49,73 @@ class Marks:
             found.setdefault(pair[:32], []).append(pair[32:])
         return found
 
+    def deleted_in(self, bucket: int) -> dict[bytes, set[str]]:
+        """The deleted caches that had layers of one bucket."""
+        found: dict[bytes, set[str]] = {}
+        for entry in self.deleted.bucket(bucket):
+            cache = self.deleted_caches[int.from_bytes(entry[32:], "big")]
+            found.setdefault(entry[:32], set()).add(cache)
+        return found
 
-def mark(place: layout.Layout, scratch: pathlib.Path) -> Marks:
-    """Go through claims, caches, images and chains, in this order.
 
-    A build publishes its cache before its claim ends. So whoever looks at claims
-    first and at caches then sees one of them. `scratch` is a local folder.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Need:
+    """What one cache needs: digests (32 bytes each, joined), chain IDs among them, image paths."""
+
+    cache: str
+    wanted: bytes
+    chains: bytes
+    images: frozenset[str]
+
+
+def mark(
+    place: layout.Layout, claims: Iterable[records.ClaimRecord], scratch: pathlib.Path
+) -> Marks:
+    """Go through caches, images and chains, in this order. `scratch` is a local folder.
+
+    `claims` were read before. A build publishes its cache before its claim ends: so who
+    looks at claims first and at caches then sees one of them.
     """
     wanted = spooling.Spool(scratch, "wanted", width=32)
-    wanted_images: set[str] = set()
-    for claim in claiming.standing(place):
-        for name in claim.names:
-            wanted.add(raw(name))
-        wanted_images |= {str(image_path(place, ref)) for ref in claim.images}
     needed = spooling.Spool(scratch, "needed", width=32)
+    wanted_images: set[str] = set()
+    for claim in claims:
+        wanted.extend(raw(name) for name in claim.names)
+        wanted_images |= {str(image_path(place, ref)) for ref in claim.images}
     caches = set()
-    for cache in _caches(place):
-        caches.add(cache.id)
-        for image in cache.images:
-            for diff_id in image.layers:
-                wanted.add(raw(diff_id))
-            path = image_path(place, image.ref)
-            wanted_images.add(str(path))
-            _mark_image(path, wanted, needed, cache=cache.id)
-    chains = spooling.Spool(scratch, "chains", width=64)
-    for number in range(spooling.BUCKETS):
-        _mark_chains(place, number, wanted, needed, chains)
-    return Marks(wanted, chains, frozenset(wanted_images), _deleted(place, caches))
+    need_of = functools.partial(_need_of, place)
+    with contextlib.closing(abreast.mapped(need_of, _cache_ids(place.cache_records))) as needs:
+        for need in needs:
+            if need is not None:
+                caches.add(need.cache)
+                wanted.extend(spooling.split(need.wanted, 32))
+                needed.extend(spooling.split(need.chains, 32))
+                wanted_images |= need.images
+    chains = _mark_chains(place, wanted, needed, scratch)
+    deleted, names = _deleted(place, caches, scratch)
+    return Marks(wanted, chains, frozenset(wanted_images), deleted, names)
+
+
+def marked(
+    layers: Collection[records.RetiredLayer], marks: Marks
+) -> Iterator[tuple[records.RetiredLayer, bool, list[str]]]:
+    """Layers with whether they are wanted, and the unwanted chains in the store that name them."""
+    by_name = {layer.diff_id: layer for layer in layers}
+    for bucket, group in by_bucket(by_name).items():
+        wanted = marks.wanted_in(bucket)
+        chains = marks.chains_in(bucket)
+        for diff_id in group:
+            name = raw(diff_id)
+            present = [f"sha256:{chain.hex()}" for chain in chains.get(name, ())]
+            yield by_name[diff_id], name in wanted, present
+
+
+def by_bucket(digests: Collection[str]) -> dict[int, list[str]]:
+    """Digests in their order, by their first byte."""
+    found: dict[int, list[str]] = {}
+    for digest in sorted(digests):
+        found.setdefault(raw(digest)[0], []).append(digest)
+    return found
 
 
 def raw(digest: str) -> bytes:
@@ -80,17 +123,17 @@ def raw(digest: str) -> bytes:
     return bytes.fromhex(digest[7:])
 
 
-def names(folder: str, suffix: str) -> Iterator[str]:
-    """The digests (64 hex digits) that a folder has files of, by name; others are left out."""
+def stored(folder: str, suffix: str) -> bytes:
+    """The digests that a folder has files of, by name: 32 bytes each, joined.
+
+    Names of another form are left out.
+    """
     try:
-        with os.scandir(folder) as found:
-            there = [entry.name for entry in found if entry.name.endswith(suffix)]
+        there = os.listdir(folder)  # noqa: PTH208 - names are all that is wanted
     except FileNotFoundError:
-        return
-    for name in sorted(there):
-        stem = name.removesuffix(suffix)
-        if _is_digest(stem):
-            yield stem
+        return b""
+    stems = sorted(name.removesuffix(suffix) for name in there if name.endswith(suffix))
+    return b"".join(bytes.fromhex(stem) for stem in stems if _is_digest(stem))
 
 
 def image_paths(place: layout.Layout) -> Iterator[pathlib.Path]:
@@ -125,78 +168,98 @@ def image_path(place: layout.Layout, ref: str) -> pathlib.Path:
         return place.image_record(images.parse_reference(ref))
 
 
-def _caches(place: layout.Layout) -> Iterator[records.CacheRecord]:
-    for path in sorted(place.cache_records.glob("*.json")):
-        if path.name.startswith("."):
-            continue
-        data = _read(path)
-        if data is not None:
-            with _doubt(path):
-                yield decoding.cache(data, path.stem)
+def _cache_ids(folder: pathlib.Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
-def _mark_image(
-    path: pathlib.Path, wanted: spooling.Spool, needed: spooling.Spool, *, cache: str
-) -> None:
-    record = image_at(path)
-    if record is None:
-        raise generations.CollectionRefused(str(path), f"cache {cache} needs it, it is missing")
-    wanted.add(raw(record.target))
-    for one in record.platforms:
-        wanted.add(raw(one.manifest))
-        wanted.add(raw(one.config))
-        for layer in one.layers:
-            wanted.add(raw(layer.diff_id))
-            wanted.add(raw(layer.chain_id))
-            needed.add(raw(layer.chain_id))
+def _need_of(place: layout.Layout, cache_id: str) -> _Need | None:
+    """What a cache needs; None where it went away meanwhile."""
+    path = place.cache_records / f"{cache_id}.json"
+    data = _read(path)
+    if data is None:
+        return None
+    with _doubt(path):
+        cache = decoding.cache(data, cache_id)
+    wanted = {raw(diff_id) for image in cache.images for diff_id in image.layers}
+    chains: set[bytes] = set()
+    paths = set()
+    for image in cache.images:
+        path = image_path(place, image.ref)
+        paths.add(str(path))
+        record = image_at(path)
+        if record is None:
+            raise generations.CollectionRefused(
+                str(path), f"cache {cache_id} needs it, it is missing"
+            )
+        wanted.add(raw(record.target))
+        for one in record.platforms:
+            wanted |= {raw(one.manifest), raw(one.config)}
+            wanted |= {raw(layer.diff_id) for layer in one.layers}
+            chains |= {raw(layer.chain_id) for layer in one.layers}
+    return _Need(cache_id, b"".join(wanted | chains), b"".join(chains), frozenset(paths))
 
 
 def _mark_chains(
-    place: layout.Layout,
-    number: int,
-    wanted: spooling.Spool,
-    needed: spooling.Spool,
-    chains: spooling.Spool,
-) -> None:
-    """Add the layer files of wanted chains to what is wanted; note those of the others."""
-    here = set(wanted.bucket(number))
-    missing = set(needed.bucket(number))
-    folder = f"{place.chain_records}/{number:02x}"
-    for name in names(folder, ".json"):
+    place: layout.Layout, wanted: spooling.Spool, needed: spooling.Spool, scratch: pathlib.Path
+) -> spooling.Spool:
+    """Add the layer files of wanted chains to what is wanted; the chains of the others."""
+    unwanted = spooling.Spool(scratch, "chains", width=64)
+    folders = [f"{place.chain_records}/{number:02x}" for number in range(spooling.BUCKETS)]
+    with contextlib.closing(abreast.mapped(_chains_of, folders)) as found:
+        for number, pairs in enumerate(found):
+            here = set(wanted.bucket(number))
+            missing = set(needed.bucket(number))
+            for pair in spooling.split(pairs, 64):
+                missing.discard(pair[32:])
+                if pair[32:] in here:
+                    wanted.add(pair[:32])
+                else:
+                    unwanted.add(pair)
+            if missing:
+                path = f"{folders[number]}/{min(missing).hex()}.json"
+                raise generations.CollectionRefused(
+                    path, "an image of a cache needs it, it is missing"
+                )
+    return unwanted
+
+
+def _chains_of(folder: str) -> bytes:
+    """The chains in a folder: 32 bytes of the layer file, 32 of the chain ID each, joined."""
+    found = []
+    for chain in spooling.split(stored(folder, ".json"), 32):
+        name = chain.hex()
         path = f"{folder}/{name}.json"
         data = _read(path)
-        if data is None:
-            continue
-        with _doubt(path):
-            record = decoding.chain(data, f"sha256:{name}")
-        chain = bytes.fromhex(name)
-        missing.discard(chain)
-        if chain in here:
-            wanted.add(raw(record.diff_id))
-        else:
-            chains.add(raw(record.diff_id) + chain)
-    if missing:
-        path = f"{folder}/{min(missing).hex()}.json"
-        raise generations.CollectionRefused(path, "an image of a cache needs it, it is missing")
+        if data is not None:
+            with _doubt(path):
+                record = decoding.chain(data, f"sha256:{name}")
+            found += [raw(record.diff_id), chain]
+    return b"".join(found)
 
 
-def _deleted(place: layout.Layout, ready: set[str]) -> dict[str, str]:
-    """The deleted caches by the layers that they had; those that are back do not count."""
-    found: dict[str, str] = {}
-    for path in sorted(place.deleted_caches.glob("*.json")):
-        if path.stem in ready:
+def _deleted(
+    place: layout.Layout, ready: set[str], scratch: pathlib.Path
+) -> tuple[spooling.Spool, tuple[str, ...]]:
+    """The deleted caches with their layers (see Marks); those that are back do not count."""
+    layers = spooling.Spool(scratch, "deleted", width=36)
+    names: list[str] = []
+    for cache_id in _cache_ids(place.deleted_caches):
+        path = place.deleted_caches / f"{cache_id}.json"
+        if cache_id in ready:
             path.unlink(missing_ok=True)
             continue
         try:
-            cache = decoding.cache(path.read_bytes(), path.stem)
+            cache = decoding.cache(path.read_bytes(), cache_id)
         except FileNotFoundError:
             continue
         except records.RecordError:
             # Only for what people read: nothing that is deleted depends on it.
             path.unlink(missing_ok=True)
             continue
-        found |= {layer: cache.id for image in cache.images for layer in image.layers}
-    return found
+        number = len(names).to_bytes(4, "big")
+        names.append(cache.id)
+        layers.extend(raw(layer) + number for image in cache.images for layer in image.layers)
+    return layers, tuple(names)
 
 
 def _is_digest(text: str) -> bool:

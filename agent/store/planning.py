@@ -1,10 +1,13 @@
 """What of a store is to be retired next: plans, each of a bounded size."""
 
+import contextlib
 import dataclasses
 import datetime
+import functools
 import pathlib
 from collections.abc import Collection, Mapping
 
+from agent.kits import abreast
 from agent.model import records
 from agent.store import generations, layout, marking, spooling
 
@@ -60,7 +63,6 @@ class _Writer:
     """Collects what is not wanted, and writes a plan whenever one is full."""
 
     place: layout.Layout
-    deleted: dict[str, str]
     layers: list[records.RetiredLayer] = dataclasses.field(default_factory=list)
     images: list[str] = dataclasses.field(default_factory=list)
     blobs: list[str] = dataclasses.field(default_factory=list)
@@ -73,10 +75,12 @@ class _Writer:
     def is_full(self) -> bool:
         return self.written >= MAX_PLANS
 
-    def add(self, layer: records.RetiredLayer, earlier: Collection[int]) -> None:
+    def add(
+        self, layer: records.RetiredLayer, earlier: Collection[int], caches: Collection[str]
+    ) -> None:
         self.layers.append(layer)
         self.earlier |= set(earlier)
-        self.caches |= {self.deleted[layer.diff_id]} if layer.diff_id in self.deleted else set()
+        self.caches |= set(caches)
         self.planned += 1
         self.flush(at=records.MAX_RETIRED_LAYERS)
 
@@ -105,7 +109,7 @@ def plan(
 
     What was written less than `min_age` seconds ago is left for later.
     """
-    writer = _Writer(place, marks.deleted)
+    writer = _Writer(place)
     complete = True
     for path in marking.image_paths(place):
         if str(path) in marks.wanted_images or _is_young(path, min_age):
@@ -114,52 +118,70 @@ def plan(
         if record is not None and record.ref not in listed.images:
             writer.images.append(record.ref)
             writer.flush(at=records.MAX_RETIRED_LAYERS)
-    for number in range(spooling.BUCKETS):
-        if writer.is_full:
-            return writer.planned, False
-        complete &= _plan_bucket(place, marks, listed, number, writer=writer, min_age=min_age)
+    stored_in = functools.partial(_stored, place)
+    with contextlib.closing(abreast.mapped(stored_in, range(spooling.BUCKETS))) as buckets:
+        for number, (blobs, layers) in enumerate(buckets):
+            if writer.is_full:
+                return writer.planned, False
+            bucket = _Bucket(number, marks, listed)
+            _plan_blobs(bucket, blobs, writer, min_age=min_age)
+            complete &= _plan_layers(bucket, layers, writer, min_age=min_age)
     writer.flush()
     return writer.planned, complete
 
 
-def _plan_bucket(
-    place: layout.Layout,
-    marks: marking.Marks,
-    listed: Listed,
-    number: int,
-    *,
-    writer: _Writer,
-    min_age: float,
-) -> bool:
+def _stored(place: layout.Layout, number: int) -> tuple[bytes, bytes]:
+    """The blobs of a bucket, and the layers that have a file or record there: joined digests."""
     xx = f"{number:02x}"
-    wanted = marks.wanted_in(number)
-    chains = marks.chains_in(number)
-    on_lists = listed.in_bucket(number)
+    blobs = marking.stored(f"{place.blobs}/{xx}", "")
+    files = marking.stored(f"{place.layer_files}/{xx}", ".erofs")
+    vouched = marking.stored(f"{place.layer_records}/{xx}", ".json")
+    if files != vouched:
+        there = {*spooling.split(files, 32), *spooling.split(vouched, 32)}
+        files = b"".join(there)
+    return blobs, files
+
+
+class _Bucket:
+    """What is known of one bucket."""
+
+    def __init__(self, number: int, marks: marking.Marks, listed: Listed) -> None:
+        self.wanted = marks.wanted_in(number)
+        self.chains = marks.chains_in(number)
+        self.deleted = marks.deleted_in(number)
+        self.on_lists = listed.in_bucket(number)
+        self.planned_blobs = listed.blobs
+
+
+def _plan_blobs(bucket: _Bucket, there: bytes, writer: _Writer, *, min_age: float) -> None:
+    for blob in spooling.split(there, 32):
+        if blob in bucket.wanted:
+            continue
+        digest = f"sha256:{blob.hex()}"
+        if digest in bucket.planned_blobs or _is_young(writer.place.blob(digest), min_age):
+            continue
+        writer.blobs.append(digest)
+        writer.flush(at=records.MAX_RETIRED_LAYERS)
+
+
+def _plan_layers(bucket: _Bucket, there: bytes, writer: _Writer, *, min_age: float) -> bool:
+    """Plan the layers of a bucket; False where some are too young."""
+    place = writer.place
     complete = True
-    for name in marking.names(f"{place.blobs}/{xx}", ""):
-        digest = f"sha256:{name}"
-        if bytes.fromhex(name) in wanted or digest in listed.blobs:
+    for layer in sorted({*spooling.split(there, 32), *bucket.chains} - bucket.wanted):
+        earlier = bucket.on_lists.get(layer, ())
+        if _PLANNED in earlier:
             continue
-        if not _is_young(place.blob(digest), min_age):
-            writer.blobs.append(digest)
-            writer.flush(at=records.MAX_RETIRED_LAYERS)
-    there = set(marking.names(f"{place.layer_files}/{xx}", ".erofs"))
-    there |= set(marking.names(f"{place.layer_records}/{xx}", ".json"))
-    there |= {layer.hex() for layer in chains}
-    for name in sorted(there):
-        layer = bytes.fromhex(name)
-        earlier = on_lists.get(layer, ())
-        if layer in wanted or _PLANNED in earlier:
-            continue
-        diff_id = f"sha256:{name}"
-        above = [f"sha256:{chain.hex()}" for chain in sorted(chains.get(layer, ()))]
+        diff_id = f"sha256:{layer.hex()}"
+        above = [f"sha256:{chain.hex()}" for chain in sorted(bucket.chains.get(layer, ()))]
         # On a list, and no chain has come up since (this round may have hidden some): on its way.
         if earlier and not any(place.chain_record(chain).exists() for chain in above):
             continue
         if _is_young(place.layer(diff_id), min_age):
             complete = False
             continue
-        writer.add(records.RetiredLayer(diff_id=diff_id, chains=above), earlier)
+        retired = records.RetiredLayer(diff_id=diff_id, chains=above)
+        writer.add(retired, earlier, bucket.deleted.get(layer, ()))
     return complete
 
 

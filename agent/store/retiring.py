@@ -7,13 +7,13 @@ protocol and why no node, no Ready cache and no build loses a file by it are in 
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import msgspec
 
 from agent.kits import files
 from agent.model import records
-from agent.store import generations, layout, marking, planning
+from agent.store import changes, claiming, generations, layout, marking, planning, removing
 
 SETTLE_SECONDS = 180.0
 """After this, every machine has seen what was announced, and what it had written before is seen.
@@ -30,20 +30,24 @@ class Orders:
     `settled`: tokens of decisions that were announced so long ago that every builder
     knows of them. `floor`: the generation that every node has acknowledged. `held`:
     layers (diff IDs) that nodes say they hold; only a hint. `min_age`: seconds for
-    which a file must have been left alone.
+    which a file must have been left alone. `seen`: what an earlier round saw (its
+    Outcome.seen): where that is all as it was, and nothing is due, the store is not
+    gone through again.
     """
 
     settled: Collection[str] = ()
     floor: float = 0
     held: Collection[str] = ()
     min_age: float = 0.0
+    seen: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a round did and left: `announced` are the tokens of decisions not taken yet,
     `waiting` the generations that nodes have not let go of, `complete` False where
-    there is more to plan. `layers` were deleted, `freed` bytes.
+    there is more to plan. `layers` were deleted, `freed` bytes. `seen` stands for what
+    it saw, "" where that does not hold for long; `unchanged`: it went through nothing.
     """
 
     announced: tuple[str, ...] = ()
@@ -53,6 +57,8 @@ class Outcome:
     complete: bool = True
     layers: int = 0
     freed: int = 0
+    seen: str = ""
+    unchanged: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -63,33 +69,61 @@ class _Tally:
 
 def collect(place: layout.Layout, orders: Orders) -> Outcome:
     """Do one round. Raises CollectorBusy, CollectionRefused, and OSError of the store."""
-    tally = _Tally()
-    with (
-        generations.locked(place),
-        tempfile.TemporaryDirectory(prefix="uimgacc-collector-") as scratch,
-    ):
+    with generations.locked(place):
+        tally = _Tally()
         _resume(place, tally)
-        marks = marking.mark(place, pathlib.Path(scratch))
+        claims = list(claiming.standing(place))
+        wishes = changes.wishes(place, claims, orders.held)
+        found = generations.outstanding(place)
+        if orders.seen == changes.seen(wishes, found) and not _is_due(found, orders):
+            outcome = _outcome(place, found, tally)
+            return dataclasses.replace(outcome, seen=orders.seen, unchanged=True)
+        planned, complete = _go_through(place, claims, orders, tally)
+        found = generations.outstanding(place)
+        return dataclasses.replace(
+            _outcome(place, found, tally),
+            planned=planned,
+            complete=complete,
+            seen=changes.seen(wishes, found) if complete else "",
+        )
+
+
+def _go_through(
+    place: layout.Layout, claims: Collection[records.ClaimRecord], orders: Orders, tally: _Tally
+) -> tuple[int, bool]:
+    """Go a step on with all deletions, and plan more: (layers planned, whether that is all)."""
+    with tempfile.TemporaryDirectory(prefix="uimgacc-collector-") as folder:
+        scratch = pathlib.Path(folder)
+        marks = marking.mark(place, claims, scratch)
         _decide(place, marks, orders, tally)
         found = generations.outstanding(place)
         for number, phase in found.phases.items():
             if phase is generations.Phase.RETIRED and number <= orders.floor:
                 generations.doom(place, number)
-        listed = planning.Listed(place, found, pathlib.Path(scratch))
+        listed = planning.Listed(place, found, scratch)
         planning.lift(place, found, listed, orders.held)
         planned, complete = planning.plan(place, marks, listed, min_age=orders.min_age)
         if complete:
             _forget(place, marks)
-        found = generations.outstanding(place)
-        return Outcome(
-            announced=(*found.pending, *found.doomed.values()),
-            waiting=tuple(found.phases),
-            newest=generations.newest(place),
-            planned=planned,
-            complete=complete,
-            layers=tally.layers,
-            freed=tally.freed,
-        )
+        return planned, complete
+
+
+def _outcome(place: layout.Layout, found: generations.Outstanding, tally: _Tally) -> Outcome:
+    return Outcome(
+        announced=(*found.pending, *found.doomed.values()),
+        waiting=tuple(found.phases),
+        newest=generations.newest(place),
+        layers=tally.layers,
+        freed=tally.freed,
+    )
+
+
+def _is_due(found: generations.Outstanding, orders: Orders) -> bool:
+    """Whether a deletion under way can be gone on with."""
+    if not {*found.pending, *found.doomed.values()}.isdisjoint(orders.settled):
+        return True
+    retired = _in_phase(found, generations.Phase.RETIRED)
+    return any(number <= orders.floor for number in retired)
 
 
 def _resume(place: layout.Layout, tally: _Tally) -> None:
@@ -153,12 +187,12 @@ def _still_unwanted(
             diff_id=layer.diff_id,
             chains=sorted({*layer.chains, *present, *known.get(layer.diff_id, ())}),
         )
-        for layer, wanted, present in _marked(plan.layers, marks)
+        for layer, wanted, present in marking.marked(plan.layers, marks)
         if not wanted
     ]
     blobs = [
         blob
-        for bucket, group in _by_bucket(plan.blobs).items()
+        for bucket, group in marking.by_bucket(plan.blobs).items()
         for wanted_here in [marks.wanted_in(bucket)]
         for blob in group
         if marking.raw(blob) not in wanted_here
@@ -174,15 +208,11 @@ def _hide(place: layout.Layout, numbers: Collection[int]) -> None:
 
     All generations together: what costs time is to make it durable, folder by folder.
     """
-    folders: set[pathlib.Path] = set()
+    folders: set[str] = set()
     for number in numbers:
-        for path in _entries(place, _decided(place, number)):
-            generations.remove(path)
-            folders.add(path.parent)
+        folders |= removing.hide(place, _decided(place, number))
     # Also where nothing was left to remove: the round that did may have ended before this.
-    for folder in sorted(folders):
-        if folder.is_dir():
-            files.sync_folder(folder)
+    removing.sync(folders)
     for number in sorted(numbers):
         _publish(place, _decided(place, number))
 
@@ -193,17 +223,6 @@ def _decided(place: layout.Layout, number: int) -> records.RetiredRecord:
         hiding = generations.marker(place, number, "hiding")
         raise generations.CollectionRefused(str(hiding), "its list is missing")
     return record
-
-
-def _entries(place: layout.Layout, record: records.RetiredRecord) -> Iterator[pathlib.Path]:
-    """What leads to the layers of a generation."""
-    for ref in record.images:
-        yield marking.image_path(place, ref)
-    for layer in record.layers:
-        for chain in layer.chains:
-            yield place.chain_record(chain)
-    for blob in record.blobs:
-        yield place.blob(blob)
 
 
 def _publish(place: layout.Layout, record: records.RetiredRecord) -> None:
@@ -240,7 +259,7 @@ def _give_back(place: layout.Layout, number: int, marks: marking.Marks) -> None:
     record = generations.content(place, number)
     back = {
         layer.diff_id
-        for layer, wanted, _ in _marked(record.layers if record else (), marks)
+        for layer, wanted, _ in marking.marked(record.layers if record else (), marks)
         if wanted and all(place.chain_record(chain).exists() for chain in layer.chains)
     }
     if back:
@@ -261,7 +280,7 @@ def _finish(
     # layer is planned anew, with all its chains.
     back = {
         layer.diff_id
-        for layer, wanted, present in _marked(record.layers if record else (), marks)
+        for layer, wanted, present in marking.marked(record.layers if record else (), marks)
         if wanted or present
     }
     if back:
@@ -272,19 +291,13 @@ def _finish(
 
 
 def _delete(place: layout.Layout, number: int, tally: _Tally) -> None:
-    """Remove the files of a generation: the records before what they vouch for."""
+    """Remove the files of a generation, then all that is known of it."""
     deleting = generations.marker(place, number, "deleting")
     record = generations.content(place, number)
-    for layer in record.layers if record is not None else ():
-        path = place.layer(layer.diff_id)
-        generations.remove(place.layer_record(layer.diff_id))
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            continue
-        if generations.remove(path):
-            tally.layers += 1
-            tally.freed += size
+    if record is not None:
+        gone = removing.delete(place, record)
+        tally.layers += gone.layers
+        tally.freed += gone.freed
     generations.remove(place.retired_record(number))
     files.sync_folder(deleting.parent)
     generations.remove(deleting)
@@ -299,26 +312,5 @@ def _forget(place: layout.Layout, marks: marking.Marks) -> None:
         for record in [generations.planned(place, token)]
         for cache in (record.caches if record is not None else ())
     }
-    for cache in set(marks.deleted.values()) - planned:
+    for cache in set(marks.deleted_caches) - planned:
         generations.remove(place.deleted_caches / f"{cache}.json")
-
-
-def _marked(
-    layers: Collection[records.RetiredLayer], marks: marking.Marks
-) -> Iterator[tuple[records.RetiredLayer, bool, list[str]]]:
-    """Layers with whether they are wanted, and the unwanted chains in the store that name them."""
-    by_name = {layer.diff_id: layer for layer in layers}
-    for bucket, group in _by_bucket(by_name).items():
-        wanted = marks.wanted_in(bucket)
-        chains = marks.chains_in(bucket)
-        for diff_id in group:
-            name = marking.raw(diff_id)
-            present = [f"sha256:{chain.hex()}" for chain in chains.get(name, ())]
-            yield by_name[diff_id], name in wanted, present
-
-
-def _by_bucket(names: Collection[str]) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
-    for name in sorted(names):
-        found.setdefault(marking.raw(name)[0], []).append(name)
-    return found

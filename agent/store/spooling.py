@@ -5,7 +5,7 @@ by folder needs one bucket at a time. What does not fit goes to local files.
 """
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 BUCKETS = 256
 _LIMIT = 8 << 20
@@ -15,7 +15,7 @@ class Spool:
     """Records of `width` bytes each; the first byte says in which bucket one is.
 
     `folder` is a local folder for what exceeds `limit` bytes of memory, `name` begins
-    the names of the files there.
+    the names of the files there. Of one thread.
     """
 
     def __init__(self, folder: pathlib.Path, name: str, *, width: int, limit: int = _LIMIT) -> None:
@@ -35,13 +35,17 @@ class Spool:
         if self._size > self._limit:
             self._spill()
 
-    def bucket(self, number: int) -> Iterator[bytes]:
+    def extend(self, records: Iterable[bytes]) -> None:
+        """Put many records into their buckets."""
+        for record in records:
+            self.add(record)
+
+    def bucket(self, number: int) -> list[bytes]:
         """The records of one bucket."""
         data = bytes(self._buckets[number])
         if self._spilled and (path := self._path(number)).exists():
             data += path.read_bytes()
-        for start in range(0, len(data), self._width):
-            yield data[start : start + self._width]
+        return split(data, self._width)
 
     def _spill(self) -> None:
         for number, bucket in enumerate(self._buckets):
@@ -54,3 +58,8 @@ class Spool:
 
     def _path(self, number: int) -> pathlib.Path:
         return self._folder / f"{self._name}-{number:02x}"
+
+
+def split(joined: bytes, width: int) -> list[bytes]:
+    """The records of `width` bytes each that were joined: so many take far less memory."""
+    return [joined[start : start + width] for start in range(0, len(joined), width)]

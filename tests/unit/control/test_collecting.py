@@ -158,6 +158,18 @@ async def test_the_service_goes_on_after_failures(place, cluster, collector) -> 
     assert reading.Reader(place).layer(making.digest("one")) is None
 
 
+async def test_once_an_hour_everything_is_gone_through(place, cluster, collector) -> None:
+    await rounds(collector, 2)
+    stray = making.layer(place, "stray")
+
+    await rounds(collector, 10, pause=60.0)
+    quiet = generations.outstanding(place).pending
+    await rounds(collector, 60, pause=60.0)
+
+    assert quiet == ()
+    assert reading.Reader(place).layer(stray.diff_id) is None
+
+
 @pytest.mark.looptime(False)
 async def test_with_real_workers(place, cluster) -> None:
     publishing.delete_cache(place, "imc-one")

@@ -12,6 +12,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from unittest import mock
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.control import roster
-from agent.kits import files
+from agent.kits import abreast, files
 from agent.model import digests, images, records
 from agent.store import claiming, decoding, generations, layout, publishing, reading, retiring
 from tests.unit.store import making
@@ -30,7 +31,15 @@ STACKS = [("a",), ("a", "b"), ("b",), ("a", "c"), ("c", "b"), ("d", "a", "b")]
 REFS = ["r.io/x:1", "r.io/y:1", "r.io/z:1"]
 CACHES = ["imc-one", "imc-two", "imc-three"]
 GRACE = 1000.0
+SOAK = "UIMGACC_HISTORIES" in os.environ
+"""Somebody asks for more: a soak is for finding, CI for keeping."""
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch) -> None:
+    """One thread gives the same history each time."""
+    monkeypatch.setattr(abreast, "WIDTH", 4 if SOAK else 1)
 
 
 class Killed(BaseException):
@@ -107,6 +116,7 @@ class Histories(RuleBasedStateMachine):
         self.alive: set[claiming.Claim] = set()
         self.known: dict[str, records.KnownNode] = {}
         self.announced: tuple[str, ...] = ()
+        self.seen = ""
         self.now = 0.0
         for cache_id, ref, names in zip(CACHES, REFS, STACKS[1:], strict=False):
             for _ in self.build(cache_id, ref, names):
@@ -188,6 +198,8 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def let_dead_claims_expire(self) -> None:
+        """An hour passes. The controller has a round go through everything at least that often."""
+        self.seen = ""
         living = {claim._path for claim in self.alive}
         for path in self.place.claims.glob("*.json"):
             if path not in living:
@@ -331,11 +343,12 @@ class Histories(RuleBasedStateMachine):
             settled=self.announced,
             floor=roster.floor(self.known.values(), generations.newest(self.place)),
             held=roster.held_layers(there),
+            seen=self.seen,
         )
-        self.announced = ()
+        self.announced, self.seen = (), ""
         with interrupted(at, interrupt):
             outcome = retiring.collect(self.place, orders)
-        self.announced = outcome.announced
+        self.announced, self.seen = outcome.announced, outcome.seen
 
     # What must hold.
 
@@ -376,20 +389,31 @@ class Histories(RuleBasedStateMachine):
 def interrupted(at: int, interrupt: Callable[[], None]) -> Iterator[None]:
     """Before the change number `at` of the store, do something else."""
     left = at
-    inside = False
+    inside = dead = False
+    lock = threading.RLock()
+
+    def happen() -> None:
+        nonlocal inside, dead
+        inside = True
+        try:
+            interrupt()
+        except Killed:
+            dead = True
+            raise
+        finally:
+            inside = False
 
     def around(function: Callable) -> Callable:
         def changed(*arguments, **keywords):
-            nonlocal left, inside
-            if not inside:
-                left -= 1
-                if left == 0:
-                    inside = True
-                    try:
-                        interrupt()
-                    finally:
-                        inside = False
-            return function(*arguments, **keywords)
+            nonlocal left
+            with lock:
+                if dead:
+                    raise Killed  # All threads of a process are.
+                if not inside:
+                    left -= 1
+                    if left == 0:
+                        happen()
+                return function(*arguments, **keywords)
 
         return changed
 
@@ -442,7 +466,6 @@ TestHistories.settings = settings(
     max_examples=int(os.environ.get("UIMGACC_HISTORIES", "30")),
     stateful_step_count=50,
     deadline=None,
-    # The same ones each time, unless somebody asks for more: a soak is for finding, CI for keeping.
-    derandomize="UIMGACC_HISTORIES" not in os.environ,
+    derandomize=not SOAK,
     suppress_health_check=list(HealthCheck),
 )

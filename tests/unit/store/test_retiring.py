@@ -16,6 +16,7 @@ from agent.store import (
     claiming,
     generations,
     layout,
+    marking,
     publishing,
     reading,
     retiring,
@@ -373,6 +374,67 @@ def test_many_layers_make_several_generations(tmp_path, monkeypatch) -> None:
     assert hidden.waiting == (1, 2, 3)
     rounds(place, 3, floor=math.inf)
     assert files_of(place) == []
+
+
+def test_a_store_in_which_nothing_has_changed_is_not_gone_through_again(place, monkeypatch) -> None:
+    publishing.delete_cache(place, "imc-one")
+    announced = round_(place, floor=0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(marking, "mark", lambda *_: pytest.fail("it was"))
+        again = round_(place, floor=0, seen=announced.seen)
+        assert round_(place, floor=0, seen=again.seen).unchanged
+
+    assert again.unchanged
+    assert again.announced == announced.announced
+    retired = round_(place, again, floor=0, seen=again.seen)
+    assert (retired.unchanged, retired.waiting) == (False, (1,))
+    waiting = round_(place, retired, floor=0, seen=retired.seen)
+    assert (waiting.unchanged, waiting.waiting) == (True, (1,))
+    doomed = round_(place, floor=1, seen=waiting.seen)
+    assert round_(place, doomed, floor=1, seen=doomed.seen).layers == 1
+
+
+def _rebuild(place: layout.Layout) -> None:
+    making.cache(place, "imc-one", making.image(place, "base", ref="r.io/one:1"))
+
+
+def _claim(place: layout.Layout) -> None:
+    with claiming.Claim(place, "imc-new"):
+        pass
+
+
+def _claim_more(place: layout.Layout) -> None:
+    path = next(place.claims.iterdir())
+    record = claiming.read(path)
+    path.write_bytes(records.encode(msgspec.structs.replace(record, names=[making.digest("a")])))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda place: publishing.delete_cache(place, "imc-one"),
+        _rebuild,
+        _claim,
+        _claim_more,
+        lambda place: next(place.claims.iterdir()).unlink(),
+    ],
+)
+def test_a_change_is_seen(place, change) -> None:
+    _claim(place)
+    before = round_(place)
+    assert round_(place, seen=before.seen).unchanged
+
+    change(place)
+
+    assert not round_(place, seen=before.seen).unchanged
+    assert not round_(place, seen=before.seen, held=[making.digest("one")]).unchanged
+
+
+def test_what_is_young_is_looked_at_again(place) -> None:
+    publishing.delete_cache(place, "imc-one")
+
+    assert rounds(place, 1, min_age=3600.0).seen == ""
 
 
 JSON = st.recursive(
