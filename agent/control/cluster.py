@@ -12,8 +12,8 @@ import msgspec
 
 from agent import errors
 from agent.clients import kube, kube_errors
-from agent.control import job_states, jobs, roster, specs
-from agent.model import caches
+from agent.control import job_states, jobs, origins, roster, specs
+from agent.model import caches, manifests, pods
 
 MANAGER = "uimgacc-controller"
 _DOCKER_KEYS = (".dockerconfigjson", ".dockercfg")
@@ -191,6 +191,21 @@ class Cluster:
         except kube_errors.NotFound:
             return
 
+    async def origin_problem(self, cache: specs.CacheObject) -> str:
+        """Why an automatic cache may not use the Secrets that it names; "": it may."""
+        origin = cache.origin
+        if (wrong := origins.problem(cache)) or origin is None:
+            return wrong
+        pod = None
+        try:
+            body = await self._api.get(kube.PODS, origin.pod, namespace=origin.namespace)
+            pod = pods.parse_pod(body)
+        except kube_errors.NotFound:
+            pass
+        except (kube_errors.Denied, manifests.ManifestError) as error:
+            return f"the pod {origin.namespace}/{origin.pod} cannot be read: {error}"
+        return origins.refusal(cache, pod)
+
     async def pull_secrets(self, names: Sequence[caches.SecretName]) -> list[str]:
         """The docker configs of Secrets, in base64 as they are; raise SecretUnusable."""
         return [await self._pull_secret(name) for name in names]
@@ -217,7 +232,7 @@ class Cluster:
 def _is_docker_config(encoded: str) -> bool:
     try:
         return isinstance(json.loads(base64.b64decode(encoded)), dict)
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         return False
 
 

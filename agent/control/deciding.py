@@ -34,6 +34,7 @@ def decide(cache: specs.CacheObject, seen: steps.Seen, rules: expiring.Rules) ->
         cache_id=cache.cache_id,
         generation=cache.generation,
         matched=cache.matched,
+        verified=cache.state.verified or (cache.unverified and seen.origin == ""),
     )
     cache = dataclasses.replace(cache, state=state)
     expires = expiring.expires(cache, cache, rules, now=seen.now)
@@ -162,6 +163,8 @@ def _build_or_ready(
     if fresh and seen.stored is not None:
         left = (due - seen.now).total_seconds() if due is not None else None
         return following.ready(cache, seen.stored, again=left)
+    if cache.unverified:
+        return following.forbid(cache, seen)
     job = seen.jobs.get(jobs.name_of(cache, platforms))
     if job is None:
         return following.begin(cache, request, seen, platforms=platforms)

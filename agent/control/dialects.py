@@ -33,6 +33,7 @@ class _Build(msgspec.Struct, rename="camel"):
     failures: int = 0
     failed: str = ""
     retry_time: datetime.datetime | None = None
+    verified: bool = False
 
 
 class _Event(msgspec.Struct, rename="camel"):
@@ -85,6 +86,7 @@ def of_status(status: object, dialect: caches.Dialect) -> states.State:
         changed=_utc(found.last_updated_time),
         expires=_utc(found.expire_date_time),
         matched=_utc(found.last_matched_time),
+        verified=build.verified,
         size=found.size,
         images=tuple(
             states.BuiltImage(image=each.image, digest=each.digest, size=each.size)
@@ -134,6 +136,7 @@ def to_status(state: states.State, dialect: caches.Dialect) -> Status:
         "failures": state.build.failures,
         "failed": state.build.failed,
         "retryTime": stamp(state.build.retry),
+        "verified": state.verified or None,
     }
     common = {
         "message": state.message,

@@ -37,6 +37,9 @@ class Rules:
     refresh_hours: float = 0.0
     """After which every cache's images are looked up anew; 0: only where its object says so."""
 
+    refused_minutes: float = 10.0
+    """Of an automatic cache whose pull secrets are not for who asked; then pods may ask anew."""
+
     auto_caches: int = 100
     """Automatic caches that may exist; beyond, the one that was not used for the longest goes."""
 
@@ -60,6 +63,8 @@ def expires(
     """When a cache goes by itself; `before` is as it was until now. None: never."""
     if fails(cache):
         since = before.state.expires if fails(before) else None
+        if cache.unverified:
+            return since or now + datetime.timedelta(minutes=rules.refused_minutes)
         return since or now + datetime.timedelta(hours=rules.failed_hours)
     if cache.auto:
         if cache.matched is not None:

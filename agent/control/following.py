@@ -12,6 +12,7 @@ from agent.model import builds, caches, records
 
 _POLL = 1.0
 _STOPPING = 2.0
+_FORBIDDEN = 60.0
 _ENDING = datetime.timedelta(seconds=30)
 """For the end of a builder that has said that it failed."""
 _MATCHING_CLOCKS = datetime.timedelta(minutes=1)
@@ -70,6 +71,28 @@ def _building(seen: steps.Seen) -> states.Phase:
 
 def _waiting(seen: steps.Seen) -> states.Phase:
     return states.Phase.UPDATING if seen.stored is not None else states.Phase.PENDING
+
+
+def forbid(cache: specs.CacheObject, seen: steps.Seen) -> steps.Decision:
+    """The pull secrets of an automatic cache are not for who asked for it: nothing is built."""
+    sentence = (
+        f"It is not built, because it names pull secrets and {seen.origin or 'has no pod'}."
+        " The next pod that asks has it made anew."
+    )
+    event = steps.Event(reason="OriginNotVerified", message=sentence, warning=True)
+    running = [job for job in seen.jobs.values() if job.active and not job.deleting]
+    serving = seen.stored is not None
+    return steps.Decision(
+        state=dataclasses.replace(
+            cache.state,
+            phase=states.Phase.UPDATE_FAILED if serving else states.Phase.FAILED,
+            progress=100 if serving else 0,
+        ),
+        sentence=sentence,
+        actions=tuple(steps.Action(steps.Verb.STOP, job.name) for job in running),
+        events=(event,) if cache.state.message != sentence else (),
+        again=_FORBIDDEN,
+    )
 
 
 def rests(cache: specs.CacheObject, now: datetime.datetime) -> bool:

@@ -80,6 +80,8 @@ class Reconciler:
             cache = await self._act_all(cache, decision.actions, seen)
             written = await self._write(cache, decision)
         except cluster.CannotStart as error:
+            known = dataclasses.replace(cache.state, verified=decision.state.verified)
+            cache = dataclasses.replace(cache, state=known)
             decision = following.cannot_begin(cache, str(error), seen=seen, rules=self._rules)
             decision = deciding.dated(cache, decision, seen, self._rules)
             written = await self._write(cache, decision)
@@ -100,11 +102,13 @@ class Reconciler:
         job = self._known.job(name)
         if job is not None and job.failed and not job.explained:
             self._known.explain_job(name, await self._api.reason_of(name))
+        asked = cache.unverified and cache.deleted is None
         mine = self._known.jobs_of(cache.cache_id)
         seen = steps.Seen(
             now=self._wall_clock().replace(microsecond=0),
             jobs=mine,
             platforms=self._known.platforms,
+            origin=await self._api.origin_problem(cache) if asked else None,
         )
         going, holders = False, ""
         try:

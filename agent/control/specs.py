@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ REFRESH = "uimgacc.io/refresh"
 REFRESH_HOURS = "uimgacc.io/refresh-hours"
 """Annotation: the same at this interval, for tags that move."""
 
+_POD_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _LONG_AGO = datetime.datetime.fromtimestamp(0, datetime.UTC)
 
 
@@ -31,12 +33,28 @@ class Key:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The pod for which an agent says it has made an object; "" where it does not say."""
+
+    namespace: str = ""
+    pod: str = ""
+    uid: str = ""
+    node: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether there can be such a pod."""
+        return bool(_POD_NAME.fullmatch(self.pod) and self.namespace and self.uid and self.node)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CacheObject:
     """The parts of an object that decisions rest on.
 
     `request` is None where the spec is wrong in a way that its schema cannot tell;
-    `problem` then says how. `deleted` is when somebody deleted it. `refresh_seconds`
-    is None where nobody asked for it.
+    `problem` then says how. `origin` is None where no agent made it, or a person has
+    edited it since. `deleted` is when somebody deleted it. `refresh_seconds` is None
+    where nobody asked for it.
     """
 
     key: Key
@@ -50,6 +68,7 @@ class CacheObject:
     deleted: datetime.datetime | None = None
     finalizers: tuple[str, ...] = ()
     auto: bool = False
+    origin: Origin | None = None
     matched: datetime.datetime | None = None
     refresh: str = ""
     refresh_seconds: float | None = None
@@ -60,6 +79,12 @@ class CacheObject:
     def finalized(self) -> bool:
         """Whether our finalizer holds it."""
         return FINALIZER in self.finalizers
+
+    @property
+    def unverified(self) -> bool:
+        """Whether its pull secrets are named by an agent, and nobody has looked if rightly."""
+        secrets = self.request is not None and self.request.pull_secrets
+        return bool(secrets) and self.origin is not None and not self.state.verified
 
     @property
     def cache_id(self) -> str:
@@ -95,11 +120,15 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
     annotations = meta.get("annotations") or {}
     request, problem = _request(body)
     labelled = (meta.get("labels") or {}).get(caches.AUTO_CREATED) == "true"
+    # Agents cannot change a spec: from its second generation on, a person answers for it.
+    from_agent = labelled and meta.get("generation", 0) <= 1
     if request is not None and labelled:
         on_demand = dataclasses.replace(request, auto=True)
         # What somebody has edited since is a cache of its name like any other.
         if caches.is_auto_cache(on_demand.cache_id, request.name):
             request = on_demand
+        elif from_agent:
+            request, problem = None, _NOT_ITS_NAME
     return CacheObject(
         key=Key(group, meta["name"]),
         uid=meta["uid"],
@@ -111,12 +140,29 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         problem=problem,
         deleted=moment(meta.get("deletionTimestamp")),
         finalizers=tuple(meta.get("finalizers") or ()),
-        auto=request is not None and request.auto,
+        auto=from_agent or (request is not None and request.auto),
+        origin=_origin(annotations) if from_agent else None,
         matched=moment(annotations.get(caches.LAST_MATCHED)),
         refresh=annotations.get(REFRESH, ""),
         refresh_seconds=_hours(annotations.get(REFRESH_HOURS, "")),
         state=dialects.of_status(body.get("status"), dialect),
         status=body.get("status") or {},
+    )
+
+
+_NOT_ITS_NAME = (
+    "metadata.name: the name of an automatic cache follows from its images and Secrets; take the"
+    f" label {caches.AUTO_CREATED} away to have one of another name"
+)
+
+
+def _origin(annotations: Mapping[str, str]) -> Origin:
+    namespace, _, pod = annotations.get(caches.CREATED_FOR, "").partition("/")
+    return Origin(
+        namespace=namespace,
+        pod=pod,
+        uid=annotations.get(caches.CREATED_FOR_UID, ""),
+        node=annotations.get(caches.CREATED_ON, ""),
     )
 
 

@@ -64,7 +64,9 @@ class Build:
 class State:
     """The status of a cache; one that nobody has looked at yet has no phase.
 
-    `progress` is in percent, `changed` the last change of the phase.
+    `progress` is in percent, `changed` the last change of the phase. `verified` is
+    whether the pod of an automatic cache was seen to use its pull secrets
+    (agent.control.origins): it may be gone when they are needed again.
     """
 
     phase: Phase | None = None
@@ -76,6 +78,7 @@ class State:
     changed: datetime.datetime | None = None
     expires: datetime.datetime | None = None
     matched: datetime.datetime | None = None
+    verified: bool = False
     size: int = 0
     images: tuple[BuiltImage, ...] = ()
     build: Build = dataclasses.field(default_factory=Build)

@@ -50,6 +50,8 @@ class Stored:
 class Seen:
     """What there is. `problem` says why the store cannot be read; then `stored` says nothing.
 
+    `origin` is why an automatic cache may not use its pull secrets, "" that it may,
+    None that nobody has asked (agent.control.specs.CacheObject.unverified).
     `going` is whether layers of the deleted cache are still in the store, `holders`
     a sentence about who holds them. `platforms` are those of the nodes. `slot` is
     whether one more build may run.
@@ -58,6 +60,7 @@ class Seen:
     now: datetime.datetime
     stored: Stored | None = None
     problem: str = ""
+    origin: str | None = None
     going: bool = False
     holders: str = ""
     jobs: Mapping[str, job_states.Job] = dataclasses.field(default_factory=dict, hash=False)

@@ -31,6 +31,12 @@ AUTO_CREATED = "uimgacc.io/auto-created"
 CREATED_FOR = "uimgacc.io/created-for"
 """Annotation of such an object: the `namespace/name` of that pod."""
 
+CREATED_FOR_UID = "uimgacc.io/created-for-uid"
+"""Annotation of such an object: the UID of that pod."""
+
+CREATED_ON = "uimgacc.io/created-on"
+"""Annotation of such an object: the node of that pod. Admission holds agents to their own."""
+
 DIALECT = "uimgacc.io/dialect"
 """Annotation of such an object: whose words the pod used (a value of Dialect)."""
 

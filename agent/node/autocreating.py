@@ -61,7 +61,10 @@ class _Wish:
 
 
 class Creator:
-    """See premounting.CacheCreator. `sink` gets the pods' events."""
+    """See premounting.CacheCreator. `sink` gets the pods' events.
+
+    `now` is the clock that all nodes and the controller share: the API server's.
+    """
 
     def __init__(
         self,
@@ -194,9 +197,10 @@ class Creator:
             return True
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=datetime.UTC)
-        # What another node wrote after its own wait counts as old when this one looks again.
+        # What another node wrote after its own wait counts as old when this one looks again. So
+        # does what is of the future: a wrong clock must not keep an unused cache for ever.
         oldest = self._matched_every - 2 * self._spread
-        return (self._now() - moment).total_seconds() >= oldest
+        return abs((self._now() - moment).total_seconds()) >= oldest
 
 
 def _complain(error: errors.AgentError) -> None:
@@ -237,6 +241,8 @@ def manifest_of(request: caches.CacheRequest, pod: pods.Pod) -> dict[str, Any]:
             "labels": {caches.AUTO_CREATED: "true"},
             "annotations": {
                 caches.CREATED_FOR: f"{pod.namespace}/{pod.name}",
+                caches.CREATED_FOR_UID: pod.uid,
+                caches.CREATED_ON: pod.node,
                 caches.DIALECT: request.dialect.value,
             },
         },

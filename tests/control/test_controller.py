@@ -63,6 +63,11 @@ def secret(plane: conftest.Plane, name: str, content: dict[str, Any]) -> None:
     plane.api.create(kube.SECRETS, body, namespace=plane.api.namespace)
 
 
+def docker_config(host: str, user: str, password: str) -> dict[str, Any]:
+    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return {"auths": {host: {"auth": auth}}}
+
+
 def test_a_private_cache_of_alibaba_takes_its_secret_along(plane, folder, tmp_path) -> None:
     """First without the Secret: it says which one is missing, and goes on when it is there."""
     namespace = plane.api.namespace

@@ -75,6 +75,7 @@ FULLEST = states.State(
     changed=NOW,
     expires=NOW,
     matched=NOW,
+    verified=True,
     size=1,
     images=(states.BuiltImage(image="a", digest="sha256:0", size=1),),
     build=states.Build(

@@ -125,25 +125,27 @@ def test_an_agent_does_not_touch_a_persons_cache() -> None:
     assert found
 
 
+def wanted(pod: str, node: str, *secrets: str) -> Any:
+    said = {
+        "uimgacc.io/created-for": pod,
+        "uimgacc.io/created-for-uid": "u",
+        "uimgacc.io/created-on": node,
+    }
+    spec = {"imagePullSecrets": list(secrets)} if secrets else {}
+    return {"metadata": {"annotations": said}, "spec": spec}
+
+
 @pytest.mark.parametrize(
     ("patch", "allowed"),
     [
         ({"metadata": {"annotations": {"uimgacc.io/dialect": "native"}}}, True),
-        (
-            {
-                "metadata": {"annotations": {"uimgacc.io/created-for": "team/pod"}},
-                "spec": {"imagePullSecrets": ["team/regcred"]},
-            },
-            True,
-        ),
-        ({"spec": {"imagePullSecrets": ["team/regcred"]}}, False),
-        (
-            {
-                "metadata": {"annotations": {"uimgacc.io/created-for": "team/pod"}},
-                "spec": {"imagePullSecrets": ["team/regcred", "finance/regcred"]},
-            },
-            False,
-        ),
+        (wanted("team/pod", "own", "team/regcred"), True),
+        (wanted("team/pod", "other", "team/regcred"), False),
+        (wanted("team/pod", "", "team/regcred"), False),
+        (wanted("", "own", "team/regcred"), False),
+        (wanted("team/pod", "own", "team/regcred", "finance/regcred"), False),
+        (wanted("team/pod", "own", "team:regcred"), False),
+        (wanted("team/pod", "other"), True),
         ({"metadata": {"annotations": {"k8s.aliyun.com/insecure-registry": "r"}}}, False),
         ({"metadata": {"labels": {"app.kubernetes.io/managed-by": "helm"}}}, False),
     ],
@@ -154,6 +156,14 @@ def test_an_agent_has_caches_built_by_the_book(patch: Any, allowed: bool) -> Non
     )
 
     assert (found == []) == allowed
+
+
+def test_a_token_of_no_node_asks_for_no_pull_secrets() -> None:
+    for node in ("", "own"):
+        made = patched(AUTOMATIC, wanted("team/pod", node, "team/regcred"))
+        asked = request(operation="CREATE", node="")
+        found = policy("uimgacc-node-caches").refusals(asked, old=None, new=made)
+        assert found == ["an agent of uimgacc asks for pull secrets for pods of its own node only"]
 
 
 def test_an_agent_creates_automatic_caches_only() -> None:

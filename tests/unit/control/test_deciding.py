@@ -406,7 +406,61 @@ def test_the_automatic_cache_unused_for_the_longest_goes_when_there_are_too_many
     assert expiring.surplus([new, named], rules) == []
 
 
-def test_a_label_alone_makes_nothing_automatic() -> None:
-    cache = cache_of(metadata=AUTO)
+def test_what_a_person_has_edited_since_is_a_cache_of_its_name() -> None:
+    cache = cache_of(metadata={**AUTO, "generation": 2})
 
     assert (cache.auto, cache.cache_id) == (False, caches.id_of_name("tools"))
+    assert Verb.START in verbs(decide(cache, seen()))
+
+
+def test_an_agent_gives_no_cache_another_name() -> None:
+    """It would be kept for ever, and whoever has taken over a node could fill the store."""
+    cache = cache_of(metadata=AUTO)
+    step = decide(cache, seen())
+
+    assert Verb.START not in verbs(step)
+    assert "take the label" in step.sentence
+    assert step.state.expires == later(hours=24)
+
+
+def wanted_by_a_pod(state: states.State | None = None) -> specs.CacheObject:
+    """As an agent makes it, with a pull secret."""
+    spec = {"imagePullSecrets": ["team/pull"]}
+    request = dataclasses.replace(cache_of(spec=spec).request, auto=True)
+    meta = {**AUTO, "name": caches.name_of_auto_cache(request.cache_id)}
+    return cache_of(state, spec=spec, metadata=meta)
+
+
+def test_an_automatic_cache_uses_secrets_for_a_pod_that_has_them_only() -> None:
+    cache = wanted_by_a_pod()
+    for origin in ("the pod team/app is gone", None):
+        step = decide(cache, seen(origin=origin))
+        assert (verbs(step), step.state.phase) == ([], Phase.FAILED)
+        assert (step.sentence.count(origin or "no pod"), step.events[0].warning) == (1, True)
+        # The next pod that wants it shall not find this one in its way for long.
+        assert step.state.expires == later(minutes=10)
+        refused = dataclasses.replace(cache, state=step.state)
+        assert decide(refused, seen(origin=origin)).events == ()
+        gone = decide(refused, seen(origin=origin, now=later(minutes=10)))
+        assert verbs(gone) == [Verb.EXPIRE]
+
+    step = decide(cache, seen(origin=""))
+    assert (verbs(step), step.state.verified) == ([Verb.START], True)
+
+
+def test_a_pod_that_was_seen_may_go() -> None:
+    cache = wanted_by_a_pod(states.State(phase=Phase.PENDING, verified=True))
+
+    assert verbs(decide(cache, seen())) == [Verb.START]
+    # The pod is there, and the store is not: that it was there is noted all the same.
+    blind = decide(wanted_by_a_pod(), seen(origin="", problem="away"))
+    assert (verbs(blind), blind.state.verified) == ([], True)
+
+
+def test_what_serves_already_goes_on_serving_when_its_pod_is_gone() -> None:
+    """Of a version that noted nothing: it is only not built anew."""
+    cache = wanted_by_a_pod(ready())
+    step = decide(cache, seen(origin="the pod is gone", stored=stored(), jobs=job_of(cache)))
+
+    assert (verbs(step), step.state.phase) == ([Verb.STOP], Phase.UPDATE_FAILED)
+    assert step.state.expires == later(days=7, hours=-1)

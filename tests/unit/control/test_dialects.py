@@ -24,6 +24,7 @@ STATES = st.builds(
     changed=MAYBE,
     expires=MAYBE,
     matched=MAYBE,
+    verified=st.booleans(),
     size=st.integers(0, 2**50),
     images=st.lists(st.builds(states.BuiltImage, image=st.text(), digest=st.text())).map(tuple),
     build=st.builds(

@@ -17,7 +17,7 @@ from tests.fakes import api as fakes
 pytestmark = pytest.mark.looptime
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-POD = pods.Pod(namespace="team", name="pod", uid="u-1")
+POD = pods.Pod(namespace="team", name="pod", uid="u-1", node="n-1")
 EVENT = decisions.Event(reason="ImageCacheAutoCreated", message="Image cache is auto created")
 
 
@@ -79,6 +79,8 @@ async def test_the_object_says_what_to_build_and_for_whom(given) -> None:
     assert made["metadata"]["labels"] == {"uimgacc.io/auto-created": "true"}
     assert made["metadata"]["annotations"] == {
         "uimgacc.io/created-for": "team/pod",
+        "uimgacc.io/created-for-uid": "u-1",
+        "uimgacc.io/created-on": "n-1",
         "uimgacc.io/dialect": "alibaba",
     }
     assert made["spec"] == {
@@ -212,8 +214,11 @@ async def test_a_match_is_told_again_after_hours(given) -> None:
     assert last_matched(given.api).startswith("2026-01-01T12:")
 
 
-@pytest.mark.parametrize("damaged", ["", "yesterday", "2025-12-01T00:00:00", "2025-12-01"])
-async def test_a_time_that_is_old_or_none_is_written_anew(given, damaged) -> None:
+@pytest.mark.parametrize(
+    "damaged",
+    ["", "yesterday", "2025-12-01T00:00:00", "2025-12-01", "1970-01-01T00:00:09Z", "2036-01-01"],
+)
+async def test_a_time_that_is_old_or_none_or_of_the_future_is_written_anew(given, damaged) -> None:
     put_cache(given.api, **{caches.LAST_MATCHED: damaged})
     async with given.running():
         given.creator.matched("auto-x")

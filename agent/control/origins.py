@@ -1,0 +1,55 @@
+"""Whether an automatic cache may use the pull secrets that it names: pure functions.
+
+Its object was made by the agent of a node. Whoever takes a node over speaks with its
+agent's voice and could name any Secret of the cluster; so the controller looks for the
+pod that is said to want the cache. It has to be on the node that asks (which the
+admission policy reads from the agent's token), to ask for automatic caches, and to
+use these images with these Secrets: what the kubelet of that node may read anyhow.
+"""
+
+from agent.control import specs
+from agent.matching import annotations
+from agent.model import images, pods
+
+
+def problem(cache: specs.CacheObject) -> str:
+    """What is wrong with what an object says of its pod, whatever there is; "": nothing."""
+    origin, request = cache.origin, cache.request
+    if origin is None or request is None or not origin.complete:
+        return "it does not say for which pod, and on which node, it was made"
+    for secret in request.pull_secrets:
+        if secret.namespace != origin.namespace:
+            return f"the Secret {secret} is not of the namespace of its pod, {origin.namespace}"
+    return ""
+
+
+def refusal(cache: specs.CacheObject, pod: pods.Pod | None) -> str:
+    """Why the Secrets may not be used; "": they may. `pod` is None where there is none."""
+    origin, request = cache.origin, cache.request
+    if (wrong := problem(cache)) or origin is None or request is None:
+        return wrong
+    name = f"{origin.namespace}/{origin.pod}"
+    if pod is None or pod.uid != origin.uid:
+        return f"the pod {name} that wanted it is gone"
+    if pod.node != origin.node:
+        return f"the pod {name} is not on the node that asks, {origin.node}"
+    if not annotations.request_of(pod).auto_create:
+        return f"the pod {name} does not ask for automatic caches"
+    used = _references(pod)
+    for image in request.images:
+        if image not in used:
+            return f"the pod {name} does not use the image {image}"
+    for secret in request.pull_secrets:
+        if secret.name not in pod.pull_secrets:
+            return f"the pod {name} does not use the Secret {secret.name}"
+    return ""
+
+
+def _references(pod: pods.Pod) -> set[images.Reference]:
+    found = set()
+    for image in pod.images:
+        try:
+            found.add(images.parse_reference(image))
+        except images.ImageReferenceError:
+            continue
+    return found

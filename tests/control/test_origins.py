@@ -1,0 +1,71 @@
+"""Automatic caches with pull secrets: whose word the controller takes, and for what."""
+
+import pytest
+
+from agent.control import specs
+from agent.model import caches, images
+from lab import services
+from tests.control import conftest
+from tests.control.test_controller import docker_config, secret
+from tests.kube import apis
+
+pytestmark = pytest.mark.timeout(300)
+
+AUTO = {"uimgacc.io/image-cache": "auto"}
+
+
+def automatic(
+    plane: conftest.Plane, pod: apis.Object, *wanted: str, secret: str = "pull"
+) -> specs.Key:
+    """An object as the agent of the pod's node makes it."""
+    references = [images.parse_reference(f"{plane.server.address}/{image}") for image in wanted]
+    named = caches.SecretName(plane.api.namespace, secret)
+    name = caches.name_of_auto_cache(caches.id_of_images(references, pull_secrets=[named]))
+    meta = pod["metadata"]
+    said = {
+        caches.CREATED_FOR: f"{plane.api.namespace}/{meta['name']}",
+        caches.CREATED_FOR_UID: meta["uid"],
+        caches.CREATED_ON: pod["spec"]["nodeName"],
+    }
+    labels = {caches.AUTO_CREATED: "true"}
+    return plane.apply(
+        name, *wanted, labels=labels, annotations=said, imagePullSecrets=[str(named)]
+    )
+
+
+def test_an_automatic_cache_may_use_the_secrets_of_its_pod_and_no_others(plane, tmp_path) -> None:
+    with services.Registry(tmp_path / "private", users={"alice": "opensesame"}) as server:
+        plane.server = server
+        config = docker_config(server.address, "alice", "opensesame")
+        secret(plane, "pull", config)
+        secret(plane, "of-others", config)
+        node = plane.api.node(labels={"kubernetes.io/arch": "amd64"})
+        pod = plane.api.pod(
+            "app-0",
+            node,
+            image=f"{server.address}/lab/gzip:1",
+            annotations=AUTO,
+            spec={"imagePullSecrets": [{"name": "pull"}]},
+        )
+        controller = plane.controller()
+        other = automatic(plane, pod, "lab/gzip:1", secret="of-others")
+        more = automatic(plane, pod, "lab/gzip:1", "lab/zstd:1")
+        said = plane.wait(other, "Failed")["message"]
+        assert "app-0 does not use the Secret of-others" in said
+        assert "lab/zstd:1" in plane.wait(more, "Failed")["message"]
+        apis.wait_until(lambda: "OriginNotVerified" in plane.events(other))
+        assert plane.builders.started == []
+        assert plane.builders.secrets() == ["of-others", "pull"]
+
+        # The pod may go once it was seen: it need not outlast the build, or the controller.
+        plane.builders.held.set()
+        own = automatic(plane, pod, "lab/gzip:1")
+        apis.wait_until(lambda: plane.status(own).get("build", {}).get("verified"), seconds=60)
+        plane.api.delete_pod("app-0")
+        controller.stop()
+        plane.controller()
+        plane.builders.held.clear()
+        status = plane.wait(own, "Ready")
+        record = plane.reader.cache(status["imageCacheId"])
+        assert record is not None
+        assert record.namespaces == [plane.api.namespace]

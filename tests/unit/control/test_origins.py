@@ -1,0 +1,94 @@
+"""Which pull secrets an agent's word is good for: those of a pod that is there and uses them."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from agent.control import origins, specs
+from agent.matching import annotations
+from agent.model import caches, images, pods
+from agent.node import autocreating
+
+POD: dict[str, Any] = {
+    "metadata": {
+        "namespace": "team",
+        "name": "app-0",
+        "uid": "u-1",
+        "annotations": {annotations.NATIVE_CACHE: "auto"},
+    },
+    "spec": {
+        "nodeName": "node-1",
+        "initContainers": [{"name": "first", "image": "r.io/team/tools:1"}],
+        "containers": [{"name": "app", "image": "r.io/team/app"}, {"name": "odd", "image": "A B"}],
+        "imagePullSecrets": [{"name": "pull"}, {"name": "other"}],
+    },
+}
+
+
+def pod(*, meta: Any = None, spec: Any = None) -> pods.Pod:
+    return pods.parse_pod(
+        {"metadata": {**POD["metadata"], **(meta or {})}, "spec": {**POD["spec"], **(spec or {})}}
+    )
+
+
+def cache(by: pods.Pod | None = None, *, secrets: tuple[str, ...] = ("pull",)) -> specs.CacheObject:
+    """The object that the agent of the pod's node makes, as the API server has it."""
+    pod_ = by or pod()
+    references = ("r.io/team/app:latest", "r.io/team/tools:1")
+    request = caches.CacheRequest(
+        name="",
+        images=tuple(map(images.parse_reference, references)),
+        pull_secrets=tuple(caches.SecretName("team", name) for name in secrets),
+        size_gib=caches.SIZE_AUTO,
+        auto=True,
+    )
+    request = dataclasses.replace(request, name=caches.name_of_auto_cache(request.cache_id))
+    body = autocreating.manifest_of(request, pod_)
+    body["metadata"] |= {"uid": "c", "resourceVersion": "1", "generation": 1}
+    return specs.parse(body)
+
+
+def test_what_an_agent_asks_for_a_pod_of_its_node_is_granted() -> None:
+    assert cache().unverified
+    assert origins.refusal(cache(), pod()) == ""
+    assert origins.refusal(cache(secrets=("other", "pull")), pod()) == ""
+    # Without secrets there is nothing to be asked for.
+    assert not cache(secrets=()).unverified
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (None, "the pod team/app-0 that wanted it is gone"),
+        (pod(meta={"uid": "u-2"}), "is gone"),
+        (pod(spec={"nodeName": "node-2"}), "not on the node that asks, node-1"),
+        (pod(spec={"nodeName": ""}), "not on the node that asks, node-1"),
+        (pod(meta={"annotations": {}}), "does not ask for automatic caches"),
+        (
+            pod(meta={"annotations": {annotations.NATIVE_CACHE: "imc-1"}}),
+            "does not ask for automatic caches",
+        ),
+        (pod(spec={"initContainers": []}), "does not use the image r.io/team/tools:1"),
+        (pod(spec={"imagePullSecrets": [{"name": "other"}]}), "does not use the Secret pull"),
+        (pod(spec={"imagePullSecrets": []}), "does not use the Secret pull"),
+    ],
+)
+def test_a_pod_that_is_not_as_the_agent_says_entitles_to_nothing(there, said: str) -> None:
+    assert said in origins.refusal(cache(), there)
+
+
+@pytest.mark.parametrize("said", [{"name": "../x"}, {"name": ""}, {"uid": ""}, {"node": ""}])
+def test_an_agent_says_for_which_pod(said: dict[str, str]) -> None:
+    named = dataclasses.replace(pod(), **said)
+
+    assert "for which pod" in origins.problem(cache(named))
+    assert "for which pod" in origins.refusal(cache(named), named)
+
+
+def test_secrets_are_those_of_the_pods_namespace() -> None:
+    elsewhere = dataclasses.replace(pod(), namespace="other")
+
+    said = origins.problem(cache(elsewhere))
+
+    assert said == "the Secret team/pull is not of the namespace of its pod, other"
