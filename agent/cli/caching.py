@@ -12,7 +12,15 @@ import rich.progress
 from agent import errors
 from agent.cli import clusters, creating, output
 from agent.clients import kube, kube_errors, kube_switch
-from agent.control import acceleration, acceleration_objects, dialects, specs, states, ucloud
+from agent.control import (
+    acceleration,
+    acceleration_objects,
+    dialects,
+    exclusion,
+    specs,
+    states,
+    ucloud,
+)
 from agent.model import caches
 
 _POLL = 0.5
@@ -20,6 +28,7 @@ _LEASES = kube.Resource(group="coordination.k8s.io", plural="leases")
 _LEASE = "uimgacc-controller"
 _FRESH = datetime.timedelta(minutes=2)
 _CAPABLE = "uimgacc=true"
+_NO_KIND = "this cluster has no ImageCaches{}: `uimgacc enable` installs them"
 
 
 def show_all(target: clusters.Target, *, as_json: bool) -> None:
@@ -192,22 +201,23 @@ async def _apply(client: kube.Client, body: Mapping[str, Any]) -> specs.Key:
             _resource(group), name, body, how=kube.Patch.APPLY, manager="uimgacc", force=True
         )
     except kube_errors.NotFound as error:
-        raise output.NotFound(
-            f"this cluster has no ImageCaches of {group}: `uimgacc enable` installs them",
-            name=group,
-        ) from error
+        raise output.NotFound(_NO_KIND.format(f" of {group}"), name=group) from error
     return specs.Key(group, name)
 
 
 async def _all(client: kube.Client) -> list[specs.CacheObject]:
-    found = []
+    found, missing = [], 0
     for group in caches.GROUPS:
-        with contextlib.suppress(kube_errors.NotFound):  # that dialect is not installed
+        try:
             found += [
                 specs.parse(body)
                 async for page in client.pages(_resource(group))
                 for body in page.items
             ]
+        except kube_errors.NotFound:
+            missing += 1  # that dialect is not installed
+    if missing == len(caches.GROUPS):
+        raise output.NotFound(_NO_KIND.format(""), name=caches.KIND)
     return sorted(found, key=lambda each: each.key)
 
 
@@ -325,6 +335,7 @@ def _actions(
     switch = kube_switch.Switch(client, namespace=target.namespace)
     return acceleration.Actions(
         acceleration_objects.KubeObjects(client, switch, settings),
+        exclusion.Turns(client, namespace=target.namespace),
         nfs="",
         # Whether the store is there is the controller's to know: a build that cannot begin waits.
         store_problem=str,
@@ -346,7 +357,9 @@ async def _situation(client: kube.Client, target: clusters.Target) -> dict[str, 
         agent_ready=ready,
         status=found.status if ready else ucloud.Status.UNKNOWN,
     )
-    others = [_shape(each) for each in await _all(client)]
+    others: list[Any] = []
+    with contextlib.suppress(output.NotFound):  # nothing is installed, which is said above
+        others = [_shape(each) for each in await _all(client)]
     return ucloud.described("GetUK8SImageAccelerate", found) | {"Caches": others}
 
 

@@ -9,6 +9,7 @@ One operation at a time, as at UCloud's: the script waits for it by asking how i
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
 import enum
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from agent import errors
-from agent.control import states, ucloud
+from agent.control import exclusion, states, ucloud
 from agent.model import images
 
 _PATIENCE = datetime.timedelta(seconds=60)
@@ -86,6 +87,13 @@ class Objects(Protocol):
         """Switch acceleration of the whole cluster on, or off with None."""
 
 
+class Turns(Protocol):
+    """Who may begin an operation (exclusion.Turns)."""
+
+    def one(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Be the only one in the cluster for the time of the context; raise Taken."""
+
+
 class Actions:
     """The actions. `store_problem` says "" or why the store cannot be used now.
 
@@ -95,12 +103,14 @@ class Actions:
     def __init__(
         self,
         objects: Objects,
+        turns: Turns,
         *,
         nfs: str,
         store_problem: Callable[[], str],
         clock: Callable[[], datetime.datetime],
     ) -> None:
         self._objects = objects
+        self._turns = turns
         self._nfs = nfs
         self._store_problem = store_problem
         self._clock = clock
@@ -114,8 +124,13 @@ class Actions:
         try:
             if isinstance(request, ucloud.Get):
                 return await self._look()
-            async with self._lock:
+            # Those who ask here wait for each other; those who ask elsewhere are seen by the turn.
+            async with self._lock, self._turns.one():
                 await self._change(request)
+        except exclusion.Taken as error:
+            raise ucloud.ApiError(
+                ucloud.RetCode.BUSY, f"{error}: one operation at a time"
+            ) from error
         except errors.TemporaryError as error:
             raise ucloud.ApiError(ucloud.RetCode.UNAVAILABLE, str(error)) from error
         return None

@@ -128,14 +128,20 @@ def started(plane: conftest.Plane, uhub: UHub, folder: pathlib.Path) -> Caller:
         },
         namespace=plane.api.namespace,
     )
+    return replica(plane, uhub, folder, conftest.POD)
+
+
+def replica(plane: conftest.Plane, uhub: UHub, folder: pathlib.Path, name: str) -> Caller:
+    """One of the controllers, and who asks it."""
     controller = plane.controller(
         "--api-listen=127.0.0.1:0",
-        f"--api-keys={keys}",
+        f"--api-keys={folder / 'keys.json'}",
         "--cluster-id=uk8s-1",
         f"--nfs={NFS}",
         f"--uhub={uhub.server.address}",
         f"--plain-http={uhub.server.address}",
         "--retry-seconds=3600",
+        name=name,
     )
 
     def where() -> str:
@@ -233,25 +239,30 @@ def test_errors_are_told_and_end_with_the_next_operation(plane, caller, uhub) ->
     assert caller.ask("Get")["Status"] == "Ready"
 
 
-def test_one_operation_at_a_time_and_a_failed_one_may_be_repeated(plane, caller, uhub) -> None:
+def test_one_operation_at_a_time_and_a_failed_one_may_be_repeated(
+    plane, caller, uhub, folder
+) -> None:
     uhub.push("team/one", b"one")
     caller.enable()
+    plane.pod("controller-1")
+    of_other = replica(plane, uhub, folder, "controller-1")
     one = {"OriginalImage": uhub.name("team/one:1"), "TargetImage": uhub.name("team/one:acc")}
     plane.builders.held.set()
     caller.ask("Create", **one)
 
     other = {"OriginalImage": uhub.name("team/two:1"), "TargetImage": uhub.name("team/two:acc")}
     assert refusal(caller, "Create", **other).startswith("2001: ")
-    assert refusal(caller, "Disable").startswith("2001: ")
-    assert caller.ask("Get")["Status"] == "Creating"
+    # The controller that does not lead knows it as well.
+    assert refusal(of_other, "Disable").startswith("2001: ")
+    assert of_other.ask("Get")["Status"] == "Creating"
     plane.builders.held.clear()
     assert caller.wait()["Status"] == "Ready"
 
     caller.ask("Create", **other)
     assert caller.wait()["Status"] == "CreateError"
     uhub.push("team/two", b"two")
-    caller.ask("Create", **other)
-    found = caller.wait()
+    of_other.ask("Create", **other)
+    found = of_other.wait()
     assert (found["Status"], len(found["Images"])) == ("Ready", 2)
 
 

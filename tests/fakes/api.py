@@ -67,7 +67,7 @@ class Api:
         if (resource.plural, namespace, body["metadata"]["name"]) in self.objects:
             raise kube_errors.AlreadyExists(refusal(409, "AlreadyExists"))
         self.put(resource, body, namespace=namespace)
-        return body
+        return copy.deepcopy(self.objects[resource.plural, namespace, body["metadata"]["name"]])
 
     async def patch(
         self,
