@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import datetime
 import logging
-import ssl
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -20,16 +19,18 @@ from agent.control import (
     acceleration_objects,
     aliasing,
     api,
+    exclusion,
     page_data,
     page_web,
     storage,
 )
-from agent.kits import aiotasks, workers
+from agent.kits import aiotasks, tls, workers
 
 logger = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 10.0
 _AGAIN = 1.0
+_CERTIFICATE_SECONDS = 10.0
 
 
 class _Store:
@@ -63,9 +64,11 @@ async def run(wanted: settings.Controller, credentials: kube_access.Credentials)
         )
         store = _Store(storage.Storage(str(wanted.store), pool, deadline=wanted.store_seconds))
         app = _application(wanted, client, store)
-        where = await stack.enter_async_context(_listening(app, wanted))
+        certificate = tls.Certificate(wanted.api_tls) if wanted.api_tls is not None else None
+        where = await stack.enter_async_context(_listening(app, wanted, certificate))
         logger.info("the API is listening", extra={"address": where})
-        await aiotasks.run_services({"store": store.run()}, asyncio.Event())
+        services = {"store": store.run(), "certificate": _renew(certificate)}
+        await aiotasks.run_services(services, asyncio.Event())
 
 
 def aliaser(wanted: settings.Controller, client: kube.Client) -> aliasing.Aliaser:
@@ -90,6 +93,7 @@ def _application(
         raise errors.PermanentError("--api-listen needs --api-keys: who may ask")
     actions = acceleration.Actions(
         _objects(wanted, client),
+        exclusion.Turns(client, namespace=wanted.namespace),
         nfs=wanted.nfs,
         store_problem=lambda: store.problem,
         clock=lambda: datetime.datetime.now(datetime.UTC),
@@ -110,13 +114,23 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+async def _renew(certificate: tls.Certificate | None) -> None:
+    """Take a certificate that was replaced, for ever; connections that are open keep theirs."""
+    while True:
+        await asyncio.sleep(_CERTIFICATE_SECONDS)
+        try:
+            if certificate is not None and certificate.refresh():
+                logger.info("the certificate was replaced")
+        except OSError as error:  # of the files, or of what is in them
+            logger.warning("the new certificate cannot be used", extra={"reason": str(error)})
+
+
 @contextlib.asynccontextmanager
-async def _listening(app: web.Application, wanted: settings.Controller) -> AsyncIterator[str]:
+async def _listening(
+    app: web.Application, wanted: settings.Controller, certificate: tls.Certificate | None
+) -> AsyncIterator[str]:
     """Serve, with TLS where there is a certificate; yields where."""
-    context = None
-    if wanted.api_tls is not None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(wanted.api_tls / "tls.crt", wanted.api_tls / "tls.key")
+    context = certificate.context if certificate is not None else None
     host, _, port = wanted.api_listen.rpartition(":")
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
     await runner.setup()

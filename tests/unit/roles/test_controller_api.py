@@ -1,0 +1,42 @@
+"""The controller's front as a whole: it listens with the certificate that is there now."""
+
+import asyncio
+import json
+import logging
+import pathlib
+
+import pytest
+
+from agent import settings
+from agent.clients import kube_access
+from agent.roles import controller_api
+from tests.unit.kits import test_tls
+
+made = test_tls.made
+
+
+async def test_a_certificate_that_is_renewed_is_used_without_a_restart(
+    made: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, monkeypatch
+) -> None:
+    monkeypatch.setattr(controller_api, "_CERTIFICATE_SECONDS", 0.05)
+    caplog.set_level(logging.INFO)
+    test_tls.put(tmp_path, made / "one.crt", made / "one.key")
+    (tmp_path / "keys").write_text(json.dumps({"public": "a-long-private-key"}))
+    wanted = settings.Controller(
+        store=tmp_path / "store",
+        api_listen="127.0.0.1:0",
+        api_keys=tmp_path / "keys",
+        api_tls=tmp_path,
+    )
+    nobody = kube_access.Kubeconfig(tmp_path / "no-kubeconfig")
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        serving = group.create_task(controller_api.run(wanted, nobody))
+        while not (told := [each for each in caplog.records if hasattr(each, "address")]):
+            await asyncio.sleep(0.01)
+        port = int(told[0].address.rpartition(":")[2])
+        assert await test_tls.shown(port) == test_tls.der(made / "one.crt")
+
+        test_tls.put(tmp_path, made / "two.crt", made / "two.key")
+        while await test_tls.shown(port) != test_tls.der(made / "two.crt"):
+            await asyncio.sleep(0.01)
+        serving.cancel()
