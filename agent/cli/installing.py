@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 
 from agent import errors
-from agent.cli import caching, clusters, output
+from agent.cli import caching, clusters, output, releasing, supporting
 from agent.clients import kube, kube_errors, kube_switch
-from agent.control import acceleration_objects, ucloud
+from agent.control import acceleration_objects, exclusion, ucloud
 
 MANIFESTS = pathlib.Path(__file__).with_name("manifests")
 OVERLAYS = ("runtimeclass", "default-snapshotter")
@@ -32,8 +32,6 @@ _NFS = re.compile(r"(?P<server>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<path>/\S*)")
 _KUSTOMIZE_SECONDS = 60
 _POLL = 1.0
 _MANAGER = "uimgacc"
-_ADMISSION = "admissionregistration.k8s.io"
-_POLICIES = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
 # In this order: what others refer to first.
 _FIRST = ("Namespace", "CustomResourceDefinition")
 _DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
@@ -75,20 +73,23 @@ def enable(
 
     async def work(client: kube.Client) -> None:
         with caching.bar(quiet=False) as tell:
-            kept = await _supported(client, objects)
+            await supporting.require(client)
+            if wanted.overlay == OVERLAYS[0]:
+                await supporting.refuse_if_default(client)
+            kept = await supporting.supported(client, objects)
             for number, body in enumerate(kept):
                 tell(
                     f"applying {body['kind']} {body['metadata']['name']}", 100 * number // len(kept)
                 )
                 await _apply(client, body)
-            await _turn(client, target).turn(
-                ucloud.Enable(
-                    nfs=wanted.nfs,
-                    subnet=wanted.subnet,
-                    username=wanted.username,
-                    password=wanted.password,
-                )
+            asked = ucloud.Enable(
+                nfs=wanted.nfs,
+                subnet=wanted.subnet,
+                username=wanted.username,
+                password=wanted.password,
             )
+            async with exclusion.Turns(client, namespace=target.namespace).one():
+                await _turn(client, target).turn(asked)
             if wait:
                 async with asyncio.timeout(seconds):
                     await _wait_nodes(client, target, tell)
@@ -110,10 +111,12 @@ def disable(
     installed = [] if uninstalled is None else render(uninstalled, target)
 
     async def work(client: kube.Client) -> None:
+        if installed:
+            await supporting.refuse_if_default(client)
         with caching.bar(quiet=False) as tell:
             async with asyncio.timeout(seconds):
                 try:
-                    await _turn(client, target).turn(None)
+                    await _switch_off(client, target)
                     if wait or installed:
                         await _wait_labels(client, tell)
                 except kube_switch.NotInstalled:
@@ -215,31 +218,6 @@ def _kustomize(text: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: (each["kind"] not in _FIRST, each["kind"] != "Namespace"))
 
 
-async def _supported(client: kube.Client, objects: Sequence[Object]) -> list[Object]:
-    """What this cluster can take: the admission policy in its version of it, or not at all."""
-    version = await _policy_version(client)
-    found = [
-        {**body, "apiVersion": f"{_ADMISSION}/{version}"} if body["kind"] in _POLICIES else body
-        for body in objects
-        if version or body["kind"] not in _POLICIES
-    ]
-    if not version:
-        output.say(
-            "this cluster has no MutatingAdmissionPolicy (Kubernetes 1.36; 1.34 behind a feature"
-            " gate): pods must name their runtime class themselves, see docs/install.md"
-        )
-    return found
-
-
-async def _policy_version(client: kube.Client) -> str:
-    for version in ("v1", "v1beta1"):
-        kind = kube.Resource(group=_ADMISSION, version=version, plural="mutatingadmissionpolicies")
-        with contextlib.suppress(kube_errors.NotFound):
-            async for _ in client.pages(kind):
-                return version
-    return ""
-
-
 def resource_of(body: Object) -> kube.Resource:
     """Where objects of this one's kind are: all plurals of ours are regular."""
     group, _, version = str(body["apiVersion"]).rpartition("/")
@@ -268,6 +246,13 @@ async def _remove(client: kube.Client, body: Object) -> None:
     meta = body["metadata"]
     with contextlib.suppress(kube_errors.NotFound):
         await client.delete(resource_of(body), meta["name"], namespace=meta.get("namespace", ""))
+
+
+async def _switch_off(client: kube.Client, target: clusters.Target) -> None:
+    """Raise NotInstalled before anything is written: its namespace may be on its way out."""
+    await kube_switch.Switch(client, namespace=target.namespace).is_off()
+    async with exclusion.Turns(client, namespace=target.namespace).one():
+        await _turn(client, target).turn(None)
 
 
 def _turn(client: kube.Client, target: clusters.Target) -> acceleration_objects.KubeObjects:
@@ -319,7 +304,8 @@ async def _uninstall(
     """Take our objects away, then have each node put back as it was.
 
     ImageCaches and what defines them stay, and so does the store: what was built once
-    is there when somebody installs this again.
+    is there when somebody installs this again. No controller is there then to let them be
+    deleted, so that is done here.
     """
     undo = await _undoing(client, target)
     kept = ("CustomResourceDefinition",)
@@ -327,6 +313,7 @@ async def _uninstall(
     for number, body in enumerate(going):
         tell(f"removing {body['kind']} {body['metadata']['name']}", 100 * number // len(going))
         await _remove(client, body)
+    await releasing.release_all(client)
     for body in undo:
         await _apply(client, body)
     (agents,) = (each["metadata"] for each in undo if each["kind"] == "DaemonSet")
@@ -340,6 +327,8 @@ async def _uninstall(
         await asyncio.sleep(_POLL)
     for body in reversed(undo):
         await _remove(client, body)
+    # Once more: by now the last controller has ended that was about to hold one.
+    await releasing.release_all(client)
 
 
 async def _undoing(client: kube.Client, target: clusters.Target) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """The command line on a cluster: an API server, a controller that builds, a person."""
 
+import contextlib
 import json
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 
 from agent.cli import commands, installing
 from agent.clients import kube
-from agent.control import acceleration
+from agent.control import acceleration, specs
 from agent.model import images
 from tests.control import conftest
 from tests.kube import apis
@@ -221,6 +223,30 @@ def objects(api: apis.Api, text: str) -> list[str]:
     return there
 
 
+class Abandoned:
+    """ImageCaches of a controller that is gone: one that others hold as well, one being deleted."""
+
+    def __init__(self, api: apis.Api) -> None:
+        self.api = api
+        self.names = [f"abandoned-{number}-{uuid.uuid4().hex[:8]}" for number in range(2)]
+        for name, more in zip(self.names, (["example.com/others"], []), strict=True):
+            meta = {"name": name, "finalizers": [specs.FINALIZER, *more]}
+            body = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", "metadata": meta}
+            api.create(kube.IMAGE_CACHES, {**body, "spec": {"images": ["nginx:1"]}})
+        api.delete(kube.IMAGE_CACHES, self.names[1])
+
+    def finalizers(self) -> list[str]:
+        found = {each["metadata"]["name"]: each for each in self.api.list(kube.IMAGE_CACHES)}
+        there = [found[name]["metadata"] for name in self.names if name in found]
+        return [one for meta in there for one in meta.get("finalizers", ())]
+
+    def close(self) -> None:
+        for name in self.names:
+            with contextlib.suppress(apis.RefusedError):
+                self.api.patch(kube.IMAGE_CACHES, name, {"metadata": {"finalizers": None}})
+            self.api.delete(kube.IMAGE_CACHES, name)
+
+
 def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, run, monkeypatch) -> None:
     monkeypatch.setenv("UIMGACC_NAMESPACE", SYSTEM)
     install = ("--nfs", "10.0.0.5:/uimgacc", "--image", "r.io/uimgacc:7", "--component", "nvidia")
@@ -247,7 +273,11 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, run, monkeypatch)
         agents = api.get(DAEMON_SETS, "uimgacc-node", namespace=SYSTEM)
         assert "UIMGACC_DRAIN" not in json.dumps(agents["spec"])
 
-        gone = done(run("disable", "--uninstall", "--component", "nvidia"))
+        with contextlib.closing(Abandoned(api)) as abandoned:
+            held = [specs.FINALIZER, "example.com/others", specs.FINALIZER]
+            assert abandoned.finalizers() == held
+            gone = done(run("disable", "--uninstall", "--component", "nvidia"))
+            assert abandoned.finalizers() == ["example.com/others"]
 
     assert gone == "image acceleration is uninstalled\n"
     assert nodes.seen == ["uimgacc-node", "uimgacc-uninstall"]
