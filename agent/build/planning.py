@@ -134,7 +134,7 @@ def parse(data: bytes, media_type: str) -> Index | Manifest:
             manifest = msgspec.json.decode(data, type=Manifest)
             _require_digests([manifest.config, *manifest.layers])
             return manifest
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise UnsupportedImage(f"its manifest is damaged ({error})") from error
     if probe.schema_version == 1:
         raise UnsupportedImage("it has the old manifest schema 1; push it again with a new docker")
@@ -145,7 +145,7 @@ def parse_config(data: bytes) -> Config:
     """Read an image's config; raise UnsupportedImage."""
     try:
         return msgspec.json.decode(data, type=Config)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise UnsupportedImage(f"its config is damaged ({error})") from error
 
 

@@ -108,7 +108,7 @@ def read_documents(name: str) -> list[object]:
     try:
         text = sys.stdin.read() if name == "-" else pathlib.Path(name).read_text(encoding="utf-8")
         return [document for document in yaml.safe_load_all(text) if document is not None]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise output.UsageError(f"{name}: {' '.join(str(error).split())}") from error
 
 

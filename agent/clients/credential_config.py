@@ -80,7 +80,7 @@ def read(path: pathlib.Path) -> tuple[Plugin, ...]:
     try:
         found = msgspec.convert(yaml.safe_load(path.read_bytes()), type=_Config)
         return _plugins(found)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         # msgspec and yaml name the place and the type, and quote no values of `env`.
         raise PluginConfigError(str(path), " ".join(str(error).split())) from error
 

@@ -140,7 +140,7 @@ class Plugins:
                 lifetime = plugin.seconds
             else:
                 lifetime = credential_config.seconds(answer.cache_duration)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             # The library's messages name fields and types, never their values.
             raise PluginFailed(plugin.name, f"its answer cannot be read: {error}") from error
         said = (answer.api_version, answer.kind)

@@ -123,7 +123,7 @@ def _auths(data: bytes, source: str) -> list[tuple[str, _Auth]]:
         if "auths" not in raw and not {"credsStore", "credHelpers", "HttpHeaders"} & raw.keys():
             return list(msgspec.json.decode(data, type=dict[str, _Auth]).items())
         return list(msgspec.json.decode(data, type=_DockerConfig).auths.items())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # The library's message names the field, never its value.
         raise CredentialsFileError(source, str(error)) from error
 

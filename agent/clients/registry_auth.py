@@ -151,7 +151,7 @@ class Authorizer:
             return None
         try:
             answer = msgspec.json.decode(body, type=_Token)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None
         return answer.token or answer.access_token or None
 

@@ -171,7 +171,7 @@ def _parts(manifest: registry.Manifest, source: images.Reference) -> Iterator[_D
 def _decoded(manifest: registry.Manifest, source: images.Reference) -> _Manifest:
     try:
         return msgspec.json.decode(manifest.data, type=_Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise registry.WrongContent(
             f"the manifest of {source}", expected="an image's manifest", found=str(error)
         ) from error

@@ -49,5 +49,5 @@ def decode(data: bytes, name: str) -> Report:
     """Read a report; raise RecordError where it is none."""
     try:
         return msgspec.json.decode(data, type=Report)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise records.RecordError(name, str(error)) from error

@@ -29,5 +29,5 @@ def decode_saved(text: str) -> Saved | None:
     """What an annotation says; None where it makes no sense."""
     try:
         return msgspec.json.decode(text, type=Saved)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return None

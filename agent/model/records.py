@@ -247,7 +247,7 @@ def decode(data: bytes, kind: type[Record], name: str) -> Record:
     """Read a record of the given kind; `name` is for the message of RecordError."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RecordError(name, str(error)) from error
 
 

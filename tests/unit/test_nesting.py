@@ -1,0 +1,54 @@
+"""JSON and YAML nested without end: refused in a sentence, whoever wrote it."""
+
+import base64
+
+import pytest
+
+from agent import errors
+from agent.build import planning
+from agent.cli import creating
+from agent.clients import credential_config, credentials, registry, registry_push
+from agent.control import cluster, roster
+from agent.model import builds, images, nodes, records
+from agent.store import decoding
+
+DEEP = (b"[" * 200_000, b'{"unknown":' + b"[" * 200_000, b'{"unknown":' * 50_000)
+DIGEST = f"sha256:{'0' * 64}"
+REFERENCE = images.parse_reference("r.io/app:1")
+
+READERS = {
+    "a manifest": lambda data: planning.parse(data, ""),
+    "an index": lambda data: planning.parse(data, "application/vnd.oci.image.index.v1+json"),
+    "a config": planning.parse_config,
+    "a manifest to push": lambda data: registry_push._decoded(
+        registry.Manifest(data=data, media_type="", digest=DIGEST), REFERENCE
+    ),
+    "a pull secret": lambda data: credentials.DockerConfig(data, source="a test"),
+    "the record of a cache": lambda data: decoding.cache(data, "imc-1"),
+    "the record of a layer": lambda data: decoding.layer(data, DIGEST),
+    "the report of a build": lambda data: builds.decode(data, "job"),
+    "any record": lambda data: records.decode(data, records.StoreRecord, "store.json"),
+}
+
+
+@pytest.mark.parametrize("data", DEEP, ids=range(len(DEEP)))
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_what_is_nested_too_deep_is_refused(read, data: bytes) -> None:
+    with pytest.raises(errors.AgentError) as caught:
+        read(data)
+
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("data", DEEP, ids=range(len(DEEP)))
+def test_files_and_annotations_are_refused_as_well(data: bytes, tmp_path) -> None:
+    assert not cluster._is_docker_config(base64.b64encode(data).decode())
+    assert nodes.decode_saved(data.decode()) is None
+    annotations = {roster.GENERATION: "1", roster.HELD: data.decode()}
+    assert roster.node_of("n", annotations).held == ()
+    path = tmp_path / "file.yaml"
+    path.write_bytes(data[:20_000])
+    with pytest.raises(errors.AgentError):
+        creating.read_documents(str(path))
+    with pytest.raises(errors.AgentError):
+        credential_config.read(path)
