@@ -1,6 +1,8 @@
 """Questions to the sockets of containerd and of the snapshotter, for a person's doctor.
 
-One connection a question, each with its deadline; nothing is kept open.
+One connection a question, each with its deadline; nothing is kept open. The agent asks
+the snapshotter the same way: who only accepts connections may hang, and who only
+answers on old ones may accept no more.
 """
 
 import contextlib
@@ -10,12 +12,18 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import grpc
+import grpc.aio
 from google.protobuf import empty_pb2, message
 
 from agent import errors
 from agent._proto.containerd import cri_pb2, introspection_pb2, snapshots_pb2, version_pb2
 
 Answer = TypeVar("Answer", bound=message.Message)
+
+_STAT = "/containerd.services.snapshots.v1.Snapshots/Stat"
+_NOBODY = "uimgacc-doctor"
+"""The name of a snapshot that does not exist: the answer needs the database, and no more."""
+_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
 class SocketError(errors.TemporaryError):
@@ -29,6 +37,10 @@ class SocketError(errors.TemporaryError):
         self.address = address
         self.reason = reason
         self.code = code
+
+
+class SilentError(SocketError):
+    """Somebody listens there, and has not answered in time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,13 +90,29 @@ def _snapshotters(text: str, address: str) -> dict[str, str]:
 
 def snapshotter_answers(address: str, name: str, *, deadline: float) -> None:
     """Ask a snapshotter for a snapshot that does not exist; raise SocketError for silence."""
-    method = "/containerd.services.snapshots.v1.Snapshots/Stat"
-    request = snapshots_pb2.StatSnapshotRequest(snapshotter=name, key="uimgacc-doctor")
+    request = snapshots_pb2.StatSnapshotRequest(snapshotter=name, key=_NOBODY)
     try:
-        _ask(address, method, request, snapshots_pb2.StatSnapshotResponse, deadline)
+        _ask(address, _STAT, request, snapshots_pb2.StatSnapshotResponse, deadline)
     except SocketError as error:
         if error.code is not grpc.StatusCode.NOT_FOUND:
             raise
+
+
+async def wait_snapshotter(address: str, name: str, *, deadline: float) -> None:
+    """As `snapshotter_answers`, in an event loop."""
+    request = snapshots_pb2.StatSnapshotRequest(snapshotter=name, key=_NOBODY)
+    async with grpc.aio.insecure_channel(f"unix://{address}", _OWN_CONNECTION) as channel:
+        call: Any = channel.unary_unary(
+            _STAT,
+            request_serializer=snapshots_pb2.StatSnapshotRequest.SerializeToString,
+            response_deserializer=snapshots_pb2.StatSnapshotResponse.FromString,
+        )
+        try:
+            await call(request, timeout=deadline)
+        except grpc.RpcError as error:
+            found = _error_of(address, error)
+            if found.code is not grpc.StatusCode.NOT_FOUND:
+                raise found from error
 
 
 def _ask(
@@ -99,7 +127,12 @@ def _ask(
         try:
             return call(request, timeout=deadline)
         except grpc.RpcError as error:
-            # What a call raises is a grpc.Call, too; the library's types do not say so.
-            code = getattr(error, "code", lambda: None)()
-            details = getattr(error, "details", lambda: None)() or str(error)
-            raise SocketError(address, " ".join(str(details).split()), code=code) from error
+            raise _error_of(address, error) from error
+
+
+def _error_of(address: str, error: grpc.RpcError) -> SocketError:
+    # What a call raises is a grpc.Call, too; the library's types do not say so.
+    code = getattr(error, "code", lambda: None)()
+    details = getattr(error, "details", lambda: None)() or str(error)
+    kind = SilentError if code is grpc.StatusCode.DEADLINE_EXCEEDED else SocketError
+    return kind(address, " ".join(str(details).split()), code=code)

@@ -28,8 +28,9 @@ ADVICE: Mapping[Check, str] = {
     Check.CONTAINERD: "Is containerd running, and is its socket the one that the agent was given?",
     Check.PLUGIN: "`uimgacc node-setup --restart` plugs the snapshotter into containerd.",
     Check.HANDLER: "`uimgacc node-setup --restart` adds the runtime handlers to containerd.",
-    Check.SNAPSHOTTER: "Does `uimgacc snapshotter` run? Its log says why not. Running containers "
-    "are not affected, new ones wait for it.",
+    Check.SNAPSHOTTER: "Does `uimgacc snapshotter` run? Its log says why not. One that hangs is "
+    "killed after a minute; if it is not, end its process. Running containers are not affected, "
+    "new ones wait for it.",
     Check.KERNEL: "`modprobe erofs overlay`, or a kernel that has both.",
     Check.SWITCH: "`uimgacc enable` switches it on again.",
 }

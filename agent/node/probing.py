@@ -6,13 +6,13 @@ import dataclasses
 import logging
 import os
 import pathlib
-import socket
 import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
 from agent import errors, metrics
 from agent.clients import containerd
+from agent.clients import probing as sockets
 from agent.kits import aiotasks
 from agent.matching import runtimes
 from agent.model import records
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _Check = capability.Check
 _SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _FILE_SYSTEMS = ("erofs", "overlay")
+_ANSWER_SECONDS = 2.0
+"""For the snapshotter, which answers what it is asked here from memory within a millisecond."""
 _PROBLEMS = {check: metrics.NODE_PROBLEM.labels(check.value) for check in _Check}
 
 
@@ -84,7 +86,7 @@ class Prober:
         They start its workers, so that the first pod does not wait for that.
         """
         loop = asyncio.get_running_loop()
-        await aiotasks.together(*(self._store_finding() for _ in range(warm)))
+        await aiotasks.together(*(self._store_findings() for _ in range(warm)))
         next_ = loop.time()
         while True:
             self._wakened.clear()
@@ -104,7 +106,9 @@ class Prober:
 
     async def look(self) -> capability.Verdict:
         """Probe once; changes of the verdict are logged."""
-        findings = [await self._store_finding(), *await self._containerd_findings()]
+        # Side by side: where both are silent, the label goes as soon as where one is.
+        store, rest = await aiotasks.together(self._store_findings(), self._containerd_findings())
+        findings = [*store, *rest]
         findings.append(await asyncio.get_running_loop().run_in_executor(None, _kernel_finding))
         findings.append(capability.Finding(_Check.SWITCH, self._switched_off))
         last, judged = self.verdict, capability.judge(self.verdict, findings, self._patience)
@@ -127,7 +131,7 @@ class Prober:
             self._on_verdict(self.verdict)
         return self.verdict
 
-    async def _store_finding(self) -> capability.Finding:
+    async def _store_findings(self) -> list[capability.Finding]:
         started = time.perf_counter()
         problem = ""
         try:
@@ -143,7 +147,7 @@ class Prober:
         was_away, self._store_away = self._store_away, bool(problem)
         if was_away and not problem:
             self._on_store_back()
-        return capability.Finding(_Check.STORE, problem)
+        return [capability.Finding(_Check.STORE, problem)]
 
     async def _containerd_findings(self) -> list[capability.Finding]:
         try:
@@ -166,7 +170,8 @@ class Prober:
                 )
             )
         if plugin is not None and (address := plugin.exports.get("address", "")):
-            findings.append(await _socket_finding(address.removeprefix("unix://")))
+            address = address.removeprefix("unix://")
+            findings.append(await _snapshotter_finding(address, self._snapshotter))
         return findings
 
     def _plugin_finding(self, plugin: containerd.Plugin | None) -> capability.Finding:
@@ -181,17 +186,22 @@ class Prober:
         return capability.Finding(_Check.PLUGIN, problem)
 
 
-async def _socket_finding(address: str) -> capability.Finding:
-    """Whether somebody listens where containerd expects the snapshotter."""
+async def _snapshotter_finding(address: str, name: str) -> capability.Finding:
+    """Whether somebody answers where containerd expects the snapshotter; to accept is too little.
+
+    The kernel accepts connections for a process that is stopped, or whose loop is stuck.
+    """
     problem = ""
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
-        connection.setblocking(False)
-        try:
-            connection.connect(address)
-        except BlockingIOError:
-            problem = f"the snapshotter at {address} accepts no connections"
-        except OSError as error:
-            problem = f"the snapshotter at {address} does not answer: {error.strerror}"
+    try:
+        await sockets.wait_snapshotter(address, name, deadline=_ANSWER_SECONDS)
+    except sockets.SilentError:
+        problem = (
+            f"the snapshotter at {address} hangs: it does not answer within {_ANSWER_SECONDS:g} s. "
+            "It is killed and started again after a minute or so; if it is not, end its process: "
+            "running containers do not need it"
+        )
+    except sockets.SocketError as error:
+        problem = f"the snapshotter at {address} does not answer: {error.reason}"
     return capability.Finding(_Check.SNAPSHOTTER, problem)
 
 

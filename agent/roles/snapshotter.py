@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import prometheus_client
 
 from agent import errors, metrics
-from agent.kits import aiotasks, jsonlog, workers
+from agent.kits import aiotasks, heartbeats, jsonlog, workers
 from agent.mounts import layers
 from agent.snapshotter import folders, metadata, remote, service, snapshots
 from agent.store import layout
@@ -57,6 +57,9 @@ class Settings:
     """How long the store may take to answer for one layer before the pull goes on without it."""
     mount_seconds: float
     """How long one mount may take."""
+    hang_seconds: float
+    """After which a process whose event loop stands still is killed, to be started again. Nothing
+    that it does there takes longer than the local disk does for a few pages; 0: never."""
     lock_seconds: float = 20.0
     """How long to wait for a predecessor to end (an upgrade) before giving up."""
     tidy_seconds: float = 10.0
@@ -81,6 +84,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     parser.add_argument(
         "--mount-seconds", type=float, default=float(environment("UIMGACC_MOUNT_SECONDS", "10"))
     )
+    parser.add_argument(
+        "--hang-seconds", type=float, default=float(environment("UIMGACC_HANG_SECONDS", "60"))
+    )
     found = parser.parse_args(arguments)
     address = str(pathlib.Path(found.address or os.environ["UIMGACC_ADDRESS"]).absolute())
     if len(os.fsencode(address)) > _SOCKET_LIMIT:
@@ -92,6 +98,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         metrics_address=found.metrics_address,
         lookup_seconds=found.lookup_seconds,
         mount_seconds=found.mount_seconds,
+        hang_seconds=found.hang_seconds,
     )
 
 
@@ -173,6 +180,8 @@ async def run(settings: Settings) -> None:
             "cleaning": served.keep_tidy(settings.tidy_seconds),
             "stock": served.stock.run(),
         }
+        if settings.hang_seconds:
+            services["heart"] = heartbeats.run(settings.hang_seconds)
         await aiotasks.run_services(services, stop)
 
 

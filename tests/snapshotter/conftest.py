@@ -25,6 +25,7 @@ class Process:
     """A snapshotter process and a client of it."""
 
     command = (str(COMMAND),)
+    options: tuple[str, ...] = ()
 
     def __init__(self, folder: pathlib.Path, store: pathlib.Path | None = None) -> None:
         self.root = folder / "r"
@@ -37,7 +38,7 @@ class Process:
 
     def start(self) -> None:
         """Start the process and wait until its socket accepts."""
-        arguments = ["--root", str(self.root), "--address", str(self.socket)]
+        arguments = ["--root", str(self.root), "--address", str(self.socket), *self.options]
         if self.store:
             arguments += ["--store", str(self.store), "--lookup-seconds", "1"]
         with self._log.open("ab") as log:

@@ -8,7 +8,9 @@ import pytest
 from agent import errors, settings
 from agent._proto.containerd import introspection_pb2
 from agent.clients import containerd
+from agent.clients import probing as sockets
 from agent.node import capability, probing
+from tests.fakes import containerd as fakes
 
 Check = capability.Check
 
@@ -134,18 +136,21 @@ class Silent(Store):
 
 
 class Loaded:
-    """A containerd that has the snapshotter."""
+    """A containerd that has the snapshotter, at an address if one is given."""
+
+    def __init__(self, address: str) -> None:
+        self._exports = {"address": address} if address else {}
 
     async def plugin(self, kind: str, name: str) -> containerd.Plugin:
-        return containerd.Plugin(kind=kind, id=name, exports={}, error="")
+        return containerd.Plugin(kind=kind, id=name, exports=self._exports, error="")
 
 
 @contextlib.asynccontextmanager
-async def looking(store: Store):
+async def looking(store: Store, address: str = ""):
     """A prober at work with the default times."""
     prober = probing.Prober(
         store,
-        Loaded(),
+        Loaded(address),
         snapshotter="uimgacc",
         interval=settings.Agent(store=pathlib.Path("store")).probe_seconds,
         handlers_needed=False,
@@ -174,6 +179,26 @@ async def test_a_silent_store_takes_a_node_away_within_fifteen_seconds() -> None
         store.problem = "silent"
 
         assert 5 < await wait_for(prober, capable=False) <= 14
+
+
+@pytest.mark.looptime
+async def test_a_store_and_a_snapshotter_that_are_silent_together_take_no_longer(
+    monkeypatch,
+) -> None:
+    store = Silent()
+
+    async def silent(address: str, name: str, *, deadline: float) -> None:
+        if store.problem:
+            await asyncio.sleep(deadline)
+            raise sockets.SilentError(address, "Deadline Exceeded")
+
+    monkeypatch.setattr(sockets, "wait_snapshotter", silent)
+    async with looking(store, "unix:///run/s") as prober:
+        await wait_for(prober, capable=True)
+        store.problem = "silent"
+
+        assert 5 < await wait_for(prober, capable=False) <= 14
+        assert {Check.STORE, Check.SNAPSHOTTER} == set(prober.verdict.problems)
 
 
 @pytest.mark.looptime
@@ -208,14 +233,36 @@ async def test_nobody_behind_the_socket_is_a_problem(prober, fake, tmp_path) -> 
     assert list(verdict.problems) == [Check.SNAPSHOTTER]
 
 
-async def test_somebody_behind_the_socket_is_none(prober, fake, tmp_path) -> None:
+async def test_a_snapshotter_that_answers_is_none(prober, fake, tmp_path) -> None:
+    async with fakes.running(tmp_path / "s"):
+        plug(fake, exports={"address": f"unix://{tmp_path}/s"})
+        verdict = await prober.look()
+
+    assert verdict.capable, verdict.problems
+
+
+async def test_a_snapshotter_that_answers_with_an_error_is_a_problem(
+    prober, fake, tmp_path
+) -> None:
+    async with fakes.running(tmp_path / "s") as broken:
+        broken.down = True
+        plug(fake, exports={"address": f"unix://{tmp_path}/s"})
+        verdict = await prober.look()
+
+    assert "does not answer: the snapshotter is away" in verdict.problems[Check.SNAPSHOTTER]
+
+
+async def test_a_snapshotter_that_only_accepts_hangs(prober, fake, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(probing, "_ANSWER_SECONDS", 0.2)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         plug(fake, exports={"address": f"unix://{tmp_path}/s"})
         verdict = await prober.look()
 
-    assert verdict.capable, verdict.problems
+    problem = verdict.problems[Check.SNAPSHOTTER]
+    assert "hangs" in problem
+    assert "end its process" in problem
 
 
 async def test_a_containerd_that_is_away_is_a_problem(prober, fake) -> None:
