@@ -44,7 +44,8 @@ class Agent:
     """Options of that mount, as of nfs(5), that take the place of agent.mounts.nfs.DEFAULTS."""
 
     nfs_seconds: float = 20.0
-    """How long the NFS server may take for one mount before it is tried again."""
+    """How long the NFS server may take for one mount before it is tried again, at each of its
+    addresses; where there are several, each has 5 s first."""
 
     containerd: str = "/run/containerd/containerd.sock"
     """containerd's socket."""

@@ -46,39 +46,36 @@ def check(path: str) -> None:
     os.statvfs(path)
 
 
-def mount(source: str, server: str, target: str, attempts: list[tuple[str, str]]) -> str:
-    """Mount on the folder `target`, made for it; return the options that the server took.
-
-    The name is resolved now, so that a server that has moved is found. Tries the
-    next of the attempts where the server does not speak a version, and the
-    name's next address where one does not answer. Raises OSError; a name that is not
-    known is EHOSTUNREACH.
-    """
-    addresses = _addresses(server)
-    os.makedirs(target, mode=0o700, exist_ok=True)
-    failure = OSError(errno.EHOSTUNREACH, "the name has no address", server)
-    for address in addresses:
-        for kind, options in attempts:
-            data = f"{options},addr={address}"
-            try:
-                syscalls.mount(source, target, kind, _FLAGS, data)
-            except OSError as error:
-                failure = error
-                if error.errno not in (errno.EPROTONOSUPPORT, errno.EINVAL):
-                    break
-            else:
-                return data
-    with contextlib.suppress(OSError):
-        os.rmdir(target)
-    raise failure
-
-
-def _addresses(server: str) -> list[str]:
+def resolve(server: str) -> list[str]:
+    """The addresses of a server, the best first. Raises OSError EHOSTUNREACH where it has none."""
     try:
         found = socket.getaddrinfo(server, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise OSError(errno.EHOSTUNREACH, error.strerror or str(error), server) from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def mount(source: str, address: str, target: str, attempts: list[tuple[str, str]]) -> str:
+    """Mount on the folder `target`, made for it; return the options that the server took.
+
+    Tries the next of the attempts where the server does not speak a version. Raises
+    OSError.
+    """
+    os.makedirs(target, mode=0o700, exist_ok=True)
+    failure = OSError(errno.EINVAL, "nothing to try")
+    for kind, options in attempts:
+        data = f"{options},addr={address}"
+        try:
+            syscalls.mount(source, target, kind, _FLAGS, data)
+        except OSError as error:
+            failure = error
+            if error.errno not in (errno.EPROTONOSUPPORT, errno.EINVAL):
+                break
+        else:
+            return data
+    with contextlib.suppress(OSError):
+        os.rmdir(target)
+    raise failure
 
 
 def link(place: str, text: str) -> None:
@@ -114,6 +111,7 @@ OPERATIONS = {
     "check": check,
     "link": link,
     "mount": mount,
+    "resolve": resolve,
     "survey": survey,
     "unmount": unmount,
 }

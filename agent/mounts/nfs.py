@@ -12,6 +12,7 @@ for all).
 import dataclasses
 import hashlib
 import pathlib
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from agent import errors
@@ -51,11 +52,20 @@ _IMPLIED = ("ro", "nodev", "nosuid", "noexec", "noatime", "nodiratime", "_netdev
 
 
 class Unusable(errors.PermanentError):
-    """What the operator asked for cannot be; `reason` says why."""
+    """What the operator asked for cannot be; `reason` says why.
 
-    def __init__(self, reason: str) -> None:
+    `setting` is the field of settings.Agent that makes no sense; "" where it is the node
+    that is not as it should be.
+    """
+
+    def __init__(self, reason: str, *, setting: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.setting = setting
+
+
+_OURS = re.compile(r"/.+\.mounts/[0-9a-f]{8}-[1-9][0-9]*")
+"""As Wanted.folder, Wanted.key and a number make the places of mounts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,7 +91,7 @@ def parse_export(text: str) -> Export:
         server, separator, path = text.partition(":/")
         forbidden = "[]/, :"
     if not separator or not server or any(mark in server for mark in forbidden):
-        raise Unusable(f"{text!r} is no NFS export: SERVER:/PATH is expected")
+        raise Unusable(f"{text!r} is no NFS export: SERVER:/PATH is expected", setting="nfs")
     return Export(server, "/" + path.strip("/"))
 
 
@@ -91,7 +101,8 @@ def parse_options(text: str) -> dict[str, str]:
     for word in filter(None, (word.strip() for word in text.split(","))):
         name, _, value = word.partition("=")
         if name in _REFUSED:
-            raise Unusable(f"the NFS option {word} cannot be: {_REFUSED[name]}")
+            reason = f"the NFS option {word} cannot be: {_REFUSED[name]}"
+            raise Unusable(reason, setting="nfs_options")
         name = {"nfsvers": "vers"}.get(name, name)
         if name not in _IMPLIED:
             options[name] = value
@@ -200,6 +211,11 @@ def plan(aim: Wanted, seen: Seen, stale: Collection[str] = ()) -> Plan:
         old=tuple(sorted(ours - {path})),
         unmount=_idle(ours - {path}, seen.layers),
     )
+
+
+def is_mount_of_ours(target: str) -> bool:
+    """Whether a mount is the agent's, of whatever export: nobody else names one so."""
+    return _OURS.fullmatch(target) is not None
 
 
 def _is_of(aim: Wanted, path: str) -> bool:

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _PAUSES = (1.0, 2.0, 5.0, 10.0)
 _TIDY_SECONDS = 60.0
 _ANSWER_SECONDS = 5.0
+_FIRST_SECONDS = 5.0
+"""For each of several addresses of a server at first: one that works takes much less."""
 
 
 class NotMounted(errors.TemporaryError):
@@ -46,7 +48,7 @@ class Mounting:
     """Keeps one export mounted.
 
     `pool` runs agent.mounts.attaching.OPERATIONS. `deadline` is how long the server may
-    take for one mount, in seconds.
+    take for one mount at one of its addresses, in seconds.
     """
 
     def __init__(
@@ -138,11 +140,39 @@ class Mounting:
         return False
 
     async def _mount(self, path: str) -> str:
-        export = self._wanted.export
-        attempts = nfs.attempts(self._wanted.options)
-        took: str = await self._pool.call(
-            "mount", export.source, export.server, path, attempts, deadline=self._deadline
-        )
+        """Mount at the first of the server's addresses that answers; the options it took.
+
+        The name is resolved now, so that a server that has moved is found. An address that
+        drops what is sent to it (a dead one of several heads) costs little at first, and
+        has its whole time only where no other works.
+        """
+        server = self._wanted.export.server
+        addresses: list[str] = await self._pool.call("resolve", server, deadline=self._deadline)
+        first = [min(_FIRST_SECONDS, self._deadline)] if len(addresses) > 1 else []
+        refusal: OSError | None = None
+        for deadline in (*first, self._deadline):
+            silent = []
+            for address in addresses:
+                try:
+                    return await self._mount_from(address, path, deadline=deadline)
+                except workers.DeadlineError:
+                    silent.append(address)
+                except OSError as error:
+                    refusal = error
+            addresses = silent
+        raise refusal or workers.DeadlineError("mount", self._deadline)
+
+    async def _mount_from(self, address: str, path: str, *, deadline: float) -> str:
+        source, attempts = self.source, nfs.attempts(self._wanted.options)
+        try:
+            took: str = await self._pool.call(
+                "mount", source, address, path, attempts, deadline=deadline
+            )
+        except (errors.TemporaryError, OSError) as error:
+            logger.info(
+                "not mounted from an address", extra={"address": address, "why": str(error)}
+            )
+            raise
         return took
 
     async def _tidy(self, paths: Sequence[str]) -> int:
@@ -170,13 +200,34 @@ class Mounting:
             self.on_mounted()
 
 
+class Impossible:
+    """In the place of a Mounting where what the operator wrote names no mount; `problem` says so.
+
+    An agent that ended instead would leave its node with the label and without the store,
+    and the reason in nothing but its log.
+    """
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source = source
+        self.problem = problem
+        self.on_mounted: Callable[[], None] = lambda: None
+
+    async def run(self) -> None:
+        """Wait for the end: another setting comes with another process."""
+        logger.error("the store cannot be mounted", extra={"reason": self.problem})
+        await asyncio.Event().wait()
+
+    def wake(self) -> None:
+        """See Mounting; there is nothing to look at."""
+
+
 class Gate:
     """A pool in front of which calls fail at once while the store is not mounted.
 
     Else its empty place would be taken for a store without images.
     """
 
-    def __init__(self, pool: Pool, mounting: Mounting) -> None:
+    def __init__(self, pool: Pool, mounting: Mounting | Impossible) -> None:
         self._pool = pool
         self._mounting = mounting
 
@@ -205,7 +256,8 @@ _ADVICE: Mapping[int, str] = {
 def explain(export: nfs.Export, error: Exception) -> str:
     """What keeps an export from being mounted, and what to do about it, for people."""
     if isinstance(error, workers.DeadlineError):
-        reason = _ADVICE[errno.ETIMEDOUT]
+        unknown = error.operation == "resolve"
+        reason = _ADVICE[errno.EHOSTUNREACH if unknown else errno.ETIMEDOUT]
     elif isinstance(error, OSError):
         said = error.strerror or str(error)
         reason = f"{_ADVICE.get(error.errno or 0, 'the kernel says')} ({said})"

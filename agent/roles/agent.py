@@ -62,7 +62,7 @@ class _Parts:
     retirer: retiring.Retirer
     around: agent_surroundings.Surroundings
     store: pathlib.Path
-    mount: mounting.Mounting | None
+    mount: mounting.Mounting | mounting.Impossible | None
     drainer: draining.Drainer | None = None
     name: str = dataclasses.field(default_factory=lambda: os.uname().nodename)
     started: datetime.datetime = dataclasses.field(
@@ -216,13 +216,19 @@ def _drainer(
 
 async def _mounting(
     wanted: settings.Agent, stack: contextlib.AsyncExitStack
-) -> mounting.Mounting | None:
+) -> mounting.Mounting | mounting.Impossible | None:
     """What mounts the store, in a pool of its own: look-ups do not wait for a mount."""
     if not wanted.nfs:
         return None
     # The mount table names folders as they are without links.
     place = wanted.store.parent.resolve() / wanted.store.name
-    aim = nfs.wanted(wanted.nfs, wanted.nfs_options, place)
+    try:
+        aim = nfs.wanted(wanted.nfs, wanted.nfs_options, place)
+    except nfs.Unusable as error:
+        flag = error.setting.replace("_", "-")
+        return mounting.Impossible(
+            wanted.nfs, f"UIMGACC_{error.setting.upper()} (--{flag}) is wrong: {error.reason}"
+        )
     pool = workers.Pool("agent.mounts.attaching", name="the mount of the store", size=1)
     await stack.enter_async_context(pool)
     return mounting.Mounting(aim, pool, deadline=wanted.nfs_seconds)

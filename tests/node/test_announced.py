@@ -3,6 +3,7 @@
 The seconds are printed (`pytest -s`); no test rests on them.
 """
 
+import os
 import pathlib
 import signal
 import sys
@@ -65,6 +66,13 @@ class Member(conftest.Node):
                 return found["status"], found["reason"]
         return "", ""
 
+    @property
+    def message(self) -> str:
+        """The condition's, for people."""
+        conditions = self.object["status"]["conditions"]
+        (found,) = [each for each in conditions if each["type"] == "ImageAcceleration"]
+        return str(found["message"])
+
     def told(self) -> set[str]:
         """The reasons of the node's events."""
         found = self.api.list(kube.EVENTS, namespace="default")
@@ -121,6 +129,31 @@ def test_a_snapshotter_that_is_gone_takes_all_labels_until_it_is_back(member) ->
 
     member.start_snapshotter()
     seconds_until(lambda: member.labels == CAPABLE, "back after the snapshotter is")
+
+
+def test_a_snapshotter_that_hangs_takes_all_labels_until_its_successor_is_there(member) -> None:
+    """Its socket still accepts: that is the kernel's doing."""
+    os.kill(member.snapshotter.pid, signal.SIGSTOP)
+    seconds_until(lambda: not member.labels, "withdrawn after the snapshotter has stopped")
+    conftest.wait_until(lambda: member.condition == ("False", "SnapshotterUnavailable"), seconds=60)
+    assert "hangs" in member.message
+
+    # As its watcher does after a minute, and then the kubelet.
+    member.snapshotter.end(signal.SIGKILL)
+    member.start_snapshotter()
+    seconds_until(lambda: member.labels == CAPABLE, "back after its successor is there")
+
+
+def test_an_export_that_is_none_takes_the_label_and_the_node_says_which_setting_is_wrong(
+    member,
+) -> None:
+    member.agent.end()
+    member.agent.environment = {**member.agent.environment, "UIMGACC_NFS": "nfs.example"}
+    member.start_agent()
+    conftest.wait_until(lambda: member.condition == ("False", "StoreUnavailable"), seconds=60)
+
+    assert member.labels == {"uimgacc.io/handler"}
+    assert "UIMGACC_NFS (--nfs) is wrong: 'nfs.example' is no NFS export" in member.message
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])

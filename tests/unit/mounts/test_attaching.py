@@ -2,6 +2,7 @@
 
 import errno
 import pathlib
+import socket
 
 import pytest
 
@@ -61,10 +62,24 @@ def test_a_draft_that_a_killed_worker_left_is_no_obstacle(place) -> None:
     assert str(place.readlink()) == "a"
 
 
-def test_a_server_without_an_address_leaves_no_folder(tmp_path) -> None:
-    target = tmp_path / "mounts/1"
+def test_a_server_without_an_address_is_told() -> None:
     with pytest.raises(OSError, match="no-such-server") as caught:
-        attaching.mount("x:/a", "no-such-server.invalid", str(target), [("nfs4", "hard")])
+        attaching.resolve("no-such-server.invalid")
 
     assert caught.value.errno == errno.EHOSTUNREACH
+
+
+def test_each_address_of_a_server_is_told_once(monkeypatch) -> None:
+    """In the order of the resolver, which knows what this machine reaches best."""
+    found = [(0, 0, 0, "", (address, 0)) for address in ("::1", "10.0.0.2", "::1", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    assert attaching.resolve("nfs.example") == ["::1", "10.0.0.2", "10.0.0.1"]
+
+
+def test_a_mount_that_fails_leaves_no_folder(tmp_path) -> None:
+    target = tmp_path / "mounts/1"
+    with pytest.raises(OSError):  # noqa: PT011 - which one depends on the kernel and on who asks
+        attaching.mount("x:/a", "127.0.0.1", str(target), [("no-such-file-system", "hard")])
+
     assert not target.exists()

@@ -32,9 +32,24 @@ class Node:
         self.failure: Exception | None = None
         self.silent = False
         self.tried: list[float] = []
+        self.addresses = ["10.0.0.1"]
+        self.asked: list[tuple[str, float]] = []
+        self.answers_after: dict[str, float] = {}
+        """The seconds that a mount from an address takes; others take none."""
 
     async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
+        if operation == "mount":
+            address = arguments[1]
+            self.asked.append((address, deadline))
+            seconds = self.answers_after.get(address, 0.0)
+            await asyncio.sleep(min(seconds, deadline))
+            if seconds > deadline:
+                raise workers.DeadlineError(operation, deadline)
         return getattr(self, f"_{operation}")(*arguments)
+
+    def _resolve(self, server: str) -> list[str]:
+        assert server == "nfs.example"
+        return self.addresses
 
     def _survey(self, _place: str) -> tuple[str, str, bool]:
         return ("link" if self.link else "", self.link, False)
@@ -45,11 +60,11 @@ class Node:
         if path in self.stale:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    def _mount(self, source: str, server: str, target: str, attempts: list) -> str:
+    def _mount(self, source: str, _address: str, target: str, attempts: list) -> str:
         self.tried.append(asyncio.get_running_loop().time())
         if self.failure is not None:
             raise self.failure
-        assert (source, server) == (EXPORT, "nfs.example")
+        assert source == EXPORT
         self.table.append(target)
         return attempts[0][1]
 
@@ -187,6 +202,47 @@ async def test_a_stale_mount_stays_while_nothing_can_take_its_place(node, kept) 
         assert node.store != old
 
 
+DEAD, ALIVE, LATE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
+
+
+async def test_an_address_that_drops_everything_is_passed_over(node, kept) -> None:
+    node.addresses, node.answers_after = [DEAD, ALIVE], {DEAD: 1e9}
+    async with running(kept):
+        await asyncio.sleep(6)
+        assert kept.problem == ""
+
+    assert node.asked == [(DEAD, 5), (ALIVE, 5)]
+
+
+async def test_a_slow_server_has_its_whole_time_where_no_other_address_works(node, kept) -> None:
+    node.addresses, node.answers_after = [DEAD, LATE], {DEAD: 1e9, LATE: 12}
+    async with running(kept):
+        await asyncio.sleep(5 + 5 + 20 + 13)
+        assert kept.problem == ""
+
+    assert node.asked == [(DEAD, 5), (LATE, 5), (DEAD, 20), (LATE, 20)]
+
+
+async def test_the_only_address_has_its_whole_time_at_once(node, kept) -> None:
+    node.answers_after = {"10.0.0.1": 12}
+    async with running(kept):
+        await asyncio.sleep(13)
+        assert kept.problem == ""
+
+    assert node.asked == [("10.0.0.1", 20)]
+
+
+async def test_an_address_that_refuses_says_more_than_one_that_is_silent(node, kept) -> None:
+    node.addresses, node.answers_after = [ALIVE, DEAD], {DEAD: 1e9}
+    node.failure = OSError(errno.EACCES, os.strerror(errno.EACCES))
+    async with running(kept):
+        await asyncio.sleep(26)
+        assert "add the node's address to the export" in kept.problem
+
+    # One that has refused need not be asked again so soon.
+    assert node.asked[:3] == [(ALIVE, 5), (DEAD, 5), (DEAD, 20)]
+
+
 @pytest.mark.parametrize(("shared", "warned"), [(True, 0), (False, 1)])
 async def test_a_mount_that_the_host_cannot_see_is_warned_of(
     shared, warned, node, kept, caplog
@@ -210,6 +266,7 @@ async def test_look_ups_fail_at_once_while_it_is_not_mounted(node, kept) -> None
     ("error", "said"),
     [
         (workers.DeadlineError("mount", 20), "does not answer: is it up"),
+        (workers.DeadlineError("resolve", 20), "are its name, the DNS"),
         (OSError(errno.EACCES, "Permission denied"), "add the node's address to the export"),
         (OSError(errno.ENODEV, "No such device"), "has no NFS client"),
         (OSError(errno.EHOSTUNREACH, "Name or service not known"), "Name or service not known"),

@@ -1,8 +1,12 @@
+import contextlib
 import pathlib
+import re
 import socket
 
 import pytest
 
+from agent import settings
+from agent.node import mounting
 from agent.roles import agent, agent_flags
 
 NEEDED = ["--pods", "/p", "--store", "/s"]
@@ -44,6 +48,27 @@ def test_mistakes_are_told(arguments, capsys) -> None:
         agent_flags.parse(arguments)
 
     assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"nfs": "nfs.example"}, "UIMGACC_NFS (--nfs) is wrong: 'nfs.example' is no NFS export"),
+        (
+            {"nfs": "nfs.example:/a", "nfs_options": "rw"},
+            "UIMGACC_NFS_OPTIONS (--nfs-options) is wrong: the NFS option rw cannot be",
+        ),
+    ],
+)
+async def test_a_store_that_cannot_be_named_is_a_problem_of_the_store(
+    wrong, said, tmp_path
+) -> None:
+    """An agent that ended for it would leave its node labelled."""
+    wanted = settings.Agent(store=tmp_path / "store", pods=tmp_path, **wrong)
+    async with contextlib.AsyncExitStack() as stack:
+        mount = await agent._mounting(wanted, stack)
+        with pytest.raises(mounting.NotMounted, match=re.escape(said)):
+            await mounting.Gate(mount, mount).call("read", deadline=1)
 
 
 def test_an_address_in_use_is_told_to_a_person(tmp_path, capsys) -> None:
