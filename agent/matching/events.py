@@ -1,9 +1,10 @@
 """The events of a decision, with the reasons and texts of the cloud it belongs to.
 
-Alibaba's texts are those of its documentation, to the letter; where we know more
-than its text says, that follows as a sentence of its own. Tencent has an event for
-a hit only; what it has no event for is told in our own words where the pod named
-a cache that cannot be used. UCloud has none, so its pods get ours.
+Alibaba's texts are those of its documentation, to the letter, and so are the types: a
+hit is Normal, be it of a part of the images. Where we know more than its text says, that
+follows as a sentence of its own. Tencent has an event for a hit only. What neither has an
+event for is told in our own words beside theirs: that a cache which the pod named lacks
+some of it. UCloud has none, so its pods get ours.
 """
 
 import dataclasses
@@ -41,7 +42,7 @@ def events_of(given: Circumstances) -> tuple[decisions.Event, ...]:
         return ()
     match given.request.dialect:
         case caches.Dialect.ALIBABA:
-            return (_alibaba(given),)
+            return _alibaba(given)
         case caches.Dialect.TENCENT:
             return _tencent(given)
         case caches.Dialect.NATIVE | caches.Dialect.UCLOUD:
@@ -57,14 +58,19 @@ def created(dialect: caches.Dialect, cache_id: str) -> decisions.Event:
     return decisions.Event(reason="ImageCacheAutoCreated", message=message)
 
 
-def _alibaba(given: Circumstances) -> decisions.Event:
-    if given.outcome in (_Outcome.HIT, _Outcome.PARTIAL):
-        message = f"Successfully hit image cache {given.cache}."
-        if given.pinned and given.outcome is _Outcome.PARTIAL:
-            return decisions.Event(
-                reason="SuccessfulHitImageCache", message=_with(message, given.why), warning=True
-            )
-        return decisions.Event(reason="SuccessfulHitImageCache", message=message)
+def _alibaba(given: Circumstances) -> tuple[decisions.Event, ...]:
+    if given.outcome not in (_Outcome.HIT, _Outcome.PARTIAL):
+        return (_alibaba_without(given),)
+    hit = decisions.Event(
+        reason="SuccessfulHitImageCache",
+        message=f"Successfully hit image cache {given.cache}.",
+    )
+    if given.pinned and given.outcome is _Outcome.PARTIAL:
+        return (hit, _native_event(given, warning=True))
+    return (hit,)
+
+
+def _alibaba_without(given: Circumstances) -> decisions.Event:
     if given.outcome is _Outcome.NOT_READY and given.building:
         return decisions.Event(
             reason="ImageCacheNotComplete",
