@@ -18,6 +18,8 @@ from agent.node import healing, registering, savings
 logger = logging.getLogger(__name__)
 
 _PAUSES = (0.1, 0.2, 0.5, 1.0)
+_PENDING = 256
+"""Images to be measured; of more the oldest are let go. Only the knowledge of speed loses by it."""
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -154,6 +156,8 @@ class Follower:
     async def _follow(self) -> None:
         async for event in self._client.image_events():
             self._pending[event.name] = None
+            while len(self._pending) > _PENDING:
+                self._pending.popitem(last=False)
             self._wake.set()
             self._on_image()
 

@@ -9,6 +9,7 @@ until the records are removed.
 Images that never stood on our snapshotter are not touched at all.
 """
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -20,6 +21,8 @@ from agent.node import chains, inventory
 logger = logging.getLogger(__name__)
 
 _TOUCHED = "labels.io.cri-containerd.image"
+_CANARIES = 256
+"""Images that are looked up in turn; those that came last where there are more."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class Healer:
         self._client = client
         self._stock = stock
         self._chains = known
-        self._canaries: list[str] = []
+        self._canaries: collections.deque[str] = collections.deque(maxlen=_CANARIES)
 
     async def reconcile(self, *, touch: bool, chain: Sequence[str] = ()) -> Outcome:
         """Look at all images that stand on our snapshotter, and at `chain`.
@@ -69,7 +72,8 @@ class Healer:
             async with self._chains.gate.alone():
                 ours, outcome = await self._heal(chain)
         touched = sum([await self._touch(image) for image in ours if touch])
-        self._canaries = [image.contents.top for image in ours]
+        self._canaries.clear()
+        self._canaries.extend(image.contents.top for image in ours)
         return dataclasses.replace(outcome, touched=touched)
 
     async def _heal(self, chain: Sequence[str]) -> tuple[list[inventory.Present], Outcome]:
@@ -99,8 +103,8 @@ class Healer:
         """
         if not self._canaries:
             return False
-        self._canaries.append(canary := self._canaries.pop(0))
-        return not await self._chains.stands(canary)
+        self._canaries.rotate(-1)
+        return not await self._chains.stands(self._canaries[-1])
 
     def watch(self, top: str) -> None:
         """Look after one more image, by its top chain ID."""

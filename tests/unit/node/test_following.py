@@ -130,3 +130,25 @@ async def test_pulls_are_measured_as_they_happen(setting, fake) -> None:
         pulled.pull_into(fake, "overlayfs")
         fake.announce("/images/create", str(pulled.reference))
         await until(lambda: setting.ledger.throughput.samples)
+
+
+async def test_of_a_flood_of_pulls_only_the_last_are_kept_for_measuring(
+    setting, fake, monkeypatch
+) -> None:
+    noticed: list[str] = []
+    blocked = asyncio.Event()
+
+    async def slow(name: str) -> None:
+        noticed.append(name)
+        await blocked.wait()
+
+    monkeypatch.setattr(setting.ledger, "noticed", slow)
+    async with setting:
+        await until(lambda: fake.listeners)
+        for number in range(1000):
+            fake.announce("/images/create", f"image-{number}")
+        await until(lambda: "image-999" in setting.follower._pending)
+        blocked.set()
+        await until(lambda: noticed[-1] == "image-999")
+
+    assert len(noticed) <= following._PENDING + 1

@@ -136,6 +136,23 @@ async def test_a_canary_tells_a_loss(healer, fake, registered) -> None:
     assert (before, await healer.lost_something()) == (False, True)
 
 
+async def test_of_very_many_images_so_many_are_canaries(healer, known, monkeypatch) -> None:
+    asked: list[str] = []
+
+    async def stands(top: str) -> bool:
+        asked.append(top)
+        return True
+
+    monkeypatch.setattr(known, "stands", stands)
+    for number in range(1000):
+        healer.watch(f"sha256:{number}")
+    for _ in range(1000):
+        await healer.lost_something()
+
+    assert len(set(asked)) == healing._CANARIES
+    assert "sha256:999" in asked
+
+
 async def test_repair_frees_a_chain_without_an_image(healer, fake, registered) -> None:
     fake.images.clear()
     fake.lose_backend()
