@@ -147,7 +147,8 @@ NODE_PROBLEM = prometheus_client.Gauge(
 )
 API_REQUEST = prometheus_client.Counter(
     "uimgacc_api_requests_total",
-    "Requests to the Kubernetes API server, by method (WATCH apart) and HTTP status.",
+    "Requests to the Kubernetes API server, by method (WATCH apart) and HTTP status; "
+    "none: no connection, or a broken one, deadline: no answer in time.",
     ["verb", "code"],
     registry=AGENT,
 )
@@ -179,7 +180,8 @@ for _which in ("seen", "acknowledged"):
     GENERATION.labels(_which)
 _POD_READY = prometheus_client.Histogram(
     "uimgacc_pod_ready_seconds",
-    "From scheduled to all containers started, by whether images came from the store.",
+    "From a pod's acceptance by the kubelet until all its containers had started, by whether "
+    "images came from the store.",
     ["accelerated"],
     # The API's times are whole seconds.
     buckets=(1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200),

@@ -6,6 +6,7 @@ It speaks JSON; the modules that use it make their own types of what comes
 
 import contextlib
 import dataclasses
+import datetime
 import enum
 import random
 import types
@@ -149,6 +150,10 @@ class Client:
         """How many requests were sent, for those who have promised to be modest."""
         return self._transport.requests
 
+    def now(self) -> datetime.datetime:
+        """The time by the API server's clock: see Transport.now."""
+        return self._transport.now()
+
     async def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
         """One object; raise NotFound."""
         return await self._ask("GET", resource.path(name, namespace=namespace))
@@ -264,6 +269,15 @@ class Client:
         body: dict[str, object] = {"preconditions": {"uid": uid}} if uid else {}
         body |= {"propagationPolicy": propagation} if propagation else {}
         await self._ask("DELETE", resource.path(name, namespace=namespace), body=body or None)
+
+    async def release(self) -> tuple[int, int]:
+        """The server's Kubernetes release, like (1, 36)."""
+        found = await self._ask("GET", "/version")
+        # Vendors append a sign to the second: "30+".
+        numbers = [str(found.get(name, "")).rstrip("+") for name in ("major", "minor")]
+        if not all(number.isdigit() for number in numbers):
+            raise kube_errors.Unavailable(f"/version: no release in {numbers}")
+        return int(numbers[0]), int(numbers[1])
 
     async def _ask(
         self,

@@ -6,6 +6,9 @@ Nothing is retried here, apart from one more try with the token read anew after 
 
 import asyncio
 import contextlib
+import dataclasses
+import datetime
+import email.utils
 import socket
 import types
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -27,6 +30,25 @@ _KEEPALIVE = (
 )
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What is asked. `verb` is its name in the metric, where watches are told apart."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] | None = None
+    data: bytes = b""
+    content_type: str = "application/json"
+    accept: str = "application/json"
+
+    @property
+    def verb(self) -> str:
+        return "WATCH" if self.query and "watch" in self.query else self.method
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
 class Transport:
     """Requests to the API server; a context manager.
 
@@ -44,6 +66,21 @@ class Transport:
         self._access: kube_access.Access | None = None
         self._fresh_until = 0.0
         self._session: aiohttp.ClientSession | None = None
+        self._date: tuple[str, float] = ("", 0.0)
+
+    def now(self) -> datetime.datetime:
+        """The time by the API server's clock, to the second; by ours before its first answer.
+
+        For what is written for others to compare: this machine's clock may not have been
+        set yet, or wrongly.
+        """
+        text, seen = self._date
+        try:
+            told = email.utils.parsedate_to_datetime(text)
+        except ValueError:
+            return datetime.datetime.now(datetime.UTC)
+        told = told if told.tzinfo else told.replace(tzinfo=datetime.UTC)
+        return told + datetime.timedelta(seconds=asyncio.get_running_loop().time() - seen)
 
     async def __aenter__(self) -> "Transport":
         connector = aiohttp.TCPConnector(limit=16, socket_factory=_socket)
@@ -72,11 +109,17 @@ class Transport:
         accept: str = "application/json",
     ) -> bytes:
         """One request with its answer's body, within the deadline."""
-        with _translated(f"{method} {path}"):
-            async with asyncio.timeout(self._deadline):
-                response = await self._open(
-                    method, path, query, data=data, content_type=content_type, accept=accept
-                )
+        request = _Request(
+            method=method,
+            path=path,
+            query=query,
+            data=data,
+            content_type=content_type,
+            accept=accept,
+        )
+        with _translated(str(request)):
+            async with asyncio.timeout(self._deadline) as deadline:
+                response = await self._open(request, deadline)
                 async with response:
                     return await _read(response)
 
@@ -84,9 +127,10 @@ class Transport:
         self, path: str, query: Mapping[str, str], *, silence: float
     ) -> AsyncGenerator[bytes]:
         """The lines of an answer that does not end soon; "" first, when it begins."""
+        request = _Request(method="GET", path=path, query=query)
         with _translated(f"watch of {path}"):
-            async with asyncio.timeout(self._deadline):
-                response = await self._open("GET", path, query)
+            async with asyncio.timeout(self._deadline) as deadline:
+                response = await self._open(request, deadline)
             async with response:
                 yield b""
                 buffer = bytearray()
@@ -102,24 +146,14 @@ class Transport:
                 if buffer:
                     raise kube_errors.Unavailable(f"watch of {path}: it was cut within a line")
 
-    async def _open(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        *,
-        data: bytes = b"",
-        content_type: str = "application/json",
-        accept: str = "application/json",
-    ) -> aiohttp.ClientResponse:
+    async def _open(self, request: _Request, deadline: asyncio.Timeout) -> aiohttp.ClientResponse:
         """Send a request, with the token read anew if it is refused; answer 2xx or raise."""
         for last in (False, True):
             access = await self._current_access()
-            response = await self._request(
-                access, method, path, query, data=data, content_type=content_type, accept=accept
-            )
-            verb = "WATCH" if query and "watch" in query else method
-            metrics.API_REQUEST.labels(verb, str(response.status)).inc()
+            response = await self._send(request, access, deadline)
+            _count(request, str(response.status))
+            if date := response.headers.get("Date"):
+                self._date = date, asyncio.get_running_loop().time()
             if response.ok:
                 return response
             async with response:
@@ -127,36 +161,26 @@ class Transport:
                     self._access = None
                     continue
                 body = await _read(response)
-                raise kube_errors.error_of(
-                    f"{method} {path}", response.status, body, response.headers
-                )
+                raise kube_errors.error_of(str(request), response.status, body, response.headers)
         raise AssertionError("the last try returns or raises")
 
-    async def _request(
-        self,
-        access: kube_access.Access,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None,
-        *,
-        data: bytes,
-        content_type: str,
-        accept: str,
+    async def _send(
+        self, request: _Request, access: kube_access.Access, deadline: asyncio.Timeout
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("the client is used as a context manager")
-        headers = {"Accept": accept}
+        headers = {"Accept": request.accept}
         if access.authorization:
             headers["Authorization"] = access.authorization
-        if data:
-            headers["Content-Type"] = content_type
+        if request.data:
+            headers["Content-Type"] = request.content_type
         self.requests += 1
         try:
             return await self._session.request(
-                method,
-                f"{access.server}{path}",
-                params=query,
-                data=data or None,
+                request.method,
+                f"{access.server}{request.path}",
+                params=request.query,
+                data=request.data or None,
                 headers=headers,
                 ssl=access.tls or True,
                 server_hostname=access.tls_name,
@@ -167,7 +191,13 @@ class Transport:
         except (aiohttp.ClientError, OSError):
             # The authority may have been replaced, the server moved: look again next time.
             self._access = None
-            metrics.API_REQUEST.labels(method, "none").inc()
+            _count(request, "none")
+            raise
+        except asyncio.CancelledError:
+            # By the deadline, else nobody wants the answer any more.
+            if (deadline.when() or 0.0) <= asyncio.get_running_loop().time():
+                self._access = None
+                _count(request, "deadline")
             raise
 
     async def _current_access(self) -> kube_access.Access:
@@ -176,6 +206,10 @@ class Transport:
             self._access = await self._credentials.read()
             self._fresh_until = now + self._credentials.seconds
         return self._access
+
+
+def _count(request: _Request, code: str) -> None:
+    metrics.API_REQUEST.labels(request.verb, code).inc()
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -62,9 +62,10 @@ class Pod:
     """A pod: what it asks for, and how far it is.
 
     `ephemeral_storage` is the sum of its containers' limits in bytes, None where
-    one has no limit. Times are None until they are known. `started_at` is when the
-    last of its main containers started, and None as well after a restart, because
-    then the status no longer tells when it started first.
+    one has no limit. Times are None until they are known, and by the clock of the pod's
+    node: `accepted_at` is when its kubelet took it up, `started_at` when the last of its
+    main containers started, and None as well after a restart, because then the status
+    no longer tells when it started first.
     """
 
     namespace: str
@@ -78,7 +79,7 @@ class Pod:
     requirements: tuple[LabelRequirement, ...] = ()
     ephemeral_storage: int | None = None
     phase: str = ""
-    scheduled_at: datetime.datetime | None = None
+    accepted_at: datetime.datetime | None = None
     started_at: datetime.datetime | None = None
     deleting: bool = False
 
@@ -89,10 +90,14 @@ class Pod:
 
     @property
     def ready_seconds(self) -> float | None:
-        """From scheduled to all containers started, in the status's whole seconds."""
-        if self.scheduled_at is None or self.started_at is None:
+        """From the kubelet's first sight of it to all containers started, in whole seconds.
+
+        Not from when it was scheduled: that is by the clock of another machine, and the
+        difference of two clocks is easily longer than a start.
+        """
+        if self.accepted_at is None or self.started_at is None:
             return None
-        return max(0.0, (self.started_at - self.scheduled_at).total_seconds())
+        return max(0.0, (self.started_at - self.accepted_at).total_seconds())
 
     def asks_for_node_with(self, key: str, value: str) -> bool:
         """Whether it selects nodes by this label, as a requirement or a preference."""
@@ -117,7 +122,7 @@ def parse_pod(manifest: Mapping[str, object]) -> Pod:
         pod,
         uid=metadata.get("uid").text(""),
         phase=status.get("phase").text(""),
-        scheduled_at=_scheduled_at(status),
+        accepted_at=_time(status.get("startTime")),
         started_at=_started_at(status, pod),
         deleting=not metadata.get("deletionTimestamp").absent,
     )
@@ -227,14 +232,6 @@ def _time(field: manifests.Field) -> datetime.datetime | None:
         except ValueError:
             raise field.error("expected a time such as 2026-01-31T12:00:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
-
-
-def _scheduled_at(status: manifests.Field) -> datetime.datetime | None:
-    for condition in status.get("conditions").items():
-        if condition.get("type").text("") == "PodScheduled":
-            met = condition.get("status").text("") == "True"
-            return _time(condition.get("lastTransitionTime")) if met else None
-    return None
 
 
 def _started_at(status: manifests.Field, pod: Pod) -> datetime.datetime | None:

@@ -58,7 +58,7 @@ class Announcer:
     """Writes what is wished about one node.
 
     `reread` is how often, in seconds, the node is looked at when nothing changes;
-    `now` is the wall clock, for people and for the condition's times.
+    `now` is the API server's clock, for the condition's times.
     """
 
     def __init__(
@@ -133,8 +133,10 @@ class Announcer:
                 self.problem = ""
             except errors.AgentError as error:
                 self._complain(str(error))
-                delay = error.delay if isinstance(error, errors.TemporaryError) else None
-                pause = delay or self._pauses[min(failures, len(self._pauses) - 1)]
+                # What the server asks for (at most a minute: agent.clients.kube_errors) holds for
+                # whatever is wished meanwhile, too; our own pauses end with a new wish.
+                await asyncio.sleep(getattr(error, "delay", None) or 0.0)
+                pause = self._pauses[min(failures, len(self._pauses) - 1)]
                 failures += 1
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -189,7 +189,8 @@ def status_patch(
     status = "True" if wanted.capable else "False"
     same = found.get("status") == status
     said = (found.get("reason"), found.get("message")) == (wanted.reason, wanted.message)
-    if same and said and now - _moment(found.get("lastHeartbeatTime")) < _HEARTBEAT:
+    # One of the future was written by a clock that has been set since.
+    if same and said and abs(now - _moment(found.get("lastHeartbeatTime"))) < _HEARTBEAT:
         return None
     changed_at = found.get("lastTransitionTime") if same else None
     condition = {

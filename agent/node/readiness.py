@@ -1,9 +1,9 @@
-"""How long pods take from being scheduled until their containers run, for the metric.
+"""How long pods take from their kubelet's first sight until their containers run, for the metric.
 
-Counted once for each pod that came to this node while we looked, from the times in
-its status: of the same cluster, whole seconds, and with everything in between that
-is not ours (volumes, network, init containers). So it is compared, accelerated or
-not, and not added up.
+Counted once for each pod that came to this node while we looked, from the times that its
+kubelet writes: of one clock, whole seconds, and with everything in between that is not
+ours (volumes, network, init containers). So it is compared, accelerated or not, and not
+added up.
 """
 
 from collections.abc import Callable

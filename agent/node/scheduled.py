@@ -175,4 +175,4 @@ class Scheduled:
 def _what_matters(pod: pods.Pod) -> pods.Pod:
     """The pod without what changes while it runs: most of its changes are no news to anybody."""
     phase = pod.phase if pod.phase in _FINISHED else ""
-    return dataclasses.replace(pod, phase=phase, scheduled_at=None, started_at=None)
+    return dataclasses.replace(pod, phase=phase, accepted_at=None, started_at=None)

@@ -90,8 +90,8 @@ def _cluster(
     kept = annotations.KEYS | {runtimes.HANDLER_ANNOTATION}
     api = kube_pods.NodePods(client, node, annotations=kept)
     poster = posting.Poster(client, node)
-    creator = autocreating.Creator(client, poster)
-    announcer = announcing.Announcer(client, poster, node, taint=taint)
+    creator = autocreating.Creator(client, poster, now=client.now)
+    announcer = announcing.Announcer(client, poster, node, taint=taint, now=client.now)
 
     def unknown() -> str:
         return "" if announcer.is_known else announcer.problem or "it has not been read yet"

@@ -4,6 +4,8 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import datetime
+import email.utils
 import pathlib
 import shutil
 import ssl
@@ -67,6 +69,8 @@ class Proxy:
         self.seen: list[Seen] = []
         self.tokens: set[str] | None = None
         self.cut_after: int | None = None
+        self.clock = datetime.timedelta()
+        """How far the server's clock is ahead of this machine's."""
         self._faults: collections.deque[Fault] = collections.deque()
         self._upstream = upstream
         self._loop = loop
@@ -189,6 +193,8 @@ class Proxy:
             ssl=self._upstream.tls or True,
         ) as answer:
             kept = {"Content-Type": answer.headers.get("Content-Type", "application/json")}
+            now = datetime.datetime.now(datetime.UTC) + self.clock
+            kept["Date"] = email.utils.format_datetime(now, usegmt=True)
             if not seen.watch or answer.status != 200:
                 body = await answer.read()
                 return web.Response(status=answer.status, body=body, headers=kept)

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import datetime
+from collections.abc import AsyncIterator
 
 import pytest
 
-from agent import errors
+from agent import errors, metrics
 from agent.clients import kube, kube_access, kube_errors
 from tests.kube import apis
 
@@ -197,24 +199,59 @@ async def test_no_server_can_ask_for_more_than_a_minute(proxy, client, told, del
     assert caught.value.delay == delay
 
 
-async def test_a_server_that_never_answers_is_given_up(proxy) -> None:
-    proxy.hang()
+def counted(verb: str, code: str) -> float:
+    labels = {"verb": verb, "code": code}
+    return metrics.AGENT.get_sample_value("uimgacc_api_requests_total", labels) or 0.0
 
+
+@pytest.fixture
+async def impatient(proxy) -> AsyncIterator[kube.Client]:
     class There:
         seconds = 60.0
 
         async def read(self) -> kube_access.Access:
             return kube_access.Access(server=proxy.url, authorization="", tls=None)
 
-    async with kube.Client(There(), deadline=0.2) as impatient:
-        with pytest.raises(kube_errors.Unavailable, match="no answer in time"):
-            await impatient.get(kube.NODES, "n")
+    async with kube.Client(There(), deadline=0.2) as made:
+        yield made
 
 
-async def test_a_server_that_is_down_is_unavailable(proxy, client) -> None:
+async def test_a_server_that_never_answers_is_given_up_and_counted(proxy, impatient) -> None:
+    proxy.hang()
+    before = counted("GET", "deadline")
+    with pytest.raises(kube_errors.Unavailable, match="no answer in time"):
+        await impatient.get(kube.NODES, "n")
+
+    assert counted("GET", "deadline") == before + 1
+
+
+async def test_a_watch_that_never_begins_is_counted_as_one(proxy, impatient) -> None:
+    proxy.hang()
+    before = counted("WATCH", "deadline")
+    with pytest.raises(kube_errors.Unavailable, match="no answer in time"):
+        await events(impatient, "1", 1)
+
+    assert counted("WATCH", "deadline") == before + 1
+
+
+async def test_who_does_not_want_the_answer_any_more_counts_nothing(proxy, client) -> None:
+    proxy.hang()
+    before = counted("GET", "deadline")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await client.get(kube.NODES, "n")
+
+    assert counted("GET", "deadline") == before
+
+
+@pytest.mark.parametrize("verb", ["GET", "WATCH"])
+async def test_a_server_that_is_down_is_unavailable(proxy, client, verb) -> None:
     proxy.stop()
+    before = counted(verb, "none")
     with pytest.raises(kube_errors.Unavailable):
-        await client.get(kube.NODES, "n")
+        await (client.get(kube.NODES, "n") if verb == "GET" else events(client, "1", 1))
+
+    assert counted(verb, "none") == before + 1
 
 
 async def test_a_watch_cut_within_a_line_is_an_error_and_tells_no_half_event(
@@ -238,6 +275,26 @@ async def test_a_silent_watch_is_given_up(api, proxy, client) -> None:
             namespace=api.namespace,
             silence=0.5,
         )
+
+
+@pytest.mark.parametrize("days", [-20000, 3])
+async def test_the_servers_clock_is_told_by_its_last_answer(api, proxy, client, days) -> None:
+    def ahead() -> float:
+        return (client.now() - datetime.datetime.now(datetime.UTC)).total_seconds() / 86400
+
+    before = ahead()
+    proxy.clock = datetime.timedelta(days=days)
+    await client.get(kube.NODES, api.node())
+
+    assert (round(before, 2), round(ahead(), 2)) == (0, days)
+
+
+async def test_a_server_that_tells_no_time_has_ours(proxy, client) -> None:
+    proxy.fail(503, headers={"Date": "now"})
+    with pytest.raises(kube_errors.Unavailable):
+        await client.get(kube.NODES, "n")
+
+    assert abs(client.now() - datetime.datetime.now(datetime.UTC)).total_seconds() < 600
 
 
 async def test_a_token_that_was_replaced_is_read_again(api, proxy, tmp_path) -> None:

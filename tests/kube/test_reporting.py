@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from agent import settings
 from agent.clients import kube, kube_access, kube_errors
 from agent.matching import decisions
 from agent.model import caches, images, pods
 from agent.node import announcing, autocreating, capability, labelling, posting, reporting
+from agent.roles import agent_surroundings
 from tests.kube import apis, faults
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -396,6 +398,45 @@ async def test_the_last_match_is_written_by_one_of_many(api, agent, image_caches
 
     age = datetime.datetime.now(datetime.UTC) - moment
     assert abs(age) < datetime.timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("days", [-20000, 400], ids=["the node is ahead", "it was never set"])
+async def test_what_others_compare_is_written_by_the_clock_of_the_server(
+    api, proxy, image_caches, days, tmp_path
+) -> None:
+    """An agent as it is put together for a cluster, on a machine whose clock is wrong."""
+    proxy.clock = datetime.timedelta(days=days)
+    request = wish(api.namespace).request
+    manifest = autocreating.manifest_of(request, pods.Pod(namespace=api.namespace, name="p"))
+    manifest["metadata"]["annotations"][caches.LAST_MATCHED] = labelling.stamp(
+        datetime.datetime.now(datetime.UTC)
+    )
+    api.create(kube.IMAGE_CACHES, manifest)
+    node = api.node()
+    wanted = settings.Agent(
+        store=tmp_path, kubernetes=node, kubeconfig=api.kubeconfig(server=proxy.url)
+    )
+
+    def written() -> list[str]:
+        conditions = api.get(kube.NODES, node).get("status", {}).get("conditions", [])
+        found = [each for each in conditions if each["type"] == labelling.CONDITION]
+        matched = api.get(kube.IMAGE_CACHES, request.name)["metadata"]["annotations"]
+        return [found[0]["lastHeartbeatTime"] if found else "", matched[caches.LAST_MATCHED]]
+
+    def off(text: str) -> float:
+        moment = datetime.datetime.fromisoformat(text) - proxy.clock
+        return abs((moment - datetime.datetime.now(datetime.UTC)).total_seconds())
+
+    try:
+        surroundings = agent_surroundings.opened(wanted, accelerated=lambda key: False)
+        async with surroundings as around, running(*around.services().values()):
+            around.judged(WELL)
+            # Without the pause that spreads a fleet's looks over minutes.
+            around.creator._spread = 0.0
+            around.creator.matched(request.name)
+            await until(lambda: all(text and off(text) < 3600 for text in written()))
+    finally:
+        api.delete(kube.IMAGE_CACHES, request.name)
 
 
 async def test_an_agent_may_not_read_what_it_does_not_need(api, agent) -> None:

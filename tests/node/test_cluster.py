@@ -120,8 +120,7 @@ def test_how_long_a_pod_took_to_start_is_counted_as_accelerated(member, api) -> 
     started = {"name": "c", "image": image, "imageID": "", "ready": True, "restartCount": 0}
     started["state"] = {"running": {"startedAt": "2026-01-01T00:00:07Z"}}
     moment = "2026-01-01T00:00:00Z"
-    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": moment}
-    status = {"phase": "Running", "conditions": [scheduled], "containerStatuses": [started]}
+    status = {"phase": "Running", "startTime": moment, "containerStatuses": [started]}
     api.pod_status("pod", status)
     name = 'uimgacc_pod_ready_seconds_sum{accelerated="true"} 7.0'
     conftest.wait_until(lambda: name in member.get("/metrics"))

@@ -103,16 +103,13 @@ def schedule(node: Member, api: apis.Api, name: str, image: str, *, asks: bool) 
 
 def start(api: apis.Api, name: str, *, seconds: int) -> None:
     """What a kubelet says of a pod that has started."""
-    bound = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-    started = (bound + datetime.timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
-    scheduled = bound.isoformat().replace("+00:00", "Z")
+    accepted = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    started = (accepted + datetime.timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
     api.pod_status(
         name,
         {
             "phase": "Running",
-            "conditions": [
-                {"type": "PodScheduled", "status": "True", "lastTransitionTime": scheduled}
-            ],
+            "startTime": accepted.isoformat().replace("+00:00", "Z"),
             "containerStatuses": [
                 {
                     "name": "c",

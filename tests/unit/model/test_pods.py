@@ -153,42 +153,40 @@ def test_one_container_without_a_limit_means_no_limit() -> None:
 
 # How far a pod is.
 
-SCHEDULED = {
-    "type": "PodScheduled",
-    "status": "True",
-    "lastTransitionTime": "2026-01-01T00:00:00Z",
-}
+ACCEPTED = "2026-01-01T00:00:00Z"
 RUNNING = {"restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:07Z"}}}
 
 
 @pytest.mark.parametrize(
-    ("conditions", "statuses", "seconds"),
+    ("accepted", "statuses", "seconds"),
     [
-        ([SCHEDULED], [RUNNING], 7.0),
-        (
-            [SCHEDULED],
-            [{"state": {"terminated": {"startedAt": "2026-01-01T00:00:03Z"}}}],
-            3.0,
-        ),
-        ([SCHEDULED], [], None),
-        ([], [RUNNING], None),
-        ([{**SCHEDULED, "status": "False"}], [RUNNING], None),
-        ([SCHEDULED], [{"state": {"waiting": {"reason": "ContainerCreating"}}}], None),
-        ([SCHEDULED], [{**RUNNING, "restartCount": 1}], None),
-        ([{**SCHEDULED, "lastTransitionTime": None}], [RUNNING], None),
+        (ACCEPTED, [RUNNING], 7.0),
+        (ACCEPTED, [{"state": {"terminated": {"startedAt": "2026-01-01T00:00:03Z"}}}], 3.0),
+        (ACCEPTED, [], None),
+        (None, [RUNNING], None),
+        (ACCEPTED, [{"state": {"waiting": {"reason": "ContainerCreating"}}}], None),
+        (ACCEPTED, [{**RUNNING, "restartCount": 1}], None),
     ],
 )
-def test_ready_seconds_are_from_scheduled_to_started(
-    conditions: list[Any], statuses: list[Any], seconds: float | None
+def test_ready_seconds_are_from_accepted_to_started(
+    accepted: str | None, statuses: list[Any], seconds: float | None
 ) -> None:
-    pod = with_status(conditions=conditions, containerStatuses=statuses)
+    pod = with_status(startTime=accepted, containerStatuses=statuses)
 
     assert pod.ready_seconds == seconds
 
 
+@pytest.mark.parametrize("scheduled", ["2025-12-31T23:00:00Z", "2026-01-01T01:00:00Z"])
+def test_a_scheduler_with_another_clock_changes_no_ready_seconds(scheduled: str) -> None:
+    condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": scheduled}
+    pod = with_status(conditions=[condition], startTime=ACCEPTED, containerStatuses=[RUNNING])
+
+    assert pod.ready_seconds == 7.0
+
+
 def test_a_broken_time_is_named() -> None:
-    with pytest.raises(manifests.ManifestError, match="lastTransitionTime: expected a time"):
-        with_status(conditions=[{**SCHEDULED, "lastTransitionTime": "now"}])
+    with pytest.raises(manifests.ManifestError, match="startTime: expected a time"):
+        with_status(startTime="now")
 
 
 json = st.recursive(
@@ -221,8 +219,7 @@ def test_any_document_is_read_or_refused(kind: str, rest: dict[str, Any]) -> Non
 
 def test_a_time_that_yaml_has_read_already_is_taken() -> None:
     status = yaml.safe_load(
-        "conditions:\n"
-        "- {type: PodScheduled, status: 'True', lastTransitionTime: 2026-01-01T00:00:00Z}\n"
+        "startTime: 2026-01-01T00:00:00Z\n"
         "containerStatuses:\n"
         "- {restartCount: 0, state: {running: {startedAt: 2026-01-01T00:00:02Z}}}\n"
     )

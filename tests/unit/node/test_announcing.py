@@ -190,6 +190,30 @@ async def test_what_the_server_asks_to_wait_is_waited(given) -> None:
     assert (before, [entry[0] for entry in given.api.log]) == (1, ["get", "get", "patch"])
 
 
+async def test_a_new_wish_does_not_cut_short_what_the_server_asks_to_wait(given) -> None:
+    given.api.failures = [errors.TemporaryError("busy", delay=45.0)]
+    async with given.running():
+        for verdict in (WELL, ILL, WELL):
+            await asyncio.sleep(10)
+            given.announcer.judged(verdict)
+        await asyncio.sleep(14)
+        before = len(given.api.log)
+        await asyncio.sleep(2)
+
+    assert before == 1
+    assert given.labels["uimgacc"] == "true"
+
+
+async def test_a_new_wish_is_tried_at_once_where_the_server_asks_for_nothing(given) -> None:
+    given.api.down = True
+    async with given.running():
+        await asyncio.sleep(120)
+        given.api.down = False
+        await judge(given, WELL)
+
+        assert given.labels["uimgacc"] == "true"
+
+
 async def test_only_the_startup_taint_goes_whoever_changes_taints_meanwhile(given) -> None:
     starting = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
     pressure = {"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}

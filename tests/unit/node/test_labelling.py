@@ -212,6 +212,25 @@ def test_a_capable_node_gets_its_labels_and_loses_the_taint() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("heartbeat", "fresh"),
+    [
+        ("2026-01-02T03:00:00Z", True),
+        ("2026-01-02T02:00:00Z", False),
+        ("2026-01-02T03:04:30Z", True),
+        ("2030-01-01T00:00:00Z", False),
+    ],
+)
+def test_a_heartbeat_that_is_old_or_of_the_future_is_written_anew(heartbeat, fresh) -> None:
+    """A clock that was years ahead for a while must not silence the condition for years."""
+    wanted = wanted_of(WELL)
+    patch = labelling.status_patch({"metadata": {}}, wanted, NOW)
+    assert patch is not None
+    patch["status"]["conditions"][0]["lastHeartbeatTime"] = heartbeat
+
+    assert (labelling.status_patch(patch, wanted, NOW) is None) is fresh
+
+
 def test_removing_the_taint_holds_only_for_the_version_that_was_read() -> None:
     node = {
         "metadata": {"resourceVersion": "7"},

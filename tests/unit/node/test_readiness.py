@@ -10,9 +10,9 @@ NOON = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 
 
 def pod(*, uid: str = "1", seconds: float | None = None) -> pods.Pod:
-    """A pod that was scheduled at noon, and started after so many seconds."""
+    """A pod that the kubelet took up at noon, and started after so many seconds."""
     started = None if seconds is None else NOON + datetime.timedelta(seconds=seconds)
-    return pods.Pod(namespace="d", name="p", uid=uid, scheduled_at=NOON, started_at=started)
+    return pods.Pod(namespace="d", name="p", uid=uid, accepted_at=NOON, started_at=started)
 
 
 def observed(accelerated: str) -> tuple[float, float]:
