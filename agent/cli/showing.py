@@ -77,10 +77,13 @@ def delete(store: pathlib.Path, name: str, *, as_json: bool) -> None:
     cache_id = name
     if not records.is_cache_id(name):
         cache_id = find(reader, name).id
+    cache = reader.cache(cache_id)
     try:
-        gone = publishing.delete_cache(layout.Layout(store), cache_id)
+        publishing.delete_cache(layout.Layout(store), cache_id)
     except publishing.NoSuchCache as error:
         raise output.NotFound(str(error), name=name) from error
+    named = {image.ref for other in reader.caches() for image in other.images}
+    gone = [image.ref for image in cache.images if image.ref not in named] if cache else []
     if as_json:
         output.show_json({"id": cache_id, "images": gone})
         return

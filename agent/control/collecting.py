@@ -159,8 +159,9 @@ class Collector:
         now = asyncio.get_running_loop().time()
         before = self._announced
         self._announced = {token: before.get(token, now) for token in result["announced"]}
+        self._seen = result["seen"]
         if not result["unchanged"]:
-            self._seen, self._seen_at = result["seen"], now
+            self._seen_at = now
         self.state = dataclasses.replace(
             self.state,
             newest=result["newest"],

@@ -176,14 +176,12 @@ def publish_cache(place: layout.Layout, record: records.CacheRecord) -> None:
     _write_record(place, place.cache_record(record.id), record)
 
 
-def delete_cache(place: layout.Layout, cache_id: str) -> list[str]:
-    """Remove a cache; returns the references of the images that no cache names any more.
+def delete_cache(place: layout.Layout, cache_id: str) -> None:
+    """Remove a cache; raise NoSuchCache.
 
     Nothing else goes here: a node may read it, a build may be about to name it. See
     agent.store.retiring.
     """
-    reader = reading.Reader(place)
-    cache = reader.cache(cache_id)
     path = place.cache_record(cache_id)
     # What it had is told apart later by its record, for those who ask why a layer is still there.
     files.make_folder(place.deleted_caches)
@@ -192,10 +190,6 @@ def delete_cache(place: layout.Layout, cache_id: str) -> list[str]:
     except FileNotFoundError as error:
         raise NoSuchCache(cache_id) from error
     files.sync_folder(path.parent)
-    if cache is None:
-        return []
-    still_named = {image.ref for other in reader.caches() for image in other.images}
-    return [image.ref for image in cache.images if image.ref not in still_named]
 
 
 def sweep(place: layout.Layout, *, older_than: float = DAY) -> list[pathlib.Path]:

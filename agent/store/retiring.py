@@ -75,16 +75,23 @@ def collect(place: layout.Layout, orders: Orders) -> Outcome:
         claims = list(claiming.standing(place))
         wishes = changes.wishes(place, claims, orders.held)
         found = generations.outstanding(place)
-        if orders.seen == changes.seen(wishes, found) and not _is_due(found, orders):
-            outcome = _outcome(place, found, tally)
-            return dataclasses.replace(outcome, seen=orders.seen, unchanged=True)
-        planned, complete = _go_through(place, claims, orders, tally)
+        unchanged = orders.seen == changes.seen(wishes, found) and not _is_due(found, orders)
+        planned, complete = 0, True
+        if unchanged:
+            _doom(place, orders)
+        else:
+            planned, complete = _go_through(place, claims, orders, tally)
         found = generations.outstanding(place)
-        return dataclasses.replace(
-            _outcome(place, found, tally),
+        return Outcome(
+            announced=(*found.pending, *found.doomed.values()),
+            waiting=tuple(found.phases),
+            newest=generations.newest(place),
             planned=planned,
             complete=complete,
+            layers=tally.layers,
+            freed=tally.freed,
             seen=changes.seen(wishes, found) if complete else "",
+            unchanged=unchanged,
         )
 
 
@@ -96,10 +103,8 @@ def _go_through(
         scratch = pathlib.Path(folder)
         marks = marking.mark(place, claims, scratch)
         _decide(place, marks, orders, tally)
+        _doom(place, orders)
         found = generations.outstanding(place)
-        for number, phase in found.phases.items():
-            if phase is generations.Phase.RETIRED and number <= orders.floor:
-                generations.doom(place, number)
         listed = planning.Listed(place, found, scratch)
         planning.lift(place, found, listed, orders.held)
         planned, complete = planning.plan(place, marks, listed, min_age=orders.min_age)
@@ -108,22 +113,16 @@ def _go_through(
         return planned, complete
 
 
-def _outcome(place: layout.Layout, found: generations.Outstanding, tally: _Tally) -> Outcome:
-    return Outcome(
-        announced=(*found.pending, *found.doomed.values()),
-        waiting=tuple(found.phases),
-        newest=generations.newest(place),
-        layers=tally.layers,
-        freed=tally.freed,
-    )
-
-
 def _is_due(found: generations.Outstanding, orders: Orders) -> bool:
-    """Whether a deletion under way can be gone on with."""
-    if not {*found.pending, *found.doomed.values()}.isdisjoint(orders.settled):
-        return True
-    retired = _in_phase(found, generations.Phase.RETIRED)
-    return any(number <= orders.floor for number in retired)
+    """Whether something can be decided."""
+    return not {*found.pending, *found.doomed.values()}.isdisjoint(orders.settled)
+
+
+def _doom(place: layout.Layout, orders: Orders) -> None:
+    """Announce that the files of what all nodes have let go are about to go."""
+    for number in _in_phase(generations.outstanding(place), generations.Phase.RETIRED):
+        if number <= orders.floor:
+            generations.doom(place, number)
 
 
 def _resume(place: layout.Layout, tally: _Tally) -> None:

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import typer.testing
 
 from agent.cli import commands, creating, output
 from agent.model import caches, images, records
-from agent.store import layout, publishing
+from agent.store import layout, publishing, reading
 from tests import conftest
 
 DIGEST = "sha256:" + "ab" * 32
@@ -145,6 +146,19 @@ def test_delete_removes_the_cache_and_says_so(invoke: Invoke, store: pathlib.Pat
 
     assert json.loads(result.stdout) == {"id": "imc-abcde", "images": ["docker.io/library/nginx:1"]}
     assert json.loads(invoke("get", "--store", store, "--json").stdout) == []
+
+
+def test_delete_does_not_name_images_that_another_cache_has(
+    invoke: Invoke, store: pathlib.Path
+) -> None:
+    record = reading.Reader(layout.Layout(store)).cache("imc-abcde")
+    assert record is not None
+    other = msgspec.structs.replace(record, id="imc-other", name="other")
+    publishing.publish_cache(layout.Layout(store), other)
+
+    result = invoke("delete", "web", "--store", store, "--json")
+
+    assert json.loads(result.stdout) == {"id": "imc-abcde", "images": []}
 
 
 def test_match_explains_each_pod(

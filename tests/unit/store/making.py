@@ -1,11 +1,14 @@
 """Records and stores for the tests of the store."""
 
+import os
 import pathlib
 
 from agent.model import digests, records
 from agent.store import checking, layout, publishing
 
 MKFS = records.Toolchain(version="1.8", options=[])
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""A folder for stores in which very much happens: there, to be durable costs nothing."""
 REF = "registry.io/team/app:1"
 
 

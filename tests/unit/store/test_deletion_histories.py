@@ -33,7 +33,6 @@ CACHES = ["imc-one", "imc-two", "imc-three"]
 GRACE = 1000.0
 SOAK = "UIMGACC_HISTORIES" in os.environ
 """Somebody asks for more: a soak is for finding, CI for keeping."""
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +108,7 @@ class Node:
 class Histories(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
-        self.folder = pathlib.Path(tempfile.mkdtemp(dir=MEMORY))
+        self.folder = pathlib.Path(tempfile.mkdtemp(dir=making.MEMORY))
         self.place = making.store(self.folder / "store")
         self.nodes = [Node(name) for name in ("n1", "n2", "n3")]
         self.builds: list[Iterator[None]] = []

@@ -114,10 +114,9 @@ def test_deleting_a_cache_keeps_what_another_names(tmp_path) -> None:
     making.cache(place, "imc-one", shared, own)
     making.cache(place, "imc-two", shared)
 
-    gone = publishing.delete_cache(place, "imc-one")
+    publishing.delete_cache(place, "imc-one")
 
     reader = reading.Reader(place)
-    assert gone == ["registry.io/own:1"]
     assert reader.cache("imc-one") is None
     assert reader.image(images.parse_reference("registry.io/own:1")) == own
     assert reader.image(images.parse_reference("registry.io/shared:1")) == shared

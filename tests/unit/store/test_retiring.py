@@ -383,16 +383,18 @@ def test_a_store_in_which_nothing_has_changed_is_not_gone_through_again(place, m
     with monkeypatch.context() as patched:
         patched.setattr(marking, "mark", lambda *_: pytest.fail("it was"))
         again = round_(place, floor=0, seen=announced.seen)
-        assert round_(place, floor=0, seen=again.seen).unchanged
+        assert round_(place, floor=0, seen=again.seen).seen == again.seen
 
-    assert again.unchanged
     assert again.announced == announced.announced
     retired = round_(place, again, floor=0, seen=again.seen)
     assert (retired.unchanged, retired.waiting) == (False, (1,))
     waiting = round_(place, retired, floor=0, seen=retired.seen)
     assert (waiting.unchanged, waiting.waiting) == (True, (1,))
     doomed = round_(place, floor=1, seen=waiting.seen)
-    assert round_(place, doomed, floor=1, seen=doomed.seen).layers == 1
+    assert (doomed.unchanged, len(doomed.announced)) == (True, 1)
+    assert round_(place, floor=1, seen=doomed.seen).announced == doomed.announced
+    gone = round_(place, doomed, floor=1, seen=doomed.seen)
+    assert (gone.unchanged, gone.layers) == (False, 1)
 
 
 def _rebuild(place: layout.Layout) -> None:
@@ -455,7 +457,7 @@ DAMAGE = (
 @given(which=st.integers(0, 6), damage=DAMAGE)
 def test_whatever_stands_in_a_record_deletes_nothing_that_is_wanted(which, damage) -> None:
     """Where it is refused, nothing at all goes; else only what a round would delete anyway."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=making.MEMORY) as folder:
         place = making.store(pathlib.Path(folder))
         making.cache(place, "imc-one", making.image(place, "base", "one", ref="r.io/one:1"))
         two = making.image(place, "base", "two", ref="r.io/two:1")
