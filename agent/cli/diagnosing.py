@@ -4,9 +4,12 @@ import asyncio
 
 import rich.text
 
-from agent.cli import output
+from agent import errors
+from agent.cli import clusters, output, supporting
+from agent.clients import kube
 from agent.setup import checks, doctor
 
+_API_SECONDS = 5.0
 _STYLES = {checks.Level.OK: "green", checks.Level.WARN: "yellow", checks.Level.FAIL: "bold red"}
 
 
@@ -33,7 +36,26 @@ def diagnose(patient: doctor.Patient, *, as_json: bool) -> None:
 
 
 async def _examine(patient: doctor.Patient) -> list[checks.Finding]:
-    return [finding async for finding in doctor.examine(patient)]
+    found = [finding async for finding in doctor.examine(patient)]
+    return [*found, *await _cluster()]
+
+
+async def _cluster() -> list[checks.Finding]:
+    """Whether the cluster's release will do, where this machine knows of one."""
+    name = "kubernetes"
+    try:
+        credentials = clusters.Target().credentials()
+    except output.UsageError:
+        return []
+    try:
+        async with kube.Client(credentials, deadline=_API_SECONDS) as client:
+            await supporting.require(client)
+            major, minor = await client.release()
+    except supporting.TooOld as error:
+        return [checks.bad(name, str(error), "upgrade the cluster")]
+    except errors.AgentError as error:
+        return [checks.warn(name, str(error), "look at the kubeconfig, and at the API server")]
+    return [checks.ok(name, f"API server {major}.{minor}")]
 
 
 def _show(found: list[checks.Finding]) -> None:

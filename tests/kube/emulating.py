@@ -69,6 +69,7 @@ class Emulator(kmock.KubernetesScaffold):
     """kmock's server, with a state. Anybody may do anything: there are no roles."""
 
     state: objects.Objects = attrs.field(factory=objects.Objects)
+    release: tuple[str, str] = ("1", "36")
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -93,6 +94,9 @@ class Emulator(kmock.KubernetesScaffold):
             self.state.create(("", "namespaces"), "", {"metadata": {"name": name}})
 
     async def __call__(self, raw_request: web.BaseRequest) -> web.StreamResponse:
+        if raw_request.path == "/version":
+            # kmock's own is one of years ago.
+            return web.json_response(dict(zip(("major", "minor"), self.release, strict=True)))
         asked = asked_of(raw_request)
         if asked is None:
             return await super().__call__(raw_request)

@@ -1,0 +1,88 @@
+"""What a cluster can take of our manifests, looked at before anything is applied.
+
+docs/install.md has the same table of versions for those who apply them by kubectl.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent import errors
+from agent.cli import clusters, output
+from agent.clients import kube, kube_errors
+
+MINIMUM = (1, 30)
+"""ValidatingAdmissionPolicy v1, and the node's name in the tokens that it checks."""
+
+_ADMISSION = "admissionregistration.k8s.io"
+_POLICIES = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
+_DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
+_SETUP = "uimgacc-setup"
+
+Object = Mapping[str, Any]
+
+
+class TooOld(errors.PermanentError):
+    """The cluster's Kubernetes lacks what our manifests need; `found` is its release."""
+
+    def __init__(self, found: tuple[int, int]) -> None:
+        needed, release = (".".join(map(str, each)) for each in (MINIMUM, found))
+        super().__init__(
+            f"the cluster's API server is Kubernetes {release}; {needed} or newer is needed"
+            " (ValidatingAdmissionPolicy, which holds each agent to its own node)"
+        )
+        self.found = found
+
+
+class StillDefault(errors.PermanentError):
+    """Our snapshotter is the default one of this cluster's nodes."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this cluster has everything through our snapshotter (overlay default-snapshotter):"
+            " its nodes' pods could not start without it. Give --overlay default-snapshotter"
+            " again, or go back from it first, step by step: docs/install.md, Uninstall"
+        )
+
+
+async def require(client: kube.Client) -> None:
+    """Raise TooOld where the API server is older than what our manifests need."""
+    found = await client.release()
+    if found < MINIMUM:
+        raise TooOld(found)
+
+
+async def refuse_if_default(client: kube.Client) -> None:
+    """Raise StillDefault where nodes start all pods through us.
+
+    Replacing the DaemonSet's pod by one of the default class, or removing it, would leave
+    a node on which no pod can start, ours included.
+    """
+    with contextlib.suppress(kube_errors.NotFound):
+        await client.get(_DAEMON_SETS, _SETUP, namespace=clusters.NAMESPACE)
+        raise StillDefault
+
+
+async def supported(client: kube.Client, objects: Sequence[Object]) -> list[Object]:
+    """The objects, with the admission policy in this cluster's version of it, or without."""
+    version = await _policy_version(client)
+    found = [
+        {**body, "apiVersion": f"{_ADMISSION}/{version}"} if body["kind"] in _POLICIES else body
+        for body in objects
+        if version or body["kind"] not in _POLICIES
+    ]
+    if not version and len(found) < len(objects):
+        output.say(
+            "this cluster has no MutatingAdmissionPolicy (Kubernetes 1.36; 1.34 behind a feature"
+            " gate): pods must name their runtime class themselves, see docs/install.md"
+        )
+    return found
+
+
+async def _policy_version(client: kube.Client) -> str:
+    for version in ("v1", "v1beta1"):
+        kind = kube.Resource(group=_ADMISSION, version=version, plural="mutatingadmissionpolicies")
+        with contextlib.suppress(kube_errors.NotFound):
+            async for _ in client.pages(kind):
+                return version
+    return ""
