@@ -36,6 +36,7 @@ class Kubelet:
     ) -> None:
         self.client = client
         self.folder = folder
+        self._own = folder
         self.maps = maps or {}
         self.fields = fields or {}
 
@@ -51,6 +52,7 @@ class Kubelet:
         request = messages.RunPodSandboxRequest(config=config, runtime_handler=handler)
         made = client.runtime.RunPodSandbox(request, timeout=client.seconds)
         pod = cri.Pod(config.metadata.name, str(made.pod_sandbox_id), [], {}, [])
+        self._own = self.folder / "volumes" / pod.sandbox[:16]
         try:
             for container in spec.get("initContainers", ()):
                 self._run(pod, container, spec, config)
@@ -145,7 +147,7 @@ class Kubelet:
     def place(self, volume: Manifest) -> pathlib.Path:
         """Return where a volume is on this machine."""
         if "hostPath" not in volume:
-            own = self.folder / "volumes" / str(volume["name"])
+            own = self._own / str(volume["name"])
             own.mkdir(parents=True, exist_ok=True)
             return own
         place = pathlib.Path(volume["hostPath"]["path"])

@@ -330,6 +330,14 @@ def node_setup(
         bool,
         typer.Option("--default-snapshotter", help="All pods through it, not only our handlers'."),
     ] = False,
+    former_handler: Annotated[
+        bool,
+        typer.Option(
+            "--former-handler",
+            help="Keep the handler without-uimgacc, which --default-snapshotter makes: for the way"
+            " back from it.",
+        ),
+    ] = False,
     address: Annotated[
         str, typer.Option(envvar="UIMGACC_ADDRESS", help="The snapshotter's socket.")
     ] = "/run/uimgacc/snapshotter.sock",
@@ -361,18 +369,27 @@ def node_setup(
         ),
     ] = None,
     leave: Annotated[
-        str,
+        bool,
         typer.Option(
-            help="With --undo: containerd's socket. The images of our snapshotter are removed from"
-            " it; refused while containers use them."
+            "--leave",
+            help="With --undo: first take our snapshotter's images out of containerd; refused"
+            " while containers use it.",
         ),
-    ] = "",
-    unmount: Annotated[
-        list[str] | None,
+    ] = False,
+    clear: Annotated[
+        bool,
         typer.Option(
-            help="With --undo: a folder below which what is not in use is unmounted; repeatable."
+            "--clear",
+            help="With --undo: last of all unmount our mounts and remove our files; fails, and"
+            " says who uses them, where some are in use.",
         ),
-    ] = None,
+    ] = False,
+    store: Annotated[
+        str, typer.Option(envvar="UIMGACC_STORE", help="For --clear: where the store appears.")
+    ] = "/var/lib/uimgacc/store",
+    state: Annotated[
+        str, typer.Option(envvar="UIMGACC_STATE", help="For --clear: the agent's state.")
+    ] = "/var/lib/uimgacc/agent",
     as_json: Json = False,
 ) -> None:
     """Plug the snapshotter into containerd: a twin for every runtime handler.
@@ -389,6 +406,7 @@ def node_setup(
             restart=restart or bool(restart_command),
             restart_command=restart_command,
             default_snapshotter=default_snapshotter,
+            former_handler=former_handler,
             address=address,
             root=root,
             containerd_binary=containerd_binary,
@@ -396,7 +414,9 @@ def node_setup(
             host_root=host_root,
             share=tuple(share or ()),
             leave=leave,
-            unmount=tuple(unmount or ()),
+            clear=clear,
+            store=store,
+            state=state,
         ),
         as_json=as_json,
     )

@@ -5,14 +5,26 @@ import dataclasses
 import os
 import pathlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 
+from agent import errors
 from agent.cli import output
 from agent.clients import containerd as clients
 from agent.model import images
 from agent.mounts import copies
 from agent.node import chains, inventory, leaving
-from agent.setup import config, containerd, host, modules, node, planning, restarting, sharing
+from agent.setup import (
+    clearing,
+    config,
+    containerd,
+    host,
+    modules,
+    node,
+    places,
+    planning,
+    restarting,
+    sharing,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,29 +42,44 @@ class Wanted:
     containerd_binary: str
     containerd_version: str
     host_root: pathlib.Path
+    former_handler: bool = False
     share: tuple[str, ...] = ()
-    leave: str = ""
-    unmount: tuple[str, ...] = ()
+    leave: bool = False
+    clear: bool = False
+    store: str = ""
+    state: str = ""
+
+
+class DefaultError(errors.TemporaryError):
+    """Ours is containerd's default snapshotter, and containers stand on it."""
+
+    def __init__(self, in_use: leaving.InUseError) -> None:
+        super().__init__(
+            "all containers of this node stand on ours as containerd's default snapshotter: go"
+            f" back from that first, see docs/install.md (Uninstall); {in_use}"
+        )
 
 
 def node_setup(wanted: Wanted, *, as_json: bool) -> None:
     """Set up, or undo; restart containerd where that is asked for and needed."""
     _check(wanted)
     machine = host.Host(wanted.host_root.absolute())
-    main = node.main_of(config.Path(wanted.config) if wanted.config else node.find_config(machine))
+    found = config.Path(wanted.config) if wanted.config else places.find_config(machine)
+    main = places.main_of(found)
+    here = places.of(machine, main)
     _ready(machine, wanted)
-    if wanted.leave and not wanted.dry_run:
-        for name in asyncio.run(_left(wanted.leave)):
-            output.say(f"note: removed the image {name}")
+    pods = _leave(machine, here) if wanted.leave and not wanted.dry_run else {}
     if wanted.restart and not wanted.dry_run:
         outcome, restarted = _with_restart(machine, main, wanted)
     else:
         outcome, restarted = _changed(machine, main, wanted), False
-    for found in leaving.unmount(() if wanted.dry_run else wanted.unmount):
-        output.say(f"warning: {found}")
     if machine.enter:
         # Whatever runs in this container later, the node's mounts are not held by it.
         copies.detach_below(str(machine.root))
+    if wanted.clear and not wanted.dry_run:
+        root = config.Path(wanted.root) if wanted.root else here.root
+        store, state = config.Path(wanted.store), config.Path(wanted.state)
+        clearing.clear(machine, clearing.Ours(root, store, state), pods)
     if as_json:
         output.show_json(
             {
@@ -71,12 +98,13 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
 
 
 def _check(wanted: Wanted) -> None:
-    paths = [(name, getattr(wanted, name)) for name in ("config", "address", "root")]
+    names = ("config", "address", "root", "store", "state")
+    paths = [(name, getattr(wanted, name)) for name in names]
     for name, value in [*paths, *(("share", folder) for folder in wanted.share)]:
         if value and not value.startswith("/"):
             raise output.UsageError(f"--{name} {value}: give an absolute path")
-    if (wanted.leave or wanted.unmount) and not wanted.undo:
-        raise output.UsageError("--leave and --unmount go with --undo")
+    if (wanted.leave or wanted.clear) and not wanted.undo:
+        raise output.UsageError("--leave and --clear go with --undo")
 
 
 def _ready(machine: host.Host, wanted: Wanted) -> None:
@@ -89,7 +117,20 @@ def _ready(machine: host.Host, wanted: Wanted) -> None:
         output.say(f"note: {folder} is on a shared mount now")
 
 
-async def _left(address: str) -> Sequence[str]:
+def _leave(machine: host.Host, here: places.Places) -> Mapping[str, str]:
+    """Take our images out of containerd; returns the names of the node's pods by their UID."""
+    try:
+        left = asyncio.run(_left(str(machine.place(here.socket))))
+    except leaving.InUseError as error:
+        if here.is_default:
+            raise DefaultError(error) from error
+        raise
+    for name in left.removed:
+        output.say(f"note: removed the image {name}")
+    return left.pods
+
+
+async def _left(address: str) -> leaving.Left:
     async with clients.Client(address) as client:
         stock = inventory.Inventory(client, images.platform_of_machine(os.uname().machine))
         known = chains.Chains(client, snapshotter=planning.SNAPSHOTTER)
@@ -103,6 +144,7 @@ def _changed(machine: host.Host, main: config.Path, wanted: Wanted) -> node.Outc
         address=wanted.address,
         root=wanted.root,
         default_snapshotter=wanted.default_snapshotter,
+        former_handler=wanted.former_handler,
     )
     target = _target(machine, main, wanted)
     return node.set_up(machine, target, asked, dry_run=wanted.dry_run)
@@ -126,7 +168,7 @@ def _target(machine: host.Host, main: config.Path, wanted: Wanted) -> node.Targe
     if wanted.containerd_version:
         release = containerd.parse_release(wanted.containerd_version)
         return node.Target(main, release, wanted.containerd_binary or None)
-    binary = wanted.containerd_binary or node.find_binary(main)
+    binary = wanted.containerd_binary or places.find_binary(main)
     try:
         release = containerd.release_of(binary, enter=machine.enter)
         return node.Target(main, release, binary)

@@ -61,7 +61,13 @@ def _uses(entry: mountinfo.Entry, before: set[str], names: Mapping[int, str]) ->
 
 
 def all_tables() -> Iterator[list[mountinfo.Entry]]:
-    """The mount tables of all processes that can be seen, each namespace's once.
+    """The mount tables of all processes that can be seen, each namespace's once."""
+    for _, table in tables():
+        yield table
+
+
+def tables() -> Iterator[tuple[str, list[mountinfo.Entry]]]:
+    """The same, each with a process ("self" for our own) that has it.
 
     In a container that means the container's own, unless it sees the host's processes.
     """
@@ -76,4 +82,4 @@ def all_tables() -> Iterator[list[mountinfo.Entry]]:
             # It has ended, or belongs to somebody whom we may not look at.
             continue
         seen.add(namespace)
-        yield table
+        yield process, table

@@ -133,6 +133,14 @@ class Chains:
         }
         await self._client.label_blob(config, labels)
 
+    async def forget(self, config: str) -> None:
+        """Let an image be none of our snapshotter's: it stands on another one."""
+        labels = {
+            f"{planning.SNAPSHOT_LABEL}{self.snapshotter}": "",
+            f"{planning.ASIDE_LABEL}{self.snapshotter}": "",
+        }
+        await self._client.label_blob(config, labels)
+
     async def collect(self) -> None:
         """Have containerd collect its garbage, and wait for that."""
         lease = await self._client.create_lease(_LEASE_SECONDS)

@@ -7,14 +7,15 @@ need of them is pulled again, the ordinary way.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 from agent import errors
 from agent.clients import containerd
-from agent.mounts import mountinfo, syscalls
 from agent.node import chains, inventory
 
 _NAMED = 20
+_UID = "io.kubernetes.pod.uid"
 
 
 class InUseError(errors.TemporaryError):
@@ -30,47 +31,52 @@ class InUseError(errors.TemporaryError):
         self.pods = pods
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Left:
+    """What has been done: the names of the images that were removed.
+
+    `pods` are the names of all pods of the node by their UID, as namespace/name.
+    """
+
+    removed: Sequence[str]
+    pods: Mapping[str, str] = dataclasses.field(hash=False)
+
+
 async def leave(
     client: containerd.Client, stock: inventory.Inventory, known: chains.Chains
-) -> Sequence[str]:
-    """Remove all images that stand on our snapshotter; return their names.
+) -> Left:
+    """Take all images off our snapshotter; remove those that stand on no other one.
 
-    Raise InUseError, and remove nothing, while a container does.
+    Raise InUseError, and remove nothing, while a container stands on it.
     """
     name = known.snapshotter
-    found = [each for each in await client.containers() if each.snapshotter == name]
-    if found:
+    containers = await client.containers()
+    if found := [each for each in containers if each.snapshotter == name]:
         raise InUseError(sorted({_pod(each) for each in found}))
-    names = [
-        record.name
-        for image in await stock.all()
-        if name in image.snapshotters
-        for record in image.records
-    ]
-    for each in names:
-        with contextlib.suppress(containerd.NotFoundError):
-            await client.delete_image(each)
-    if names:
+    removed = []
+    affected = [image for image in await stock.all() if name in image.snapshotters]
+    for image in affected:
+        if await _stands_elsewhere(image, known):
+            await known.forget(image.contents.config)
+            continue
+        for record in image.records:
+            with contextlib.suppress(containerd.NotFoundError):
+                await client.delete_image(record.name)
+            removed.append(record.name)
+    if affected:
         # The snapshotter may be gone already: then its folder goes as a whole, a little later.
         with contextlib.suppress(errors.TemporaryError):
             await known.collect()
-    return names
+    pods = {uid: _pod(each) for each in containers if (uid := each.labels.get(_UID))}
+    return Left(removed, pods)
 
 
-def unmount(folders: Sequence[str]) -> Iterator[str]:
-    """Unmount all that is mounted below folders, the last first; yield what is in use.
-
-    That stays: a container reads it that containerd does not know of. A container's
-    volumes (the node's root, containerd's folder) bring copies along, whose paths have
-    the folder's in them: they would hold on to what they are copies of.
-    """
-    below = [f"{folder.rstrip('/')}/" for folder in folders]
-    for entry in reversed(mountinfo.read()):
-        if any(folder in entry.target for folder in below):
-            try:
-                syscalls.unmount(entry.target)
-            except OSError as error:
-                yield f"{entry.target} stays mounted: {error.strerror}"
+async def _stands_elsewhere(image: inventory.Present, known: chains.Chains) -> bool:
+    """Whether another snapshotter has all of an image, so that containers can start from it."""
+    for other in sorted(image.snapshotters - {known.snapshotter}):
+        if image.contents.top and await known.stands(image.contents.top, snapshotter=other):
+            return True
+    return False
 
 
 def _pod(container: containerd.Container) -> str:

@@ -5,13 +5,7 @@ import pathlib
 from collections.abc import AsyncIterator
 
 from agent.kits import workers
-from agent.setup import checks, config, host, node, planning
-
-_CONTAINERD_SOCKETS = {
-    None: "/run/containerd/containerd.sock",
-    "k3s": "/run/k3s/containerd/containerd.sock",
-    "rke2": "/run/k3s/containerd/containerd.sock",
-}
+from agent.setup import checks, config, host, places, planning
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +25,11 @@ class Patient:
 async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
     """All findings, one after the other as they are made."""
     machine = host.Host()
-    main = node.main_of(
-        config.Path(patient.config) if patient.config else node.find_config(machine)
+    main = places.main_of(
+        config.Path(patient.config) if patient.config else places.find_config(machine)
     )
     deadline = patient.deadline
-    root = pathlib.Path(patient.root or "/var/lib/containerd")
+    root = pathlib.Path(patient.root or places.default_root(main))
     folder = next(place for place in (root, *root.parents) if place.is_dir())
     yield checks.privileges()
     async with workers.Pool(checks.TRIES, name="the doctor", size=1, max_stuck=3) as tries:
@@ -43,13 +37,13 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
             yield finding
         yield checks.propagation(root)
         yield checks.space("here", folder)
-        binary = patient.containerd_binary or node.find_binary(main)
+        binary = patient.containerd_binary or places.find_binary(main)
         wanted = planning.Wanted(address=patient.address, root=patient.root)
         for finding in checks.configuration(main, binary, wanted):
             yield finding
         yield checks.snapshotter(patient.address, deadline=deadline)
         socket = patient.containerd.removeprefix("unix://")
-        socket = socket or _CONTAINERD_SOCKETS[node.rancher(main)]
+        socket = socket or str(places.default_socket(main))
         for finding in checks.running(socket, deadline=deadline):
             yield finding
         if patient.store is None:

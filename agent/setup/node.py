@@ -12,13 +12,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from agent import errors
-from agent.setup import config, containerd, editing, host, journal, planning
-
-DEFAULT_CONFIG = config.Path("/etc/containerd/config.toml")
-RANCHER = {
-    name: config.Path(f"/var/lib/rancher/{name}/agent/etc/containerd/config.toml")
-    for name in ("k3s", "rke2")
-}
+from agent.setup import config, containerd, editing, host, journal, places, planning
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,36 +42,6 @@ class Outcome:
     def diff(self) -> str:
         """The changes as a unified diff."""
         return "".join(_diff(path, *contents) for path, contents in self.changes.items())
-
-
-def rancher(main: config.Path) -> str | None:
-    """`k3s` or `rke2` where that makes the file at each start, else None."""
-    for name, path in RANCHER.items():
-        if main.parent == path.parent or f"/{name}/agent/etc/containerd" in str(main.parent):
-            return name
-    return None
-
-
-def find_config(machine: host.Host) -> config.Path:
-    """The main file of this node: containerd's own place, else k3s's or RKE2's."""
-    for path in (DEFAULT_CONFIG, *RANCHER.values()):
-        if machine.read(path) is not None:
-            return path
-    return DEFAULT_CONFIG
-
-
-def main_of(path: config.Path) -> config.Path:
-    """The rendered file where a person names a template of k3s or RKE2."""
-    if path.suffix == ".tmpl":
-        return path.with_name("config.toml")
-    return path
-
-
-def find_binary(main: config.Path) -> str:
-    """The containerd program, as the node has it, to ask about a configuration."""
-    if rancher(main) is not None:
-        return str(main.parents[3] / "data/current/bin/containerd")
-    return "containerd"
 
 
 def set_up(
@@ -143,7 +107,7 @@ class _Past:
         notes = []
         # The main file first: it may import the others, and containerd may start meanwhile.
         # k3s and RKE2 make theirs anew at each start, so it is none of ours.
-        own = set() if rancher(self.main) else {self.main}
+        own = set() if places.rancher(self.main) else {self.main}
         paths = sorted({*self.changes, *own}, key=lambda path: (path != self.main, path))
         for path in paths:
             now = self._host.read(path)
@@ -236,7 +200,7 @@ class _Setup:
 
     def _node(self) -> planning.Node:
         main = self._target.main
-        rendered = rancher(main) is not None
+        rendered = places.rancher(main) is not None
         data = self._before(main)
         if data is None and rendered:
             raise config.ConfigError(main, "does not exist yet; start k3s or RKE2 once first")
@@ -304,7 +268,7 @@ class _Setup:
     ) -> None:
         """Ask containerd itself; put everything back where it does not agree."""
         binary = self._target.binary
-        if binary is None or rancher(self._target.main) is not None:
+        if binary is None or places.rancher(self._target.main) is not None:
             return
         try:
             text = containerd.dump(binary, str(self._target.main), enter=self._host.enter)

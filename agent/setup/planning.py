@@ -35,6 +35,9 @@ class Wanted:
     """The snapshotter's root; "" for the folder that containerd itself would name."""
     default_snapshotter: bool = False
     """Every pod through our snapshotter, not only those of our runtime handlers."""
+    former_handler: bool = False
+    """The handler WITHOUT also where ours is not the default snapshotter: what has run under it
+    goes on to need it on the way there, and back."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,9 +82,10 @@ def plan(node: Node, wanted: Wanted) -> Plan:
     main = config.File(node.main, _fresh(node.release) if node.text is None else node.text)
     view = config.view(main, node.imported, node.release)
     twins, notes = _twins(view)
-    if wanted.default_snapshotter and view.default_runtime in view.runtimes:
-        former = {**view.runtimes[view.default_runtime], "snapshotter": view.snapshotter}
-        twins[WITHOUT] = (view.default_runtime, former)
+    former = wanted.former_handler or wanted.default_snapshotter
+    if former and view.default_runtime in view.runtimes:
+        settings = {**view.runtimes[view.default_runtime], "snapshotter": view.snapshotter}
+        twins[WITHOUT] = (view.default_runtime, settings)
     warnings = _warnings(main, node, view)
     if node.text is None:
         notes.append(f"{node.main} did not exist; containerd's defaults go on to apply")

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 
 from agent import errors
-from agent.setup import config, host, node
+from agent.setup import config, host, places
 
 NOTE = config.Path("/run/uimgacc/restart-due")
 
@@ -56,7 +56,7 @@ class Due:
 
 def command_for(machine: host.Host, main: config.Path) -> list[str]:
     """The command that makes containerd read its configuration again."""
-    units = _UNITS.get(node.rancher(main) or "", ("containerd",))
+    units = _UNITS.get(places.rancher(main) or "", ("containerd",))
     systemctl = [*machine.enter, *_SYSTEMCTL] if machine.enter else ["systemctl"]
     for unit in units[:-1]:
         asked = subprocess.run([*systemctl, "is-active", "--quiet", unit], check=False)

@@ -47,7 +47,7 @@ def share(folders: Sequence[config.Path], *, in_container: bool) -> list[config.
     In a container it works in the mounts of a process of the node, whose processes must
     be seen (hostPID). Raises SharingError.
     """
-    process = _process_of_node() if in_container else None
+    process = process_of_node() if in_container else None
     table = pathlib.Path(f"/proc/{process or 'self'}/mountinfo")
     changed = []
     for folder in folders:
@@ -64,7 +64,7 @@ def share(folders: Sequence[config.Path], *, in_container: bool) -> list[config.
     return changed
 
 
-def _process_of_node() -> str | None:
+def process_of_node() -> str | None:
     """A process with the node's own mounts: its first one, else containerd.
 
     The first process of a virtual machine may have rights that nobody else has; then

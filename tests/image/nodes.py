@@ -39,7 +39,12 @@ class Node:
     """
 
     def __init__(
-        self, folder: pathlib.Path, registry: services.Registry, archive: pathlib.Path
+        self,
+        folder: pathlib.Path,
+        registry: services.Registry,
+        archive: pathlib.Path,
+        *,
+        version: str = "2",
     ) -> None:
         self.folder = folder
         self.archive = archive
@@ -47,7 +52,7 @@ class Node:
         self.pods = folder / "lib" / "pods"
         self.pods.mkdir(parents=True)
         (folder / "c").mkdir()
-        self.containerd = Containerd(registries=[registry.address], folder=folder / "c")
+        self.containerd = Containerd(version, registries=[registry.address], folder=folder / "c")
         self.restarts = 0
         self._wanted = folder / "restart"
         self._stop = threading.Event()

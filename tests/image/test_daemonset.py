@@ -1,6 +1,7 @@
 """The manifests' own pods, from our image, on a real containerd: install, upgrade, uninstall."""
 
 import hashlib
+import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -35,15 +36,17 @@ def store(session: pathlib.Path, registry: services.Registry) -> pathlib.Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(params=os.environ.get("UIMGACC_CONTAINERDS", "2").split(","))
 def node(
+    request: pytest.FixtureRequest,
     session: pathlib.Path,
     registry: services.Registry,
     archive: pathlib.Path,
     store: pathlib.Path,
 ) -> Iterator[nodes.Node]:
     folder = pathlib.Path(tempfile.mkdtemp(prefix="n", dir=session))
-    with nodes.shared(folder), nodes.Node(folder, registry, archive) as made:
+    version = request.param
+    with nodes.shared(folder), nodes.Node(folder, registry, archive, version=version) as made:
         nodes.bind(store, folder / "lib" / "store")
         yield made
 
@@ -87,12 +90,18 @@ def test_install_serve_upgrade_and_uninstall(node: nodes.Node, registry: service
     node.client.remove_pod(pod)
     with node.running(uninstall, "uimgacc-uninstall") as leaving:
         nodes.wait_until(lambda: node.succeeds(leaving, "test", "-f", "/tmp/done"))
+    # Once more, as after a reboot: there is nothing left to do.
+    with node.running(uninstall, "uimgacc-uninstall") as again:
+        nodes.wait_until(lambda: node.succeeds(again, "test", "-f", "/tmp/done"))
     assert node.restarts == 2
     assert node.containerd.config.read_bytes() == before
     left = {path.name for path in node.containerd.config.parent.iterdir()}
     assert not left & {"conf.d", journal.FOLDER}
     assert node.layers() == []
-    assert list((node.folder / "snap").rglob("*")) == [], leaving.output
+    assert not (node.folder / "snap").exists(), leaving.output
+    assert not (node.folder / "lib" / "agent").exists()
+    # What the administrator has mounted is not ours.
+    assert (node.folder / "lib" / "store" / "store.json").exists()
     assert node.client.image_status(image) is None
     with node.client.pod(cri.manifest("ordinary", image, command=SLEEP)) as ordinary:
         assert ordinary.pulled == [image]
@@ -110,6 +119,7 @@ def content(node: nodes.Node, pod: cri.Pod) -> str:
 def test_with_everything_through_us_the_snapshotter_s_pod_starts_without_it(
     node: nodes.Node, registry: services.Registry
 ) -> None:
+    before = node.containerd.config.read_bytes()
     documents = node.documents(OVERLAYS / "default-snapshotter")
     image = f"{registry.address}/{STORED}"
 
@@ -132,10 +142,40 @@ def test_with_everything_through_us_the_snapshotter_s_pod_starts_without_it(
             assert node.succeeds(pod, "/bin/true")
             node.client.remove_pod(pod)
 
-        # And again after the node was restarted: still without the snapshotter.
-        node.containerd.restart()
-        with node.running(documents, "uimgacc-node"):
-            nodes.wait_until(lambda: node.ask("/readyz"))
-            pod = node.started(ordinary)
-            assert node.succeeds(pod, "/bin/true")
-            node.client.remove_pod(pod)
+    # And again after the node was restarted: still without the snapshotter.
+    node.containerd.restart()
+    with node.running(documents, "uimgacc-node"):
+        nodes.wait_until(lambda: node.ask("/readyz"))
+        pod = node.started(ordinary)
+        assert node.succeeds(pod, "/bin/true")
+        uninstall = node.documents(UNINSTALL)
+        with node.running(uninstall, "uimgacc-uninstall") as refused:
+            assert node.client.wait_for_exit(refused) == [1]
+            assert "containerd's default snapshotter: go back from that first" in refused.output
+            assert "default/ordinary" in refused.output
+
+        # The way back, as docs/install.md has it: the same overlay, with one setting.
+        (settings,) = rendering.of_kind(documents, "ConfigMap")
+        settings["data"]["UIMGACC_DEFAULT_SNAPSHOTTER"] = "false"
+        with node.running(documents, "uimgacc-setup") as setup:
+            nodes.wait_until(lambda: node.succeeds(setup, "test", "-f", "/tmp/done"))
+        assert node.restarts == 2
+    with node.running(documents, "uimgacc-node"):
+        nodes.wait_until(lambda: node.ask("/readyz"))
+        # What runs goes on. What comes anew needs us no more, though its image was only ours.
+        assert node.succeeds(pod, "/bin/true")
+        node.client.remove_pod(pod)
+        drained = cri.manifest("drained", image, command=SLEEP)
+        node.schedule(drained)
+        pod = node.started(lambda: drained)
+        assert pod.pulled == [image]
+
+    # The other overlay's pod is of the default class: it starts.
+    with node.running(node.documents(OVERLAYS / "runtimeclass"), "uimgacc-node"):
+        nodes.wait_until(lambda: node.ask("/readyz"))
+    with node.running(uninstall, "uimgacc-uninstall") as leaving:
+        nodes.wait_until(lambda: node.succeeds(leaving, "test", "-f", "/tmp/done"))
+    assert node.succeeds(pod, "/bin/true")
+    node.client.remove_pod(pod)
+    assert node.containerd.config.read_bytes() == before
+    assert not (node.folder / "snap").exists()

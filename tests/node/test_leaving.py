@@ -1,6 +1,7 @@
 """Taking a node out of service: nothing that the kubelet could not remove, or not run, is left."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,11 @@ pytestmark = pytest.mark.containerd
 IMAGE = "lab/layers2:1"
 
 
-async def leave(node: conftest.Node) -> list[str]:
+async def leave(node: conftest.Node) -> leaving.Left:
     async with containerd.Client(str(node.containerd.address)) as client:
         stock = inventory.Inventory(client, images.platform_of_machine(os.uname().machine))
         known = chains.Chains(client, snapshotter="uimgacc")
-        return list(await leaving.leave(client, stock, known))
+        return await leaving.leave(client, stock, known)
 
 
 @pytest.mark.parametrize("snapshotter_runs", [True, False])
@@ -40,8 +41,33 @@ async def test_images_go_when_no_container_needs_them_and_pods_start_without_us(
 
     removed = await leave(node)
 
-    assert node.reference(IMAGE) in removed
+    assert node.reference(IMAGE) in removed.removed
     assert not node.has(IMAGE)
-    assert await leave(node) == []
+    assert (await leave(node)).removed == []
     with node.client.pod(node.manifest("ordinary", IMAGE, handler="", annotations={})) as pod:
         assert pod.pulled == [node.reference(IMAGE)]
+
+
+async def test_an_image_that_stands_on_another_snapshotter_too_is_kept(
+    node2: conftest.Node,
+) -> None:
+    """Without a registry it could not be had again: our own, for instance."""
+    node = node2
+    manifest = node.manifest("served", IMAGE)
+
+    def ordinary() -> dict[str, Any]:
+        return node.manifest("ordinary", IMAGE, handler="", annotations={})
+
+    with node.client.pod(ordinary()):
+        scheduled = node.schedule(manifest)
+        with node.client.pod(manifest):
+            pass
+        scheduled.unlink()
+
+        left = await leave(node)
+
+        assert node.reference(IMAGE) not in left.removed
+        assert "default/ordinary" in left.pods.values()
+    assert node.has(IMAGE)
+    with node.client.pod(ordinary()) as pod:
+        assert pod.pulled == []

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import shutil
 
-from agent.setup import config, host, node
+from agent.setup import config, host, node, places
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "containerd"
 RELEASES = {"1.7": config.Release(1, 7), "2": config.Release(2, 1)}
@@ -67,7 +67,7 @@ def make(folder: pathlib.Path, case: str, release: str) -> Machine:
     """A node with the configuration of a case."""
     shutil.copytree(GOLDEN / case, folder, ignore=shutil.ignore_patterns("*.diff"))
     machine = host.Host(folder)
-    main = node.find_config(machine)
+    main = places.find_config(machine)
     return Machine(folder, node.Target(main, RELEASES[release]))
 
 
@@ -77,4 +77,4 @@ def write(folder: pathlib.Path, text: str | None, release: str) -> Machine:
     place.mkdir(parents=True)
     if text is not None:
         (place / "config.toml").write_text(text)
-    return Machine(folder, node.Target(node.DEFAULT_CONFIG, RELEASES[release]))
+    return Machine(folder, node.Target(places.DEFAULT_CONFIG, RELEASES[release]))

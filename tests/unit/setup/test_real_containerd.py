@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.setup import config, containerd, host, node, planning
+from agent.setup import config, containerd, host, node, places, planning
 from tests import conftest
 from tests.unit.setup import machines
 
@@ -28,7 +28,7 @@ def placed(folder: pathlib.Path, case: str) -> config.Path:
     shutil.copytree(machines.GOLDEN / case, folder, ignore=shutil.ignore_patterns("*.diff"))
     for path in folder.rglob("*.toml"):
         text = path.read_text()
-        rancher = [f"/var/lib/rancher/{name}/agent/etc/containerd/con" for name in node.RANCHER]
+        rancher = [f"/var/lib/rancher/{name}/agent/etc/containerd/con" for name in places.RANCHER]
         for start in ("/etc/containerd/con", *rancher):
             text = text.replace(f'"{start}', f'"{folder}{start}')
         path.write_text(text)

@@ -1,5 +1,6 @@
 """Restarts of containerd: at most one, only where due, and none forgotten."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -7,7 +8,8 @@ import subprocess
 import pytest
 
 from agent.cli import setting_up
-from agent.setup import config, host, node, restarting
+from agent.setup import config, host, places, restarting
+from tests.unit.setup import machines
 
 WORKS = 'echo once >> "$0"'
 
@@ -131,14 +133,64 @@ def test_in_a_container_the_node_s_own_programs_are_asked(
     assert (machine.root / "restarts").read_text() == "1 restart containerd\n"
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(("name", "unit"), [("k3s", "k3s-agent"), ("rke2", "rke2-server")])
+def test_k3s_and_rke2_are_found_both_ways_beside_docker_s_containerd(
+    name: str, unit: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the manifests' containers call it, there and back: with nothing but the node's root."""
+    made = machines.make(tmp_path / "node", f"{name}-2", "2")
+    docker = made.root / "etc/containerd/config.toml"
+    docker.parent.mkdir(parents=True)
+    docker.write_text('disabled_plugins = ["cri"]\n')
+    socket = made.root / places.RANCHER_SOCKET.relative_to("/")
+    socket.parent.mkdir(parents=True)
+    socket.touch()
+    own = made.root / f"var/lib/rancher/{name}/data/current/bin/containerd"
+    busybox = pathlib.Path("/bin/busybox").read_bytes()
+    for program, text in {
+        own: "echo containerd v2.1.5-k3s1",
+        made.root / "bin/systemctl": f"[ $1 = is-active ] && exec [ $3 = {unit} ]\n"
+        'echo "$@" >> /restarts',
+    }.items():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+    for applet in ("sh", "env", "["):
+        (made.root / "bin" / applet).write_bytes(busybox)
+        (made.root / "bin" / applet).chmod(0o755)
+    before = made.files()
+    wanted = setting_up.Wanted(
+        config="",
+        undo=False,
+        dry_run=False,
+        restart=True,
+        restart_command="",
+        default_snapshotter=False,
+        address="/run/uimgacc/snapshotter.sock",
+        root="",
+        containerd_binary="",
+        containerd_version="",
+        host_root=made.root,
+    )
+
+    setting_up.node_setup(wanted, as_json=True)
+    assert json.loads(capsys.readouterr().out)["config"] == str(places.RANCHER[name])
+    setting_up.node_setup(dataclasses.replace(wanted, undo=True), as_json=True)
+
+    assert (made.root / "restarts").read_text() == f"restart {unit}\n" * 2
+    (made.root / "restarts").unlink()
+    assert made.files() == before
+
+
 @pytest.mark.parametrize(
     ("path", "active", "expected"),
     [
-        (node.DEFAULT_CONFIG, "", "containerd"),
-        (node.RANCHER["k3s"], "k3s-agent", "k3s-agent"),
-        (node.RANCHER["k3s"], "", "k3s"),
-        (node.RANCHER["rke2"], "rke2-agent", "rke2-agent"),
-        (node.RANCHER["rke2"], "", "rke2-server"),
+        (places.DEFAULT_CONFIG, "", "containerd"),
+        (places.RANCHER["k3s"], "k3s-agent", "k3s-agent"),
+        (places.RANCHER["k3s"], "", "k3s"),
+        (places.RANCHER["rke2"], "rke2-agent", "rke2-agent"),
+        (places.RANCHER["rke2"], "", "rke2-server"),
     ],
 )
 def test_the_unit_is_the_one_that_runs_containerd(
