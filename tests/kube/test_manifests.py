@@ -5,6 +5,7 @@ tests/manifests evaluates the same policies on the same pods by the same CEL.
 """
 
 import os
+import pathlib
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from agent.clients import kube, kube_access
+from lab import processes
 from tests.kube import apis
 from tests.manifests import cases, rendering
 
@@ -148,6 +150,53 @@ def test_a_class_with_an_overhead_keeps_its_pods_unless_the_twin_has_it(
     finally:
         for name in memory:
             installed.delete(classes, name)
+
+
+@pytest.fixture
+def checking(installed: apis.Api, tmp_path: pathlib.Path) -> Iterator[None]:
+    """What checks the types of policies' expressions: a part of the controller manager."""
+    if os.environ.get("UIMGACC_TEST_CLUSTER") == "1":
+        yield
+        return
+    program = pathlib.Path(os.environ["KUBEBUILDER_ASSETS"]) / "kube-controller-manager"
+    if not program.exists():
+        pytest.skip("needs a kube-controller-manager beside the kube-apiserver")
+    command = [
+        str(program),
+        f"--kubeconfig={installed.kubeconfig()}",
+        "--controllers=validatingadmissionpolicy-status-controller",
+        "--leader-elect=false",
+        "--bind-address=127.0.0.1",
+        f"--secure-port={processes.free_port()}",
+        f"--cert-dir={tmp_path}",
+    ]
+    manager = processes.Process(command, tmp_path / "manager.log")
+    manager.start()
+    yield
+    manager.end()
+
+
+@pytest.mark.usefixtures("checking")
+def test_the_types_of_our_policies_expressions_are_right(installed: apis.Api) -> None:
+    policies = kube.Resource(
+        group="admissionregistration.k8s.io", plural="validatingadmissionpolicies"
+    )
+    ours = [
+        found["metadata"]["name"]
+        for found in rendering.of_kind(
+            rendering.together("runtimeclass", "nvidia"), "ValidatingAdmissionPolicy"
+        )
+    ]
+    assert ours
+
+    def checked(name: str) -> apis.Object:
+        found = installed.get(policies, name)
+        done = found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+        return found["status"].get("typeChecking", {}) if done else {"pending": True}
+
+    for name in ours:
+        apis.wait_until(lambda name=name: "pending" not in checked(name), seconds=60)
+        assert checked(name).get("expressionWarnings", []) == []
 
 
 class Agent:
