@@ -22,6 +22,7 @@ CASES = [
     *((overlay, (name,)) for overlay in OVERLAYS for name in COMPONENTS[overlay]),
     ("runtimeclass", ("k3s", "nvidia", "monitoring", "admission-v1beta1")),
     ("runtimeclass", ("controller", "api")),
+    ("runtimeclass", ("controller", "monitoring")),
 ]
 # Of others' CRDs there is no schema here.
 FOREIGN = {"monitoring.coreos.com/v1"}
@@ -32,17 +33,18 @@ every_case = pytest.mark.parametrize(
 
 
 @every_case
-@pytest.mark.parametrize("release", ["1.34", "1.35", "1.36", "1.37"])
+@pytest.mark.parametrize("release", ["1.30", "1.34", "1.35", "1.36", "1.37"])
 def test_the_api_knows_every_field(overlay: str, components: tuple[str, ...], release: str) -> None:
     old = release in ("1.34", "1.35")
+    none = release == "1.30"
     beta = "admission-v1beta1" in components
     checked = 0
     for document in rendering.together(overlay, *components):
         kind = document["kind"]
         if document["apiVersion"] in FOREIGN or kind == "CustomResourceDefinition":
             continue
-        if kind.startswith("MutatingAdmissionPolicy") and old != beta:
-            # v1 came with 1.36; that is what the component is for.
+        if kind.startswith("MutatingAdmissionPolicy") and (none or old != beta):
+            # v1 came with 1.36; that is what the component is for. The oldest has none.
             continue
         kubernetes_validate.validate(document, release, strict=True)
         checked += 1
@@ -196,3 +198,47 @@ def test_with_everything_through_us_our_own_pod_starts_without_us() -> None:
         rendering.only(documents, "RuntimeClass", planning.WITHOUT)["handler"] == planning.WITHOUT
     )
     assert not rendering.of_kind(documents, "MutatingAdmissionPolicy")
+
+
+@every_case
+def test_prometheus_is_told_of_every_process_that_has_metrics(
+    overlay: str, components: tuple[str, ...]
+) -> None:
+    documents = rendering.together(overlay, *components)
+    if "monitoring" not in components:
+        assert not rendering.of_kind(documents, "PodMonitor")
+        return
+    scraped = set()
+    for monitor in rendering.of_kind(documents, "PodMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        for workload in rendering.of_kind(documents, "DaemonSet", "Deployment"):
+            template = workload["spec"]["template"]
+            if wanted.items() <= template["metadata"]["labels"].items():
+                name = workload["metadata"]["name"]
+                # The job is what alerts go by: NAMESPACE/NAME of the monitor.
+                assert monitor["metadata"]["name"] == name
+                scraped |= {(name, each["port"]) for each in monitor["spec"]["podMetricsEndpoints"]}
+
+    assert scraped == {
+        (workload["metadata"]["name"], port["name"])
+        for workload in rendering.of_kind(documents, "DaemonSet", "Deployment")
+        for container in rendering.containers(workload["spec"]["template"]["spec"])
+        for port in container.get("ports", ())
+        if port["name"].endswith("metrics")
+    }
+
+
+def test_the_uninstaller_knows_nothing_of_the_node_beforehand() -> None:
+    """Which containerd it has, and where we were, is for node set-up to find."""
+    documents = rendering.render(rendering.MANIFESTS / "uninstall")
+
+    ((_, spec),) = rendering.pod_specs(documents)
+    (container,) = rendering.containers(spec)
+    assert [volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume] == [
+        "/"
+    ]
+    assert spec["hostPID"] is True
+    assert "containerd" not in "".join(container["args"])
+    assert not {"UIMGACC_ROOT", "UIMGACC_CONTAINERD"} & set(
+        rendering.settings(documents, container)
+    )
