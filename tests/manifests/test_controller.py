@@ -36,6 +36,23 @@ def test_the_command_reads_what_the_deployment_says() -> None:
     assert found.listen.endswith(f":{port['containerPort']}")
 
 
+def test_the_controller_s_user_can_read_its_files() -> None:
+    """The kubelet makes the files of Secrets and projections root's, and `fsGroup`'s group."""
+    documents = list(rendering.together("runtimeclass", "controller", "api"))
+    spec = rendering.only(documents, "Deployment", "uimgacc-controller")["spec"]["template"]["spec"]
+    security = spec["securityContext"]
+    modes = {
+        volume["name"]: volume[kind].get("defaultMode", 0o644)
+        for volume in spec["volumes"]
+        for kind in ("secret", "projected", "configMap")
+        if kind in volume
+    }
+
+    assert modes.keys() == {"builder", "api", "token"}
+    assert all(mode & 0o040 for mode in modes.values())
+    assert security["fsGroup"] == security["runAsGroup"]
+
+
 @pytest.mark.parametrize("release", ["1.34", "1.37"])
 def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathlib.Path) -> None:
     """With all that an object can ask for, from the Deployment's own pod, and read back."""
