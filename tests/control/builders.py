@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agent.clients import kube
+from agent.control import jobs
 from lab import places
 from tests.kube import apis
 
@@ -84,13 +85,18 @@ class Pod:
 
 
 class Builders:
-    """Runs the Jobs of one namespace. `command` may be changed: it counts for the next Job."""
+    """Runs the Jobs of one namespace.
+
+    `deadly` are commands for the next Job of an ImageCache, by its name; `killed` are
+    the Jobs whose process ended by SIGKILL.
+    """
 
     def __init__(self, api: apis.Api, namespace: str, folder: pathlib.Path) -> None:
         self.api = api
         self.namespace = namespace
         self.folder = folder
-        self.command: Sequence[str] = COMMAND
+        self.deadly: dict[str, Sequence[str]] = {}
+        self.killed: list[str] = []
         self.pods: dict[str, Pod] = {}
         self.started: list[str] = []
         self.held = threading.Event()
@@ -149,7 +155,8 @@ class Builders:
         name = job["metadata"]["name"]
         folder = self.folder / f"{name}-{len(self.started)}"
         folder.mkdir(mode=0o755)
-        pod = Pod(job, folder, self.command)
+        cache = job["metadata"]["annotations"][jobs.OWNER].partition("/")[2]
+        pod = Pod(job, folder, self.deadly.pop(cache, COMMAND))
         files = {}
         for volume in pod.spec["volumes"]:
             if "secret" in volume:
@@ -180,6 +187,7 @@ class Builders:
         name = job["metadata"]["name"]
         assert pod.process is not None
         code = pod.process.returncode
+        self.killed += [name] * (code == -signal.SIGKILL)
         ended = {
             "exitCode": code if code >= 0 else 128 - code,
             "reason": "Completed" if code == 0 else "Error",

@@ -159,21 +159,6 @@ def test_a_change_in_the_middle_stops_the_build_that_nobody_wants(plane) -> None
     assert [each.ref for each in record.images] == listed
 
 
-def test_asked_to_refresh_it_looks_the_tags_up_again(plane) -> None:
-    plane.controller()
-    key = plane.apply("tools", "lab/gzip:1")
-    plane.wait(key, "Ready")
-
-    plane.api.patch(
-        cluster.resource_of(key), key.name, {"metadata": {"annotations": {specs.REFRESH: "now"}}}
-    )
-    apis.wait_until(lambda: len(plane.builders.started) == 2)
-    plane.wait(key, "Ready")
-
-    first, second = plane.builders.started
-    assert first != second
-
-
 def test_a_builder_that_is_killed_is_replaced_with_what_it_had_done(plane) -> None:
     plane.controller("--retry-seconds=0.2")
     key = plane.apply("tools", "lab/layers127:1")

@@ -1,0 +1,129 @@
+"""Builds on a cluster, as its users need them: tags that move, nodes of two kinds, dying Jobs."""
+
+import sys
+
+import pytest
+
+from agent.clients import kube
+from agent.control import cluster, specs
+from agent.model import images
+from agent.store import checking
+from tests.control import conftest
+from tests.control.test_controller import docker_config, secret
+from tests.control.test_ucloud import PASSWORD, UHub, uhub
+from tests.kube import apis
+
+__all__ = ["uhub"]
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def platforms(plane: conftest.Plane, image: str) -> list[str]:
+    """For which platforms the store has an image."""
+    record = plane.reader.image(images.parse_reference(f"{plane.server.address}/{image}"))
+    return sorted(each.platform for each in record.platforms) if record is not None else []
+
+
+def test_a_tag_that_has_moved_is_built_anew_in_time_and_on_request(plane, uhub: UHub) -> None:
+    plane.server = uhub.server
+    secret(plane, "pull", docker_config(uhub.server.address, "alice", PASSWORD))
+    plane.controller()
+    first = uhub.push("team/app", b"1")
+    key = plane.apply("tools", "team/app:1", imagePullSecrets=[f"{plane.api.namespace}/pull"])
+    resource = cluster.resource_of(key)
+
+    def has(pushed: object) -> bool:
+        status = plane.status(key)
+        held = [each["digest"] for each in status.get("images", ())]
+        return status.get("phase") == "Ready" and held == [pushed]
+
+    def wait(pushed: object) -> None:
+        try:
+            apis.wait_until(lambda: has(pushed), seconds=60)
+        except AssertionError:
+            raise AssertionError(f"{plane.status(key)}\n{plane.said()}") from None
+
+    def annotate(name: str, value: str) -> None:
+        plane.api.patch(resource, key.name, {"metadata": {"annotations": {name: value}}})
+
+    wait(first.digest)
+    second = uhub.push("team/app", b"2")
+    assert second.digest != first.digest
+    # By itself nothing is looked up again.
+    annotate("example.com/other", "1")
+    wait(first.digest)
+    annotate(specs.REFRESH_HOURS, "0.0005")
+    wait(second.digest)
+    annotate(specs.REFRESH_HOURS, "0")
+
+    third = uhub.push("team/app", b"3")
+    annotate(specs.REFRESH, "now")
+    wait(third.digest)
+    record = plane.reader.image(images.parse_reference(uhub.name("team/app:1")))
+    assert record is not None
+    assert record.target == third.digest
+
+
+def test_a_cluster_of_two_kinds_of_nodes_gets_the_platforms_of_both(plane) -> None:
+    plane.controller()
+    both = plane.apply("both", "lab/multi:1")
+    own = plane.apply("own", "lab/gzip:1", annotations={"uimgacc.io/cpu-arch": "amd64"})
+    plane.wait(both, "Ready")
+    assert platforms(plane, "lab/multi:1") == ["linux/amd64"]
+
+    # A node of another kind joins: what is there is built for it as well, and serves meanwhile.
+    plane.api.node(labels={"kubernetes.io/arch": "arm64", "kubernetes.io/os": "linux"})
+    apis.wait_until(lambda: len(platforms(plane, "lab/multi:1")) == 2, seconds=60)
+    status = plane.wait(both, "Ready")
+
+    assert status["build"]["platforms"] == ["linux/amd64", "linux/arm64"]
+    assert platforms(plane, "lab/multi:1") == ["linux/amd64", "linux/arm64"]
+    assert plane.wait(own, "Ready")["build"]["platforms"] == ["linux/amd64"]
+    assert platforms(plane, "lab/gzip:1") == ["linux/amd64"]
+
+
+STAGES = [
+    ("agent.roles.build_job:_build", "before"),
+    ("agent.store.publishing:publish_layer", "after"),
+    ("agent.store.publishing:publish_image", "before"),
+    ("agent.store.publishing:publish_cache", "before"),
+    ("agent.roles.build_job:_Reporter.end", "before"),
+]
+
+
+def test_a_job_that_is_killed_at_any_stage_is_made_up_for(plane) -> None:
+    """One cache for each stage, side by side."""
+    plane.controller("--retry-seconds=0.2", "--parallel-builds=2")
+    keys = []
+    for at, (place, when) in enumerate(STAGES):
+        name = f"killed-{at}"
+        plane.builders.deadly[name] = [sys.executable, "-m", "tests.crashing", place, when, "1"]
+        # Layers that are there already are not published again.
+        image = "lab/layers2:1" if "layer" in place else "lab/gzip:1"
+        keys.append(plane.apply(name, image))
+
+    for key in keys:
+        status = plane.wait(key, "Ready", seconds=120)
+        assert plane.reader.cache(status["imageCacheId"]) is not None
+    assert len(plane.builders.killed) == len(STAGES)
+    # What is half done is swept a day later.
+    left = [found.kind for found in checking.check(plane.store)]
+    assert set(left) <= {checking.Kind.LEFTOVER}
+
+
+def test_nothing_of_ours_holds_up_the_end_of_a_namespace(plane) -> None:
+    """Finalizers of ours are on ImageCaches alone, which are in no namespace."""
+    secret(plane, "pull", {"auths": {}})
+    plane.controller()
+    plane.builders.held.set()
+    plane.apply("tools", "lab/gzip:1", imagePullSecrets=[f"{plane.api.namespace}/pull"])
+    apis.wait_until(plane.builders.jobs)
+    apis.wait_until(lambda: len(plane.builders.secrets()) == 2)
+
+    found = [
+        each
+        for plural in (kube.JOBS, kube.SECRETS, kube.LEASES, kube.Resource(plural="configmaps"))
+        for each in plane.api.list(plural, namespace=plane.api.namespace)
+    ]
+    assert len(found) >= 4
+    assert [each for each in found if "uimgacc" in str(each["metadata"].get("finalizers"))] == []
