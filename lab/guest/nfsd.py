@@ -72,6 +72,16 @@ class Server:
         """Undo `cut`."""
         _ip(f"-n {_NAMESPACE} route del blackhole {_CLIENT}/32")
 
+    def add_heads(self, name: str) -> tuple[str, str]:
+        """Give the server a name with two addresses, of which the first drops all packets."""
+        dead, alive = "10.88.0.1", "10.88.0.2"
+        for address in (dead, alive):
+            _ip(f"route add {address}/32 via {ADDRESS}")
+            with pathlib.Path("/etc/hosts").open("a") as hosts:
+                hosts.write(f"{address} {name}\n")
+        _ip(f"-n {_NAMESPACE} address add {alive}/32 dev lo")
+        return dead, alive
+
     def add(self, name: str) -> pathlib.Path:
         """Export a new file system as `/name`; where it can be filled."""
         path = self.root / name

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from agent.kits import workers
-from agent.mounts import attaching, nfs
+from agent.mounts import attaching, mountinfo, nfs
+from agent.node import mounting
 from lab.guest import nfsd
 from tests.guest.inside import conftest
 
@@ -71,6 +72,32 @@ def test_the_agent_says_what_is_wrong_with_an_export(
 
         assert node.get("/healthz") == "ok\n"
         assert export in reason(node)
+
+
+async def test_a_server_of_which_one_head_is_dead_is_mounted_from_the_other(
+    server, store, tmp_path
+) -> None:
+    heads = server.add_heads("heads.example")
+    wanted = nfs.wanted("heads.example:/store", "", tmp_path / "store")
+    async with workers.Pool("agent.mounts.attaching", name="the test", size=1) as pool:
+        assert tuple(await pool.call("resolve", "heads.example", deadline=20)) == heads
+        kept = mounting.Mounting(wanted, pool, deadline=60)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(kept.run())
+            while kept.problem and loop.time() - started < 60:
+                await asyncio.sleep(0.05)
+            task.cancel()
+        took = loop.time() - started
+
+    assert kept.problem == ""
+    assert (tmp_path / "store/store.json").exists()
+    (mount,) = [each for each in mountinfo.read() if each.target.startswith(f"{tmp_path}/")]
+    # Or another of its addresses: the client knows a server that it has mounted from before.
+    assert f"addr={heads[0]}" not in mount.options
+    assert attaching.unmount(mount.target)
+    conftest.note(f"mounted {took:.1f} s after the first of two addresses was silent")
 
 
 @pytest.mark.parametrize(
