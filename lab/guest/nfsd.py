@@ -82,11 +82,11 @@ class Server:
         _ip(f"-n {_NAMESPACE} address add {alive}/32 dev lo")
         return dead, alive
 
-    def add(self, name: str) -> pathlib.Path:
+    def add(self, name: str, *, writable: bool = False) -> pathlib.Path:
         """Export a new file system as `/name`; where it can be filled."""
         path = self.root / name
         path.mkdir()
-        self._export(path)
+        self._export(path, writable=writable)
         return path
 
     def replace(self, name: str) -> None:
@@ -101,15 +101,23 @@ class Server:
         run("mount", "--bind", str(copy), str(old))
         self._share(old)
 
-    def _export(self, path: pathlib.Path) -> None:
+    def _export(self, path: pathlib.Path, *, writable: bool = False) -> None:
         run("mount", "-t", "tmpfs", "export", str(path))
-        self._share(path)
+        self._share(path, writable=writable)
 
-    def _share(self, path: pathlib.Path) -> None:
+    def _share(self, path: pathlib.Path, *, writable: bool = False) -> None:
         """Number 0 is the root of all; a new number makes what clients hold stale."""
-        options = f"ro,fsid={self._exported},no_root_squash,no_subtree_check"
+        allowed = "rw" if writable else "ro"
+        options = f"{allowed},fsid={self._exported},no_root_squash,no_subtree_check"
         self._exported += 1
         _tool("exportfs", "-o", options, f"{_CLIENT}:{path}")
+
+
+def mount(name: str, target: pathlib.Path) -> None:
+    """Mount an export as a client that writes does; nobody unmounts it but the guest's end."""
+    target.mkdir()
+    options = f"vers=4.2,hard,addr={ADDRESS},clientaddr={_CLIENT}"
+    run("mount", "-i", "-t", "nfs4", "-o", options, f"{ADDRESS}:/{name}", str(target))
 
 
 def run(*command: str) -> str:

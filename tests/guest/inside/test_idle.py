@@ -1,4 +1,6 @@
-"""What a node asks of the NFS server: the same for each of thousands (docs/scale.md)."""
+"""What is asked of the NFS server: by a node, the same for each of thousands (docs/scale.md),
+and by the collector.
+"""
 
 import collections
 import pathlib
@@ -7,7 +9,10 @@ import time
 
 import pytest
 
+from agent.store import layout, publishing, reading, retiring
+from lab.guest import nfsd
 from tests.guest.inside import conftest
+from tests.unit.store import making
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
@@ -18,12 +23,12 @@ AT_MOST = 120.0
 _OPERATION = re.compile(r"^\s+([A-Z_]+): (\d+) ", re.MULTILINE)
 
 
-def operations(node: conftest.Node) -> collections.Counter[str]:
-    """How many operations the kernel has sent for the node's mounts of the store, by kind."""
+def operations(folder: pathlib.Path) -> collections.Counter[str]:
+    """How many operations the kernel has sent for the mounts of a folder, by kind."""
     counted: collections.Counter[str] = collections.Counter()
     text = pathlib.Path("/proc/self/mountstats").read_text()
     for device in text.split("\ndevice "):
-        if f" mounted on {node.folder}/" in device and " with fstype nfs4 " in device:
+        if f" mounted on {folder}/" in device and " with fstype nfs4 " in device:
             counted.update({kind: int(number) for kind, number in _OPERATION.findall(device)})
     return counted
 
@@ -31,19 +36,65 @@ def operations(node: conftest.Node) -> collections.Counter[str]:
 def test_a_node_asks_the_server_little(node, client) -> None:
     """For one image of two layers with one cache in the store, and then for nothing at all."""
     conftest.wait_until(node.capable)
-    before = operations(node)
+    before = operations(node.folder)
     node.schedule(node.pod("idle", conftest.STORED, "true"))
     conftest.wait_until(lambda: node.is_registered(client, conftest.STORED))
-    registering = operations(node) - before
+    registering = operations(node.folder) - before
     conftest.note(f"NFS operations for an image of two layers: {dict(registering)}")
     assert sum(registering.values()) <= AT_MOST
 
-    before, started = operations(node), time.monotonic()
+    before, started = operations(node.folder), time.monotonic()
     time.sleep(SECONDS)
     minutes = (time.monotonic() - started) / 60
-    asked = {kind: count / minutes for kind, count in (operations(node) - before).items()}
+    asked = {kind: count / minutes for kind, count in (operations(node.folder) - before).items()}
     conftest.note(f"an idle node's NFS operations a minute: {asked}")
 
     # The probe must reach the server: an answer from the node's own cache would say nothing.
     assert asked.get("STATFS", 0) >= 6
     assert sum(asked.values()) <= AT_MOST
+
+
+IMAGES, LAYERS = 4, 25
+FOLDERS = 5 * 256
+"""A store has so many folders; to look into one costs LOOKUP, ACCESS and READDIR."""
+
+
+def test_a_collection_asks_the_server_little_and_deletes_the_right_things(
+    server, tmp_path: pathlib.Path
+) -> None:
+    there = making.store(server.add("collected", writable=True))
+    for number in range(IMAGES):
+        names = [f"layer {number}/{at}" for at in range(LAYERS)]
+        image = making.image(there, *names, ref=f"r.io/image:{number}")
+        making.cache(there, f"imc-cache-{number}", image)
+    nfsd.mount("collected", tmp_path / "store")
+    place = layout.Layout(tmp_path / "store")
+    asked: list[int] = []
+
+    def round_(outcome: retiring.Outcome) -> retiring.Outcome:
+        before = operations(tmp_path)
+        orders = retiring.Orders(settled=outcome.announced, floor=1, seen=outcome.seen)
+        after = retiring.collect(place, orders)
+        counted = operations(tmp_path) - before
+        asked.append(sum(counted.values()))
+        conftest.note(f"NFS operations of a collection of {LAYERS}: {dict(counted)}")
+        return after
+
+    idle = round_(retiring.Outcome())
+    round_(idle)
+    publishing.delete_cache(place, "imc-cache-0")
+    planned = round_(idle)
+    retired = round_(planned)
+    gone = round_(retired)
+
+    assert gone.layers == LAYERS
+    assert round_(gone).unchanged
+    reader = reading.Reader(there, on_damage=pytest.fail)
+    assert [reader.layer(making.digest(f"layer 0/{at}")) for at in range(LAYERS)] == [None] * LAYERS
+    for number in range(1, IMAGES):
+        assert all(reader.layer(making.digest(f"layer {number}/{at}")) for at in range(LAYERS))
+    first, unchanged, _, hidden, deleted, last = asked
+    assert max(unchanged, last) <= 20
+    # Each chain is opened and read; a folder's attributes are known for seconds.
+    assert first <= 3 * FOLDERS + 3 * IMAGES * LAYERS
+    assert max(hidden, deleted) <= 3 * FOLDERS + 6 * LAYERS
