@@ -9,7 +9,17 @@ import msgspec
 
 from agent import errors, metrics
 from agent.clients import kube, kube_errors
-from agent.control import cluster, expiring, jobs, knowledge, queueing, roster, specs, states
+from agent.control import (
+    cluster,
+    expiring,
+    job_states,
+    jobs,
+    knowledge,
+    queueing,
+    roster,
+    specs,
+    states,
+)
 from agent.model import caches
 
 logger = logging.getLogger(__name__)
@@ -84,9 +94,13 @@ class Leader:
             return
         if gone:
             self._known.drop_job(job.name)
+        self._look_after(job, over=gone or not job.active)
+
+    def _look_after(self, job: job_states.Job, *, over: bool) -> None:
+        """Look at whose build it is; where it is over, also at those that wait for its slot."""
         if (key := self._known.key_of(job)) is not None:
             self._queue.add(key)
-        if gone or not job.active:
+        if over:
             for waiting in self._known.waiting():
                 self._queue.add(waiting)
 
@@ -142,7 +156,10 @@ class Leader:
             for body in page.items:
                 self._known.put_pod(body)
         for name in before - found:
+            job = self._known.job(name)
             self._known.drop_job(name)
+            if job is not None:
+                self._look_after(job, over=True)
 
     async def _relist_caches(self) -> None:
         for group in caches.GROUPS:
