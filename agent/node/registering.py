@@ -21,6 +21,8 @@ from agent.node import chains, planning
 
 logger = logging.getLogger(__name__)
 
+_REMEMBERED = 4096
+
 
 class NotServedError(errors.TemporaryError):
     """The snapshotter did not take a layer from the store, but would unpack it.
@@ -140,7 +142,7 @@ class Registrar:
         # containerd says "exists" for what it knows, whether the snapshotter does or not.
         if chain and not await self._chains.stands(chain[-1]):
             raise BrokenError(chain)
-        self._mounted.add(wanted.top)
+        self._remember(wanted.top)
 
     async def _record(
         self, image: containerd.Image, found: containerd.Image | None, lease: str
@@ -165,7 +167,13 @@ class Registrar:
         """Have an image's layers mounted again after a reboot, before a container waits for it."""
         if top and top not in self._mounted:
             await self._chains.mount(top)
-            self._mounted.add(top)
+            self._remember(top)
+
+    def _remember(self, top: str) -> None:
+        if len(self._mounted) >= _REMEMBERED:
+            # In the months of a node's life; each image is then looked at once more.
+            self._mounted.clear()
+        self._mounted.add(top)
 
 
 def _has_target(found: containerd.Image | None, wanted: planning.Registration) -> bool:

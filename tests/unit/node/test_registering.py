@@ -61,6 +61,20 @@ async def test_what_is_present_is_left_alone(registrar, fake, image) -> None:
     assert fake.log == []
 
 
+async def test_what_is_remembered_of_a_nodes_life_is_bounded(
+    client, known, fake, monkeypatch
+) -> None:
+    monkeypatch.setattr(registering, "_REMEMBERED", 3)
+    images = [conftest.Image(f"registry.example/app-{number}:1") for number in range(10)]
+    registrar = registering.Registrar(client, conftest.Blobs(*images), known)
+    for image in images:
+        fake.served.update(image.chain)
+        await registrar.register(image.wanted)
+
+        assert image.chain[-1] in registrar._mounted
+        assert len(registrar._mounted) <= 3
+
+
 async def test_what_is_present_is_mounted_once_after_a_start(client, known, fake, image) -> None:
     fake.served.update(image.chain)
     await registering.Registrar(client, conftest.Blobs(image), known).register(image.wanted)
