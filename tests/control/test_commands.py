@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -152,6 +153,40 @@ def test_wrong_use_is_a_sentence(run, arguments, told) -> None:
     assert result.exit_code in (1, 2)
     assert told in " ".join(result.output.split())
     assert isinstance(result.exception, SystemExit)
+
+
+COMMANDS = [
+    ("get",),
+    ("get", "tools", "--json"),
+    ("create", "tools", "--image", "nginx:1"),
+    ("create", "r.io/app:1", "r.io/app:1-acc"),
+    ("delete", "tools"),
+    ("disable",),
+    ("enable", "--nfs", "h:/p"),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(0, "refused|Cannot connect"), (403, "403 Forbidden"), (503, "503"), (404, "enable|404")],
+)
+def test_a_cluster_that_does_not_do_it_is_a_sentence(
+    api, proxy, run, monkeypatch, status: int, told: str
+) -> None:
+    """It is not there, gives us no right, has no answer, or has nothing of ours."""
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(server=proxy.url)))
+    if status:
+        proxy.fail(status, reason={403: "Forbidden", 404: "NotFound"}.get(status, ""))
+    else:
+        proxy.stop()
+
+    for arguments in COMMANDS:
+        result = run(*arguments)
+        assert isinstance(result.exception, SystemExit), arguments
+        assert result.exit_code in (1, 3), arguments
+        last = result.output.splitlines()[-1]
+        assert last.startswith("uimgacc: "), result.output
+        assert re.search(told, last), result.output
 
 
 def test_without_kubectl_it_says_what_to_do(run, monkeypatch) -> None:
