@@ -16,6 +16,8 @@ from agent.node import planning
 REF_LABEL = "containerd.io/snapshot.ref"
 
 _LEASE_SECONDS = 600.0
+_REMEMBERED = 512
+"""Chains of images that are known to stand, for what others share with them."""
 
 
 def random_key() -> str:
@@ -38,6 +40,7 @@ class Chains:
         self.gate = gates.Gate()
         """Images are made inside together; what is lost is removed alone."""
         self.snapshotter = snapshotter
+        self._standing: dict[str, Sequence[str]] = {}
 
     async def stands(self, chain_id: str, *, snapshotter: str = "") -> bool:
         """Whether a snapshot is there, in ours or another snapshotter."""
@@ -52,39 +55,68 @@ class Chains:
             return False
         return True
 
-    async def count(self, chain: Sequence[str]) -> int:
-        """How many layers of a chain, from the bottom, are snapshots.
+    def remember(self, chain: Sequence[str]) -> None:
+        """Note that a whole chain stands: others that begin alike are partly here."""
+        if chain:
+            self._standing[chain[-1]] = chain
+            while len(self._standing) > _REMEMBERED:
+                del self._standing[next(iter(self._standing))]
 
-        Nearly always it is all of them or none. Else, as each needs the one below it,
-        a bisection finds the first that is missing.
+    async def count(self, chain: Sequence[str]) -> int:
+        """How many layers of a chain, from the bottom, are here.
+
+        Nearly always it is all of them or none. Else they are snapshots of their own,
+        where a bisection finds the first that is missing, or in that of another image.
         """
         if not chain:
             return 0
         bottom, top = await aiotasks.together(self.stands(chain[0]), self.stands(chain[-1]))
-        if top or not bottom:
-            return len(chain) if top else 0
-        low, high = 1, len(chain) - 1
-        while low < high:
+        if top:
+            return len(chain)
+        low, high = int(bottom), len(chain) - 1
+        while bottom and low < high:
             middle = (low + high) // 2
             if await self.stands(chain[middle]):
                 low = middle + 1
             else:
                 high = middle
-        return low
+        return max(low, await self._count_shared(chain))
 
-    async def serve(self, chain: Sequence[str], *, first: int, lease: str) -> int:
-        """Have the layers from number `first` on served from the store.
+    async def _count_shared(self, chain: Sequence[str]) -> int:
+        """How many layers a chain shares with another one that stands."""
+        shared = [(_common(chain, other), top) for top, other in self._standing.items()]
+        for number, top in sorted(shared, reverse=True):
+            if not number:
+                break
+            if await self.stands(top):
+                return number
+            del self._standing[top]
+        return 0
 
-        Returns how many from the bottom are, short of all where the snapshotter
-        would rather unpack one. Raises NotFoundError where what one stands on is gone.
+    async def serve(self, chain: Sequence[str], *, lease: str) -> bool:
+        """Have all of a chain served from the store as one snapshot; whether it is.
+
+        On no parent, our snapshotter takes a chain ID for all its layers: whatever their
+        number, one request of containerd has them mounted and recorded. False where the
+        snapshotter would rather unpack it.
+        """
+        if chain and not await self._serve(chain[-1], "", lease):
+            return False
+        self.remember(chain)
+        return True
+
+    async def lay_out(self, chain: Sequence[str], *, lease: str) -> bool:
+        """Have each layer of a chain served as a snapshot of its own; whether all are.
+
+        A pull looks for them one by one, from the bottom.
         """
         parents = ["", *chain]
-        for number in range(first, len(chain)):
-            if not await self._serve_layer(chain[number], parents[number], lease):
-                return number
-        return len(chain)
+        for parent, chain_id in zip(parents, chain, strict=False):
+            if not await self._serve(chain_id, parent, lease):
+                return False
+        return True
 
-    async def _serve_layer(self, chain_id: str, parent: str, lease: str) -> bool:
+    async def _serve(self, chain_id: str, parent: str, lease: str) -> bool:
         key = f"extract-uimgacc-{self._make_key()} {chain_id}"
         labels = {REF_LABEL: chain_id}
         try:
@@ -121,6 +153,15 @@ class Chains:
         }
         await self._client.label_blob(config, labels, lease=lease)
 
+    async def refer_below(self, config: str, chain_id: str, *, lease: str) -> None:
+        """Have it keep another chain too: its layers below the top, each by itself."""
+        await self._client.label_blob(config, {self._below_label: chain_id}, lease=lease)
+
+    @property
+    def _below_label(self) -> str:
+        # What follows a slash is for telling references apart: containerd, core/metadata/gc.go.
+        return f"{planning.SNAPSHOT_LABEL}{self.snapshotter}/below"
+
     async def set_aside(self, config: str) -> None:
         """End that, with a note that the image has stood on our snapshotter.
 
@@ -129,6 +170,7 @@ class Chains:
         """
         labels = {
             f"{planning.SNAPSHOT_LABEL}{self.snapshotter}": "",
+            self._below_label: "",
             f"{planning.ASIDE_LABEL}{self.snapshotter}": "true",
         }
         await self._client.label_blob(config, labels)
@@ -155,3 +197,8 @@ class Chains:
         finally:
             with contextlib.suppress(errors.AgentError):
                 await self._client.delete_lease(lease)
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many layers two chains share; a chain ID stands for all below it."""
+    return sum(left == right for left, right in zip(one, other, strict=False))

@@ -73,7 +73,9 @@ class Healer:
                 ours, outcome = await self._heal(chain)
         touched = sum([await self._touch(image) for image in ours if touch])
         self._canaries.clear()
-        self._canaries.extend(image.contents.top for image in ours)
+        for image in ours:
+            self._canaries.append(image.contents.top)
+            self._chains.remember(image.contents.chain)
         return dataclasses.replace(outcome, touched=touched)
 
     async def _heal(self, chain: Sequence[str]) -> tuple[list[inventory.Present], Outcome]:
@@ -123,14 +125,14 @@ class Healer:
         return len(image.records)
 
     async def _restore(self, image: inventory.Present) -> bool:
-        """Have an image stand on the store again, as far as the store goes; whether all does."""
+        """Have an image stand on the store again; whether it does."""
         chain = image.contents.chain
         async with self._chains.lease() as lease:
             try:
-                served = await self._chains.serve(chain, first=0, lease=lease)
+                served = await self._chains.serve(chain, lease=lease)
             except containerd.NotFoundError:
                 return False
-            if served < len(chain) or not await self._chains.stands(chain[-1]):
+            if not served or not await self._chains.stands(chain[-1]):
                 return False
             await self._chains.refer(image.contents.config, chain[-1], lease=lease)
             return True

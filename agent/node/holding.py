@@ -113,7 +113,7 @@ def held(
         here = [chain for chain in chains if chain in served]
         if not here and place not in stock.layers.mounted and place not in stock.layers.used:
             continue
-        by = {name for chain in here for name in holders.get(chain, ())}
+        by = {name for chain in chains for name in holders.get(chain, ())}
         by = by or set(stock.layers.used.get(place, ())) or {"nobody, it is about to go"}
         found += [
             Held(generation=retired.generation, diff_id=diff_id, cache=cache, by=each)

@@ -119,7 +119,7 @@ class Inventory:
             records=records,
             contents=contents,
             snapshotters=frozenset(
-                key.removeprefix(prefix)
+                key.removeprefix(prefix).partition("/")[0]
                 for key in config.labels
                 for prefix in prefixes
                 if key.startswith(prefix)

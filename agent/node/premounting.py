@@ -194,12 +194,18 @@ class Premounter:
             return await self._make_way(pod, decision)
         if not decision.registrable:
             return Result(decision=decision, sentence=decision.summary)
-        present = await aiotasks.together(
-            *(self._register(image) for image in decision.registrable)
-        )
+        wanted = await aiotasks.together(*(self._register(image) for image in decision.registrable))
         seconds = loop.time() - started
         metrics.PREMOUNT.observe(seconds)
-        registered = tuple(image for image in present if image)
+        present = [
+            (image, registration)
+            for image, registration in zip(decision.registrable, wanted, strict=True)
+            if registration is not None
+        ]
+        for image, registration in present:
+            if _is_always_pulled(pod, image):
+                await self._lay_out(registration)
+        registered = tuple(image.image for image, _ in present)
         sentence = f"{decision.summary} Registered {len(registered)}."
         return Result(decision=decision, sentence=sentence, registered=registered, seconds=seconds)
 
@@ -239,16 +245,16 @@ class Premounter:
         }
         return rules.decide(pod, request, views, image_records, platform=self._platform)
 
-    async def _register(self, image: decisions.ImageDecision) -> str:
-        """Register one image; its name as the pod writes it."""
+    async def _register(self, image: decisions.ImageDecision) -> planning.Registration | None:
+        """Register one image; what was registered, None where it is not for this platform."""
         record, reference = image.registrable, image.reference
         if record is None or reference is None:
-            return ""
+            return None
         wanted = planning.registration_of(
             reference, record, self._platform, snapshotter=self._snapshotter
         )
         if wanted is None:
-            return ""
+            return None
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
@@ -261,7 +267,25 @@ class Premounter:
             raise
         self._repairer.watch(wanted.top)
         await self._ledger.registered(record, done, seconds=loop.time() - started)
-        return image.image
+        return wanted
+
+    async def _lay_out(self, wanted: planning.Registration) -> None:
+        """Be ready for a pull of an image that is present; without, the pull is slower."""
+        try:
+            await self._registrar.lay_out(wanted)
+        except errors.AgentError as error:
+            logger.info("not laid out", extra={"image": wanted.tag, "reason": str(error)})
+
+
+def _is_always_pulled(pod: pods.Pod, image: decisions.ImageDecision) -> bool:
+    """Whether the kubelet pulls an image whether it is present or not."""
+    newest = image.reference is not None and image.reference.version == "latest"
+    default = "Always" if newest else "IfNotPresent"
+    return any(
+        (container.pull_policy or default) == "Always"
+        for container in pod.containers
+        if container.image == image.image
+    )
 
 
 def _auto_cache_of(decision: decisions.Decision) -> str:

@@ -114,7 +114,7 @@ class Registrar:
             return Registered(already=True, complete=complete)
         async with self._chains.lease() as lease:
             writes = [self._write(*blob, lease) for blob in wanted.blobs.items()]
-            await aiotasks.together(self._serve(wanted, known, lease), *writes)
+            await aiotasks.together(self._serve(wanted, lease), *writes)
             changes = [self._record(wanted.image(name), found.get(name), lease) for name in names]
             await aiotasks.together(*changes)
         return Registered(new=tuple(wanted.layers[known:]), complete=complete)
@@ -130,19 +130,36 @@ class Registrar:
             raise BlobMissingError(digest)
         await self._client.write(digest, data, labels=labels, lease=lease)
 
-    async def _serve(self, wanted: planning.Registration, known: int, lease: str) -> None:
-        """Have the layers served; the topmost known one is asked for again, for the lease."""
+    async def _serve(self, wanted: planning.Registration, lease: str) -> None:
+        """Have the image's snapshot served; one that is there is asked for again, for the lease."""
         chain = wanted.chain
         try:
-            served = await self._chains.serve(chain, first=max(0, known - 1), lease=lease)
+            served = await self._chains.serve(chain, lease=lease)
         except containerd.NotFoundError as error:
             raise BrokenError(chain) from error
-        if served < len(chain):
-            raise NotServedError(chain[served])
+        if not served:
+            raise NotServedError(wanted.top)
         # containerd says "exists" for what it knows, whether the snapshotter does or not.
-        if chain and not await self._chains.stands(chain[-1]):
+        if chain and not await self._chains.stands(wanted.top):
             raise BrokenError(chain)
         self._remember(wanted.top)
+
+    async def lay_out(self, wanted: planning.Registration) -> None:
+        """Have each layer of a registered image be a snapshot, too; quick where it is.
+
+        For an image that will be pulled although it is present (pull policy Always): the
+        pull asks for every layer, and would have all but the top made each time anew.
+        Raises what the client raises.
+        """
+        below = wanted.chain[:-1]
+        if not below:
+            return
+        async with self._chains.gate.shared():
+            if await self._chains.stands(below[-1]):
+                return
+            async with self._chains.lease() as lease:
+                if await self._chains.lay_out(below, lease=lease):
+                    await self._chains.refer_below(wanted.config, below[-1], lease=lease)
 
     async def _record(
         self, image: containerd.Image, found: containerd.Image | None, lease: str

@@ -1,41 +1,75 @@
 """The operations of the snapshotter's worker processes."""
 
 import contextlib
+import errno
 import os
 
 from agent.mounts import naming, syscalls
 from agent.store import blocking, chains
 
+Answer = tuple[bytes, bytes, int, int | None, bool]
+
+_MOST_LAYERS = 1000
+"""Of a chain; far more than an overlay takes. Records that name each other have no end."""
+
 
 def serve_chain(
-    store: str, chain_id: str, folder: str
-) -> tuple[bytes, bytes, int, int | None, bool] | None:
+    store: str,
+    chain_id: str,
+    folder: str,
+    whole: bool,
+) -> list[Answer] | None:
     """Look a chain ID (64 hex digits) up, mount its layer below `folder`, and look again.
 
-    All in one, because a pull waits for each layer in turn. Returns what
-    `chains.find_chain` does, the st_dev of the mount, and whether the same record was
-    there afterwards. st_dev is None where that layer cannot be mounted just so: then
-    the caller tries by itself, and hears why. None: the chain is not in the store.
+    All in one, because a pull waits for each layer in turn; `whole`: with all layers
+    that it stands on. Returns for each, topmost first, what `chains.find_chain` does,
+    the st_dev of the mount, and whether the same record was there after all of them
+    were mounted. st_dev is None where that layer cannot be mounted just so: then the
+    caller tries by itself, and hears why. None: the chain is not in the store.
     """
-    found = chains.find_chain(store, chain_id)
+    found = _find(store, chain_id, whole=whole)
     if found is None:
         return None
-    chain, layer, size = found
-    name = chains.layer_of(chain)
+    devices = [_mount(store, folder, chain, layer, size) for _, chain, layer, size in found]
+    return [
+        (chain, layer, size, device, device is not None and _stands(store, name, chain))
+        for (name, chain, layer, size), device in zip(found, devices, strict=True)
+    ]
+
+
+def _find(store: str, chain_id: str, *, whole: bool) -> list[tuple[str, bytes, bytes, int]] | None:
+    """The chain ID, chain record, layer record and size of each; None if one is not there."""
+    rows: list[tuple[str, bytes, bytes, int]] = []
+    name: str | None = chain_id
+    while name is not None:
+        found = chains.find_chain(store, name)
+        if found is None:
+            return None
+        if len(rows) == _MOST_LAYERS:
+            raise OSError(errno.EUCLEAN, f"more than {_MOST_LAYERS} layers", chain_id)
+        rows.append((name, *found))
+        name = chains.parent_of(found[0]) if whole else None
+    return rows
+
+
+def _mount(store: str, folder: str, chain: bytes, layer: bytes, size: int) -> int | None:
     if chains.size_of(layer) != size:
-        return chain, layer, size, None, False
+        return None
+    name = chains.layer_of(chain)
     target = naming.mountpoint(folder, name)
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(target, 0o700)
-        device = syscalls.mount_layer(chains.file_of(store, name), target, size)
+        return syscalls.mount_layer(chains.file_of(store, name), target, size)
     except OSError:
-        return chain, layer, size, None, False
+        return None
+
+
+def _stands(store: str, chain_id: str, chain: bytes) -> bool:
     try:
-        confirmed = chains.confirm_chain(store, chain_id) == chain
+        return chains.confirm_chain(store, chain_id) == chain
     except OSError:
-        confirmed = False
-    return chain, layer, size, device, confirmed
+        return False
 
 
 OPERATIONS = {

@@ -6,7 +6,8 @@ their own on the event loop's thread: the database is small, local and in the pa
 cache, and WAL readers wait for no writer (measured: 30 microseconds).
 
 Parents are held by id, so that a key can be renamed by Commit and reused after
-Remove. `diff_id` is set for a layer that comes from the store.
+Remove. `diff_id` is set for a layer that comes from the store. Such a snapshot may
+have more of them below its own, in `lower_layers`: a whole image in one snapshot.
 """
 
 import asyncio
@@ -59,8 +60,19 @@ CREATE INDEX IF NOT EXISTS by_parent ON snapshots(parent);
 CREATE INDEX IF NOT EXISTS by_diff_id ON snapshots(diff_id) WHERE diff_id IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS remote
     ON snapshots(ref, coalesce(parent, 0)) WHERE diff_id IS NOT NULL;
-PRAGMA user_version = 1;
+CREATE TABLE IF NOT EXISTS lower_layers (
+    snapshot INTEGER NOT NULL REFERENCES snapshots(id) ON DELETE CASCADE,
+    depth INTEGER NOT NULL,
+    chain_id TEXT NOT NULL,
+    diff_id TEXT NOT NULL,
+    layer_size INTEGER NOT NULL,
+    PRIMARY KEY (snapshot, depth)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS lower_by_diff_id ON lower_layers(diff_id);
 """
+
+_VERSION = 2
+"""Of the tables, in SQLite's user_version. 2 has `lower_layers`, which 1 would not look at."""
 
 _SELECT = (
     "SELECT s.id, s.name, coalesce(p.name, ''), s.kind, s.created, s.updated, s.labels,"
@@ -75,7 +87,11 @@ WITH RECURSIVE chain(id, parent, diff_id, layer_size, depth) AS (
     SELECT s.id, s.parent, s.diff_id, s.layer_size, depth + 1
     FROM snapshots s JOIN chain ON s.id = chain.parent
 )
-SELECT id, diff_id, layer_size FROM chain ORDER BY depth
+SELECT id, diff_id, layer_size, depth, 0 AS lower FROM chain
+UNION ALL
+SELECT id, l.diff_id, l.layer_size, chain.depth, l.depth
+FROM chain JOIN lower_layers l ON l.snapshot = chain.id
+ORDER BY depth, lower
 """
 
 
@@ -101,6 +117,18 @@ class StateError(errors.PermanentError):
 
 class InvalidError(errors.PermanentError):
     """The request asks for what no snapshot can be."""
+
+
+class NewerError(errors.PermanentError):
+    """The database at `path` was made by a later version of uimgacc, in `version` of its tables."""
+
+    def __init__(self, path: pathlib.Path, version: int) -> None:
+        super().__init__(
+            f"{path} is of a newer uimgacc (tables of version {version}, known is {_VERSION}): "
+            "run that one, or a newer one"
+        )
+        self.path = path
+        self.version = version
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,8 +172,16 @@ def _snapshot(row: tuple[Any, ...]) -> Snapshot:
     return Snapshot(*values)
 
 
+class Lower(NamedTuple):
+    """A layer of the store below a snapshot's own."""
+
+    chain_id: str
+    diff_id: str
+    layer_size: int
+
+
 class Link(NamedTuple):
-    """What a mount needs of one snapshot of a chain; `diff_id` is None for ordinary ones."""
+    """What a mount needs of one folder of a chain; `diff_id` is None for an ordinary snapshot's."""
 
     id: int
     diff_id: str | None
@@ -172,7 +208,16 @@ class Reader:
 
     def chain(self, name: str) -> list[Link]:
         """The snapshot itself and all below it, topmost first; empty if there is none."""
-        return [Link(*row) for row in self._connection.execute(_CHAIN, (name,))]
+        return [Link(*row[:3]) for row in self._connection.execute(_CHAIN, (name,))]
+
+    def lower(self, id_: int) -> list[Lower]:
+        """The layers of the store below a snapshot's own, topmost first."""
+        rows = self._connection.execute(
+            "SELECT chain_id, diff_id, layer_size FROM lower_layers WHERE snapshot = ?"
+            " ORDER BY depth",
+            (id_,),
+        )
+        return [Lower(*row) for row in rows]
 
     def remote(self, ref: str, parent: str) -> Snapshot | None:
         """The store's layer recorded for a chain ID on a given backend parent."""
@@ -217,16 +262,19 @@ class Reader:
     def diff_ids(self) -> set[str]:
         """The layers of the store that snapshots refer to."""
         rows = self._connection.execute(
-            "SELECT DISTINCT diff_id FROM snapshots WHERE diff_id IS NOT NULL"
+            "SELECT diff_id FROM snapshots WHERE diff_id IS NOT NULL"
+            " UNION SELECT diff_id FROM lower_layers"
         )
         return {row[0] for row in rows}
 
     def has_layer(self, diff_id: str) -> bool:
         """Whether a snapshot refers to this layer of the store."""
         row = self._connection.execute(
-            "SELECT 1 FROM snapshots WHERE diff_id = ? LIMIT 1", (diff_id,)
+            "SELECT EXISTS (SELECT 1 FROM snapshots WHERE diff_id = :layer)"
+            " OR EXISTS (SELECT 1 FROM lower_layers WHERE diff_id = :layer)",
+            {"layer": diff_id},
         ).fetchone()
-        return row is not None
+        return bool(row[0])
 
     def ids(self) -> set[int]:
         """The ids of all snapshots."""
@@ -253,6 +301,7 @@ class Transaction(Reader):
         labels: Mapping[str, str],
         diff_id: str | None = None,
         layer_size: int | None = None,
+        lower: Sequence[Lower] = (),
     ) -> Snapshot:
         """Record a new snapshot. Raises ExistsError, NotFoundError (the parent), InvalidError."""
         parent_id = None
@@ -271,6 +320,10 @@ class Transaction(Reader):
             )
         except sqlite3.IntegrityError as error:
             raise ExistsError(name) from error
+        self._connection.executemany(
+            "INSERT INTO lower_layers VALUES (?, ?, ?, ?, ?)",
+            [(id_, depth, *layer) for depth, layer in enumerate(lower, 1)],
+        )
         return self.get(name)
 
     def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
@@ -339,13 +392,20 @@ def _connect(path: pathlib.Path) -> sqlite3.Connection:
     return connection
 
 
+def _make_tables(connection: sqlite3.Connection, path: pathlib.Path) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > _VERSION:
+        raise NewerError(path, found)
+    connection.executescript(f"{_SCHEMA}PRAGMA user_version = {_VERSION};")
+
+
 def _open(path: pathlib.Path) -> sqlite3.Connection:
     connection = _connect(path)
     try:
         # Not quick_check: it passes indexes with wrong entries, and then each start would.
         verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if verdict == "ok":
-            connection.executescript(_SCHEMA)
+            _make_tables(connection, path)
             return connection
     except BaseException:
         connection.close()

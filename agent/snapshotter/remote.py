@@ -16,24 +16,32 @@ from collections.abc import Sequence
 from agent import errors, metrics
 from agent.kits import workers
 from agent.model import digests, records
-from agent.store import chains, layout
+from agent.store import chains, decoding, layout
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
-    """A layer of the store: its diff ID, its file and the file's size in bytes.
+class Layer:
+    """A layer of the store on top of a chain: its diff ID, its file and the file's size in bytes.
 
     `device` is the st_dev of its mount where the look-up has mounted it, `confirmed`
-    says that the store had it afterwards, too.
+    says that the store had the chain afterwards, too.
     """
 
+    chain_id: str
     diff_id: str
     path: pathlib.Path
     size: int
     device: int | None = None
     confirmed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """What one snapshot is served from: the layer of its chain ID first, then those below."""
+
+    layers: tuple[Layer, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,14 +86,17 @@ class Lookup:
         """Whether the store is left alone at the moment."""
         return asyncio.get_running_loop().time() < self._closed_until
 
-    async def find(self, chain_id: str) -> Found | Miss:
-        """Look a chain ID up. Raises nothing: doubt is a Miss."""
+    async def find(self, chain_id: str, *, whole: bool) -> Found | Miss:
+        """Look a chain ID up; `whole`: with all that it stands on, for there is nothing below it.
+
+        Raises nothing: doubt is a Miss.
+        """
         if self.is_resting:
             return Miss("store_unhealthy")
         if self._failures:
             self._closed_until = asyncio.get_running_loop().time() + self._deadline
         try:
-            answer = await self._ask(chain_id)
+            answer = await self._ask(chain_id, whole=whole)
         except (errors.TemporaryError, OSError) as error:
             self.rest_after(error)
             return Miss(_reason_of(error))
@@ -98,51 +109,69 @@ class Lookup:
         self._failures, self._closed_until = 0, 0.0
         return answer
 
-    async def confirm(self, chain_id: str, found: Found) -> Miss | None:
-        """Look again whether a chain is in the store, now that its layer is mounted.
+    async def confirm(self, layers: Sequence[Layer]) -> Miss | None:
+        """Look again whether chains are in the store, now that their layers are mounted.
 
         Who deletes from the store first removes the chain, and then asks each node what
         it has mounted. A layer that is mounted before the chain is looked for once more
         is seen by one or the other. Raises nothing: doubt is a Miss.
         """
-        name = digests.hex_of(chain_id)
+        names = [digests.hex_of(layer.chain_id) for layer in layers]
         try:
-            data = await self._pool.call(
-                "confirm_chain", str(self._layout.root), name, deadline=self._deadline
+            answers = await self._pool.call(
+                "confirm_chains", str(self._layout.root), names, deadline=self._deadline
             )
-            if data is None:
-                return Miss("not_in_store")
-            record = records.decode(data, records.ChainRecord, f"chain {chain_id}")
+            for layer, data in zip(layers, answers, strict=True):
+                if data is None:
+                    return Miss("not_in_store")
+                if decoding.chain(data, layer.chain_id).diff_id != layer.diff_id:
+                    return Miss("not_in_store")
         except (errors.TemporaryError, OSError) as error:
             self.rest_after(error)
             return Miss(_reason_of(error))
         except errors.PermanentError:
             return Miss("damaged_record")
-        return None if record.diff_id == found.diff_id else Miss("not_in_store")
+        return None
 
-    async def _ask(self, chain_id: str) -> Found | Miss:
+    async def _ask(self, chain_id: str, *, whole: bool) -> Found | Miss:
         name = digests.hex_of(chain_id)
         if not self._identified and (reason := await self._identify()) is not None:
             return Miss(reason)
+        arguments = (str(self._layout.root), name, self._mounts, whole)
         try:
-            found = await self._pool.call(
-                "serve_chain", str(self._layout.root), name, self._mounts, deadline=self._deadline
-            )
+            answers = await self._pool.call("serve_chain", *arguments, deadline=self._deadline)
         except OSError as error:
             if error.errno in (errno.EUCLEAN, errno.EFBIG):
                 raise records.RecordError(chain_id, str(error)) from error
             raise
-        if found is None:
+        if answers is None:
             self._identified = False  # an unmounted store is an empty folder: look again next time
             return Miss("not_in_store")
-        chain_data, layer_data, size, device, confirmed = found
-        chain = records.decode(chain_data, records.ChainRecord, f"chain {chain_id}")
-        layer = records.decode(layer_data, records.LayerRecord, f"layer {chain.diff_id}")
-        if (layer.diff_id, layer.size) != (chain.diff_id, size):
+        found = []
+        for answer in answers:
+            layer, below = self._layer_of(chain_id, *answer)
+            found.append(layer)
+            chain_id = below or ""
+        return Found(tuple(found))
+
+    def _layer_of(
+        self,
+        chain_id: str,
+        chain_data: bytes,
+        layer_data: bytes,
+        size: int,
+        device: int | None,
+        confirmed: bool,
+    ) -> tuple[Layer, str | None]:
+        """One layer of an answer, and the chain ID that it stands on. Raises RecordError."""
+        chain = decoding.chain(chain_data, chain_id)
+        layer = decoding.layer(layer_data, chain.diff_id)
+        if layer.size != size:
             raise records.RecordError(
-                f"layer {chain.diff_id}", f"says {layer.size} bytes, its file has {size}"
+                f"of layer {chain.diff_id}", f"says {layer.size} bytes, its file has {size}"
             )
-        return Found(chain.diff_id, self.path(chain.diff_id), size, device, confirmed)
+        path = self.path(chain.diff_id)
+        return Layer(chain_id, chain.diff_id, path, size, device, confirmed), chain.parent
 
     async def _identify(self) -> metrics.LayerReason | None:
         """Why the folder is no store that we can read; None when it is one."""

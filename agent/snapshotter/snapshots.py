@@ -1,7 +1,8 @@
 """The snapshotter proper: what each request means, apart from how it is sent.
 
-For a chain ID that the store has, Prepare records a committed snapshot and raises
-ReadyError; for everything else this is containerd's overlayfs snapshotter. The
+For a chain ID that the store has, Prepare records a committed snapshot, on a parent
+of one layer, on none of all the chain's layers, and raises ReadyError; for everything
+else this is containerd's overlayfs snapshotter. The
 invariants:
 
 - A record of a store's layer exists only if the layer has been mounted once.
@@ -12,6 +13,7 @@ invariants:
 """
 
 import asyncio
+import collections
 import concurrent.futures
 import logging
 import pathlib
@@ -66,7 +68,7 @@ class Snapshotter:
         self._options = tuple(options)
         self._last_id = max(database.read.last_id(), *places.ids(), 0)
         self._unrecorded: set[int] = set()
-        self._wanted: dict[str, int] = {}
+        self._wanted = collections.Counter[str]()
         self._cleaning = asyncio.Lock()
         self._untidy = asyncio.Event()
         # For files of the local disk; one thread each, so one at a time, and a long
@@ -223,26 +225,23 @@ class Snapshotter:
     async def _serve(
         self, lookup: remote.Lookup, chain_id: str, parent: str, labels: Mapping[str, str]
     ) -> bool:
-        """Record the store's layer for a chain ID on `parent`, mounted; False if it cannot be."""
+        """Record the store's layers for a chain ID on `parent`, mounted; False if it cannot be.
+
+        On no parent a chain ID means all its layers: one snapshot then has the whole image.
+        A bottom layer's own chain is the same as that.
+        """
         found: remote.Found | remote.Miss
-        if existing := self._database.read.remote(chain_id, parent):
-            assert existing.diff_id is not None
-            found = remote.Found(
-                existing.diff_id, lookup.path(existing.diff_id), existing.layer_size or 0
-            )
-            if lookup.is_resting and not self._layers.is_mounted(found.diff_id):
-                found = remote.Miss("store_unhealthy")
+        existing = self._database.read.remote(chain_id, parent)
+        if existing:
+            found = self._recorded(lookup, chain_id, existing)
         else:
-            found = await lookup.find(chain_id)
+            found = await lookup.find(chain_id, whole=not parent)
         if isinstance(found, remote.Miss):
             metrics.layer_left(found.reason)
             return False
-        self._want(found.diff_id, 1)
+        self._want(found, 1)
         try:
-            if found.device is not None:
-                self._layers.note_mounted(found.diff_id, found.device, confirmed=found.confirmed)
-            await self._layers.ensure(found.diff_id, found.path, found.size)
-            if missed := await self._gone_meanwhile(lookup, chain_id, found):
+            if missed := await self._have_mounted(lookup, found):
                 metrics.layer_left(missed.reason)
                 return False
             if not existing:
@@ -254,26 +253,46 @@ class Snapshotter:
                 lookup.rest_after(error.__cause__)
             return False
         finally:
-            self._want(found.diff_id, -1)
+            self._want(found, -1)
         return True
 
-    async def _gone_meanwhile(
-        self, lookup: remote.Lookup, chain_id: str, found: remote.Found
-    ) -> remote.Miss | None:
-        """Whether a layer that is newly mounted was taken out of the store before it was."""
-        if self._layers.is_confirmed(found.diff_id):
-            return None
-        missed = await lookup.confirm(chain_id, found)
-        if missed is None:
-            self._layers.confirm(found.diff_id)
-        else:
+    def _recorded(
+        self, lookup: remote.Lookup, chain_id: str, existing: metadata.Snapshot
+    ) -> remote.Found | remote.Miss:
+        """What a recorded snapshot is served from."""
+        assert existing.diff_id is not None
+        own = metadata.Lower(chain_id, existing.diff_id, existing.layer_size or 0)
+        found = [
+            remote.Layer(
+                layer.chain_id, layer.diff_id, lookup.path(layer.diff_id), layer.layer_size
+            )
+            for layer in (own, *self._database.read.lower(existing.id))
+        ]
+        if lookup.is_resting and not all(self._layers.is_mounted(each.diff_id) for each in found):
+            return remote.Miss("store_unhealthy")
+        return remote.Found(tuple(found))
+
+    async def _have_mounted(self, lookup: remote.Lookup, found: remote.Found) -> remote.Miss | None:
+        """Mount all layers; say why not where one was taken out of the store before it was."""
+        for layer in found.layers:
+            if layer.device is not None:
+                self._layers.note_mounted(layer.diff_id, layer.device, confirmed=layer.confirmed)
+            await self._layers.ensure(layer.diff_id, layer.path, layer.size)
+        new = [each for each in found.layers if not self._layers.is_confirmed(each.diff_id)]
+        missed = await lookup.confirm(new) if new else None
+        if missed is not None:
             self._untidy.set()
-        return missed
+            return missed
+        for layer in new:
+            self._layers.confirm(layer.diff_id)
+        return None
 
     async def _record(
         self, chain_id: str, parent: str, labels: Mapping[str, str], found: remote.Found
     ) -> None:
         id_ = self._next_id()
+        own, *below = found.layers
+        lower = [metadata.Lower(each.chain_id, each.diff_id, each.size) for each in below]
         try:
             await self._database.write(
                 lambda change: change.add(
@@ -282,8 +301,9 @@ class Snapshotter:
                     parent=parent,
                     kind=metadata.COMMITTED,
                     labels=labels,
-                    diff_id=found.diff_id,
-                    layer_size=found.size,
+                    diff_id=own.diff_id,
+                    layer_size=own.size,
+                    lower=lower,
                 )
             )
         except metadata.ExistsError:
@@ -291,13 +311,12 @@ class Snapshotter:
             if self._database.read.remote(chain_id, parent) is None:
                 raise
 
-    def _want(self, diff_id: str, number: int) -> None:
-        """Keep a layer from being dropped between its mount and its record."""
-        count = self._wanted.get(diff_id, 0) + number
-        if count:
-            self._wanted[diff_id] = count
-        else:
-            del self._wanted[diff_id]
+    def _want(self, found: remote.Found, number: int) -> None:
+        """Keep layers from being dropped between their mount and their record."""
+        self._wanted.update({layer.diff_id: number for layer in found.layers})
+        for layer in found.layers:
+            if not self._wanted[layer.diff_id]:
+                del self._wanted[layer.diff_id]
 
     def _next_id(self) -> int:
         self._last_id += 1

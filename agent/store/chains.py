@@ -14,6 +14,7 @@ RECORD_LIMIT = 1 << 20
 """Bytes; no record of a layer or chain comes near."""
 
 _DIFF_ID = re.compile(rb'"diff_id"\s*:\s*"sha256:([0-9a-f]{64})"')
+_PARENT = re.compile(rb'"parent"\s*:\s*(?:null|"sha256:([0-9a-f]{64})")')
 _SIZE = re.compile(rb'"size"\s*:\s*(\d+)')
 
 
@@ -45,6 +46,14 @@ def layer_of(chain: bytes) -> str:
     return named[1].decode()
 
 
+def parent_of(chain: bytes) -> str | None:
+    """The chain ID (64 hex digits) below; None for a bottom layer; OSError EUCLEAN if untold."""
+    named = _PARENT.search(chain)
+    if named is None:
+        raise OSError(errno.EUCLEAN, "damaged chain record")
+    return named[1].decode() if named[1] else None
+
+
 def size_of(layer: bytes) -> int | None:
     """The size of its file that a layer record names first; None without one."""
     named = _SIZE.search(layer)
@@ -72,4 +81,9 @@ def confirm_chain(store: str, chain_id: str) -> bytes | None:
         return None
 
 
-OPERATIONS = {"confirm_chain": confirm_chain}
+def confirm_chains(store: str, chain_ids: list[str]) -> list[bytes | None]:
+    """The same for several."""
+    return [confirm_chain(store, chain_id) for chain_id in chain_ids]
+
+
+OPERATIONS = {"confirm_chains": confirm_chains}

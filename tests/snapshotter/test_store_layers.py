@@ -68,6 +68,81 @@ def test_a_container_runs_on_layers_of_the_store(snapshotter, store, folder) -> 
     assert snapshotter.usage(top) == (0, 0)
 
 
+def serve_whole(snapshotter, chain_ids: list[str]) -> str:
+    """What the agent asks for: the top of a chain on nothing; its backend name."""
+    return pull(snapshotter, chain_ids[-1:])
+
+
+def test_a_chain_on_no_parent_is_served_with_all_its_layers(snapshotter, store, folder) -> None:
+    layers = [{"a": "1", "both": "low"}, {"b": "2", "both": "high"}, {"c": "3"}]
+    chain = store.add_chain(*layers)
+    top = serve_whole(snapshotter, chain)
+
+    assert snapshotter.stat(top).parent == ""
+    assert snapshotter.usage(top) == (0, 0)
+    with snapshotter.mounted(snapshotter.prepare("container", top)) as root:
+        assert {name: (root / name).read_text() for name in os.listdir(root)} == {
+            "a": "1",
+            "b": "2",
+            "both": "high",
+            "c": "3",
+        }
+    assert serve_whole(snapshotter, chain) == top
+    assert len(snapshotter.walk()) == 2
+    assert len(mounted_layers(folder)) == 3
+
+
+def test_a_whole_image_and_a_pull_of_it_share_mounts_and_outlive_each_other(
+    snapshotter, store, folder
+) -> None:
+    chain = store.add_chain({"a": "1"}, {"b": "2"})
+    whole, pulled = serve_whole(snapshotter, chain), pull(snapshotter, chain)
+    assert whole != pulled
+    assert len(mounted_layers(folder)) == 2
+
+    for name in (pulled, snapshotter.stat(pulled).parent):
+        snapshotter.remove(name)
+    snapshotter.cleanup()
+    assert len(mounted_layers(folder)) == 2
+    with snapshotter.mounted(snapshotter.prepare("container", whole)) as root:
+        assert sorted(os.listdir(root)) == ["a", "b"]
+    snapshotter.remove("container")
+    snapshotter.remove(whole)
+    snapshotter.cleanup()
+    assert mounted_layers(folder) == []
+
+
+def test_the_layers_of_a_whole_image_are_mounted_again_after_a_reboot(
+    snapshotter, store, folder
+) -> None:
+    top = serve_whole(snapshotter, store.add_chain({"a": "1"}, {"b": "2"}, {"a": "1"}))
+    snapshotter.kill()
+    for target in mounted_layers(folder):
+        syscalls.unmount(target)
+    snapshotter.start()
+
+    with snapshotter.mounted(snapshotter.prepare("container", top)) as root:
+        assert sorted(os.listdir(root)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("damage", ["chain", "layer", "loop"])
+def test_an_image_with_a_layer_that_is_not_right_is_not_served_whole(
+    snapshotter, store, damage
+) -> None:
+    bottom, middle, top = store.add_chain({"a": "1"}, {"b": "2"}, {"c": "3"})
+    record = store.layout.chain_record(middle)
+    match damage:
+        case "chain":
+            record.unlink()
+        case "layer":
+            store.layout.layer(bottom).write_bytes(b"no layer")
+        case "loop":
+            record.write_text(record.read_text().replace(bottom, top))
+    snapshotter.prepare("extract", "", {REF: top})
+
+    assert [info.name for info in snapshotter.walk().values()] == ["extract"]
+
+
 def test_two_pulls_share_records_and_mounts(snapshotter, store, folder) -> None:
     chain = store.add_chain({"a": "1"}, {"b": "2"})
 

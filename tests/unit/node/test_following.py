@@ -97,7 +97,7 @@ async def test_a_lost_database_is_noticed_by_the_canary(setting, fake, image) ->
     await setting.registrar.register(image.wanted)
     async with setting:
         fake.lose_backend()
-        await until(lambda: len(fake.backend) == 2)
+        await until(lambda: len(fake.backend) == 1)
         await until(lambda: setting.resets == 2)
 
 

@@ -43,6 +43,7 @@ class Catalog:
 class Registrar:
     def __init__(self) -> None:
         self.registered: list[str] = []
+        self.laid_out: list[str] = []
         self.failures: list[Exception] = []
 
     async def register(self, wanted) -> registering.Registered:
@@ -50,6 +51,9 @@ class Registrar:
         if self.failures:
             raise self.failures.pop(0)
         return registering.Registered(new=tuple(wanted.layers))
+
+    async def lay_out(self, wanted) -> None:
+        self.laid_out.append(wanted.tag)
 
 
 class Others:
@@ -120,6 +124,36 @@ async def test_a_hit_is_registered_counted_and_looked_after(given, image) -> Non
     assert result.registered == (str(image.reference),)
     assert given.others.watched == [image.chain[-1]]
     assert given.others.counted == [str(image.reference)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "tag", "laid_out"),
+    [
+        ("", "1", False),
+        ("IfNotPresent", "latest", False),
+        ("Always", "1", True),
+        ("", "latest", True),
+    ],
+)
+async def test_what_is_pulled_all_the_same_is_laid_out(policy, tag, laid_out) -> None:
+    image = conftest.Image(f"registry.example/app:{tag}")
+    given = Setting(image)
+    container = pods.Container(name="c", image=str(image.reference), pull_policy=policy)
+    await given.serve(containers=(container,))
+
+    assert given.registrar.laid_out == ([str(image.reference)] if laid_out else [])
+
+
+async def test_what_cannot_be_laid_out_is_registered(given, image) -> None:
+    container = pods.Container(name="c", image=str(image.reference), pull_policy="Always")
+    given.registrar.lay_out = refuse
+    result = await given.serve(containers=(container,))
+
+    assert result.registered == (str(image.reference),)
+
+
+async def refuse(wanted) -> None:
+    raise errors.TemporaryError("the snapshotter is away")
 
 
 @pytest.mark.parametrize("runtime", ["", "nvidia", "uimgacc-"])

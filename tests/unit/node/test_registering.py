@@ -93,8 +93,56 @@ async def test_a_layer_that_would_be_unpacked_is_rolled_back(registrar, fake, im
 
     assert caught.value.chain_id == image.chain[1]
     assert fake.images == {}
-    assert [key for _, key in fake.snapshots] == [image.chain[0]]
+    assert fake.snapshots == {}
     assert fake.leases == {}
+
+
+async def test_all_layers_take_one_request(registrar, fake, image) -> None:
+    """The snapshotter takes a chain on no parent for all its layers."""
+    fake.served.add(image.chain[-1])
+    done = await registrar.register(image.wanted)
+
+    assert [layer.chain_id for layer in done.new] == image.chain
+    assert fake.snapshots == {("uimgacc", image.chain[-1]): ("", "committed")}
+
+
+async def test_an_image_that_is_pulled_all_the_same_is_laid_out_once(
+    registrar, fake, image
+) -> None:
+    """A pull asks for the layers one by one, and a collection must not take them."""
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    await registrar.lay_out(image.wanted)
+    fake.log.clear()
+    await registrar.lay_out(image.wanted)
+
+    assert {key for _, key in fake.snapshots} == set(image.chain)
+    assert fake.blobs[image.config][1] == {
+        "containerd.io/gc.ref.snapshot.uimgacc": image.chain[-1],
+        "containerd.io/gc.ref.snapshot.uimgacc/below": image.chain[-2],
+    }
+    assert fake.log == []
+    assert fake.leases == {}
+
+
+async def test_layers_that_are_not_served_are_not_laid_out(registrar, fake, image) -> None:
+    fake.served.add(image.chain[-1])
+    await registrar.register(image.wanted)
+    await registrar.lay_out(image.wanted)
+
+    assert {key for _, key in fake.snapshots} == {image.chain[-1]}
+
+
+async def test_layers_of_another_image_that_stands_are_known(known, fake) -> None:
+    """Its one snapshot has them, and theirs are no snapshots."""
+    fake.add_snapshot("uimgacc", "c")
+    known.remember(["a", "b", "c"])
+    known.remember(["a", "b", "x", "gone"])
+    assert await known.count(["a", "b", "x", "y"]) == 2
+    assert await known.count(["n", "o"]) == 0
+
+    del fake.snapshots["uimgacc", "c"]
+    assert await known.count(["a", "b", "x", "y"]) == 0
 
 
 async def test_only_layers_above_the_known_ones_are_new(registrar, fake, image) -> None:

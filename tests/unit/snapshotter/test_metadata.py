@@ -75,3 +75,53 @@ def test_a_database_that_is_locked_is_not_damaged(tmp_path: pathlib.Path, monkey
     with pytest.raises(sqlite3.OperationalError):
         metadata._open_or_replace(tmp_path / "db")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_layers_below_a_snapshots_own_come_and_go_with_it(tmp_path) -> None:
+    def add(change: metadata.Transaction) -> None:
+        lower = [metadata.Lower("c2", "d2", 2), metadata.Lower("c1", "d1", 1)]
+        change.add(
+            "whole", id_=1, parent="", kind=3, labels={}, diff_id="d3", layer_size=3, lower=lower
+        )
+        change.add("middle", id_=2, parent="whole", kind=3, labels={})
+        change.add("top", id_=3, parent="middle", kind=3, labels={})
+
+    database = metadata.Database(tmp_path / "db")
+    await database.write(add)
+    assert [link.diff_id for link in database.read.chain("top")] == [None, None, "d3", "d2", "d1"]
+    assert database.read.diff_ids() == {"d1", "d2", "d3"}
+    assert database.read.has_layer("d1")
+    assert [layer.chain_id for layer in database.read.lower(1)] == ["c2", "c1"]
+
+    for name in ("top", "middle", "whole"):
+        await database.write(lambda change, name=name: change.remove(name))
+    assert database.read.diff_ids() == set()
+    assert not database.read.has_layer("d1")
+    database.close()
+
+
+async def test_a_database_of_the_version_before_is_taken_over(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "db"
+    database = metadata.Database(path)
+    await database.write(lambda change: change.add("k", id_=1, parent="", kind=3, labels={}))
+    database.close()
+    with sqlite3.connect(path) as connection:
+        connection.executescript("DROP TABLE lower_layers; PRAGMA user_version = 1;")
+    connection.close()
+    database = metadata.Database(path)
+
+    assert database.read.get("k").id == 1
+    assert database.read.lower(1) == []
+    database.close()
+
+
+async def test_a_database_of_a_later_version_is_refused_and_kept(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "db"
+    metadata.Database(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+    with pytest.raises(metadata.NewerError, match="newer uimgacc"):
+        metadata.Database(path)
+    assert [entry.name for entry in tmp_path.glob("db.damaged*")] == []

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from agent.model import records
+from agent.model import digests, records
 from agent.mounts import layers, mountinfo, syscalls
 from agent.snapshotter import blocking, folders, metadata, remote, snapshots
 from agent.store import layout
@@ -141,12 +141,13 @@ class Stored:
             mkfs=records.Toolchain(version="", options=[]),
         )
         chain = records.ChainRecord(diff_id=A, parent=None)
+        other = records.ChainRecord(diff_id=A, parent=None, variant_of=B)
         for path, data in (
             (self.layout.store_record, records.encode(records.StoreRecord(format=1, id="x"))),
             (self.layout.layer(A), b"x"),
             (self.layout.layer_record(A), records.encode(layer)),
             (self.layout.chain_record(A), records.encode(chain)),
-            (self.layout.chain_record(B), records.encode(chain)),
+            (self.layout.chain_record(B), records.encode(other)),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
@@ -199,13 +200,44 @@ async def test_a_layer_takes_one_call_of_a_worker(stored) -> None:
     assert stored.pool.calls == ["read", "serve_chain", "serve_chain"]
 
 
+def add_upper_chain(stored: Stored) -> str:
+    """Publish a chain of the layer A twice; its ID."""
+    chain_id = digests.chain_ids([A, A])[1]
+    record = records.ChainRecord(diff_id=A, parent=A)
+    path = stored.layout.chain_record(chain_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(records.encode(record))
+    return chain_id
+
+
+async def test_a_whole_image_takes_one_call_of_a_worker(stored) -> None:
+    chain_id = add_upper_chain(stored)
+    assert await stored.is_served(chain_id)
+
+    assert stored.pool.calls == ["read", "serve_chain"]
+    (snapshot,) = (one for page in stored.database.read.walk([]) for one in page)
+    assert [link.diff_id for link in stored.database.read.chain(snapshot.name)] == [A, A]
+
+
+async def test_a_chain_below_that_is_retired_while_layers_are_mounted_is_not_served(
+    stored,
+) -> None:
+    """Also where only the chain of a lower layer has gone."""
+    chain_id = add_upper_chain(stored)
+    stored.pool.on_mount = lambda: stored.layout.chain_record(A).unlink(missing_ok=True)
+
+    assert not await stored.is_served(chain_id)
+    await stored.served.cleanup()
+    assert len(stored.mounted) == 0
+
+
 async def test_a_layer_that_is_mounted_again_is_looked_for_again(stored) -> None:
     assert await stored.is_served(A)
     del stored.mounted._devices[A]
     stored.pool.calls.clear()
     assert await stored.is_served(A, "again")
 
-    assert stored.pool.calls == ["mount_layer", "confirm_chain"]
+    assert stored.pool.calls == ["mount_layer", "confirm_chains"]
 
 
 async def test_a_mount_that_nobody_waited_for_is_dropped_in_the_end(stored, monkeypatch) -> None:
