@@ -1,6 +1,6 @@
 """A real Prometheus that scrapes what a test runs.
 
-with prometheus.Prometheus(folder, {"127.0.0.1:9465": "node-a"}, rules) as server:
+with prometheus.Prometheus(folder, {"uimgacc": {"127.0.0.1:9465": "node-a"}}, rules) as server:
     server.query("sum(uimgacc_mounts)")
 """
 
@@ -19,18 +19,25 @@ from lab import places, processes
 
 
 class Prometheus:
-    """Scrapes every second; `targets` are addresses with the name of their node."""
+    """Scrapes every second; `jobs` are addresses with the label `node`, "" for none, by job."""
 
     def __init__(
-        self, folder: pathlib.Path, targets: Mapping[str, str], rules: pathlib.Path
+        self, folder: pathlib.Path, jobs: Mapping[str, Mapping[str, str]], rules: pathlib.Path
     ) -> None:
-        jobs = [
-            {"targets": [address], "labels": {"node": node}} for address, node in targets.items()
+        configs = [
+            {
+                "job_name": name,
+                "static_configs": [
+                    {"targets": [address], "labels": {"node": node}}
+                    for address, node in targets.items()
+                ],
+            }
+            for name, targets in jobs.items()
         ]
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(rules)],
-            "scrape_configs": [{"job_name": "uimgacc", "static_configs": jobs}],
+            "scrape_configs": configs,
         }
         # JSON is YAML.
         (folder / "prometheus.yml").write_text(json.dumps(config))

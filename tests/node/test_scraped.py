@@ -68,11 +68,13 @@ def member(folder: pathlib.Path, registry, patchy, api: apis.Api) -> Iterator[Me
 
 @pytest.fixture
 def controller() -> Iterator[str]:
-    """Where the controller's metrics are, as they are at its start."""
+    """Where the metrics of a controller are that has just begun to lead."""
     server, thread = prometheus_client.start_http_server(
         0, "127.0.0.1", registry=metrics.CONTROLLER
     )
+    metrics.LEADING.set(1)
     yield f"127.0.0.1:{server.server_port}"
+    metrics.LEADING.set(0)
     server.shutdown()
     server.server_close()
     thread.join()
@@ -81,8 +83,12 @@ def controller() -> Iterator[str]:
 @pytest.fixture
 def scraped(member, controller, folder: pathlib.Path) -> Iterator[prometheus.Prometheus]:
     """Prometheus, when it has seen every process before anything happened."""
-    targets = dict.fromkeys((*member.targets, controller), "a")
-    with prometheus.Prometheus(folder, targets, boards.RULES) as server:
+    # As the operator names them: NAMESPACE/NAME of the PodMonitor.
+    jobs = {
+        "uimgacc-system/uimgacc-node": dict.fromkeys(member.targets, "a"),
+        "uimgacc-system/uimgacc-controller": {controller: ""},
+    }
+    with prometheus.Prometheus(folder, jobs, boards.RULES) as server:
         server.wait_for("count(up == 1) == 3")
         server.wait_for("count(uimgacc_build_info) == 3")
         yield server
