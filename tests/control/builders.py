@@ -156,7 +156,7 @@ class Builders:
         folder = self.folder / f"{name}-{len(self.started)}"
         folder.mkdir(mode=0o755)
         cache = job["metadata"]["annotations"][jobs.OWNER].partition("/")[2]
-        pod = Pod(job, folder, self.deadly.pop(cache, COMMAND))
+        pod = Pod(job, folder, self.deadly.get(cache, COMMAND))
         files = {}
         for volume in pod.spec["volumes"]:
             if "secret" in volume:
@@ -181,6 +181,7 @@ class Builders:
         self.pods[name] = pod
         self.started.append(name)
         pod.start(files)
+        self.deadly.pop(cache, None)
         self._status(name, {"startTime": _now(), "active": 1})
 
     def _end(self, job: Object, pod: Pod) -> None:

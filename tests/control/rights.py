@@ -65,5 +65,7 @@ def none_missing(controller: conftest.Controller) -> None:
     """Nothing was refused: that would be in the log."""
     lines = controller.lines()
     # Not "403" in the text: ports, digests and times of day have that, too.
-    assert [line for line in lines if "orbidden" in str(line.get("reason", line))] == []
-    assert [line for line in lines if line["level"] in ("warning", "error")] == []
+    refused = [line for line in lines if "orbidden" in str(line.get("reason", line))]
+    assert refused == [], refused
+    loud = [line for line in lines if line["level"] in ("warning", "error")]
+    assert loud == [], loud

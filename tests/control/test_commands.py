@@ -222,11 +222,10 @@ class Nodes:
                 (SYSTEM, "uimgacc-node"),
                 ("uimgacc-uninstall", "uimgacc-uninstall"),
             ):
-                try:
+                # It is not there yet, or goes at this moment.
+                with contextlib.suppress(apis.RefusedError):
                     found = self.api.get(DAEMON_SETS, name, namespace=namespace)
-                except apis.RefusedError:
-                    continue
-                self._play(found, name, namespace)
+                    self._play(found, name, namespace)
 
     def _play(self, found: apis.Object, name: str, namespace: str) -> None:
         if name not in self.seen:

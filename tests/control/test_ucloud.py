@@ -246,6 +246,7 @@ def test_one_operation_at_a_time_and_a_failed_one_may_be_repeated(
     caller.enable()
     plane.pod("controller-1")
     of_other = replica(plane, uhub, folder, "controller-1")
+    apis.wait_until(lambda: of_other.ask("Get")["AgentReady"], seconds=60)
     one = {"OriginalImage": uhub.name("team/one:1"), "TargetImage": uhub.name("team/one:acc")}
     plane.builders.held.set()
     caller.ask("Create", **one)

@@ -7,13 +7,15 @@ tests/manifests evaluates the same policies on the same pods by the same CEL.
 import os
 import pathlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import yaml
 
 from agent.clients import kube, kube_access
+from agent.model import caches, images, pods
+from agent.node import autocreating
 from lab import processes
 from tests.kube import apis
 from tests.manifests import cases, rendering
@@ -219,13 +221,21 @@ class Agent:
 
     def patch(self, node: str, body: Any, *, subresource: str = "") -> str:
         """The refusal of a patch; "" where it was accepted."""
-        try:
-            self._as.patch(kube.NODES, node, body, subresource=subresource)
-        except apis.RefusedError as error:
-            if error.status not in (403, 422):
-                raise
-            return str(error)
-        return ""
+        return refusal(lambda: self._as.patch(kube.NODES, node, body, subresource=subresource))
+
+    def create_cache(self, body: Any) -> str:
+        """The refusal of an ImageCache; "" where it was accepted, which changes nothing."""
+        return refusal(lambda: self._as._ask("POST", f"{CACHES.path()}?dryRun=All", body))
+
+
+def refusal(ask: Callable[[], object]) -> str:
+    try:
+        ask()
+    except apis.RefusedError as error:
+        if error.status not in (403, 422):
+            raise
+        return str(error)
+    return ""
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +288,29 @@ def test_an_agent_writes_its_condition_only(agent: tuple[Agent, str, str]) -> No
     assert status(conditions=[ours]) == ""
     assert "the condition" in status(conditions=[ours, {**ours, "type": "Ready"}])
     assert "the condition" in status(capacity={"cpu": "1000"})
+
+
+def test_an_agent_asks_for_pull_secrets_for_pods_of_its_own_node_only(
+    agent: tuple[Agent, str, str],
+) -> None:
+    account, own, other = agent
+
+    def asked(node: str, secret: str = "team/pull") -> str:
+        request = caches.CacheRequest(
+            name="auto-1",
+            images=(images.parse_reference("nginx:1"),),
+            pull_secrets=(caches.SecretName(*secret.split("/")),),
+            size_gib=caches.SIZE_AUTO,
+        )
+        made = autocreating.manifest_of(
+            request, pods.Pod(namespace="team", name="p", uid="u", node=node)
+        )
+        return account.create_cache(made)
+
+    assert asked(own) == ""
+    assert "pods of its own node only" in asked(other)
+    assert "pods of its own node only" in asked("")
+    assert "of the namespace of the pod only" in asked(own, "finance/pull")
 
 
 def test_everybody_else_is_not_held(installed: apis.Api, agent: tuple[Agent, str, str]) -> None:
