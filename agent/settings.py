@@ -150,7 +150,7 @@ class Controller:
     """The registries, with commas between them, that UCloud's user and password are for."""
 
     plain_http: str = ""
-    """Registries that UCloud's API reaches without TLS, with commas between them."""
+    """Registries that all builds and UCloud's API reach without TLS, with commas between them."""
 
     parallel_builds: int = 4
     """Builds that run at the same time; others wait. Each takes a processor or more."""
@@ -206,3 +206,8 @@ class Controller:
 
     verbose: bool = False
     """Log routine, too."""
+
+    @property
+    def plain_http_registries(self) -> tuple[str, ...]:
+        """`plain_http`, one by one."""
+        return tuple(filter(None, (part.strip() for part in self.plain_http.split(","))))

@@ -417,8 +417,10 @@ def _translated(url: str) -> Any:
             " name its authority's file, or allow this registry as insecure"
         ) from error
     except aiohttp.ClientSSLError as error:
+        problem = getattr(error.os_error, "reason", None) or error.os_error
         raise RequestRefused(
-            f"{url} does not speak TLS ({error}): allow plain HTTP for this registry if it is meant"
+            f"{url} does not speak TLS ({problem}): allow plain HTTP for this registry if meant"
+            " (an ImageCache's annotation uimgacc.io/plain-http-registry, a command's --plain-http)"
         ) from error
     except aiohttp.InvalidURL as error:
         raise RequestRefused(f"not a URL: {error}") from error

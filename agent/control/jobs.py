@@ -36,7 +36,8 @@ class Template:
     """What all builds have in common: most of it as in the controller's own pod.
 
     `store` is the path at which `volume` is mounted, `patch` a merge patch (RFC 7386)
-    for the whole Job. `scratch` is what the files of layers at work may take.
+    for the whole Job. `scratch` is what the files of layers at work may take,
+    `plain_http` the registries without TLS that no object needs to name.
     """
 
     namespace: str
@@ -50,6 +51,7 @@ class Template:
     deadline_seconds: int = 4 * 3600
     keep_seconds: int = 3600
     scratch: str = "64Gi"
+    plain_http: Sequence[str] = ()
     patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -155,7 +157,8 @@ def _arguments(
     # Of the platforms of the nodes, an image may lack some; of the one that was asked for, not.
     found += [] if request.architecture else ["--some-platform"]
     found += [f"--namespace={name}" for name in request.namespaces or ()]
-    found += [f"--plain-http={host}" for host in request.plain_http_registries]
+    plain = dict.fromkeys((*request.plain_http_registries, *template.plain_http))
+    found += [f"--plain-http={host}" for host in plain]
     found += [f"--insecure={host}" for host in request.insecure_registries]
     found += [f"--acr-instance={instance}" for instance in request.acr_instances]
     if request.retention_days is not None:

@@ -55,6 +55,7 @@ def of_pod(
                     deadline_seconds=round(wanted.build_seconds),
                     keep_seconds=round(wanted.keep_seconds),
                     scratch=wanted.scratch,
+                    plain_http=wanted.plain_http_registries,
                     patch=patch,
                 )
     raise NoTemplate(f"the pod {wanted.pod} has no volume at {store}: builders need it, too")

@@ -80,7 +80,7 @@ def _objects(wanted: settings.Controller, client: kube.Client) -> acceleration_o
     found = acceleration_objects.Settings(
         namespace=wanted.namespace,
         hosts=_list(wanted.uhub),
-        plain_http=_list(wanted.plain_http),
+        plain_http=wanted.plain_http_registries,
     )
     switch = kube_switch.Switch(client, namespace=wanted.namespace)
     return acceleration_objects.KubeObjects(client, switch, found)

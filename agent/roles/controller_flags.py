@@ -35,7 +35,7 @@ _FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
     ("cluster-id", str, "ClusterId that UCloud's API answers for; empty: any"),
     ("nfs", str, "SERVER:/EXPORT of the store, as the nodes mount it"),
     ("uhub", str, "registries that UCloud's user and password are for, with commas"),
-    ("plain-http", str, "registries that UCloud's API reaches without TLS, with commas"),
+    ("plain-http", str, "registries without TLS, with commas: for all builds and UCloud's API"),
     ("parallel-builds", int, "builds that run at the same time"),
     ("build-seconds", float, "after which a build is given up"),
     ("retry-seconds", float, "after which a build that failed is tried again, at first"),

@@ -57,7 +57,9 @@ def test_the_controller_s_user_can_read_its_files() -> None:
 def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathlib.Path) -> None:
     """With all that an object can ask for, from the Deployment's own pod, and read back."""
     pod = {"metadata": {"name": "p"}, **deployment()["spec"]["template"]}
-    settings = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
+    settings = controller_flags.parse(
+        ["--store=/var/lib/uimgacc/store", "--pod=p", "--plain-http=a:5000, c:5000"]
+    )
     patch = {"spec": {"template": {"spec": {"tolerations": [{"operator": "Exists"}]}}}}
     template = templates.of_pod(pod, settings, patch=patch)
     manifest = {
@@ -87,6 +89,10 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
     kubernetes_validate.validate(job, release, strict=True)
     spec = job["spec"]["template"]["spec"]
     (container,) = spec["containers"]
+    assert [text for text in container["args"] if text.startswith("--plain-http=")] == [
+        "--plain-http=a:5000",
+        "--plain-http=c:5000",
+    ]
     assert spec["tolerations"] == [{"operator": "Exists"}]
     assert spec["volumes"][0] == {
         "name": "store",
@@ -103,7 +109,7 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
     assert read.request.capacity == 30 << 30
     assert read.request.namespaces == ("ns",)
     assert read.request.retention_days == 7
-    assert read.settings.registries.plain_http == {"a:5000"}
+    assert read.settings.registries.plain_http == {"a:5000", "c:5000"}
     assert read.settings.registries.insecure == {"b:5000"}
     assert read.settings.acr_instances == ("cn-beijing:cri-1",)
     secret = jobs.secret_manifest("j", "u", namespace="n", data=["e30="])

@@ -68,5 +68,8 @@ async def test_a_file_that_is_no_authority_says_so(host) -> None:
 
 async def test_plain_http_where_tls_is_expected_says_so(certificate) -> None:
     async with fakes.FakeRegistry() as fake:
-        with pytest.raises(registry.RequestRefused, match="allow plain HTTP"):
+        with pytest.raises(registry.RequestRefused, match="allow plain HTTP") as caught:
             await read(fake.host)
+    assert "annotation uimgacc.io/plain-http-registry" in str(caught.value)
+    # It is a status and an event: the same sentence each time, no object's address.
+    assert "0x" not in str(caught.value)
