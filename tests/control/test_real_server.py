@@ -79,5 +79,5 @@ def test_it_lives_within_the_rights_of_the_manifests(plane: conftest.Plane) -> N
         api.delete(kube.Resource(group=key.group, plural="imagecaches"), key.name)
         apis.wait_until(lambda: plane.gone(key), seconds=60)
         apis.wait_until(lambda: plane.builders.secrets() == ["pull"])
-
-    rights.none_missing(controller)
+        # Before its roles go.
+        rights.none_missing(controller)

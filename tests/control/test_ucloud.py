@@ -319,9 +319,9 @@ def test_it_lives_within_the_rights_of_the_manifests(plane, uhub, folder) -> Non
         assert caller.wait()["Status"] == "Ready"
         caller.ask("Disable")
         caller.enable()
+        # Before its roles go.
+        rights.none_missing(plane.controllers[0])
     clear(plane)
-
-    rights.none_missing(plane.controllers[0])
 
 
 @pytest.mark.skipif(not SCRIPT, reason="UIMGACC_UCLOUD_SCRIPT names no uimgacc.py")
