@@ -151,9 +151,12 @@ class Actions:
                 raise AssertionError(request)
 
     def _check_nfs(self, request: ucloud.Enable) -> None:
-        """The store is where the nodes have it mounted; a request cannot move it."""
+        """The store is where the nodes have it mounted; a request cannot move it.
+
+        Where that is no export that we know of, any address stands for it.
+        """
         server = self._nfs.partition(":/")[0]
-        if request.nfs not in (self._nfs, server):
+        if self._nfs and request.nfs not in (self._nfs, server):
             raise ucloud.ApiError(
                 ucloud.RetCode.WRONG_PARAMETER,
                 f"Params [NfsAddr] not available: this cluster's store is on {server};"

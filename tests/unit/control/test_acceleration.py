@@ -42,9 +42,9 @@ class Objects:
         self.enabled = wanted is not None
 
 
-def controller(objects: Objects, api: fakes.Api) -> acceleration.Actions:
+def controller(objects: Objects, api: fakes.Api, nfs: str = "h:/p") -> acceleration.Actions:
     turns = exclusion.Turns(api, namespace="system", wall_clock=lambda: NOW)
-    return acceleration.Actions(objects, turns, nfs="h:/p", store_problem=str, clock=lambda: NOW)
+    return acceleration.Actions(objects, turns, nfs=nfs, store_problem=str, clock=lambda: NOW)
 
 
 def create(tag: str) -> ucloud.Create:
@@ -84,3 +84,20 @@ async def test_nothing_is_asked_of_who_only_looks() -> None:
     turns = exclusion.Turns(api, namespace="system", wall_clock=lambda: NOW)
     async with turns.one():
         assert await outcome(controller(objects, api), ucloud.Get()) == "done"
+
+
+@pytest.mark.parametrize(
+    ("store", "asked", "expected"),
+    [
+        ("h:/p", "h", "done"),
+        ("h:/p", "h:/p", "done"),
+        ("h:/p", "other", "WRONG_PARAMETER"),
+        ("", "other", "done"),  # not NFS of ours: there is nothing to compare
+    ],
+)
+async def test_a_request_cannot_move_the_store(store: str, asked: str, expected: str) -> None:
+    objects = Objects()
+    objects.enabled = False
+    actions = controller(objects, fakes.Api(), store)
+    assert await outcome(actions, ucloud.Enable(nfs=asked)) == expected
+    assert objects.enabled is (expected == "done")
