@@ -18,13 +18,15 @@ from agent.model import caches, images, records
 from agent.store import layout, publishing
 from benchmarks import processes
 from lab import processes as lab_processes
-from lab import services
+from lab import registries
 from tests.control import builders
 from tests.kube import apis, faults, servers, threads
 from tests.manifests import crds
 
 CACHES = 1000
-BUILDS = 5
+BUILT = ("lab/gzip:1", "lab/layers2:1", "lab/odd:1", "lab/layers40:1", "lab/layers127:1")
+"""Each has layers that those before it do not have: these must be fetched."""
+
 RESOURCE = kube.Resource(group="uimgacc.io", plural="imagecaches")
 _DEFINITIONS = kube.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
 _SECONDS = 300.0
@@ -135,7 +137,7 @@ class Controller:
         return self.figure('uimgacc_reconcile_seconds_count{failed="false"}')
 
 
-def run(folder: pathlib.Path, registry: services.Registry) -> dict[str, float]:
+def run(folder: pathlib.Path, registry: registries.Registry) -> dict[str, float]:
     """The figures."""
     with joined(folder / "control") as plane:
         flat = _build(plane, registry)
@@ -147,14 +149,18 @@ def run(folder: pathlib.Path, registry: services.Registry) -> dict[str, float]:
             apis.wait_until(lambda: _ready(plane) >= CACHES, seconds=_SECONDS)
             flat["control_adopt_s"] = time.monotonic() - started
             flat["control_adopt_requests"] = _requests(plane, mark)
+            flat["control_adopt_cpu_s"] = processes.cpu_seconds(controller.pid)
             apis.wait_until(lambda: controller.steps() >= 2 * CACHES, seconds=_SECONDS)
+            peaks = [processes.peak_mib(controller.pid)]
         started, mark = time.monotonic(), len(plane.proxy.seen)
         with Controller(plane) as controller:
             apis.wait_until(lambda: controller.steps() >= CACHES, seconds=_SECONDS)
             flat["control_restart_s"] = time.monotonic() - started
             flat["control_restart_requests"] = _requests(plane, mark)
-            flat["control_rss_mib"] = processes.rss_mib(controller.pid)
-            flat["control_tree_rss_mib"] = processes.tree_rss_mib(controller.pid)
+            flat["control_restart_cpu_s"] = processes.cpu_seconds(controller.pid)
+            peaks.append(processes.peak_mib(controller.pid))
+            flat["control_rss_mib"] = max(peaks)
+            flat["control_tree_pss_mib"] = processes.tree_pss_mib(controller.pid)
     return flat
 
 
@@ -218,43 +224,50 @@ def _ready(plane: Plane) -> int:
     )
 
 
-def _build(plane: Plane, registry: services.Registry) -> dict[str, float]:
-    """Medians of some builds: from the pod's start to the first byte, from the end to Ready."""
-    first, last = [], []
+def _build(plane: Plane, registry: registries.Registry) -> dict[str, float]:
+    """Medians of some builds: from the object, and from its pod's start, to the first byte of a
+    layer; from the end to Ready.
+    """
+    applied, first, last = [], [], []
     pods = plane.folder / "pods"
     pods.mkdir()
     with (
         builders.running(plane.api, plane.api.namespace, pods) as played,
         Controller(plane),
     ):
-        for number in range(BUILDS):
+        for number, image in enumerate(BUILT):
             name = f"built-{number}"
             mark = registry.mark()
-            plane.api.create(RESOURCE, _manifest(name, registry))
+            created = time.monotonic()
+            plane.api.create(RESOURCE, _manifest(name, registry, image))
             apis.wait_until(lambda at=number: len(played.started) > at, seconds=60)
             began = time.monotonic()
-            apis.wait_until(lambda since=mark: registry.blob_gets(since), seconds=60)
+            apis.wait_until(lambda since=mark: registry.layer_gets(since), seconds=60)
             first.append(time.monotonic() - began)
+            applied.append(time.monotonic() - created)
             path = plane.place.cache_record(caches.id_of_name(name))
-            apis.wait_until(path.exists, seconds=60)
+            apis.wait_until(path.exists, seconds=120)
             ended = time.monotonic()
             apis.wait_until(lambda wanted=name: _phase(plane, wanted) == "Ready", seconds=60)
             last.append(time.monotonic() - ended)
-        for number in range(BUILDS):
+        for number in range(len(BUILT)):
             plane.api.delete(RESOURCE, f"built-{number}")
     return {
-        "control_first_byte_s": sorted(first)[BUILDS // 2],
-        "control_ready_after_s": sorted(last)[BUILDS // 2],
+        "control_applied_first_byte_s": sorted(applied)[len(BUILT) // 2],
+        "control_first_byte_s": sorted(first)[len(BUILT) // 2],
+        "control_first_byte_slowest_s": max(first),
+        "control_ready_after_s": sorted(last)[len(BUILT) // 2],
+        "control_ready_after_slowest_s": max(last),
     }
 
 
-def _manifest(name: str, registry: services.Registry) -> apis.Object:
+def _manifest(name: str, registry: registries.Registry, image: str) -> apis.Object:
     annotations = {"uimgacc.io/plain-http-registry": registry.address}
     return {
         "apiVersion": "uimgacc.io/v1",
         "kind": "ImageCache",
         "metadata": {"name": name, "annotations": annotations},
-        "spec": {"images": [f"{registry.address}/lab/gzip:1"], "imageCacheSize": 20},
+        "spec": {"images": [f"{registry.address}/{image}"], "imageCacheSize": 20},
     }
 
 

@@ -11,10 +11,19 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 def rss_mib(pid: int) -> float:
     """Resident memory of one process in MiB."""
-    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+    return _mib(f"/proc/{pid}/status", "VmRSS:")
+
+
+def peak_mib(pid: int) -> float:
+    """The most resident memory that one process ever had, in MiB."""
+    return _mib(f"/proc/{pid}/status", "VmHWM:")
+
+
+def _mib(path: str, field: str) -> float:
+    for line in pathlib.Path(path).read_text().splitlines():
+        if line.startswith(field):
             return int(line.split()[1]) / 1024
-    raise RuntimeError(f"process {pid} has no memory")
+    raise RuntimeError(f"{path} has no {field}")
 
 
 def children(pid: int) -> list[int]:
@@ -28,6 +37,12 @@ def children(pid: int) -> list[int]:
 def tree_rss_mib(pid: int) -> float:
     """Resident memory of a process and its children; shared pages count in each."""
     return rss_mib(pid) + sum(tree_rss_mib(child) for child in children(pid))
+
+
+def tree_pss_mib(pid: int) -> float:
+    """Memory of a process and its children, each page counted once: what its container has."""
+    own = _mib(f"/proc/{pid}/smaps_rollup", "Pss:")
+    return own + sum(tree_pss_mib(child) for child in children(pid))
 
 
 def cpu_seconds(pid: int) -> float:
