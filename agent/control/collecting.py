@@ -50,7 +50,7 @@ class Patience:
     deadline: float = 1800.0
     """For one round in the store."""
 
-    overlook: float = 3600.0
+    thorough: float = 3600.0
     """After this, go through a store in which nothing seems to have changed, too."""
 
 
@@ -147,7 +147,7 @@ class Collector:
                 token for token, since in self._announced.items() if now - since >= patience.settle
             ],
             "held": sorted(roster.held_layers(nodes)),
-            "seen": self._seen if now - self._seen_at < patience.overlook else "",
+            "seen": self._seen if now - self._seen_at < patience.thorough else "",
         }
 
     def _forget(self) -> None:
