@@ -24,9 +24,12 @@ CREATED = 1767225600
 
 
 def main() -> None:
-    """Make the archive if anything that it is made of changed; one process at a time."""
+    """Make the archive if anything that it is made of changed; one process at a time.
+
+    Nor beside lab/setup, whose lock it is: both use the same folder of apt's.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "lock").open("w") as lock:
+    with (places.LAB / "setup.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         make()
 

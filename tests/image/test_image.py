@@ -39,6 +39,31 @@ def test_it_runs_on_a_real_containerd_as_nobody_special(client: cri.Client) -> N
     assert lines[4] == "True"
 
 
+ACR = """
+import asyncio
+from agent.clients import acr
+from agent.model import images
+from apscheduler.schedulers import background
+
+background.BackgroundScheduler()  # It renews the passwords of roles.
+found = acr.Acr(["cn-hangzhou:cri-1"], acr.Options(endpoint="http://127.0.0.1:1"))
+host = "team-registry.cn-hangzhou.cr.aliyuncs.com"
+try:
+    asyncio.run(found.credentials(images.parse_reference(host + "/a/b:1")))
+except acr.AcrUnavailable as error:
+    print(error)
+"""
+
+
+def test_alibaba_s_sdk_is_there_and_asks(client: cri.Client) -> None:
+    """Nobody answers at that address: it has come as far as that."""
+    account = "export ALIBABA_CLOUD_ACCESS_KEY_ID=a ALIBABA_CLOUD_ACCESS_KEY_SECRET=b"
+    script = f"{account}; python3.13 -c '{ACR}'"
+    manifest = cri.manifest("pod", conftest.NAME, command=("/bin/sh", "-ec", script))
+    with client.pod(manifest) as pod:
+        client.wait_for_output(pod, "no answer of the Container Registry API about cri-1")
+
+
 def test_every_command_finds_what_it_imports(client: cri.Client) -> None:
     script = "for role in snapshotter agent create node-setup doctor; do uimgacc $role --help"
     manifest = cri.manifest("pod", conftest.NAME, command=("/bin/sh", "-ec", f"{script}; done"))
