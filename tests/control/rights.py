@@ -25,20 +25,27 @@ def kubectl(api: apis.Api, *arguments: str, text: str = "") -> subprocess.Comple
     )
 
 
+_ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+_ADMISSION = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
+
+
 @contextlib.contextmanager
 def applied(plane: conftest.Plane, *components: str) -> Iterator[None]:
-    """The controllers of the context have the account of the manifests, and its roles alone."""
+    """The controllers of the context have the account of the manifests, and its roles alone.
+
+    The admission policy, which some may switch, is there as well.
+    """
     api = plane.api
     suffix = uuid.uuid4().hex[:6]
     made = []
     for document in rendering.together("runtimeclass", *components):
         kind, name = document["kind"], document["metadata"]["name"]
-        if kind not in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"):
-            continue
-        if name not in ("uimgacc-controller", "uimgacc-api"):
+        if kind in _ADMISSION:
+            made.append((kind, name))
+        elif kind not in _ROLES or name not in ("uimgacc-controller", "uimgacc-api"):
             continue
         body = json.loads(json.dumps(document).replace("uimgacc-system", api.namespace))
-        if kind.startswith("Cluster"):
+        if kind.startswith("ClusterRole"):
             body["metadata"]["name"] = f"{name}-{suffix}"
             made.append((kind, f"{name}-{suffix}"))
         if kind == "ClusterRoleBinding":
