@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from agent import errors
@@ -93,25 +93,37 @@ class LayerMounts:
 
     def is_mounted(self, diff_id: str) -> bool:
         """Whether the layer is mounted at its place now. Touches no file of the store."""
-        device = self._devices.get(diff_id)
-        if device is None or self._is_outdated(diff_id):
-            return False
-        try:
-            if os.stat(self.path(diff_id)).st_dev == device:  # noqa: PTH116 - hot, and a str
-                return True
-        except OSError:
-            pass
-        del self._devices[diff_id]
-        return False
+        return not self.missing((diff_id,))
 
-    def _is_outdated(self, diff_id: str) -> bool:
-        """Whether a layer is from a mount of the store that another one has replaced."""
+    def missing(self, diff_ids: Iterable[str]) -> list[str]:
+        """Those that are not mounted at their places now, each once; as `is_mounted`."""
+        self._note_outdated()
+        found = []
+        for diff_id in dict.fromkeys(diff_ids):
+            device = self._devices.get(diff_id)
+            if device is None or diff_id in self._outdated:
+                found.append(diff_id)
+                continue
+            try:
+                if os.stat(self.path(diff_id)).st_dev == device:  # noqa: PTH116 - hot, and a str
+                    continue
+            except OSError:
+                pass
+            del self._devices[diff_id]
+            found.append(diff_id)
+        return found
+
+    def _note_outdated(self) -> None:
+        """Note which layers are from a mount of the store that another one has replaced."""
         if self._store is None:
-            return False
+            return
         try:
             linked = os.readlink(self._store)  # noqa: PTH115 - hot
         except OSError:
-            return False  # the store is a folder, or away: nothing has taken its place
+            # The store is a folder, or away: nothing has taken its place.
+            self._outdated = set()
+            self._linked = ""
+            return
         if linked != self._linked:
             self._linked = linked
             now = f"{os.path.realpath(self._store.parent)}/{linked}/"
@@ -120,7 +132,6 @@ class LayerMounts:
                 for known, (_, source) in self._mounted().items()
                 if not source.startswith(now)
             }
-        return diff_id in self._outdated
 
     def is_confirmed(self, diff_id: str) -> bool:
         """Whether `confirm` was called since the layer was mounted."""

@@ -268,7 +268,7 @@ class Snapshotter:
             )
             for layer in (own, *self._database.read.lower(existing.id))
         ]
-        if lookup.is_resting and not all(self._layers.is_mounted(each.diff_id) for each in found):
+        if lookup.is_resting and self._layers.missing(each.diff_id for each in found):
             return remote.Miss("store_unhealthy")
         return remote.Found(tuple(found))
 
@@ -331,7 +331,7 @@ class Snapshotter:
     async def _create(
         self, kind: int, key: str, parent: str, labels: Mapping[str, str]
     ) -> list[overlay.Mount]:
-        if self._database.read.find(key) is not None:
+        if self._database.read.has(key):
             raise metadata.ExistsError(key)
         lowers = await self._lowers(parent)
         id_ = await self.stock.take()
@@ -366,11 +366,11 @@ class Snapshotter:
         if not chain:
             raise metadata.NotFoundError(parent)
         stored = {link.diff_id: link.layer_size or 0 for link in chain if link.diff_id is not None}
-        missing = [diff_id for diff_id in stored if not self._layers.is_mounted(diff_id)]
+        missing = self._layers.missing(stored)
         for diff_id in missing:
             await self._restore(diff_id, stored[diff_id])
         # While that was awaited, what was there may have gone.
-        if missing and not all(self._layers.is_mounted(diff_id) for diff_id in stored):
+        if missing and self._layers.missing(stored):
             raise UnavailableError("a layer was unmounted by somebody else just now; try again")
         return [
             self._folders.upper(link.id)
