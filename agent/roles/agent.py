@@ -63,8 +63,8 @@ class _Parts:
     around: agent_surroundings.Surroundings
     store: pathlib.Path
     mount: mounting.Mounting | mounting.Impossible | None
+    name: str
     drainer: draining.Drainer | None = None
-    name: str = dataclasses.field(default_factory=lambda: os.uname().nodename)
     started: datetime.datetime = dataclasses.field(
         default_factory=lambda: datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     )
@@ -204,6 +204,8 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             around=around,
             store=wanted.store,
             mount=mount,
+            # A cluster may call the machine otherwise than it does itself.
+            name=wanted.kubernetes or os.uname().nodename,
             drainer=_drainer(client, stock, known) if wanted.drain else None,
         )
 

@@ -1,5 +1,6 @@
 """An agent in a cluster: pods come from an API server, images into a real containerd."""
 
+import json
 import pathlib
 from collections.abc import Iterator
 
@@ -62,6 +63,7 @@ def test_a_pod_that_is_bound_to_the_node_finds_its_image_there(member, api, offl
     conftest.wait_until(lambda: member.has("lab/layers2:1"))
 
     assert "layers" in member.run(member.manifest("run", "lab/layers2:1"), "ls", "/")
+    assert json.loads(member.get("/status"))["node"]["name"] == member.name
 
 
 def test_what_was_served_stays_served_while_the_api_server_is_away(member, api, proxy) -> None:
