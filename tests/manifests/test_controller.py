@@ -53,6 +53,27 @@ def test_the_controller_s_user_can_read_its_files() -> None:
     assert security["fsGroup"] == security["runAsGroup"]
 
 
+def test_another_file_system_is_a_claim_of_controller_and_builders() -> None:
+    documents = list(rendering.together("runtimeclass", "controller", "api", "claim"))
+    pod = rendering.only(documents, "Deployment", "uimgacc-controller")["spec"]["template"]
+    (agent,) = [
+        container
+        for container in rendering.only(documents, "DaemonSet", "uimgacc-node")["spec"]["template"][
+            "spec"
+        ]["containers"]
+        if container["name"] == "agent"
+    ]
+
+    settings = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
+    template = templates.of_pod({"metadata": {"name": "p"}, **pod}, settings, patch={})
+
+    assert template.volume == {
+        "name": "store",
+        "persistentVolumeClaim": {"claimName": "uimgacc-store"},
+    }
+    assert rendering.settings(documents, agent)["UIMGACC_NFS"] == ""
+
+
 @pytest.mark.parametrize("release", ["1.34", "1.37"])
 def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathlib.Path) -> None:
     """With all that an object can ask for, from the Deployment's own pod, and read back."""
