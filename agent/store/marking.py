@@ -243,23 +243,31 @@ def _deleted(
     """The deleted caches with their layers (see Marks); those that are back do not count."""
     layers = spooling.Spool(scratch, "deleted", width=36)
     names: list[str] = []
-    for cache_id in _cache_ids(place.deleted_caches):
-        path = place.deleted_caches / f"{cache_id}.json"
-        if cache_id in ready:
-            path.unlink(missing_ok=True)
-            continue
-        try:
-            cache = decoding.cache(path.read_bytes(), cache_id)
-        except FileNotFoundError:
-            continue
-        except records.RecordError:
-            # Only for what people read: nothing that is deleted depends on it.
-            path.unlink(missing_ok=True)
-            continue
-        number = len(names).to_bytes(4, "big")
-        names.append(cache.id)
-        layers.extend(raw(layer) + number for image in cache.images for layer in image.layers)
+    there = _cache_ids(place.deleted_caches)
+    for cache_id in ready.intersection(there):
+        generations.remove(place.deleted_caches / f"{cache_id}.json")
+    read = functools.partial(_deleted_cache, place)
+    gone = [cache_id for cache_id in there if cache_id not in ready]
+    with contextlib.closing(abreast.mapped(read, gone)) as caches:
+        for cache in caches:
+            if cache is not None:
+                number = len(names).to_bytes(4, "big")
+                names.append(cache.id)
+                had = {raw(layer) for image in cache.images for layer in image.layers}
+                layers.extend(layer + number for layer in had)
     return layers, tuple(names)
+
+
+def _deleted_cache(place: layout.Layout, cache_id: str) -> records.CacheRecord | None:
+    """The record of a deleted cache. A damaged one goes: it is only for what people read."""
+    path = place.deleted_caches / f"{cache_id}.json"
+    data = _read(path)
+    if data is not None:
+        try:
+            return decoding.cache(data, cache_id)
+        except records.RecordError:
+            generations.remove(path)
+    return None
 
 
 def _is_digest(text: str) -> bool:

@@ -111,13 +111,16 @@ def plan(
     """
     writer = _Writer(place)
     complete = True
-    for path in marking.image_paths(place):
-        if str(path) in marks.wanted_images or _is_young(path, min_age):
-            continue
-        record = marking.image_at(path)
-        if record is not None and record.ref not in listed.images:
-            writer.images.append(record.ref)
-            writer.flush(at=records.MAX_RETIRED_LAYERS)
+    unwanted = (
+        path
+        for path in marking.image_paths(place)
+        if str(path) not in marks.wanted_images and not _is_young(path, min_age)
+    )
+    with contextlib.closing(abreast.mapped(marking.image_at, unwanted)) as images:
+        for record in images:
+            if record is not None and record.ref not in listed.images:
+                writer.images.append(record.ref)
+                writer.flush(at=records.MAX_RETIRED_LAYERS)
     stored_in = functools.partial(_stored, place)
     with contextlib.closing(abreast.mapped(stored_in, range(spooling.BUCKETS))) as buckets:
         for number, (blobs, layers) in enumerate(buckets):

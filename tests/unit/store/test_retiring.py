@@ -439,6 +439,23 @@ def test_what_is_young_is_looked_at_again(place) -> None:
     assert rounds(place, 1, min_age=3600.0).seen == ""
 
 
+def test_what_is_known_of_deleted_caches_only_tells_people(place) -> None:
+    """All caches that had a layer are named; a damaged record and one that is back go."""
+    making.cache(place, "imc-same", making.image(place, "base", "one", ref="r.io/one:1"))
+    for cache_id in ("imc-one", "imc-same"):
+        publishing.delete_cache(place, cache_id)
+    deleted = place.deleted_caches
+    (deleted / "imc-two.json").write_bytes((deleted / "imc-one.json").read_bytes())
+    (deleted / "imc-odd.json").write_bytes(b"{")
+
+    rounds(place, 2, floor=0)
+
+    record = generations.content(place, 1)
+    assert record is not None
+    assert record.caches == ["imc-one", "imc-same"]
+    assert files_of(place, "meta/deleted") == []
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
