@@ -181,6 +181,14 @@ def snapshotter(address: str, *, deadline: float) -> Finding:
     started = time.monotonic()
     try:
         probing.snapshotter_answers(address, planning.SNAPSHOTTER, deadline=deadline)
+    except probing.SilentError:
+        hangs = f"{address} accepts connections, and nothing is answered within {deadline:g} s"
+        return bad(
+            "snapshotter",
+            hangs,
+            "it is killed after a minute, and started again by what runs it; if not, kill -QUIT"
+            " shows in its log where it hangs, and kill -9 harms no running container",
+        )
     except probing.SocketError as error:
         return bad("snapshotter", str(error), fix)
     took = (time.monotonic() - started) * 1000

@@ -1,6 +1,7 @@
 """The doctor's findings, each with a fix."""
 
 import pathlib
+import socket
 
 import pytest
 
@@ -62,6 +63,18 @@ def test_sockets_that_are_not_there_or_deaf(tmp_path: pathlib.Path) -> None:
     assert (missing.level, deaf.level) == (checks.Level.FAIL, checks.Level.FAIL)
     assert "does not exist" in missing.what
     assert checks.running(str(file), deadline=1)[0].level is checks.Level.FAIL
+
+
+def test_a_snapshotter_that_hangs_is_told_from_one_that_is_away(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(file))
+        listener.listen()
+        found = checks.snapshotter(str(file), deadline=0.2)
+
+    assert found.level is checks.Level.FAIL
+    assert "accepts connections" in found.what
+    assert "kill -9" in found.fix
 
 
 async def test_a_store_that_is_well_and_one_that_is_none(tmp_path: pathlib.Path) -> None:
