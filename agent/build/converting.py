@@ -14,12 +14,14 @@ import uuid
 from collections.abc import AsyncIterator
 
 from agent import errors
+from agent.build import stalling
 from agent.model import digests, records
 
 MINIMUM = (1, 8)
 """The oldest mkfs.erofs that builds the same bytes twice (`-T0 --mkfs-time`)."""
 
 _PIPE = 1 << 20
+_STALLED_SECONDS = 600.0
 _FULL = ("no space left", "enospc", "disk quota exceeded")
 
 
@@ -52,6 +54,17 @@ class ConversionFailed(errors.PermanentError):
         super().__init__(f"mkfs.erofs failed on layer {diff_id}: {reason}")
         self.diff_id = diff_id
         self.reason = reason
+
+
+class ConversionStalled(errors.TemporaryError):
+    """mkfs.erofs got nowhere with a layer. `diff_id` is the layer."""
+
+    def __init__(self, diff_id: str, seconds: float) -> None:
+        super().__init__(
+            f"mkfs.erofs neither read nor wrote for {seconds:g} s on layer {diff_id} and was"
+            " killed: see whether the store answers, else try another erofs-utils"
+        )
+        self.diff_id = diff_id
 
 
 class DiskFull(errors.PermanentError):
@@ -131,11 +144,12 @@ async def running(
         raise MkfsMissing(mkfs.command, error.strerror or str(error)) from error
     finally:
         os.close(reading)
-    run = Run(process, writing, diff_id=diff_id, draft=draft, scratch=scratch)
-    try:
-        yield run
-    finally:
-        await run.kill()
+    with stalling.Watch(process.pid, _STALLED_SECONDS) as watch:
+        run = Run(process, writing, watch, diff_id=diff_id, draft=draft, scratch=scratch)
+        try:
+            yield run
+        finally:
+            await run.kill()
 
 
 class Run:
@@ -145,6 +159,7 @@ class Run:
         self,
         process: asyncio.subprocess.Process,
         pipe: int,
+        watch: stalling.Watch,
         *,
         diff_id: digests.DiffID | str,
         draft: pathlib.Path,
@@ -152,16 +167,19 @@ class Run:
     ) -> None:
         self.pipe = pipe
         self._process = process
+        self._watch = watch
         self._diff_id = diff_id
         self._draft = draft
         self._scratch = scratch
 
     async def wait(self) -> None:
-        """Wait for the end; raise ConversionFailed or DiskFull where it was not a good one."""
+        """Wait for the end; raise ConversionFailed, ConversionStalled or DiskFull else."""
         _, said = await self._process.communicate()
         status = self._process.returncode
         if status == 0:
             return
+        if self._watch.fired:
+            raise ConversionStalled(str(self._diff_id), self._watch.seconds)
         text = said.decode(errors="replace").strip()
         if any(sign in text.lower() for sign in _FULL) or self._is_full():
             raise DiskFull(str(self._draft.parent))

@@ -6,13 +6,14 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 
 import pytest
 import zstandard
 
-from agent.build import converting, erofs, layering, planning, tarstream
+from agent.build import converting, erofs, layering, planning, stalling, tarstream
 from agent.clients import registry
 from agent.model import images
 from agent.store import checking, pruning, publishing, reading
@@ -445,6 +446,31 @@ asyncio.run(builder.build(
     ),
 ))
 """
+
+
+@pytest.mark.parametrize("script", ["exec sleep 600", "head -c 4096 >/dev/null; exec sleep 600"])
+async def test_a_mkfs_that_gets_nowhere_is_killed(bench, tmp_path, monkeypatch, script) -> None:
+    monkeypatch.setattr(converting, "_STALLED_SECONDS", 1.0)
+    bench.fake.add_image([fakes.tar(big=os.urandom(3_000_000))], "1", compress=bytes)
+    mkfs = tmp_path / "hanging"
+    mkfs.write_text(f"#!/bin/sh\n[ $1 = -V ] && echo mkfs.erofs 1.8.6 && exit\n{script}\n")
+    mkfs.chmod(0o755)
+
+    with pytest.raises(converting.ConversionStalled, match="neither read nor wrote"):
+        await bench.build(mkfs=str(mkfs))
+    assert bench.files() == []
+
+
+def test_a_mkfs_that_waits_for_a_slow_registry_is_not_killed() -> None:
+    reading, writing = os.pipe()
+    with subprocess.Popen(["cat"], stdin=reading, stdout=subprocess.DEVNULL) as process:
+        os.close(reading)
+        with stalling.Watch(process.pid, 0.2) as watch:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
+            os.close(writing)
+            assert process.wait(60) == 0
+    assert not watch.fired
 
 
 async def test_mkfs_does_not_outlive_a_builder_that_is_killed(bench) -> None:
