@@ -79,17 +79,21 @@ class Election:
         self._seen: tuple[str, float] = ("", 0.0)
         self.leading = False
         self.leader = ""
+        self.problem = ""
+        """Why one that waits could not take over: it cannot even ask who leads."""
 
     async def win(self) -> None:
         """Return when this controller leads."""
         while True:
             try:
-                if await self._try():
-                    self.leading = True
+                self.leading = await self._try()
+                self.problem = ""
+                if self.leading:
                     logger.info("leading", extra={"identity": self._identity})
                     return
             except errors.TemporaryError as error:
-                logger.info("no election yet", extra={"reason": str(error)})
+                self.problem = f"nobody can be asked who leads: {error}"
+                logger.warning("no election yet", extra={"reason": str(error)})
             await asyncio.sleep(self._times.every)
 
     async def keep(self) -> None:

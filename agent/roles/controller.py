@@ -43,7 +43,13 @@ class _Controller:
 
     def __init__(self, wanted: settings.Controller) -> None:
         self._wanted = wanted
-        self.missing = "starting"
+        self._problem = "starting"
+        self._election: electing.Election | None = None
+
+    @property
+    def missing(self) -> str:
+        """What keeps this controller from its work, or from taking over; "" where nothing does."""
+        return self._problem or (self._election.problem if self._election else "")
 
     async def run(self, stack: contextlib.AsyncExitStack) -> None:
         """Wait for the lead, then lead, for ever."""
@@ -57,7 +63,7 @@ class _Controller:
             workers.Pool("agent.control.cache_work", name="the controller", size=2, packages=True)
         )
         store = storage.Storage(str(wanted.store), pool, deadline=wanted.store_seconds)
-        election = electing.Election(
+        self._election = election = electing.Election(
             client,
             namespace=wanted.namespace,
             name=_LEASE,
@@ -65,7 +71,7 @@ class _Controller:
             identity=wanted.pod or f"{os.uname().nodename}-{secrets.token_hex(4)}",
         )
         # One that waits is ready to take over: it must not hold up a rollout.
-        self.missing = ""
+        self._problem = ""
         await election.win()
         metrics.LEADING.set(1)
         try:
@@ -142,11 +148,11 @@ class _Controller:
             try:
                 identity = await store.prepare(self._wanted.compression)
             except storage.StoreAway as error:
-                self.missing = str(error)
+                self._problem = str(error)
                 logger.warning("no store yet", extra={"reason": error.reason})
                 await asyncio.sleep(_AGAIN)
             else:
-                self.missing = ""
+                self._problem = ""
                 logger.info("the store is there", extra={"store": identity})
                 return
 

@@ -152,6 +152,23 @@ async def test_a_short_absence_of_the_api_server_costs_nothing() -> None:
     await asyncio.gather(keeping, return_exceptions=True)
 
 
+async def test_who_cannot_ask_who_leads_is_not_ready_to_take_over() -> None:
+    api = Api()
+    await election(api, "a").win()
+    second = election(api, "b")
+    waiting = asyncio.create_task(second.win())
+    await asyncio.sleep(1)
+    assert second.problem == ""
+    api.away = True
+    await asyncio.sleep(4)
+    assert "who leads" in second.problem
+    api.away = False
+
+    await waiting
+
+    assert second.problem == ""
+
+
 async def test_who_was_replaced_notices() -> None:
     api = Api()
     first = election(api, "a")
