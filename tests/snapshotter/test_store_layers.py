@@ -348,16 +348,25 @@ def test_a_second_snapshotter_does_not_take_the_root(snapshotter, folder) -> Non
     assert second.wait(timeout=20) == 0
 
 
+def workers_of(pid: int) -> list[int]:
+    """The processes that look things up for it; not its watcher, which would never end."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = [
+        int(child)
+        for child in children
+        if b"worker_child" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    assert found
+    return found
+
+
 def test_a_stopped_worker_delays_one_pull_and_no_more(snapshotter, store) -> None:
     """A store that hangs: as seen from the process, a worker that never answers."""
     known = store.add_chain({"a": "1"})
     pull(snapshotter, known)
     chain = store.add_chain({"b": "2"}, {"c": "3"})
-    children = pathlib.Path(
-        f"/proc/{snapshotter.process.pid}/task/{snapshotter.process.pid}/children"
-    )
-    for child in children.read_text().split():
-        os.kill(int(child), signal.SIGSTOP)
+    for child in workers_of(snapshotter.process.pid):
+        os.kill(child, signal.SIGSTOP)
 
     started = time.monotonic()
     assert snapshotter.prepare("x", "", {REF: chain[0]})[0].type == "bind"
