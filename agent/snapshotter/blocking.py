@@ -1,7 +1,6 @@
 """The operations of the snapshotter's worker processes."""
 
 import contextlib
-import errno
 import os
 
 from agent.mounts import naming, syscalls
@@ -9,25 +8,17 @@ from agent.store import blocking, chains
 
 Answer = tuple[bytes, bytes, int, int | None, bool]
 
-_MOST_LAYERS = 1000
-"""Of a chain; far more than an overlay takes. Records that name each other have no end."""
 
-
-def serve_chain(
-    store: str,
-    chain_id: str,
-    folder: str,
-    whole: bool,
-) -> list[Answer] | None:
+def serve_chain(store: str, chain_id: str, folder: str, most: int) -> list[Answer] | None:
     """Look a chain ID (64 hex digits) up, mount its layer below `folder`, and look again.
 
-    All in one, because a pull waits for each layer in turn; `whole`: with all layers
-    that it stands on. Returns for each, topmost first, what `chains.find_chain` does,
-    the st_dev of the mount, and whether the same record was there after all of them
-    were mounted. st_dev is None where that layer cannot be mounted just so: then the
-    caller tries by itself, and hears why. None: the chain is not in the store.
+    All in one, because a pull waits for each layer in turn. So also for the layers below
+    it, up to `most` in all. Returns for each, topmost first, what `chains.find_chain`
+    does, the st_dev of the mount, and whether the same record was there after they were
+    mounted. st_dev is None where that layer cannot be mounted just so: then the caller
+    tries by itself, and hears why. None: one of the chains is not in the store.
     """
-    found = _find(store, chain_id, whole=whole)
+    found = _find(store, chain_id, most)
     if found is None:
         return None
     devices = [_mount(store, folder, chain, layer, size) for _, chain, layer, size in found]
@@ -37,18 +28,16 @@ def serve_chain(
     ]
 
 
-def _find(store: str, chain_id: str, *, whole: bool) -> list[tuple[str, bytes, bytes, int]] | None:
+def _find(store: str, chain_id: str, most: int) -> list[tuple[str, bytes, bytes, int]] | None:
     """The chain ID, chain record, layer record and size of each; None if one is not there."""
     rows: list[tuple[str, bytes, bytes, int]] = []
     name: str | None = chain_id
-    while name is not None:
+    while name is not None and len(rows) < most:
         found = chains.find_chain(store, name)
         if found is None:
             return None
-        if len(rows) == _MOST_LAYERS:
-            raise OSError(errno.EUCLEAN, f"more than {_MOST_LAYERS} layers", chain_id)
         rows.append((name, *found))
-        name = chains.parent_of(found[0]) if whole else None
+        name = chains.parent_of(found[0])
     return rows
 
 

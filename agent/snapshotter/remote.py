@@ -16,9 +16,13 @@ from collections.abc import Sequence
 from agent import errors, metrics
 from agent.kits import workers
 from agent.model import digests, records
+from agent.snapshotter import blocking
 from agent.store import chains, decoding, layout
 
 logger = logging.getLogger(__name__)
+
+_AT_ONCE = 16
+"""Layers of a whole image in one question: the deadline is for as many as that."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,17 +50,21 @@ class Found:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Miss:
-    """Not to be had from the store; `reason` is the label of uimgacc_fallback_total."""
+    """Not to be had from the store; `reason` is the label of uimgacc_fallback_total.
+
+    `mounted` where layers above the one that was missed may be mounted now, for nobody.
+    """
 
     reason: metrics.LayerReason
+    mounted: bool = False
 
 
 class Lookup:
     """Looks chain IDs up in a store, and has their layers mounted below `mounts` on the way.
 
     `pool` runs agent.snapshotter.blocking.OPERATIONS; `deadline` is in seconds and bounds
-    one question; `pauses` are the seconds for which the store is left alone after
-    the first, second, ... failure in a row.
+    one question, of up to 16 layers; `pauses` are the seconds for which the store is left
+    alone after the first, second, ... failure in a row.
     """
 
     def __init__(
@@ -99,13 +107,13 @@ class Lookup:
             answer = await self._ask(chain_id, whole=whole)
         except (errors.TemporaryError, OSError) as error:
             self.rest_after(error)
-            return Miss(_reason_of(error))
+            return Miss(_reason_of(error), mounted=whole)
         except errors.PermanentError as error:
             logger.warning(
                 "a record of the store is damaged; run `uimgacc store check`",
                 extra={"chain_id": chain_id, "reason": str(error)},
             )
-            return Miss("damaged_record")
+            return Miss("damaged_record", mounted=whole)
         self._failures, self._closed_until = 0, 0.0
         return answer
 
@@ -134,25 +142,32 @@ class Lookup:
         return None
 
     async def _ask(self, chain_id: str, *, whole: bool) -> Found | Miss:
-        name = digests.hex_of(chain_id)
         if not self._identified and (reason := await self._identify()) is not None:
             return Miss(reason)
-        arguments = (str(self._layout.root), name, self._mounts, whole)
+        found: list[Layer] = []
+        wanted: str | None = chain_id
+        while wanted is not None and (whole or not found):
+            answers = await self._serve(wanted, most=_AT_ONCE if whole else 1)
+            if answers is None:
+                self._identified = False  # an unmounted store is an empty folder: look again
+                return Miss("not_in_store", mounted=bool(found))
+            for answer in answers:
+                assert wanted is not None
+                layer, wanted = self._layer_of(wanted, *answer)
+                found.append(layer)
+        return Found(tuple(found))
+
+    async def _serve(self, chain_id: str, *, most: int) -> Sequence[blocking.Answer] | None:
+        arguments = (str(self._layout.root), digests.hex_of(chain_id), self._mounts, most)
         try:
-            answers = await self._pool.call("serve_chain", *arguments, deadline=self._deadline)
+            answers: Sequence[blocking.Answer] | None = await self._pool.call(
+                "serve_chain", *arguments, deadline=self._deadline
+            )
         except OSError as error:
             if error.errno in (errno.EUCLEAN, errno.EFBIG):
                 raise records.RecordError(chain_id, str(error)) from error
             raise
-        if answers is None:
-            self._identified = False  # an unmounted store is an empty folder: look again next time
-            return Miss("not_in_store")
-        found = []
-        for answer in answers:
-            layer, below = self._layer_of(chain_id, *answer)
-            found.append(layer)
-            chain_id = below or ""
-        return Found(tuple(found))
+        return answers
 
     def _layer_of(
         self,

@@ -237,6 +237,8 @@ class Snapshotter:
         else:
             found = await lookup.find(chain_id, whole=not parent)
         if isinstance(found, remote.Miss):
+            if found.mounted:
+                self._untidy.set()
             metrics.layer_left(found.reason)
             return False
         self._want(found, 1)

@@ -143,6 +143,22 @@ def test_an_image_with_a_layer_that_is_not_right_is_not_served_whole(
     assert [info.name for info in snapshotter.walk().values()] == ["extract"]
 
 
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_long_chain_is_served_whole_or_not_at_all(
+    snapshotter, store, folder, is_complete
+) -> None:
+    """More layers than are asked for at once."""
+    chain = store.add_chain(*({str(number): "x"} for number in range(20)))
+    if is_complete:
+        with snapshotter.mounted(snapshotter.prepare("c", serve_whole(snapshotter, chain))) as root:
+            assert len(os.listdir(root)) == 20
+        return
+    store.layout.chain_record(chain[0]).unlink()
+    snapshotter.prepare("extract", "", {REF: chain[-1]})
+    snapshotter.cleanup()
+    assert mounted_layers(folder) == []
+
+
 def test_two_pulls_share_records_and_mounts(snapshotter, store, folder) -> None:
     chain = store.add_chain({"a": "1"}, {"b": "2"})
 
