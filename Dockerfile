@@ -12,6 +12,9 @@ WORKDIR /src
 COPY pyproject.toml requirements.lock README.md ./
 COPY lab ./lab
 COPY agent ./agent
+# What links in it lead to: `uimgacc enable` applies them.
+COPY manifests ./manifests
+COPY dashboards ./dashboards
 RUN python3 -m lab.rootfs /root
 
 FROM scratch

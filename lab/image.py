@@ -39,7 +39,10 @@ def make() -> None:
     started = time.monotonic()
     sources = ("pyproject.toml", "requirements.lock", "lab/rootfs.py", "lab/parts.py")
     system = stamp([places.CHECKOUT / name for name in sources])
-    everything = stamp([*sorted((places.CHECKOUT / "agent").rglob("*.py")), pathlib.Path(__file__)])
+    # The package, and what links in it lead to.
+    trees = [(places.CHECKOUT / name).rglob("*") for name in ("agent", "manifests", "dashboards")]
+    files = [path for tree in trees for path in tree if path.suffix != ".pyc" and path.is_file()]
+    everything = stamp([*sorted(files), pathlib.Path(__file__)])
     if is_made(ARCHIVE, key := f"{system} {everything}"):
         print(f"image: {ARCHIVE} is up to date")
         return

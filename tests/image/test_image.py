@@ -8,8 +8,9 @@ import tarfile
 
 import pytest
 
-from lab import cri, places, rootfs
+from lab import cri, image, places, rootfs
 from tests.image import conftest
+from tests.manifests import rendering
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(900)]
 
@@ -73,6 +74,32 @@ def test_every_command_finds_what_it_imports(client: cri.Client) -> None:
 
     assert codes == [0], text
     assert text.lower().count("usage:") == 5
+
+
+@pytest.mark.usefixtures("archive")
+def test_the_manifests_in_it_are_whole() -> None:
+    """The one part of them that names files outside of its folder."""
+    inside = image.FOLDER / "root" / "ours" / rootfs.SITE / "agent" / "cli" / "manifests"
+
+    shown = rendering.render(inside / "components" / "monitoring" / "shared")
+
+    assert shown == rendering.render(rendering.MANIFESTS / "components" / "monitoring" / "shared")
+
+
+def test_the_dockerfile_takes_along_what_links_in_the_package_lead_to() -> None:
+    text = (places.CHECKOUT / "Dockerfile").read_text()
+    copied = {
+        name
+        for line in text.splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for name in line.split()[1:-1]
+    }
+    sent = (places.CHECKOUT / ".dockerignore").read_text().splitlines()
+
+    assert {f"!{name}" for name in copied} == {line for line in sent if line.startswith("!")}
+    for path in (places.CHECKOUT / "agent").rglob("*"):
+        if path.is_symlink():
+            assert path.resolve().relative_to(places.CHECKOUT).parts[0] in copied
 
 
 def test_the_archive_is_an_oci_layout_and_what_docker_loads(archive: pathlib.Path) -> None:
