@@ -63,27 +63,27 @@ class Chains:
                 del self._standing[next(iter(self._standing))]
 
     async def count(self, chain: Sequence[str]) -> int:
-        """How many layers of a chain, from the bottom, are here.
+        """How many layers of a chain, from the bottom, are snapshots.
 
-        Nearly always it is all of them or none. Else they are snapshots of their own,
-        where a bisection finds the first that is missing, or in that of another image.
+        Nearly always it is all of them or none. Else, as each needs the one below it,
+        a bisection finds the first that is missing.
         """
         if not chain:
             return 0
         bottom, top = await aiotasks.together(self.stands(chain[0]), self.stands(chain[-1]))
-        if top:
-            return len(chain)
-        low, high = int(bottom), len(chain) - 1
-        while bottom and low < high:
+        if top or not bottom:
+            return len(chain) if top else 0
+        low, high = 1, len(chain) - 1
+        while low < high:
             middle = (low + high) // 2
             if await self.stands(chain[middle]):
                 low = middle + 1
             else:
                 high = middle
-        return max(low, await self._count_shared(chain))
+        return low
 
-    async def _count_shared(self, chain: Sequence[str]) -> int:
-        """How many layers a chain shares with another one that stands."""
+    async def count_shared(self, chain: Sequence[str]) -> int:
+        """How many layers a chain shares with another one that stands, in one snapshot maybe."""
         shared = [(_common(chain, other), top) for top, other in self._standing.items()]
         for number, top in sorted(shared, reverse=True):
             if not number:

@@ -112,6 +112,7 @@ class Registrar:
         if present and known == len(wanted.layers):
             await self._ensure_mounted(wanted.top)
             return Registered(already=True, complete=complete)
+        known = max(known, await self._chains.count_shared(wanted.chain))
         async with self._chains.lease() as lease:
             writes = [self._write(*blob, lease) for blob in wanted.blobs.items()]
             await aiotasks.together(self._serve(wanted, lease), *writes)

@@ -138,11 +138,12 @@ async def test_layers_of_another_image_that_stands_are_known(known, fake) -> Non
     fake.add_snapshot("uimgacc", "c")
     known.remember(["a", "b", "c"])
     known.remember(["a", "b", "x", "gone"])
-    assert await known.count(["a", "b", "x", "y"]) == 2
-    assert await known.count(["n", "o"]) == 0
+    assert await known.count_shared(["a", "b", "x", "y"]) == 2
+    assert await known.count(["a", "b", "x", "y"]) == 0
+    assert await known.count_shared(["n", "o"]) == 0
 
     del fake.snapshots["uimgacc", "c"]
-    assert await known.count(["a", "b", "x", "y"]) == 0
+    assert await known.count_shared(["a", "b", "x", "y"]) == 0
 
 
 async def test_only_layers_above_the_known_ones_are_new(registrar, fake, image) -> None:
