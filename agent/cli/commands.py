@@ -231,8 +231,12 @@ def delete(
 def enable(
     nfs: Annotated[
         str,
-        typer.Option(envvar="UIMGACC_NFS", help="The store, as SERVER:/PATH.", show_default=False),
-    ],
+        typer.Option(
+            envvar="UIMGACC_NFS",
+            help="The store, as SERVER:/PATH; --component claim is for others.",
+            show_default=False,
+        ),
+    ] = "",
     image: Annotated[str, typer.Option(help="Our image, where your nodes find it.")] = "",
     overlay: Overlay = "runtimeclass",
     component: Component = None,
@@ -289,8 +293,10 @@ def disable(
     cluster = clusters.Target(kubeconfig=kubeconfig)
     gone = None
     if uninstall:
+        parts = tuple(component or ())
         # The address is not in what is taken away.
-        gone = installing.Wanted(nfs="none:/", overlay=overlay, components=tuple(component or ()))
+        nfs = "" if installing.CLAIM in parts else "none:/"
+        gone = installing.Wanted(nfs=nfs, overlay=overlay, components=parts)
     installing.disable(cluster, gone, wait=wait, seconds=seconds)
 
 

@@ -29,6 +29,7 @@ MANIFESTS = pathlib.Path(__file__).with_name("manifests")
 OVERLAYS = ("runtimeclass", "default-snapshotter")
 
 _NFS = re.compile(r"(?P<server>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<path>/\S*)")
+CLAIM = "claim"
 _KUSTOMIZE_SECONDS = 60
 _POLL = 1.0
 _MANAGER = "uimgacc"
@@ -51,7 +52,10 @@ class CannotRender(errors.PermanentError):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What to install: the store as SERVER:/PATH, an overlay, components, an image."""
+    """What to install: the store as SERVER:/PATH, an overlay, components, an image.
+
+    `nfs` is "" where the component `claim` says where the store is.
+    """
 
     nfs: str
     overlay: str = "runtimeclass"
@@ -145,7 +149,9 @@ def render(wanted: Wanted, target: clusters.Target) -> list[dict[str, Any]]:
     for component in wanted.components:
         if component not in known:
             raise output.UsageError(f"--component is one of {', '.join(known)}, not {component}")
-    if not _NFS.fullmatch(wanted.nfs):
+    if bool(wanted.nfs) is (CLAIM in wanted.components):
+        raise output.UsageError(f"either --nfs or --component {CLAIM} says where the store is")
+    if wanted.nfs and not _NFS.fullmatch(wanted.nfs):
         raise output.UsageError(f"--nfs is SERVER:/PATH, not {wanted.nfs!r}")
     text: dict[str, Any] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -155,15 +161,15 @@ def render(wanted: Wanted, target: clusters.Target) -> list[dict[str, Any]]:
             _from_root(MANIFESTS / "components" / name)
             for name in dict.fromkeys(("controller", "api", *wanted.components))
         ],
-        "configMapGenerator": [
-            {
-                "name": "uimgacc",
-                "namespace": clusters.NAMESPACE,
-                "behavior": "merge",
-                "literals": [f"UIMGACC_NFS={wanted.nfs}"],
-            }
-        ],
     }
+    if wanted.nfs:
+        generated = {
+            "name": "uimgacc",
+            "namespace": clusters.NAMESPACE,
+            "behavior": "merge",
+            "literals": [f"UIMGACC_NFS={wanted.nfs}"],
+        }
+        text["configMapGenerator"] = [generated]
     if target.namespace != clusters.NAMESPACE:
         raise output.UsageError(f"the manifests install into {clusters.NAMESPACE} only")
     if wanted.image:

@@ -142,6 +142,8 @@ def test_ucloud_users_find_their_commands_and_their_json(plane, run) -> None:
         (["create", "r.io/a:1", "r.io/a:1"], "TargetImage"),
         (["create"], "give a name and at least one --image"),
         (["enable", "--nfs", "nonsense"], "--nfs is SERVER:/PATH"),
+        (["enable"], "either --nfs or --component claim"),
+        (["enable", "--nfs", "h:/p", "--component", "claim"], "either --nfs or --component claim"),
         (["enable", "--nfs", "h:/p", "--overlay", "other"], "--overlay is one of"),
         (["enable", "--nfs", "h:/p", "--component", "../x"], "--component is one of"),
         (["enable", "--nfs", "h:/p", "--username", "u"], "go together"),
@@ -196,6 +198,20 @@ def test_without_kubectl_it_says_what_to_do(run, monkeypatch) -> None:
 
     assert result.exit_code == 1
     assert "there is no kubectl" in result.output
+
+
+def test_a_store_that_is_no_export_is_installed_with_a_claim(run) -> None:
+    objects = list(yaml.safe_load_all(done(run("enable", "--component", "claim", "--dry-run"))))
+
+    (config,) = [each for each in objects if "UIMGACC_NFS" in each.get("data", {})]
+    (deployment,) = [each for each in objects if each["kind"] == "Deployment"]
+    (store,) = [
+        volume
+        for volume in deployment["spec"]["template"]["spec"]["volumes"]
+        if volume["name"] == "store"
+    ]
+    assert config["data"]["UIMGACC_NFS"] == ""
+    assert store["persistentVolumeClaim"] == {"claimName": "uimgacc-store"}
 
 
 class Nodes:
@@ -279,6 +295,27 @@ class Abandoned:
             with contextlib.suppress(apis.RefusedError):
                 self.api.patch(kube.IMAGE_CACHES, name, {"metadata": {"finalizers": None}})
             self.api.delete(kube.IMAGE_CACHES, name)
+
+
+def test_nodes_that_stand_on_us_are_not_left_without_us(api, run, monkeypatch) -> None:
+    """Where everything goes through the snapshotter, no pod could start that replaces its own."""
+    monkeypatch.setenv("UIMGACC_NAMESPACE", SYSTEM)
+    documents = rendering.render(rendering.MANIFESTS / "overlays" / "default-snapshotter")
+    namespace = rendering.only(documents, "Namespace", SYSTEM)
+    setup = rendering.only(documents, "DaemonSet", "uimgacc-setup")
+    with contextlib.suppress(apis.RefusedError):
+        api.create(kube.Resource(plural="namespaces"), namespace)
+    api.create(DAEMON_SETS, setup, namespace=SYSTEM)
+    try:
+        for command in (["enable", "--nfs", "10.0.0.5:/uimgacc"], ["disable", "--uninstall"]):
+            result = run(*command)
+            assert result.exit_code == 1
+            assert "go back from it first" in " ".join(result.output.split())
+        for name in ("uimgacc-node", "uimgacc-uninstall"):
+            with pytest.raises(apis.RefusedError, match="404"):
+                api.get(DAEMON_SETS, name, namespace=SYSTEM)
+    finally:
+        api.delete(DAEMON_SETS, "uimgacc-setup", namespace=SYSTEM)
 
 
 def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, run, monkeypatch) -> None:
