@@ -228,6 +228,14 @@ def _translated(request: str) -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise kube_errors.Unavailable(f"{request}: no answer in time") from error
+    except aiohttp.ClientConnectorError as error:
+        # Its own words have our objects in them, as Python prints those.
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            cause: Exception = error.certificate_error
+        else:
+            cause = error.os_error
+        reason = f"cannot connect to {error.host}:{error.port}: {cause}"
+        raise kube_errors.Unavailable(f"{request}: {reason}") from error
     except (aiohttp.ClientError, OSError) as error:
         reason = str(error) or type(error).__name__
         raise kube_errors.Unavailable(f"{request}: {reason}") from error

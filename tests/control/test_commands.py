@@ -170,7 +170,12 @@ COMMANDS = [
 
 @pytest.mark.parametrize(
     ("status", "told"),
-    [(0, "refused|Cannot connect"), (403, "403 Forbidden"), (503, "503"), (404, "enable|404")],
+    [
+        (0, r": cannot connect to 127\.0\.0\.1:\d+: \[Errno 111\]"),
+        (403, "403 Forbidden"),
+        (503, "503"),
+        (404, "enable|404"),
+    ],
 )
 def test_a_cluster_that_does_not_do_it_is_a_sentence(
     api, proxy, run, monkeypatch, status: int, told: str
