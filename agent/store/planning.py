@@ -21,12 +21,19 @@ _PLANNED = 0
 class Listed:
     """What is on its way out already: layers with the generations that name them.
 
-    `images` and `blobs` are those of the plans.
+    `images` and `blobs` are those of the plans, `hidden` the generations that this round
+    has hidden, with all the chains of their layers that it had seen.
     """
 
     def __init__(
-        self, place: layout.Layout, found: generations.Outstanding, scratch: pathlib.Path
+        self,
+        place: layout.Layout,
+        found: generations.Outstanding,
+        scratch: pathlib.Path,
+        *,
+        hidden: Collection[int] = (),
     ) -> None:
+        self.hidden = frozenset(hidden)
         self._layers = spooling.Spool(scratch, "listed", width=40)
         self.images: set[str] = set()
         self.blobs: set[str] = set()
@@ -153,6 +160,7 @@ class _Bucket:
         self.chains = marks.chains_in(number)
         self.deleted = marks.deleted_in(number)
         self.on_lists = listed.in_bucket(number)
+        self.hidden = listed.hidden
         self.planned_blobs = listed.blobs
 
 
@@ -177,8 +185,8 @@ def _plan_layers(bucket: _Bucket, there: bytes, writer: _Writer, *, min_age: flo
             continue
         diff_id = f"sha256:{layer.hex()}"
         above = [f"sha256:{chain.hex()}" for chain in sorted(bucket.chains.get(layer, ()))]
-        # On a list, and no chain has come up since (this round may have hidden some): on its way.
-        if earlier and not any(place.chain_record(chain).exists() for chain in above):
+        # On a list, and no chain has come up since: on its way.
+        if earlier and (not above or not bucket.hidden.isdisjoint(earlier)):
             continue
         if _is_young(place.layer(diff_id), min_age):
             complete = False

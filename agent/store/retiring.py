@@ -102,10 +102,10 @@ def _go_through(
     with tempfile.TemporaryDirectory(prefix="uimgacc-collector-") as folder:
         scratch = pathlib.Path(folder)
         marks = marking.mark(place, claims, scratch)
-        _decide(place, marks, orders, tally)
+        hidden = _decide(place, marks, orders, tally)
         _doom(place, orders)
         found = generations.outstanding(place)
-        listed = planning.Listed(place, found, scratch)
+        listed = planning.Listed(place, found, scratch, hidden=hidden)
         planning.lift(place, found, listed, orders.held)
         planned, complete = planning.plan(place, marks, listed, min_age=orders.min_age)
         if complete:
@@ -139,16 +139,20 @@ def _in_phase(found: generations.Outstanding, phase: generations.Phase) -> list[
     return [number for number, reached in found.phases.items() if reached is phase]
 
 
-def _decide(place: layout.Layout, marks: marking.Marks, orders: Orders, tally: _Tally) -> None:
-    """Decide what is settled, now that it is known what is wanted."""
+def _decide(
+    place: layout.Layout, marks: marking.Marks, orders: Orders, tally: _Tally
+) -> Collection[int]:
+    """Decide what is settled, now that it is known what is wanted: the new generations."""
     found = generations.outstanding(place)
     decided = [_retire(place, token, marks) for token in found.pending if token in orders.settled]
-    _hide(place, [number for number in decided if number])
+    hidden = [number for number in decided if number]
+    _hide(place, hidden)
     for number, phase in found.phases.items():
         if phase is generations.Phase.RETIRED:
             _give_back(place, number, marks)
         elif phase is generations.Phase.DOOMED and found.doomed[number] in orders.settled:
             _finish(place, number, found.doomed[number], marks, tally=tally)
+    return hidden
 
 
 def _retire(place: layout.Layout, token: str, marks: marking.Marks) -> int:
