@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from agent import errors
-from agent.cli import caching, clusters, output, releasing, supporting
+from agent.cli import caching, clusters, forgetting, output, releasing, supporting
 from agent.clients import kube, kube_errors, kube_switch
 from agent.control import acceleration_objects, exclusion, ucloud
 
@@ -331,6 +331,7 @@ async def _uninstall(
             break
         tell(f"{done} of {all_} nodes are as they were", 100 * done // max(1, all_))
         await asyncio.sleep(_POLL)
+    await forgetting.forget_all(client)
     for body in reversed(undo):
         await _remove(client, body)
     # Once more: by now the last controller has ended that was about to hold one.

@@ -61,12 +61,14 @@ def remove(process: str, root: str, store: str, state: str) -> None:
     for folder in folders:
         for path in folder.iterdir() if folder.is_dir() else ():
             _remove(path)
+        _unshare(folder)
         _remove_empty(folder)
     place = pathlib.Path(store)
     mounts = place.with_name(f"{place.name}.mounts")
     if place.is_symlink() and place.readlink().is_relative_to(mounts.name):
         place.unlink()
     _remove_empty(mounts)
+    _unshare(place.parent)
     _remove_empty(place.parent)
 
 
@@ -92,6 +94,25 @@ def _uses_of_layers(folder: str) -> dict[str, dict[str, str]]:
         for name, targets in users.of(folder, [layers, table]).used.items():
             found.setdefault(name, {})[process] = min(targets)
     return found
+
+
+def _unshare(folder: pathlib.Path) -> None:
+    """Undo agent.setup.sharing: a folder mounted on itself, unless somebody has a mount in it."""
+    table = mountinfo.read()
+    target = str(folder.resolve())
+    mounted = [entry for entry in table if entry.target == target]
+    above = [
+        entry
+        for entry in table
+        if pathlib.PurePath(target).is_relative_to(entry.target) and entry.target != target
+    ]
+    if not mounted or not above:
+        return
+    parent = max(above, key=lambda entry: len(pathlib.PurePath(entry.target).parts))
+    itself = pathlib.PurePath(parent.root, pathlib.PurePath(target).relative_to(parent.target))
+    if (mounted[-1].device, mounted[-1].root) == (parent.device, str(itself)):
+        with contextlib.suppress(OSError):
+            syscalls.unmount(target)
 
 
 def _open_below(target: str) -> set[str]:

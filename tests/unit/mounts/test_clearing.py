@@ -24,6 +24,10 @@ def mount(target):
     pathlib.Path(target).mkdir(parents=True)
     syscalls.mount("none", target, "tmpfs", 0)
 
+def share(target):
+    pathlib.Path(target).mkdir(parents=True, exist_ok=True)
+    syscalls.share(target)
+
 def layer(target):
     import base64, zlib
     image = pathlib.Path(target + ".erofs")
@@ -180,6 +184,35 @@ def test_files_and_the_link_to_our_mount_go_and_others_stay(machine: Machine) ->
 
     assert not machine.root.exists()
     assert not machine.store.parent.exists()
+
+
+def test_folders_that_set_up_has_shared_are_mounted_no_more(machine: Machine) -> None:
+    machine.do("share", machine.root)
+    machine.do("share", machine.store.parent)
+    (machine.root / "metadata.db").touch()
+
+    assert machine.remove() is None
+
+    assert machine.mounted() == []
+    assert not machine.root.exists()
+    assert not machine.store.parent.exists()
+
+
+def test_a_shared_folder_in_which_somebody_has_mounted_something_stays(machine: Machine) -> None:
+    machine.do("share", machine.store.parent)
+    machine.do("mount", machine.store)
+
+    assert machine.remove() is None
+
+    assert machine.mounted() == [str(machine.store.parent), str(machine.store)]
+
+
+def test_a_file_system_of_its_own_is_not_one_that_set_up_has_shared(machine: Machine) -> None:
+    machine.do("mount", machine.root)
+
+    assert machine.remove() is None
+
+    assert machine.mounted() == [str(machine.root)]
 
 
 def test_a_link_of_somebody_else_s_stays(machine: Machine) -> None:

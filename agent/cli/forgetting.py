@@ -1,0 +1,42 @@
+"""Takes off the node objects what agents wrote there, once no agent is left to write it again."""
+
+import contextlib
+
+from agent.clients import kube, kube_errors
+from agent.node import labelling
+
+_OURS = "uimgacc.io/"
+
+
+async def forget_all(client: kube.Client) -> None:
+    """Leave all nodes without our labels, annotations and condition."""
+    # All are read before the first is changed: a list that is read slowly ends on its way.
+    written = [
+        (str(node["metadata"]["name"]), *_traces(node))
+        async for page in client.pages(kube.NODES)
+        for node in page.items
+    ]
+    for name, metadata, condition in written:
+        with contextlib.suppress(kube_errors.NotFound):  # gone from the cluster meanwhile
+            if metadata:
+                await client.patch(kube.NODES, name, {"metadata": metadata})
+            if condition:
+                body = {"status": {"conditions": [{"type": condition, "$patch": "delete"}]}}
+                await client.patch(
+                    kube.NODES, name, body, subresource="status", how=kube.Patch.STRATEGIC
+                )
+
+
+def _traces(node: kube.Object) -> tuple[dict[str, dict[str, None]], str]:
+    """What to patch of a node's metadata, and the condition to take away; nothing where none is."""
+    meta = node["metadata"]
+    labels = [each for each in meta.get("labels") or () if _is_label(each)]
+    notes = [each for each in meta.get("annotations") or () if each.startswith(_OURS)]
+    found = {"labels": dict.fromkeys(labels), "annotations": dict.fromkeys(notes)}
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    has = any(each["type"] == labelling.CONDITION for each in conditions)
+    return {key: gone for key, gone in found.items() if gone}, labelling.CONDITION if has else ""
+
+
+def _is_label(name: str) -> bool:
+    return name in labelling.LABELS or name.startswith((_OURS, labelling.TWIN_LABEL))
