@@ -82,9 +82,10 @@ def test_a_cluster_of_two_kinds_of_nodes_gets_the_platforms_of_both(plane) -> No
     assert platforms(plane, "lab/gzip:1") == ["linux/amd64"]
 
 
+# Before, not after: of layers that are published side by side none is the only one.
 STAGES = [
     ("agent.roles.build_job:_build", "before"),
-    ("agent.store.publishing:publish_layer", "after"),
+    ("agent.store.publishing:publish_layer", "before"),
     ("agent.store.publishing:publish_image", "before"),
     ("agent.store.publishing:publish_cache", "before"),
     ("agent.roles.build_job:_Reporter.end", "before"),
