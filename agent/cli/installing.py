@@ -86,6 +86,7 @@ def enable(
                     f"applying {body['kind']} {body['metadata']['name']}", 100 * number // len(kept)
                 )
                 await _apply(client, body)
+            await supporting.served(client)
             asked = ucloud.Enable(
                 nfs=wanted.nfs,
                 subnet=wanted.subnet,

@@ -3,6 +3,7 @@
 docs/install.md has the same table of versions for those who apply them by kubectl.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ _ADMISSION = "admissionregistration.k8s.io"
 _POLICIES = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
 _DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
 _SETUP = "uimgacc-setup"
+_SERVED_SECONDS = 60.0
+_POLL = 0.2
 
 Object = Mapping[str, Any]
 
@@ -61,6 +64,23 @@ async def refuse_if_default(client: kube.Client) -> None:
     with contextlib.suppress(kube_errors.NotFound):
         await client.get(_DAEMON_SETS, _SETUP, namespace=clusters.NAMESPACE)
         raise StillDefault
+
+
+async def served(client: kube.Client) -> None:
+    """Wait until ImageCaches can be asked for: for a moment after their definition they cannot."""
+    try:
+        async with asyncio.timeout(_SERVED_SECONDS):
+            while True:
+                with contextlib.suppress(kube_errors.NotFound, kube_errors.TooMany):
+                    async for _ in client.pages(kube.IMAGE_CACHES):
+                        break
+                    return
+                await asyncio.sleep(_POLL)
+    except TimeoutError as error:
+        raise kube_errors.Unavailable(
+            f"the API server does not serve ImageCaches {_SERVED_SECONDS:g} s after they were"
+            " defined; see `kubectl describe crd imagecaches.uimgacc.io`"
+        ) from error
 
 
 async def supported(client: kube.Client, objects: Sequence[Object]) -> list[Object]:

@@ -64,14 +64,15 @@ async def _clear(process: str, ours: Ours, pods: Mapping[str, str]) -> None:
     async with workers.Pool(_OPERATIONS, name="the removal", size=1) as pool:
         left = await pool.call("unmount", process, root, deadline=_UNMOUNT_SECONDS)
         if left:
-            raise HeldError([_told(*each, pods=pods) for each in left])
+            raise HeldError([told(*each, pods=pods) for each in left])
         arguments = (process, root, str(ours.store), str(ours.state))
         await pool.call("remove", *arguments, deadline=_REMOVE_SECONDS)
 
 
-def _told(
+def told(
     target: str, reason: str, users: Sequence[tuple[int, str, str]], *, pods: Mapping[str, str]
 ) -> str:
+    """A mount that stays, and who uses it, in one phrase."""
     named = []
     for process, program, uid in users:
         pod = f" of pod {pods.get(uid, uid)}" if uid else ""
