@@ -2,6 +2,8 @@
 
 import itertools
 import pathlib
+import re
+import textwrap
 
 import kubernetes_validate
 import pytest
@@ -199,6 +201,18 @@ def test_with_everything_through_us_our_own_pod_starts_without_us() -> None:
         rendering.only(documents, "RuntimeClass", planning.WITHOUT)["handler"] == planning.WITHOUT
     )
     assert not rendering.of_kind(documents, "MutatingAdmissionPolicy")
+
+
+def test_the_admission_policy_is_left_out_as_the_documentation_says(tmp_path: pathlib.Path) -> None:
+    text = (rendering.MANIFESTS.parent / "docs" / "install.md").read_text()
+    (block,) = re.findall(r"^    patches:\n(?:     .*\n)+", text, re.MULTILINE)
+    path = rendering.write(tmp_path, "runtimeclass")
+    path.write_text(path.read_text() + textwrap.dedent(block))
+
+    kept = {found["kind"] for found in rendering.render(tmp_path)}
+
+    assert {"DaemonSet", "RuntimeClass", "ValidatingAdmissionPolicy"} <= kept
+    assert not [kind for kind in kept if kind.startswith("Mutating")]
 
 
 @every_case
