@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.mounts import attaching, nfs, syscalls
+from agent.mounts import attaching, clearing, nfs, syscalls
 from agent.store import chains
 from lab.guest import nfsd
 from tests.guest.inside import conftest
@@ -125,3 +125,19 @@ def test_pods_go_on_after_the_export_was_replaced(node, client, server) -> None:
     run(client, node, "after")
     # The old mount stays for as long as layers of it are mounted below the new ones.
     assert node.mounts() == [old, str(node.place.resolve())]
+
+
+def test_out_of_service_only_what_is_ours_is_unmounted(node, tmp_path) -> None:
+    """Layers, and both of the agent's mounts: that of the export that is gone is stale."""
+    own = tmp_path / "fstab"
+    own.mkdir()
+    attaching.mount(conftest.EXPORT, nfsd.ADDRESS, str(own), nfs.attempts(nfs.parse_options("")))
+    node.agent.end()
+    node.snapshotter.end()
+    assert len(node.mounts()) == 2
+
+    assert clearing.unmount("", str(node.root)) == []
+
+    assert node.mounts() == []
+    assert not [line for line in mount_table() if " - erofs " in line]
+    assert (own / "store.json").exists()
