@@ -1,13 +1,17 @@
 """What a cluster must have before anything is applied to it."""
 
 import asyncio
+import contextlib
+import json
+import pathlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import typer.testing
 from aiohttp import web
 
-from agent.cli import supporting
+from agent.cli import commands, supporting
 from agent.clients import kube, kube_errors
 from tests.kube import conftest as servers
 from tests.kube import threads
@@ -60,3 +64,34 @@ def test_a_cluster_with_everything_through_us_is_left_alone() -> None:
     Server(version).asked(supporting.refuse_if_default)
     with pytest.raises(supporting.StillDefault, match="go back from it first"):
         Server(version, setup=True).asked(supporting.refuse_if_default)
+
+
+@pytest.mark.parametrize(("minor", "level"), [("29", "fail"), ("36", "ok")])
+def test_the_doctor_says_it_where_it_finds_a_kubeconfig(
+    minor: str, level: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with threads.running() as loop, contextlib.ExitStack() as stack:
+        server = Server({"major": "1", "minor": minor})
+
+        async def opened() -> int:
+            return await serving.enter_async_context(threads.listening(web.Server(server)))
+
+        serving = contextlib.AsyncExitStack()
+        port = loop.run(opened())
+        stack.callback(lambda: loop.run(serving.aclose()))
+        config = {
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        (tmp_path / "config").write_text(json.dumps(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+
+        result = typer.testing.CliRunner().invoke(commands.app, ["doctor", "--json"])
+
+    (found,) = [
+        each for each in json.loads(result.stdout)["findings"] if each["check"] == "kubernetes"
+    ]
+    assert found["level"] == level
+    assert f"1.{minor}" in found["what"]
