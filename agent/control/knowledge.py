@@ -68,9 +68,9 @@ class Knowledge:
             return None
         if not job.succeeded:
             told = self._reasons.get(name, "")
-            job = dataclasses.replace(
-                job, reason=told or job.reason, explained=job.explained or bool(told)
-            )
+            # Of a Job that goes on, the reason was that of a pod before this one.
+            before, explained = (job.reason, job.explained) if job.failed else ("", False)
+            job = dataclasses.replace(job, reason=told or before, explained=explained or bool(told))
             self._jobs[name] = job
         return job
 

@@ -150,16 +150,15 @@ class _Reporter:
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
 
-    def end(self, result: builds.Result) -> None:
-        """Write the last report."""
+    def end(self, result: builds.Result | None) -> None:
+        """Write the last report; without a result where the build may go on elsewhere."""
         self._ended.set()
         self._thread.join(_END_SECONDS)
+        cache = result.cache if result else None
         self._write(
             builds.Report(
-                percent=100 if result.cache else self.meter.percent,
-                images=[image.ref for image in result.cache.images]
-                if result.cache
-                else self.meter.done,
+                percent=100 if cache else self.meter.percent,
+                images=[image.ref for image in cache.images] if cache else self.meter.done,
                 step=self.meter.step,
                 result=result,
             )
@@ -203,6 +202,10 @@ def _run(wanted: Wanted) -> builds.Result:
     with _Reporter(wanted) as reporter:
         try:
             record = asyncio.run(_build(wanted, reporter))
+        except Stopped as error:
+            # No result: who goes on, the next pod of the Job or nobody, is known by the Job alone.
+            reporter.end(None)
+            return builds.Result(reason=str(error))
         except (errors.AgentError, OSError) as error:
             result = builds.Result(reason=str(error) or type(error).__name__)
         else:

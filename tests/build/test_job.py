@@ -99,6 +99,8 @@ def test_the_report_grows_and_a_stop_says_so(tmp_path) -> None:
     assert any(0 < percent < 100 for percent in seen)
     assert job.message.read_text() == "the build was told to stop before it was done"
     assert reading.Reader(job.place).cache("imc-test") is None
+    # A node that is drained is no failure: the Job's next pod goes on, and reports.
+    assert job.report.result is None
 
 
 def test_a_wrong_flag_is_told_before_anything_is_done(tmp_path) -> None:

@@ -94,6 +94,8 @@ def test_what_a_pod_says_stays_with_its_job() -> None:
     assert "ErrImagePull" in known.put_job(job()).reason
 
     known.put_pod(container(running={}))
+    next_pod = known.job("j")
+    assert (next_pod.explained, next_pod.reason) == (False, "")
     assert known.put_job(job()).reason == ""
 
     known.put_pod(container(terminated={"exitCode": 1, "message": "no room"}))
