@@ -245,7 +245,9 @@ def _deleted(
     names: list[str] = []
     there = _cache_ids(place.deleted_caches)
     for cache_id in ready.intersection(there):
-        generations.remove(place.deleted_caches / f"{cache_id}.json")
+        # Not one that has been deleted since: who waits for its layers would be told of none.
+        if place.cache_record(cache_id).exists():
+            generations.remove(place.deleted_caches / f"{cache_id}.json")
     read = functools.partial(_deleted_cache, place)
     gone = [cache_id for cache_id in there if cache_id not in ready]
     with contextlib.closing(abreast.mapped(read, gone)) as caches:

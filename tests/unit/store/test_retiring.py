@@ -82,6 +82,25 @@ def test_what_a_deleted_cache_had_alone_goes_and_what_is_shared_stays(place) -> 
     assert files_of(place, "meta/retired", "meta/deleted") == []
 
 
+def test_a_cache_that_is_deleted_during_a_round_is_told_of_as_well(place, monkeypatch) -> None:
+    """Its layers are still wanted by that round: the next one retires them, by its name."""
+    mark_chains = marking._mark_chains
+
+    def delete_first(*arguments):
+        monkeypatch.undo()
+        publishing.delete_cache(place, "imc-one")
+        return mark_chains(*arguments)
+
+    monkeypatch.setattr(marking, "_mark_chains", delete_first)
+    assert round_(place, floor=0).planned == 0
+
+    rounds(place, 2, floor=0)
+
+    retired = generations.content(place, 1)
+    assert retired is not None
+    assert retired.caches == ["imc-one"]
+
+
 def test_everything_goes_when_no_cache_is_left(place) -> None:
     publishing.delete_cache(place, "imc-one")
     publishing.delete_cache(place, "imc-two")
