@@ -12,7 +12,7 @@ demo: lab
 
 test: lab
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadgroup
 
 bench: lab
 	$(BIN)/python -m benchmarks

@@ -117,9 +117,12 @@ def test_a_container_survives_restarts_of_everything(node) -> None:
         time.sleep(0.3)
         node.snapshotter.start()
     node.containerd.restart()
-    time.sleep(0.5)
+    # containerd takes its running tasks over one after the other, after it answers.
+    deadline = time.monotonic() + 60
+    while "RUNNING" not in (tasks := node.containerd.ctr("tasks", "ls")):
+        assert time.monotonic() < deadline, tasks
+        time.sleep(0.1)
 
-    assert "RUNNING" in node.containerd.ctr("tasks", "ls")
     node.pull("lab/layers2:1")
     assert node.run("lab/layers2:1", "echo", "runs") == "runs\n"
     node.containerd.ctr("tasks", "kill", "-s", "KILL", "busy")
