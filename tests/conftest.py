@@ -18,6 +18,7 @@ _SHARING = ("containerd", "control", "guest", "image")
 """Folders whose tests stay together in one worker: what they set up once takes long."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests for pytest-xdist's `--dist loadgroup`: by such a folder, else by file."""
     here = pathlib.Path(__file__).parent
