@@ -12,7 +12,7 @@ demo: lab
 
 test: lab
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m lab.testing
 
 bench: lab
 	$(BIN)/python -m benchmarks

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 from agent.mounts import syscalls
@@ -86,16 +87,23 @@ def test_what_is_mounted_works_on_and_requests_stay_quick(node, hanging) -> None
     node.pull("lab/layers2:1")
     assert node.run("lab/layers2:1", "echo", "warm") == "warm\n"
     hanging.stop()
-    slowest = 0.0
+    slowest, collected = 0.0, 0
     for index in range(50):
         started = time.monotonic()
         node.snapshotter.prepare(f"ordinary-{index}")
-        node.snapshotter.usage(f"ordinary-{index}")
         node.snapshotter.walk("kind==active")
-        node.snapshotter.remove(f"ordinary-{index}")
+        try:
+            node.snapshotter.usage(f"ordinary-{index}")
+            node.snapshotter.remove(f"ordinary-{index}")
+        except grpc.RpcError as error:
+            # containerd collects what it does not know of, once, after the container above.
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            collected += 1
         slowest = max(slowest, time.monotonic() - started)
     # A deadline of the store is a second; none of these may have waited for one.
     assert slowest < 1
+    assert collected <= 1
     hanging.go_on()
 
 

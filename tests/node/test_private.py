@@ -88,5 +88,5 @@ def test_its_own_namespace_finds_it_present_without_the_registry(private_node, p
     node.schedule(pod(node, "ours", "team-a"))
     conftest.wait_until(lambda: node.has(IMAGE))
 
-    assert node.status("ours")["outcome"] == "hit"
+    conftest.wait_until(lambda: node.status("ours")["outcome"] == "hit")
     assert private.requests(mark) == []
