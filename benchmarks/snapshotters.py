@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import os
 import pathlib
 import subprocess
 import tarfile
@@ -147,6 +148,7 @@ def requests(client: snapshots_pb2_grpc.SnapshotsStub, chain_ids: list[str]) -> 
     few = p99(lambda index: _list_by_ref(client, chain_ids[index % LAYERS]), 300)
     for index in range(SNAPSHOTS - LAYERS):
         client.Prepare(pb.PrepareSnapshotRequest(key=f"fill{index}", parent=parent))
+    os.sync()  # what that has left to be written must not be in the way of an fsync
     calls: dict[str, Callable[[int], object]] = {
         "Prepare": lambda index: client.Prepare(
             pb.PrepareSnapshotRequest(key=f"k{index}", parent=parent)
