@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import json
+import os
 import pathlib
 import statistics
 import time
@@ -14,7 +15,7 @@ from lab import cri, nodes
 
 RUNS = 5
 PODS = 110
-CREATE_ROUNDS = 11
+CREATE_ROUNDS = 15
 AT_ONCE = 100
 IDLE_SECONDS = 30.0
 
@@ -121,7 +122,8 @@ def create_at_once(client: cri.Client, reference: str) -> dict[str, float]:
         # Each round has both, now the one first, now the other: the machine's mood hits both.
         for handler in sorted(medians, reverse=bool(index % 2)):
             client.pull_image(reference, handler=handler)
-            time.sleep(2)  # the removals of the round before are still being written
+            os.sync()  # the removals of the round before are still being written
+            time.sleep(1)
             medians[handler].append(_create(client, reference, handler))
     slow, fast = (statistics.median(medians[handler]) for handler in ("uimgacc", "runc"))
     added = [

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from agent.build import layering, working
+from agent.build import converting, layering, working
 from agent.clients import registry
 from agent.model import images
 from agent.roles import builder
@@ -76,11 +76,19 @@ def test_a_second_build_fetches_no_layer(tmp_path, server) -> None:
     assert server.layer_gets(mark) == []
 
 
-def test_what_containerd_refuses_is_refused(tmp_path, server) -> None:
+@pytest.mark.parametrize(
+    ("why", "error", "words"),
+    [
+        ("sparse", layering.LayerUnusable, "containerd does not unpack it either"),
+        ("contiguous", layering.LayerUnusable, "containerd does not unpack it either"),
+        ("link", converting.ConversionFailed, "No such file"),
+    ],
+)
+def test_what_containerd_refuses_is_refused(tmp_path, server, why, error, words) -> None:
     publishing.create(tmp_path / "store")
 
-    with pytest.raises(layering.LayerUnusable, match="containerd does not unpack it either"):
-        build(tmp_path / "store", server, "lab/refused:1")
+    with pytest.raises(error, match=words):
+        build(tmp_path / "store", server, f"lab/refused-{why}:1")
 
 
 def test_basic_authorization_with_a_docker_config(tmp_path) -> None:
