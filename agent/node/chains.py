@@ -58,6 +58,7 @@ class Chains:
     def remember(self, chain: Sequence[str]) -> None:
         """Note that a whole chain stands: others that begin alike are partly here."""
         if chain:
+            self._standing.pop(chain[-1], None)  # the oldest go first
             self._standing[chain[-1]] = chain
             while len(self._standing) > _REMEMBERED:
                 del self._standing[next(iter(self._standing))]
@@ -179,6 +180,7 @@ class Chains:
         """Let an image be none of our snapshotter's: it stands on another one."""
         labels = {
             f"{planning.SNAPSHOT_LABEL}{self.snapshotter}": "",
+            self._below_label: "",
             f"{planning.ASIDE_LABEL}{self.snapshotter}": "",
         }
         await self._client.label_blob(config, labels)

@@ -22,7 +22,7 @@ import prometheus_client
 from agent import errors, metrics
 from agent.kits import aiotasks, heartbeats, jsonlog, workers
 from agent.mounts import layers
-from agent.snapshotter import folders, metadata, remote, service, snapshots
+from agent.snapshotter import databases, folders, remote, service, snapshots
 from agent.store import layout
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ async def _opened(
         pool = await stack.enter_async_context(
             workers.Pool("agent.snapshotter.blocking", name="the snapshotter", size=4)
         )
-        database = metadata.Database(settings.root / "uimgacc.db")
+        database = databases.Database(settings.root / "uimgacc.db")
         stack.callback(database.close)
         layer_folder = settings.root / "layers"
         layer_folder.mkdir(mode=0o700, exist_ok=True)

@@ -2,8 +2,7 @@
 
 For a chain ID that the store has, Prepare records a committed snapshot, on a parent
 of one layer, on none of all the chain's layers, and raises ReadyError; for everything
-else this is containerd's overlayfs snapshotter. The
-invariants:
+else this is containerd's overlayfs snapshotter. The invariants:
 
 - A record of a store's layer exists only if the layer has been mounted once.
 - A reply with mounts is sent only when every lower folder has just been verified
@@ -23,7 +22,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from agent import errors, metrics
 from agent.kits import workers
 from agent.mounts import layers, overlay
-from agent.snapshotter import filters, folders, metadata, remote, stock, usage
+from agent.snapshotter import databases, filters, folders, metadata, remote, stock, usage
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class Snapshotter:
     def __init__(
         self,
         *,
-        database: metadata.Database,
+        database: databases.Database,
         places: folders.Folders,
         mounted: layers.LayerMounts,
         lookup: remote.Lookup | None,

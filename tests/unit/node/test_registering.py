@@ -125,6 +125,19 @@ async def test_an_image_that_is_pulled_all_the_same_is_laid_out_once(
     assert fake.leases == {}
 
 
+@pytest.mark.parametrize("way", ["forget", "set_aside"])
+async def test_an_image_that_was_laid_out_is_let_go_as_a_whole(
+    registrar, known, fake, image, way
+) -> None:
+    """A reference that stays keeps layers, and has the image taken for one of ours."""
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    await registrar.lay_out(image.wanted)
+    await getattr(known, way)(image.config)
+
+    assert not [key for key in fake.blobs[image.config][1] if key.startswith("containerd.io/gc")]
+
+
 async def test_layers_that_are_not_served_are_not_laid_out(registrar, fake, image) -> None:
     fake.served.add(image.chain[-1])
     await registrar.register(image.wanted)

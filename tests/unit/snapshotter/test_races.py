@@ -9,7 +9,7 @@ import pytest
 
 from agent.model import digests, records
 from agent.mounts import layers, mountinfo, syscalls
-from agent.snapshotter import blocking, folders, metadata, remote, snapshots
+from agent.snapshotter import blocking, databases, folders, metadata, remote, snapshots
 from agent.store import layout
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -37,7 +37,7 @@ class Parts:
     def __init__(self, root: pathlib.Path) -> None:
         (root / "layers").mkdir()
         self.pool = Pool()
-        self.database = metadata.Database(root / "db")
+        self.database = databases.Database(root / "db")
         self.mounted = layers.LayerMounts(root / "layers", self.pool, deadline=9)
         self.places = folders.Folders(root)
         self.served = snapshots.Snapshotter(
@@ -153,7 +153,7 @@ class Stored:
             path.write_bytes(data)
         (root / "layers").mkdir()
         self.pool = StorePool()
-        self.database = metadata.Database(root / "db")
+        self.database = databases.Database(root / "db")
         self.mounted = layers.LayerMounts(root / "layers", self.pool, deadline=9)
         self.served = snapshots.Snapshotter(
             database=self.database,

@@ -6,10 +6,10 @@ import sqlite3
 
 import pytest
 
-from agent.snapshotter import metadata
+from agent.snapshotter import databases, metadata
 
 
-async def outcome(database: metadata.Database, change) -> object:
+async def outcome(database: databases.Database, change) -> object:
     try:
         return await database.write(change)
     except (ValueError, sqlite3.Error) as error:
@@ -26,7 +26,7 @@ async def test_a_change_that_fails_harms_no_other_of_its_batch(tmp_path: pathlib
             name, id_=id_, parent=parent, kind=metadata.COMMITTED, labels={}
         )
 
-    database = metadata.Database(tmp_path / "db")
+    database = databases.Database(tmp_path / "db")
     async with asyncio.TaskGroup() as group:
         first = group.create_task(outcome(database, add("k", 1)))
         failed = group.create_task(outcome(database, fail))
@@ -40,7 +40,7 @@ async def test_a_change_that_fails_harms_no_other_of_its_batch(tmp_path: pathlib
 
 def test_an_index_that_lies_is_damage(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "db"
-    connection = metadata._open(path)
+    connection = databases._open(path)
     connection.executemany(
         "INSERT INTO snapshots (id, name, kind, created, updated, labels)"
         " VALUES (?, ?, 3, 1, 1, '{}')",
@@ -55,7 +55,7 @@ def test_an_index_that_lies_is_damage(tmp_path: pathlib.Path) -> None:
             data[found : found + 10] = b"n000000299"
     path.write_bytes(data)
 
-    fresh = metadata._open_or_replace(path)
+    fresh = databases._open_or_replace(path)
 
     assert fresh.execute("SELECT count(*) FROM snapshots").fetchone() == (0,)
     fresh.close()
@@ -70,10 +70,10 @@ def test_a_database_that_is_locked_is_not_damaged(tmp_path: pathlib.Path, monkey
         error.sqlite_errorcode = sqlite3.SQLITE_BUSY
         raise error
 
-    monkeypatch.setattr(metadata, "_open", locked)
+    monkeypatch.setattr(databases, "_open", locked)
 
     with pytest.raises(sqlite3.OperationalError):
-        metadata._open_or_replace(tmp_path / "db")
+        databases._open_or_replace(tmp_path / "db")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,7 +86,7 @@ async def test_the_layers_below_a_snapshots_own_come_and_go_with_it(tmp_path) ->
         change.add("middle", id_=2, parent="whole", kind=3, labels={})
         change.add("top", id_=3, parent="middle", kind=3, labels={})
 
-    database = metadata.Database(tmp_path / "db")
+    database = databases.Database(tmp_path / "db")
     await database.write(add)
     assert [link.diff_id for link in database.read.chain("top")] == [None, None, "d3", "d2", "d1"]
     assert database.read.diff_ids() == {"d1", "d2", "d3"}
@@ -102,13 +102,13 @@ async def test_the_layers_below_a_snapshots_own_come_and_go_with_it(tmp_path) ->
 
 async def test_a_database_of_the_version_before_is_taken_over(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "db"
-    database = metadata.Database(path)
+    database = databases.Database(path)
     await database.write(lambda change: change.add("k", id_=1, parent="", kind=3, labels={}))
     database.close()
     with sqlite3.connect(path) as connection:
         connection.executescript("DROP TABLE lower_layers; PRAGMA user_version = 1;")
     connection.close()
-    database = metadata.Database(path)
+    database = databases.Database(path)
 
     assert database.read.get("k").id == 1
     assert database.read.lower(1) == []
@@ -117,11 +117,11 @@ async def test_a_database_of_the_version_before_is_taken_over(tmp_path: pathlib.
 
 async def test_a_database_of_a_later_version_is_refused_and_kept(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "db"
-    metadata.Database(path).close()
+    databases.Database(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
 
-    with pytest.raises(metadata.NewerError, match="newer uimgacc"):
-        metadata.Database(path)
+    with pytest.raises(databases.NewerError, match="newer uimgacc"):
+        databases.Database(path)
     assert [entry.name for entry in tmp_path.glob("db.damaged*")] == []
