@@ -85,6 +85,15 @@ class Process:
             process.wait()
 
 
+def as_user(user: int) -> list[str]:
+    """Return what a command begins with to run as this user and group, without root's rights.
+
+    Popen's own `user` makes Python fork instead of vfork, and a fork runs what libraries have
+    asked to be run: gRPC's, where its threads are busy, has left a child hanging before its start.
+    """
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
+
+
 def free_port() -> int:
     """Return a TCP port on the loopback interface that nobody listens on."""
     with socket.socket() as probe:

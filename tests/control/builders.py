@@ -20,7 +20,7 @@ from typing import Any
 
 from agent.clients import kube
 from agent.control import jobs
-from lab import places
+from lab import places, processes
 from tests.kube import apis
 
 Object = dict[str, Any]
@@ -63,16 +63,13 @@ class Pod:
             arguments.append(f"{flag}{equals}{elsewhere.get(value, value)}")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*self.command, *arguments],
+                [*processes.as_user(user), *self.command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=places.CHECKOUT,
                 env={"PATH": os.environ["PATH"], "HOME": "/", "PYTHONPATH": str(places.CHECKOUT)},
                 start_new_session=True,
-                user=user,
-                group=user,
-                extra_groups=[],
             )
 
     def kill(self, number: int = signal.SIGKILL) -> None:

@@ -16,7 +16,7 @@ import pytest
 from agent.clients import kube, kube_access
 from agent.control import cluster, specs
 from agent.store import layout, reading
-from lab import places, registries, services
+from lab import places, processes, registries, services
 from tests.control import builders
 from tests.kube import apis
 from tests.kube.conftest import api, api_access, api_loop, proxy
@@ -62,6 +62,7 @@ class Controller:
     def __init__(self, plane: "Plane", name: str, prefix: list[str], more: list[str]) -> None:
         self.log = plane.folder / f"{name}.log"
         self._command = [
+            *processes.as_user(USER),
             *prefix,
             "controller",
             f"--store={plane.store.root}",
@@ -82,9 +83,6 @@ class Controller:
                 stderr=log,
                 cwd=places.CHECKOUT,
                 env={**os.environ, "PYTHONPATH": str(places.CHECKOUT)},
-                user=USER,
-                group=USER,
-                extra_groups=[],
             )
 
     def stop(self, number: int = signal.SIGTERM) -> int:

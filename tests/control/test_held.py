@@ -74,7 +74,7 @@ def content(root: pathlib.Path) -> dict[str, bytes]:
     }
 
 
-def test_a_cache_that_expires_leaves_its_layers_to_who_runs_on_them(plane, request) -> None:
+def test_a_cache_that_expires_leaves_its_layers_to_who_runs_on_them(plane, agents) -> None:
     reference = images.parse_reference(f"{plane.server.address}/lab/gzip:1")
     plane.controller()
     key = plane.apply(
@@ -83,8 +83,6 @@ def test_a_cache_that_expires_leaves_its_layers_to_who_runs_on_them(plane, reque
         labels={caches.AUTO_CREATED: "true"},
     )
     plane.wait(key, "Ready")
-    # Not before the controller: it is forked, and the nodes have gRPC's threads run in here.
-    agents = request.getfixturevalue("agents")
     record = plane.reader.image(reference)
     assert record is not None
     chain = [layer.chain_id for layer in record.platforms[0].layers]
