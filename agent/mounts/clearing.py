@@ -88,7 +88,10 @@ def _ours(root: str) -> list[str]:
 def _uses_of_layers(folder: str) -> dict[str, dict[str, str]]:
     """What uses layers: 16 digits -> process -> a mount of its own that needs the layer."""
     below = (f"{folder}/", f"{pathlib.Path(folder).resolve()}/")
-    layers = [each for each in mountinfo.read() if each.target.startswith(below)]
+    table = mountinfo.read()
+    layers = [each for each in table if each.target.startswith(below)]
+    parents = {each.parent for each in layers}
+    layers += [each for each in table if each.id_ in parents]
     found: dict[str, dict[str, str]] = {}
     for process, table in users.tables():
         for name, targets in users.of(folder, [layers, table]).used.items():

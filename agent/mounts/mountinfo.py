@@ -13,7 +13,9 @@ class Entry:
     """One mount: `device` is the st_dev of what is mounted, `options` those of the superblock.
 
     `root` is the folder of the file system that is mounted ("/" unless it is a bind mount).
-    `shared`: other mount namespaces get what is mounted there, and the mount itself.
+    `id_` is unique among all namespaces, `parent` the one that it is mounted on. `group` is the
+    peer group, whose members get what is mounted at one of them (0: none, it is not shared);
+    `master` the group from which it only receives (0: none).
     """
 
     device: int
@@ -22,7 +24,10 @@ class Entry:
     kind: str
     source: str
     options: str
-    shared: bool = False
+    id_: int = 0
+    parent: int = 0
+    group: int = 0
+    master: int = 0
 
 
 def _unescape(text: str) -> str:
@@ -42,8 +47,15 @@ def parse(text: str) -> Iterator[Entry]:
             kind=rest[0],
             source=_unescape(rest[1]),
             options=_unescape(rest[2]) if len(rest) > 2 else "",
-            shared=any(field.startswith("shared:") for field in fields[6:]),
+            id_=int(fields[0]),
+            parent=int(fields[1]),
+            group=_number(fields, "shared:"),
+            master=_number(fields, "master:"),
         )
+
+
+def _number(fields: list[str], name: str) -> int:
+    return next((int(each[len(name) :]) for each in fields[6:] if each.startswith(name)), 0)
 
 
 def read(process: str = "self") -> list[Entry]:

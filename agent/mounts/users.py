@@ -5,6 +5,10 @@ EBUSY, because an overlay holds its lower layers by private clones of their moun
 From then on nobody sees that the layer's file is still read. So a layer stays mounted
 for as long as any mount table shows an overlay that names it, or another mount of the
 same file system. All tables are looked at: each process may have one of its own.
+
+What the kernel made of our own mount, for a container that sees the node's folders and
+what is mounted there (node_exporter's /host/root), is no use: it goes with ours. Only
+where it is busy does the kernel refuse, with EBUSY. Source: mount_namespaces(7).
 """
 
 import dataclasses
@@ -34,21 +38,55 @@ def of(folder: str, tables: Iterable[list[mountinfo.Entry]] | None = None) -> La
     """The layers below `folder` (`<root>/layers`); `tables` default to all there are."""
     known = list(all_tables() if tables is None else tables)
     spellings = {f"{folder}/", f"{os.path.realpath(folder)}/"}
-    mounted: dict[str, int] = {}
+    places: list[mountinfo.Entry] = []
     for entry in (each for table in known for each in table):
         name = os.path.basename(entry.target)
         is_place = _PLACE.fullmatch(name) and entry.target.removesuffix(name) in spellings
         if is_place and entry.kind == "erofs":
-            mounted[name] = entry.device
+            places.append(entry)
+    mounted = {os.path.basename(entry.target): entry.device for entry in places}
     used: dict[str, set[str]] = {}
     # containerd shortens a long list of lower folders to what differs: `layers/<name>`, `<name>`.
     before = {*spellings, f"{os.path.basename(folder)}/", ""}
     names = {device: name for name, device in mounted.items()}
+    copies = _Copies(known, places)
     for entry in (each for table in known for each in table):
         for name in _uses(entry, before, names):
-            if entry.target.removesuffix(name) not in spellings:
+            if entry.target.removesuffix(name) not in spellings and not copies.has(entry):
                 used.setdefault(name, set()).add(entry.target)
     return Layers(mounted, {name: frozenset(targets) for name, targets in used.items()})
+
+
+class _Copies:
+    """Tells the mounts that the kernel made of those at `places`, and unmounts with them.
+
+    They have the place's name, on a mount that receives what is mounted where the place is.
+    """
+
+    def __init__(self, tables: list[list[mountinfo.Entry]], places: list[mountinfo.Entry]) -> None:
+        self._mounts = {entry.id_: entry for table in tables for entry in table}
+        self._devices = {os.path.basename(entry.target): entry.device for entry in places}
+        parents = [self._mounts[each.parent] for each in places if each.parent in self._mounts]
+        # The place itself may be seen by somebody who only receives it, and from where.
+        self._groups = {group for each in parents for group in (each.group, each.master)} - {0}
+        size = 0
+        while self._groups and size < len(self._groups):
+            # A mount that receives may be shared itself, and pass it on.
+            size = len(self._groups)
+            for entry in self._mounts.values():
+                if entry.group and entry.master in self._groups:
+                    self._groups.add(entry.group)
+
+    def has(self, entry: mountinfo.Entry) -> bool:
+        """Whether a mount is one of them."""
+        parent = self._mounts.get(entry.parent)
+        return (
+            entry.kind == "erofs"
+            and entry.root == "/"
+            and self._devices.get(os.path.basename(entry.target)) == entry.device
+            and parent is not None
+            and not self._groups.isdisjoint({parent.group, parent.master})
+        )
 
 
 def _uses(entry: mountinfo.Entry, before: set[str], names: Mapping[int, str]) -> Iterator[str]:

@@ -111,7 +111,7 @@ class Mounting:
         if plan.mount:
             took = await self._mount(plan.mount)
             logger.info("mounted the store", extra={"path": plan.mount, "options": took})
-            if not any(entry.shared for entry in mountinfo.read() if entry.target == plan.mount):
+            if not any(entry.group for entry in mountinfo.read() if entry.target == plan.mount):
                 logger.warning(
                     "the mount is not shared with the host: in a pod, the volume with the store's"
                     " place needs mountPropagation Bidirectional",

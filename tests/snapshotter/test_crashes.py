@@ -18,7 +18,7 @@ REF = "containerd.io/snapshot.ref"
 POINTS = [
     ("agent.snapshotter.remote:Lookup.find", 2),
     ("agent.mounts.layers:LayerMounts.note_mounted", 2),
-    ("agent.snapshotter.metadata:Database.write", 6),
+    ("agent.snapshotter.databases:Database.write", 6),
     ("agent.snapshotter.folders:Folders.make", 2),
     ("agent.snapshotter.folders:Folders.remove", 1),
     ("agent.mounts.layers:LayerMounts._drop", 1),

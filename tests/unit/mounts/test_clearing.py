@@ -54,6 +54,28 @@ def contain(lower, target):
     started.append(process)
     return process.pid
 
+def see(inside):
+    # node_exporter: a container that sees the node's files, and what is mounted there later.
+    pathlib.Path(inside).mkdir()
+    command = f"mount --rbind / {inside} && echo && exec sleep 600"
+    process = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "slave", "sh", "-c", command],
+        stdout=subprocess.PIPE,
+    )
+    process.stdout.readline()
+    started.append(process)
+    return process.pid
+
+def bind(source, target):
+    pathlib.Path(target).mkdir()
+    subprocess.run(["mount", "--bind", source, target], check=True)
+
+def unbind(target):
+    subprocess.run(["umount", target], check=True)
+
+def seen_by(process, folder):
+    return [each.target for each in mountinfo.read(process) if folder in each.target]
+
 def end(_=None):
     while started:
         started[-1].kill()
@@ -168,6 +190,27 @@ def test_a_layer_under_a_container_that_nobody_knows_stays(
     assert machine.root.exists()
     machine.do("end")
     assert machine.unmount() == []
+
+
+def test_what_others_only_see_of_a_layer_goes_with_it(
+    machine: Machine, tmp_path: pathlib.Path
+) -> None:
+    layer = machine.root / "layers" / "0123456789abcdef"
+    machine.do("share", machine.root)
+    process = machine.do("see", tmp_path / "host")
+    machine.do("layer", layer)
+    seen = [str(layer), f"{tmp_path}/host{layer}"]
+    assert machine.do("seen_by", process, layer) == seen
+    view = tmp_path / "view"
+    machine.do("bind", layer, view)
+
+    ((path, reason, _),) = machine.do("unmount", "", machine.root)
+
+    assert (path, reason) == (str(layer), f"{view} stands on it")
+    assert machine.do("seen_by", process, layer) == seen
+    machine.do("unbind", view)
+    assert machine.unmount() == []
+    assert machine.do("seen_by", process, layer) == []
 
 
 def test_files_and_the_link_to_our_mount_go_and_others_stay(machine: Machine) -> None:

@@ -15,7 +15,9 @@ def test_fields_and_escapes() -> None:
     assert (first.root, first.target, first.kind) == ("/mnt1", "/mnt 2", "ext3")
     assert (second.device, second.source) == (os.makedev(0, 41), r"/store/a\b.erofs")
     assert second.options == "ro,user_xattr"
-    assert (first.shared, second.shared) == (False, True)
+    assert (first.id_, first.parent) == (36, 35)
+    assert (first.group, first.master) == (0, 1)
+    assert (second.group, second.master) == (5, 0)
 
 
 def test_the_table_of_this_process_has_a_root() -> None:

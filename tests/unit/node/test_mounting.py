@@ -88,7 +88,7 @@ class Node:
                 kind=kind,
                 source=source,
                 options="ro",
-                shared=self.shared,
+                group=1 if self.shared else 0,
             )
             for kind, source, target in rows
         ]
