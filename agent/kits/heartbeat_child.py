@@ -4,7 +4,9 @@ Started as `python -I -S heartbeat_child.py SOCKET_FD PARENT SECONDS`. It ends w
 parent does: the socket reads as closed.
 """
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -36,7 +38,10 @@ def watch(beats: socket.socket, parent: int, seconds: float) -> None:
 def end(parent: int, seconds: float) -> None:
     """Have the parent say where it hangs, as far as it can, and kill it."""
     fields = f'"level": "error", "message": "the process hangs: killed", "seconds": {seconds:g}'
-    os.write(2, f'{{{fields}, "pid": {parent}}}\n'.encode())
+    with contextlib.suppress(OSError):
+        # The log may be what hangs, or nobody reads it any more. A line fits where anything does.
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f'{{{fields}, "pid": {parent}}}\n'.encode())
     for number, pause in ((signal.SIGQUIT, _LAST_WORDS), (signal.SIGKILL, 0.0)):
         # A process that has ended meanwhile is not our parent any more, whoever has its number.
         if os.getppid() == parent:

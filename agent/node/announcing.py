@@ -156,12 +156,15 @@ class Announcer:
         if patch := labelling.metadata_patch(node, wanted):
             await self._api.patch(kube.NODES, self._name, patch)
         self._known.set()
-        if status := labelling.status_patch(node, wanted, self._now()):
-            await self._api.patch(
-                kube.NODES, self._name, status, subresource="status", how=kube.Patch.STRATEGIC
-            )
-        await self._remove_taint(node, wanted)
-        self._tell(node, wanted)
+        try:
+            if status := labelling.status_patch(node, wanted, self._now()):
+                await self._api.patch(
+                    kube.NODES, self._name, status, subresource="status", how=kube.Patch.STRATEGIC
+                )
+            self._tell(node, wanted)
+        finally:
+            # Pods wait for the taint to go, only people for a condition that is refused.
+            await self._remove_taint(node, wanted)
 
     def _take_over(self, node: Mapping[str, Any]) -> None:
         """Begin where the last agent of this node ended.

@@ -91,7 +91,8 @@ class Chains:
                 break
             if await self.stands(top):
                 return number
-            del self._standing[top]
+            # Two may ask at once: another has taken it out, maybe.
+            self._standing.pop(top, None)
         return 0
 
     async def serve(self, chain: Sequence[str], *, lease: str) -> bool:

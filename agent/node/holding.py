@@ -79,10 +79,15 @@ class Held:
 
 
 def candidates(stock: Stock, retired: Retired) -> frozenset[str]:
-    """The retired chain IDs that are snapshots here: served from the store, or unpacked."""
-    return frozenset(
-        chain for chains in retired.layers.values() for chain in chains if chain in stock.snapshots
-    )
+    """The snapshots here that stand on a retired layer: served from the store, or unpacked.
+
+    Those are its own chain IDs, and the tops of images, which may have a whole image.
+    """
+    chains = {chain for found in retired.layers.values() for chain in found}
+    tops = {
+        image.contents.top for image in stock.present if not chains.isdisjoint(image.contents.chain)
+    }
+    return frozenset((chains | tops) & stock.snapshots.keys())
 
 
 def droppable(stock: Stock, chains: frozenset[str], *, snapshotter: str) -> list[inventory.Present]:

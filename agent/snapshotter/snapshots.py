@@ -234,28 +234,36 @@ class Snapshotter:
         if existing:
             found = self._recorded(lookup, chain_id, existing)
         else:
-            found = await lookup.find(chain_id, whole=not parent)
+            try:
+                found = await lookup.find(chain_id, whole=not parent)
+            except asyncio.CancelledError:
+                self._untidy.set()
+                raise
         if isinstance(found, remote.Miss):
             if found.mounted:
                 self._untidy.set()
             metrics.layer_left(found.reason)
             return False
         self._want(found, 1)
+        served = False
         try:
             if missed := await self._have_mounted(lookup, found):
                 metrics.layer_left(missed.reason)
                 return False
             if not existing:
                 await self._record(chain_id, parent, labels, found)
+            served = True
         except layers.MountError as error:
             logger.warning("pulled as ever", extra={"chain_id": chain_id, "reason": str(error)})
             metrics.layer_left("mount_failed")
             if isinstance(error.__cause__, workers.DeadlineError | workers.StuckError):
                 lookup.rest_after(error.__cause__)
-            return False
         finally:
             self._want(found, -1)
-        return True
+            if not served:
+                # Some of its layers may be mounted, for nobody.
+                self._untidy.set()
+        return served
 
     def _recorded(
         self, lookup: remote.Lookup, chain_id: str, existing: metadata.Snapshot
@@ -282,7 +290,6 @@ class Snapshotter:
         new = [each for each in found.layers if not self._layers.is_confirmed(each.diff_id)]
         missed = await lookup.confirm(new) if new else None
         if missed is not None:
-            self._untidy.set()
             return missed
         for layer in new:
             self._layers.confirm(layer.diff_id)

@@ -1,6 +1,7 @@
 """Real processes that hang in all the ways there are, and their watchers."""
 
 import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -37,12 +38,12 @@ asyncio.run(main())
 class Watched:
     """A process with a watcher; `how` is in which way it hangs."""
 
-    def __init__(self, how: str = "", *, seconds: float = 1) -> None:
+    def __init__(self, how: str = "", *, seconds: float = 1, stderr: int = subprocess.PIPE) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(seconds), how],
             cwd=PROJECT,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
         assert self.process.stdout is not None
@@ -61,8 +62,8 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watched(how: str = "", *, seconds: float = 1) -> Iterator[Watched]:
-    made = Watched(how, seconds=seconds)
+def watched(how: str = "", **settings: float) -> Iterator[Watched]:
+    made = Watched(how, **settings)
     try:
         yield made
     finally:
@@ -97,6 +98,24 @@ def test_a_process_that_hangs_is_killed_and_says_where() -> None:
     assert [status for status, _ in ends] == [-signal.SIGKILL] * 3
     assert all('"the process hangs: killed"' in said for _, said in ends)
     assert [bool(re.search(r"line \d+ in work", said)) for _, said in ends] == [True, True, False]
+
+
+@pytest.mark.parametrize("how", ["full", "closed"])
+def test_a_process_whose_log_is_what_hangs_is_killed_too(how: str) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while how == "full":
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    with watched("stuck", stderr=writing) as process:
+        os.close(writing)
+        if how == "closed":
+            os.close(reading)
+
+        assert process.end()[0] == -signal.SIGKILL
+    if how == "full":
+        os.close(reading)
 
 
 def test_a_watcher_ends_with_its_process() -> None:

@@ -235,6 +235,21 @@ async def test_only_the_startup_taint_goes_whoever_changes_taints_meanwhile(give
     assert given.node["spec"]["taints"] == [pressure]
 
 
+async def test_the_startup_taint_goes_where_the_condition_is_refused(given) -> None:
+    given.node["spec"] = {"taints": [{"key": "uimgacc.io/starting", "effect": "NoSchedule"}]}
+
+    def refuse(patch) -> None:
+        if "status" in patch:
+            raise errors.PermanentError("forbidden")
+
+    given.api.before_patch = refuse
+    async with given.running():
+        await judge(given, WELL)
+
+    assert "taints" not in given.node["spec"]
+    assert given.announcer.problem == "forbidden"
+
+
 async def test_a_node_that_always_changes_is_not_fought_over(given) -> None:
     given.node["spec"] = {"taints": [{"key": "uimgacc.io/starting", "effect": "NoSchedule"}]}
 

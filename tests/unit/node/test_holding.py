@@ -101,6 +101,18 @@ def test_a_pod_that_has_not_started_holds_the_image_it_names() -> None:
     assert [text.rpartition(": ")[2] for text in sentences(stock, ONE)] == ["team/new"] * 2
 
 
+def test_an_image_that_is_one_snapshot_stands_on_each_of_its_layers() -> None:
+    """Only its lower layer is retired: another cache has the upper one still."""
+    image = present("app:1", 1, 2)
+    stock = stock_of({chain(2): ""}, mounted=[1, 2], present=[image])
+    retired = holding.Retired(generation=3, layers=diffs(1))
+
+    here = holding.candidates(stock, retired)
+
+    assert here == {chain(2)}
+    assert holding.droppable(stock, here, snapshotter=OURS) == [image]
+
+
 def test_a_pod_that_is_over_does_not() -> None:
     pod = pods.Pod(
         namespace="team",
@@ -169,13 +181,13 @@ numbers = strategies.sets(strategies.integers(1, 6), max_size=6)
 
 @strategies.composite
 def nodes(draw):
-    """A node whose snapshots form chains as containerd's do: each on the one before."""
+    """A node whose snapshots form chains: each on the one before, or one for all of them."""
     images, snapshots = [], {}
     for index in range(draw(strategies.integers(0, 3))):
         height = draw(strategies.integers(1, 3))
         tops = [10 * (index + 1) + level for level in range(height)]
         parent = ""
-        for number in tops:
+        for number in tops[-1:] if draw(strategies.booleans()) else tops:
             snapshots[chain(number)] = parent
             parent = chain(number)
         images.append(present(f"image{index}", *tops))
@@ -184,7 +196,11 @@ def nodes(draw):
         if draw(strategies.booleans()):
             snapshots[f"c{index}"] = image.contents.top
             containers.append(container(f"c{index}", f"c{index}", f"ns/p{index}"))
-    known = [int(name.removeprefix("sha256:"), 16) - 4096 for name in snapshots if ":" in name]
+    known = [
+        int(name.removeprefix("sha256:"), 16) - 4096
+        for image in images
+        for name in image.contents.chain
+    ]
     retired = draw(strategies.sets(strategies.sampled_from(known or [1])))
     mounted = draw(strategies.sets(strategies.sampled_from(known or [1])))
     stock = stock_of(snapshots, mounted=mounted, present=images, containers=containers)
@@ -210,6 +226,7 @@ def test_what_goes_is_no_containers(given) -> None:
 
     stands_on = {stock.snapshots[found.snapshot_key] for found in stock.containers}
     assert not stands_on & {image.contents.top for image in going}
+    chains = {chain for found in retired.layers.values() for chain in found}
     for image in stock.present:
         idle = image.contents.top not in stands_on
-        assert (image in going) == (idle and not here.isdisjoint(image.contents.chain))
+        assert (image in going) == (idle and not chains.isdisjoint(image.contents.chain))

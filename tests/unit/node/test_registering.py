@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from agent.clients import containerd
+from agent.kits import aiotasks
 from agent.node import planning, registering
 from tests.unit.node import conftest
 
@@ -155,8 +156,12 @@ async def test_layers_of_another_image_that_stands_are_known(known, fake) -> Non
     assert await known.count(["a", "b", "x", "y"]) == 0
     assert await known.count_shared(["n", "o"]) == 0
 
-    del fake.snapshots["uimgacc", "c"]
-    assert await known.count_shared(["a", "b", "x", "y"]) == 0
+
+async def test_two_may_find_at_once_that_an_image_has_gone(known) -> None:
+    known.remember(["a", "b", "gone"])
+    asked = [known.count_shared(["a", "b", last]) for last in "xy"]
+
+    assert await aiotasks.together(*asked) == [0, 0]
 
 
 async def test_only_layers_above_the_known_ones_are_new(registrar, fake, image) -> None:

@@ -1,9 +1,12 @@
 """What may happen between two lines of the snapshotter, made to happen."""
 
 import asyncio
+import contextlib
+import errno
 import os
 import pathlib
 import threading
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,7 +15,7 @@ from agent.mounts import layers, mountinfo, syscalls
 from agent.snapshotter import blocking, databases, folders, metadata, remote, snapshots
 from agent.store import layout
 
-A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+A, B, C = (f"sha256:{digit * 64}" for digit in "abc")
 
 
 class Pool:
@@ -127,30 +130,38 @@ class StorePool:
                 return blocking.OPERATIONS[operation](*arguments)
 
 
+def publish(path: pathlib.Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def publish_layer(where: layout.Layout, diff_id: str) -> None:
+    layer = records.LayerRecord(
+        diff_id=diff_id,
+        size=1,
+        tar_size=1,
+        sha256=diff_id,
+        blobs=[],
+        mkfs=records.Toolchain(version="", options=[]),
+    )
+    publish(where.layer(diff_id), b"x")
+    publish(where.layer_record(diff_id), records.encode(layer))
+
+
 class Stored:
     """A snapshotter over a store with the layer A, and two chains of it: A and B on nothing."""
 
     def __init__(self, root: pathlib.Path) -> None:
         self.layout = layout.Layout(root / "store")
-        layer = records.LayerRecord(
-            diff_id=A,
-            size=1,
-            tar_size=1,
-            sha256=A,
-            blobs=[],
-            mkfs=records.Toolchain(version="", options=[]),
-        )
+        publish_layer(self.layout, A)
         chain = records.ChainRecord(diff_id=A, parent=None)
         other = records.ChainRecord(diff_id=A, parent=None, variant_of=B)
         for path, data in (
             (self.layout.store_record, records.encode(records.StoreRecord(format=1, id="x"))),
-            (self.layout.layer(A), b"x"),
-            (self.layout.layer_record(A), records.encode(layer)),
             (self.layout.chain_record(A), records.encode(chain)),
             (self.layout.chain_record(B), records.encode(other)),
         ):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            publish(path, data)
         (root / "layers").mkdir()
         self.pool = StorePool()
         self.database = databases.Database(root / "db")
@@ -200,13 +211,13 @@ async def test_a_layer_takes_one_call_of_a_worker(stored) -> None:
     assert stored.pool.calls == ["read", "serve_chain", "serve_chain"]
 
 
-def add_upper_chain(stored: Stored) -> str:
-    """Publish a chain of the layer A twice; its ID."""
-    chain_id = digests.chain_ids([A, A])[1]
-    record = records.ChainRecord(diff_id=A, parent=A)
-    path = stored.layout.chain_record(chain_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(records.encode(record))
+def add_upper_chain(stored: Stored, diff_id: str = A) -> str:
+    """Publish a chain of the layer A and another one; its ID."""
+    chain_id = digests.chain_ids([A, diff_id])[1]
+    record = records.ChainRecord(diff_id=diff_id, parent=A)
+    publish(stored.layout.chain_record(chain_id), records.encode(record))
+    if diff_id != A:
+        publish_layer(stored.layout, diff_id)
     return chain_id
 
 
@@ -231,6 +242,54 @@ async def test_a_chain_below_that_is_retired_while_layers_are_mounted_is_not_ser
     assert len(stored.mounted) == 0
 
 
+@contextlib.asynccontextmanager
+async def tidied(stored: Stored) -> AsyncIterator[None]:
+    """The first clean-up is over at the beginning; at the end a layer was unmounted by another."""
+    tidying = asyncio.get_running_loop().create_task(stored.served.keep_tidy(0))
+    await asyncio.sleep(0.05)
+    yield
+    async with asyncio.timeout(20):
+        while "unmount_layer" not in stored.pool.calls:
+            await asyncio.sleep(0.01)
+    tidying.cancel()
+    await asyncio.wait([tidying])
+
+
+async def test_the_upper_layer_does_not_stay_mounted_where_the_lower_one_cannot_be(stored) -> None:
+    chain_id = add_upper_chain(stored, C)
+    mounts = 0
+
+    def fail_later() -> None:
+        nonlocal mounts
+        mounts += 1
+        if mounts > 1:
+            raise OSError(errno.EUCLEAN, "Structure needs cleaning")
+
+    stored.pool.on_mount = fail_later
+    async with tidied(stored):
+        assert not await stored.is_served(chain_id)
+
+    assert len(stored.mounted) == 0
+
+
+async def test_a_layer_does_not_stay_mounted_whose_caller_has_gone(stored, monkeypatch) -> None:
+    asking = asyncio.get_running_loop().create_task(stored.is_served(A))
+
+    async def mount_and_hang(operation: str, *arguments, deadline: float):
+        if operation == "serve_chain":
+            os.mkdir(stored.mounted.path(A))
+            entry = mounted_entry(stored)
+            monkeypatch.setattr(mountinfo, "read", lambda process="self": [entry])
+            asking.cancel()
+            await asyncio.sleep(60)
+        return await StorePool.call(stored.pool, operation, *arguments, deadline=deadline)
+
+    monkeypatch.setattr(stored.pool, "call", mount_and_hang)
+    async with tidied(stored):
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+
+
 async def test_a_layer_that_is_mounted_again_is_looked_for_again(stored) -> None:
     assert await stored.is_served(A)
     del stored.mounted._devices[A]
@@ -240,9 +299,8 @@ async def test_a_layer_that_is_mounted_again_is_looked_for_again(stored) -> None
     assert stored.pool.calls == ["mount_layer", "confirm_chains"]
 
 
-async def test_a_mount_that_nobody_waited_for_is_dropped_in_the_end(stored, monkeypatch) -> None:
-    """As a worker leaves it that was given up at the wrong moment."""
-    entry = mountinfo.Entry(
+def mounted_entry(stored: Stored) -> mountinfo.Entry:
+    return mountinfo.Entry(
         target=stored.mounted.path(A),
         source=str(stored.layout.layer(A)),
         kind="erofs",
@@ -250,6 +308,11 @@ async def test_a_mount_that_nobody_waited_for_is_dropped_in_the_end(stored, monk
         root="/",
         options="ro",
     )
+
+
+async def test_a_mount_that_nobody_waited_for_is_dropped_in_the_end(stored, monkeypatch) -> None:
+    """As a worker leaves it that was given up at the wrong moment."""
+    entry = mounted_entry(stored)
     monkeypatch.setattr(mountinfo, "read", lambda process="self": [entry])
     os.mkdir(stored.mounted.path(A))
     await stored.served.cleanup()
