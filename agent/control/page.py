@@ -53,16 +53,15 @@ def _said(said: Said | None) -> pages.Html | None:
 
 def _overview(view: page_data.View) -> pages.Html:
     ready = sum(each.state.phase in states.SERVING for each in view.caches)
-    capable = sum(node.capable for node in view.nodes)
-    saved = [node.saved for node in view.nodes if node.saved is not None]
+    fleet = view.fleet
     store = "there" if not view.store_problem else pages.badge("bad", "not there")
     note = view.store_problem or "answers"
     size = sum(each.state.size for each in view.caches)
     return pages.tiles(
         ("Caches", f"{ready} of {len(view.caches)}", "serve pods"),
-        ("Nodes", f"{capable} of {len(view.nodes) + view.more_nodes}", "serve images"),
-        ("Time saved", pages.ago(sum(each.seconds for each in saved)), "since the agents' start"),
-        ("Not downloaded", pages.size(sum(each.size for each in saved)), "since the agents' start"),
+        ("Nodes", f"{fleet.capable} of {fleet.count}", "serve images"),
+        ("Time saved", pages.ago(fleet.seconds), "since the agents' start"),
+        ("Not downloaded", pages.size(fleet.size), "since the agents' start"),
         ("Store", store, note),
         ("In caches", pages.size(size), "layers that caches share count for each"),
     )
@@ -130,14 +129,16 @@ def _create(token: str) -> pages.Html:
 
 
 def _nodes(view: page_data.View) -> pages.Html:
-    if not view.nodes:
+    shown = view.fleet.shown
+    if not shown:
         return pages.section("Nodes", pages.tag("p", "No node has an agent yet."))
     header = ("Node", "Serves images", "Why", "Time saved", "Not downloaded", "Images")
-    more = f" (and {view.more_nodes} more)" if view.more_nodes else ""
+    hidden = view.fleet.count - len(shown)
+    more = f" (and {hidden} more)" if hidden else ""
     table = pages.table(
         f"Nodes with an agent{more}; those that do not serve come first",
         header,
-        [list(_node(node)) for node in view.nodes],
+        [list(_node(node)) for node in shown],
     )
     return pages.section("Nodes", table)
 

@@ -20,13 +20,44 @@ class Node:
     saved: nodes.Saved | None = None
 
 
+class Fleet:
+    """All nodes with an agent, added up; of `most` of them all that is known."""
+
+    def __init__(self, *, most: int = _NODES_SHOWN) -> None:
+        self._most = most
+        self._serving: list[Node] = []
+        self._others: list[Node] = []
+        self.count = 0
+        self.capable = 0
+        self.seconds = 0.0
+        self.size = 0
+
+    def add(self, node: Node) -> None:
+        """Count a node in."""
+        self.count += 1
+        self.capable += node.capable
+        if node.saved is not None:
+            self.seconds += node.saved.seconds
+            self.size += node.saved.size
+        known = self._serving if node.capable else self._others
+        if len(known) < self._most:
+            known.append(node)
+
+    @property
+    def shown(self) -> Sequence[Node]:
+        """What a page can show: those that do not serve first."""
+        found = (
+            sorted(known, key=lambda each: each.name) for known in (self._others, self._serving)
+        )
+        return [node for nodes in found for node in nodes][: self._most]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Everything on the page. `more_nodes` are those beyond what a page can show."""
+    """Everything on the page."""
 
     caches: Sequence[specs.CacheObject] = ()
-    nodes: Sequence[Node] = ()
-    more_nodes: int = 0
+    fleet: Fleet = dataclasses.field(default_factory=Fleet)
     store_problem: str = ""
 
 
@@ -40,18 +71,15 @@ async def read(client: kube.Client, *, store_problem: str) -> View:
                 found_caches += [specs.parse(body) for body in page.items]
         except kube_errors.NotFound:
             continue  # that dialect is not installed
-    found_nodes, count = [], 0
-    async for page in client.pages(kube.NODES, not_older_than="0"):
+    fleet = Fleet()
+    # Not from the server's memory: such an answer has all nodes at once, whole.
+    async for page in client.pages(kube.NODES):
         for body in page.items:
-            node = _node(body)
-            if node is not None:
-                count += 1
-                if count <= _NODES_SHOWN:
-                    found_nodes.append(node)
+            if (node := _node(body)) is not None:
+                fleet.add(node)
     return View(
         caches=sorted(found_caches, key=lambda each: each.key),
-        nodes=sorted(found_nodes, key=lambda each: (each.capable, each.name)),
-        more_nodes=max(0, count - _NODES_SHOWN),
+        fleet=fleet,
         store_problem=store_problem,
     )
 

@@ -35,13 +35,12 @@ def busy(text: str = "") -> page_data.View:
     ]
     caches += [cache("going", going=True), cache("large", images=[f"r.io/{n}:1" for n in range(9)])]
     saved = nodes.Saved(seconds=5400.0, size=80 << 30, images={"hit": 12, "miss": 0, "partial": 3})
-    return page_data.View(
-        caches=caches,
-        nodes=[
-            page_data.Node(
-                name=text or "gpu-worker-with-a-long-name-17", capable=False, reason=told
-            ),
-            page_data.Node(name="gpu-worker-18", capable=True, reason="served", saved=saved),
-        ],
-        more_nodes=2,
-    )
+    fleet = page_data.Fleet(most=2)
+    for node in (
+        page_data.Node(name="gpu-worker-18", capable=True, reason="served", saved=saved),
+        page_data.Node(name="gpu-worker-19", capable=True, reason="served"),
+        page_data.Node(name=text or "gpu-worker-with-a-long-name-17", capable=False, reason=told),
+        page_data.Node(name="gpu-worker-20", capable=True, reason="served"),
+    ):
+        fleet.add(node)
+    return page_data.View(caches=caches, fleet=fleet)
