@@ -25,11 +25,15 @@ def test_a_pod_starts_with_the_registry_switched_off(node, offline) -> None:
 
 def test_the_kubelet_sees_tag_digest_and_size(node) -> None:
     node.schedule(node.manifest("pod", "lab/layers2:1"))
-    conftest.wait_until(lambda: node.has("lab/layers2:1"))
+    name = node.reference("lab/layers2:1")
+    # containerd shows its names one after the other, the tag first.
+    conftest.wait_until(
+        lambda: node.has("lab/layers2:1") and node.client.image_status(name).repo_digests
+    )
     record = registries.catalogue()["lab/layers2:1"]
-    status = node.client.image_status(node.reference("lab/layers2:1"))
+    status = node.client.image_status(name)
 
-    assert list(status.repo_tags) == [node.reference("lab/layers2:1")]
+    assert list(status.repo_tags) == [name]
     assert list(status.repo_digests) == [
         f"{node.registry.address}/lab/layers2@{record['manifest']}"
     ]
