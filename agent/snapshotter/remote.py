@@ -21,8 +21,9 @@ from agent.store import chains, decoding, layout
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 16
-"""Layers of a whole image in one question: the deadline is for as many as that."""
+_AT_ONCE = 4
+"""Layers of a whole image in one question. The deadline is for all of them: with many more, a store
+that is slow because a whole fleet asks it would be taken for a dead one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Lookup:
     """Looks chain IDs up in a store, and has their layers mounted below `mounts` on the way.
 
     `pool` runs agent.snapshotter.blocking.OPERATIONS; `deadline` is in seconds and bounds
-    one question, of up to 16 layers; `pauses` are the seconds for which the store is left
+    one question, of up to 4 layers; `pauses` are the seconds for which the store is left
     alone after the first, second, ... failure in a row.
     """
 
