@@ -37,6 +37,7 @@ _MANAGER = "uimgacc"
 _FIRST = ("Namespace", "CustomResourceDefinition")
 _DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
 _AGENTS = "uimgacc-node"
+_UNDOING = "uimgacc-uninstall"
 _CAPABLE = ("uimgacc", "node.uk8s.ucloud.cn/uimgacc")
 
 Object = Mapping[str, Any]
@@ -175,7 +176,21 @@ def render(wanted: Wanted, target: clusters.Target) -> list[dict[str, Any]]:
         raise output.UsageError(f"the manifests install into {clusters.NAMESPACE} only")
     if wanted.image:
         text["images"] = [_image(wanted.image)]
-    return _kustomize(text)
+    objects = _kustomize(text)
+    if export := _NFS.fullmatch(wanted.nfs):
+        _set_export(objects, server=export["server"].strip("[]"), path=export["path"])
+    return objects
+
+
+def _set_export(objects: Sequence[dict[str, Any]], *, server: str, path: str) -> None:
+    """Give the controller's volume the store's address.
+
+    kustomize cannot: it takes UIMGACC_NFS apart at each colon, and an IPv6 address has some.
+    """
+    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
+    volumes = deployment["spec"]["template"]["spec"]["volumes"]
+    (store,) = (each for each in volumes if each["name"] == "store")
+    store["nfs"] = {"server": server, "path": path}
 
 
 def _image(text: str) -> dict[str, str]:
@@ -340,10 +355,18 @@ async def _uninstall(
 
 
 async def _undoing(client: kube.Client, target: clusters.Target) -> list[dict[str, Any]]:
-    """The objects that put nodes back, with the image that the agents have now."""
-    text: dict[str, Any] = {"resources": [_from_root(MANIFESTS / "uninstall")]}
-    with contextlib.suppress(kube_errors.NotFound):
-        found = await client.get(_DAEMON_SETS, _AGENTS, namespace=target.namespace)
-        container = found["spec"]["template"]["spec"]["containers"][0]
-        text["images"] = [_image(container["image"])]
+    """The objects that put nodes back, with the image that nodes run now; raise NotInstalled."""
+    text: dict[str, Any] = {
+        "resources": [_from_root(MANIFESTS / "uninstall")],
+        "images": [_image(await _running(client, target))],
+    }
     return _kustomize(text)
+
+
+async def _running(client: kube.Client, target: clusters.Target) -> str:
+    """The agents' image; of an uninstallation that goes on, its own: the agents are gone."""
+    for namespace, name in ((target.namespace, _AGENTS), (_UNDOING, _UNDOING)):
+        with contextlib.suppress(kube_errors.NotFound):
+            found = await client.get(_DAEMON_SETS, name, namespace=namespace)
+            return str(found["spec"]["template"]["spec"]["containers"][0]["image"])
+    raise kube_switch.NotInstalled(f"{target.namespace}/{_AGENTS}")

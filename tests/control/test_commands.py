@@ -17,7 +17,7 @@ from agent.control import acceleration, specs
 from agent.model import images
 from agent.node import labelling
 from tests.control import conftest
-from tests.kube import apis
+from tests.kube import apis, faults
 from tests.manifests import rendering
 
 pytestmark = pytest.mark.timeout(300)
@@ -220,6 +220,30 @@ def test_a_store_that_is_no_export_is_installed_with_a_claim(run) -> None:
     assert store["persistentVolumeClaim"] == {"claimName": "uimgacc-store"}
 
 
+@pytest.mark.parametrize(
+    ("nfs", "server", "path"),
+    [
+        ("nfs.example.com:/uimgacc", "nfs.example.com", "/uimgacc"),
+        ("10.0.0.5:/a:b", "10.0.0.5", "/a:b"),
+        # The kubelet puts the brackets back.
+        ("[fd00::5]:/uimgacc", "fd00::5", "/uimgacc"),
+    ],
+)
+def test_the_store_s_address_reaches_nodes_and_controller(run, nfs, server, path) -> None:
+    objects = list(yaml.safe_load_all(done(run("enable", "--nfs", nfs, "--dry-run"))))
+
+    deployment = rendering.only(objects, "Deployment", "uimgacc-controller")
+    (store,) = [
+        volume
+        for volume in deployment["spec"]["template"]["spec"]["volumes"]
+        if volume["name"] == "store"
+    ]
+    assert store["nfs"] == {"server": server, "path": path}
+    node = rendering.only(objects, "DaemonSet", "uimgacc-node")["spec"]["template"]["spec"]
+    for container in rendering.containers(node):
+        assert rendering.settings(objects, container)["UIMGACC_NFS"] == nfs
+
+
 class Nodes:
     """Plays the nodes: agents and uninstallers run at once, and label as they are told."""
 
@@ -302,6 +326,16 @@ def objects(api: apis.Api, text: str) -> list[str]:
     return there
 
 
+def broken_off(proxy: faults.Proxy) -> Callable[[faults.Seen], bool]:
+    """What an uninstallation asks when it has told the nodes and waits for them."""
+
+    def waits(seen: faults.Seen) -> bool:
+        told = any(each.method == "PATCH" and each.path == seen.path for each in proxy.seen)
+        return seen.method == "GET" and seen.path.endswith("/uimgacc-uninstall") and told
+
+    return waits
+
+
 class Abandoned:
     """ImageCaches of a controller that is gone: one that others hold as well, one being deleted."""
 
@@ -346,7 +380,7 @@ def test_nodes_that_stand_on_us_are_not_left_without_us(api, run, monkeypatch) -
         api.delete(DAEMON_SETS, "uimgacc-setup", namespace=SYSTEM)
 
 
-def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, run, monkeypatch) -> None:
+def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monkeypatch) -> None:
     monkeypatch.setenv("UIMGACC_NAMESPACE", SYSTEM)
     install = ("--nfs", "10.0.0.5:/uimgacc", "--image", "r.io/uimgacc:7", "--component", "nvidia")
     text = done(run("enable", *install, "--dry-run"))
@@ -378,11 +412,23 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, run, monkeypatch)
         with contextlib.closing(Abandoned(api)) as abandoned:
             held = [specs.FINALIZER, "example.com/others", specs.FINALIZER]
             assert abandoned.finalizers() == held
-            gone = done(run("disable", "--uninstall", "--component", "nvidia"))
+            uninstall = ("disable", "--uninstall", "--component", "nvidia")
+            # It breaks off while it waits for the nodes, twice; the agents are gone by then.
+            broken = {"KUBECONFIG": str(api.kubeconfig(server=proxy.url))}
+            proxy.fail(403, reason="Forbidden", which=broken_off(proxy))
+            for _ in range(2):
+                proxy.seen.clear()
+                assert run(*uninstall, env=broken).exit_code == 1
+                undoing = api.get(DAEMON_SETS, "uimgacc-uninstall", namespace="uimgacc-uninstall")
+                (container,) = undoing["spec"]["template"]["spec"]["containers"]
+                assert container["image"] == "r.io/uimgacc:7"
+            gone = done(run(*uninstall))
             assert abandoned.finalizers() == ["example.com/others"]
 
     assert gone == "image acceleration is uninstalled\n"
     assert nodes.seen == ["uimgacc-node", "uimgacc-uninstall"]
     assert nodes.read() == ({"other": "1"}, {"other/note": "1"}, ["Other"])
+    again = run(*uninstall)
+    assert (again.exit_code, "there is no DaemonSet" in again.output) == (1, True)
     kept = {each.split()[0] for each in objects(api, text)}
     assert kept <= {"CustomResourceDefinition", "ConfigMap", "ServiceAccount", "Namespace"}
