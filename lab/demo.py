@@ -4,9 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from lab import cri, nodes, places, processes, registries
+from lab import cri, nodes, places, processes, registries, scratch
 
 IMAGE = "lab/large:1"
 READY, EVERYTHING = "ready", "read everything"
@@ -26,13 +24,11 @@ console = rich.console.Console()
 def main() -> None:
     """Run the demo."""
     os.environ["PATH"] = f"{places.BIN}{os.pathsep}{os.environ['PATH']}"
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="demo"))
-    try:
-        with registries.Registry(folder / "registry") as registry:
-            outcome = run(folder, registry)
-    finally:
-        processes.unmount_below(folder)
-        shutil.rmtree(folder)
+    with (
+        scratch.folder("demo") as folder,
+        registries.Registry(folder / "registry") as registry,
+    ):
+        outcome = run(folder, registry)
     print(json.dumps(outcome))
 
 

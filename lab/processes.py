@@ -126,6 +126,25 @@ def arguments_of(program: str) -> Iterator[tuple[int, list[str]]]:
                 yield int(entry.name), words
 
 
+def naming(folder: pathlib.Path) -> list[int]:
+    """Return every process with a path below this folder in its arguments."""
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{folder}/".encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process and of all its threads; none if it is gone."""
+    found: list[int] = []
+    for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
+
+
 def environment_with_path(first: pathlib.Path) -> Mapping[str, str]:
     """Return PATH with a folder put first, sbin included, as daemons expect it."""
     return {"PATH": f"{first}:{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/bin"}
