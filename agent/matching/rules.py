@@ -13,7 +13,15 @@ only after the registry has given it the manifest.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
-from agent.matching import annotations, coverage, decisions, events, selecting, subjects
+from agent.matching import (
+    annotations,
+    coverage,
+    decisions,
+    declining,
+    events,
+    selecting,
+    subjects,
+)
 from agent.model import caches, images, pods, records
 
 _Outcome = decisions.Outcome
@@ -35,7 +43,7 @@ def decide(
     the making. Without a platform the first one of each image is taken.
     """
     if not request.asks:
-        return _not_asked(pod, request)
+        return declining.not_asked(pod, request)
     wanted = [subjects.subject_of(image, image_records, platform) for image in pod.images]
     selection = selecting.select(pod, request, cache_views, wanted, unfinished=unfinished)
     needed = {layer.diff_id for subject in wanted for layer in subject.layers or ()}
@@ -64,25 +72,6 @@ def decide(
             )
         ),
         auto_create=_auto_create(pod, request, selection, wanted, existing=existing),
-    )
-
-
-def _not_asked(pod: pods.Pod, request: annotations.Request) -> decisions.Decision:
-    reason = "the pod asks for no cache"
-    return decisions.Decision(
-        pod=pod,
-        request=request,
-        outcome=_Outcome.NOT_ASKED,
-        summary="The pod asks for no image cache: its images are pulled as usual.",
-        images=tuple(
-            decisions.ImageDecision(
-                image=image,
-                reference=subjects.subject_of(image, {}, None).reference,
-                outcome=_Outcome.NOT_ASKED,
-                reason=reason,
-            )
-            for image in pod.images
-        ),
     )
 
 

@@ -12,6 +12,10 @@ HANDLER_ANNOTATION = "io.containerd.cri.runtime-handler"
 """On a pod: the handler whose snapshotter containerd 1.7 to 2.2 pull into."""
 
 DEFAULT_TWIN = "uimgacc"
+WITHOUT = "without-uimgacc"
+"""The handler that keeps the former default snapshotter where ours becomes the default one: for
+what must start before our snapshotter does, itself first of all."""
+
 _PREFIX = "uimgacc-"
 
 

@@ -99,6 +99,21 @@ class Pod:
             return None
         return max(0.0, (self.started_at - self.accepted_at).total_seconds())
 
+    @property
+    def has_started(self) -> bool:
+        """Whether each of its main containers has started at least once, and some run."""
+        return self.phase == "Running"
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether all its containers have ended and none will start again."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has finished, or is about to go."""
+        return self.deleting or self.has_finished
+
     def asks_for_node_with(self, key: str, value: str) -> bool:
         """Whether it selects nodes by this label, as a requirement or a preference."""
         return any(requirement.wants(key, value) for requirement in self.requirements)

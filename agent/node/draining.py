@@ -30,7 +30,7 @@ _PINNED = "io.cri-containerd.pinned"
 class Idle:
     """A premounter that leaves every pod to the kubelet (serving.Premounter)."""
 
-    async def serve(self, pod: pods.Pod) -> premounting.Result:
+    async def serve(self, pod: pods.Pod, *, running: bool = False) -> premounting.Result:
         """Do nothing, and say why."""
         decision = decisions.Decision(
             pod=pod,

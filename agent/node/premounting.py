@@ -11,28 +11,13 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.kits import aiotasks
-from agent.matching import annotations, decisions, rules, runtimes, subjects
+from agent.matching import annotations, decisions, declining, rules, runtimes, subjects
 from agent.model import caches, images, pods, records
-from agent.node import planning, registering
+from agent.node import planning, recent, registering
 
 logger = logging.getLogger(__name__)
 
-_FRESH_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 10.0
-_FINISHED = ("Succeeded", "Failed")
-
-
-class Catalog(Protocol):
-    """What of the store is asked: agent.store.catalog.Catalog.
-
-    None and what is left out is not there or damaged; TemporaryError: cannot be told.
-    """
-
-    async def caches(self) -> Sequence[records.CacheRecord]:
-        """All Ready caches."""
-
-    async def image(self, reference: images.Reference) -> records.ImageRecord | None:
-        """The record of an image."""
 
 
 class Repairer(Protocol):
@@ -108,49 +93,12 @@ class Result:
     seconds: float = 0.0
 
 
-class Caches:
-    """The Ready caches, read again when they are older than a few seconds.
-
-    A hundred pods that start at once read them once. `fresh` reads them now.
-    """
-
-    def __init__(self, catalog: Catalog, *, seconds: float = _FRESH_SECONDS) -> None:
-        self._catalog = catalog
-        self._seconds = seconds
-        self._views: tuple[caches.Cache, ...] = ()
-        self._known: dict[str, caches.Cache] = {}
-        self._read_at: float | None = None
-        self._lock = asyncio.Lock()
-
-    async def get(
-        self, *, not_before: float | None = None
-    ) -> tuple[tuple[caches.Cache, ...], float]:
-        """The caches, and the loop's time at which their reading began.
-
-        Those read before `not_before` do not do. Raises TemporaryError.
-        """
-        loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._seconds if not_before is None else not_before
-        async with self._lock:
-            if self._read_at is None or self._read_at < oldest:
-                started = loop.time()
-                found = await self._catalog.caches()
-                # A view of thousands of images costs milliseconds: those that stay are kept.
-                self._known = {record.id: self._view(record) for record in found}
-                self._views, self._read_at = tuple(self._known.values()), started
-            return self._views, self._read_at
-
-    def _view(self, record: records.CacheRecord) -> caches.Cache:
-        known = self._known.get(record.id)
-        return known if known is not None and known.record == record else caches.cache_of(record)
-
-
 class Premounter:
     """Serves one pod after the other; any number may be served side by side."""
 
     def __init__(
         self,
-        catalog: Catalog,
+        catalog: recent.Catalog,
         registrar: registering.Registrar,
         repairer: Repairer,
         ledger: Ledger,
@@ -164,7 +112,7 @@ class Premounter:
     ) -> None:
         """`only_ours` is False where our snapshotter is containerd's default one."""
         self._catalog = catalog
-        self._caches = Caches(catalog)
+        self._caches = recent.Caches(catalog)
         self._registrar = registrar
         self._repairer = repairer
         self._ledger = ledger
@@ -175,27 +123,46 @@ class Premounter:
         self._classes = classes
         self._only_ours = only_ours
 
-    async def serve(self, pod: pods.Pod) -> Result:
-        """Decide for a pod and register what may be. Raises AgentError: try again later."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+    async def serve(self, pod: pods.Pod, *, running: bool = False) -> Result:
+        """Decide for a pod and register what may be. Raises AgentError: try again later.
+
+        One that is `running` has its images, from wherever: they are registered for its
+        next container, but that is no event, and neither makes a cache nor counts as a match.
+        """
+        request = annotations.request_of(pod, self._classes)
+        handler = runtimes.handler_of(pod, self._classes)
+        if not self._is_ours(handler):
+            decision = declining.foreign(pod, request, handler=handler)
+            return await self._make_way(pod, _silent(decision) if running else decision)
+        begun = asyncio.get_running_loop().time()
         try:
-            decision = await self.decide(pod)
+            decision = await self._decide(pod, request)
         except errors.TemporaryError:
             metrics.image_left("store_unavailable")
             raise
-        if pod.deleting or pod.phase in _FINISHED:
-            return Result(decision=decision, sentence=f"{decision.summary} The pod has ended.")
+        if running:
+            decision = _silent(decision)
+        else:
+            self._tell_creator(pod, decision)
+        if not decision.registrable:
+            return Result(decision=decision, sentence=decision.summary)
+        return await self._register_all(pod, decision, begun)
+
+    def _is_ours(self, handler: str) -> bool:
+        return runtimes.is_ours(handler) if self._only_ours else handler != runtimes.WITHOUT
+
+    def _tell_creator(self, pod: pods.Pod, decision: decisions.Decision) -> None:
         if decision.auto_create is not None:
             self._creator.create(pod, decision.auto_create)
         if name := _auto_cache_of(decision):
             self._creator.matched(name)
-        if self._only_ours and not runtimes.uses_our_snapshotter(pod, self._classes):
-            return await self._make_way(pod, decision)
-        if not decision.registrable:
-            return Result(decision=decision, sentence=decision.summary)
+
+    async def _register_all(
+        self, pod: pods.Pod, decision: decisions.Decision, begun: float
+    ) -> Result:
+        """Register what may be; `begun` is the loop's time at which the pod's turn came."""
         wanted = await aiotasks.together(*(self._register(image) for image in decision.registrable))
-        seconds = loop.time() - started
+        seconds = asyncio.get_running_loop().time() - begun
         metrics.PREMOUNT.observe(seconds)
         present = [
             (image, registration)
@@ -216,26 +183,21 @@ class Premounter:
             raise errors.TemporaryError(
                 f"made way for an ordinary pull of {', '.join(cleared)}", delay=_LOOK_AGAIN_SECONDS
             )
-        sentence = decision.summary
-        if decision.registrable:
-            handler = runtimes.handler_of(pod, self._classes) or "the default one"
-            sentence = f"{sentence} Not registered: the pod's runtime is {handler}."
-        return Result(decision=decision, sentence=sentence)
+        return Result(decision=decision, sentence=decision.summary)
 
-    async def decide(self, pod: pods.Pod) -> decisions.Decision:
+    async def _decide(self, pod: pods.Pod, request: annotations.Request) -> decisions.Decision:
         """What the store does for a pod. A verdict against it rests on caches just read."""
-        request = annotations.request_of(pod, self._classes)
         if not request.asks:
             return rules.decide(pod, request, (), {})
         started = asyncio.get_running_loop().time()
         views, read_at = await self._caches.get()
-        decision = await self._decide(pod, request, views)
+        decision = await self._decide_by(pod, request, views)
         if decision.outcome is not decisions.Outcome.HIT and read_at < started:
             views, _ = await self._caches.get(not_before=started)
-            decision = await self._decide(pod, request, views)
+            decision = await self._decide_by(pod, request, views)
         return decision
 
-    async def _decide(
+    async def _decide_by(
         self, pod: pods.Pod, request: annotations.Request, views: Sequence[caches.Cache]
     ) -> decisions.Decision:
         references = subjects.references_to_look_up(pod, views)
@@ -275,6 +237,11 @@ class Premounter:
             await self._registrar.lay_out(wanted)
         except errors.AgentError as error:
             logger.info("not laid out", extra={"image": wanted.tag, "reason": str(error)})
+
+
+def _silent(decision: decisions.Decision) -> decisions.Decision:
+    """A decision that nobody is told of."""
+    return dataclasses.replace(decision, events=(), auto_create=None)
 
 
 def _is_always_pulled(pod: pods.Pod, image: decisions.ImageDecision) -> bool:

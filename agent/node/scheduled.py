@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 # Half of each is random: when a server comes back, not all nodes come back to it at once.
 _DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _JITTER = 0.5
-_FINISHED = ("Succeeded", "Failed")
 _SHORT_SECONDS = 1.0
 # "Too large resource version": the server's data is older than what we have seen, for instance
 # after its database was restored from a backup.
@@ -70,6 +69,7 @@ class Scheduled:
         self._observer = observer
         self._delays = delays
         self._known: dict[str, pods.Pod] = {}
+        self._started_with: dict[str, Sequence[str]] = {}
         self._version = ""
         self._at_least = _ANY
         self.synced = False
@@ -83,6 +83,7 @@ class Scheduled:
     async def changes(self) -> AsyncIterator[watching.Change]:
         """See watching.PodSource."""
         self._known.clear()
+        self._started_with.clear()
         self._version = ""
         pauses = backoff.Backoff(self._delays, deadline=math.inf, jitter=_JITTER)
         while True:
@@ -99,6 +100,11 @@ class Scheduled:
                 await pauses.wait(getattr(error, "delay", None))
             else:
                 pauses.reset()
+
+    def is_running(self, key: str) -> bool:
+        """See watching.PodSource."""
+        pod = self._known.get(key)
+        return pod is not None and self._started_with.get(key) == pod.images
 
     async def _step(self) -> AsyncGenerator[watching.Change, None]:
         """List if that is needed, then one watch to its end."""
@@ -141,12 +147,15 @@ class Scheduled:
             yield from self._gone(key)
             known = None
         self._observer.seen(key, pod, first=not self.synced)
+        if pod.has_started:
+            self._started_with.setdefault(key, pod.images)
         matters = _what_matters(pod)
         if matters != known:
             self._known[key] = matters
             yield watching.Change(key, matters)
 
     def _gone(self, key: str) -> Iterator[watching.Change]:
+        self._started_with.pop(key, None)
         if self._known.pop(key, None) is not None:
             self._observer.gone(key)
             yield watching.Change(key, None)
@@ -174,5 +183,5 @@ class Scheduled:
 
 def _what_matters(pod: pods.Pod) -> pods.Pod:
     """The pod without what changes while it runs: most of its changes are no news to anybody."""
-    phase = pod.phase if pod.phase in _FINISHED else ""
+    phase = pod.phase if pod.has_finished else ""
     return dataclasses.replace(pod, phase=phase, accepted_at=None, started_at=None)

@@ -6,6 +6,7 @@ after which the kubelet has long pulled what it needed.
 """
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import datetime
@@ -21,27 +22,36 @@ logger = logging.getLogger(__name__)
 
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _GIVE_UP_SECONDS = 600.0
+_ENDED = 50
+_WAITING = "waiting"
+_MISSED = "it ended before its turn came"
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 class Premounter(Protocol):
     """Serves one pod: agent.node.premounting.Premounter."""
 
-    async def serve(self, pod: pods.Pod) -> premounting.Result:
-        """Have its images present; AgentError: not (yet)."""
+    async def serve(self, pod: pods.Pod, *, running: bool = False) -> premounting.Result:
+        """Have its images present; AgentError: not (yet). `running`: its containers run already."""
 
 
 @dataclasses.dataclass(slots=True)
 class Served:
-    """A pod of this node and how far it is. `version` grows with each change of it."""
+    """A pod of this node and how far it is. `version` grows with each change of it.
+
+    `ended` is when it was seen to have ended, None before.
+    """
 
     pod: pods.Pod
     version: int = 0
     done: int = -1
-    sentence: str = "waiting"
+    sentence: str = _WAITING
     result: premounting.Result | None = None
-    since: datetime.datetime = dataclasses.field(
-        default_factory=lambda: datetime.datetime.now(datetime.UTC)
-    )
+    since: datetime.datetime = dataclasses.field(default_factory=_now)
+    ended: datetime.datetime | None = None
     task: asyncio.Task[None] | None = None
     changed: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
@@ -49,7 +59,8 @@ class Served:
 class Server:
     """Takes pods from a source and serves them, `parallel` at a time.
 
-    None is served before `wait_known` returns.
+    None is served before `wait_known` returns. What became of the last pods that are gone is
+    kept, because it is often looked for afterwards: why a Job took so long, for instance.
     """
 
     def __init__(
@@ -71,11 +82,17 @@ class Server:
         self._pauses = pauses
         self._give_up = give_up
         self._served: dict[str, Served] = {}
+        self._ended: collections.deque[Served] = collections.deque(maxlen=_ENDED)
 
     @property
     def served(self) -> Mapping[str, Served]:
         """The pods that there are, by `namespace/name`."""
         return self._served
+
+    @property
+    def ended(self) -> Sequence[Served]:
+        """The last pods that are gone, the latest first."""
+        return tuple(self._ended)
 
     def accelerated(self, key: str) -> bool:
         """Whether images of a pod were made present here, for it or for one before it."""
@@ -113,23 +130,33 @@ class Server:
             served.task = group.create_task(self._look_after(key, served), name=f"pod {key}")
         else:
             served.pod = pod
+        if pod.has_ended:
+            served.ended = served.ended or _now()
         _change(served)
 
     def _drop(self, key: str) -> None:
         served = self._served.pop(key, None)
-        if served is not None and served.task is not None:
+        if served is None:
+            return
+        if served.task is not None:
             served.task.cancel()
-            self._reporter.forget(key)
+        self._reporter.forget(key)
+        self._ended.appendleft(_remembered(served))
 
     async def _look_after(self, key: str, served: Served) -> None:
         if self._wait_known is not None:
             served.sentence = "waiting until the cluster knows what this node acknowledges"
             await self._wait_known()
+            served.sentence = _WAITING
         while True:
             await served.changed.wait()
             served.changed.clear()
             version = served.version
-            await self._serve_until_done(key, served, version)
+            # One that has ended needs nothing; what was said of it stays: it is what became of it.
+            if served.ended is None:
+                await self._serve_until_done(key, served, version)
+            elif served.sentence == _WAITING:
+                served.sentence = _MISSED
             served.done = version
 
     async def _serve_until_done(self, key: str, served: Served, version: int) -> None:
@@ -140,7 +167,8 @@ class Server:
         while served.version == version:
             try:
                 async with self._slots:
-                    result = await self._premounter.serve(served.pod)
+                    running = self._source.is_running(key)
+                    result = await self._premounter.serve(served.pod, running=running)
             except errors.TemporaryError as error:
                 served.sentence = str(error)
                 if failures == 0:
@@ -179,6 +207,23 @@ class Server:
         served.sentence, served.result = result.sentence, result
         for event in result.decision.events:
             self._reporter.tell(served.pod, event)
+
+
+def _remembered(served: Served) -> Served:
+    """What people may want to know of a pod that is gone; the caches considered are many."""
+    result = served.result
+    if result is not None:
+        decision = dataclasses.replace(result.decision, candidates=(), events=())
+        result = dataclasses.replace(result, decision=decision)
+    return Served(
+        served.pod,
+        version=served.version,
+        done=served.version,
+        sentence=served.sentence if served.sentence != _WAITING else _MISSED,
+        result=result,
+        since=served.since,
+        ended=served.ended or _now(),
+    )
 
 
 def _change(served: Served) -> None:

@@ -63,6 +63,9 @@ class PodSource(Protocol):
     def changes(self) -> AsyncIterator[Change]:
         """All pods that there are, then each change; a key's last change is the truth."""
 
+    def is_running(self, key: str) -> bool:
+        """Whether a pod's containers have all started already, with the images it has now."""
+
 
 class Folder:
     """The pods of a folder's manifests (`*.yaml`, `*.yml`, `*.json`; not hidden files).
@@ -107,6 +110,10 @@ class Folder:
                 while (name := await _hint(inotify, until)) is not None:
                     for change in self._scan_file(name):
                         yield change
+
+    def is_running(self, key: str) -> bool:
+        """See PodSource. A manifest does not tell."""
+        return False
 
     def _scan(self) -> Iterator[Change]:
         """Read what has changed since it was read last."""

@@ -18,9 +18,7 @@ from agent.setup import config, editing
 SNAPSHOTTER = "uimgacc"
 ADDRESS = "/run/uimgacc/snapshotter.sock"
 DROP_IN = "99-uimgacc.toml"
-WITHOUT = "without-uimgacc"
-"""The handler that keeps the former default snapshotter where ours becomes the default one: for
-what must start before our snapshotter does, itself first of all."""
+WITHOUT = runtimes.WITHOUT
 
 TEMPLATE_HEAD = '{{ template "base" . }}\n'
 

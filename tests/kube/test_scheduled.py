@@ -132,6 +132,30 @@ async def test_changes_of_the_status_are_no_news_but_are_observed(api, followed,
     assert followed.log == ["+one", "+two"]
 
 
+async def test_a_pod_runs_when_all_its_containers_have_started_with_its_images(
+    api, client, node, followed
+) -> None:
+    """Also one that was there before us: nobody needs to be told of it any more."""
+    api.pod("one", node)
+    await followed.until_named("one")
+    key = f"{api.namespace}/one"
+    before = followed.source.is_running(key)
+    api.pod_status("one", {"phase": "Running"})
+    await followed.until(lambda: followed.source.is_running(key))
+    async with following(client, node) as successor:
+        await successor.until_named("one")
+        found = successor.source.is_running(key)
+    # In place, as `kubectl set image pod` does: its kubelet asks for another image.
+    image = {"spec": {"containers": [{"name": "c", "image": "registry/app:2"}]}}
+    api.patch(kube.PODS, "one", image, namespace=api.namespace, how=kube.Patch.STRATEGIC)
+    await followed.until(lambda: followed.pods["one"].images == ("registry/app:2",))
+    after = followed.source.is_running(key)
+    api.delete_pod("one")
+    await followed.until_named()
+
+    assert (before, found, after, followed.source.is_running(key)) == (False, True, False, False)
+
+
 async def test_a_pod_that_has_finished_is_news(api, followed, node) -> None:
     api.pod("one", node)
     await followed.until_named("one")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.clients import kube
 from tests.kube import apis, faults
 from tests.kube import conftest as servers
 from tests.node import conftest
@@ -113,6 +114,46 @@ def test_a_token_that_was_replaced_is_taken_from_where_the_kubelet_puts_it(
     conftest.wait_until(lambda: member.has("lab/layers40:1"), seconds=60)
 
     assert member.problems() == {}
+
+
+def events(api: apis.Api, pod: str) -> list[tuple[str, str]]:
+    """What the pod was told."""
+    found = api.list(kube.EVENTS, namespace=api.namespace)
+    own = [each for each in found if each["involvedObject"]["name"] == pod]
+    return [(each["type"], each["reason"]) for each in own]
+
+
+def test_an_agent_that_starts_again_tells_nothing_to_pods_that_run(member, api, proxy) -> None:
+    """An upgrade of all agents would else write an event for each pod of the cluster."""
+    for name in ("one", "two", "three"):
+        bind(api, member, name, "lab/layers2:1")
+        api.pod_status(name, {"phase": "Running"})
+    bind(api, member, "starting", "lab/layers2:1")
+    conftest.wait_until(lambda: events(api, "starting"), seconds=60)
+    member.agent.end()
+    proxy.seen.clear()
+    member.start_agent()
+    conftest.wait_until(lambda: member.status("three").get("served"), seconds=60)
+    bind(api, member, "late", "lab/layers2:1")
+    # They are posted one after the other: what was told before has come before.
+    conftest.wait_until(lambda: events(api, "late"), seconds=60)
+
+    # Of "starting" nobody knows whether its event was written before the agent ended.
+    posts = [seen.path for seen in proxy.seen if seen.method == "POST"]
+    assert posts == [kube.EVENTS.path(namespace=api.namespace)] * 2
+    assert events(api, "starting") == events(api, "late") == [("Normal", "ImageCacheHit")]
+
+
+def test_a_pod_of_another_runtime_is_told_that_it_is_pulled(member, api) -> None:
+    """It asks, and a cache has its image, but nothing has sent it to our class."""
+    image = member.reference("lab/layers2:1")
+    annotations = {"k8s.aliyun.com/eci-image-cache": "true"}
+    api.pod("plain", member.name, image=image, annotations=annotations)
+    conftest.wait_until(lambda: events(api, "plain"), seconds=60)
+
+    assert events(api, "plain") == [("Warning", "ImageCacheMissed")]
+    assert member.status("plain")["outcome"] == "miss"
+    assert not member.has("lab/layers2:1")
 
 
 def test_how_long_a_pod_took_to_start_is_counted_as_accelerated(member, api) -> None:

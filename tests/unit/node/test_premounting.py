@@ -157,11 +157,48 @@ async def refuse(wanted) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["", "nvidia", "uimgacc-"])
-async def test_a_pod_of_another_runtime_is_decided_but_not_registered(given, runtime) -> None:
+async def test_a_pod_of_another_runtime_is_told_that_it_gets_nothing(given, runtime) -> None:
+    """Though a cache has all of it: its kubelet pulls."""
     result = await given.serve(runtime_class=runtime)
 
-    assert result.decision.outcome is decisions.Outcome.HIT
+    assert result.decision.outcome is decisions.Outcome.MISS
+    assert [(event.type, event.reason) for event in result.decision.events] == [
+        ("Warning", "ImageCacheMissed")
+    ]
     assert given.registrar.registered == []
+    assert given.catalog.listed == 0
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_a_pod_of_another_runtime_neither_makes_a_cache_nor_keeps_one(given, ready) -> None:
+    given.catalog.ready = ready
+    given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, name="auto-one")
+    await given.serve(runtime_class="nvidia")
+
+    assert given.others.wished == given.others.matches == []
+
+
+async def test_a_pod_of_another_runtime_that_asks_for_nothing_is_told_nothing(given) -> None:
+    result = await given.serve(runtime_class="nvidia", annotations={})
+
+    assert result.decision.outcome is decisions.Outcome.NOT_ASKED
+    assert result.decision.events == ()
+
+
+@pytest.mark.parametrize("ready", [True, False])
+@pytest.mark.parametrize("runtime", ["uimgacc", "nvidia"])
+async def test_of_a_pod_that_runs_already_nobody_is_told(given, image, ready, runtime) -> None:
+    """As after an upgrade of the agent: it has its images since weeks, from wherever."""
+    given.catalog.ready = ready
+    given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, name="auto-one")
+    pod = dataclasses.replace(given.pod, runtime_class=runtime)
+    result = await given.premounter.serve(pod, running=True)
+
+    assert result.decision.events == ()
+    assert given.others.wished == given.others.matches == []
+    # Its next container finds the image all the same.
+    served = ready and runtime == "uimgacc"
+    assert given.registrar.registered == ([str(image.reference)] if served else [])
 
 
 @pytest.mark.parametrize("annotations", [{}, {"uimgacc.io/image-cache": "auto"}])
@@ -184,6 +221,14 @@ async def test_as_default_snapshotter_every_runtime_is_ours(image) -> None:
     assert given.registrar.registered == [str(image.reference)]
 
 
+async def test_as_default_snapshotter_the_handler_without_us_is_not_ours(image) -> None:
+    given = Setting(image, only_ours=False)
+    result = await given.serve(runtime_class="without-uimgacc")
+
+    assert given.registrar.registered == []
+    assert "a runtimeClassName that does, such as uimgacc," in result.sentence
+
+
 async def test_a_cache_of_another_namespace_is_not_registered(given) -> None:
     given.catalog.cache = records.msgspec.structs.replace(
         given.catalog.cache, namespaces=["theirs"]
@@ -191,13 +236,6 @@ async def test_a_cache_of_another_namespace_is_not_registered(given) -> None:
     result = await given.serve()
 
     assert result.decision.outcome is decisions.Outcome.FORBIDDEN
-    assert given.registrar.registered == []
-
-
-@pytest.mark.parametrize("changes", [{"deleting": True}, {"phase": "Succeeded"}])
-async def test_a_pod_that_has_ended_is_not_registered(given, changes) -> None:
-    await given.serve(**changes)
-
     assert given.registrar.registered == []
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
@@ -25,6 +26,10 @@ class Source:
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[watching.Change] = asyncio.Queue()
+        self.running: set[str] = set()
+
+    def is_running(self, key: str) -> bool:
+        return key in self.running
 
     async def changes(self) -> AsyncIterator[watching.Change]:
         while True:
@@ -47,7 +52,7 @@ class Premounter:
         self.gate.set()
         self.inside = self.most = 0
 
-    async def serve(self, found: pods.Pod) -> premounting.Result:
+    async def serve(self, found: pods.Pod, *, running: bool = False) -> premounting.Result:
         self.inside += 1
         self.most = max(self.most, self.inside)
         try:
@@ -58,9 +63,11 @@ class Premounter:
         finally:
             self.inside -= 1
         decision = rules.decide(found, annotations.request_of(found), (), {})
-        event = decisions.Event(reason="Hit", message="m")
+        events = () if running else (decisions.Event(reason="Hit", message="m"),)
         return premounting.Result(
-            decision=decisions.dataclasses.replace(decision, events=(event,)), sentence="done"
+            decision=dataclasses.replace(decision, events=events),
+            sentence="done",
+            registered=found.images,
         )
 
 
@@ -227,3 +234,63 @@ async def test_a_store_that_is_back_ends_the_pauses_of_those_who_wait_for_it(giv
     await asyncio.sleep(1)
 
     assert given.premounter.served == ["done app:1", "a app:1", "a app:1"]
+
+
+async def test_a_pod_that_runs_already_has_no_events(given) -> None:
+    given.source.running.add("default/a")
+    given.source.put(pod("a"))
+    given.source.put(pod("b"))
+    await asyncio.sleep(1)
+
+    assert given.premounter.served == ["a app:1", "b app:1"]
+    assert given.sink.told == ["b Hit"]
+
+
+async def test_a_pod_that_started_while_it_could_not_be_served_has_no_events(given) -> None:
+    """The store was away, so its kubelet has pulled everything: a hit would be a lie."""
+    given.premounter.failures = [errors.TemporaryError("the store hangs", delay=50)]
+    given.source.put(pod("a"))
+    await asyncio.sleep(1)
+    given.source.running.add("default/a")
+    given.server.retry_now()
+    await asyncio.sleep(1)
+
+    assert given.premounter.served == ["a app:1", "a app:1"]
+    assert given.sink.told == []
+
+
+@pytest.mark.parametrize("end", [{"deleting": True}, {"phase": "Succeeded"}])
+async def test_what_became_of_a_pod_stays_known_after_its_end(given, end) -> None:
+    given.source.put(pod("a"))
+    await asyncio.sleep(1)
+    before = given.server.served["default/a"].ended
+    given.source.put(dataclasses.replace(pod("a"), **end))
+    await asyncio.sleep(1)
+    ending = given.server.served["default/a"].ended
+    given.source.remove("a")
+    await asyncio.sleep(1)
+
+    assert given.premounter.served == ["a app:1"]
+    (gone,) = given.server.ended
+    assert (before, gone.ended, gone.sentence) == (None, ending, "done")
+    assert gone.result is not None
+    assert gone.result.registered == ("app:1",)
+    assert given.server.on_node() == []
+
+
+async def test_a_pod_that_is_seen_only_after_its_end_is_not_served(given) -> None:
+    given.source.put(dataclasses.replace(pod("a"), phase="Failed"))
+    await asyncio.sleep(1)
+
+    assert given.premounter.served == given.sink.told == []
+    assert given.server.served["default/a"].sentence == "it ended before its turn came"
+
+
+async def test_of_many_pods_that_are_gone_the_last_fifty_are_kept(given) -> None:
+    for number in range(60):
+        given.source.put(pod(f"a{number}"))
+        await asyncio.sleep(1)
+        given.source.remove(f"a{number}")
+    await asyncio.sleep(1)
+
+    assert [gone.pod.name for gone in given.server.ended] == [f"a{n}" for n in range(59, 9, -1)]
