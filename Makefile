@@ -7,7 +7,8 @@ SOURCES := agent lab tests benchmarks
 
 .PHONY: demo test bench image check quick lab tools clean
 
-demo: lab
+demo:
+	lab/setup demo
 	$(BIN)/python -m lab.demo
 
 test: lab

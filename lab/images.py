@@ -21,15 +21,19 @@ import json
 import pathlib
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 
 from lab import containerds, large, odd, places, pushing, registries, soci, tars
 
 SMALL = ("images.py", "odd.py", "pushing.py", "tars.py")
 LARGE = ("large.py",)
 INDEX = ("large.py", "soci.py")
+ALL = ("small", "large", "index")
+"""What is to be done for all images; the demo needs the large one, and that of sandboxes."""
 WAIT = ("/bin/sh", "-c", "echo ready; exec sleep 1000000")
 OTHER_ARCHITECTURE = {"amd64": "arm64", "arm64": "amd64"}
 
@@ -39,8 +43,8 @@ def main() -> None:
     started = time.monotonic()
     records = registries.catalogue()
     small, big = stamp(SMALL), stamp(LARGE)
-    stamps = {record["stamp"] for record in records.values()}
-    if stamps == {small, big} and soci_stamp().exists():
+    wanted = missing(records, ("pause", "large") if sys.argv[1:] == ["demo"] else ALL)
+    if not wanted:
         print(f"lab: {len(records)} images are there")
         return
     with (
@@ -48,9 +52,13 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="lab-") as name,
         registries.Registry(pathlib.Path(name), storage=places.STORAGE) as registry,
     ):
-        layers = None if big in stamps else pool.submit(large.layers)
+        layers = pool.submit(large.layers) if "large" in wanted else None
         pusher = pushing.Pusher(registry.address)
-        if small not in stamps:
+        if "pause" in wanted:
+            pushed = pause(pusher, pushing.layer(busybox()))
+            records["lab/pause:1"] = pushed.record(alone(small))
+            save(records)
+        if "small" in wanted:
             print("lab: making the small images")
             made = {name: image.record(small) for name, image in small_images(pusher).items()}
             # What is made no longer is dropped.
@@ -63,12 +71,30 @@ def main() -> None:
             save(records)
             shutil.rmtree(large.FOLDER)
         pusher.close()
-        if not soci_stamp().exists():
+        if "index" in wanted:
             print("lab: indexing lab/large:1 for SOCI")
             soci.index(registry, "lab/large:1")
             soci_stamp().touch()
     print(table(records))
     print(f"lab: images made in {time.monotonic() - started:.0f} s")
+
+
+def missing(records: dict[str, registries.Record], steps: Sequence[str]) -> set[str]:
+    """Return which of these steps are still to be done."""
+    stamps = {record["stamp"] for record in records.values()}
+    small = stamp(SMALL)
+    done = {
+        "small": small in stamps,
+        "pause": bool(stamps & {small, alone(small)}),
+        "large": stamp(LARGE) in stamps,
+        "index": soci_stamp().exists(),
+    }
+    return {step for step in steps if not done[step]}
+
+
+def alone(stamp: str) -> str:
+    """Return the stamp of a small image that was made without the others."""
+    return f"{stamp} alone"
 
 
 def stamp(sources: tuple[str, ...]) -> str:
@@ -118,9 +144,14 @@ def small_images(pusher: pushing.Pusher) -> dict[str, pushing.Pushed]:
         docker = how == "docker"
         made[f"lab/{how}:1"] = pusher.image(f"lab/{how}", "1", layers, command=WAIT, docker=docker)
     made["lab/multi:1"] = multi(pusher, root)
-    pause = ("/bin/busybox", "sleep", "1000000000")
-    made["lab/pause:1"] = pusher.image("lab/pause", "1", [root], command=pause)
+    made["lab/pause:1"] = pause(pusher, root)
     return made
+
+
+def pause(pusher: pushing.Pusher, root: pushing.Layer) -> pushing.Pushed:
+    """Push the image of pod sandboxes."""
+    command = ("/bin/busybox", "sleep", "1000000000")
+    return pusher.image("lab/pause", "1", [root], command=command)
 
 
 def busybox() -> list[tars.Entry]:

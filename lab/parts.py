@@ -4,11 +4,13 @@ They come from Debian's archive with a private apt configuration and are only
 unpacked (`dpkg -x`) under the lab's folder: the machine's own packages and apt
 lists stay as they are, and no service is started. The mirror is the machine's
 own if it is a Debian, UIMGACC_DEBIAN_MIRROR if set, else debootstrap's.
+`python -m lab.parts demo` gathers what the demo needs, and no more.
 """
 
 import concurrent.futures
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -16,10 +18,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from lab import places
 
 SUITES = ("trixie", "testing")
+STAMP = places.LAB / "parts.json"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 
@@ -42,20 +46,22 @@ class Part:
     """Take the dependencies too, to run with that suite's own loader."""
     linked: bool = True
     """Link the binaries into `bin/`; not for what exists in two versions."""
+    demo: bool = False
+    """Whether the demo needs it."""
 
 
 CONTAINERD = ("usr/bin/containerd", "usr/bin/ctr", "usr/bin/containerd-shim-runc-v2")
 EROFS = ("usr/bin/mkfs.erofs", "usr/bin/dump.erofs", "usr/bin/fsck.erofs")
 PARTS: tuple[Part, ...] = (
     Part("containerd-1.7", "trixie", "containerd", CONTAINERD, linked=False),
-    Part("containerd-2", "testing", "containerd", CONTAINERD, linked=False),
+    Part("containerd-2", "testing", "containerd", CONTAINERD, linked=False, demo=True),
     Part("soci", "testing", "soci-snapshotter", ("usr/bin/soci", "usr/bin/soci-snapshotter-grpc")),
-    Part("erofs", "trixie", "erofs-utils", EROFS, ("-V",), libraries=True),
-    Part("docker-registry", "trixie", "docker-registry", ("usr/bin/docker-registry",)),
+    Part("erofs", "trixie", "erofs-utils", EROFS, ("-V",), libraries=True, demo=True),
+    Part("docker-registry", "trixie", "docker-registry", ("usr/bin/docker-registry",), demo=True),
     Part("prometheus", "trixie", "prometheus", ("usr/bin/prometheus",)),
     Part("promtool", "trixie", "promtool", ("usr/bin/promtool",)),
     Part("kubectl", "testing", "kubectl", ("usr/bin/kubectl",), ("version", "--client")),
-    Part("cri-proto", "trixie", "golang-github-kubernetes-cri-api-dev"),
+    Part("cri-proto", "trixie", "golang-github-kubernetes-cri-api-dev", demo=True),
     # For lab.guest, with the kernel below.
     Part("nfs", "trixie", "nfs-kernel-server", libraries=True),
     # What runs it is in lab.browser.
@@ -71,22 +77,38 @@ SURPLUS = ("usr/share/doc", "usr/share/man", "usr/share/prometheus", "usr/share/
 def main() -> None:
     """Gather what is missing and print a table of what runs."""
     started = time.monotonic()
-    stamp = places.LAB / "parts.stamp"
-    key = hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text().partition("\n")[0] == key:
+    there = gathered()
+    wanted = [part for part in PARTS if part.demo or sys.argv[1:] != ["demo"]]
+    missing = [part for part in wanted if part.folder not in there]
+    if not missing:
         print("lab: parts are there")
         return
     if architecture() not in TRIPLETS:
         raise SystemExit(f"lab: no parts known for the architecture {architecture()}")
     try:
-        gather(mirror())
-        table = versions()
+        gather(mirror(), missing)
+        table = versions(missing)
         generate_cri()
     except PartError as error:
         raise SystemExit(f"lab: {error}") from None
-    stamp.write_text(f"{key}\n{table}\n")
+    folders = sorted(there | {part.folder for part in missing})
+    STAMP.write_text(json.dumps({"key": key(), "folders": folders}))
     print(table)
     print(f"lab: parts gathered in {time.monotonic() - started:.0f} s")
+
+
+def key() -> str:
+    """Return what changes when this module does: then all parts are gathered anew."""
+    return hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()
+
+
+def gathered() -> set[str]:
+    """Return the folders of the parts that are there, as this module would gather them."""
+    try:
+        found = json.loads(STAMP.read_text())
+    except (FileNotFoundError, ValueError):
+        return set()
+    return set(found["folders"]) if found["key"] == key() else set()
 
 
 def architecture() -> str:
@@ -119,15 +141,16 @@ def default_mirror() -> str:
     return found[1]
 
 
-def gather(uri: str) -> None:
-    """Download and unpack all parts, suites and parts side by side."""
-    print(f"lab: gathering {len(PARTS)} parts from Debian {' and '.join(SUITES)}")
+def gather(uri: str, missing: Sequence[Part]) -> None:
+    """Download and unpack parts, suites and parts side by side."""
+    suites = [suite for suite in SUITES if any(part.suite == suite for part in missing)]
+    print(f"lab: gathering {len(missing)} parts from Debian {' and '.join(suites)}")
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(lambda suite: prepare_apt(uri, suite), SUITES))
-        list(pool.map(download, SUITES))
-        list(pool.map(unpack, PARTS))
+        list(pool.map(lambda suite: prepare_apt(uri, suite), suites))
+        list(pool.map(lambda suite: download(suite, missing), suites))
+        list(pool.map(unpack, missing))
     places.BIN.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
+    for part in missing:
         publish(part)
 
 
@@ -164,9 +187,9 @@ def prepare_apt(uri: str, suite: str) -> None:
     run([*apt(suite), "update"], f"the index of Debian {suite} at {uri}")
 
 
-def download(suite: str) -> None:
-    """Fetch the packages of all parts of a suite."""
-    for part in (part for part in PARTS if part.suite == suite):
+def download(suite: str, missing: Sequence[Part]) -> None:
+    """Fetch the packages of those parts that are of a suite."""
+    for part in (part for part in missing if part.suite == suite):
         folder = packages(part)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -235,10 +258,10 @@ def wrapper(part: Part, binary: str) -> str:
     )
 
 
-def versions() -> str:
-    """Run every program once and return a table of their versions."""
+def versions(found: Sequence[Part]) -> str:
+    """Run every program of these parts once and return a table of their versions."""
     lines = []
-    for part in PARTS:
+    for part in found:
         for binary in part.binaries:
             program = places.BIN / pathlib.PurePath(binary).name
             if not part.linked:
