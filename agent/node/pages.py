@@ -122,8 +122,12 @@ def _pods(shown: status.Status, now: datetime.datetime) -> pages.Html:
         caption = f"The newest {len(visible)} of {len(shown.pods)}, newest first"
         header = ("Pod", "Result", "Why", "Ready after", "Seen")
         parts.append(pages.table(caption, header, [_pod(pod, now) for pod in visible]))
-    else:
+    elif not shown.ended_pods:
         parts.append(pages.tag("p", "No pods on this node yet."))
+    if shown.ended_pods:
+        caption = f"The last {len(shown.ended_pods)} that are gone, the latest first"
+        header = ("Pod", "Result", "Why", "Ready after", "Seen")
+        parts.append(pages.table(caption, header, [_pod(pod, now) for pod in shown.ended_pods]))
     if shown.manifest_problems:
         rows = list(shown.manifest_problems.items())
         parts.append(pages.table("Manifests that could not be read", ("Manifest", "Problem"), rows))
@@ -131,7 +135,8 @@ def _pods(shown: status.Status, now: datetime.datetime) -> pages.Html:
 
 
 def _pod(pod: status.Pod, now: datetime.datetime) -> tuple[pages.Child, ...]:
-    kind, word = _OUTCOMES.get(pod.outcome or "", ("plain", "waiting"))
+    undecided = ("plain", "waiting" if pod.ended is None else "ended")
+    kind, word = _OUTCOMES.get(pod.outcome or "", undecided)
     images = [
         pages.tag("li", pages.tag("code", image.image), f": {image.reason}") for image in pod.images
     ]
@@ -147,7 +152,11 @@ def _pod(pod: status.Pod, now: datetime.datetime) -> tuple[pages.Child, ...]:
         pages.badge(kind, word),
         why,
         pages.duration(pod.seconds if pod.registered else None),
-        pages.join(_span(pod.since, now), " ago"),
+        pages.join(
+            _span(pod.since, now),
+            " ago",
+            pages.join(", ended ", _span(pod.ended, now), " ago") if pod.ended else None,
+        ),
     )
 
 

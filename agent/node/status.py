@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from agent.matching import decisions
 from agent.matching import savings as arithmetic
@@ -76,11 +76,13 @@ class Pod:
     """A pod of this node. `outcome` is None until it has been decided.
 
     `sentence` says what became of it, `seconds` how long its images took to be ready.
+    `ended` is when it was seen to have ended, None while it has not.
     """
 
     namespace: str
     name: str
     since: datetime.datetime
+    ended: datetime.datetime | None
     served: bool
     sentence: str
     outcome: str | None
@@ -118,13 +120,14 @@ class Savings:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """All of it."""
+    """All of it. `pods` are those that there are, `ended_pods` the last that are gone."""
 
     node: Node
     containerd: following.State
     store: Store
     mounts: Mounts
     pods: Sequence[Pod]
+    ended_pods: Sequence[Pod]
     manifest_problems: Mapping[str, str]
     savings: Savings
     deletions: retiring.State
@@ -193,6 +196,11 @@ def pods_of(served: Mapping[str, serving.Served]) -> list[Pod]:
     return [_pod(each) for each in reversed(list(served.values()))]
 
 
+def ended_of(served: Iterable[serving.Served]) -> list[Pod]:
+    """Pods that are gone, in their order."""
+    return [_pod(each) for each in served]
+
+
 def _pod(served: serving.Served) -> Pod:
     result = served.result
     decision = result.decision if result else None
@@ -200,6 +208,7 @@ def _pod(served: serving.Served) -> Pod:
         namespace=served.pod.namespace,
         name=served.pod.name,
         since=served.since,
+        ended=served.ended,
         served=served.done == served.version,
         sentence=served.sentence,
         outcome=decision.outcome.value if decision else None,

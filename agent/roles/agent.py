@@ -106,6 +106,7 @@ class _Parts:
             ),
             mounts=status.mounts_of(self.prober.root, table),
             pods=status.pods_of(self.server.served),
+            ended_pods=status.ended_of(self.server.ended),
             manifest_problems=dict(self.around.source.problems),
             savings=status.savings_of(self.ledger),
             deletions=dataclasses.replace(self.retirer.state),

@@ -14,6 +14,7 @@ def pod(name: str, outcome: str | None = "hit", **more) -> status.Pod:
     fields = {
         "namespace": "team",
         "since": NOW - datetime.timedelta(minutes=3),
+        "ended": None,
         "served": outcome is not None,
         "sentence": "All images are in cache imc-tools. Registered 1.",
         "cache": "imc-tools",
@@ -80,6 +81,15 @@ def busy(*, problem: str = "", capable: bool = True, **more) -> status.Status:
             pod("new", "not_ready", sentence="Cache imc-new is being built."),
             pod("dns", "not_asked", sentence="The pod asks for no cache.", images=[], cache=None),
             pod("later", None, sentence="waiting", images=[], cache=None),
+        ],
+        "ended_pods": [
+            pod(
+                "nightly-report-28391040-x7k2p",
+                "miss",
+                sentence="No cache holds its image.",
+                cache=None,
+                ended=NOW - datetime.timedelta(minutes=1),
+            )
         ],
         "manifest_problems": {"broken.yaml": "spec.containers: expected a list"},
         "savings": status.Savings(

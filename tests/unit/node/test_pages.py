@@ -44,7 +44,7 @@ def test_a_first_problem_is_a_doubt_not_a_verdict() -> None:
 @pytest.mark.parametrize("outcome", decisions.Outcome)
 def test_every_outcome_has_a_word_and_a_reason(outcome) -> None:
     pod = statuses.pod("app", outcome.value, sentence="the reason")
-    text = text_of(statuses.busy(pods=[pod]))
+    text = text_of(statuses.busy(pods=[pod], ended_pods=[]))
 
     assert "waiting" not in text
     assert "the reason" in text
@@ -79,7 +79,9 @@ def test_an_idle_node_has_a_page_as_well() -> None:
         last=[],
     )
     mounts = status.Mounts(folder="", layers={})
-    text = text_of(statuses.busy(pods=[], savings=nothing, mounts=mounts, manifest_problems={}))
+    text = text_of(
+        statuses.busy(pods=[], ended_pods=[], savings=nothing, mounts=mounts, manifest_problems={})
+    )
 
     assert "No pods on this node yet" in text
     assert "Nothing saved yet" in text
@@ -98,3 +100,14 @@ def test_a_clock_that_was_set_back_is_no_negative_time() -> None:
     document = pages.render(statuses.busy(), now=before).decode()
 
     assert "-1" not in re.sub(r"<[^>]*>", " ", document.partition("<main>")[2])
+
+
+def test_pods_that_are_gone_stand_apart_with_their_end() -> None:
+    ended = statuses.NOW - datetime.timedelta(minutes=2)
+    gone = statuses.pod("job", None, sentence="it ended before its turn came", ended=ended)
+    text = text_of(statuses.busy(pods=[], ended_pods=[gone]))
+
+    assert "No pods on this node yet" not in text
+    assert "The last 1 that are gone, the latest first" in text
+    assert "3 min ago, ended 2 min ago" in re.sub(r" +,", ",", text)
+    assert "waiting" not in text

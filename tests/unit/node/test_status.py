@@ -90,3 +90,10 @@ def test_pods_come_newest_first_and_undecided_ones_are_there() -> None:
 
     assert [pod.name for pod in found] == ["b", "a"]
     assert (found[0].outcome, found[0].served, found[0].sentence) == (None, False, "waiting")
+
+
+def test_a_pod_that_is_gone_is_shown_with_its_end() -> None:
+    gone = serving.Served(pods.Pod(namespace="d", name="a"), sentence="s", ended=statuses.NOW)
+    (found,) = status.ended_of([gone])
+
+    assert (found.name, found.sentence, found.ended) == ("a", "s", statuses.NOW)
