@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _Check = capability.Check
 _SNAPSHOTTER = "io.containerd.snapshotter.v1"
+_NEEDED = (_Check.PLUGIN, _Check.SNAPSHOTTER)
 _FILE_SYSTEMS = ("erofs", "overlay")
 _ANSWER_SECONDS = 2.0
 """For the snapshotter, which answers what it is asked here from memory within a millisecond."""
@@ -132,6 +133,18 @@ class Prober:
         return self.verdict
 
     async def _store_findings(self) -> list[capability.Finding]:
+    @property
+    def obstacle(self) -> str:
+        """What keeps pods of our runtime handlers from starting here, "" where nothing is known.
+
+        A roll-out of ours stops at it, before a broken snapshotter is on every node. The store
+        is no part of it: pods start without, and a new version may be what brings it back.
+        """
+        if not self._looks:
+            return "nothing has been looked at yet"
+        problems = self.verdict.problems
+        return "; ".join(problems[check] for check in _NEEDED if check in problems)
+
         started = time.perf_counter()
         problem = ""
         try:

@@ -93,7 +93,7 @@ class _Parts:
             return f"the node object is not written yet: {unknown}"
         if not self.follower.state.connected:
             return f"containerd: {self.follower.state.problem or 'not connected yet'}"
-        return ""
+        return self.prober.obstacle
 
     def describe(self) -> status.Status:
         """The content of /status and of the page for people."""

@@ -2,8 +2,9 @@
 
 import itertools
 import pathlib
-import re
-import textwrap
+import socket
+import subprocess
+import sys
 
 import kubernetes_validate
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from agent.model import images
 from agent.roles import agent_flags, snapshotter
 from agent.setup import planning
+from lab import rootfs
 from tests.manifests import rendering
 
 OVERLAYS = ("runtimeclass", "default-snapshotter")
@@ -176,6 +178,31 @@ def test_only_what_mounts_is_privileged(overlay: str, components: tuple[str, ...
     }
 
 
+@pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe"])
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_socket_that_a_dead_snapshotter_has_left_is_not_ready(
+    overlay: str, probe: str, tmp_path: pathlib.Path
+) -> None:
+    pod = rendering.only(rendering.together(overlay), "DaemonSet", "uimgacc-node")
+    (snapshotter_, _) = pod["spec"]["template"]["spec"]["containers"]
+    program, *arguments = snapshotter_[probe]["exec"]["command"]
+    path = tmp_path / "s"
+    arguments = [each.replace(planning.ADDRESS, str(path)) for each in arguments]
+    assert str(path) in arguments[-1]
+
+    def is_ready() -> bool:
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+        return done.returncode == 0
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        while_listening = is_ready()
+
+    assert (while_listening, path.is_socket(), is_ready()) == (True, True, False)
+    assert program == f"python{rootfs.PYTHON}", "what the image has"
+
+
 def test_the_store_s_address_is_set_in_one_place(tmp_path: pathlib.Path) -> None:
     path = rendering.write(tmp_path, "runtimeclass")
     own = yaml.safe_load(path.read_text())
@@ -201,18 +228,6 @@ def test_with_everything_through_us_our_own_pod_starts_without_us() -> None:
         rendering.only(documents, "RuntimeClass", planning.WITHOUT)["handler"] == planning.WITHOUT
     )
     assert not rendering.of_kind(documents, "MutatingAdmissionPolicy")
-
-
-def test_the_admission_policy_is_left_out_as_the_documentation_says(tmp_path: pathlib.Path) -> None:
-    text = (rendering.MANIFESTS.parent / "docs" / "install.md").read_text()
-    (block,) = re.findall(r"^    patches:\n(?:     .*\n)+", text, re.MULTILINE)
-    path = rendering.write(tmp_path, "runtimeclass")
-    path.write_text(path.read_text() + textwrap.dedent(block))
-
-    kept = {found["kind"] for found in rendering.render(tmp_path)}
-
-    assert {"DaemonSet", "RuntimeClass", "ValidatingAdmissionPolicy"} <= kept
-    assert not [kind for kind in kept if kind.startswith("Mutating")]
 
 
 @every_case

@@ -8,6 +8,7 @@ import pathlib
 import signal
 import sys
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,6 +74,15 @@ class Member(conftest.Node):
         (found,) = [each for each in conditions if each["type"] == "ImageAcceleration"]
         return str(found["message"])
 
+    def unready(self) -> str:
+        """What the agent says it lacks, "" where it is ready."""
+        try:
+            self.get("/readyz")
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.read().decode()
+        return ""
+
     def told(self) -> set[str]:
         """The reasons of the node's events."""
         found = self.api.list(kube.EVENTS, namespace="default")
@@ -113,6 +123,7 @@ def test_a_store_that_hangs_takes_the_labels_until_it_is_back(member, api) -> No
     assert member.labels == {"uimgacc.io/handler"}
     conftest.wait_until(lambda: member.condition == ("False", "StoreUnavailable"), seconds=60)
     assert member.get("/healthz") == "ok\n"
+    assert member.is_ready(), "a store that is away would stop a roll-out"
 
     member.store.go_on()
     seconds_until(lambda: member.labels == CAPABLE, "back after the store is")
@@ -137,11 +148,32 @@ def test_a_snapshotter_that_hangs_takes_all_labels_until_its_successor_is_there(
     seconds_until(lambda: not member.labels, "withdrawn after the snapshotter has stopped")
     conftest.wait_until(lambda: member.condition == ("False", "SnapshotterUnavailable"), seconds=60)
     assert "hangs" in member.message
+    # A roll-out of the DaemonSet goes no further.
+    assert "hangs" in member.unready()
 
     # As its watcher does after a minute, and then the kubelet.
     member.snapshotter.end(signal.SIGKILL)
     member.start_snapshotter()
     seconds_until(lambda: member.labels == CAPABLE, "back after its successor is there")
+    conftest.wait_until(member.is_ready, seconds=60)
+
+
+def test_an_agent_without_a_snapshotter_does_not_get_ready(member) -> None:
+    """As beside a release of it that does not start: also before the first look."""
+    member.snapshotter.end(signal.SIGKILL)
+    member.agent.end()
+    member.agent.start()
+    member.agent.wait_for_socket(("127.0.0.1", member.port))
+    answers = set()
+
+    def is_found() -> bool:
+        answers.add(member.unready())
+        return any("does not answer" in answer for answer in answers)
+
+    conftest.wait_until(is_found, seconds=60)
+    assert "" not in answers
+    member.start_snapshotter()
+    conftest.wait_until(member.is_ready, seconds=60)
 
 
 def test_an_export_that_is_none_takes_the_label_and_the_node_says_which_setting_is_wrong(
