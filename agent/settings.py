@@ -149,6 +149,10 @@ class Controller:
     uhub: str = "uhub.service.ucloud.cn"
     """The registries, with commas between them, that UCloud's user and password are for."""
 
+    uhub_namespaces: str = "default"
+    """The namespaces, with commas between them, whose pods may have what UCloud's user has opened
+    without Secrets of their own; *: all, "": none, so that the registry is always asked."""
+
     plain_http: str = ""
     """Registries that all builds and UCloud's API reach without TLS, with commas between them."""
 

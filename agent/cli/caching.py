@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-import datetime
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import rich.progress
@@ -24,9 +23,6 @@ from agent.control import (
 from agent.model import caches
 
 _POLL = 0.5
-_LEASES = kube.Resource(group="coordination.k8s.io", plural="leases")
-_LEASE = "uimgacc-controller"
-_FRESH = datetime.timedelta(minutes=2)
 _CAPABLE = "uimgacc=true"
 _NO_KIND = "this cluster has no ImageCaches{}: `uimgacc enable` installs them"
 
@@ -87,7 +83,7 @@ def show_one(target: clusters.Target, name: str, *, as_json: bool) -> None:
 
 def create(target: clusters.Target, wanted: creating.Wanted, *, wait: bool, as_json: bool) -> None:
     """Make ImageCache objects and follow their builds to the end."""
-    bodies = _bodies(wanted)
+    bodies = manifests_of(wanted)
 
     async def work(client: kube.Client) -> list[specs.CacheObject]:
         made = []
@@ -110,19 +106,20 @@ def create(target: clusters.Target, wanted: creating.Wanted, *, wait: bool, as_j
 
 
 def create_alias(
-    target: clusters.Target,
-    original: str,
-    other: str,
-    *,
-    plain_http: Sequence[str],
-    wait: bool,
-    as_json: bool,
+    target: clusters.Target, other: str, wanted: creating.Wanted, *, wait: bool, as_json: bool
 ) -> None:
     """As `create ORIGINAL TARGET` of UCloud's script: build, and push the other name."""
     asked = ucloud.parse(
-        {"Action": "CreateUK8SImageAccelerate", "OriginalImage": original, "TargetImage": other}
+        {"Action": "CreateUK8SImageAccelerate", "OriginalImage": wanted.name, "TargetImage": other}
     )
-    _act(target, asked, plain_http=plain_http, wait=wait, as_json=as_json)
+    settings = acceleration_objects.Settings(
+        namespace=target.namespace,
+        plain_http=sorted(wanted.plain_http),
+        insecure=sorted(wanted.insecure),
+    )
+    if wanted.namespaces:
+        settings = dataclasses.replace(settings, serves=wanted.namespaces)
+    _act(target, asked, settings=settings, wait=wait, as_json=as_json)
 
 
 def delete(target: clusters.Target, name: str, *, wait: bool, as_json: bool) -> None:
@@ -151,13 +148,8 @@ def _is_alias(name: str) -> bool:
     return "/" in name or ":" in name
 
 
-def _bodies(wanted: creating.Wanted) -> list[Mapping[str, Any]]:
-    """The manifests to apply; raise UsageError where a flag is for builds without a cluster."""
-    if wanted.secrets or wanted.ca or wanted.platforms or wanted.plugin_config:
-        raise output.UsageError(
-            "--secret, --ca, --platform and plug-ins are for builds into a --store; on a cluster"
-            " name Secrets in the manifest's imagePullSecrets (--file)"
-        )
+def manifests_of(wanted: creating.Wanted) -> list[Mapping[str, Any]]:
+    """The manifests to apply; raise UsageError, ManifestError."""
     if wanted.file:
         creating.requests_of(dataclasses.replace(wanted, name="", images=()))
         found = creating.read_documents(wanted.file)
@@ -176,17 +168,21 @@ def _bodies(wanted: creating.Wanted) -> list[Mapping[str, Any]]:
     }
     if request.retention_days is not None:
         spec["retentionDays"] = request.retention_days
-    return [
-        {
-            "apiVersion": "uimgacc.io/v1",
-            "kind": caches.KIND,
-            "metadata": {
-                "name": request.name,
-                "annotations": {key: value for key, value in annotations.items() if value},
-            },
-            "spec": spec,
-        }
-    ]
+    if wanted.pull_secrets:
+        spec["imagePullSecrets"] = list(wanted.pull_secrets)
+    if wanted.namespaces:
+        spec["namespaces"] = list(wanted.namespaces)
+    body = {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": caches.KIND,
+        "metadata": {
+            "name": request.name,
+            "annotations": {key: value for key, value in annotations.items() if value},
+        },
+        "spec": spec,
+    }
+    caches.parse_request(body)  # what is wrong is said before anything is asked of the cluster
+    return [body]
 
 
 def _resource(group: str) -> kube.Resource:
@@ -300,14 +296,14 @@ def _act(
     target: clusters.Target,
     asked: ucloud.Request,
     *,
-    plain_http: Sequence[str] = (),
+    settings: acceleration_objects.Settings | None = None,
     wait: bool,
     as_json: bool,
 ) -> None:
     """Do what UCloud's API would, from here; follow it to its end."""
 
     async def work(client: kube.Client) -> dict[str, Any]:
-        actions = _actions(client, target, plain_http)
+        actions = _actions(client, target, settings)
         await actions.do(asked)
         with bar(quiet=as_json) as tell:
             while wait:
@@ -329,9 +325,11 @@ def _act(
 
 
 def _actions(
-    client: kube.Client, target: clusters.Target, plain_http: Sequence[str] = ()
+    client: kube.Client,
+    target: clusters.Target,
+    settings: acceleration_objects.Settings | None = None,
 ) -> acceleration.Actions:
-    settings = acceleration_objects.Settings(namespace=target.namespace, plain_http=plain_http)
+    settings = settings or acceleration_objects.Settings(namespace=target.namespace)
     switch = kube_switch.Switch(client, namespace=target.namespace)
     return acceleration.Actions(
         acceleration_objects.KubeObjects(client, switch, settings),
@@ -350,27 +348,12 @@ async def _situation(client: kube.Client, target: clusters.Target) -> dict[str, 
     nodes = [
         node async for page in client.pages(kube.NODES, labels=_CAPABLE) for node in page.items
     ]
-    ready = await _controller_is_there(client, target)
-    found = dataclasses.replace(
-        found,
-        nfs_ready=bool(nodes),
-        agent_ready=ready,
-        status=found.status if ready else ucloud.Status.UNKNOWN,
-    )
+    # Whether the store is there is seen by the nodes that serve images from it.
+    found = dataclasses.replace(found, nfs_ready=bool(nodes))
     others: list[Any] = []
     with contextlib.suppress(output.NotFound):  # nothing is installed, which is said above
         others = [_shape(each) for each in await _all(client)]
     return ucloud.described("GetUK8SImageAccelerate", found) | {"Caches": others}
-
-
-async def _controller_is_there(client: kube.Client, target: clusters.Target) -> bool:
-    """Whether a controller leads, by its lease."""
-    try:
-        lease = await client.get(_LEASES, _LEASE, namespace=target.namespace)
-    except kube_errors.NotFound:
-        return False
-    renewed = specs.moment(lease.get("spec", {}).get("renewTime"))
-    return renewed is not None and clusters.now() - renewed < _FRESH
 
 
 @contextlib.contextmanager

@@ -61,6 +61,7 @@ def run() -> None:
 @app.command()
 @output.reported
 def create(
+    context: typer.Context,
     name: Annotated[
         str, typer.Argument(help="The name of the cache; or the original image, with TARGET.")
     ] = "",
@@ -89,9 +90,13 @@ def create(
     namespace: Annotated[
         list[str] | None,
         typer.Option(
-            help="A namespace whose pods may use it; repeatable. Without one: all, but with"
-            " --secret only `default`."
+            help="A namespace whose pods may use it, * for all; repeatable. Without one: those of"
+            " the pull secrets, with --secret only `default`; all without any."
         ),
+    ] = None,
+    pull_secret: Annotated[
+        list[str] | None,
+        typer.Option(help="NAMESPACE/NAME of a cluster's Secret with credentials; repeatable."),
     ] = None,
     plain_http: Annotated[
         list[str] | None,
@@ -139,8 +144,13 @@ def create(
 
     uimgacc create tools --image registry.example.com/team/tools:1
     """
-    from agent.cli import creating
+    from agent.cli import creating, refusing
 
+    if store is not None and target:
+        raise output.UsageError("a TARGET is pushed by a cluster's controller, not to a --store")
+    where = "a store" if store is not None else "a cluster"
+    how = "TARGET" if target else "--file" if file else ""
+    refusing.refuse(context, where=where, how=how)
     wanted = creating.Wanted(
         name=name,
         images=tuple(image or ()),
@@ -148,6 +158,7 @@ def create(
         size_gib=size,
         secrets=tuple(secret or ()),
         namespaces=tuple(namespace or ()),
+        pull_secrets=tuple(pull_secret or ()),
         plain_http=frozenset(plain_http or ()),
         insecure=frozenset(insecure or ()),
         ca=ca,
@@ -160,19 +171,13 @@ def create(
         mkfs=mkfs,
     )
     if store is not None:
-        if target:
-            raise output.UsageError(
-                "a TARGET is pushed by a cluster's controller, not to a --store"
-            )
         creating.create(store, wanted, as_json=as_json)
         return
     from agent.cli import caching, clusters
 
     cluster = clusters.Target(kubeconfig=kubeconfig, namespace=system)
     if target:
-        caching.create_alias(
-            cluster, name, target, plain_http=plain_http or (), wait=wait, as_json=as_json
-        )
+        caching.create_alias(cluster, target, wanted, wait=wait, as_json=as_json)
     else:
         caching.create(cluster, wanted, wait=wait, as_json=as_json)
 
@@ -396,6 +401,23 @@ def node_setup(
     state: Annotated[
         str, typer.Option(envvar="UIMGACC_STATE", help="For --clear: the agent's state.")
     ] = "/var/lib/uimgacc/agent",
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Then stay, and set up again when another tool has changed containerd's"
+            " configuration. FILE is made when the first set-up is done.",
+        ),
+    ] = "",
+    every: Annotated[
+        float,
+        typer.Option(
+            min=0.05,
+            envvar="UIMGACC_KEEP_SECONDS",
+            help="For --keep: seconds from one look at the files to the next.",
+        ),
+    ] = 10.0,
+    again: Annotated[bool, typer.Option("--again", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
     """Plug the snapshotter into containerd: a twin for every runtime handler.
@@ -423,6 +445,9 @@ def node_setup(
             clear=clear,
             store=store,
             state=state,
+            keep=keep,
+            every=every,
+            again=again,
         ),
         as_json=as_json,
     )

@@ -33,6 +33,7 @@ class Wanted:
     size_gib: int | None = None
     secrets: tuple[pathlib.Path, ...] = ()
     namespaces: tuple[str, ...] = ()
+    pull_secrets: tuple[str, ...] = ()
     plain_http: frozenset[str] = frozenset()
     insecure: frozenset[str] = frozenset()
     ca: pathlib.Path | None = None
@@ -133,8 +134,8 @@ def _adjusted(request: caches.CacheRequest, wanted: Wanted) -> caches.CacheReque
 def _namespaces(request: caches.CacheRequest, wanted: Wanted) -> tuple[str, ...] | None:
     if wanted.namespaces:
         return tuple(sorted(set(wanted.namespaces)))
-    if request.namespaces is not None:
-        return tuple(request.namespaces)
+    if request.serves or request.namespaces is not None:
+        return None if request.namespaces is None else tuple(request.namespaces)
     return ("default",) if wanted.secrets else None
 
 

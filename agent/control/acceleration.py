@@ -3,9 +3,12 @@
 Everything that is known is in the cluster's objects, so any controller may answer and
 one that was restarted goes on. An image is an ImageCache object; its other name is
 pushed when it is Ready (agent.control.aliasing), and the object then holds both
-names, so that pods which run the other one find it ahead of their pull.
+names: pods of the namespaces that it serves, which run the other one, find it ahead of
+their pull; those of others have the registry asked, and then its layers.
 
-One operation at a time, as at UCloud's: the script waits for it by asking how it is.
+One operation at a time, as at UCloud's: the script waits for it by asking how it is. A
+deletion that nodes hold up is told as an error after a while and goes on by itself: it
+keeps nobody from the next operation, which is told of from then on.
 """
 
 import asyncio
@@ -24,6 +27,10 @@ from agent.model import images
 _PATIENCE = datetime.timedelta(seconds=60)
 """How long a deletion may wait for nodes until whoever waits for it is told by whom it is held."""
 
+_LEADERLESS = (
+    "no controller leads, so nothing is built or deleted: look at the Deployment uimgacc-controller"
+)
+
 
 class Stage(enum.Enum):
     """How far the second name of an image is."""
@@ -39,8 +46,9 @@ class Accelerated:
 
     `built` and `failed` say what became of its present spec: both are False while
     nobody has tried. `problem` says why the other name could not be pushed,
-    `deleted` is since when it is being deleted. `plain_http` and `insecure` are
-    registries that are spoken to in that way.
+    `deleted` is since when it is being deleted, `told` whether somebody went on after
+    that had become an error. `plain_http` and `insecure` are registries that are spoken
+    to in that way.
     """
 
     name: str
@@ -56,6 +64,7 @@ class Accelerated:
     plain_http: frozenset[str] = frozenset()
     insecure: frozenset[str] = frozenset()
     deleted: datetime.datetime | None = None
+    told: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,12 @@ class Objects(Protocol):
 
     async def delete(self, each: Accelerated) -> None:
         """Delete an image cache, which may take its time."""
+
+    async def tell(self, each: Accelerated, *, told: bool) -> None:
+        """Note whether it was told that the deletion of an image cache is held up."""
+
+    async def led(self) -> bool:
+        """Whether a controller leads: without one nothing is built and nothing deleted."""
 
     async def switch(self) -> Switch:
         """How the switch is."""
@@ -145,7 +160,7 @@ class Actions:
             case ucloud.Delete():
                 await self._delete(request)
             case ucloud.Disable():
-                await self._idle(await self._objects.all())
+                self._idle(await self._objects.all())
                 await self._objects.turn(None)
             case _:
                 raise AssertionError(request)
@@ -167,8 +182,12 @@ class Actions:
         found = await self._enabled()
         original, target = str(request.original), str(request.target)
         name = name_of(request.original)
-        await self._idle(found)
+        self._idle(found)
         for each in found:
+            if each.deleted is not None:
+                if each.name == name:
+                    raise ucloud.ApiError(ucloud.RetCode.BUSY, f"{original} is being deleted")
+                continue
             if each.target == target and each.original != original:
                 raise ucloud.ApiError(
                     ucloud.RetCode.ALREADY_THERE, f"{target} is the other name of {each.original}"
@@ -191,29 +210,36 @@ class Actions:
         if not these:
             raise ucloud.ApiError(ucloud.RetCode.NOT_FOUND, f"{named} is not there")
         others = [each for each in found if each not in these]
-        await self._idle(others)
+        self._idle(others)
         await self._forget(others)
         for each in these:
             if each.deleted is None:
                 await self._objects.delete(each)
+            elif each.told:
+                await self._objects.tell(each, told=False)
 
     async def _forget(self, found: Sequence[Accelerated]) -> None:
-        """Delete what failed: it was told, and must not be told of what begins now."""
+        """Let go of what failed: it was told, and must not be told of what begins now."""
         for each in found:
-            if _failed(each) and each.deleted is None:
+            if each.deleted is None and _failed(each):
                 await self._objects.delete(each)
+            elif each.deleted is not None and not each.told:
+                await self._objects.tell(each, told=True)
 
     async def _enabled(self) -> Sequence[Accelerated]:
         if not (await self._objects.switch()).enabled:
             raise ucloud.ApiError(ucloud.RetCode.NOT_ENABLED, "image acceleration is not enabled")
         if problem := self._store_problem():
             raise ucloud.ApiError(ucloud.RetCode.UNAVAILABLE, f"the store: {problem}")
+        if not await self._objects.led():
+            raise ucloud.ApiError(ucloud.RetCode.UNAVAILABLE, _LEADERLESS)
         return await self._objects.all()
 
-    async def _idle(self, found: Sequence[Accelerated]) -> None:
+    def _idle(self, found: Sequence[Accelerated]) -> None:
         """Raise unless nothing is under way."""
+        now = self._clock()
         for each in found:
-            if _status(each) in ucloud.BUSY:
+            if _is_busy(each, now):
                 raise ucloud.ApiError(
                     ucloud.RetCode.BUSY,
                     f"{each.original} is being"
@@ -225,15 +251,16 @@ class Actions:
         if not switch.enabled:
             return ucloud.Situation(status=ucloud.Status.READY, nfs=switch.nfs)
         problem = self._store_problem()
+        led = await self._objects.led()
         known = ucloud.Situation(
             enabled=True,
             nfs_ready=not problem,
-            agent_ready=not problem,
+            agent_ready=led and not problem,
             nfs=switch.nfs,
             subnet=switch.subnet,
-            error=problem,
+            error=problem or ("" if led else _LEADERLESS),
         )
-        if problem:
+        if known.error:
             return known
         found = await self._objects.all()
         status, error = _overall(found, self._clock())
@@ -272,14 +299,25 @@ def _status(each: Accelerated) -> ucloud.Status:
     return ucloud.Status.CREATING
 
 
+def _is_held(each: Accelerated, now: datetime.datetime) -> bool:
+    """Whether nodes hold up its deletion for so long that nobody waits for it any more."""
+    return each.deleted is not None and (
+        each.told or (now - each.deleted > _PATIENCE and bool(each.state.message))
+    )
+
+
+def _is_busy(each: Accelerated, now: datetime.datetime) -> bool:
+    return _status(each) in ucloud.BUSY and not _is_held(each, now)
+
+
 def _overall(found: Sequence[Accelerated], now: datetime.datetime) -> tuple[ucloud.Status, str]:
     """The one status of a cluster, and its error."""
     for each in found:
-        if each.deleted is not None and now - each.deleted > _PATIENCE and each.state.message:
-            return ucloud.Status.DELETE_ERROR, f"{each.original}: {each.state.message}"
+        if _is_busy(each, now):
+            return _status(each), ""
     for each in found:
-        if (status := _status(each)) in ucloud.BUSY:
-            return status, ""
+        if _is_held(each, now) and not each.told:
+            return ucloud.Status.DELETE_ERROR, f"{each.original}: {each.state.message}"
     for each in found:
         if _failed(each):
             reason = each.problem or each.state.message

@@ -8,7 +8,8 @@ that `agent.clients.kube_switch` turns on and off.
 import base64
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import datetime
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.clients import credentials, kube, kube_errors, kube_switch
@@ -23,35 +24,55 @@ _TARGET = "uimgacc.io/target-image"
 _STAGE = "uimgacc.io/target-stage"
 _PROBLEM = "uimgacc.io/target-problem"
 _LAYERS = "uimgacc.io/layers"
+_TOLD = "uimgacc.io/deletion-told"
 _PLAIN_HTTP = "uimgacc.io/plain-http-registry"
+_INSECURE = "uimgacc.io/insecure-registry"
 
 _CONFIG_MAPS = kube.Resource(plural="configmaps")
 _NAME = "uimgacc-ucloud"
 _UHUB = "uimgacc-uhub"
 _SECRET_KEY = ".dockerconfigjson"  # noqa: S105 - the name of a field
 
+_LEASE = "uimgacc-controller"
+# Far longer than a Lease lasts: whoever asks may have another clock, and who leads may change.
+_FRESH = datetime.timedelta(minutes=2)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`hosts` are the registries that the user of UHub is for, `plain_http` those without TLS."""
+    """`hosts` are the registries that the user of UHub is for, `plain_http` those without TLS.
+
+    `insecure` are those whose certificate is not verified. `serves` are the namespaces whose
+    pods may have what that user has opened without their own secrets (caches.EVERY: all).
+    """
 
     namespace: str
     hosts: Sequence[str] = ("uhub.service.ucloud.cn",)
     plain_http: Sequence[str] = ()
+    insecure: Sequence[str] = ()
+    serves: Sequence[str] = ("default",)
 
 
 class KubeObjects:
     """See acceleration.Objects."""
 
-    def __init__(self, api: kube.Client, switch: kube_switch.Switch, settings: Settings) -> None:
+    def __init__(
+        self,
+        api: kube.Client,
+        switch: kube_switch.Switch,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    ) -> None:
         self._api = api
         self._switch = switch
         self._settings = settings
+        self._clock = clock
 
     async def all(self) -> Sequence[acceleration.Accelerated]:
         """See acceleration.Objects; in the order of their names."""
         found = [
-            _accelerated(body)
+            accelerated(body)
             async for page in self._api.pages(kube.IMAGE_CACHES, labels=f"{LABEL}=true")
             for body in page.items
         ]
@@ -62,9 +83,12 @@ class KubeObjects:
         annotations = {_ORIGINAL: original, _TARGET: target}
         if self._settings.plain_http:
             annotations[_PLAIN_HTTP] = ",".join(self._settings.plain_http)
+        if self._settings.insecure:
+            annotations[_INSECURE] = ",".join(self._settings.insecure)
         spec: dict[str, Any] = {"images": [original], "imageCacheSize": caches.SIZE_MAX}
         if (await self.switch()).has_login:
             spec["imagePullSecrets"] = [f"{self._settings.namespace}/{_UHUB}"]
+            spec |= {"namespaces": list(self._settings.serves)} if self._settings.serves else {}
         body = {
             "apiVersion": "uimgacc.io/v1",
             "kind": caches.KIND,
@@ -78,14 +102,30 @@ class KubeObjects:
             # Whatever new value: build anew what failed.
             annotations[specs.REFRESH] = str(found["metadata"]["resourceVersion"])
             again = {**annotations, _STAGE: None, _PROBLEM: None, _LAYERS: None}
+            # Without a user of UHub now, nothing of the one that there was.
+            wanted = {"imagePullSecrets": None, "namespaces": None, **spec}
             await self._api.patch(
-                kube.IMAGE_CACHES, name, {"metadata": {"annotations": again}, "spec": spec}
+                kube.IMAGE_CACHES, name, {"metadata": {"annotations": again}, "spec": wanted}
             )
 
     async def delete(self, each: acceleration.Accelerated) -> None:
         """See acceleration.Objects."""
         with contextlib.suppress(kube_errors.NotFound):
             await self._api.delete(kube.IMAGE_CACHES, each.name, uid=each.uid)
+
+    async def tell(self, each: acceleration.Accelerated, *, told: bool) -> None:
+        """See acceleration.Objects."""
+        await self._note(each, {"metadata": {"annotations": {_TOLD: "true" if told else None}}})
+
+    async def led(self) -> bool:
+        """See acceleration.Objects; by the leader's Lease."""
+        try:
+            lease = await self._api.get(kube.LEASES, _LEASE, namespace=self._settings.namespace)
+        except kube_errors.NotFound:
+            return False
+        # Whoever holds it: while one hands it to the next, nobody need be told.
+        renewed = specs.moment((lease.get("spec") or {}).get("renewTime"))
+        return renewed is not None and self._clock() - renewed < _FRESH
 
     async def switch(self) -> acceleration.Switch:
         """See acceleration.Objects."""
@@ -170,7 +210,13 @@ class KubeObjects:
             await self._api.patch(kube.IMAGE_CACHES, each.name, body)
 
 
-def _accelerated(body: kube.Object) -> acceleration.Accelerated:
+def is_ours(body: kube.Object) -> bool:
+    """Whether UCloud's API has made an ImageCache."""
+    return (body["metadata"].get("labels") or {}).get(LABEL) == "true"
+
+
+def accelerated(body: kube.Object) -> acceleration.Accelerated:
+    """An ImageCache that UCloud's API has made."""
     cache = specs.parse(body)
     annotations: Mapping[str, str] = body["metadata"].get("annotations") or {}
     stage = annotations.get(_STAGE, "")
@@ -190,4 +236,5 @@ def _accelerated(body: kube.Object) -> acceleration.Accelerated:
         insecure=frozenset(cache.request.insecure_registries if cache.request else ()),
         failed=cache.state.build.failed == cache.spec_hash,
         deleted=cache.deleted,
+        told=annotations.get(_TOLD) == "true",
     )

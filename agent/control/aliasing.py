@@ -1,32 +1,30 @@
 """Pushes the other names of images that UCloud's API has built, when they are Ready.
 
 The controller that leads runs this. What is to be done stands in the objects, whichever
-controller was asked for it.
+controller was asked for it; they come by its watches, so nothing is asked while nothing is
+to be done.
 """
 
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from agent import errors
 from agent.clients import credentials, registry, registry_push
-from agent.control import acceleration
+from agent.control import acceleration, acceleration_objects
 from agent.model import images
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 2.0
+_AGAIN = 2.0
 # A registry reads a large blob again before it answers.
 _REGISTRY = registry.Options(read_timeout=300.0)
 
 
 class Objects(Protocol):
-    """What is built and what becomes of it: acceleration_objects.KubeObjects."""
-
-    async def all(self) -> Sequence[acceleration.Accelerated]:
-        """The image caches of UCloud's API."""
+    """What becomes of an image: acceleration_objects.KubeObjects."""
 
     async def login(self) -> bytes | None:
         """The docker config JSON of who may push."""
@@ -39,32 +37,43 @@ class Objects(Protocol):
 
 
 class Aliaser:
-    """A service; it looks every so many seconds."""
+    """A service that is told of objects; one name is pushed at a time."""
 
-    def __init__(
-        self,
-        objects: Objects,
-        *,
-        options: registry.Options = _REGISTRY,
-        seconds: float = _SECONDS,
-    ) -> None:
+    def __init__(self, objects: Objects, *, options: registry.Options = _REGISTRY) -> None:
         self._objects = objects
         self._options = options
-        self._seconds = seconds
+        self._waiting: dict[str, acceleration.Accelerated] = {}
+        self._news = asyncio.Event()
+
+    def deliver(self, kind: str | None, body: Mapping[str, Any]) -> None:
+        """Take in news of an ImageCache of the native kind (agent.control.handlers.Deliver)."""
+        if not acceleration_objects.is_ours(body):
+            return
+        each = acceleration_objects.accelerated(body)
+        if kind != "DELETED" and acceleration.pushable(each):
+            self._waiting[each.name] = each
+            self._news.set()
+        else:
+            self._waiting.pop(each.name, None)
 
     async def run(self) -> None:
         """Push whatever is to be pushed, for ever."""
         while True:
-            try:
-                for each in await self._objects.all():
-                    if acceleration.pushable(each):
-                        await self._push(each)
-            except errors.AgentError as error:
-                logger.warning("other names of images wait", extra={"reason": str(error)})
-            await asyncio.sleep(self._seconds)
+            await self._news.wait()
+            self._news.clear()
+            for each in list(self._waiting.values()):
+                try:
+                    await self._push(each)
+                except errors.AgentError as error:
+                    logger.warning("another name of an image waits", extra={"reason": str(error)})
+                    asyncio.get_running_loop().call_later(_AGAIN, self._news.set)
+                    continue
+                # Of another object of this name there may be news meanwhile.
+                if self._waiting.get(each.name) is each:
+                    del self._waiting[each.name]
 
     async def _push(self, each: acceleration.Accelerated) -> None:
-        """Push one; what is temporary is tried again in the next round."""
+        """Push one; what is temporary is raised."""
         try:
             layers = await self._alias(each)
         except errors.PermanentError as error:

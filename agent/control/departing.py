@@ -39,8 +39,19 @@ def delete(
         state=dataclasses.replace(state, message=sentence),
         sentence=sentence,
         actions=(*stops, *removing),
+        events=_waits(state, sentence) if seen.holders == sentence else (),
         again=min(_POLL, left),
     )
+
+
+def _waits(state: states.State, sentence: str) -> tuple[steps.Event, ...]:
+    """News that it waits: once for nodes that have not answered, once for pods that hold it.
+
+    The names, which follow a colon, change as they let go: those are in the status.
+    """
+    if state.message.partition(":")[0] == sentence.partition(":")[0]:
+        return ()
+    return (steps.Event(reason="DeletionWaits", message=sentence),)
 
 
 def _given_up(

@@ -22,9 +22,12 @@ def stop(
     cache: specs.CacheObject, others: Sequence[job_states.Job], seen: steps.Seen
 ) -> steps.Decision:
     """Two builds of one cache would end in either order: the old one is over first."""
+    sentence = "What it is to hold has changed: the build of what it was is being stopped."
+    event = steps.Event(reason="BuildStopped", message=sentence)
     return steps.Decision(
         state=dataclasses.replace(cache.state, phase=_building(seen)),
-        sentence="What it is to hold has changed: the build of what it was is being stopped.",
+        sentence=sentence,
+        events=(event,) if cache.state.message != sentence else (),
         actions=tuple(
             steps.Action(steps.Verb.STOP, job.name) for job in others if not job.deleting
         ),

@@ -19,6 +19,7 @@ from agent.control import (
     roster,
     specs,
     states,
+    steps,
 )
 from agent.model import caches
 
@@ -34,6 +35,13 @@ class Step(Protocol):
 
     async def __call__(self, key: specs.Key) -> float | None:
         """Do it; seconds until the next one, None: when something changes."""
+
+
+class Teller(Protocol):
+    """Who hears of news (agent.control.telling.Teller)."""
+
+    def tell(self, cache: specs.CacheObject, event: steps.Event) -> None:
+        """Take an event."""
 
 
 class _Meta(msgspec.Struct):
@@ -56,12 +64,15 @@ class Leader:
         *,
         namespace: str,
         rules: expiring.Rules,
+        teller: Teller,
     ) -> None:
         self._client = client
         self._api = api
         self._known = known
         self._namespace = namespace
         self._rules = rules
+        self._teller = teller
+        self._evicted: set[str] = set()
         self._queue: queueing.Queue[specs.Key] = queueing.Queue()
 
     def deliver(self, plural: str, kind: str | None, body: Mapping[str, Any]) -> None:
@@ -186,9 +197,14 @@ class Leader:
                     await self._api.stop(job)
 
     async def _evict(self) -> None:
-        for cache in expiring.surplus(self._known.caches.values(), self._rules):
+        surplus = expiring.surplus(self._known.caches.values(), self._rules)
+        for cache in surplus:
             logger.info("too many automatic caches", extra={"cache": cache.key.name})
             await self._api.expire(cache)
+            if cache.uid not in self._evicted:
+                self._evicted.add(cache.uid)
+                self._teller.tell(cache, _eviction(cache, self._rules))
+        self._evicted &= {cache.uid for cache in surplus}
 
     def _count(self) -> None:
         count = dict.fromkeys(states.Phase, 0)
@@ -196,3 +212,12 @@ class Leader:
             count[cache.state.phase or states.Phase.PENDING] += 1
         for phase, number in count.items():
             metrics.CACHES.labels(phase.value).set(number)
+
+
+def _eviction(cache: specs.CacheObject, rules: expiring.Rules) -> steps.Event:
+    used = f"last used at {cache.matched:%Y-%m-%d %H:%M} UTC" if cache.matched else "never used"
+    message = (
+        f"It is deleted: there are more than {rules.auto_caches} automatic caches (--auto-caches),"
+        f" and of those this one was not used for the longest: {used}."
+    )
+    return steps.Event(reason="Evicted", message=message)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from agent.control import page_data, specs, states
 from agent.kits import pages
+from agent.model import caches
 
 _KINDS = {
     states.Phase.READY: "good",
@@ -19,6 +20,7 @@ _KINDS = {
 # All beside each other, and relative: a proxy may have put the page anywhere.
 _PATHS = {"create": "create-cache", "delete": "delete-cache"}
 TOKEN = "token"  # noqa: S105 - the name of a field
+_NUMBER = {"inputmode": "numeric", "pattern": "[0-9]*"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +119,17 @@ def _create(token: str) -> pages.Html:
         _form(
             "create",
             token,
-            _field("Name", "name", "lower-case letters, digits, - and ."),
-            pages.tag(
-                "label",
-                pages.tag("span", "Images, one a line"),
-                pages.tag("textarea", "", name="images", rows="4", required="required"),
+            _field("Name", "name", "lower-case letters, digits, - and .", required="required"),
+            _lines("Images, one a line", "images", rows="4", required="required"),
+            _lines("Pull secrets, one a line, as namespace/name", "secrets", rows="2"),
+            _lines(
+                "Namespaces that it serves, one a line; without one those of the pull secrets,"
+                " and all without any",
+                "namespaces",
+                rows="2",
             ),
+            _field("Size limit in GiB", "size", f"{caches.SIZE_DEFAULT} if empty", **_NUMBER),
+            _field("Days to keep it", "days", "for ever if empty", **_NUMBER),
             pages.tag("button", "Create", type="submit"),
         ),
     )
@@ -162,7 +169,12 @@ def _hidden(name: str, value: str) -> pages.Html:
     return pages.tag("input", type="hidden", name=name, value=value)
 
 
-def _field(title: str, name: str, hint: str) -> pages.Html:
-    field = pages.tag("input", type="text", name=name, required="required", maxlength="253")
+def _field(title: str, name: str, hint: str, **more: str) -> pages.Html:
+    field = pages.tag("input", type="text", name=name, maxlength="253", **more)
     note = pages.tag("span", hint, class_="note")
     return pages.tag("label", pages.tag("span", title), field, note)
+
+
+def _lines(title: str, name: str, **more: str) -> pages.Html:
+    area = pages.tag("textarea", "", name=name, **more)
+    return pages.tag("label", pages.tag("span", title), area)

@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import hmac
 import logging
+import re
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from agent.model import caches, manifests
 logger = logging.getLogger(__name__)
 
 _FIELDS = 16
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class Client(Protocol):
@@ -97,12 +99,7 @@ class Pages:
         return await self._page(private, said)
 
     async def _create(self, form: Mapping[str, str]) -> str:
-        manifest: dict[str, Any] = {
-            "apiVersion": "uimgacc.io/v1",
-            "kind": caches.KIND,
-            "metadata": {"name": form.get("name", "").strip()},
-            "spec": {"images": form.get("images", "").split()},
-        }
+        manifest = _manifest(form)
         try:
             name = caches.parse_request(manifest).name
         except manifests.ManifestError as error:
@@ -160,6 +157,24 @@ class Pages:
             hmac.compare_digest(_token(private, day).encode(), token.encode("utf-8", "replace"))
             for day in (now, now - datetime.timedelta(days=1))
         )
+
+
+def _manifest(form: Mapping[str, str]) -> dict[str, Any]:
+    """The ImageCache that a form asks for; what is left empty is left out."""
+    spec: dict[str, Any] = {"images": form.get("images", "").split()}
+    for name, field in (("secrets", "imagePullSecrets"), ("namespaces", "namespaces")):
+        if found := form.get(name, "").split():
+            spec[field] = found
+    for name, field in (("size", "imageCacheSize"), ("days", "retentionDays")):
+        if text := form.get(name, "").strip():
+            # What is no number stays as it is: the field is named to whoever wrote it.
+            spec[field] = int(text) if _NUMBER.fullmatch(text) else text
+    return {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": caches.KIND,
+        "metadata": {"name": form.get("name", "").strip()},
+        "spec": spec,
+    }
 
 
 def _token(private: str, now: datetime.datetime) -> str:

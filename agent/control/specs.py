@@ -108,6 +108,8 @@ class CacheObject:
             request.insecure_registries,
             request.acr_instances,
             self.refresh,
+            # Only where it is said: what was built before there was such a field stays built.
+            *([request.namespaces] if request.serves else []),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
@@ -122,6 +124,9 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
     labelled = (meta.get("labels") or {}).get(caches.AUTO_CREATED) == "true"
     # Agents cannot change a spec: from its second generation on, a person answers for it.
     from_agent = labelled and meta.get("generation", 0) <= 1
+    if request is not None and from_agent:
+        # An agent cannot have what a pod's Secrets open given to other namespaces.
+        request = dataclasses.replace(request, serves=())
     if request is not None and labelled:
         on_demand = dataclasses.replace(request, auto=True)
         # What somebody has edited since is a cache of its name like any other.

@@ -12,7 +12,7 @@ from agent.model import images as image_values
 class Outcome(enum.Enum):
     """What the store does for an image, or for a pod as a whole.
 
-    FORBIDDEN: it is there, but built with pull secrets of other namespaces; its
+    FORBIDDEN: it is there, but in caches that serve other namespaces; its
     layers still come from the store after the registry has let the pod in.
     """
 

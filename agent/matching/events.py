@@ -14,6 +14,12 @@ from agent.model import caches
 
 _Outcome = decisions.Outcome
 
+RESTRICTED = (
+    "The images are in the store, but not for this namespace: the registry is asked,"
+    " then their layers come from the store."
+)
+"""What becomes of a pod that may have the images only if the registry says so."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
@@ -88,10 +94,11 @@ def _alibaba_without(given: Circumstances) -> decisions.Event:
             message=f"The specified image cache {given.cache} does not exist.",
             warning=True,
         )
+    why = given.why if given.pinned else ""
+    if given.outcome is _Outcome.FORBIDDEN:
+        why = _with(RESTRICTED, why)
     return decisions.Event(
-        reason="ImageCacheMissed",
-        message=_with("Missed image cache.", given.why if given.pinned else ""),
-        warning=True,
+        reason="ImageCacheMissed", message=_with("Missed image cache.", why), warning=True
     )
 
 
@@ -141,6 +148,8 @@ def _native_event(given: Circumstances, *, warning: bool) -> decisions.Event:
                 f"Image cache {given.cache} does not exist or is not Ready; "
                 "the images are pulled as usual.",
             )
+        case _Outcome.FORBIDDEN:
+            reason, message = "ImageCacheRestricted", RESTRICTED
         case _:
             reason, message = (
                 "ImageCacheMissed",

@@ -211,8 +211,7 @@ def _summary(outcome: decisions.Outcome, reported: str, why: str) -> str:
         _Outcome.MISS: "No image cache serves this pod: its images are pulled as usual.",
         _Outcome.NOT_READY: "The image cache that the pod names is not Ready: "
         "its images are pulled as usual.",
-        _Outcome.FORBIDDEN: "The images are in the store, but not for this namespace: "
-        "the registry is asked, then their layers come from the store.",
+        _Outcome.FORBIDDEN: events.RESTRICTED,
         _Outcome.NOT_ASKED: "",
     }[outcome]
     return f"{sentence} {why}".strip()

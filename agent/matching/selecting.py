@@ -7,7 +7,7 @@ from agent.matching import annotations, coverage, decisions, ranking, subjects
 from agent.model import caches, pods
 
 # It names no namespace: events are read by people who need not know of the others.
-_FOREIGN = "built with pull secrets of other namespaces"
+_FOREIGN = "it serves other namespaces only"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,10 @@ _RETENTION = {
 }
 
 SPEC_FIELDS = {"images", "imagePullSecrets", "imageCacheSize", "retentionDays"}
+MAX_NAMESPACES = 100
+
+EVERY = "*"
+"""In the place of a namespace: all of them."""
 
 _REUSE = (
     "uimgacc.io/reuse",
@@ -113,6 +117,7 @@ class SecretName:
 class CacheRequest:
     """What a cache is to hold, from an ImageCache manifest or a pod that asked for one.
 
+    `serves` are the namespaces that the manifest names, where it names any (EVERY: all).
     `size_gib` limits the bytes of its layer files. `retention_days` is None for
     ever. `auto` is True where a pod caused it. `reuse` is kept for the status only:
     layers are stored by content, so every build uses what is there. `architecture`
@@ -124,6 +129,7 @@ class CacheRequest:
     images: tuple[images.Reference, ...]
     dialect: Dialect = Dialect.NATIVE
     pull_secrets: tuple[SecretName, ...] = ()
+    serves: tuple[str, ...] = ()
     size_gib: int = SIZE_DEFAULT
     retention_days: int | None = None
     reuse: bool = False
@@ -141,7 +147,9 @@ class CacheRequest:
 
     @property
     def namespaces(self) -> list[str] | None:
-        """Whom the cache serves: None for all, else the namespaces of its pull secrets."""
+        """Whom the cache serves, None for all: what is named, else those of its pull secrets."""
+        if self.serves:
+            return None if EVERY in self.serves else sorted(set(self.serves))
         if not self.pull_secrets:
             return None
         return sorted({secret.namespace for secret in self.pull_secrets})
@@ -280,6 +288,7 @@ def parse_request(manifest: Mapping[str, object]) -> CacheRequest:
         dialect=dialect,
         images=_images(spec.get("images")),
         pull_secrets=_pull_secrets(spec.get("imagePullSecrets")),
+        serves=_serves(spec.get("namespaces")) if dialect is Dialect.NATIVE else (),
         size_gib=_size(spec.get("imageCacheSize")),
         retention_days=_retention(spec.get("retentionDays"), dialect),
         reuse=_first_of(annotations, _REUSE).lower() == "true",
@@ -290,7 +299,7 @@ def parse_request(manifest: Mapping[str, object]) -> CacheRequest:
         remarks=tuple(
             f"spec.{key}: not known here, ignored"
             for key in map(str, spec.mapping())
-            if key not in SPEC_FIELDS
+            if key not in SPEC_FIELDS and (key != "namespaces" or dialect is not Dialect.NATIVE)
         ),
     )
 
@@ -341,6 +350,19 @@ def _pull_secrets(field: manifests.Field) -> tuple[SecretName, ...]:
         found[SecretName(match[1], match[2])] = None
     if len(found) > MAX_SECRETS:
         raise field.error(f"expected at most {MAX_SECRETS} Secrets, not {len(found)}")
+    return tuple(found)
+
+
+def _serves(field: manifests.Field) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for item in field.items():
+        if item.text() != EVERY and not _NAMESPACE.fullmatch(item.text()):
+            raise item.error(f"expected the name of a namespace, or {EVERY} for all")
+        found[item.text()] = None
+    if not field.absent and not found:
+        raise field.error(f"expected at least one namespace, or {EVERY} for all")
+    if len(found) > MAX_NAMESPACES:
+        raise field.error(f"expected at most {MAX_NAMESPACES} namespaces, not {len(found)}")
     return tuple(found)
 
 

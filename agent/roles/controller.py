@@ -11,6 +11,7 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from agent import errors, metrics, settings
 from agent.clients import kube, kube_access
@@ -101,14 +102,16 @@ class _Controller:
         known = knowledge.Knowledge()
         api = cluster.Cluster(client, namespace=wanted.namespace)
         rules = _rules(wanted)
-        leader = leading.Leader(client, api, known, namespace=wanted.namespace, rules=rules)
+        teller = telling.Teller(client)
+        leader = leading.Leader(
+            client, api, known, namespace=wanted.namespace, rules=rules, teller=teller
+        )
         pool = await stack.enter_async_context(
             workers.Pool("agent.control.store_work", name="the collector", size=1, packages=True)
         )
         collector = collecting.Collector(
             str(wanted.store), pool, leader, patience=_patience(wanted)
         )
-        teller = telling.Teller(client)
         template = await self._template(client)
         reconciler = reconciling.Reconciler(
             known=known,
@@ -121,14 +124,21 @@ class _Controller:
             parallel=wanted.parallel_builds,
         )
         await leader.prime()
+        aliaser = controller_api.aliaser(wanted, client)
+
+        def deliver(plural: str, kind: str | None, body: dict[str, Any]) -> None:
+            leader.deliver(plural, kind, body)
+            if plural == "imagecaches":
+                aliaser.deliver(kind, body)
+
         watcher = handlers.Watcher(
-            _credentials(wanted), namespace=wanted.namespace, deliver=leader.deliver
+            _credentials(wanted), namespace=wanted.namespace, deliver=deliver
         )
         services = {
             "watches": watcher.run(),
             "events": teller.run(),
             "collector": collector.run(),
-            "aliases": controller_api.aliaser(wanted, client).run(),
+            "aliases": aliaser.run(),
             **leader.services(reconciler.step),
         }
         await aiotasks.run_services(services, asyncio.Event())

@@ -81,6 +81,7 @@ def _objects(wanted: settings.Controller, client: kube.Client) -> acceleration_o
         namespace=wanted.namespace,
         hosts=_list(wanted.uhub),
         plain_http=wanted.plain_http_registries,
+        serves=_list(wanted.uhub_namespaces),
     )
     switch = kube_switch.Switch(client, namespace=wanted.namespace)
     return acceleration_objects.KubeObjects(client, switch, found)

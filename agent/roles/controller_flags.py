@@ -35,6 +35,7 @@ _FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
     ("cluster-id", str, "ClusterId that UCloud's API answers for; empty: any"),
     ("nfs", str, "SERVER:/EXPORT of the store, as the nodes mount it"),
     ("uhub", str, "registries that UCloud's user and password are for, with commas"),
+    ("uhub-namespaces", str, "namespaces that caches made with that user serve; *: all"),
     ("plain-http", str, "registries without TLS, with commas: for all builds and UCloud's API"),
     ("parallel-builds", int, "builds that run at the same time"),
     ("build-seconds", float, "after which a build is given up"),

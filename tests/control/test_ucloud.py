@@ -9,20 +9,26 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from ucloud import client as official
 from ucloud.core import exc
 
 from agent.clients import kube
-from agent.control import acceleration
-from agent.model import images
+from agent.control import acceleration, specs
+from agent.matching import decisions
+from agent.model import caches, images, pods
 from lab import pushing, services, tars
 from tests.control import conftest, rights
 from tests.kube import apis
+from tests.manifests import rendering
+from tests.unit.matching import making
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -197,9 +203,18 @@ def test_an_image_is_made_used_and_deleted(plane, caller, uhub) -> None:
     assert image.pop("Size") > 0
     assert image == {"OriginalImage": original, "TargetImage": target, "Layers": 2}
     assert uhub.digest("team/big", "1-acc") == pushed.digest
-    # Pods that run the target find it: the cache holds both names of the one image.
+    # The cache holds both names of the one image.
     key = acceleration.name_of(images.parse_reference(original))
     apis.wait_until(lambda: held(plane, key) == {original, target}, seconds=60)
+    # UCloud's sample pod, which is in `default`, finds the target ahead of its pull.
+    found_it = decided(plane, target, "default")
+    assert found_it.outcome is decisions.Outcome.HIT
+    assert [each.image for each in found_it.registrable] == [target]
+    # What the user of UHub has opened is not for everybody: others' pulls ask the registry first.
+    others = decided(plane, target, "another-team")
+    assert others.outcome is decisions.Outcome.FORBIDDEN
+    assert (others.registrable, len(others.layers)) == ((), 2)
+    assert [event.reason for event in others.events] == ["ImageCacheRestricted"]
 
     caller.ask("Delete", Image=original)
     assert caller.wait()["Images"] == []
@@ -207,6 +222,16 @@ def test_an_image_is_made_used_and_deleted(plane, caller, uhub) -> None:
     text = [plane.said(), json.dumps(plane.api.list(kube.IMAGE_CACHES))]
     text += [path.read_text() for path in plane.store.root.rglob("*.json")]
     assert not [each for each in text if PASSWORD in each]
+
+
+def decided(plane: conftest.Plane, target: str, namespace: str) -> decisions.Decision:
+    """What an agent decides for UCloud's sample pod by the store as it is."""
+    example = rendering.MANIFESTS / "examples" / "ucloud-pod.yaml"
+    pod = yaml.safe_load(example.read_text())
+    pod["metadata"]["namespace"] = namespace
+    pod["spec"]["containers"][0]["image"] = target
+    views = [caches.cache_of(record) for record in plane.reader.caches()]
+    return making.decide(pods.parse_pod(pod), views, plane.reader.images())
 
 
 def held(plane: conftest.Plane, name: str) -> set[str]:
@@ -267,15 +292,51 @@ def test_one_operation_at_a_time_and_a_failed_one_may_be_repeated(
     assert (found["Status"], len(found["Images"])) == ("Ready", 2)
 
 
-def page_of(caller: Caller) -> str:
-    """The page for people, on the same port."""
+def page_of(caller: Caller, form: str = "", **fields: str) -> str:
+    """The page for people, on the same port; after a form has been sent, where one is named."""
     pair = f"the-public-key:{KEYS['the-public-key']}"
     request = urllib.request.Request(
-        caller.url.removesuffix("ucloud"),
+        f"{caller.url.removesuffix('ucloud')}{form}",
+        data=urllib.parse.urlencode(fields).encode() if form else None,
         headers={"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"},
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return str(answer.read().decode())
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        raise AssertionError(error.read().decode()) from error
+
+
+def hidden(text: str, name: str) -> str:
+    """The value of a hidden field of the page, the last of this name."""
+    return re.findall(f'name="{name}" value="([^"]+)"', text)[-1]
+
+
+def use_forms(plane: conftest.Plane, caller: Caller, image: str) -> None:
+    """A person makes a cache of an image on the page, with UHub's password, and deletes it."""
+    name, secret = "made-on-the-page", f"{plane.api.namespace}/uimgacc-uhub"
+    key = specs.Key("uimgacc.io", name)
+    plane.made.append((kube.IMAGE_CACHES, name))
+    token = hidden(page_of(caller), "token")
+    fields = {"images": image, "secrets": secret, "namespaces": "team", "size": "25", "days": "7"}
+
+    said = page_of(caller, "create-cache", token=token, name=name, **fields)
+
+    assert f"The cache {name} is being made." in said
+    assert plane.get(key)["spec"] == {
+        "images": [image],
+        "imagePullSecrets": [secret],
+        "namespaces": ["team"],
+        "imageCacheSize": 25,
+        "retentionDays": 7,
+    }
+    plane.wait(key, "Ready")
+    assert held(plane, name) == {image}
+    uid = plane.get(key)["metadata"]["uid"]
+    fields = {"group": key.group, "name": name, "uid": uid}
+    assert "is being deleted" in page_of(caller, "delete-cache", token=token, **fields)
+    apis.wait_until(lambda: plane.gone(key), seconds=60)
+    assert held(plane, name) == set()
 
 
 def test_it_is_switched_on_and_off(plane, caller) -> None:
@@ -304,6 +365,13 @@ def test_it_is_switched_on_and_off(plane, caller) -> None:
     assert "uimgacc-uhub" not in plane.builders.secrets()
 
 
+def test_the_forms_of_the_page_make_and_delete_a_cache(plane, caller, uhub) -> None:
+    uhub.push("team/form", b"form")
+    caller.enable()
+
+    use_forms(plane, caller, uhub.name("team/form:1"))
+
+
 @pytest.mark.skipif(not os.environ.get("KUBEBUILDER_ASSETS"), reason="needs a real API server")
 def test_it_lives_within_the_rights_of_the_manifests(plane, uhub, folder) -> None:
     """Everything that the API does, by the controller's own account."""
@@ -315,6 +383,7 @@ def test_it_lives_within_the_rights_of_the_manifests(plane, uhub, folder) -> Non
         caller.ask("Create", OriginalImage=original, TargetImage=uhub.name("team/app:acc"))
         assert caller.wait()["Status"] == "Ready"
         assert "team/app" in page_of(caller)
+        use_forms(plane, caller, original)
         caller.ask("Delete", Image=original)
         assert caller.wait()["Status"] == "Ready"
         caller.ask("Disable")

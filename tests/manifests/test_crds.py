@@ -44,6 +44,23 @@ def test_bounds_name_the_field(group: str, spec: crds.Object, field: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("named", "field"),
+    [
+        (["team", "lab-1"], ""),
+        (["*"], ""),
+        ([], "spec.namespaces"),
+        (["Team"], "spec.namespaces[0]"),
+        (["team*"], "spec.namespaces[0]"),
+        (["a" * 64], "spec.namespaces[0]"),
+        ([f"n{at}" for at in range(101)], "spec.namespaces"),
+    ],
+    ids=str,
+)
+def test_namespaces_have_bounds(named: list[str], field: str) -> None:
+    assert refused(crds.manifest("uimgacc.io", namespaces=named)) == field
+
+
+@pytest.mark.parametrize(
     ("group", "days", "fits"),
     [
         *((group, days, fits) for group in GROUPS[:2]

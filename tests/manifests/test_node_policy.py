@@ -145,6 +145,7 @@ def wanted(pod: str, node: str, *secrets: str) -> Any:
         (wanted("", "own", "team/regcred"), False),
         (wanted("team/pod", "own", "team/regcred", "finance/regcred"), False),
         (wanted("team/pod", "own", "team:regcred"), False),
+        ({"spec": {"namespaces": ["*"]}}, False),
         (wanted("team/pod", "other"), True),
         ({"metadata": {"annotations": {"k8s.aliyun.com/insecure-registry": "r"}}}, False),
         ({"metadata": {"labels": {"app.kubernetes.io/managed-by": "helm"}}}, False),

@@ -45,7 +45,7 @@ def test_images_caches_and_events_are_told(partial: decisions.Decision) -> None:
         "imc-theirs has it, but does not serve this namespace",
         "the best match",
         "behind imc-best: covers fewer bytes",
-        "built with pull secrets of other namespaces",
+        "it serves other namespaces only",
         "ImageCachePartial",
     ):
         assert expected in text

@@ -6,7 +6,8 @@ import datetime
 
 import pytest
 
-from agent.control import acceleration, exclusion, ucloud
+from agent.clients import kube, kube_switch
+from agent.control import acceleration, acceleration_objects, exclusion, states, ucloud
 from agent.model import images
 from tests.fakes import api as fakes
 
@@ -21,6 +22,7 @@ class Objects:
     def __init__(self) -> None:
         self.there: list[acceleration.Accelerated] = []
         self.enabled = True
+        self.leader = True
 
     async def all(self) -> list[acceleration.Accelerated]:
         found = list(self.there)
@@ -34,6 +36,12 @@ class Objects:
     async def delete(self, each: acceleration.Accelerated) -> None:
         self.there.remove(each)
         self.there.append(dataclasses.replace(each, deleted=NOW))
+
+    async def tell(self, each: acceleration.Accelerated, *, told: bool) -> None:
+        self.there[self.there.index(each)] = dataclasses.replace(each, told=told)
+
+    async def led(self) -> bool:
+        return self.leader
 
     async def switch(self) -> acceleration.Switch:
         return acceleration.Switch(enabled=self.enabled)
@@ -101,3 +109,131 @@ async def test_a_request_cannot_move_the_store(store: str, asked: str, expected:
     actions = controller(objects, fakes.Api(), store)
     assert await outcome(actions, ucloud.Enable(nfs=asked)) == expected
     assert objects.enabled is (expected == "done")
+
+
+def going(seconds: float, **more: object) -> acceleration.Accelerated:
+    """An image whose deletion a node holds up for so long."""
+    return acceleration.Accelerated(
+        name=acceleration.name_of(images.parse_reference("r.io/app:held")),
+        uid="u",
+        original="r.io/app:held",
+        target="r.io/app:held-acc",
+        deleted=NOW - datetime.timedelta(seconds=seconds),
+        state=states.State(message="held by pod a/b on node-1"),
+        **more,
+    )
+
+
+async def shown(actions: acceleration.Actions) -> tuple[str, str]:
+    found = await actions.do(ucloud.Get())
+    assert found is not None
+    return found.status.value, found.error
+
+
+async def test_a_deletion_that_is_held_up_keeps_nobody_from_the_next_operation() -> None:
+    objects = Objects()
+    actions = controller(objects, fakes.Api())
+    objects.there = [going(59)]
+    assert await shown(actions) == ("Deleting", "")
+    assert await outcome(actions, create("1")) == "BUSY"
+    assert await outcome(actions, ucloud.Disable()) == "BUSY"
+
+    objects.there = [going(61)]
+    error = ("DeleteError", "r.io/app:held: held by pod a/b on node-1")
+    assert await shown(actions) == error
+    # What is being deleted is not made anew under its feet.
+    assert await outcome(actions, create("held")) == "BUSY"
+    assert await shown(actions) == error
+
+    assert await outcome(actions, create("1")) == "done"
+    assert await shown(actions) == ("Creating", "")
+    assert await outcome(actions, create("2")) == "BUSY"
+    # It has been told; what is told from now on is what was begun since.
+    objects.there = [
+        dataclasses.replace(each, failed=each.deleted is None) for each in objects.there
+    ]
+    assert (await shown(actions))[0] == "CreateError"
+    assert await outcome(actions, ucloud.Disable()) == "done"
+
+
+async def test_who_asks_again_for_a_deletion_that_is_held_up_is_told_again() -> None:
+    objects = Objects()
+    actions = controller(objects, fakes.Api())
+    objects.there = [going(61, told=True)]
+    assert await shown(actions) == ("Ready", "")
+
+    assert await outcome(actions, ucloud.Delete(images.parse_reference("r.io/app:held"))) == "done"
+
+    assert (await shown(actions))[0] == "DeleteError"
+
+
+async def test_without_a_leader_nothing_is_begun_and_the_status_is_unknown() -> None:
+    objects = Objects()
+    objects.leader = False
+    actions = controller(objects, fakes.Api())
+
+    found = await actions.do(ucloud.Get())
+
+    assert found is not None
+    assert (found.nfs_ready, found.agent_ready, found.status) == (
+        True,
+        False,
+        ucloud.Status.UNKNOWN,
+    )
+    assert "no controller leads" in found.error
+    assert await outcome(actions, create("1")) == "UNAVAILABLE"
+    assert await outcome(actions, ucloud.Delete(images.parse_reference("a:1"))) == "UNAVAILABLE"
+    assert objects.there == []
+    assert await outcome(actions, ucloud.Disable()) == "done"
+
+
+@pytest.mark.parametrize(
+    ("lease", "expected"),
+    [
+        (None, False),
+        ({"renewTime": "2026-06-30T23:59:50.000000Z", "holderIdentity": "c-0"}, True),
+        ({"renewTime": "2026-06-30T23:59:50.000000Z", "holderIdentity": ""}, True),  # handed on
+        ({"renewTime": "2026-06-30T23:57:00.000000Z", "holderIdentity": "c-0"}, False),
+        ({}, False),
+    ],
+)
+async def test_who_leads_is_seen_by_the_lease(lease, expected: bool) -> None:
+    api = fakes.Api()
+    if lease is not None:
+        body = {"metadata": {"name": "uimgacc-controller"}, "spec": lease}
+        api.put(kube.LEASES, body, namespace="system")
+    settings = acceleration_objects.Settings(namespace="system")
+    switch = kube_switch.Switch(api, namespace="system")
+    objects = acceleration_objects.KubeObjects(api, switch, settings, clock=lambda: NOW)
+
+    assert await objects.led() is expected
+
+
+@pytest.mark.parametrize(
+    ("has_login", "serves", "expected"),
+    [
+        (
+            True,
+            ("default", "team"),
+            {"imagePullSecrets": ["system/uimgacc-uhub"], "namespaces": ["default", "team"]},
+        ),
+        # The registry is always asked: no pod is in the namespace of that Secret.
+        (True, (), {"imagePullSecrets": ["system/uimgacc-uhub"]}),
+        (False, ("default",), {}),
+    ],
+)
+async def test_what_a_password_has_opened_is_for_the_namespaces_of_the_setting(
+    has_login: bool, serves: tuple[str, ...], expected
+) -> None:
+    api = fakes.Api()
+    data = {"enabled": "true", "hasLogin": str(has_login).lower()}
+    body = {"metadata": {"name": "uimgacc-ucloud"}, "data": data}
+    api.put(kube.Resource(plural="configmaps"), body, namespace="system")
+    settings = acceleration_objects.Settings(namespace="system", serves=serves)
+    switch = kube_switch.Switch(api, namespace="system")
+    objects = acceleration_objects.KubeObjects(api, switch, settings)
+
+    await objects.create("ucloud-1", "r.io/app:1", "r.io/app:1-acc")
+
+    (made,) = api.all(kube.IMAGE_CACHES)
+    assert made["spec"] == {"images": ["r.io/app:1"], "imageCacheSize": 32768, **expected}

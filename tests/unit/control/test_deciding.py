@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from agent.control import deciding, dialects, expiring, job_states, jobs, specs, states, steps
+from agent.control import (
+    deciding,
+    dialects,
+    expiring,
+    job_states,
+    jobs,
+    roster,
+    specs,
+    states,
+    steps,
+)
 from agent.model import builds, caches, records
 
 NOW = datetime.datetime(2026, 7, 1, 12, tzinfo=datetime.UTC)
@@ -230,8 +240,11 @@ def test_a_build_of_what_is_not_wanted_any_more_ends_first() -> None:
         (Verb.STOP, next(iter(old)))
     ]
 
+    assert [event.reason for event in step.events] == ["BuildStopped"]
+
     going = job_of(cache_of(), deleting=True)
-    assert verbs(decide(cache, seen(jobs=going))) == []
+    waiting = decide(dataclasses.replace(cache, state=step.state), seen(jobs=going))
+    assert (verbs(waiting), waiting.events) == ([], ())
     assert verbs(decide(cache, seen(jobs={}))) == [Verb.START]
 
 
@@ -328,6 +341,25 @@ def test_a_deletion_takes_the_record_then_waits_for_the_layers() -> None:
     assert (verbs(waiting), waiting.state.message) == ([], "held by pod a/b on node-1")
     assert verbs(decide(deleted(), seen())) == [Verb.RELEASE]
     assert verbs(decide(deleted(metadata={"finalizers": []}), seen())) == []
+
+
+def test_a_deletion_that_waits_says_for_whom_and_not_again_for_each_who_lets_go() -> None:
+    cache, told = deleted(), []
+    for who, silent in (
+        ([], ["node-1", "node-2"]),
+        ([], ["node-2"]),
+        (["pod a/b on node-1", "pod a/c on node-2"], []),
+        (["pod a/c on node-2"], []),
+    ):
+        holders = roster.waiting_sentence(cache.cache_id, who, silent)
+        step = decide(cache, seen(going=True, holders=holders))
+        told += step.events
+        cache = dataclasses.replace(cache, state=step.state)
+
+    assert [event.reason for event in told] == ["DeletionWaits"] * 2
+    assert told[0].message.endswith("waiting for node-1, node-2.")
+    assert told[1].message.endswith("held by pod a/b on node-1, pod a/c on node-2.")
+    assert cache.state.message.endswith("held by pod a/c on node-2.")
 
 
 @pytest.mark.parametrize("what", [{"problem": "away"}, {"going": True}, {"stored": stored()}])

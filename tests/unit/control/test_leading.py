@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.clients import kube
-from agent.control import cluster, expiring, jobs, knowledge, leading, specs
+from agent.control import cluster, expiring, jobs, knowledge, leading, specs, steps
 from agent.model import caches, images
 
 pytestmark = pytest.mark.looptime
@@ -72,13 +72,18 @@ class Leader:
         self.client: Any = client
         self.known = knowledge.Knowledge()
         self.stepped: list[str] = []
+        self.told: list[tuple[str, steps.Event]] = []
         self.leader = leading.Leader(
             self.client,
             cluster.Cluster(self.client, namespace="system"),
             self.known,
             namespace="system",
             rules=expiring.Rules(auto_caches=auto_caches),
+            teller=self,
         )
+
+    def tell(self, cache: specs.CacheObject, event: steps.Event) -> None:
+        self.told.append((cache.key.name, event))
 
     async def step(self, key: specs.Key) -> float | None:
         self.stepped.append(key.name)
@@ -112,7 +117,17 @@ async def test_of_too_many_automatic_caches_those_go_that_were_not_used_for_the_
             one.leader.deliver("imagecaches", "ADDED", each)
         await asyncio.sleep(61)
 
-    assert client.deleted == [f"imagecaches/{name_of(made[0])}", f"imagecaches/{name_of(made[2])}"]
+        # They hang, each by its finalizer: that is no news.
+        await asyncio.sleep(60)
+
+    gone = [name_of(made[0]), name_of(made[2])]
+    assert client.deleted == [f"imagecaches/{name}" for name in gone] * 2
+    assert [(name, event.reason) for name, event in one.told] == [
+        (each, "Evicted") for each in gone
+    ]
+    assert "more than 1 automatic caches" in one.told[0][1].message
+    assert one.told[0][1].message.endswith("never used.")
+    assert one.told[1][1].message.endswith("last used at 2026-02-01 00:00 UTC.")
 
 
 async def test_an_object_that_went_unseen_takes_its_build_along() -> None:

@@ -147,6 +147,49 @@ async def test_a_cache_is_created_from_the_form(server) -> None:
     ]
 
 
+async def test_a_form_may_say_all_that_a_manifest_says(server) -> None:
+    status, _ = await server.send(
+        "create-cache",
+        token=await server.token(),
+        name="new",
+        images="r.io/a:1",
+        secrets="team/one\r\nteam/two",
+        namespaces="team\r\nlab",
+        size=" 50 ",
+        days="7",
+    )
+
+    ((*_, spec),) = server.client.done
+    assert status == 200
+    assert spec == {
+        "images": ["r.io/a:1"],
+        "imagePullSecrets": ["team/one", "team/two"],
+        "namespaces": ["team", "lab"],
+        "imageCacheSize": 50,
+        "retentionDays": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("secrets", "no-namespace", "spec.imagePullSecrets[0]"),
+        ("namespaces", "Team", "spec.namespaces[0]"),
+        ("size", "19", "spec.imageCacheSize"),
+        ("size", "50Gi", "spec.imageCacheSize"),
+        ("size", "-1", "spec.imageCacheSize"),
+        ("days", "0", "spec.retentionDays"),
+        ("days", "9" * 30, "spec.retentionDays"),
+    ],
+)
+async def test_what_is_wrong_with_a_field_is_said_by_its_name(server, field, value, told) -> None:
+    form = {"token": await server.token(), "name": "new", "images": "r.io/a:1", field: value}
+
+    status, text = await server.send("create-cache", **form)
+
+    assert (status, told in text, server.client.done) == (422, True, [])
+
+
 async def test_a_cache_is_deleted_only_as_the_one_that_was_shown(server) -> None:
     token = await server.token()
     group = "eci.alibabacloud.com"

@@ -215,6 +215,10 @@ def test_another_namespace_gets_the_layers_but_no_registration(asked: dict[str, 
     assert decision.reported == ""
     assert len(decision.layers) == 2
     assert all("team-a" not in event.message for event in decision.events)
+    # Nobody is told that all of it is downloaded.
+    told = " ".join(event.message for event in decision.events)
+    assert ("then their layers come from the store" in told) is bool(decision.events)
+    assert "pulled as usual" not in told
 
 
 def test_what_another_namespace_has_is_built_again_only_with_secrets_of_ones_own() -> None:

@@ -101,6 +101,38 @@ def test_annotations_of_the_object_say_how_to_build() -> None:
     assert request.architecture == "arm64"
 
 
+@pytest.mark.parametrize(
+    ("spec", "served"),
+    [
+        ({}, None),
+        ({"namespaces": ["team"]}, ["team"]),
+        ({"imagePullSecrets": ["system/s"]}, ["system"]),
+        # Whoever names both means what is named: the Secret only opens the registry.
+        ({"imagePullSecrets": ["system/s"], "namespaces": ["b", "a", "b"]}, ["a", "b"]),
+        ({"imagePullSecrets": ["system/s"], "namespaces": ["*"]}, None),
+    ],
+)
+def test_a_cache_serves_the_namespaces_that_are_named(spec: dict[str, Any], served) -> None:
+    request = native(**spec)
+
+    assert (request.namespaces, request.remarks) == (served, ())
+
+
+def test_the_clouds_manifests_have_no_such_field() -> None:
+    """What one of them might mean by it some day must not widen who is served."""
+    request = caches.parse_request(
+        {
+            "apiVersion": "eci.alibabacloud.com/v1",
+            "kind": "ImageCache",
+            "metadata": {"name": "web"},
+            "spec": {"images": ["a"], "imagePullSecrets": ["a:s"], "namespaces": ["*"]},
+        }
+    )
+
+    assert request.namespaces == ["a"]
+    assert request.remarks == ("spec.namespaces: not known here, ignored",)
+
+
 # What is refused, and in which words.
 
 
@@ -128,6 +160,14 @@ def test_annotations_of_the_object_say_how_to_build() -> None:
         ({"imagePullSecrets": ["../x"]}, "spec.imagePullSecrets[0]: expected namespace:name"),
         ({"imagePullSecrets": [":b"]}, "spec.imagePullSecrets[0]: expected namespace:name"),
         ({"imagePullSecrets": [{"name": "x"}]}, "spec.imagePullSecrets[0]: expected a string"),
+        ({"namespaces": []}, "spec.namespaces: expected at least one namespace"),
+        ({"namespaces": "team"}, "spec.namespaces: expected a list"),
+        ({"namespaces": ["team", "Team"]}, "spec.namespaces[1]: expected the name of a namespace"),
+        ({"namespaces": ["team*"]}, "spec.namespaces[0]: expected the name of a namespace"),
+        (
+            {"namespaces": [f"n{number}" for number in range(101)]},
+            "spec.namespaces: expected at most 100 namespaces, not 101",
+        ),
     ],
 )
 def test_an_error_names_the_field(spec: dict[str, Any], message: str) -> None:
