@@ -64,18 +64,18 @@ def created(dialect: caches.Dialect, cache_id: str) -> decisions.Event:
     return decisions.Event(reason="ImageCacheAutoCreated", message=message)
 
 
-def _alibaba(given: Circumstances) -> tuple[decisions.Event, ...]:
-    if given.outcome not in (_Outcome.HIT, _Outcome.PARTIAL):
-        return (_alibaba_without(given),)
-    hit = decisions.Event(
-        reason="SuccessfulHitImageCache",
-        message=f"Successfully hit image cache {given.cache}.",
 def unusable(dialect: caches.Dialect, why: str) -> decisions.Event:
     """The warning for a pod that can use no cache, whatever the store has; `why` as a sentence."""
     message = _with("Missed image cache.", why) if dialect is caches.Dialect.ALIBABA else why
     return decisions.Event(reason="ImageCacheMissed", message=message, warning=True)
 
 
+def _alibaba(given: Circumstances) -> tuple[decisions.Event, ...]:
+    if given.outcome not in (_Outcome.HIT, _Outcome.PARTIAL):
+        return (_alibaba_without(given),)
+    hit = decisions.Event(
+        reason="SuccessfulHitImageCache",
+        message=f"Successfully hit image cache {given.cache}.",
     )
     if given.pinned and given.outcome is _Outcome.PARTIAL:
         return (hit, _native_event(given, warning=True))

@@ -132,7 +132,6 @@ class Prober:
             self._on_verdict(self.verdict)
         return self.verdict
 
-    async def _store_findings(self) -> list[capability.Finding]:
     @property
     def obstacle(self) -> str:
         """What keeps pods of our runtime handlers from starting here, "" where nothing is known.
@@ -145,6 +144,7 @@ class Prober:
         problems = self.verdict.problems
         return "; ".join(problems[check] for check in _NEEDED if check in problems)
 
+    async def _store_findings(self) -> list[capability.Finding]:
         started = time.perf_counter()
         problem = ""
         try:
