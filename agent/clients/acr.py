@@ -6,7 +6,9 @@ for each that live for an hour. Who we are there is found as in every official S
 environment, RRSA's OIDC token, the ECS instance's role.
 
 The password goes to hosts of that instance only: to Alibaba's own names of its
-region, or to a custom domain that the API lists for the instance.
+region, or to a custom domain that the API lists for the instance. Where it cannot be
+told whether a host is such a domain, it is treated as somebody else's, who may let
+anybody in; why it could not be told is part of the refusal if there is one.
 
 The SDK is the extra `acr`. It is imported at the first question: it takes 0.6 s.
 """
@@ -31,21 +33,23 @@ _RENEW_PART = 0.25
 
 
 class AcrUnavailable(errors.TemporaryError):
-    """The API gave no answer. `instance` is the one that it was about."""
+    """The API gave no answer. `instance` is the one that it was about, `reason` what happened."""
 
     def __init__(self, instance: str, reason: str, *, delay: float | None = None) -> None:
         super().__init__(
             f"no answer of the Container Registry API about {instance}: {reason}", delay=delay
         )
         self.instance = instance
+        self.reason = reason
 
 
 class AcrRefused(errors.PermanentError):
-    """The API refuses, or cannot be asked. `instance` is the one that it was about."""
+    """The API refuses, or cannot be asked: `reason`. `instance` is the one that it was about."""
 
     def __init__(self, instance: str, reason: str) -> None:
         super().__init__(f"no password for the Container Registry instance {instance}: {reason}")
         self.instance = instance
+        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +179,7 @@ class Acr:
             raise AcrUnavailable(instance, str(error) or "the deadline has passed") from error
 
     async def credentials(self, reference: images.Reference) -> Sequence[credentials.Credential]:
-        """See CredentialProvider. Raises AcrUnavailable, AcrRefused."""
+        """See CredentialProvider. Raises AcrUnavailable, AcrRefused for hosts of an instance."""
         async with self._lock:
             host = reference.registry
             domain = acr_domains.parse_host(host)
@@ -185,13 +189,21 @@ class Acr:
                 region = (
                     instance.region or self._options.region or (domain.region if domain else "")
                 )
-                if domain is None:
-                    fits = await self._has_domain(instance.id, region, host=host)
-                else:
+                if domain is not None:
                     fits = bool(domain.instance_name) and region == domain.region
+                else:
+                    try:
+                        fits = await self._has_domain(instance.id, region, host=host)
+                    except (AcrUnavailable, AcrRefused) as error:
+                        found.append(_nothing(instance.id, error.reason))
+                        continue
                 if fits:
                     found.append(await self._password(instance.id, region))
             return found
+
+
+def _nothing(instance: str, reason: str) -> credentials.Credential:
+    return credentials.Credential(f"Container Registry {instance} (none: {reason})")
 
 
 def _no_account(error: Exception) -> str:

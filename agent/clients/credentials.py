@@ -35,13 +35,19 @@ class CredentialsFileError(errors.PermanentError):
 class Credential:
     """A user name and password, or an identity token (an OAuth2 refresh token).
 
-    `source` says where it is from, for messages. It never shows what is secret.
+    `source` says where it is from, for messages. It never shows what is secret. With
+    neither, `source` is one that could give nothing, and says why.
     """
 
     source: str
     username: str = ""
     password: str = dataclasses.field(default="", repr=False)
     identity_token: str = dataclasses.field(default="", repr=False)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to try."""
+        return not (self.username or self.password or self.identity_token)
 
 
 class CredentialProvider(Protocol):
@@ -138,14 +144,8 @@ def _credential(auth: _Auth, source: str) -> Credential | None:
                 error
             )
         username, _, password = decoded.rstrip("\x00").partition(":")
-    if not (username or password or auth.identitytoken):
-        return None
-    return Credential(
-        source=source,
-        username=username,
-        password=password,
-        identity_token=auth.identitytoken,
-    )
+    found = Credential(source, username, password, auth.identitytoken)
+    return None if found.empty else found
 
 
 def normalise(key: str) -> str:

@@ -117,6 +117,8 @@ class Authorizer:
     async def _headers(
         self, reference: images.Reference, credential: credentials.Credential | None, challenge: str
     ) -> dict[str, str] | None:
+        if credential is not None and credential.empty:
+            return None
         scheme, fields = parse_challenge(challenge)
         if scheme == "bearer" and fields.get("realm"):
             token = await self._token(reference, credential, fields)

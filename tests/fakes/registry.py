@@ -49,7 +49,8 @@ class FakeRegistry:
     """`blobs` by digest, `manifests` by tag and digest; `faults` are used up, first first.
 
     `user` asks for basic authorization, `token` (with `user`) for a bearer token
-    from /token, which is worth as many requests as `token_uses` says.
+    from /token, which is worth as many requests as `token_uses` says; `anonymous`
+    has it give one to who says nothing, too, as Docker Hub does.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,7 @@ class FakeRegistry:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.user = ""
         self.bearer = False
+        self.anonymous = False
         self.token_uses = 1000
         self.tokens: dict[str, int] = {}
         self.issued = 0
@@ -180,6 +182,7 @@ class FakeRegistry:
         self.token_requests.append({"method": request.method, **form})
         said = request.headers.get("Authorization", "")
         good = said == "Basic " + base64.b64encode(self.user.encode()).decode()
+        good |= self.anonymous and not said
         if not good and form.get("refresh_token") != self.user:
             return web.Response(status=401)
         self.issued += 1

@@ -114,9 +114,35 @@ async def test_the_domains_of_an_instance_are_asked_for_once(fake) -> None:
     assert [action for action, _ in fake.asked].count("ListInstanceEndpoint") == 1
 
 
-async def test_a_custom_domain_without_a_region_says_how_to_name_it(fake) -> None:
-    with pytest.raises(acr.AcrRefused, match="REGION:cri-two"):
-        await passwords(provider(fake, "cri-two"), "registry.example.com")
+@pytest.mark.parametrize(
+    ("region", "refusals", "said"),
+    [
+        # The documented form: a cache's other images may well be Docker Hub's.
+        ("", [], "its region is not known; name it: REGION:cri-two"),
+        # An account that may ask for passwords, and not for domains.
+        ("cn-hangzhou", [(403, "Forbidden.RAM", {})], "Forbidden.RAM"),
+        ("cn-hangzhou", [(503, "ServiceUnavailable", {})], "ServiceUnavailable"),
+    ],
+)
+async def test_whose_hosts_are_not_known_says_nothing_until_a_registry_refuses(
+    fake, region, refusals, said
+) -> None:
+    async with registries.FakeRegistry() as server:
+        server.add_image([registries.tar(a=b"1")], "1")
+        reference = images.parse_reference(f"{server.host}/team/app:1")
+        options = registry.Options(plain_http=frozenset({server.host}), delays=(0.01,))
+        server.user, server.bearer, server.anonymous = "alice:secret", True, True
+
+        fake.refusals = list(refusals)
+        async with registry.Client(provider(fake, "cri-two", region=region), options) as client:
+            await client.manifest(reference)
+
+        server.anonymous = False
+        fake.refusals = list(refusals)
+        async with registry.Client(provider(fake, "cri-two", region=region), options) as client:
+            with pytest.raises(registry.AccessDenied, match=f"Container Registry cri-two.*{said}"):
+                await client.manifest(reference)
+    assert not fake.issued
 
 
 @pytest.mark.parametrize(
