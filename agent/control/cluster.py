@@ -177,12 +177,13 @@ class Cluster:
     async def reason_of(self, job: str) -> str:
         """Why the pod of a Job failed, asked now: the watch of pods may lag behind that of Jobs."""
         selector = f"batch.kubernetes.io/job-name={job}"
+        # The last one has made it fail: those before it were evicted, or had to leave a node.
         reasons = [
-            job_states.reason_of_pod(body)
+            (body["metadata"].get("creationTimestamp", ""), job_states.reason_of_pod(body))
             async for page in self._api.pages(kube.PODS, namespace=self._namespace, labels=selector)
             for body in page.items
         ]
-        return next(filter(None, reversed(reasons)), "")
+        return next((reason for _, reason in sorted(reasons, reverse=True) if reason), "")
 
     async def forget_secret(self, name: str) -> None:
         """Delete the Secret of a Job that is over."""

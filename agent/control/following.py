@@ -196,9 +196,10 @@ def _running(cache: specs.CacheObject, seen: steps.Seen, job: job_states.Job) ->
                 state, states.Happening(name=image, message=pulled, at=seen.now)
             )
     step = report.step or "the builder's pod is being started"
+    before = f" Before, {job.setback}." if job.setback else ""
     return steps.Decision(
         state=state,
-        sentence=f"It is being built: {job.reason or step}.",
+        sentence=f"It is being built: {job.reason or step}.{before}",
         # Its Secret may be missing yet: whoever made it ended too soon.
         actions=(steps.Action(steps.Verb.START, job.name),) if job.suspended else (),
         again=_POLL,

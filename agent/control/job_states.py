@@ -7,12 +7,15 @@ from typing import Any
 
 from agent.control import jobs, specs
 
+_DOCUMENTED = "docs/imagecache.md, Builders"
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A Job that is there. `reason` is why it failed, or what its pod waits for.
 
-    `explained` is whether the pod has said so: a Job itself seldom knows.
+    `explained` is whether the pod has said so: a Job itself seldom knows. `setback` is
+    why a pod before the one that runs was evicted: it will be again, if nobody does something.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Job:
     failed: bool = False
     reason: str = ""
     explained: bool = False
+    setback: str = ""
     created: datetime.datetime | None = None
 
     @property
@@ -35,7 +39,7 @@ class Job:
         return not (self.succeeded or self.failed)
 
 
-def parse(body: Mapping[str, Any], pod_reason: str = "") -> Job:
+def parse(body: Mapping[str, Any], pod_reason: str = "", *, setback: str = "") -> Job:
     """Read a Job; `pod_reason` is what its pod says (see reason_of_pod)."""
     meta, status = body["metadata"], body.get("status") or {}
     annotations = meta.get("annotations") or {}
@@ -59,6 +63,7 @@ def parse(body: Mapping[str, Any], pod_reason: str = "") -> Job:
         failed=failure is not None,
         reason=_reason(failure, pod_reason),
         explained=bool(pod_reason),
+        setback=setback,
         created=specs.moment(meta.get("creationTimestamp")),
     )
 
@@ -67,14 +72,22 @@ def _reason(failure: Mapping[str, Any] | None, pod: str) -> str:
     if failure is None:
         return pod
     said = ": ".join(filter(None, (failure.get("reason"), failure.get("message"))))
-    if failure.get("reason") == "BackoffLimitExceeded" and pod:
+    if failure.get("reason") in ("BackoffLimitExceeded", "PodFailurePolicy") and pod:
         return pod  # which only says that the pod failed
     return "; ".join(filter(None, (said, pod))) or "the Job failed and says no reason"
+
+
+def is_evicted(body: Mapping[str, Any]) -> bool:
+    """Whether a kubelet has ended a pod, as its node, or its volume, had no room."""
+    return (body.get("status") or {}).get("reason") == "Evicted"
 
 
 def reason_of_pod(body: Mapping[str, Any]) -> str:
     """What a builder's pod says of why it failed, or what it waits for; "" where all is well."""
     status = body.get("status") or {}
+    if is_evicted(body):
+        # What the container said is no more than that it was told to stop, if it still was.
+        return _evicted(str(status.get("message") or ""))
     for container in status.get("containerStatuses") or ():
         state = container.get("state") or {}
         ended = state.get("terminated") or {}
@@ -93,9 +106,15 @@ def reason_of_pod(body: Mapping[str, Any]) -> str:
     return ""
 
 
+def _evicted(said: str) -> str:
+    missing = "memory" if "resource: memory" in said else "local disk"
+    told = f": {said.strip().rstrip('.')}" if said else ""
+    return f"the builder was evicted{told}; give builders more {missing} ({_DOCUMENTED})"
+
+
 def _ended(ended: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     if ended.get("reason") == "OOMKilled":
-        return "the builder ran out of memory: raise its limit (docs/imagecache.md, Builders)"
+        return f"the builder ran out of memory: raise its limit ({_DOCUMENTED})"
     if message := str(ended.get("message") or "").strip():
         return message
     said = ": ".join(filter(None, (status.get("reason"), status.get("message"))))

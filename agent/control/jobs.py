@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.control import specs
+from agent.control import patching, specs
 from agent.model import caches
 
 CACHE_LABEL = "uimgacc.io/cache-id"
@@ -30,13 +30,59 @@ _TERMINATION = "/dev/termination-log"
 _ID = 65532
 """User and group of controller and builders where their pod says nothing else."""
 
+_MOVES = 3
+"""How often a pod may start again elsewhere. A node is drained once, but an image that is too
+large for the disks of nodes has its pod evicted (which is a disruption as well) from each."""
+
+_FAILURES: Sequence[Mapping[str, Any]] = (
+    {"action": "Count", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    # Another try is the controller's to make: it tells why this one failed first.
+    {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
+)
+
+_ROOM = "8Gi"
+"""Local disk that the scheduler finds for a builder. One that takes more is the first to be
+evicted where a disk fills up; most images take less: three layers at a time, unpacked."""
+
+_BUILD = (*patching.POD, "containers", "build")
+_OURS: Sequence[patching.Path] = (
+    ("apiVersion",),
+    ("kind",),
+    # How the controller finds its Jobs and pods again, and says when which of them ends.
+    *(("metadata", name) for name in ("name", "namespace")),
+    *(("metadata", "annotations", name) for name in (SPEC, OWNER, PLATFORMS)),
+    *(
+        (*place, "metadata", "labels", name)
+        for place in ((), patching.POD[:2])
+        for name in (*SELECTOR, CACHE_LABEL)
+    ),
+    *(
+        ("spec", name)
+        for name in ("suspend", "parallelism", "completions", "backoffLimit", "podFailurePolicy")
+    ),
+    (*patching.POD, "restartPolicy"),
+    # What the command is told, and where it finds it.
+    *((*_BUILD, name) for name in ("image", "command", "args")),
+    *((*_BUILD, name) for name in ("terminationMessagePath", "terminationMessagePolicy")),
+    *((*_BUILD, "volumeMounts", path) for path in (_SCRATCH, _SECRETS)),
+    *((*patching.POD, "volumes", name) for name in ("store", "secrets")),
+    # That it can do nothing but build. Its user is the controller's, as the store's files are.
+    *((*patching.POD, name) for name in ("automountServiceAccountToken", "hostPID", "hostIPC")),
+    *(
+        (*patching.POD, "securityContext", name)
+        for name in ("runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup")
+    ),
+    (*_BUILD, "securityContext"),
+)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
     """What all builds have in common: most of it as in the controller's own pod.
 
-    `store` is the path at which `volume` is mounted, `patch` a merge patch (RFC 7386)
-    for the whole Job. `scratch` is what the files of layers at work may take,
+    `store` is the path at which `volume` is mounted, `patch` a strategic merge patch for
+    the whole Job (agent.control.patching), refused where it changes what a build rests on.
+    `scratch` is what the files of layers at work may take,
     `plain_http` the registries without TLS that no object needs to name.
     """
 
@@ -53,6 +99,11 @@ class Template:
     scratch: str = "64Gi"
     plain_http: Sequence[str] = ()
     patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise patching.PatchRefused."""
+        store = (*_BUILD, "volumeMounts", self.store)
+        patching.check(self.patch, ours=(*_OURS, store))
 
 
 def name_of(cache: specs.CacheObject, platforms: Sequence[str]) -> str:
@@ -98,17 +149,8 @@ def manifest(
         },
         "spec": {
             "suspend": bool(request.pull_secrets),
-            # Another try is the controller's to make: it tells why the last one failed first.
-            "backoffLimit": 0,
-            # A node that is drained is no failure: the pod starts again elsewhere.
-            "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "Ignore",
-                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
-                    }
-                ]
-            },
+            "backoffLimit": _MOVES,
+            "podFailurePolicy": {"rules": list(_FAILURES)},
             "activeDeadlineSeconds": template.deadline_seconds,
             "ttlSecondsAfterFinished": template.keep_seconds,
             "template": {
@@ -117,7 +159,7 @@ def manifest(
             },
         },
     }
-    return dict(merged(made, template.patch))
+    return dict(patching.merged(made, template.patch))
 
 
 def secret_manifest(name: str, uid: str, *, namespace: str, data: Sequence[str]) -> dict[str, Any]:
@@ -206,7 +248,7 @@ def _pod(
                 "image": template.image,
                 "args": list(arguments),
                 "resources": {
-                    "requests": {"cpu": "500m", "memory": "256Mi"},
+                    "requests": {"cpu": "500m", "memory": "256Mi", "ephemeral-storage": _ROOM},
                     "limits": {"memory": "2Gi"},
                 },
                 "securityContext": {
@@ -221,16 +263,3 @@ def _pod(
         ],
         "volumes": volumes,
     }
-
-
-def merged(old: Any, patch: Any) -> Any:
-    """RFC 7386."""
-    if not isinstance(patch, Mapping):
-        return patch
-    result = dict(old) if isinstance(old, Mapping) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result

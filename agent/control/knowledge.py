@@ -20,6 +20,7 @@ class Knowledge:
         self.caches: dict[specs.Key, specs.CacheObject] = {}
         self._jobs: dict[str, job_states.Job] = {}
         self._reasons: dict[str, str] = {}
+        self._setbacks: dict[str, str] = {}
         self.platforms: tuple[str, ...] = ()
 
     def put_cache(self, body: Object) -> specs.CacheObject:
@@ -39,7 +40,8 @@ class Knowledge:
     def put_job(self, body: Object) -> job_states.Job:
         """Take in a Job."""
         name = body["metadata"]["name"]
-        job = job_states.parse(body, self._reasons.get(name, ""))
+        reason, setback = self._reasons.get(name, ""), self._setbacks.get(name, "")
+        job = job_states.parse(body, reason, setback=setback)
         self._jobs[name] = job
         return job
 
@@ -47,6 +49,7 @@ class Knowledge:
         """A Job is gone."""
         self._jobs.pop(name, None)
         self._reasons.pop(name, None)
+        self._setbacks.pop(name, None)
 
     def explain_job(self, name: str, reason: str) -> None:
         """Take in why a Job failed, as its pod says; "": the pod is gone, or says nothing."""
@@ -60,7 +63,10 @@ class Knowledge:
         name = (body["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name", "")
         reason = job_states.reason_of_pod(body)
         job = self._jobs.get(name)
-        if name and reason:
+        if name and job_states.is_evicted(body):
+            # The Job may well go on. If not, all of its pods are asked (see explain_job).
+            self._setbacks[name] = reason
+        elif name and reason:
             self._reasons[name] = reason
         elif name and not (job is not None and job.failed):
             self._reasons.pop(name, None)
@@ -70,7 +76,12 @@ class Knowledge:
             told = self._reasons.get(name, "")
             # Of a Job that goes on, the reason was that of a pod before this one.
             before, explained = (job.reason, job.explained) if job.failed else ("", False)
-            job = dataclasses.replace(job, reason=told or before, explained=explained or bool(told))
+            job = dataclasses.replace(
+                job,
+                reason=told or before,
+                explained=explained or bool(told),
+                setback=self._setbacks.get(name, ""),
+            )
             self._jobs[name] = job
         return job
 

@@ -11,7 +11,7 @@ import msgspec
 
 from agent import errors, settings
 from agent.clients import kube, kube_errors
-from agent.control import cluster, jobs
+from agent.control import cluster, jobs, patching
 
 _TAKEN = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "seLinuxOptions")
 
@@ -28,13 +28,19 @@ async def read(api: cluster.Api, wanted: settings.Controller) -> jobs.Template:
         pod = await api.get(kube.PODS, wanted.pod, namespace=wanted.namespace)
     except kube_errors.NotFound as error:
         raise NoTemplate(f"there is no pod {wanted.namespace}/{wanted.pod}") from error
-    return of_pod(pod, wanted, patch=read_patch(wanted.builder_patch))
+    try:
+        return of_pod(pod, wanted, patch=read_patch(wanted.builder_patch))
+    except patching.PatchRefused as error:
+        raise NoTemplate(f"{wanted.builder_patch}: {error}") from error
 
 
 def of_pod(
     pod: Mapping[str, Any], wanted: settings.Controller, *, patch: Mapping[str, Any]
 ) -> jobs.Template:
-    """The template of a pod: its container with the store, and that volume."""
+    """The template of a pod: its container with the store, and that volume.
+
+    Raises NoTemplate, and patching.PatchRefused.
+    """
     spec = pod["spec"]
     store = str(wanted.store)
     for container in spec["containers"]:

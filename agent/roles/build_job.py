@@ -52,7 +52,11 @@ class Stopped(errors.TemporaryError):
 
 
 def parse(arguments: Sequence[str]) -> Wanted:
-    """Read the flags; the store may also come from UIMGACC_STORE."""
+    """Read the flags.
+
+    What is the same for all builds of a cluster may also come from the environment, for which
+    the cluster's own part of the Job is the place (docs/imagecache.md, Builders).
+    """
     parser = argparse.ArgumentParser(
         prog="uimgacc build", description="Builds one cache into the store, as the controller asks."
     )
@@ -69,7 +73,8 @@ def parse(arguments: Sequence[str]) -> Wanted:
     add("--retention-days", type=int, help="days for which it is wanted")
     add("--plain-http", action="append", default=[], help="a registry without TLS; repeatable")
     add("--insecure", action="append", default=[], help="a registry not verified; repeatable")
-    add("--ca", type=pathlib.Path, help="more certificate authorities, a PEM file")
+    authorities = os.environ.get("UIMGACC_CA")
+    add("--ca", type=pathlib.Path, default=authorities, help="more authorities, a PEM file")
     add("--docker-configs", type=pathlib.Path, help="folder of docker config JSON files")
     add("--acr-instance", action="append", default=[], help="[REGION:]cri-...; repeatable")
     plugins, folder = (

@@ -1,8 +1,8 @@
 """Plays the parts of Kubernetes that run Jobs: job controller, kubelet, garbage collector.
 
-A Job's container is a real process: the command with the Job's own arguments, files of
-its Secret, no environment but what a container has. Paths that are of the container
-are put elsewhere; all else is as it stands in the Job.
+A Job's container is a real process: the command with the Job's own arguments and variables,
+files of its Secret, no environment but what a container has. Paths that are of the
+container are put elsewhere; all else is as it stands in the Job.
 """
 
 import base64
@@ -61,6 +61,7 @@ class Pod:
         for argument in self.container["args"]:
             flag, equals, value = argument.partition("=")
             arguments.append(f"{flag}{equals}{elsewhere.get(value, value)}")
+        own = {"PATH": os.environ["PATH"], "HOME": "/", "PYTHONPATH": str(places.CHECKOUT)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*processes.as_user(user), *self.command, *arguments],
@@ -68,9 +69,25 @@ class Pod:
                 stdout=log,
                 stderr=log,
                 cwd=places.CHECKOUT,
-                env={"PATH": os.environ["PATH"], "HOME": "/", "PYTHONPATH": str(places.CHECKOUT)},
+                env={**self._variables(), **own},
                 start_new_session=True,
             )
+
+    def _variables(self) -> dict[str, str]:
+        """The variables of the container; paths in its host's folders are where those are."""
+        hosts = {
+            volume["name"]: volume["hostPath"]["path"]
+            for volume in self.spec["volumes"]
+            if "hostPath" in volume
+        }
+        found = {}
+        for variable in self.container.get("env", ()):
+            value = variable["value"]
+            for mount in self.container["volumeMounts"]:
+                if value.startswith(f"{mount['mountPath']}/"):
+                    value = hosts[mount["name"]] + value.removeprefix(mount["mountPath"])
+            found[variable["name"]] = value
+        return found
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End the process and what it has started."""
@@ -221,8 +238,8 @@ class Builders:
             {
                 "type": kind,
                 "status": "True",
-                "reason": "BackoffLimitExceeded" if code else "CompletionsReached",
-                "message": "Job has reached the specified backoff limit" if code else "done",
+                "reason": "PodFailurePolicy" if code else "CompletionsReached",
+                "message": "matching FailJob rule at index 1" if code else "done",
                 "lastTransitionTime": _now(),
             }
             for kind in kinds

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import yaml
 
 from agent.clients import kube
 from agent.control import cluster, specs
@@ -62,6 +63,65 @@ def test_a_tag_that_has_moved_is_built_anew_in_time_and_on_request(plane, uhub: 
     record = plane.reader.image(images.parse_reference(uhub.name("team/app:1")))
     assert record is not None
     assert record.target == third.digest
+
+
+PLUG_IN = """#!/bin/sh
+cat >&2
+cat <<END
+{"kind": "CredentialProviderResponse", "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+ "cacheKeyType": "Registry", "auth": {"$REGISTRY": {"username": "alice", "password": "$PASSWORD"}}}
+END
+"""
+
+
+def test_a_plug_in_of_the_cluster_opens_a_registry(plane, folder, uhub: UHub) -> None:
+    """The cluster's own part of a Job: a volume, its mount and variables, beside what is ours."""
+    plane.server = uhub.server
+    provided = folder / "plug-ins"
+    provided.mkdir(mode=0o755)
+    plug_in = provided / "team-provider"
+    plug_in.write_text(PLUG_IN)
+    plug_in.chmod(0o755)
+    provider = {
+        "name": plug_in.name,
+        "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+        "matchImages": [uhub.server.address],
+        "defaultCacheDuration": "1h",
+    }
+    config = {
+        "apiVersion": "kubelet.config.k8s.io/v1",
+        "kind": "CredentialProviderConfig",
+        "providers": [provider],
+    }
+    (provided / "config.yaml").write_text(yaml.safe_dump(config))
+    variables = {
+        "UIMGACC_IMAGE_CREDENTIAL_PROVIDER_CONFIG": "/etc/plug-ins/config.yaml",
+        "UIMGACC_IMAGE_CREDENTIAL_PROVIDER_BIN_DIR": "/etc/plug-ins/",
+        "REGISTRY": uhub.server.address,
+        "PASSWORD": PASSWORD,
+    }
+    build = {
+        "name": "build",
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "resources": {"limits": {"memory": "3Gi"}},
+        "volumeMounts": [{"name": "plug-ins", "mountPath": "/etc/plug-ins", "readOnly": True}],
+    }
+    pod = {
+        "containers": [build],
+        "volumes": [{"name": "plug-ins", "hostPath": {"path": str(provided)}}],
+    }
+    patch = folder / "job.yaml"
+    patch.write_text(yaml.safe_dump({"spec": {"template": {"spec": pod}}}))
+    plane.controller(f"--builder-patch={patch}")
+    pushed = uhub.push("team/app", b"1")
+
+    key = plane.apply("tools", "team/app:1")
+
+    (image,) = plane.wait(key, "Ready")["images"]
+    assert image["digest"] == pushed.digest
+    (job,) = plane.builders.jobs()
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"memory": "3Gi"}
 
 
 def test_a_cluster_of_two_kinds_of_nodes_gets_the_platforms_of_both(plane) -> None:

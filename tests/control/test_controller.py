@@ -225,15 +225,29 @@ def test_no_more_builds_run_than_may(plane) -> None:
 
 
 def test_a_job_that_the_cluster_refuses_is_the_reason(plane, folder) -> None:
-    """Here a Secret in a namespace that does not exist; a quota or a policy says it as well."""
+    """Here a label that is none; a quota or a policy says it as well."""
     patch = folder / "job.yaml"
-    patch.write_text("{metadata: {namespace: elsewhere}}")
+    patch.write_text("{metadata: {labels: {team: 'of no one'}}}")
     plane.controller(f"--builder-patch={patch}")
     key = plane.apply("tools", "lab/gzip:1")
 
     status = plane.wait(key, "Failed")
 
     assert "the builder's Job is refused" in status["message"]
+    assert "of no one" in status["message"]
+
+
+def test_a_part_of_a_job_that_would_change_what_a_build_is_keeps_no_controller(
+    plane, folder
+) -> None:
+    patch = folder / "job.yaml"
+    patch.write_text(yaml.safe_dump({"spec": {"template": {"spec": {"restartPolicy": "Always"}}}}))
+    controller = plane.controller(f"--builder-patch={patch}")
+
+    apis.wait_until(lambda: controller.process.poll() is not None, seconds=60)
+
+    reason = controller.lines()[-1]["reason"]
+    assert reason.startswith(f"{patch}: spec.template.spec.restartPolicy: ")
 
 
 def test_an_api_server_that_fails_and_goes_away_for_a_while(plane, proxy) -> None:

@@ -8,6 +8,7 @@ patch. What clients like ours live on is here, as the real server does it.
 import copy
 import dataclasses
 import datetime
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,7 @@ _MERGE_KEYS = {
     "ownerReferences": "uid",
     "addresses": "type",
 }
+_LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _STATUS_AT_CREATION = frozenset({("", "nodes")})
 
 
@@ -49,6 +51,14 @@ class Change:
     key: Key
     before: Object | None
     after: Object | None
+
+
+def _check(meta: Object) -> None:
+    if not meta.get("name"):
+        raise RefusedError(422, "Invalid", "metadata.name: Required value")
+    for value in (meta.get("labels") or {}).values():
+        if not _LABEL.fullmatch(value):
+            raise RefusedError(422, "Invalid", f'metadata.labels: Invalid value: "{value}"')
 
 
 class Objects:
@@ -85,8 +95,7 @@ class Objects:
         meta = made.setdefault("metadata", {})
         if not meta.get("name") and meta.get("generateName"):
             meta["name"] = f"{meta['generateName']}{uuid.uuid4().hex[:5]}"
-        if not meta.get("name"):
-            raise RefusedError(422, "Invalid", "metadata.name: Required value")
+        _check(meta)
         if meta.get("namespace", namespace) != namespace:
             raise RefusedError(
                 400, "BadRequest", "the namespace does not match that of the request"

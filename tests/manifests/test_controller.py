@@ -1,6 +1,8 @@
 """The control plane's manifests: what they agree on with the command, and with the builders."""
 
 import pathlib
+import re
+import textwrap
 
 import kubernetes_validate
 import pytest
@@ -136,6 +138,43 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
     secret = jobs.secret_manifest("j", "u", namespace="n", data=["e30="])
     kubernetes_validate.validate(secret, release, strict=True)
     assert job["spec"]["suspend"] is True
+
+
+def examples() -> list[str]:
+    """The parts of a Job that our documents show."""
+    texts = [
+        (rendering.MANIFESTS.parent / "docs" / name).read_text()
+        for name in ("imagecache.md", "credentials.md")
+    ]
+    return re.findall(r"^    # job\.yaml.*\n((?:    .*\n)+)", "".join(texts), re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", [textwrap.dedent(text) for text in examples()])
+def test_what_the_documents_add_to_a_job_is_one_that_the_api_knows(text: str) -> None:
+    settings = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
+    pod = {"metadata": {"name": "p"}, **deployment()["spec"]["template"]}
+    template = templates.of_pod(pod, settings, patch=yaml.safe_load(text))
+    body = {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": "ImageCache",
+        "metadata": {"name": "c", "uid": "u", "resourceVersion": "1"},
+        "spec": {"images": ["nginx:1"]},
+    }
+    cache = specs.parse(body)
+    assert cache.request is not None
+
+    job = jobs.manifest(cache, cache.request, ("linux/amd64",), template=template)
+
+    kubernetes_validate.validate(job, "1.37", strict=True)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert (container["args"][0], container["image"]) == ("build", template.image)
+    names = [volume["name"] for volume in job["spec"]["template"]["spec"]["volumes"]]
+    assert names[:2] == ["store", "scratch"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == set(names)
+
+
+def test_there_are_examples() -> None:
+    assert len(examples()) == 5
 
 
 def test_the_store_s_address_is_that_of_the_settings(tmp_path: pathlib.Path) -> None:

@@ -2,17 +2,20 @@
 
 import base64
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.clients import kube_errors
+from agent.clients import kube, kube_errors
 from agent.control import cluster, specs
 from agent.model import caches
 from tests.fakes import api as fakes
 
+DAY = "2026-11-21T00:00:0"
 NAME = caches.SecretName("team", "pull")
 DENIED = kube_errors.Denied(fakes.refusal(403, "Forbidden"))
 GOOD = base64.b64encode(json.dumps({"auths": {}}).encode()).decode()
@@ -28,6 +31,11 @@ class Api:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    async def pages(self, *_: object, **__: object) -> AsyncIterator[kube.Page]:
+        yield kube.Page(
+            raw=[msgspec.Raw(msgspec.json.encode(each)) for each in self.answer], version="1"
+        )
 
 
 def asked(answer: Any) -> cluster.Cluster:
@@ -114,3 +122,18 @@ FIELDS = ("metadata", "spec", "status", "containers", "imagePullSecrets", "annot
 )
 async def test_any_answer_is_a_pod_or_a_reason(answer: dict[str, Any]) -> None:
     assert await asked(answer).origin_problem(cache())
+
+
+def builder(second: int, **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "j", "creationTimestamp": f"{DAY}{second}Z"}, "status": status}
+
+
+async def test_the_last_pod_of_a_job_says_why_it_failed() -> None:
+    """Names of pods have no order; those before it were evicted from other nodes."""
+    ended = {"state": {"terminated": {"exitCode": 1, "message": "no such image"}}}
+    failed = builder(2, phase="Failed", containerStatuses=[ended])
+    evicted = builder(1, phase="Failed", reason="Evicted", message="disk")
+
+    for order in ([failed, evicted], [evicted, failed]):
+        assert await asked(order).reason_of("j") == "no such image"
+    assert "evicted: disk" in await asked([evicted]).reason_of("j")

@@ -168,6 +168,8 @@ def test_a_build_shows_its_progress_and_what_its_pod_waits_for() -> None:
 
     stuck = decide(cache, seen(jobs=job_of(cache, reason="the builder's pod finds no node")))
     assert "finds no node" in stuck.state.message
+    moved = decide(cache, seen(jobs=job_of(cache, setback="the builder was evicted")))
+    assert moved.state.message.endswith(" Before, the builder was evicted.")
 
 
 def test_ready_as_soon_as_the_builder_says_so() -> None:

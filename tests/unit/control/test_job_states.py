@@ -26,6 +26,20 @@ def container(**state: object) -> dict[str, object]:
     return pod(containerStatuses=[{"state": state}])
 
 
+# As the kubelet says it (pkg/kubelet/eviction): the container had no time for a word of its own.
+LOW = (
+    "The node was low on resource: ephemeral-storage. Threshold quantity: 10737418240, available:"
+    " 9Gi. Container build was using 30Gi, request is 8Gi, has larger consumption of"
+    " ephemeral-storage"
+)
+EVICTED = pod(
+    phase="Failed",
+    reason="Evicted",
+    message=f"{LOW}. ",
+    containerStatuses=[{"state": {"terminated": {"exitCode": 137}}}],
+)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -44,15 +58,20 @@ def container(**state: object) -> dict[str, object]:
             pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]),
             "finds no node: 0/3 nodes",
         ),
-        (pod(phase="Failed", reason="Evicted", message="disk"), "failed: Evicted: disk"),
+        (pod(phase="Failed", reason="UnexpectedAdmissionError", message="m"), "AdmissionError: m"),
+        (
+            pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory. "),
+            "evicted: The node was low on resource: memory; give builders more memory (docs/",
+        ),
+        (EVICTED, f"evicted: {LOW}; give builders more local disk (docs/"),
         (pod(phase="Failed"), "no reason is known"),
         (
             pod(
                 phase="Failed",
-                reason="Evicted",
+                reason="Terminated",
                 containerStatuses=[{"state": {"terminated": {"exitCode": 137}}}],
             ),
-            "status 137 (Evicted)",
+            "status 137 (Terminated)",
         ),
     ],
 )
@@ -71,6 +90,7 @@ LATE = {"type": "Failed", "reason": "DeadlineExceeded", "message": "too long"}
     ("body", "from_pod", "reason"),
     [
         (job(FAILED), "no such image", "no such image"),
+        (job({**FAILED, "reason": "PodFailurePolicy"}), "no such image", "no such image"),
         (job(FAILED), "", "BackoffLimitExceeded: limit"),
         (job(LATE), "finds no node", "DeadlineExceeded: too long; finds no node"),
         (job({"type": "Failed"}), "", "the Job failed and says no reason"),
@@ -104,6 +124,23 @@ def test_what_a_pod_says_stays_with_its_job() -> None:
     assert known.jobs_of("imc-a")["j"].failed
     known.drop_job("j")
     assert known.jobs_of("imc-a") == {}
+
+
+def test_an_eviction_is_told_while_the_next_pod_runs() -> None:
+    known = knowledge.Knowledge()
+    known.put_job(job())
+    known.put_pod(EVICTED)
+    known.put_pod(container(running={}))
+
+    running = known.put_job(job())
+    assert (running.reason, running.explained) == ("", False)
+    assert LOW in running.setback
+
+    # Heard of again, with all pods that there are: of the one that runs, nothing is known to fail.
+    again = known.put_pod(EVICTED)
+    assert again == running
+    known.drop_job("j")
+    assert known.put_job(job()).setback == ""
 
 
 def test_a_job_that_failed_is_explained_by_its_pod_whichever_comes_first() -> None:
