@@ -18,6 +18,7 @@ from agent.setup import (
     config,
     containerd,
     host,
+    keeping,
     modules,
     node,
     places,
@@ -48,6 +49,9 @@ class Wanted:
     clear: bool = False
     store: str = ""
     state: str = ""
+    keep: str = ""
+    every: float = 10.0
+    again: bool = False
 
 
 class DefaultError(errors.TemporaryError):
@@ -66,45 +70,120 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
     machine = host.Host(wanted.host_root.absolute())
     found = config.Path(wanted.config) if wanted.config else places.find_config(machine)
     main = places.main_of(found)
-    here = places.of(machine, main)
+    if not wanted.again:
+        _once(machine, main, wanted, as_json=as_json)
+    if wanted.keep:
+        _stay(machine, main, wanted, as_json=as_json)
+
+
+def _once(machine: host.Host, main: config.Path, wanted: Wanted, *, as_json: bool) -> None:
+    if wanted.keep:
+        pathlib.Path(wanted.keep).unlink(missing_ok=True)
+    # Only where that is needed: what others have in these files may be in no order.
+    here = places.of(machine, main) if wanted.leave or wanted.clear else None
+    root = _begun(machine, wanted, here)
     _ready(machine, wanted)
-    pods = _leave(machine, here) if wanted.leave and not wanted.dry_run else {}
+    pods = _leave(machine, here) if wanted.leave and here and not wanted.dry_run else {}
     if wanted.restart and not wanted.dry_run:
         outcome, restarted = _with_restart(machine, main, wanted)
     else:
         outcome, restarted = _changed(machine, main, wanted), False
     if machine.enter:
         # Whatever runs in this container later, the node's mounts are not held by it.
-        copies.detach_below(str(machine.root))
-    if wanted.clear and not wanted.dry_run:
-        root = config.Path(wanted.root) if wanted.root else here.root
+        needed = [*host.SYSTEM, main.parent, config.Path("/", wanted.containerd_binary).parent]
+        but = [str(machine.root / path.relative_to("/")) for path in needed]
+        copies.detach_below(str(machine.root), but=but)
+    if root:
         store, state = config.Path(wanted.store), config.Path(wanted.state)
         clearing.clear(machine, clearing.Ours(root, store, state), pods)
-    if as_json:
-        output.show_json(
-            {
-                "config": str(main),
-                "changed": outcome.changed,
-                "dryRun": wanted.dry_run,
-                "files": [str(path) for path in outcome.changes],
-                "handlers": dict(outcome.twins),
-                "notes": list(outcome.notes),
-                "warnings": list(outcome.warnings),
-                "restarted": restarted,
-            }
-        )
-    else:
+        clearing.forget_root(machine)
+    _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
+    if wanted.keep:
+        pathlib.Path(wanted.keep).touch()
+
+
+def _begun(machine: host.Host, wanted: Wanted, here: places.Places | None) -> config.Path | None:
+    """Take note of what would be forgotten; returns the folder that is to be cleared."""
+    if wanted.dry_run:
+        return None
+    keeping.begin(machine)
+    if not wanted.undo:
+        clearing.forget_root(machine)
+    if not wanted.clear or here is None:
+        return None
+    return config.Path(wanted.root) if wanted.root else clearing.noted_root(machine, here.root)
+
+
+def _stay(machine: host.Host, main: config.Path, wanted: Wanted, *, as_json: bool) -> None:
+    """Look again when there is news, for ever; does not return."""
+    while True:
+        watched = keeping.watched(machine, main)
+        seen = keeping.seen(watched)
+        rest = _look(machine, main, wanted, as_json=as_json)
+        if rest is not None:
+            keeping.wait(watched, seen, rest, every=wanted.every)
+
+
+def _look(
+    machine: host.Host, main: config.Path, wanted: Wanted, *, as_json: bool
+) -> keeping.Rest | None:
+    """Set the node up again where that is needed and its turn; None where that was done."""
+    turns = keeping.Turns(machine)
+    wanted = dataclasses.replace(wanted, again=True)
+    try:
+        planned = _changed(machine, main, dataclasses.replace(wanted, dry_run=True))
+        if not planned.changed and not restarting.Due(machine).already:
+            keeping.tell(machine, "")
+            output.say("note: nothing is missing")
+            return keeping.Rest()
+        if turns.is_over:
+            raise keeping.EnoughError
+        if turns.pause:
+            output.say(f"note: something is missing; set up again in {turns.pause:.0f} s")
+            return turns.rest
+        turns.take()
+        outcome, restarted = _with_restart(machine, main, wanted)
+    except node.UndoneError as error:
+        output.say(f"note: {error}")
+        return keeping.Rest()
+    except errors.AgentError as error:
+        output.say(f"warning: {error}")
+        keeping.tell(machine, str(error))
+        return turns.rest if turns.is_over else keeping.RETRY
+    _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
+    return None
+
+
+def _report(
+    wanted: Wanted, main: config.Path, outcome: node.Outcome, *, restarted: bool, as_json: bool
+) -> None:
+    if not as_json:
         _show(wanted, main, outcome, restarted=restarted)
+        return
+    output.show_json(
+        {
+            "config": str(main),
+            "changed": outcome.changed,
+            "dryRun": wanted.dry_run,
+            "files": [str(path) for path in outcome.changes],
+            "handlers": dict(outcome.twins),
+            "notes": list(outcome.notes),
+            "warnings": list(outcome.warnings),
+            "restarted": restarted,
+        }
+    )
 
 
 def _check(wanted: Wanted) -> None:
-    names = ("config", "address", "root", "store", "state")
+    names = ("config", "address", "root", "store", "state", "keep")
     paths = [(name, getattr(wanted, name)) for name in names]
     for name, value in [*paths, *(("share", folder) for folder in wanted.share)]:
         if value and not value.startswith("/"):
             raise output.UsageError(f"--{name} {value}: give an absolute path")
     if (wanted.leave or wanted.clear) and not wanted.undo:
         raise output.UsageError("--leave and --clear go with --undo")
+    if wanted.keep and (wanted.undo or wanted.dry_run or not wanted.restart):
+        raise output.UsageError("--keep goes with --restart, and not with --undo or --dry-run")
 
 
 def _ready(machine: host.Host, wanted: Wanted) -> None:
@@ -147,7 +226,7 @@ def _changed(machine: host.Host, main: config.Path, wanted: Wanted) -> node.Outc
         former_handler=wanted.former_handler,
     )
     target = _target(machine, main, wanted)
-    return node.set_up(machine, target, asked, dry_run=wanted.dry_run)
+    return node.set_up(machine, target, asked, dry_run=wanted.dry_run, again=wanted.again)
 
 
 def _with_restart(

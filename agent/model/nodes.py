@@ -8,6 +8,9 @@ SAVED = "uimgacc.io/saved"
 CAPABLE = "uimgacc"
 """Label "true" of a node that serves images from the store."""
 
+SETUP_PROBLEM = "/run/uimgacc/node-setup-problem"
+"""File on the node: a sentence of node set-up for the condition; usually not there."""
+
 CONDITION = "ImageAcceleration"
 """The condition that says in a sentence why, or why not."""
 

@@ -6,6 +6,8 @@ of a container that is long gone, and with it the layers that it stood on.
 """
 
 import logging
+import pathlib
+from collections.abc import Sequence
 
 from agent.mounts import mountinfo, syscalls
 
@@ -20,10 +22,11 @@ def is_container(table: list[mountinfo.Entry]) -> bool:
     return bool(roots) and roots[-1].kind == "overlay"
 
 
-def detach_below(folder: str) -> int:
+def detach_below(folder: str, *, but: Sequence[str] = ()) -> int:
     """Detach what is mounted below a container's volume, not the volume; return how many.
 
-    At "/host", say, that is all but the host's own root.
+    At "/host", say, that is all but the host's own root. The folders `but` stay as they
+    are seen, without what is mounted below them.
 
     Nothing where this is no container. The volume must be private (no propagation), or
     the host would lose its mounts.
@@ -31,7 +34,12 @@ def detach_below(folder: str) -> int:
     table = mountinfo.read()
     if not is_container(table):
         return 0
-    below = [each.target for each in table if each.target.startswith(f"{folder.rstrip('/')}/")]
+    stays = {str(above) for path in map(pathlib.PurePath, but) for above in (path, *path.parents)}
+    below = [
+        each.target
+        for each in table
+        if each.target.startswith(f"{folder.rstrip('/')}/") and each.target not in stays
+    ]
     for target in reversed(below):
         try:
             syscalls.unmount(target, _MNT_DETACH)

@@ -63,20 +63,21 @@ class Verdict:
     """What the node is taken for now. `against` counts findings in a row that say otherwise.
 
     `problems` are those of the last look, also while the verdict still stands. `twins`
-    are the runtime handlers of ours that containerd has beside the default one.
+    are the runtime handlers of ours that containerd has beside the default one. `remark` is
+    what node set-up has to say, whatever the verdict.
     """
 
     capable: bool = False
     against: int = 0
     problems: Mapping[Check, str] = dataclasses.field(default_factory=dict, hash=False)
     twins: frozenset[str] = frozenset()
+    remark: str = ""
 
     @property
     def sentence(self) -> str:
         """For the log and for /status."""
-        if not self.problems:
-            return "images are served from the store"
-        return "; ".join(self.problems.values())
+        said = [*self.problems.values()] or ["images are served from the store"]
+        return "; ".join([*said, f"node set-up: {self.remark}"] if self.remark else said)
 
 
 def judge(last: Verdict, findings: Iterable[Finding], patience: Patience) -> Verdict:

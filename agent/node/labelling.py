@@ -109,14 +109,14 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
     reverse) it is told as it stands: the condition changes with the labels, never before.
     """
     if verdict.capable:
-        message = capability.Verdict(capable=True).sentence
+        message = capability.Verdict(capable=True, remark=verdict.remark).sentence
         return dataclasses.replace(
             wanted,
             capable=True,
             handlers=True,
             twins=verdict.twins,
             reason=_READY,
-            message=message,
+            message=_shortened(message),
         )
     failing = [check for check in capability.Check if check in verdict.problems]
     if not failing:

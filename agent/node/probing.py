@@ -15,7 +15,7 @@ from agent.clients import containerd
 from agent.clients import probing as sockets
 from agent.kits import aiotasks
 from agent.matching import runtimes
-from agent.model import records
+from agent.model import nodes, records
 from agent.node import capability
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,8 @@ class Prober:
         findings.append(await asyncio.get_running_loop().run_in_executor(None, _kernel_finding))
         findings.append(capability.Finding(_Check.SWITCH, self._switched_off))
         last, judged = self.verdict, capability.judge(self.verdict, findings, self._patience)
-        self.verdict = dataclasses.replace(judged, twins=self._twins)
+        remark = await asyncio.get_running_loop().run_in_executor(None, _set_up_problem)
+        self.verdict = dataclasses.replace(judged, twins=self._twins, remark=remark)
         metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():
             gauge.set(check in self.verdict.problems)
@@ -227,6 +228,14 @@ def _kernel_finding() -> capability.Finding:
     missing = [name for name in _FILE_SYSTEMS if name not in known and not _is_module(name)]
     problem = f"the kernel lacks {' and '.join(missing)}" if missing else ""
     return capability.Finding(_Check.KERNEL, problem)
+
+
+def _set_up_problem() -> str:
+    """What node set-up, which stays in a container of its own, left for the node's condition."""
+    try:
+        return _text(nodes.SETUP_PROBLEM)
+    except OSError:
+        return ""
 
 
 def _is_module(name: str) -> bool:

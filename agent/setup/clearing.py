@@ -12,6 +12,8 @@ from agent import errors
 from agent.kits import workers
 from agent.setup import config, host, sharing
 
+NOTE = config.Path("/run/uimgacc/cleared-root")
+
 _OPERATIONS = "agent.mounts.clearing"
 _UNMOUNT_SECONDS = 60.0
 _REMOVE_SECONDS = 900.0
@@ -44,6 +46,24 @@ class Ours:
     root: config.Path
     store: config.Path
     state: config.Path
+
+
+def noted_root(machine: host.Host, found: config.Path) -> config.Path:
+    """Our snapshotter's folder as an earlier try has noted it, else as found now; it is noted.
+
+    containerd's configuration says it, and no more once that is undone. A try that found
+    something in use ends after that, and the next one has to know it still.
+    """
+    data = machine.read(NOTE)
+    if data is not None:
+        return config.Path(data.decode())
+    machine.write(NOTE, str(found).encode())
+    return found
+
+
+def forget_root(machine: host.Host) -> None:
+    """It is gone; or somebody sets the node up anew, and may have it somewhere else."""
+    machine.remove(NOTE)
 
 
 def clear(machine: host.Host, ours: Ours, pods: Mapping[str, str]) -> None:

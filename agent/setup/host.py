@@ -10,6 +10,13 @@ from collections.abc import Iterator
 from agent.kits import files
 from agent.setup import config
 
+SYSTEM = tuple(
+    map(
+        config.Path, ("/dev", "/etc", "/nix/store", "/opt", "/proc", "/run", "/sys", "/usr", "/var")
+    )
+)
+"""Where a system has mounts for as long as it runs; its programs and their sockets are there."""
+
 
 class Host:
     """Reads and replaces files by the path that they have on the node.

@@ -45,10 +45,20 @@ class Outcome:
 
 
 def set_up(
-    machine: host.Host, target: Target, wanted: planning.Wanted, *, dry_run: bool = False
+    machine: host.Host,
+    target: Target,
+    wanted: planning.Wanted,
+    *,
+    dry_run: bool = False,
+    again: bool = False,
 ) -> Outcome:
-    """Make the node's configuration as wanted; does nothing where it is already."""
+    """Make the node's configuration as wanted; does nothing where it is already.
+
+    Raises UndoneError where that is to happen `again` and nothing was done before.
+    """
     with contextlib.nullcontext() if dry_run else machine.locked(target.main.parent):
+        if again and not _Past(machine, target.main).changes:
+            raise UndoneError
         return _Setup(machine, target).apply(wanted, dry_run=dry_run)
 
 
@@ -64,6 +74,13 @@ def undo(machine: host.Host, main: config.Path, *, dry_run: bool = False) -> Out
                 _put(machine, path, after)
             past.forget()
     return Outcome(changes=changes, notes=notes)
+
+
+class UndoneError(errors.PermanentError):
+    """The node is to be set up *again*, and was not before: somebody has undone it meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__("somebody has undone the set-up of this node: it is left alone")
 
 
 class _Past:
@@ -206,7 +223,7 @@ class _Setup:
             raise config.ConfigError(main, "does not exist yet; start k3s or RKE2 once first")
         text = None if data is None else data.decode()
         templates = {}
-        for name in ("config.toml.tmpl", "config-v3.toml.tmpl"):
+        for name in places.TEMPLATES:
             template = self._before(main.with_name(name))
             if template is not None:
                 templates[main.with_name(name)] = template.decode()

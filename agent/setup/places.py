@@ -15,6 +15,9 @@ RANCHER = {
     name: config.Path(f"/var/lib/rancher/{name}/agent/etc/containerd/config.toml")
     for name in ("k3s", "rke2")
 }
+TEMPLATES = ("config.toml.tmpl", "config-v3.toml.tmpl")
+"""What k3s and RKE2 make the main file from, beside it."""
+
 RANCHER_SOCKET = config.Path("/run/k3s/containerd/containerd.sock")
 
 

@@ -16,7 +16,7 @@ from agent.setup import config, host, places
 NOTE = config.Path("/run/uimgacc/restart-due")
 
 _UNITS = {"k3s": ("k3s-agent", "k3s"), "rke2": ("rke2-agent", "rke2-server")}
-_SECONDS = 180.0
+SECONDS = 180.0
 # systemctl does nothing in what it takes for a chroot, because there is no systemd in most. In
 # the node's own root there is: its socket is where it always is.
 _SYSTEMCTL = ("env", "SYSTEMD_IGNORE_CHROOT=1", "systemctl")
@@ -69,9 +69,7 @@ def restart(command: Sequence[str]) -> None:
     """Run it; raise RestartError when it fails."""
     line = shlex.join(command)
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RestartError(line, str(error)) from error
     if done.returncode != 0:

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import datetime
 
 import hypothesis
@@ -185,6 +186,17 @@ def test_the_twins_of_a_verdict_are_those_that_containerd_has() -> None:
     verdict = capability.Verdict(capable=True, twins=frozenset({"uimgacc-nvidia"}))
 
     assert wanted_of(verdict).twins == {"uimgacc-nvidia"}
+
+
+@pytest.mark.parametrize("verdict", [WELL, ILL])
+def test_the_condition_says_what_node_set_up_gave_up(verdict: capability.Verdict) -> None:
+    remarked = dataclasses.replace(verdict, remark="another tool took it out")
+
+    wanted = wanted_of(remarked)
+
+    plain = wanted_of(verdict)
+    assert wanted.message == f"{plain.message}; node set-up: another tool took it out"
+    assert (wanted.capable, wanted.reason) == (plain.capable, plain.reason)
 
 
 def test_a_capable_node_gets_its_labels_and_loses_the_taint() -> None:

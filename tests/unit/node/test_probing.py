@@ -9,6 +9,7 @@ from agent import errors, settings
 from agent._proto.containerd import introspection_pb2
 from agent.clients import containerd
 from agent.clients import probing as sockets
+from agent.model import nodes
 from agent.node import capability, probing
 from tests.fakes import containerd as fakes
 
@@ -46,6 +47,22 @@ async def test_a_node_with_everything_is_capable(prober, fake) -> None:
     verdict = await prober.look()
 
     assert verdict.capable, verdict.problems
+
+
+async def test_what_node_set_up_has_to_say_is_part_of_the_verdict_while_it_is_there(
+    prober, fake, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug(fake)
+    problem = tmp_path / "problem"
+    monkeypatch.setattr(nodes, "SETUP_PROBLEM", str(problem))
+    before = await prober.look()
+    problem.write_text("another tool took it out")
+    during = await prober.look()
+    problem.unlink()
+    after = await prober.look()
+
+    assert [each.remark for each in (before, during, after)] == ["", "another tool took it out", ""]
+    assert during.capable
 
 
 async def test_a_store_that_is_silent_for_long_takes_it_away(prober, store, fake) -> None:

@@ -9,7 +9,7 @@ import pytest
 from agent.setup import clearing, config, host, node, planning
 from tests.unit.setup import machines
 
-# Mounts of its own, which end with it: the store's as the agent makes it, and one in use.
+# Mounts of its own, which end with it: /run, the store's as the agent makes it, and one in use.
 SCRIPT = """
 import os, pathlib, subprocess, sys
 from agent.cli import commands
@@ -17,6 +17,7 @@ from agent.mounts import syscalls
 from typer.testing import CliRunner
 
 target, *arguments = sys.argv[1:]
+syscalls.mount("none", "/run", "tmpfs", 0)
 pathlib.Path(target).mkdir(parents=True)
 syscalls.mount("none", target, "tmpfs", 0)
 sleeping = subprocess.Popen(["sleep", "600"], cwd=target)
@@ -26,7 +27,7 @@ for _ in range(2):
     if sleeping.poll() is None:
         sleeping.kill()
         sleeping.wait()
-print(os.path.ismount(target))
+print(os.path.ismount(target), os.listdir("/run/uimgacc"))
 """
 
 
@@ -34,14 +35,14 @@ print(os.path.ismount(target))
 def test_it_fails_while_a_mount_is_in_use_and_ends_when_that_is_over(
     tmp_path: pathlib.Path,
 ) -> None:
+    """The snapshotter's folder is not the usual one, and only what is undone first names it."""
     machine = machines.write(tmp_path / "node", "version = 3\n", "2")
     store = tmp_path / "uimgacc" / "store"
     target = store.with_name("store.mounts") / "00c0ffee-1"
     places = [f"--config={machine.config}", f"--store={store}", f"--state={tmp_path / 'state'}"]
-    places.append(f"--root={tmp_path / 'snapshots'}")
     (tmp_path / "snapshots" / "snapshots").mkdir(parents=True)
     found = node.Target(config.Path(machine.config), machine.target.release)
-    node.set_up(host.Host(), found, planning.Wanted())
+    node.set_up(host.Host(), found, planning.Wanted(root=str(tmp_path / "snapshots")))
     assert machine.config.read_text() != "version = 3\n"
 
     command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", SCRIPT]
@@ -58,7 +59,7 @@ def test_it_fails_while_a_mount_is_in_use_and_ends_when_that_is_over(
     assert first.startswith("1 ")
     assert f"these mounts stay: {target} (Device or resource busy, used by sleep" in first
     assert second.startswith("0 ")
-    assert mounted == "False"
+    assert mounted == "False []"
     assert machine.config.read_text() == "version = 3\n"
     assert not (tmp_path / "snapshots").exists()
     assert not store.parent.exists()

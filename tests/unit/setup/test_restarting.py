@@ -60,6 +60,23 @@ def test_set_up_and_undo_restart_once_each(machine: host.Host, tmp_path: pathlib
     assert machine.read(restarting.NOTE) is None
 
 
+def test_files_of_others_that_are_in_no_order_are_no_reason_to_stay(
+    machine: host.Host, tmp_path: pathlib.Path
+) -> None:
+    main = machine.root / "etc/containerd/config.toml"
+    main.write_text('version = 3\nimports = ["/etc/containerd/conf.d/*.toml"]\n')
+    before = main.read_bytes()
+    run(machine, tmp_path / "mark")
+    foreign = main.parent / "conf.d" / "foreign.toml"
+    foreign.write_text("this is no TOML")
+
+    run(machine, tmp_path / "mark", undo=True)
+
+    assert times(tmp_path / "mark") == 2
+    assert main.read_bytes() == before
+    assert [path.name for path in foreign.parent.iterdir()] == ["foreign.toml"]
+
+
 def test_a_restart_that_failed_is_made_up_for(machine: host.Host, tmp_path: pathlib.Path) -> None:
     mark = tmp_path / "mark"
     with pytest.raises(restarting.RestartError, match="exit status 3"):

@@ -1,0 +1,210 @@
+"""Node set-up that stays: its turns, and what it leaves for the node's condition."""
+
+import pathlib
+import time
+from typing import NoReturn
+
+import pytest
+
+from agent.cli import output, setting_up
+from agent.model import nodes
+from agent.setup import config, host, keeping
+from tests.unit.setup import machines
+
+DAY = 86400.0
+PROBLEM = config.Path(nodes.SETUP_PROBLEM)
+
+
+class WaitingError(Exception):
+    """It would become a shell now; `rest` is for how long."""
+
+    def __init__(self, rest: keeping.Rest) -> None:
+        super().__init__()
+        self.rest = rest
+
+
+class Node:
+    """A node whose containerd is restarted by a command, and on which time passes as told."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.machine = machines.write(folder / "node", "version = 3\n", "2")
+        self.host = host.Host(self.machine.root)
+        self.folder = folder
+        self.now = 1000.0
+        self.restart = "true"
+
+    @property
+    def restarts(self) -> int:
+        mark = self.folder / "mark"
+        return len(mark.read_text().splitlines()) if mark.exists() else 0
+
+    @property
+    def is_set_up(self) -> bool:
+        return "99-uimgacc" in self.machine.config.read_text()
+
+    @property
+    def problem(self) -> str:
+        return (self.host.text(PROBLEM) or "")[:60]
+
+    def rewrite(self) -> None:
+        """What a tool does that knows nothing of us."""
+        self.machine.config.write_text("version = 3\n")
+
+    def run(self, *, again: bool = True) -> keeping.Rest:
+        """One look, until it waits."""
+        wanted = setting_up.Wanted(
+            config="/etc/containerd/config.toml",
+            undo=False,
+            dry_run=False,
+            restart=True,
+            restart_command=f"sh -c 'echo >> {self.folder}/mark; {self.restart}'",
+            default_snapshotter=False,
+            address="/run/uimgacc/snapshotter.sock",
+            root="",
+            containerd_binary="",
+            containerd_version="2.1",
+            host_root=self.machine.root,
+            keep=str(self.folder / "stamp"),
+            again=again,
+        )
+        with pytest.raises(WaitingError) as found:
+            setting_up.node_setup(wanted, as_json=True)
+        return found.value.rest
+
+
+@pytest.fixture
+def node(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    def wait(_patterns: str, _seen: str, rest: keeping.Rest, *, every: float) -> NoReturn:
+        assert every == 10.0
+        raise WaitingError(rest)
+
+    made = Node(tmp_path)
+    monkeypatch.setattr(keeping, "wait", wait)
+    monkeypatch.setattr(time, "clock_gettime", lambda _clock: made.now)
+    return made
+
+
+def test_the_first_set_up_says_when_it_is_done_and_waits_for_news(node: Node) -> None:
+    rest = node.run(again=False)
+
+    assert rest == keeping.Rest()
+    assert (node.folder / "stamp").exists()
+    assert node.restarts == 1
+
+
+def test_what_another_tool_took_out_is_put_back_with_one_restart(node: Node) -> None:
+    node.run(again=False)
+    node.rewrite()
+
+    assert node.run() == keeping.Rest()
+    assert node.is_set_up
+    assert node.restarts == 2
+    assert node.run() == keeping.Rest()
+    assert node.restarts == 2
+
+
+def test_two_tools_that_fight_restart_containerd_less_and_less_and_then_no_more(
+    node: Node,
+) -> None:
+    """The other one answers each restart by writing its own file again."""
+    node.run(again=False)
+    before, began = node.restarts, node.now
+    pauses = []
+    node.restart = f"echo version = 3 > {node.machine.config}"
+    node.rewrite()
+
+    while not node.problem:
+        rest = node.run()
+        pauses.append(rest.seconds)
+        node.now += rest.seconds
+
+    assert pauses == [30.0, 120.0, 600.0, 1800.0, 3600.0, DAY - 6150.0]
+    assert node.restarts - before == 6
+    assert "changed again after each of 6 set-ups" in (node.host.text(PROBLEM) or "")
+    assert rest.interval is not None
+
+    # Nothing within the day, whatever changes meanwhile.
+    node.now = began + DAY - 1
+    node.rewrite()
+    assert node.run().seconds == 1.0
+    assert node.restarts - before == 6
+    # The other one has ended: a day later all is well again, and nothing is said any more.
+    node.restart = "true"
+    node.now = began + DAY + 1
+    assert node.run() == keeping.Rest()
+    assert node.is_set_up
+    assert node.problem == ""
+
+
+def test_a_new_pod_begins_anew(node: Node) -> None:
+    node.run(again=False)
+    node.restart = "exit 3"
+    node.rewrite()
+    assert node.run() == keeping.RETRY
+    assert "failed: exit status 3" in (node.host.text(PROBLEM) or "")
+
+    node.restart = "true"
+    node.run(again=False)
+
+    assert node.problem == ""
+    assert node.host.read(keeping.TURNS) is None
+
+
+def test_a_restart_that_failed_is_tried_again(node: Node) -> None:
+    node.run(again=False)
+    node.restart = "exit 3"
+    node.rewrite()
+    node.run()
+    node.restart = "true"
+    node.now += 300
+
+    assert node.run() == keeping.Rest()
+    assert node.problem == ""
+    assert node.restarts == 3
+
+
+def test_what_is_half_written_is_waited_for(node: Node) -> None:
+    node.run(again=False)
+    node.machine.config.write_text("version = 3\n[plugins")
+
+    assert node.run() == keeping.RETRY
+    assert "not valid TOML" in (node.host.text(PROBLEM) or "")
+    assert node.restarts == 1
+
+
+def test_links_are_watched_and_what_they_lead_to(node: Node) -> None:
+    """An absolute link leads somewhere else in a container."""
+    folder = node.machine.config.parent
+    (folder / "real.toml").write_text('imports = ["conf.d/*.toml"]\n')
+    node.machine.config.unlink()
+    node.machine.config.symlink_to("/etc/containerd/real.toml")
+
+    patterns = keeping.watched(node.host, config.Path("/etc/containerd/config.toml"))
+
+    assert str(folder / "conf.d" / "*.toml") in patterns.splitlines()
+    before = keeping.seen(patterns)
+    assert str(folder / "real.toml") in before
+    (folder / "conf.d").mkdir()
+    assert keeping.seen(patterns) == before
+    (folder / "conf.d" / "99 nvidia.toml").touch()
+    assert "99 nvidia.toml" in keeping.seen(patterns)
+
+
+def test_it_goes_with_a_restart_only(node: Node) -> None:
+    wanted = setting_up.Wanted(
+        config="",
+        undo=False,
+        dry_run=False,
+        restart=False,
+        restart_command="",
+        default_snapshotter=False,
+        address="",
+        root="",
+        containerd_binary="",
+        containerd_version="",
+        host_root=node.machine.root,
+        keep="/tmp/stamp",
+    )
+
+    with pytest.raises(output.UsageError, match="--keep goes with --restart"):
+        setting_up.node_setup(wanted, as_json=False)
