@@ -2,7 +2,8 @@
 
 KUBEBUILDER_ASSETS (envtest's convention) names a folder with `etcd` and
 `kube-apiserver`: they are started on free ports, with roles enforced. With
-UIMGACC_TEST_CLUSTER=1 the cluster of KUBECONFIG is used. Tests do not know which.
+UIMGACC_TEST_CLUSTER=1 the cluster of KUBECONFIG is used. Tests do not know which, but
+for those of what no emulation does: admission, schemas, roles.
 """
 
 import asyncio
@@ -25,10 +26,20 @@ from tests.kube import emulating, threads
 ADMIN = "admin-of-the-tests"
 
 
+def is_cluster() -> bool:
+    """Whether the server is that of somebody's cluster, with nodes that are in use."""
+    return os.environ.get("UIMGACC_TEST_CLUSTER") == "1"
+
+
+def is_real() -> bool:
+    """Whether the server is a kube-apiserver, whoever's."""
+    return is_cluster() or bool(os.environ.get("KUBEBUILDER_ASSETS"))
+
+
 @contextlib.contextmanager
 def running(folder: pathlib.Path, loop: threads.Loop) -> Iterator[kube_access.Access]:
     """The server that the environment asks for, and how its administrator reaches it."""
-    if os.environ.get("UIMGACC_TEST_CLUSTER") == "1":
+    if is_cluster():
         path = pathlib.Path(os.environ["KUBECONFIG"])
         yield asyncio.run(kube_access.Kubeconfig(path).read())
     elif assets := os.environ.get("KUBEBUILDER_ASSETS"):
@@ -113,6 +124,8 @@ def _server(assets: pathlib.Path, folder: pathlib.Path, storage: int, port: int)
         f"--service-account-key-file={key}",
         f"--service-account-signing-key-file={key}",
         "--service-cluster-ip-range=10.96.0.0/24",
+        # For our component of older clusters; from 1.36 on it is off unless asked for.
+        "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
         # Its controller makes the account default of each namespace; nobody runs it here.
         "--disable-admission-plugins=ServiceAccount",
         "--allow-privileged=true",

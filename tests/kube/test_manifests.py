@@ -1,13 +1,14 @@
 """Our manifests on an API server: accepted as they are, and what their policies do there.
 
-Admission is only a real server's: without KUBEBUILDER_ASSETS these are skipped, and
-tests/manifests evaluates the same policies on the same pods by the same CEL.
+Admission is only a real server's: without one these are skipped, and tests/manifests
+evaluates the same policies on the same pods by the same CEL.
 """
 
+import contextlib
 import os
 import pathlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,18 +18,16 @@ from agent.clients import kube, kube_access
 from agent.model import caches, images, pods
 from agent.node import autocreating
 from lab import processes
-from tests.kube import apis
-from tests.manifests import cases, rendering
+from tests.kube import apis, servers
+from tests.manifests import cases, rendering, test_kustomize
 
 pytestmark = [
-    pytest.mark.skipif(
-        not os.environ.get("KUBEBUILDER_ASSETS"), reason="admission needs a real API server"
-    ),
+    pytest.mark.skipif(not servers.is_real(), reason="admission needs a real API server"),
     pytest.mark.timeout(300),
 ]
 
 HANDLER = "io.containerd.cri.runtime-handler"
-NAMESPACE = "uimgacc-system"
+NAMESPACE, LEAVING = "uimgacc-system", "uimgacc-uninstall"
 ACCOUNTS = kube.Resource(plural="serviceaccounts")
 CACHES = kube.Resource(group="uimgacc.io", plural="imagecaches")
 
@@ -47,13 +46,33 @@ def kubectl(api: apis.Api, *arguments: str, text: str = "") -> str:
 
 
 @pytest.fixture(scope="module")
-def installed(
+def namespaces(
     api_access: kube_access.Access, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """The namespaces of the manifests: in a dry run, too, they have to be there."""
+    resource = kube.Resource(plural="namespaces")
+    with contextlib.ExitStack() as undo:
+        api = apis.Api(api_access, tmp_path_factory.mktemp("namespaces"))
+        undo.callback(api.close)
+        for name in (NAMESPACE, LEAVING):
+            # A refusal is the end of it: a cluster that has us already is not one for tests.
+            api.create(resource, {"metadata": {"name": name}})
+            undo.callback(api.delete, resource, name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def installed(
+    namespaces: None, api_access: kube_access.Access, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[apis.Api]:
-    """A server on which the default overlay and the class nvidia are installed."""
+    """A server on which the default overlay and the class nvidia are installed.
+
+    But not its pods: a cluster's nodes would have their containerd set up and restarted.
+    """
     folder = tmp_path_factory.mktemp("installed")
     api = apis.Api(api_access, folder)
-    text = yaml.safe_dump_all(rendering.together("runtimeclass", "nvidia"))
+    documents = rendering.together("runtimeclass", "nvidia")
+    text = yaml.safe_dump_all(each for each in documents if each["kind"] != "DaemonSet")
     try:
         api.runtime_class("nvidia")
         kubectl(api, "apply", "--server-side", "-f", "-", text=text)
@@ -79,17 +98,46 @@ def handler_of(pod: apis.Object) -> str | None:
     return pod["metadata"].get("annotations", {}).get(HANDLER)
 
 
-@pytest.mark.parametrize("overlay", ["runtimeclass", "default-snapshotter"])
-def test_an_overlay_is_accepted_in_a_dry_run(api: apis.Api, overlay: str) -> None:
-    text = yaml.safe_dump_all(rendering.render(rendering.MANIFESTS / "overlays" / overlay))
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    kubectl(api, "apply", "--server-side", "-f", "-", text=yaml.safe_dump(namespace))
+@test_kustomize.every_case
+def test_what_is_installed_is_accepted_in_a_dry_run(
+    api: apis.Api, namespaces: None, overlay: str, components: tuple[str, ...]
+) -> None:
+    dry_run(
+        api,
+        [
+            document
+            for document in rendering.together(overlay, *components)
+            if document["apiVersion"] not in test_kustomize.FOREIGN
+        ],
+    )
+
+
+def test_what_uninstalls_is_accepted_in_a_dry_run(api: apis.Api, namespaces: None) -> None:
+    dry_run(api, rendering.render(rendering.MANIFESTS / "uninstall"))
+
+
+def dry_run(api: apis.Api, documents: Sequence[rendering.Document]) -> None:
+    """Have the server take objects as it would on `kubectl apply`, all but storing them."""
+    absent = {(each["apiVersion"], each["kind"]) for each in documents} - served(api, documents)
+    if absent and servers.is_cluster():
+        pytest.skip(f"this cluster's release does not serve {absent}")
+    text = yaml.safe_dump_all(documents)
 
     said = kubectl(
         api, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", text=text
     )
 
-    assert said.count("serverside-applied (server dry run)") == len(list(yaml.safe_load_all(text)))
+    assert said.count("serverside-applied (server dry run)") == len(documents)
+
+
+def served(api: apis.Api, documents: Sequence[rendering.Document]) -> set[tuple[str, str]]:
+    """The versions of the documents' kinds that the server has, and which kinds those have."""
+    found = set()
+    for version in {each["apiVersion"] for each in documents}:
+        path = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        with contextlib.suppress(apis.RefusedError):
+            found |= {(version, each["kind"]) for each in api._ask("GET", path)["resources"]}
+    return found
 
 
 @pytest.mark.parametrize("asking", cases.ASKING.values(), ids=cases.ASKING)
@@ -157,7 +205,7 @@ def test_a_class_with_an_overhead_keeps_its_pods_unless_the_twin_has_it(
 @pytest.fixture
 def checking(installed: apis.Api, tmp_path: pathlib.Path) -> Iterator[None]:
     """What checks the types of policies' expressions: a part of the controller manager."""
-    if os.environ.get("UIMGACC_TEST_CLUSTER") == "1":
+    if servers.is_cluster():
         yield
         return
     program = pathlib.Path(os.environ["KUBEBUILDER_ASSETS"]) / "kube-controller-manager"
