@@ -107,7 +107,6 @@ def test_the_manifest_of_a_cloud_is_applied(plane, run, tmp_path) -> None:
 
 @pytest.mark.usefixtures("made")
 def test_ucloud_users_find_their_commands_and_their_json(plane, run) -> None:
-    plane.controller()
     plane.api.create(
         CONFIG_MAPS,
         {
@@ -118,6 +117,14 @@ def test_ucloud_users_find_their_commands_and_their_json(plane, run) -> None:
     )
     original = f"{plane.server.address}/lab/gzip:1"
     http = ("--plain-http", plane.server.address)
+    # Without a controller nothing is begun that nobody would go on with.
+    shown = json.loads(done(run("get", "--json")))
+    assert (shown["AgentReady"], shown["Status"]) == (False, "Unknown")
+    assert "no controller leads" in run("create", original, f"{original}-acc", *http).output
+    name = acceleration.name_of(images.parse_reference(original))
+    assert name not in [each["metadata"]["name"] for each in plane.api.list(kube.IMAGE_CACHES)]
+    plane.controller()
+    apis.wait_until(lambda: json.loads(run("get", "--json").stdout)["AgentReady"], seconds=60)
 
     # The lab's registry takes no pushes: that is told, with the registry's answer.
     result = run("create", original, f"{original}-acc", *http)
@@ -127,7 +134,6 @@ def test_ucloud_users_find_their_commands_and_their_json(plane, run) -> None:
     assert (shown["Action"], shown["RetCode"]) == ("GetUK8SImageAccelerateResponse", 0)
     assert (shown["Enable"], shown["AgentReady"], shown["NfsAddr"]) == (True, True, "10.0.0.1")
     assert (shown["Status"], shown["Images"]) == ("CreateError", [])
-    name = acceleration.name_of(images.parse_reference(original))
     assert [cache["name"] for cache in shown["Caches"]] == [name]
 
     run("delete", original)
