@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_FILES = ("", "-wal")
+"""What the name of the database's file ends with where changes are kept; -shm has none."""
 _BATCH = 64
 
 
@@ -45,6 +47,23 @@ class NewerError(errors.PermanentError):
 def _is_damage(error: sqlite3.Error) -> bool:
     # The low byte: SQLITE_CORRUPT_INDEX and its like are SQLITE_CORRUPT with more above it.
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
+
+
+def _is_moved(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED
+
+
+def _identity(path: pathlib.Path) -> list[tuple[int, int] | None]:
+    """Which files are at the places of the database; None where there is none."""
+    found: list[tuple[int, int] | None] = []
+    for suffix in _FILES:
+        try:
+            status = os.stat(f"{path}{suffix}")
+        except OSError:  # any other would end the thread that writes
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino))
+    return found
 
 
 def _connect(path: pathlib.Path) -> sqlite3.Connection:
@@ -105,6 +124,8 @@ class Database:
     def __init__(self, path: pathlib.Path) -> None:
         self._writing = _open_or_replace(path)
         self._reading = _connect(path)
+        self._path = path
+        self._identity = _identity(path)
         self.read = metadata.Reader(self._reading)
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._loop.create_future()
@@ -159,11 +180,24 @@ class Database:
             self._writing.execute("BEGIN IMMEDIATE")
             outcomes = [self._apply_one(transaction, change) for change in changes]
             self._writing.execute("COMMIT")
+            self._check_place()
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._writing.execute("ROLLBACK")
             return [_Outcome(error=error)] * len(changes)
         return outcomes
+
+    def _check_place(self) -> None:
+        """Raise sqlite3.OperationalError where what was written is lost with this process.
+
+        SQLite goes on with a file that was deleted or replaced, which nobody finds again.
+        """
+        if _identity(self._path) != self._identity:
+            moved = sqlite3.OperationalError(
+                f"{self._path} was deleted or replaced: what is written is lost"
+            )
+            moved.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED
+            raise moved
 
     def _apply_one(self, transaction: metadata.Transaction, change: "_Change") -> "_Outcome":
         self._writing.execute("SAVEPOINT change")
@@ -189,12 +223,12 @@ class Database:
                 change.future.set_exception(outcome.error)
 
     async def wait_failed(self) -> None:
-        """Return never, raise sqlite3.Error once the database is found to be damaged."""
+        """Return never, raise sqlite3.Error once the database is found to be damaged or gone."""
         await self._failed
 
     def report(self, error: sqlite3.Error) -> None:
         """Take note of an error of the database; one that a restart repairs ends `wait_failed`."""
-        if _is_damage(error) and not self._failed.done():
+        if (_is_damage(error) or _is_moved(error)) and not self._failed.done():
             self._failed.set_exception(error)
 
 

@@ -303,27 +303,59 @@ def test_cleanup_unmounts_what_no_snapshot_refers_to(snapshotter, store, folder)
     assert len(mounted_layers(folder)) == 2
 
 
-@pytest.mark.parametrize("damage", ["deleted", "truncated", "garbage"])
-def test_a_lost_database_is_set_aside_and_running_containers_go_on(
-    snapshotter, store, folder, damage: str
+def damage_database(path: pathlib.Path, damage: str, *, keep_wal: bool) -> None:
+    if not keep_wal:
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    match damage:
+        case "deleted":
+            path.unlink()
+        case "truncated":
+            os.truncate(path, 5000)
+        case "garbage":
+            path.write_bytes(b"\x5a" * 9000)
+
+
+@pytest.mark.parametrize(
+    ("damage", "is_alive", "keep_wal"),
+    [
+        ("deleted", True, True),
+        ("deleted", True, False),
+        ("deleted", False, True),
+        ("deleted", False, False),
+        ("truncated", False, True),
+        ("truncated", False, False),
+        ("garbage", True, True),
+        ("garbage", True, False),
+        ("garbage", False, True),
+    ],
+)
+def test_a_lost_database_starts_anew_and_running_containers_go_on(
+    snapshotter, store, folder, damage: str, is_alive: bool, keep_wal: bool
 ) -> None:
     top = pull(snapshotter, store.add_chain({"a": "1"}))
     with snapshotter.mounted(snapshotter.prepare("c", top)) as root:
         (root / "own").write_text("kept")
+        if not is_alive:
+            snapshotter.kill()
+        damage_database(snapshotter.root / "uimgacc.db", damage, keep_wal=keep_wal)
+        if is_alive and (damage == "deleted" or not keep_wal):
+            # What is written now is lost: nothing may be called done.
+            with pytest.raises(grpc.RpcError) as caught:
+                snapshotter.prepare("lost")
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert snapshotter.process.wait(timeout=60) == 1
+            assert "was deleted or replaced" in snapshotter.log
         snapshotter.kill()
-        database = snapshotter.root / "uimgacc.db"
-        for suffix in ("-wal", "-shm"):
-            database.with_name(database.name + suffix).unlink(missing_ok=True)
-        match damage:
-            case "deleted":
-                database.unlink()
-            case "truncated":
-                os.truncate(database, 5000)
-            case "garbage":
-                database.write_bytes(b"\x5a" * 9000)
         snapshotter.start()
         snapshotter.cleanup()
-        assert snapshotter.walk() == {}
+        known = set(snapshotter.walk())
+        if damage == "deleted" or not (is_alive or keep_wal):
+            assert known == set()
+        else:
+            # The log has all that there is, and it is written over the damage: at the next
+            # start, or at the end of whoever has it open.
+            assert known >= {top, "c"}
         assert (root / "a").read_text() == "1"
         assert (root / "own").read_text() == "kept"
         # New snapshots never get the folder of an old one that is still in use.

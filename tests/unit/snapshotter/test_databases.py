@@ -2,6 +2,7 @@
 
 import asyncio
 import pathlib
+import shutil
 import sqlite3
 
 import pytest
@@ -125,3 +126,30 @@ async def test_a_database_of_a_later_version_is_refused_and_kept(tmp_path: pathl
     with pytest.raises(databases.NewerError, match="newer uimgacc"):
         databases.Database(path)
     assert [entry.name for entry in tmp_path.glob("db.damaged*")] == []
+
+
+@pytest.mark.parametrize("lost", ["db", "db-wal", "replaced"])
+async def test_nothing_is_called_durable_that_the_next_start_does_not_find(
+    tmp_path: pathlib.Path, lost: str
+) -> None:
+    """SQLite itself goes on with the file that it has open, whether that has a name or not."""
+
+    def add(name: str, id_: int):
+        return lambda change: change.add(
+            name, id_=id_, parent="", kind=metadata.COMMITTED, labels={}
+        )
+
+    database = databases.Database(tmp_path / "db")
+    await database.write(add("before", 1))
+    if lost == "replaced":
+        (tmp_path / "db").rename(tmp_path / "aside")
+        shutil.copy(tmp_path / "aside", tmp_path / "db")
+    else:
+        (tmp_path / lost).unlink()
+
+    with pytest.raises(sqlite3.Error, match="deleted or replaced") as caught:
+        await database.write(add("after", 2))
+    database.report(caught.value)
+    with pytest.raises(sqlite3.Error, match="deleted or replaced"):
+        await database.wait_failed()
+    database.close()
