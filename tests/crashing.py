@@ -5,9 +5,11 @@
 The product has no hooks for this: the function is replaced in this process only.
 """
 
+import contextlib
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import signal
 import sys
@@ -27,33 +29,29 @@ def arm(place: str, when: str, number: int) -> None:
 
 
 def deadly(function: Callable, when: str, number: int) -> Callable:
-    """The function, with an end."""
-    calls = 0
+    """The function, with an end: as its N-th call begins, or as that very call returns."""
+    calls = itertools.count(1)
 
-    def is_the_end(moment: str) -> bool:
-        nonlocal calls
-        calls += moment == "before"
-        return moment == when and calls == number
+    @contextlib.contextmanager
+    def ending():
+        is_the_end = next(calls) == number
+        if is_the_end and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            yield
+        finally:
+            if is_the_end:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     @functools.wraps(function)
     async def awaiting(*arguments, **keywords):
-        if is_the_end("before"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        try:
+        with ending():
             return await function(*arguments, **keywords)
-        finally:
-            if is_the_end("after"):
-                os.kill(os.getpid(), signal.SIGKILL)
 
     @functools.wraps(function)
     def calling(*arguments, **keywords):
-        if is_the_end("before"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        try:
+        with ending():
             return function(*arguments, **keywords)
-        finally:
-            if is_the_end("after"):
-                os.kill(os.getpid(), signal.SIGKILL)
 
     return awaiting if inspect.iscoroutinefunction(function) else calling
 
