@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
 import zstandard
@@ -465,12 +466,22 @@ def test_a_mkfs_that_waits_for_a_slow_registry_is_not_killed() -> None:
     reading, writing = os.pipe()
     with subprocess.Popen(["cat"], stdin=reading, stdout=subprocess.DEVNULL) as process:
         os.close(reading)
-        with stalling.Watch(process.pid, 0.2) as watch:
+        # Still with its loader on a loaded machine, it would be one that does nothing.
+        wait_until_reading(process.pid)
+        with stalling.Watch(process.pid, 1.0) as watch:
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(1)
+                process.wait(2)
             os.close(writing)
             assert process.wait(60) == 0
     assert not watch.fired
+
+
+def wait_until_reading(pid: int) -> None:
+    """Return when a process sleeps in a read of a pipe."""
+    deadline = time.monotonic() + 60
+    while "pipe_read" not in pathlib.Path(f"/proc/{pid}/wchan").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 async def test_mkfs_does_not_outlive_a_builder_that_is_killed(bench) -> None:
