@@ -20,3 +20,17 @@ def test_a_host_keeps_its_mounts_and_a_container_lets_its_copies_go(
 
     assert copies.detach_below("/run/containerd") == expected
     assert gone == [("/run/containerd/x/rootfs", 2)] * expected
+
+
+def test_the_mounts_that_folders_are_on_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone: list[tuple[str, int]] = []
+    places = ("/host", "/host/run", "/host/run/netns/a", "/host/var", "/host/var/lib/k3s/etc/x")
+    places += ("/host/data", "/host/variant")
+    table = "".join(f"9 8 0:1 / {place} rw - tmpfs tmpfs rw\n" for place in places)
+    monkeypatch.setattr(mountinfo, "read", lambda: list(mountinfo.parse(CONTAINER + table)))
+    monkeypatch.setattr(copies.syscalls, "unmount", lambda *call: gone.append(call))
+
+    copies.detach_below("/host", but=["/host/run", "/host/var/lib/k3s/etc"])
+
+    left = {place for place, _ in gone}
+    assert left == {*places} - {"/host", "/host/run", "/host/var"}
