@@ -185,6 +185,15 @@ def name_of_auto_cache(cache_id: str) -> str:
     return f"auto-{cache_id.removeprefix('imc-')}"
 
 
+def group_of(cache_id: str, name: str) -> str:
+    """The API group of a cache's object, by the ID and the name that its record has."""
+    for group, dialect in GROUPS.items():
+        if cache_id == id_of_name(name, dialect=dialect):
+            return group
+    # Made on demand, which the native kind is for.
+    return next(iter(GROUPS))
+
+
 def is_auto_cache(cache_id: str, name: str) -> bool:
     """Whether the object of a cache was made on demand: its name follows from the ID."""
     return name == name_of_auto_cache(cache_id)

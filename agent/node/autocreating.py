@@ -5,8 +5,8 @@ nodes at once make one cache. That it exists already is success. What cannot be
 asked for now is asked for again by the next pod that wants it: nothing is kept
 for long.
 
-A cache that is matched says so by an annotation, which the controller's expiry
-reads. Of a whole fleet one node in a while writes it: each looks first, at most
+A cache that is matched says so by an annotation, which the controller shows, and its
+expiry reads. Of a whole fleet one node in a while writes it: each looks first, at most
 every six hours, and leaves it alone where somebody has been there.
 """
 
@@ -17,7 +17,7 @@ import datetime
 import functools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from agent import errors
@@ -87,7 +87,7 @@ class Creator:
         self._wishes: collections.OrderedDict[str, _Wish] = collections.OrderedDict()
         self._made = _Recent(again)
         self._noted = _Recent(matched_every)
-        self._due: collections.OrderedDict[str, float] = collections.OrderedDict()
+        self._due: collections.OrderedDict[tuple[str, str], float] = collections.OrderedDict()
         self._wished = asyncio.Event()
         self._matched = asyncio.Event()
 
@@ -103,14 +103,15 @@ class Creator:
             self._wishes[name] = _Wish(wanted, [pod])
             self._wished.set()
 
-    def matched(self, name: str) -> None:
-        """Take note that a pod was served from an automatic cache."""
-        if name in self._noted or len(self._due) >= _WAITING:
+    def matched(self, group: str, name: str) -> None:
+        """Take note that a pod was served from the cache of an object of this API group."""
+        used = group, name
+        if used in self._noted or len(self._due) >= _WAITING:
             return
-        self._noted.add(name)
+        self._noted.add(used)
         # Not all nodes at once: by the time most of them look, one of them has written it.
         wait = random.uniform(0, self._spread)  # noqa: S311 - not a secret
-        self._due[name] = asyncio.get_running_loop().time() + wait
+        self._due[used] = asyncio.get_running_loop().time() + wait
         self._matched.set()
 
     async def run(self) -> None:
@@ -133,10 +134,10 @@ class Creator:
             await self._matched.wait()
             self._matched.clear()
             while self._due:
-                name = min(self._due, key=self._due.__getitem__)
-                await asyncio.sleep(max(0.0, self._due[name] - loop.time()))
-                del self._due[name]
-                await self._try(functools.partial(self._note, name))
+                used = min(self._due, key=self._due.__getitem__)
+                await asyncio.sleep(max(0.0, self._due[used] - loop.time()))
+                del self._due[used]
+                await self._try(functools.partial(self._note, *used))
 
     async def _try(self, act: Callable[[], Awaitable[None]]) -> bool:
         """Act until it is done or given up; whether it is done."""
@@ -171,13 +172,14 @@ class Creator:
             extra={"cache": wanted.cache_id, "object": wanted.request.name},
         )
 
-    async def _note(self, name: str) -> None:
+    async def _note(self, group: str, name: str) -> None:
+        kind = dataclasses.replace(kube.IMAGE_CACHES, group=group)
         try:
-            found = (await self._api.get(kube.IMAGE_CACHES, name)).get("metadata", {})
+            found = (await self._api.get(kind, name)).get("metadata", {})
             if not self._is_stale((found.get("annotations") or {}).get(caches.LAST_MATCHED, "")):
                 return
             await self._api.patch(
-                kube.IMAGE_CACHES,
+                kind,
                 name,
                 {
                     "metadata": {
@@ -187,7 +189,7 @@ class Creator:
                 },
             )
         except (kube_errors.Conflict, kube_errors.NotFound):
-            # Another node was faster, or the cache is gone: both are as good.
+            # Another node was faster, or the cache is gone, or never was an object: as good.
             return
 
     def _is_stale(self, text: str) -> bool:
@@ -208,16 +210,16 @@ def _complain(error: errors.AgentError) -> None:
 
 
 class _Recent:
-    """Names that were there within so many seconds; a bounded number of them."""
+    """Names, or others, that were there within so many seconds; a bounded number of them."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._until: collections.OrderedDict[str, float] = collections.OrderedDict()
+        self._until: collections.OrderedDict[Hashable, float] = collections.OrderedDict()
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: Hashable) -> bool:
         return self._until.get(name, 0.0) > asyncio.get_running_loop().time()
 
-    def add(self, name: str) -> None:
+    def add(self, name: Hashable) -> None:
         """Remember a name from now on."""
         self._until[name] = asyncio.get_running_loop().time() + self._seconds
         self._until.move_to_end(name)

@@ -36,8 +36,8 @@ class CacheCreator(Protocol):
     def create(self, pod: pods.Pod, wanted: decisions.AutoCreate) -> None:
         """Take one wish; the same one comes again with each such pod."""
 
-    def matched(self, name: str) -> None:
-        """Note that a pod is served from the cache of this name, which was made on demand."""
+    def matched(self, group: str, name: str) -> None:
+        """Note that a pod is served from the cache of this object, by its API group and name."""
 
 
 class LogCreator:
@@ -56,8 +56,8 @@ class LogCreator:
             },
         )
 
-    def matched(self, name: str) -> None:
-        """Nothing: without a cluster nothing expires."""
+    def matched(self, group: str, name: str) -> None:
+        """Nothing: without a cluster there are no objects."""
 
 
 class Clearer(Protocol):
@@ -154,8 +154,10 @@ class Premounter:
     def _tell_creator(self, pod: pods.Pod, decision: decisions.Decision) -> None:
         if decision.auto_create is not None:
             self._creator.create(pod, decision.auto_create)
-        if name := _auto_cache_of(decision):
-            self._creator.matched(name)
+        for candidate in decision.candidates:
+            if candidate.cache_id == decision.reported:
+                group = caches.group_of(candidate.cache_id, candidate.name)
+                self._creator.matched(group, candidate.name)
 
     async def _register_all(
         self, pod: pods.Pod, decision: decisions.Decision, begun: float
@@ -253,16 +255,6 @@ def _is_always_pulled(pod: pods.Pod, image: decisions.ImageDecision) -> bool:
         for container in pod.containers
         if container.image == image.image
     )
-
-
-def _auto_cache_of(decision: decisions.Decision) -> str:
-    """The name of the cache that serves a pod where that was made on demand, else ""."""
-    for candidate in decision.candidates:
-        if candidate.cache_id == decision.reported and caches.is_auto_cache(
-            candidate.cache_id, candidate.name
-        ):
-            return candidate.name
-    return ""
 
 
 def _reason(error: errors.AgentError) -> metrics.ImageReason:

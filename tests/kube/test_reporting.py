@@ -397,7 +397,7 @@ async def test_the_last_match_is_written_by_one_of_many(api, agent, image_caches
         before = agent.requests
         async with running(*(creator.run_matched() for creator in creators)):
             for creator in creators:
-                creator.matched(request.name)
+                creator.matched("uimgacc.io", request.name)
             await until(matched)
             # Each looks, and whoever finds it written leaves it alone.
             await until(lambda: agent.requests - before >= 6)
@@ -442,7 +442,7 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
             around.judged(WELL)
             # Without the pause that spreads a fleet's looks over minutes.
             around.creator._spread = 0.0
-            around.creator.matched(request.name)
+            around.creator.matched("uimgacc.io", request.name)
             await until(lambda: all(text and off(text) < 3600 for text in written()))
     finally:
         api.delete(kube.IMAGE_CACHES, request.name)

@@ -115,14 +115,18 @@ def test_an_agent_says_only_when_a_cache_was_used(patch: Any, allowed: bool) -> 
     assert (found == []) == allowed
 
 
-def test_an_agent_does_not_touch_a_persons_cache() -> None:
+def test_an_agent_changes_nothing_of_a_persons_cache() -> None:
     own = patched(AUTOMATIC, {"metadata": {"labels": None}})
-    patch = {"metadata": {"annotations": {"uimgacc.io/last-matched": "2026-01-01T00:00:00Z"}}}
-    found = policy("uimgacc-node-caches").refusals(
-        request(name="auto-1"), old=own, new=patched(own, patch)
-    )
+    used = {"metadata": {"annotations": {"uimgacc.io/last-matched": "2026-01-01T00:00:00Z"}}}
+    changes = [used, {"spec": {"images": ["evil:1"]}}, {"metadata": {"finalizers": ["x.y/z"]}}]
+    found = [
+        policy("uimgacc-node-caches").refusals(
+            request(name="tools"), old=own, new=patched(own, change)
+        )
+        for change in changes
+    ]
 
-    assert found
+    assert [refused == [] for refused in found] == [True, False, False]
 
 
 def wanted(pod: str, node: str, *secrets: str) -> Any:

@@ -279,6 +279,12 @@ def test_the_same_name_in_two_dialects_is_two_caches() -> None:
     assert len({caches.id_of_name("web", dialect=dialect) for dialect in caches.Dialect}) == 4
 
 
+def test_the_object_of_a_cache_is_known_by_its_id() -> None:
+    for group, dialect in caches.GROUPS.items():
+        assert caches.group_of(caches.id_of_name("web", dialect=dialect), "web") == group
+    assert caches.group_of("imc-other", "web") == "uimgacc.io"
+
+
 def test_ids_stay_what_they_are_from_version_to_version() -> None:
     """Nodes of two versions must create one cache, and IDs stand in people's manifests."""
     assert caches.id_of_name("web") == "imc-fthbi6pixdvfknztkidc"

@@ -178,7 +178,7 @@ async def test_a_fleet_writes_the_last_match_once(given) -> None:
             await stack.enter_async_context(node.running())
         for _ in range(10):
             for node in nodes:
-                node.creator.matched("auto-x")
+                node.creator.matched("uimgacc.io", "auto-x")
             await asyncio.sleep(60)
 
     patches = [entry for entry in given.api.log if entry[0] == "patch"]
@@ -197,7 +197,7 @@ async def test_what_another_node_writes_at_the_same_time_stands(given) -> None:
 
     given.api.before_patch = be_faster
     async with given.running():
-        given.creator.matched("auto-x")
+        given.creator.matched("uimgacc.io", "auto-x")
         await asyncio.sleep(400)
 
     assert last_matched(given.api) == "2026-01-01T00:00:00Z"
@@ -207,7 +207,7 @@ async def test_a_match_is_told_again_after_hours(given) -> None:
     put_cache(given.api)
     async with given.running():
         for _ in range(13):
-            given.creator.matched("auto-x")
+            given.creator.matched("uimgacc.io", "auto-x")
             await asyncio.sleep(3600)
 
     assert len([entry for entry in given.api.log if entry[0] == "patch"]) == 3
@@ -221,15 +221,32 @@ async def test_a_match_is_told_again_after_hours(given) -> None:
 async def test_a_time_that_is_old_or_none_or_of_the_future_is_written_anew(given, damaged) -> None:
     put_cache(given.api, **{caches.LAST_MATCHED: damaged})
     async with given.running():
-        given.creator.matched("auto-x")
+        given.creator.matched("uimgacc.io", "auto-x")
         await asyncio.sleep(400)
 
     assert last_matched(given.api).startswith("2026-01-01T00:0")
 
 
+async def test_each_dialects_own_object_is_told() -> None:
+    asked = []
+
+    class Api(fakes.Api):
+        async def get(self, resource, name, **more):
+            asked.append((resource.group, name))
+            return await super().get(resource, name, **more)
+
+    given = Setting(Api())
+    async with given.running():
+        for group in caches.GROUPS:
+            given.creator.matched(group, "tools")
+        await asyncio.sleep(400)
+
+    assert sorted(asked) == sorted((group, "tools") for group in caches.GROUPS)
+
+
 async def test_a_cache_that_is_gone_is_no_problem(given) -> None:
     async with given.running():
-        given.creator.matched("auto-x")
+        given.creator.matched("uimgacc.io", "auto-x")
         await asyncio.sleep(400)
 
     assert [entry[0] for entry in given.api.log] == ["get"]

@@ -1,10 +1,11 @@
 import dataclasses
 
+import msgspec
 import pytest
 
 from agent import errors
 from agent.matching import decisions
-from agent.model import pods, records
+from agent.model import caches, pods, records
 from agent.node import premounting, registering
 from tests.unit.node import conftest
 
@@ -64,7 +65,7 @@ class Others:
         self.repaired: list[tuple[str, ...]] = []
         self.counted: list[str] = []
         self.wished: list[str] = []
-        self.matches: list[str] = []
+        self.matches: list[tuple[str, str]] = []
         self.in_the_way: set[str] = set()
 
     def watch(self, top: str) -> None:
@@ -82,8 +83,8 @@ class Others:
     async def clear(self, names) -> list[str]:
         return [name for name in names if name in self.in_the_way]
 
-    def matched(self, name: str) -> None:
-        self.matches.append(name)
+    def matched(self, group: str, name: str) -> None:
+        self.matches.append((group, name))
 
 
 class Setting:
@@ -270,17 +271,22 @@ async def test_what_nobody_has_is_wished_for(given) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("auto-one", ["auto-one"]), ("one", []), ("auto-other", [])]
+    ("id_", "group"),
+    [
+        (caches.id_of_name("one"), "uimgacc.io"),
+        (caches.id_of_name("one", dialect=caches.Dialect.ALIBABA), "eci.alibabacloud.com"),
+        (caches.id_of_name("one", dialect=caches.Dialect.TENCENT), "eks.cloud.tencent.com"),
+        ("imc-made-on-demand", "uimgacc.io"),
+    ],
 )
-async def test_the_use_of_a_cache_made_on_demand_is_noted(given, name, expected) -> None:
-    given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, name=name)
+async def test_the_use_of_a_cache_is_noted_on_its_object(given, id_, group) -> None:
+    given.catalog.cache = msgspec.structs.replace(given.catalog.cache, id=id_, name="one")
     await given.serve()
 
-    assert given.others.matches == expected
+    assert given.others.matches == [(group, "one")]
 
 
 async def test_a_miss_uses_no_cache(given) -> None:
-    given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, name="auto-one")
     image = pods.Container(name="c", image="registry.example/elsewhere:1")
     await given.serve(containers=(image,))
 
