@@ -35,7 +35,9 @@ _POLL = 1.0
 _MANAGER = "uimgacc"
 # In this order: what others refer to first.
 _FIRST = ("Namespace", "CustomResourceDefinition")
-_DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
+_WHO_HOLDS = (
+    ": `kubectl -n uimgacc-uninstall logs daemonset/uimgacc-uninstall` names what holds them"
+)
 _AGENTS = "uimgacc-node"
 _UNDOING = "uimgacc-uninstall"
 _CAPABLE = ("uimgacc", "node.uk8s.ucloud.cn/uimgacc")
@@ -62,7 +64,6 @@ class Wanted:
     overlay: str = "runtimeclass"
     components: tuple[str, ...] = ()
     image: str = ""
-    subnet: str = ""
     username: str = ""
     password: str = dataclasses.field(default="", repr=False)
 
@@ -89,13 +90,11 @@ def enable(
                 await _apply(client, body)
             await supporting.served(client)
             asked = ucloud.Enable(
-                nfs=wanted.nfs,
-                subnet=wanted.subnet,
-                username=wanted.username,
-                password=wanted.password,
+                nfs=wanted.nfs, username=wanted.username, password=wanted.password
             )
             async with exclusion.Turns(client, namespace=target.namespace).one():
-                await _turn(client, target).turn(asked)
+                # This is the way to update, too: what was given before by UCloud's API stays.
+                await _turn(client, target).turn(asked, keep=True)
             if wait:
                 async with asyncio.timeout(seconds):
                     await _wait_nodes(client, target, tell)
@@ -136,8 +135,8 @@ def disable(
         clusters.run(target, work)
     except TimeoutError as error:
         raise errors.TemporaryError(
-            f"nodes are not done after {seconds:g} s; run the command again to go on waiting:"
-            " `kubectl -n uimgacc-uninstall logs daemonset/uimgacc-uninstall` names what holds them"
+            f"nodes are not done after {seconds:g} s; run the command again to go on waiting"
+            f"{_WHO_HOLDS if installed else ''}"
         ) from error
     done = "disabled" if uninstalled is None else "uninstalled"
     print(f"image acceleration is {done}")
@@ -288,12 +287,15 @@ def _turn(client: kube.Client, target: clusters.Target) -> acceleration_objects.
 async def _wait_nodes(
     client: kube.Client, target: clusters.Target, tell: Callable[[str, int], None]
 ) -> None:
-    """Until as many nodes serve images as have agents."""
+    """Until as many nodes serve images as have agents, and those are of this installation."""
     while True:
-        found = await client.get(_DAEMON_SETS, _AGENTS, namespace=target.namespace)
+        found = await client.get(kube.DAEMON_SETS, _AGENTS, namespace=target.namespace)
         status = found.get("status") or {}
         wanted = status.get("desiredNumberScheduled", 0)
-        serving = len(await _labelled(client))
+        new = 0
+        if status.get("observedGeneration", 0) >= found["metadata"].get("generation", 0):
+            new = status.get("updatedNumberScheduled", 0)
+        serving = min(len(await _labelled(client)), new)
         if wanted and serving >= wanted:
             return
         tell(f"{serving} of {wanted} nodes serve images", 100 * serving // max(1, wanted))
@@ -331,7 +333,8 @@ async def _uninstall(
     """
     undo = await _undoing(client, target)
     kept = ("CustomResourceDefinition",)
-    going = [each for each in reversed(installed) if each["kind"] not in kept]
+    served = await supporting.as_served(client, installed)
+    going = [each for each in reversed(served) if each["kind"] not in kept]
     for number, body in enumerate(going):
         tell(f"removing {body['kind']} {body['metadata']['name']}", 100 * number // len(going))
         await _remove(client, body)
@@ -340,7 +343,7 @@ async def _uninstall(
         await _apply(client, body)
     (agents,) = (each["metadata"] for each in undo if each["kind"] == "DaemonSet")
     while True:
-        found = await client.get(_DAEMON_SETS, agents["name"], namespace=agents["namespace"])
+        found = await client.get(kube.DAEMON_SETS, agents["name"], namespace=agents["namespace"])
         status = found.get("status") or {}
         done, all_ = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
         if all_ and done >= all_:
@@ -367,6 +370,6 @@ async def _running(client: kube.Client, target: clusters.Target) -> str:
     """The agents' image; of an uninstallation that goes on, its own: the agents are gone."""
     for namespace, name in ((target.namespace, _AGENTS), (_UNDOING, _UNDOING)):
         with contextlib.suppress(kube_errors.NotFound):
-            found = await client.get(_DAEMON_SETS, name, namespace=namespace)
+            found = await client.get(kube.DAEMON_SETS, name, namespace=namespace)
             return str(found["spec"]["template"]["spec"]["containers"][0]["image"])
     raise kube_switch.NotInstalled(f"{target.namespace}/{_AGENTS}")

@@ -17,7 +17,6 @@ MINIMUM = (1, 30)
 
 _ADMISSION = "admissionregistration.k8s.io"
 _POLICIES = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
-_DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
 _SETUP = "uimgacc-setup"
 _SERVED_SECONDS = 60.0
 _POLL = 0.2
@@ -62,7 +61,7 @@ async def refuse_if_default(client: kube.Client) -> None:
     a node on which no pod can start, ours included.
     """
     with contextlib.suppress(kube_errors.NotFound):
-        await client.get(_DAEMON_SETS, _SETUP, namespace=clusters.NAMESPACE)
+        await client.get(kube.DAEMON_SETS, _SETUP, namespace=clusters.NAMESPACE)
         raise StillDefault
 
 
@@ -84,19 +83,24 @@ async def served(client: kube.Client) -> None:
 
 
 async def supported(client: kube.Client, objects: Sequence[Object]) -> list[Object]:
-    """The objects, with the admission policy in this cluster's version of it, or without."""
-    version = await _policy_version(client)
-    found = [
-        {**body, "apiVersion": f"{_ADMISSION}/{version}"} if body["kind"] in _POLICIES else body
-        for body in objects
-        if version or body["kind"] not in _POLICIES
-    ]
-    if not version and len(found) < len(objects):
+    """The objects as this cluster serves their kinds; say so where it is without one."""
+    found = await as_served(client, objects)
+    if len(found) < len(objects):
         output.say(
             "this cluster has no MutatingAdmissionPolicy (Kubernetes 1.36; 1.34 behind a feature"
             " gate): pods must name their runtime class themselves, see docs/install.md"
         )
     return found
+
+
+async def as_served(client: kube.Client, objects: Sequence[Object]) -> list[Object]:
+    """The objects, with the admission policy in this cluster's version of it, or without."""
+    version = await _policy_version(client)
+    return [
+        {**body, "apiVersion": f"{_ADMISSION}/{version}"} if body["kind"] in _POLICIES else body
+        for body in objects
+        if version or body["kind"] not in _POLICIES
+    ]
 
 
 async def _policy_version(client: kube.Client) -> str:

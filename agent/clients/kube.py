@@ -48,6 +48,7 @@ EVENTS = Resource(plural="events")
 SECRETS = Resource(plural="secrets")
 JOBS = Resource(group="batch", plural="jobs")
 LEASES = Resource(group="coordination.k8s.io", plural="leases")
+DAEMON_SETS = Resource(group="apps", plural="daemonsets")
 IMAGE_CACHES = Resource(group="uimgacc.io", plural="imagecaches")
 
 

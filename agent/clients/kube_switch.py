@@ -13,7 +13,6 @@ from typing import Any
 from agent import errors
 from agent.clients import kube, kube_errors
 
-_DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
 _AGENTS = "uimgacc-node"
 _DRAIN = "UIMGACC_DRAIN"
 _BINDING = "uimgacc-pods"
@@ -52,7 +51,7 @@ class Switch:
     async def is_off(self) -> bool:
         """Whether the agents were told to drain; raise NotInstalled."""
         try:
-            found = await self._api.get(_DAEMON_SETS, _AGENTS, namespace=self._namespace)
+            found = await self._api.get(kube.DAEMON_SETS, _AGENTS, namespace=self._namespace)
         except kube_errors.NotFound as error:
             raise NotInstalled(f"{self._namespace}/{_AGENTS}") from error
         return any(
@@ -66,7 +65,7 @@ class Switch:
         body = {"spec": {"template": {"spec": {"containers": [container]}}}}
         try:
             await self._api.patch(
-                _DAEMON_SETS,
+                kube.DAEMON_SETS,
                 _AGENTS,
                 body,
                 namespace=self._namespace,

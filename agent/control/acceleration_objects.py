@@ -141,14 +141,18 @@ class KubeObjects:
             has_login=data.get("hasLogin") == "true",
         )
 
-    async def turn(self, wanted: ucloud.Enable | None) -> None:
-        """See acceleration.Objects. The switch itself is written last: what it says is done."""
+    async def turn(self, wanted: ucloud.Enable | None, *, keep: bool = False) -> None:
+        """See acceleration.Objects. The switch itself is written last: what it says is done.
+
+        With `keep`, a login and a subnet that are not given stay as they are.
+        """
         if wanted is None:
             await self._switch.off()
             await self._put(_CONFIG_MAPS, _NAME, {"data": {"enabled": "false"}})
             await self._forget_login()
             return
-        login = None
+        before = await self.switch() if keep else acceleration.Switch()
+        has_login = before.has_login or bool(wanted.username)
         if wanted.username:
             content = credentials.docker_config(
                 self._settings.hosts, username=wanted.username, password=wanted.password
@@ -156,14 +160,14 @@ class KubeObjects:
             login = {_SECRET_KEY: base64.b64encode(content).decode()}
             body = {"type": "kubernetes.io/dockerconfigjson", "data": login}
             await self._put(kube.SECRETS, _UHUB, body)
-        else:
+        elif not has_login:
             await self._forget_login()
         await self._switch.on()
         data = {
             "enabled": "true",
             "nfsAddr": wanted.nfs,
-            "subnetId": wanted.subnet,
-            "hasLogin": "true" if login else "false",
+            "subnetId": wanted.subnet or before.subnet,
+            "hasLogin": "true" if has_login else "false",
         }
         await self._put(_CONFIG_MAPS, _NAME, {"data": data})
 

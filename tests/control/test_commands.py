@@ -24,7 +24,6 @@ pytestmark = pytest.mark.timeout(300)
 
 RUNNER = typer.testing.CliRunner()
 SYSTEM = "uimgacc-system"
-DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
 CONFIG_MAPS = kube.Resource(plural="configmaps")
 BINDINGS = kube.Resource(
     group="admissionregistration.k8s.io", plural="mutatingadmissionpolicybindings"
@@ -299,7 +298,7 @@ class Nodes:
             ):
                 # It is not there yet, or goes at this moment.
                 with contextlib.suppress(apis.RefusedError):
-                    found = self.api.get(DAEMON_SETS, name, namespace=namespace)
+                    found = self.api.get(kube.DAEMON_SETS, name, namespace=namespace)
                     self._play(found, name, namespace)
 
     def _play(self, found: apis.Object, name: str, namespace: str) -> None:
@@ -309,10 +308,12 @@ class Nodes:
             "desiredNumberScheduled": 1,
             "numberReady": 1,
             "currentNumberScheduled": 1,
+            "updatedNumberScheduled": 0 if "broken" in json.dumps(found["spec"]) else 1,
+            "observedGeneration": found["metadata"].get("generation", 0),
             "numberMisscheduled": 0,
         }
         self.api.patch(
-            DAEMON_SETS, name, {"status": status}, namespace=namespace, subresource="status"
+            kube.DAEMON_SETS, name, {"status": status}, namespace=namespace, subresource="status"
         )
         if name == "uimgacc-node":
             label = None if "UIMGACC_DRAIN" in json.dumps(found["spec"]) else "true"
@@ -374,16 +375,16 @@ def test_nodes_that_stand_on_us_are_not_left_without_us(api, run, monkeypatch) -
     setup = rendering.only(documents, "DaemonSet", "uimgacc-setup")
     with contextlib.suppress(apis.RefusedError):
         api.create(kube.Resource(plural="namespaces"), namespace)
-    api.create(DAEMON_SETS, setup, namespace=SYSTEM)
-    there = [each["metadata"]["name"] for each in api.list(DAEMON_SETS)]
+    api.create(kube.DAEMON_SETS, setup, namespace=SYSTEM)
+    there = [each["metadata"]["name"] for each in api.list(kube.DAEMON_SETS)]
     try:
         for command in (["enable", "--nfs", "10.0.0.5:/uimgacc"], ["disable", "--uninstall"]):
             result = run(*command)
             assert result.exit_code == 1
             assert "go back from it first" in " ".join(result.output.split())
-        assert [each["metadata"]["name"] for each in api.list(DAEMON_SETS)] == there
+        assert [each["metadata"]["name"] for each in api.list(kube.DAEMON_SETS)] == there
     finally:
-        api.delete(DAEMON_SETS, "uimgacc-setup", namespace=SYSTEM)
+        api.delete(kube.DAEMON_SETS, "uimgacc-setup", namespace=SYSTEM)
 
 
 def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monkeypatch) -> None:
@@ -403,6 +404,18 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monke
         assert json.loads(done(run("get", "--json")))["Enable"] is True
         assert "matchResources" not in api.get(BINDINGS, "uimgacc-pods")["spec"]
 
+        # As an update: the login for UHub stays, and a version that does not come up is told.
+        login = ("--username", "alice", "--password-stdin")
+        done(run("enable", *install, *login, input="secret\n"))
+        made = api.get(kube.SECRETS, "uimgacc-uhub", namespace=SYSTEM)["data"]
+        newer = [each.replace("uimgacc:7", "broken:8") for each in install]
+        failed = run("enable", *newer, "--timeout", "2")
+        assert (failed.exit_code, "not every node" in failed.output) == (1, True)
+        done(run("enable", *install))
+        assert api.get(kube.SECRETS, "uimgacc-uhub", namespace=SYSTEM)["data"] == made
+        switch = api.get(kube.Resource(plural="configmaps"), "uimgacc-ucloud", namespace=SYSTEM)
+        assert switch["data"]["hasLogin"] == "true"
+
         assert done(run("disable")) == "image acceleration is disabled\n"
         shown = json.loads(done(run("get", "--json")))
         assert (shown["Enable"], shown["NfsReady"]) == (False, False)
@@ -411,7 +424,7 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monke
         # Enabled again it is as it was: nothing of the switch stays.
         assert done(run("enable", *install)) == "image acceleration is enabled\n"
         assert not api.get(BINDINGS, "uimgacc-pods")["spec"].get("matchResources")
-        agents = api.get(DAEMON_SETS, "uimgacc-node", namespace=SYSTEM)
+        agents = api.get(kube.DAEMON_SETS, "uimgacc-node", namespace=SYSTEM)
         assert "UIMGACC_DRAIN" not in json.dumps(agents["spec"])
 
         nodes.write()
@@ -425,7 +438,9 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monke
             for _ in range(2):
                 proxy.seen.clear()
                 assert run(*uninstall, env=broken).exit_code == 1
-                undoing = api.get(DAEMON_SETS, "uimgacc-uninstall", namespace="uimgacc-uninstall")
+                undoing = api.get(
+                    kube.DAEMON_SETS, "uimgacc-uninstall", namespace="uimgacc-uninstall"
+                )
                 (container,) = undoing["spec"]["template"]["spec"]["containers"]
                 assert container["image"] == "r.io/uimgacc:7"
             gone = done(run(*uninstall))

@@ -35,7 +35,6 @@ pytestmark = pytest.mark.timeout(300)
 KEYS = {"the-public-key": "the-private-key-of-a-test"}
 NFS = "10.9.8.7:/uimgacc"
 PASSWORD = "of-uhub-4711"
-DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
 CONFIG_MAPS = kube.Resource(plural="configmaps")
 SCRIPT = os.environ.get("UIMGACC_UCLOUD_SCRIPT", "")
 
@@ -127,7 +126,7 @@ def started(plane: conftest.Plane, uhub: UHub, folder: pathlib.Path) -> Caller:
     container = {"name": "agent", "image": "i", "env": [{"name": "OTHER", "value": "1"}]}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
     plane.api.create(
-        DAEMON_SETS,
+        kube.DAEMON_SETS,
         {
             "metadata": {"name": "uimgacc-node"},
             "spec": {"selector": {"matchLabels": labels}, "template": template},
@@ -175,7 +174,7 @@ def refusal(caller: Caller, action: str, **parameters: str) -> str:
 
 def drains(plane: conftest.Plane) -> list[str]:
     """The environment of the agents."""
-    found = plane.api.get(DAEMON_SETS, "uimgacc-node", namespace=plane.api.namespace)
+    found = plane.api.get(kube.DAEMON_SETS, "uimgacc-node", namespace=plane.api.namespace)
     (container,) = found["spec"]["template"]["spec"]["containers"]
     return sorted(f"{each['name']}={each['value']}" for each in container["env"])
 

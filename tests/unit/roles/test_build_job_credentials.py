@@ -13,7 +13,9 @@ def test_instances_of_acr_are_arguments() -> None:
     assert found.settings.acr_instances == ("cri-1", "cn-a:cri-2")
 
 
-def test_plug_ins_and_authorities_may_be_named_by_the_environment_of_all_builders(monkeypatch) -> None:
+def test_plug_ins_and_authorities_may_be_named_by_the_environment_of_all_builders(
+    monkeypatch,
+) -> None:
     monkeypatch.setenv("UIMGACC_IMAGE_CREDENTIAL_PROVIDER_CONFIG", "/c/config.yaml")
     monkeypatch.setenv("UIMGACC_IMAGE_CREDENTIAL_PROVIDER_BIN_DIR", "/c/bin")
     monkeypatch.setenv("UIMGACC_CA", "/c/ca.crt")
