@@ -104,21 +104,6 @@ def test_images_that_the_cri_forgot_are_shown_to_it_again(folder, registry, pris
         conftest.wait_until(lambda: node.has("lab/layers2:1"))
 
 
-def test_an_agent_killed_at_any_moment_finishes_after_its_start(node2, offline) -> None:
-    node2.warm_up()
-    offline()
-    for delay in range(6):
-        name = f"lab/layers{(2, 40)[delay % 2]}:1"
-        file = node2.schedule(node2.manifest(f"pod{delay}", name))
-        conftest.time.sleep(0.02 * delay)
-        node2.agent.end(signal.SIGKILL)
-        node2.start_agent()
-        conftest.wait_until(lambda name=name: node2.has(name))
-        assert "layers" in node2.run(node2.manifest(f"run{delay}", name), "ls", "/")
-        file.unlink()
-        node2.client.remove_image(node2.reference(name))
-
-
 def test_a_hanging_store_stops_nothing_but_new_registrations(
     folder, registry, hanging, offline
 ) -> None:
