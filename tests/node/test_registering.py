@@ -77,7 +77,7 @@ def test_a_pod_of_another_runtime_is_not_registered(node2) -> None:
     node2.schedule(node2.manifest("pod", "lab/layers2:1", handler=""))
     conftest.wait_until(lambda: node2.status("pod").get("served"))
 
-    assert "runtime is the default one" in node2.status("pod")["sentence"]
+    assert "runtime (the default one) does not use" in node2.status("pod")["sentence"]
     assert not node2.has("lab/layers2:1")
 
 
