@@ -15,6 +15,7 @@ from agent.node import capability, retiring, status
 
 _SHOWN_PODS = 100
 _SHOWN_LAYERS = 200
+_POD_HEADER = ("Pod", "Result", "Why", "Ready after", "Seen")
 
 _OUTCOMES = {
     decisions.Outcome.HIT.value: ("good", "hit"),
@@ -120,14 +121,13 @@ def _pods(shown: status.Status, now: datetime.datetime) -> pages.Html:
     if shown.pods:
         visible = shown.pods[:_SHOWN_PODS]
         caption = f"The newest {len(visible)} of {len(shown.pods)}, newest first"
-        header = ("Pod", "Result", "Why", "Ready after", "Seen")
-        parts.append(pages.table(caption, header, [_pod(pod, now) for pod in visible]))
+        parts.append(pages.table(caption, _POD_HEADER, [_pod(pod, now) for pod in visible]))
     elif not shown.ended_pods:
         parts.append(pages.tag("p", "No pods on this node yet."))
     if shown.ended_pods:
         caption = f"The last {len(shown.ended_pods)} that are gone, the latest first"
-        header = ("Pod", "Result", "Why", "Ready after", "Seen")
-        parts.append(pages.table(caption, header, [_pod(pod, now) for pod in shown.ended_pods]))
+        gone = [_pod(pod, now) for pod in shown.ended_pods]
+        parts.append(pages.table(caption, _POD_HEADER, gone))
     if shown.manifest_problems:
         rows = list(shown.manifest_problems.items())
         parts.append(pages.table("Manifests that could not be read", ("Manifest", "Problem"), rows))
