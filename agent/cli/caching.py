@@ -23,6 +23,8 @@ from agent.control import (
 from agent.model import caches
 
 _POLL = 0.5
+_LED_POLL = 5.0
+_LEADERLESS_SECONDS = 60.0
 _CAPABLE = "uimgacc=true"
 _NO_KIND = "this cluster has no ImageCaches{}: `uimgacc enable` installs them"
 
@@ -71,6 +73,9 @@ def show_one(target: clusters.Target, name: str, *, as_json: bool) -> None:
         "In store": output.size(each.state.size),
         "Kept": keep,
         "Serves": who,
+        "Last used": f"{output.age(each.matched.isoformat(), clusters.now())} ago"
+        if each.matched
+        else "-",
     }
     for title, value in lines.items():
         console.print(f"{title + ':':<10} {value}")
@@ -90,7 +95,7 @@ def create(target: clusters.Target, wanted: creating.Wanted, *, wait: bool, as_j
         for body in bodies:
             key = await _apply(client, body)
             made.append(
-                await _follow(client, key, quiet=as_json)
+                await _follow(client, target, key, quiet=as_json)
                 if wait
                 else specs.parse(await client.get(_resource(key.group), key.name))
             )
@@ -133,7 +138,7 @@ def delete(target: clusters.Target, name: str, *, wait: bool, as_json: bool) -> 
         each = await _find(client, name)
         await client.delete(_resource(each.key.group), each.key.name, uid=each.uid)
         if wait:
-            await _wait_gone(client, each, quiet=as_json)
+            await _wait_gone(client, target, each, quiet=as_json)
         return each.cache_id
 
     cache_id = clusters.run(target, work)
@@ -151,11 +156,10 @@ def _is_alias(name: str) -> bool:
 def manifests_of(wanted: creating.Wanted) -> list[Mapping[str, Any]]:
     """The manifests to apply; raise UsageError, ManifestError."""
     if wanted.file:
-        creating.requests_of(dataclasses.replace(wanted, name="", images=()))
-        found = creating.read_documents(wanted.file)
-        return [
-            each for each in found if isinstance(each, dict) and each.get("kind") == caches.KIND
-        ]
+        found = creating.manifests_in(wanted.file)
+        for each in found:
+            caches.parse_request(each)  # as below
+        return found
     (request,) = creating.requests_of(wanted)
     annotations = {
         "uimgacc.io/plain-http-registry": ",".join(request.plain_http_registries),
@@ -243,6 +247,7 @@ def _shape(each: specs.CacheObject) -> dict[str, Any]:
         "message": each.state.message,
         "size": each.state.size,
         "created": dialects.stamp(each.created),
+        "last_matched": dialects.stamp(each.matched),
         "images": [dataclasses.asdict(image) for image in each.state.images],
     }
 
@@ -268,17 +273,43 @@ class NotDone(errors.PermanentError):
     """What was asked for did not succeed; the message is the controller's."""
 
 
-async def _follow(client: kube.Client, key: specs.Key, *, quiet: bool) -> specs.CacheObject:
+class _Led:
+    """Whoever waits for the controller gives up where none has led for a minute."""
+
+    def __init__(self, client: kube.Client, target: clusters.Target) -> None:
+        self._objects = _objects(client, target)
+        self._seen = self._asked = asyncio.get_running_loop().time()
+
+    async def check(self) -> None:
+        """Raise NotDone; asks every few seconds."""
+        now = asyncio.get_running_loop().time()
+        if now - self._asked < _LED_POLL:
+            return
+        self._asked = now
+        if await self._objects.led():
+            self._seen = now
+        elif now - self._seen > _LEADERLESS_SECONDS:
+            raise NotDone(acceleration.LEADERLESS)
+
+
+async def _follow(
+    client: kube.Client, target: clusters.Target, key: specs.Key, *, quiet: bool
+) -> specs.CacheObject:
+    led = _Led(client, target)
     with bar(quiet=quiet) as tell:
         while True:
             each = specs.parse(await client.get(_resource(key.group), key.name))
             if _is_done(each):
                 return each
             tell(each.state.message or "waiting for the controller", each.state.progress)
+            await led.check()
             await asyncio.sleep(_POLL)
 
 
-async def _wait_gone(client: kube.Client, each: specs.CacheObject, *, quiet: bool) -> None:
+async def _wait_gone(
+    client: kube.Client, target: clusters.Target, each: specs.CacheObject, *, quiet: bool
+) -> None:
+    led = _Led(client, target)
     with bar(quiet=quiet) as tell:
         while True:
             try:
@@ -289,6 +320,7 @@ async def _wait_gone(client: kube.Client, each: specs.CacheObject, *, quiet: boo
             if found.uid != each.uid:
                 return
             tell(found.state.message or "it is being deleted", 0)
+            await led.check()
             await asyncio.sleep(_POLL)
 
 
@@ -329,16 +361,24 @@ def _actions(
     target: clusters.Target,
     settings: acceleration_objects.Settings | None = None,
 ) -> acceleration.Actions:
-    settings = settings or acceleration_objects.Settings(namespace=target.namespace)
-    switch = kube_switch.Switch(client, namespace=target.namespace)
     return acceleration.Actions(
-        acceleration_objects.KubeObjects(client, switch, settings),
+        _objects(client, target, settings),
         exclusion.Turns(client, namespace=target.namespace),
         nfs="",
         # Whether the store is there is the controller's to know: a build that cannot begin waits.
         store_problem=str,
         clock=clusters.now,
     )
+
+
+def _objects(
+    client: kube.Client,
+    target: clusters.Target,
+    settings: acceleration_objects.Settings | None = None,
+) -> acceleration_objects.KubeObjects:
+    settings = settings or acceleration_objects.Settings(namespace=target.namespace)
+    switch = kube_switch.Switch(client, namespace=target.namespace)
+    return acceleration_objects.KubeObjects(client, switch, settings)
 
 
 async def _situation(client: kube.Client, target: clusters.Target) -> dict[str, Any]:

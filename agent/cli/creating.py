@@ -7,6 +7,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 import rich.progress
@@ -70,7 +71,8 @@ def requests_of(wanted: Wanted) -> list[caches.CacheRequest]:
     if wanted.file:
         if wanted.name or wanted.images:
             raise output.UsageError("give either --file, or a name and --image")
-        return [_adjusted(request, wanted) for request in _from_file(wanted.file)]
+        found = manifests_in(wanted.file)
+        return [_adjusted(caches.parse_request(each), wanted) for each in found]
     if not wanted.name or not wanted.images:
         raise output.UsageError("give a name and at least one --image, or --file")
     manifest: Mapping[str, object] = {
@@ -92,16 +94,16 @@ def ensure_store(store: pathlib.Path) -> bool:
     return False
 
 
-def _from_file(name: str) -> list[caches.CacheRequest]:
-    documents = read_documents(name)
-    found = [
+def manifests_in(name: str) -> list[Mapping[str, Any]]:
+    """The ImageCaches in a file, or in stdin for `-`, which can be read but once."""
+    found: list[Mapping[str, Any]] = [
         document
-        for document in documents
-        if isinstance(document, Mapping) and document.get("kind") == caches.KIND
+        for document in read_documents(name)
+        if isinstance(document, dict) and document.get("kind") == caches.KIND
     ]
     if not found:
         raise output.UsageError(f"{name}: no {caches.KIND} in it")
-    return [caches.parse_request(document) for document in found]
+    return found
 
 
 def read_documents(name: str) -> list[object]:

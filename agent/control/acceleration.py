@@ -27,9 +27,10 @@ from agent.model import images
 _PATIENCE = datetime.timedelta(seconds=60)
 """How long a deletion may wait for nodes until whoever waits for it is told by whom it is held."""
 
-_LEADERLESS = (
+LEADERLESS = (
     "no controller leads, so nothing is built or deleted: look at the Deployment uimgacc-controller"
 )
+"""What is told to whoever waits for a controller in vain."""
 
 
 class Stage(enum.Enum):
@@ -232,7 +233,7 @@ class Actions:
         if problem := self._store_problem():
             raise ucloud.ApiError(ucloud.RetCode.UNAVAILABLE, f"the store: {problem}")
         if not await self._objects.led():
-            raise ucloud.ApiError(ucloud.RetCode.UNAVAILABLE, _LEADERLESS)
+            raise ucloud.ApiError(ucloud.RetCode.UNAVAILABLE, LEADERLESS)
         return await self._objects.all()
 
     def _idle(self, found: Sequence[Accelerated]) -> None:
@@ -258,7 +259,7 @@ class Actions:
             agent_ready=led and not problem,
             nfs=switch.nfs,
             subnet=switch.subnet,
-            error=problem or ("" if led else _LEADERLESS),
+            error=problem or ("" if led else LEADERLESS),
         )
         if known.error:
             return known

@@ -65,7 +65,7 @@ class Api:
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer one request."""
-        parameters = await _parameters(request)
+        parameters = await fields_of(request)
         action = parameters.get("Action", "")[:64]
         try:
             body = await self._do(action, parameters)
@@ -94,8 +94,8 @@ class Api:
         return ucloud.done(action) if found is None else ucloud.described(action, found)
 
 
-async def _parameters(request: web.Request) -> Mapping[str, str]:
-    """The fields of a form; {}, which has no signature, for what is none or too large."""
+async def fields_of(request: web.Request) -> Mapping[str, str]:
+    """The fields of a form; {}, which has neither signature nor token, for none or too large."""
     try:
         data = await request.read()
         pairs = urllib.parse.parse_qsl(

@@ -26,7 +26,6 @@ from agent.model import caches, manifests
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = 16
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -85,7 +84,7 @@ class Pages:
         private = self._private_key(request)
         if private is None:
             return _challenge()
-        form = await _form(request)
+        form = await api.fields_of(request)
         if not _same_site(request) or not self._is_ours(form.get(page.TOKEN, ""), private):
             text = "This form is too old, or not of this page. Please send it again."
             return await self._page(private, page.Said(text=text, good=False), status=403)
@@ -189,18 +188,6 @@ def _same_site(request: web.Request) -> bool:
     origin = request.headers.get("Origin", "")
     # A page with our Referrer-Policy sends "null" as its origin.
     return origin in ("", "null") or urllib.parse.urlsplit(origin).netloc == request.host
-
-
-async def _form(request: web.Request) -> Mapping[str, str]:
-    """The fields of a form; {} for what is none or too large."""
-    try:
-        data = await request.read()
-        pairs = urllib.parse.parse_qsl(
-            data.decode(), keep_blank_values=True, max_num_fields=_FIELDS, errors="strict"
-        )
-    except (web.HTTPRequestEntityTooLarge, ValueError):
-        return {}
-    return dict(pairs)
 
 
 def _challenge() -> web.Response:

@@ -11,7 +11,7 @@ import pytest
 import typer.testing
 import yaml
 
-from agent.cli import commands, installing
+from agent.cli import caching, commands, installing
 from agent.clients import kube
 from agent.control import acceleration, specs
 from agent.model import images
@@ -102,6 +102,22 @@ def test_the_manifest_of_a_cloud_is_applied(plane, run, tmp_path) -> None:
     (shown,) = json.loads(done(run("create", "--file", str(tmp_path / "cache.yaml"), "--json")))
 
     assert (shown["name"], shown["phase"]) == ("from-file", "Ready")
+    # stdin can be read but once.
+    (again,) = json.loads(done(run("create", "--file=-", "--json", input=json.dumps(manifest))))
+    assert again["id"] == shown["id"]
+
+
+@pytest.mark.usefixtures("made")
+def test_nobody_waits_for_ever_for_a_controller_that_is_not_there(plane, run, monkeypatch) -> None:
+    monkeypatch.setattr(caching, "_LED_POLL", 0.1)
+    monkeypatch.setattr(caching, "_LEADERLESS_SECONDS", 0.5)
+
+    made = run("create", "tools", "--image", "registry.example.com/tools:1")
+    gone = run("delete", "tools")
+
+    assert (made.exit_code, "no controller leads" in made.output) == (1, True)
+    # Nobody has put a finalizer on it.
+    assert gone.exit_code == 0
 
 
 @pytest.mark.usefixtures("made")
