@@ -4,6 +4,7 @@ The kubelet's part of our own manifests, so that they run as they are on a real
 containerd. What a pod of the tests does not use is left out, and refused.
 """
 
+import contextlib
 import pathlib
 import re
 import time
@@ -41,7 +42,10 @@ class Kubelet:
         self.fields = fields or {}
 
     def start(self, manifest: Manifest) -> cri.Pod:
-        """Start a pod; its init containers have ended well when this returns."""
+        """Start a pod; its init containers have ended well when this returns.
+
+        Those that stay beside the others come last among the pod's containers.
+        """
         client, messages = self.client, self.client.messages
         spec = manifest["spec"]
         handler = spec.get("runtimeClassName", "")
@@ -53,12 +57,19 @@ class Kubelet:
         made = client.runtime.RunPodSandbox(request, timeout=client.seconds)
         pod = cri.Pod(config.metadata.name, str(made.pod_sandbox_id), [], {}, [])
         self._own = self.folder / "volumes" / pod.sandbox[:16]
+        sidecars = []
         try:
             for container in spec.get("initContainers", ()):
                 self._run(pod, container, spec, config)
-                self._await_init(pod)
+                if container.get("restartPolicy") == "Always":
+                    self._await_sidecar(pod, container["startupProbe"]["exec"]["command"])
+                    sidecars += pod.containers
+                    pod.containers.clear()
+                else:
+                    self._await_init(pod)
             for container in spec["containers"]:
                 self._run(pod, container, spec, config)
+            pod.containers += sidecars
         except BaseException:
             client.remove_pod(pod)
             raise
@@ -79,6 +90,21 @@ class Kubelet:
         if code:
             raise processes.LabError(f"{pod.containers[0].name} exited {code}:\n{pod.output}")
         pod.containers.clear()
+
+    def _await_sidecar(self, pod: cri.Pod, probe: Sequence[str]) -> None:
+        """Wait until a container that stays beside the others is started, as its probe says."""
+        (container,) = pod.containers
+        deadline = time.monotonic() + self.client.seconds
+        while True:
+            code = None
+            # node-setup restarts containerd; and in one that has ended nothing can be run.
+            with contextlib.suppress(grpc.RpcError):
+                code = self.client.exit_code(container)
+                if code is None and self.client.execute(container, probe)[0] == 0:
+                    return
+            if code is not None or time.monotonic() > deadline:
+                raise processes.LabError(f"{container.name} exited {code}:\n{pod.output}")
+            time.sleep(0.05)
 
     def _run(self, pod: cri.Pod, container: Manifest, spec: Manifest, sandbox: Any) -> None:
         client, messages = self.client, self.client.messages
