@@ -77,9 +77,11 @@ def _waiting(seen: steps.Seen) -> states.Phase:
 
 
 def forbid(cache: specs.CacheObject, seen: steps.Seen) -> steps.Decision:
-    """The pull secrets of an automatic cache are not for who asked for it: nothing is built."""
+    """What an automatic cache names is not for who asked for it: nothing is built."""
+    request = cache.request
+    named = "pull secrets" if request and request.pull_secrets else "instances of a registry"
     sentence = (
-        f"It is not built, because it names pull secrets and {seen.origin or 'has no pod'}."
+        f"It is not built, because it names {named} and {seen.origin or 'has no pod'}."
         " The next pod that asks has it made anew."
     )
     event = steps.Event(reason="OriginNotVerified", message=sentence, warning=True)

@@ -1,15 +1,16 @@
-"""Whether an automatic cache may use the pull secrets that it names: pure functions.
+"""Whether an automatic cache may use what it names to open registries: pure functions.
 
 Its object was made by the agent of a node. Whoever takes a node over speaks with its
-agent's voice and could name any Secret of the cluster; so the controller looks for the
+agent's voice and could name any Secret of the cluster, or any instance of a registry
+that the builders' account opens; so the controller looks for the
 pod that is said to want the cache. It has to be on the node that asks (which the
 admission policy reads from the agent's token), to ask for automatic caches, and to
-use these images with these Secrets: what the kubelet of that node may read anyhow.
+use these images with these Secrets and instances: what that node may read anyhow.
 """
 
 from agent.control import specs
 from agent.matching import annotations
-from agent.model import images, pods
+from agent.model import caches, images, pods
 
 
 def problem(cache: specs.CacheObject) -> str:
@@ -24,7 +25,7 @@ def problem(cache: specs.CacheObject) -> str:
 
 
 def refusal(cache: specs.CacheObject, pod: pods.Pod | None) -> str:
-    """Why the Secrets may not be used; "": they may. `pod` is None where there is none."""
+    """Why they may not be used; "": they may. `pod` is None where there is none."""
     origin, request = cache.origin, cache.request
     if (wrong := problem(cache)) or origin is None or request is None:
         return wrong
@@ -35,13 +36,23 @@ def refusal(cache: specs.CacheObject, pod: pods.Pod | None) -> str:
         return f"the pod {name} is not on the node that asks, {origin.node}"
     if not annotations.request_of(pod).auto_create:
         return f"the pod {name} does not ask for automatic caches"
+    missing = _missing(request, pod)
+    return f"the pod {name} does not {missing}" if missing else ""
+
+
+def _missing(request: caches.CacheRequest, pod: pods.Pod) -> str:
+    """What a pod would have to do for a cache to be its; "": it does all of it."""
     used = _references(pod)
     for image in request.images:
         if image not in used:
-            return f"the pod {name} does not use the image {image}"
+            return f"use the image {image}"
     for secret in request.pull_secrets:
         if secret.name not in pod.pull_secrets:
-            return f"the pod {name} does not use the Secret {secret.name}"
+            return f"use the Secret {secret.name}"
+    named = caches.acr_instances_of(pod.annotations)
+    for instance in request.acr_instances:
+        if instance not in named:
+            return f"name the instance {instance}"
     return ""
 
 

@@ -82,9 +82,10 @@ class CacheObject:
 
     @property
     def unverified(self) -> bool:
-        """Whether its pull secrets are named by an agent, and nobody has looked if rightly."""
-        secrets = self.request is not None and self.request.pull_secrets
-        return bool(secrets) and self.origin is not None and not self.state.verified
+        """Whether an agent names what opens its registries, and nobody has looked if rightly."""
+        request = self.request
+        opens = request is not None and (request.pull_secrets or request.acr_instances)
+        return bool(opens) and self.origin is not None and not self.state.verified
 
     @property
     def cache_id(self) -> str:
@@ -128,7 +129,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         # An agent cannot have what a pod's Secrets open given to other namespaces.
         request = dataclasses.replace(request, serves=())
     if request is not None and labelled:
-        on_demand = dataclasses.replace(request, auto=True)
+        on_demand = _on_demand(request, _origin(annotations))
         # What somebody has edited since is a cache of its name like any other.
         if caches.is_auto_cache(on_demand.cache_id, request.name):
             request = on_demand
@@ -156,9 +157,17 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
 
 
 _NOT_ITS_NAME = (
-    "metadata.name: the name of an automatic cache follows from its images and Secrets; take the"
-    f" label {caches.AUTO_CREATED} away to have one of another name"
+    "metadata.name: the name of an automatic cache follows from its images and what opens them;"
+    f" take the label {caches.AUTO_CREATED} away to have one of another name"
 )
+
+
+def _on_demand(request: caches.CacheRequest, origin: Origin) -> caches.CacheRequest:
+    """As a pod has caused it: what instances of a registry open is for that pod's namespace."""
+    serves = request.serves
+    if request.acr_instances and not serves:
+        serves = (origin.namespace,)
+    return dataclasses.replace(request, auto=True, serves=serves)
 
 
 def _origin(annotations: Mapping[str, str]) -> Origin:

@@ -33,6 +33,7 @@ KEYS = frozenset(
         ALIBABA_PERFECT,
         ALIBABA_COUNT,
         TENCENT_CACHE,
+        *caches.ACR_INSTANCES,
     }
 )
 """All annotations that are read here: who holds many pods may drop the others."""

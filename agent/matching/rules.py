@@ -228,12 +228,14 @@ def _auto_create(
     """The cache to create where an automatic request matched none, None where not wanted.
 
     Some layers in common, such as those of a distribution, are no match. What another
-    namespace's secrets opened is worth trying only with secrets of our own.
+    namespace's secrets opened is worth trying only with secrets of our own, or with
+    instances of a registry that opens without.
     """
     matched = any(each.full or each.near for each in selection.candidates if each.rank)
     if not request.auto_create or matched:
         return None
-    if not pod.pull_secrets and any(
+    instances = caches.acr_instances_of(pod.annotations)[: caches.MAX_SECRETS]
+    if not (pod.pull_secrets or instances) and any(
         subject.wanted is not None and cache.image(subject.wanted) is not None
         for subject in wanted
         for cache in selection.foreign
@@ -246,18 +248,21 @@ def _auto_create(
     secrets = tuple(
         sorted({caches.SecretName(pod.namespace, secret) for secret in pod.pull_secrets})
     )
-    cache_id = caches.id_of_images(names, pull_secrets=secrets)
+    wish = caches.CacheRequest(
+        name="",
+        images=names,
+        dialect=request.dialect,
+        pull_secrets=secrets,
+        serves=(pod.namespace,) if instances else (),
+        size_gib=caches.SIZE_AUTO,
+        auto=True,
+        acr_instances=instances,
+    )
+    cache_id = wish.cache_id
     if cache_id in existing:
         return None
     return decisions.AutoCreate(
-        request=caches.CacheRequest(
-            name=caches.name_of_auto_cache(cache_id),
-            images=names,
-            dialect=request.dialect,
-            pull_secrets=secrets,
-            size_gib=caches.SIZE_AUTO,
-            auto=True,
-        ),
+        request=dataclasses.replace(wish, name=caches.name_of_auto_cache(cache_id)),
         cache_id=cache_id,
         event=events.created(request.dialect, cache_id),
     )

@@ -98,7 +98,9 @@ _INSECURE = (
     "k8s.aliyun.com/insecure-registry",
     "eks.tke.cloud.tencent.com/registry-insecure-skip-verify",
 )
-_ACR_INSTANCES = ("k8s.aliyun.com/acr-instance-ids", "k8s.aliyun.com/acr-instance-id")
+ACR_INSTANCES = ("k8s.aliyun.com/acr-instance-ids", "k8s.aliyun.com/acr-instance-id")
+"""Annotations of objects and pods: instances of Alibaba's Container Registry, the newer first."""
+
 _ARCHITECTURE = ("uimgacc.io/cpu-arch", "k8s.aliyun.com/imc-cpu-arch")
 
 
@@ -119,7 +121,8 @@ class CacheRequest:
 
     `serves` are the namespaces that the manifest names, where it names any (EVERY: all).
     `size_gib` limits the bytes of its layer files. `retention_days` is None for
-    ever. `auto` is True where a pod caused it. `reuse` is kept for the status only:
+    ever. `auto` is True where a pod caused it; with `acr_instances` it has its own namespace
+    in `serves`, as with `pull_secrets` in those. `reuse` is kept for the status only:
     layers are stored by content, so every build uses what is there. `architecture`
     is "" for the platforms that the builder is set to. `remarks` are sentences for
     whoever wrote the manifest.
@@ -158,7 +161,12 @@ class CacheRequest:
     def cache_id(self) -> str:
         """The ID of the cache; the same request has the same one on every node."""
         if self.auto:
-            return id_of_images(self.images, pull_secrets=self.pull_secrets)
+            return id_of_images(
+                self.images,
+                pull_secrets=self.pull_secrets,
+                acr_instances=self.acr_instances,
+                serves=self.serves,
+            )
         return id_of_name(self.name, dialect=self.dialect)
 
 
@@ -168,16 +176,23 @@ def id_of_name(name: str, *, dialect: Dialect = Dialect.NATIVE) -> str:
 
 
 def id_of_images(
-    references: Iterable[images.Reference], *, pull_secrets: Iterable[SecretName] = ()
+    references: Iterable[images.Reference],
+    *,
+    pull_secrets: Iterable[SecretName] = (),
+    acr_instances: Iterable[str] = (),
+    serves: Iterable[str] = (),
 ) -> str:
     """The ID of the cache that is made on demand for a set of images.
 
     Order and repetition do not matter. Pull secrets are part of it: what they open
-    is not for the pods that do not have them.
+    is not for the pods that do not have them. So are instances of a registry, with the
+    namespaces that are served.
     """
     named = sorted({str(reference) for reference in references})
     secrets = sorted({str(secret) for secret in pull_secrets})
-    return _cache_id("images", *named, "secrets", *secrets)
+    instances = sorted(set(acr_instances))
+    opened = ["instances", *instances, "namespaces", *sorted(set(serves))] if instances else []
+    return _cache_id("images", *named, "secrets", *secrets, *opened)
 
 
 def name_of_auto_cache(cache_id: str) -> str:
@@ -304,7 +319,7 @@ def parse_request(manifest: Mapping[str, object]) -> CacheRequest:
         architecture=_first_of(annotations, _ARCHITECTURE),
         plain_http_registries=_list_of(annotations, _PLAIN_HTTP),
         insecure_registries=_list_of(annotations, _INSECURE),
-        acr_instances=_list_of(annotations, _ACR_INSTANCES),
+        acr_instances=acr_instances_of(annotations),
         remarks=tuple(
             f"spec.{key}: not known here, ignored"
             for key in map(str, spec.mapping())
@@ -392,6 +407,11 @@ def _retention(field: manifests.Field, dialect: Dialect) -> int | None:
         return field.integer(at_least=lowest, at_most=highest) or None
     except manifests.ManifestError as error:
         raise field.error(f"{error.reason} (days)") from error
+
+
+def acr_instances_of(annotations: Mapping[str, str]) -> tuple[str, ...]:
+    """The instances of Alibaba's Container Registry that an object or a pod names."""
+    return _list_of(annotations, ACR_INSTANCES)
 
 
 def _first_of(annotations: Mapping[str, str], keys: Iterable[str]) -> str:

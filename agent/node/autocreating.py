@@ -235,18 +235,21 @@ def manifest_of(request: caches.CacheRequest, pod: pods.Pod) -> dict[str, Any]:
     }
     if request.pull_secrets:
         spec["imagePullSecrets"] = [str(secret) for secret in request.pull_secrets]
+    annotations = {
+        caches.CREATED_FOR: f"{pod.namespace}/{pod.name}",
+        caches.CREATED_FOR_UID: pod.uid,
+        caches.CREATED_ON: pod.node,
+        caches.DIALECT: request.dialect.value,
+    }
+    if request.acr_instances:
+        annotations[caches.ACR_INSTANCES[0]] = ",".join(request.acr_instances)
     return {
         "apiVersion": "uimgacc.io/v1",
         "kind": caches.KIND,
         "metadata": {
             "name": request.name,
             "labels": {caches.AUTO_CREATED: "true"},
-            "annotations": {
-                caches.CREATED_FOR: f"{pod.namespace}/{pod.name}",
-                caches.CREATED_FOR_UID: pod.uid,
-                caches.CREATED_ON: pod.node,
-                caches.DIALECT: request.dialect.value,
-            },
+            "annotations": annotations,
         },
         "spec": spec,
     }

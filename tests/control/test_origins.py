@@ -1,13 +1,22 @@
 """Automatic caches with pull secrets: whose word the controller takes, and for what."""
 
-import pytest
+import contextlib
+import pathlib
+from collections.abc import Iterator
 
+import pytest
+import yaml
+
+from agent.clients import kube
 from agent.control import specs
-from agent.model import caches, images
+from agent.matching import annotations, rules
+from agent.model import caches, images, pods
+from agent.node import autocreating
 from lab import services
 from tests.control import conftest
 from tests.control.test_controller import docker_config, secret
-from tests.kube import apis
+from tests.fakes import acr
+from tests.kube import apis, threads
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -69,3 +78,62 @@ def test_an_automatic_cache_may_use_the_secrets_of_its_pod_and_no_others(plane, 
         record = plane.reader.cache(status["imageCacheId"])
         assert record is not None
         assert record.namespaces == [plane.api.namespace]
+
+
+@contextlib.contextmanager
+def instance_of(loop: threads.Loop, host: str) -> Iterator[str]:
+    """The API of Container Registry, with an instance whose registry is this one; its URL."""
+    fake = acr.FakeAcr()
+    fake.instances["cri-one"] = acr.Instance("one", domains=(host,))
+    loop.run(fake.__aenter__())
+    try:
+        yield fake.url
+    finally:
+        loop.run(fake.__aexit__())
+
+
+def with_account(path: pathlib.Path, url: str) -> pathlib.Path:
+    """A cluster's own part of a Job: who the builders are at Alibaba Cloud."""
+    variables = {
+        "ALIBABA_CLOUD_ACCESS_KEY_ID": "id",
+        "ALIBABA_CLOUD_ACCESS_KEY_SECRET": "key",
+        "UIMGACC_ACR_ENDPOINT": url,
+    }
+    build = {
+        "name": "build",
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
+    }
+    path.write_text(yaml.safe_dump({"spec": {"template": {"spec": {"containers": [build]}}}}))
+    return path
+
+
+def test_a_pod_of_alibabas_example_has_its_instance_of_acr_opened(
+    plane, folder, tmp_path, api_loop
+) -> None:
+    """What the agent makes of it, what the controller and its builder make of that."""
+    with (
+        services.Registry(tmp_path / "r", users={"one": "password-1-of-cri-one"}) as server,
+        instance_of(api_loop, server.address) as url,
+    ):
+        plane.server = server
+        patch = with_account(folder / "job.yaml", url)
+        plane.controller(f"--builder-patch={patch}", f"--plain-http={server.address}")
+        asked = {
+            "k8s.aliyun.com/eci-image-cache": "true",
+            "k8s.aliyun.com/acr-instance-id": "cn-hangzhou:cri-one",
+        }
+        image = f"{server.address}/lab/gzip:1"
+        node = plane.api.node(labels={"kubernetes.io/arch": "amd64"})
+        body = plane.api.pod("app-0", node, image=image, annotations=asked)
+        pod = pods.parse_pod(body)
+        wanted = rules.decide(pod, annotations.request_of(pod), (), {}).auto_create
+        assert wanted is not None
+
+        key = specs.Key("uimgacc.io", wanted.request.name)
+        plane.made.append((kube.IMAGE_CACHES, key.name))
+        plane.api.create(kube.IMAGE_CACHES, autocreating.manifest_of(wanted.request, pod))
+
+        status = plane.wait(key, "Ready")
+    record = plane.reader.cache(status["imageCacheId"])
+    assert record is not None
+    assert (record.id, record.namespaces) == (wanted.cache_id, [plane.api.namespace])

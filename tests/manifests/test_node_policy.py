@@ -102,6 +102,7 @@ AUTOMATIC = {
         ({"metadata": {"annotations": {"uimgacc.io/insecure-registry": "r"}}}, False),
         ({"metadata": {"annotations": {"uimgacc.io/plain-http-registry": "r"}}}, False),
         ({"metadata": {"annotations": {"uimgacc.io/refresh": "1"}}}, False),
+        ({"metadata": {"annotations": {"k8s.aliyun.com/acr-instance-ids": "cri-1"}}}, False),
         ({"metadata": {"labels": {"uimgacc.io/auto-created": None}}}, False),
         ({"metadata": {"finalizers": ["example.com/x"]}}, False),
         ({"spec": {"images": ["evil:1"]}}, False),
@@ -129,6 +130,13 @@ def test_an_agent_changes_nothing_of_a_persons_cache() -> None:
     assert [refused == [] for refused in found] == [True, False, False]
 
 
+ACR = "k8s.aliyun.com/acr-instance-ids"
+
+
+def opened(pod: str, node: str) -> Any:
+    return patched(wanted(pod, node), {"metadata": {"annotations": {ACR: "cri-1"}}})
+
+
 def wanted(pod: str, node: str, *secrets: str) -> Any:
     said = {
         "uimgacc.io/created-for": pod,
@@ -150,6 +158,9 @@ def wanted(pod: str, node: str, *secrets: str) -> Any:
         (wanted("team/pod", "own", "team/regcred", "finance/regcred"), False),
         (wanted("team/pod", "own", "team:regcred"), False),
         ({"spec": {"namespaces": ["*"]}}, False),
+        (opened("team/pod", "own"), True),
+        (opened("team/pod", "other"), False),
+        ({"metadata": {"annotations": {ACR: "cri-1"}}}, False),
         (wanted("team/pod", "other"), True),
         ({"metadata": {"annotations": {"k8s.aliyun.com/insecure-registry": "r"}}}, False),
         ({"metadata": {"labels": {"app.kubernetes.io/managed-by": "helm"}}}, False),
@@ -168,7 +179,9 @@ def test_a_token_of_no_node_asks_for_no_pull_secrets() -> None:
         made = patched(AUTOMATIC, wanted("team/pod", node, "team/regcred"))
         asked = request(operation="CREATE", node="")
         found = policy("uimgacc-node-caches").refusals(asked, old=None, new=made)
-        assert found == ["an agent of uimgacc asks for pull secrets for pods of its own node only"]
+        assert found == [
+            "an agent of uimgacc asks for what opens registries for pods of its own node only"
+        ]
 
 
 def test_an_agent_creates_automatic_caches_only() -> None:

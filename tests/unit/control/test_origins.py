@@ -32,7 +32,12 @@ def pod(*, meta: Any = None, spec: Any = None) -> pods.Pod:
     )
 
 
-def cache(by: pods.Pod | None = None, *, secrets: tuple[str, ...] = ("pull",)) -> specs.CacheObject:
+def cache(
+    by: pods.Pod | None = None,
+    *,
+    secrets: tuple[str, ...] = ("pull",),
+    instances: tuple[str, ...] = (),
+) -> specs.CacheObject:
     """The object that the agent of the pod's node makes, as the API server has it."""
     pod_ = by or pod()
     references = ("r.io/team/app:latest", "r.io/team/tools:1")
@@ -42,6 +47,8 @@ def cache(by: pods.Pod | None = None, *, secrets: tuple[str, ...] = ("pull",)) -
         pull_secrets=tuple(caches.SecretName("team", name) for name in secrets),
         size_gib=caches.SIZE_AUTO,
         auto=True,
+        acr_instances=instances,
+        serves=("team",) if instances else (),
     )
     request = dataclasses.replace(request, name=caches.name_of_auto_cache(request.cache_id))
     body = autocreating.manifest_of(request, pod_)
@@ -55,6 +62,21 @@ def test_what_an_agent_asks_for_a_pod_of_its_node_is_granted() -> None:
     assert origins.refusal(cache(secrets=("other", "pull")), pod()) == ""
     # Without secrets there is nothing to be asked for.
     assert not cache(secrets=()).unverified
+
+
+def test_instances_of_a_registry_are_those_that_the_pod_names() -> None:
+    asked = {annotations.NATIVE_CACHE: "auto"}
+    naming = pod(meta={"annotations": {**asked, caches.ACR_INSTANCES[1]: "cn-a:cri-1"}})
+    wanted = cache(naming, secrets=(), instances=("cn-a:cri-1",))
+
+    assert (wanted.problem, wanted.unverified) == ("", True)
+    assert wanted.request is not None
+    # What the builders' account opens for one namespace is not for pods that do not ask so.
+    assert wanted.request.namespaces == ["team"]
+    assert origins.refusal(wanted, naming) == ""
+    assert "does not name the instance cn-a:cri-1" in origins.refusal(wanted, pod())
+    more = cache(naming, secrets=(), instances=("cn-a:cri-1", "cri-2"))
+    assert "does not name the instance cri-2" in origins.refusal(more, naming)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,14 @@ def test_what_another_namespace_has_is_built_again_only_with_secrets_of_ones_own
     wanted = making.decide(having, held, stored).auto_create
     assert wanted is not None
     assert wanted.request.namespaces == ["team-b"]
+    naming = making.pod(
+        "r.example.com/app:1",
+        namespace="team-b",
+        annotated={**NATIVE, "k8s.aliyun.com/acr-instance-id": "cri-1"},
+    )
+    opened = making.decide(naming, held, stored).auto_create
+    assert opened is not None
+    assert opened.request.namespaces == ["team-b"]
 
 
 def test_a_public_build_of_a_tag_does_not_open_a_later_private_one() -> None:
@@ -495,8 +503,14 @@ def test_a_record_with_more_layers_than_its_cache_is_no_hit() -> None:
 # Creating on demand.
 
 
-def auto_id(*wanted: str, secrets: tuple[str, ...] = (), namespace: str = "default") -> str:
-    asking = making.pod(*wanted, annotated=NATIVE, secrets=secrets, namespace=namespace)
+def auto_id(
+    *wanted: str,
+    secrets: tuple[str, ...] = (),
+    namespace: str = "default",
+    annotated: dict[str, str] | None = None,
+) -> str:
+    asked = {**NATIVE, **(annotated or {})}
+    asking = making.pod(*wanted, annotated=asked, secrets=secrets, namespace=namespace)
     created = making.decide(asking, [], []).auto_create
     assert created is not None
     assert created.cache_id == created.request.cache_id
@@ -516,6 +530,21 @@ def test_pods_with_secrets_get_a_cache_of_their_namespace() -> None:
     }
 
     assert len(ids) == 3
+
+
+def test_pods_with_instances_of_a_registry_get_a_cache_of_their_namespace() -> None:
+    """In the words of Alibaba's own example: the singular, with a region."""
+    one = {"k8s.aliyun.com/acr-instance-id": "cn-hangzhou:cri-f34lmbk2rxqx41u8"}
+    two = {"k8s.aliyun.com/acr-instance-ids": "cri-1, cn-hangzhou:cri-f34lmbk2rxqx41u8"}
+    ids = {
+        auto_id("nginx"),
+        auto_id("nginx", annotated=one),
+        auto_id("nginx", annotated=one, namespace="other"),
+        auto_id("nginx", annotated=two),
+        auto_id("nginx", annotated=one, secrets=("pull",)),
+    }
+
+    assert len(ids) == 5
 
 
 def test_a_cache_that_is_being_built_is_not_created_again() -> None:
