@@ -10,12 +10,17 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import typer.testing
 
+from agent.cli import commands
 from agent.clients import kube
+from agent.control import specs
 from lab import places
 from tests.control import builders, conftest
 
 pytestmark = pytest.mark.timeout(300)
+
+RUNNER = typer.testing.CliRunner()
 
 
 @pytest.fixture
@@ -32,45 +37,32 @@ def environment(plane: conftest.Plane) -> dict[str, str]:
     return {**kept, **mine, "TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": str(places.CHECKOUT)}
 
 
-def run(plane: conftest.Plane, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*builders.COMMAND, *arguments],
-        env=environment(plane),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 @pytest.mark.usefixtures("made")
-def test_a_cache_serves_whom_the_command_line_names(plane) -> None:
+def test_a_cache_serves_whom_the_command_line_names(plane, monkeypatch) -> None:
+    monkeypatch.delenv("UIMGACC_STORE", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
     plane.controller()
     host = plane.server.address
     config = {"auths": {host: {"auth": base64.b64encode(b"u:p").decode()}}}
     data = {".dockerconfigjson": base64.b64encode(json.dumps(config).encode()).decode()}
-    secret = {"metadata": {"name": "regcred"}, "type": "kubernetes.io/dockerconfigjson"}
-    plane.api.create(kube.SECRETS, {**secret, "data": data}, namespace=plane.api.namespace)
+    body = {"metadata": {"name": "regcred"}, "type": "kubernetes.io/dockerconfigjson"}
+    plane.api.create(kube.SECRETS, {**body, "data": data}, namespace=plane.api.namespace)
     image = ("--image", f"{host}/lab/gzip:1", "--plain-http", host)
 
-    served = {}
+    secret = ("--pull-secret", f"{plane.api.namespace}/regcred")
+    keys = []
     for name, flags in {
-        "all": [],
-        "team": ["--namespace=team", "--namespace=lab"],
-        "secret": [f"--pull-secret={plane.api.namespace}/regcred"],
-        "both": [f"--pull-secret={plane.api.namespace}/regcred", "--namespace=*"],
+        "team": ["--namespace=team", *secret],
+        "all": ["--namespace=*", *secret],
     }.items():
-        done = run(plane, "create", name, *image, *flags, "--json")
-        assert done.returncode == 0, done.stderr
-        record = plane.reader.cache(json.loads(done.stdout)["id"])
-        assert record is not None
-        served[name] = record.namespaces
+        done = RUNNER.invoke(commands.app, ["create", name, *image, *flags, "--no-wait"])
+        assert done.exit_code == 0, done.output
+        keys.append(specs.Key("uimgacc.io", name))
 
-    assert served == {
-        "all": None,
-        "team": ["lab", "team"],
-        "secret": [plane.api.namespace],
-        "both": None,
-    }
+    for key, namespaces in zip(keys, (["team"], None), strict=True):
+        record = plane.reader.cache(plane.wait(key, "Ready")["imageCacheId"])
+        assert record is not None
+        assert record.namespaces == namespaces
 
 
 class Terminal:
