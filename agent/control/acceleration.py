@@ -15,57 +15,16 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime
-import enum
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from agent import errors
-from agent.control import exclusion, states, ucloud
-from agent.model import images
-
-_PATIENCE = datetime.timedelta(seconds=60)
-"""How long a deletion may wait for nodes until whoever waits for it is told by whom it is held."""
+from agent.control import acceleration_states, exclusion, ucloud
 
 LEADERLESS = (
     "no controller leads, so nothing is built or deleted: look at the Deployment uimgacc-controller"
 )
 """What is told to whoever waits for a controller in vain."""
-
-
-class Stage(enum.Enum):
-    """How far the second name of an image is."""
-
-    NONE = ""
-    PUSHED = "Pushed"
-    FAILED = "Failed"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Accelerated:
-    """An ImageCache object of ours.
-
-    `built` and `failed` say what became of its present spec: both are False while
-    nobody has tried. `problem` says why the other name could not be pushed,
-    `deleted` is since when it is being deleted, `told` whether somebody went on after
-    that had become an error. `plain_http` and `insecure` are registries that are spoken
-    to in that way.
-    """
-
-    name: str
-    uid: str
-    original: str
-    target: str
-    stage: Stage = Stage.NONE
-    problem: str = ""
-    layers: int = 0
-    state: states.State = dataclasses.field(default_factory=states.State)
-    built: bool = False
-    failed: bool = False
-    plain_http: frozenset[str] = frozenset()
-    insecure: frozenset[str] = frozenset()
-    deleted: datetime.datetime | None = None
-    told: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +40,16 @@ class Switch:
 class Objects(Protocol):
     """The cluster's objects behind the actions. Each may raise AgentError, and may be repeated."""
 
-    async def all(self) -> Sequence[Accelerated]:
+    async def all(self) -> Sequence[acceleration_states.Accelerated]:
         """The image caches that were made by this API."""
 
     async def create(self, name: str, original: str, target: str) -> None:
         """Make an image cache; one of this name is asked to build anew."""
 
-    async def delete(self, each: Accelerated) -> None:
+    async def delete(self, each: acceleration_states.Accelerated) -> None:
         """Delete an image cache, which may take its time."""
 
-    async def tell(self, each: Accelerated, *, told: bool) -> None:
+    async def tell(self, each: acceleration_states.Accelerated, *, told: bool) -> None:
         """Note whether it was told that the deletion of an image cache is held up."""
 
     async def led(self) -> bool:
@@ -182,7 +141,7 @@ class Actions:
     async def _create(self, request: ucloud.Create) -> None:
         found = await self._enabled()
         original, target = str(request.original), str(request.target)
-        name = name_of(request.original)
+        name = acceleration_states.name_of(request.original)
         self._idle(found)
         for each in found:
             if each.deleted is not None:
@@ -199,7 +158,10 @@ class Actions:
                     f"{original} is there, its other name is {each.target}: delete it first",
                 )
         await self._forget([each for each in found if each.name != name])
-        if any(each.name == name and _status(each) is ucloud.Status.READY for each in found):
+        if any(
+            each.name == name and acceleration_states.status_of(each) is ucloud.Status.READY
+            for each in found
+        ):
             return
         await self._objects.create(name, original, target)
 
@@ -219,15 +181,15 @@ class Actions:
             elif each.told:
                 await self._objects.tell(each, told=False)
 
-    async def _forget(self, found: Sequence[Accelerated]) -> None:
+    async def _forget(self, found: Sequence[acceleration_states.Accelerated]) -> None:
         """Let go of what failed: it was told, and must not be told of what begins now."""
         for each in found:
-            if each.deleted is None and _failed(each):
+            if each.deleted is None and acceleration_states.has_failed(each):
                 await self._objects.delete(each)
             elif each.deleted is not None and not each.told:
                 await self._objects.tell(each, told=True)
 
-    async def _enabled(self) -> Sequence[Accelerated]:
+    async def _enabled(self) -> Sequence[acceleration_states.Accelerated]:
         if not (await self._objects.switch()).enabled:
             raise ucloud.ApiError(ucloud.RetCode.NOT_ENABLED, "image acceleration is not enabled")
         if problem := self._store_problem():
@@ -236,11 +198,11 @@ class Actions:
             raise ucloud.ApiError(ucloud.RetCode.UNAVAILABLE, LEADERLESS)
         return await self._objects.all()
 
-    def _idle(self, found: Sequence[Accelerated]) -> None:
+    def _idle(self, found: Sequence[acceleration_states.Accelerated]) -> None:
         """Raise unless nothing is under way."""
         now = self._clock()
         for each in found:
-            if _is_busy(each, now):
+            if acceleration_states.is_busy(each, now):
                 raise ucloud.ApiError(
                     ucloud.RetCode.BUSY,
                     f"{each.original} is being"
@@ -264,73 +226,10 @@ class Actions:
         if known.error:
             return known
         found = await self._objects.all()
-        status, error = _overall(found, self._clock())
-        shown = [_shown(each) for each in found if _status(each) is ucloud.Status.READY]
+        status, error = acceleration_states.overall(found, self._clock())
+        shown = [
+            acceleration_states.shown(each)
+            for each in found
+            if acceleration_states.status_of(each) is ucloud.Status.READY
+        ]
         return dataclasses.replace(known, status=status, error=error, images=shown)
-
-
-def name_of(original: images.Reference) -> str:
-    """The name of the object for an image: one each, whatever its other name."""
-    return f"ucloud-{hashlib.sha256(str(original).encode()).hexdigest()[:16]}"
-
-
-def pushable(each: Accelerated) -> bool:
-    """Whether it is time to push the other name."""
-    return each.built and each.deleted is None and each.stage is Stage.NONE
-
-
-def digest_of(each: Accelerated) -> str:
-    """What the original stood for when it was built; "" where that is not known."""
-    built = [image.digest for image in each.state.images if image.image == each.original]
-    return built[0] if built else ""
-
-
-def _failed(each: Accelerated) -> bool:
-    return _status(each) is ucloud.Status.CREATE_ERROR
-
-
-def _status(each: Accelerated) -> ucloud.Status:
-    if each.deleted is not None:
-        return ucloud.Status.DELETING
-    # A build that failed is tried again; whoever waits for it is told nevertheless.
-    if each.failed or each.stage is Stage.FAILED:
-        return ucloud.Status.CREATE_ERROR
-    if each.built and each.stage is Stage.PUSHED:
-        return ucloud.Status.READY
-    return ucloud.Status.CREATING
-
-
-def _is_held(each: Accelerated, now: datetime.datetime) -> bool:
-    """Whether nodes hold up its deletion for so long that nobody waits for it any more."""
-    return each.deleted is not None and (
-        each.told or (now - each.deleted > _PATIENCE and bool(each.state.message))
-    )
-
-
-def _is_busy(each: Accelerated, now: datetime.datetime) -> bool:
-    return _status(each) in ucloud.BUSY and not _is_held(each, now)
-
-
-def _overall(found: Sequence[Accelerated], now: datetime.datetime) -> tuple[ucloud.Status, str]:
-    """The one status of a cluster, and its error."""
-    for each in found:
-        if _is_busy(each, now):
-            return _status(each), ""
-    for each in found:
-        if _is_held(each, now) and not each.told:
-            return ucloud.Status.DELETE_ERROR, f"{each.original}: {each.state.message}"
-    for each in found:
-        if _failed(each):
-            reason = each.problem or each.state.message
-            return ucloud.Status.CREATE_ERROR, f"{each.original}: {reason}"
-    return ucloud.Status.READY, ""
-
-
-def _shown(each: Accelerated) -> ucloud.Accelerated:
-    sizes = [image.size for image in each.state.images if image.image == each.original]
-    return ucloud.Accelerated(
-        original=each.original,
-        target=each.target,
-        size=sizes[0] if sizes else 0,
-        layers=each.layers,
-    )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.clients import credentials, kube, kube_errors, kube_switch
-from agent.control import acceleration, specs, states, ucloud
+from agent.control import acceleration, acceleration_states, specs, states, ucloud
 from agent.model import caches
 
 LABEL = "uimgacc.io/ucloud"
@@ -69,7 +69,7 @@ class KubeObjects:
         self._settings = settings
         self._clock = clock
 
-    async def all(self) -> Sequence[acceleration.Accelerated]:
+    async def all(self) -> Sequence[acceleration_states.Accelerated]:
         """See acceleration.Objects; in the order of their names."""
         found = [
             accelerated(body)
@@ -108,12 +108,12 @@ class KubeObjects:
                 kube.IMAGE_CACHES, name, {"metadata": {"annotations": again}, "spec": wanted}
             )
 
-    async def delete(self, each: acceleration.Accelerated) -> None:
+    async def delete(self, each: acceleration_states.Accelerated) -> None:
         """See acceleration.Objects."""
         with contextlib.suppress(kube_errors.NotFound):
             await self._api.delete(kube.IMAGE_CACHES, each.name, uid=each.uid)
 
-    async def tell(self, each: acceleration.Accelerated, *, told: bool) -> None:
+    async def tell(self, each: acceleration_states.Accelerated, *, told: bool) -> None:
         """See acceleration.Objects."""
         await self._note(each, {"metadata": {"annotations": {_TOLD: "true" if told else None}}})
 
@@ -191,10 +191,10 @@ class KubeObjects:
         found = await self._api.get(kube.SECRETS, _UHUB, namespace=namespace)
         return base64.b64decode(found["data"][_SECRET_KEY])
 
-    async def pushed(self, each: acceleration.Accelerated, layers: int) -> None:
+    async def pushed(self, each: acceleration_states.Accelerated, layers: int) -> None:
         """Note that the other name is there, and have the cache hold it as well."""
         annotations = {
-            _STAGE: acceleration.Stage.PUSHED.value,
+            _STAGE: acceleration_states.Stage.PUSHED.value,
             _PROBLEM: None,
             _LAYERS: str(layers),
         }
@@ -204,12 +204,12 @@ class KubeObjects:
         }
         await self._note(each, body)
 
-    async def failed(self, each: acceleration.Accelerated, problem: str) -> None:
+    async def failed(self, each: acceleration_states.Accelerated, problem: str) -> None:
         """Note why the other name cannot be pushed."""
-        annotations = {_STAGE: acceleration.Stage.FAILED.value, _PROBLEM: problem[:1024]}
+        annotations = {_STAGE: acceleration_states.Stage.FAILED.value, _PROBLEM: problem[:1024]}
         await self._note(each, {"metadata": {"annotations": annotations}})
 
-    async def _note(self, each: acceleration.Accelerated, body: Mapping[str, Any]) -> None:
+    async def _note(self, each: acceleration_states.Accelerated, body: Mapping[str, Any]) -> None:
         with contextlib.suppress(kube_errors.NotFound):  # deleted meanwhile
             await self._api.patch(kube.IMAGE_CACHES, each.name, body)
 
@@ -219,19 +219,19 @@ def is_ours(body: kube.Object) -> bool:
     return (body["metadata"].get("labels") or {}).get(LABEL) == "true"
 
 
-def accelerated(body: kube.Object) -> acceleration.Accelerated:
+def accelerated(body: kube.Object) -> acceleration_states.Accelerated:
     """An ImageCache that UCloud's API has made."""
     cache = specs.parse(body)
     annotations: Mapping[str, str] = body["metadata"].get("annotations") or {}
     stage = annotations.get(_STAGE, "")
-    known = {each.value for each in acceleration.Stage}
+    known = {each.value for each in acceleration_states.Stage}
     layers = annotations.get(_LAYERS, "")
-    return acceleration.Accelerated(
+    return acceleration_states.Accelerated(
         name=cache.key.name,
         uid=cache.uid,
         original=annotations.get(_ORIGINAL, ""),
         target=annotations.get(_TARGET, ""),
-        stage=acceleration.Stage(stage if stage in known else ""),
+        stage=acceleration_states.Stage(stage if stage in known else ""),
         problem=annotations.get(_PROBLEM, ""),
         layers=int(layers) if layers.isascii() and layers.isdigit() else 0,
         state=cache.state,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from agent import errors
 from agent.clients import credentials, registry, registry_push
-from agent.control import acceleration, acceleration_objects
+from agent.control import acceleration_objects, acceleration_states
 from agent.model import images
 
 logger = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ class Objects(Protocol):
     async def login(self) -> bytes | None:
         """The docker config JSON of who may push."""
 
-    async def pushed(self, each: acceleration.Accelerated, layers: int) -> None:
+    async def pushed(self, each: acceleration_states.Accelerated, layers: int) -> None:
         """The other name is there."""
 
-    async def failed(self, each: acceleration.Accelerated, problem: str) -> None:
+    async def failed(self, each: acceleration_states.Accelerated, problem: str) -> None:
         """It cannot be."""
 
 
@@ -42,7 +42,7 @@ class Aliaser:
     def __init__(self, objects: Objects, *, options: registry.Options = _REGISTRY) -> None:
         self._objects = objects
         self._options = options
-        self._waiting: dict[str, acceleration.Accelerated] = {}
+        self._waiting: dict[str, acceleration_states.Accelerated] = {}
         self._news = asyncio.Event()
 
     def deliver(self, kind: str | None, body: Mapping[str, Any]) -> None:
@@ -50,7 +50,7 @@ class Aliaser:
         if not acceleration_objects.is_ours(body):
             return
         each = acceleration_objects.accelerated(body)
-        if kind != "DELETED" and acceleration.pushable(each):
+        if kind != "DELETED" and acceleration_states.pushable(each):
             self._waiting[each.name] = each
             self._news.set()
         else:
@@ -72,7 +72,7 @@ class Aliaser:
                 if self._waiting.get(each.name) is each:
                     del self._waiting[each.name]
 
-    async def _push(self, each: acceleration.Accelerated) -> None:
+    async def _push(self, each: acceleration_states.Accelerated) -> None:
         """Push one; what is temporary is raised."""
         try:
             layers = await self._alias(each)
@@ -86,10 +86,10 @@ class Aliaser:
         logger.info("an image has another name", extra={"image": each.target})
         await self._objects.pushed(each, layers)
 
-    async def _alias(self, each: acceleration.Accelerated) -> int:
+    async def _alias(self, each: acceleration_states.Accelerated) -> int:
         original = images.parse_reference(each.original)
         # What was built, whatever the tag stands for by now.
-        digest = acceleration.digest_of(each) or original.digest
+        digest = acceleration_states.digest_of(each) or original.digest
         source = dataclasses.replace(original, tag="", digest=digest) if digest else original
         found = await self._objects.login()
         known = [] if found is None else [credentials.DockerConfig(found, source="UHub's user")]

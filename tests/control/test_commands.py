@@ -13,7 +13,7 @@ import yaml
 
 from agent.cli import caching, commands, installing
 from agent.clients import kube
-from agent.control import acceleration, specs
+from agent.control import acceleration_states, specs
 from agent.model import images
 from agent.node import labelling
 from tests.control import conftest
@@ -136,7 +136,7 @@ def test_ucloud_users_find_their_commands_and_their_json(plane, run) -> None:
     shown = json.loads(done(run("get", "--json")))
     assert (shown["AgentReady"], shown["Status"]) == (False, "Unknown")
     assert "no controller leads" in run("create", original, f"{original}-acc", *http).output
-    name = acceleration.name_of(images.parse_reference(original))
+    name = acceleration_states.name_of(images.parse_reference(original))
     assert name not in [each["metadata"]["name"] for each in plane.api.list(kube.IMAGE_CACHES)]
     plane.controller()
     apis.wait_until(lambda: json.loads(run("get", "--json").stdout)["AgentReady"], seconds=60)

@@ -21,7 +21,7 @@ from ucloud import client as official
 from ucloud.core import exc
 
 from agent.clients import kube
-from agent.control import acceleration, specs
+from agent.control import acceleration_states, specs
 from agent.matching import decisions
 from agent.model import caches, images, pods
 from lab import pushing, services, tars
@@ -203,7 +203,7 @@ def test_an_image_is_made_used_and_deleted(plane, caller, uhub) -> None:
     assert image == {"OriginalImage": original, "TargetImage": target, "Layers": 2}
     assert uhub.digest("team/big", "1-acc") == pushed.digest
     # The cache holds both names of the one image.
-    key = acceleration.name_of(images.parse_reference(original))
+    key = acceleration_states.name_of(images.parse_reference(original))
     apis.wait_until(lambda: held(plane, key) == {original, target}, seconds=60)
     # UCloud's sample pod, which is in `default`, finds the target ahead of its pull.
     found_it = decided(plane, target, "default")

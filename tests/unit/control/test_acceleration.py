@@ -7,7 +7,14 @@ import datetime
 import pytest
 
 from agent.clients import kube, kube_switch
-from agent.control import acceleration, acceleration_objects, exclusion, states, ucloud
+from agent.control import (
+    acceleration,
+    acceleration_objects,
+    acceleration_states,
+    exclusion,
+    states,
+    ucloud,
+)
 from agent.model import images
 from tests.fakes import api as fakes
 
@@ -20,24 +27,24 @@ class Objects:
     """The objects of a cluster; a list is on its way for a second."""
 
     def __init__(self) -> None:
-        self.there: list[acceleration.Accelerated] = []
+        self.there: list[acceleration_states.Accelerated] = []
         self.enabled = True
         self.leader = True
 
-    async def all(self) -> list[acceleration.Accelerated]:
+    async def all(self) -> list[acceleration_states.Accelerated]:
         found = list(self.there)
         await asyncio.sleep(1)
         return found
 
     async def create(self, name: str, original: str, target: str) -> None:
-        each = acceleration.Accelerated(name=name, uid="u", original=original, target=target)
+        each = acceleration_states.Accelerated(name=name, uid="u", original=original, target=target)
         self.there = [*(other for other in self.there if other.name != name), each]
 
-    async def delete(self, each: acceleration.Accelerated) -> None:
+    async def delete(self, each: acceleration_states.Accelerated) -> None:
         self.there.remove(each)
         self.there.append(dataclasses.replace(each, deleted=NOW))
 
-    async def tell(self, each: acceleration.Accelerated, *, told: bool) -> None:
+    async def tell(self, each: acceleration_states.Accelerated, *, told: bool) -> None:
         self.there[self.there.index(each)] = dataclasses.replace(each, told=told)
 
     async def led(self) -> bool:
@@ -111,10 +118,10 @@ async def test_a_request_cannot_move_the_store(store: str, asked: str, expected:
     assert objects.enabled is (expected == "done")
 
 
-def going(seconds: float, **more: object) -> acceleration.Accelerated:
+def going(seconds: float, **more: object) -> acceleration_states.Accelerated:
     """An image whose deletion a node holds up for so long."""
-    return acceleration.Accelerated(
-        name=acceleration.name_of(images.parse_reference("r.io/app:held")),
+    return acceleration_states.Accelerated(
+        name=acceleration_states.name_of(images.parse_reference("r.io/app:held")),
         uid="u",
         original="r.io/app:held",
         target="r.io/app:held-acc",

@@ -9,7 +9,7 @@ import pytest
 
 from agent import errors
 from agent.clients import credentials, registry_push
-from agent.control import acceleration, acceleration_objects, aliasing, specs
+from agent.control import acceleration_objects, acceleration_states, aliasing, specs
 
 pytestmark = pytest.mark.looptime
 
@@ -24,10 +24,10 @@ class Objects:
         self.log.append("login")
         return None
 
-    async def pushed(self, each: acceleration.Accelerated, layers: int) -> None:
+    async def pushed(self, each: acceleration_states.Accelerated, layers: int) -> None:
         self.log.append(f"pushed {each.target} {layers}")
 
-    async def failed(self, each: acceleration.Accelerated, problem: str) -> None:
+    async def failed(self, each: acceleration_states.Accelerated, problem: str) -> None:
         self.log.append(f"failed {problem}")
 
 
