@@ -22,7 +22,7 @@ there. Our RuntimeClasses select it: pods go on starting, by a pull, while the s
 
 TWIN_LABEL = "handler.uimgacc.io/"
 """Followed by the name of a twin other than the default one's, `uimgacc-nvidia`: the same for it.
-A node gets the twin of a handler that is installed later only with the next set-up."""
+A node gets the twin of a handler that is installed after us some seconds after it."""
 
 CONDITION = "ImageAcceleration"
 
