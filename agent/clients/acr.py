@@ -31,6 +31,10 @@ _RENEW_BEFORE = 15 * 60.0
 _RENEW_PART = 0.25
 """... this part of its life."""
 
+_AGAIN = 60.0
+"""Seconds for which nobody asks again whose a host is, where that could not be told: an account
+that is not there is looked for at several places, and a cache has up to twenty images."""
+
 
 class AcrUnavailable(errors.TemporaryError):
     """The API gave no answer. `instance` is the one that it was about, `reason` what happened."""
@@ -95,6 +99,7 @@ class Acr:
         self._options = options or Options()
         self._passwords: dict[str, _Password] = {}
         self._domains: dict[str, frozenset[str]] = {}
+        self._unknown: dict[str, tuple[float, str]] = {}
         self._lock = asyncio.Lock()
 
     async def _password(self, instance: str, region: str) -> credentials.Credential:
@@ -132,6 +137,17 @@ class Acr:
                 for each in endpoint.domains or ()
             )
         return host in self._domains[instance]
+
+    async def _fits(self, instance: str, region: str, *, host: str) -> tuple[bool, str]:
+        """Whether a host that may be anybody's is of an instance, or why that cannot be told."""
+        until, reason = self._unknown.get(instance, (0.0, ""))
+        if time.monotonic() < until:
+            return False, reason
+        try:
+            return await self._has_domain(instance, region, host=host), ""
+        except (AcrUnavailable, AcrRefused) as error:
+            self._unknown[instance] = (time.monotonic() + _AGAIN, error.reason)
+            return False, error.reason
 
     @contextlib.asynccontextmanager
     async def _asking(self, instance: str, region: str) -> AsyncIterator[tuple[Any, Any, Any]]:
@@ -192,11 +208,9 @@ class Acr:
                 if domain is not None:
                     fits = bool(domain.instance_name) and region == domain.region
                 else:
-                    try:
-                        fits = await self._has_domain(instance.id, region, host=host)
-                    except (AcrUnavailable, AcrRefused) as error:
-                        found.append(_nothing(instance.id, error.reason))
-                        continue
+                    fits, unknown = await self._fits(instance.id, region, host=host)
+                    if unknown:
+                        found.append(_nothing(instance.id, unknown))
                 if fits:
                     found.append(await self._password(instance.id, region))
             return found

@@ -1,6 +1,8 @@
 """Passwords of Alibaba Cloud Container Registry: its own SDK against its API over HTTP."""
 
 import sys
+import time
+import types
 
 import pytest
 from hypothesis import given
@@ -112,6 +114,21 @@ async def test_the_domains_of_an_instance_are_asked_for_once(fake) -> None:
         await passwords(found, "registry.example.com")
 
     assert [action for action, _ in fake.asked].count("ListInstanceEndpoint") == 1
+
+
+async def test_whose_a_host_is_is_not_asked_for_each_image(fake, monkeypatch) -> None:
+    """Where there is no account, looking for one takes seconds."""
+    fake.refusals = [(403, "Forbidden.RAM", {})]
+    found = provider(fake, "cri-two", region="cn-hangzhou")
+
+    for host in ("docker.io", "ghcr.io", "registry.example.com"):
+        (nothing,) = await found.credentials(images.parse_reference(f"{host}/team/app:1"))
+        assert (nothing.empty, "Forbidden.RAM" in nothing.source) == (True, True)
+    assert len(fake.asked) == 1
+
+    later = acr.time.monotonic() + 61
+    monkeypatch.setattr(acr, "time", types.SimpleNamespace(monotonic=lambda: later, time=time.time))
+    assert [user for user, _ in await passwords(found, "registry.example.com")] == ["two"]
 
 
 @pytest.mark.parametrize(
