@@ -125,7 +125,7 @@ def _pods(shown: status.Status, now: datetime.datetime) -> pages.Html:
     elif not shown.ended_pods:
         parts.append(pages.tag("p", "No pods on this node yet."))
     if shown.ended_pods:
-        caption = f"The last {len(shown.ended_pods)} that are gone, the latest first"
+        caption = f"Gone since: the last {len(shown.ended_pods)}, the latest first"
         gone = [_pod(pod, now) for pod in shown.ended_pods]
         parts.append(pages.table(caption, _POD_HEADER, gone))
     if shown.manifest_problems:

@@ -108,6 +108,6 @@ def test_pods_that_are_gone_stand_apart_with_their_end() -> None:
     text = text_of(statuses.busy(pods=[], ended_pods=[gone]))
 
     assert "No pods on this node yet" not in text
-    assert "The last 1 that are gone, the latest first" in text
+    assert "Gone since: the last 1, the latest first" in text
     assert "3 min ago, ended 2 min ago" in re.sub(r" +,", ",", text)
     assert "waiting" not in text
