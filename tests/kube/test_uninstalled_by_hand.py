@@ -1,0 +1,58 @@
+"""The commands of docs/install.md that take off the nodes what agents wrote there."""
+
+import os
+import pathlib
+import re
+import subprocess
+import textwrap
+
+import pytest
+
+from agent.clients import kube
+from lab import places
+from tests.kube import apis, servers
+
+pytestmark = pytest.mark.skipif(
+    not servers.is_real() or servers.is_cluster(),
+    reason="kubectl needs a real API server, and its nodes must be nobody's",
+)
+
+DOCUMENT = pathlib.Path(__file__).parents[2] / "docs/install.md"
+
+
+def test_the_documented_commands_leave_nothing_of_ours_on_any_node(
+    api: apis.Api, tmp_path: pathlib.Path
+) -> None:
+    others = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "it is"}
+    twins = {f"handler.uimgacc.io/uimgacc-{name}": "true" for name in ("nvidia", "kata-qemu")}
+    labels = {"uimgacc": "true", "uimgacc.io/handler": "true", "zone": "a", **twins}
+    notes = {"uimgacc.io/generation": "3", "uimgacc.io/saved": "{}", "example.com/x": "1"}
+    used = api.node(labels=labels, annotations=notes)
+    unused = api.node(labels={"zone": "b"})
+    ours = {"type": "ImageAcceleration", "status": "True", "reason": "r", "message": "m"}
+    api.patch(
+        kube.NODES,
+        used,
+        {"status": {"conditions": [others, ours]}},
+        subresource="status",
+        how=kube.Patch.STRATEGIC,
+    )
+    found = re.search(r"    # 5\. What the agents wrote.*\n((?:    .*\n)+)", DOCUMENT.read_text())
+    assert found is not None
+
+    subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", textwrap.dedent(found[1])],
+        check=True,
+        env={
+            **os.environ,
+            "PATH": f"{places.BIN}{os.pathsep}{os.environ['PATH']}",
+            "KUBECONFIG": str(api.kubeconfig()),
+        },
+        timeout=100,
+    )
+
+    node = api.get(kube.NODES, used)
+    assert node["metadata"]["labels"] == {"zone": "a"}
+    assert node["metadata"]["annotations"] == {"example.com/x": "1"}
+    assert [each["type"] for each in node["status"]["conditions"]] == ["Ready"]
+    assert api.get(kube.NODES, unused)["metadata"]["labels"] == {"zone": "b"}
