@@ -244,3 +244,20 @@ async def test_what_a_password_has_opened_is_for_the_namespaces_of_the_setting(
 
     (made,) = api.all(kube.IMAGE_CACHES)
     assert made["spec"] == {"images": ["r.io/app:1"], "imageCacheSize": 32768, **expected}
+
+
+async def test_that_it_was_told_stands_in_the_object() -> None:
+    """So another controller, or this one after a restart, goes on from there."""
+    api = fakes.Api()
+    meta = {"name": "ucloud-1", "labels": {acceleration_objects.LABEL: "true"}}
+    body = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", "metadata": meta}
+    api.put(kube.IMAGE_CACHES, {**body, "spec": {"images": ["r.io/app:1"]}})
+    switch = kube_switch.Switch(api, namespace="system")
+    settings = acceleration_objects.Settings(namespace="system")
+    objects = acceleration_objects.KubeObjects(api, switch, settings)
+
+    for told in (True, False):
+        await objects.tell(
+            acceleration_objects.accelerated(api.all(kube.IMAGE_CACHES)[0]), told=told
+        )
+        assert acceleration_objects.accelerated(api.all(kube.IMAGE_CACHES)[0]).told is told
