@@ -59,7 +59,7 @@ class LayerMounts:
         self._pool = pool
         self._deadline = deadline
         self._devices: dict[str, int] = {}
-        self._under_way: dict[str, asyncio.Future[None]] = {}
+        self._under_way: dict[str, asyncio.Future[MountError | None]] = {}
         self._confirmed: set[str] = set()
         self._reluctant: set[str] = set()
 
@@ -158,7 +158,8 @@ class LayerMounts:
     async def ensure(self, diff_id: str, source: pathlib.Path, size: int) -> None:
         """Mount the layer unless it is mounted; callers at the same time share one mount(2).
 
-        Raises MountError.
+        And its failure: one after the other, a hundred would wait for a hundred deadlines
+        of a store that hangs. Raises MountError.
         """
         while not self.is_mounted(diff_id):
             under_way = self._under_way.get(diff_id)
@@ -166,11 +167,14 @@ class LayerMounts:
                 await self._mount(diff_id, source, size)
                 return
             await asyncio.wait([under_way])
+            if (failed := under_way.result()) is not None:
+                raise MountError(diff_id, failed.reason) from failed.__cause__
 
     async def _mount(self, diff_id: str, source: pathlib.Path, size: int) -> None:
         done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
         target = self.path(diff_id)
         self._confirmed.discard(diff_id)
+        failed: MountError | None = None
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(target, 0o700)  # noqa: PTH102 - hot, and a str
@@ -179,10 +183,11 @@ class LayerMounts:
             )
             self._outdated.discard(diff_id)
         except (OSError, errors.AgentError) as error:
-            raise MountError(diff_id, str(error)) from error
+            failed = MountError(diff_id, str(error))
+            raise failed from error
         finally:
             del self._under_way[diff_id]
-            done.set_result(None)
+            done.set_result(failed)
 
     async def drop_all_but(
         self, wanted: set[str], *, is_wanted: Callable[[str], Awaitable[bool]]

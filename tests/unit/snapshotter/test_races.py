@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agent.kits import workers
 from agent.model import digests, records
 from agent.mounts import layers, mountinfo, syscalls
 from agent.snapshotter import blocking, databases, folders, metadata, remote, snapshots
@@ -70,6 +71,29 @@ async def test_a_layer_that_is_recorded_while_others_are_dropped_stays(parts) ->
         parts.pool.go.set()
 
     assert [parts.mounted.is_mounted(diff_id) for diff_id in (A, B)] == [False, True]
+
+
+async def test_a_hundred_who_wait_for_a_mount_that_fails_wait_for_one(parts, monkeypatch) -> None:
+    """As after a reboot with a store that hangs: each mount takes its deadline."""
+    asked, answer = 0, asyncio.Event()
+
+    async def call(operation: str, *arguments, deadline: float) -> None:
+        nonlocal asked
+        asked += 1
+        await answer.wait()
+        raise workers.DeadlineError(operation, deadline)
+
+    monkeypatch.setattr(parts.pool, "call", call)
+    ensuring = [parts.mounted.ensure(A, pathlib.Path("x"), 1) for _ in range(100)]
+    asyncio.get_running_loop().call_later(0.05, answer.set)
+    outcomes = await asyncio.gather(*ensuring, return_exceptions=True)
+
+    assert asked == 1
+    assert all(isinstance(each, layers.MountError) for each in outcomes)
+    assert all(isinstance(each.__cause__, workers.DeadlineError) for each in outcomes)
+    monkeypatch.undo()
+    await parts.mounted.ensure(A, pathlib.Path("x"), 1)
+    assert parts.mounted.is_mounted(A)
 
 
 async def test_a_cleanup_that_is_cancelled_forgets_no_mount(parts) -> None:
