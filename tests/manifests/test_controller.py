@@ -1,5 +1,6 @@
 """The control plane's manifests: what they agree on with the command, and with the builders."""
 
+import json
 import pathlib
 import re
 import textwrap
@@ -10,7 +11,7 @@ import yaml
 
 from agent.control import jobs, specs, templates
 from agent.roles import build_job, controller_flags
-from tests.manifests import rendering
+from tests.manifests import admission, rendering
 
 
 def documents() -> list[rendering.Document]:
@@ -171,6 +172,10 @@ def test_what_the_documents_add_to_a_job_is_one_that_the_api_knows(text: str) ->
     names = [volume["name"] for volume in job["spec"]["template"]["spec"]["volumes"]]
     assert names[:2] == ["store", "scratch"]
     assert {mount["name"] for mount in container["volumeMounts"]} == set(names)
+    policy = admission.Validator(documents(), "uimgacc-controller-jobs")
+    account = "system:serviceaccount:uimgacc-system:uimgacc-controller"
+    asked = {"userInfo": {"username": account}, "operation": "CREATE"}
+    assert policy.refusals(asked, old=None, new=json.loads(json.dumps(job))) == []
 
 
 def test_there_are_examples() -> None:

@@ -1,0 +1,86 @@
+"""The policies that hold the controller to builders without privileges, and to one variable."""
+
+import copy
+from typing import Any
+
+import jsonpatch
+import pytest
+
+from tests.manifests import admission, policing
+
+CONTROLLER = "system:serviceaccount:uimgacc-system:uimgacc-controller"
+
+
+def refusals(name: str, new: Any, *, old: Any = None, user: str = CONTROLLER) -> list[str]:
+    validator = admission.Validator(policing.documents(), f"uimgacc-controller-{name}")
+    asked = {"userInfo": {"username": user}, "operation": "UPDATE" if old else "CREATE"}
+    return validator.refusals(asked, old=old, new=new)
+
+
+def patched(body: Any, patch: policing.Patch) -> Any:
+    return jsonpatch.apply_patch(copy.deepcopy(dict(body)), list(patch))
+
+
+@pytest.mark.parametrize("patch", policing.BUILDS.values(), ids=policing.BUILDS)
+def test_a_builder_is_made_and_let_run(patch: policing.Patch) -> None:
+    made = policing.job()
+
+    assert refusals("jobs", patched(made, patch)) == []
+    assert refusals("jobs", patched(made, patch), old=made) == []
+
+
+@pytest.mark.parametrize("patch", policing.REFUSED_BUILDS.values(), ids=policing.REFUSED_BUILDS)
+def test_a_builder_has_no_part_of_its_node(patch: policing.Patch) -> None:
+    made = policing.job()
+    changed = patched(made, patch)
+
+    assert len(refusals("jobs", changed)) == 1
+    assert refusals("jobs", changed, old=made) == refusals("jobs", changed)
+    assert refusals("jobs", changed, user="system:serviceaccount:team:ci") == []
+
+
+@pytest.mark.parametrize("patch", policing.SWITCHES.values(), ids=policing.SWITCHES)
+def test_the_agents_are_switched_off_and_on(patch: policing.Patch) -> None:
+    on = policing.agents()
+    off = patched(on, patch)
+
+    assert refusals("agents", off, old=on) == []
+    assert refusals("agents", on, old=off) == []
+    assert refusals("agents", off, old=off) == []
+
+
+@pytest.mark.parametrize("patch", policing.REFUSED_AGENTS.values(), ids=policing.REFUSED_AGENTS)
+def test_nothing_else_of_the_agents_is_changed(patch: policing.Patch) -> None:
+    old = policing.agents()
+    new = patched(old, patch)
+
+    assert refusals("agents", new, old=old)
+    assert refusals("agents", new, old=old, user="admin") == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "another container",
+        "another argument",
+        "a volume",
+        "a label of its pods",
+        "its labels",
+        "its annotations",
+        "its finalizers",
+        "its owner",
+    ],
+)
+def test_nothing_of_the_agents_is_taken_away(name: str) -> None:
+    left = policing.agents()
+
+    assert refusals("agents", left, old=patched(left, policing.REFUSED_AGENTS[name]))
+
+
+def test_no_token_is_made() -> None:
+    token = {"type": "kubernetes.io/service-account-token"}
+
+    assert refusals("secrets", token)
+    assert refusals("secrets", token, user="admin") == []
+    for kind in ("Opaque", "kubernetes.io/dockerconfigjson"):
+        assert refusals("secrets", {"type": kind}) == []

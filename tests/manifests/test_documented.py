@@ -1,0 +1,107 @@
+"""The kustomizations of docs/install.md, put together as they stand there."""
+
+import pathlib
+import textwrap
+
+import pytest
+
+from tests.manifests import rendering
+
+INSTALL = rendering.MANIFESTS.parent / "docs" / "install.md"
+
+
+def block(marker: str) -> str:
+    """The indented block that has the marker in it."""
+    found = []
+    for paragraph in INSTALL.read_text().split("\n\n"):
+        lines = paragraph.splitlines()
+        if marker in paragraph and lines[0].startswith("    "):
+            indent = len(lines[0]) - len(lines[0].lstrip())
+            kept = [line for line in lines if line.startswith(" " * indent)]
+            found.append(textwrap.dedent("\n".join(kept)) + "\n")
+    assert len(found) == 1, f"{marker}: {len(found)} blocks"
+    return found[0]
+
+
+def rendered(folder: pathlib.Path, text: str) -> list[rendering.Document]:
+    """What a kustomization makes, with our checkout in the place of the reader's."""
+    folder.mkdir(exist_ok=True)
+    way = pathlib.Path(*[".."] * (len(folder.resolve().parts) - 1), *rendering.MANIFESTS.parts[1:])
+    for reader_s in ("- ../uimgacc/manifests/", "- uimgacc/manifests/"):
+        text = text.replace(reader_s, f"- {way}/")
+    (folder / "kustomization.yaml").write_text(text)
+    return rendering.render(folder)
+
+
+def with_patch(folder: pathlib.Path, marker: str, *components: str) -> list[rendering.Document]:
+    """The default overlay with components and a patch of the documentation."""
+    path = rendering.write(folder, "runtimeclass", *components)
+    path.write_text(path.read_text() + block(marker))
+    return rendering.render(folder)
+
+
+def test_an_installation_has_the_reader_s_store_and_image(tmp_path: pathlib.Path) -> None:
+    documents = rendered(tmp_path, block("overlays/runtimeclass\n"))
+
+    for name, spec in rendering.pod_specs(documents):
+        for container in rendering.containers(spec):
+            assert container["image"] == "registry.example.com/uimgacc:0.1.0", name
+    deployment = rendering.only(documents, "Deployment", "uimgacc-controller")
+    (store, *_) = deployment["spec"]["template"]["spec"]["volumes"]
+    assert store["nfs"] == {"server": "10.0.0.5", "path": "/uimgacc"}
+
+
+def test_the_admission_policy_is_left_out(tmp_path: pathlib.Path) -> None:
+    documents = with_patch(tmp_path, "MutatingAdmissionPolicy(Binding)?")
+
+    kept = {found["kind"] for found in documents}
+    assert {"DaemonSet", "RuntimeClass", "ValidatingAdmissionPolicy"} <= kept
+    assert not [kind for kind in kept if kind.startswith("Mutating")]
+
+
+def test_prometheus_of_a_helm_release_finds_what_is_for_it(tmp_path: pathlib.Path) -> None:
+    documents = with_patch(tmp_path, "PodMonitor|PrometheusRule", "controller", "monitoring")
+
+    labelled = {
+        (found["kind"], found["metadata"]["name"])
+        for found in documents
+        if found["metadata"].get("labels", {}).get("release") == "kube-prometheus-stack"
+    }
+    assert labelled == {
+        ("PodMonitor", "uimgacc-node"),
+        ("PodMonitor", "uimgacc-controller"),
+        ("PrometheusRule", "uimgacc"),
+    }
+    before = rendering.together("runtimeclass", "controller", "monitoring")
+    for kind, name in labelled:
+        old, new = (rendering.only(each, kind, name) for each in (before, documents))
+        assert old["metadata"]["labels"].items() < new["metadata"]["labels"].items()
+        assert old["spec"] == new["spec"]
+
+
+def test_builders_get_the_folders_that_are_named(tmp_path: pathlib.Path) -> None:
+    documents = with_patch(tmp_path, "uimgacc-controller-jobs", "controller")
+
+    policy = rendering.only(documents, "ValidatingAdmissionPolicy", "uimgacc-controller-jobs")
+    (named,) = [each for each in policy["spec"]["variables"] if each["name"] == "folders"]
+    assert named["expression"] == "['/etc/kubernetes/credential-provider']"
+
+
+def test_the_uninstaller_is_the_reader_s_image(tmp_path: pathlib.Path) -> None:
+    documents = rendered(tmp_path / "uninstall", block("manifests/uninstall\n"))
+
+    ((_, spec),) = rendering.pod_specs(documents)
+    (container,) = rendering.containers(spec)
+    assert container["image"] == "registry.example.com/uimgacc:0.1.0"
+    found = rendering.settings(documents, container)
+    assert found["UIMGACC_ROOT"] == "/data/containerd/io.containerd.snapshotter.v1.uimgacc"
+    assert found["UIMGACC_STORE"] == "/var/lib/uimgacc/store"
+
+
+@pytest.mark.parametrize("page", ["install", "imagecache"])
+def test_every_kind_of_image_cache_is_deleted_by_its_full_name(page: str) -> None:
+    text = (INSTALL.parent / f"{page}.md").read_text()
+    documents = rendering.together("runtimeclass", "alibaba", "tencent")
+
+    for definition in rendering.of_kind(documents, "CustomResourceDefinition"):
+        assert f"kubectl delete {definition['metadata']['name']} --all" in text
