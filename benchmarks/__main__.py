@@ -1,22 +1,33 @@
-"""`python -m benchmarks [PART...]`: measure, print the table, write benchmarks/latest.json.
+"""`python -m benchmarks [PART...]`: measure, print the table, write the figures as JSON.
 
-Parts: snapshotter, pulls, builds, reads, pods, kube, collect, control (default: all). The figures
-of parts that are not measured stay in the file as they were.
+Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control. All of them, which
+is the default, write benchmarks/latest.json: always the figures of one run. Some of them write
+benchmarks/parts.json instead. Both say which commit that was, when, and how busy the machine.
 """
 
 import json
 import os
 import pathlib
-import shutil
 import sys
-import tempfile
 import time
 
-from benchmarks import collecting, control, images, kube, pods, report, snapshotters, stages
-from lab import places, processes, registries
+from benchmarks import (
+    building,
+    collecting,
+    control,
+    crowds,
+    images,
+    kube,
+    pods,
+    report,
+    runs,
+    snapshotters,
+    stages,
+)
+from lab import places, registries, scratch
 
-LATEST = pathlib.Path(__file__).with_name("latest.json")
-PARTS = ("snapshotter", "pulls", "builds", "reads", "pods", "kube", "collect", "control")
+FOLDER = pathlib.Path(__file__).parent
+PARTS = ("snapshotter", "pulls", "builds", "reads", "pods", "crowd", "kube", "collect", "control")
 
 
 def measure(parts: list[str], folder: pathlib.Path) -> dict[str, float]:
@@ -34,10 +45,7 @@ def measure(parts: list[str], folder: pathlib.Path) -> dict[str, float]:
     if "snapshotter" in parts:
         say("the snapshotter alone")
         (folder / "alone").mkdir()
-        figures, latencies = snapshotters.run(folder / "alone")
-        flat |= figures
-        for name, milliseconds in latencies.items():
-            print(f"           {name}: p99 {milliseconds:.2f} ms")
+        flat |= snapshotters.run(folder / "alone")
     if "collect" in parts:
         say("a collection")
         flat |= collecting.run(folder)
@@ -45,12 +53,15 @@ def measure(parts: list[str], folder: pathlib.Path) -> dict[str, float]:
         say("the controller")
         with registries.Registry(folder / "registry of the controller") as registry:
             flat |= control.run(folder, registry)
+    if "crowd" in parts:
+        say("a node that is full")
+        flat |= crowds.run(folder / "crowd")
     if set(parts) & {"pulls", "builds", "reads", "pods", "kube"}:
         say("building the store")
         with stages.built(folder) as stage:
             for part, run in (
                 ("pulls", lambda: images.pulls(stage)),
-                ("builds", lambda: images.builds(stage, folder)),
+                ("builds", lambda: building.run(stage, folder)),
                 ("reads", lambda: images.reads(stage)),
                 ("pods", lambda: pods.run(stage)),
                 ("kube", lambda: kube.run(stage)),
@@ -68,17 +79,15 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         sys.exit(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     os.environ["PATH"] = f"{places.BIN}{os.pathsep}{os.environ['PATH']}"
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="bench"))
-    try:
+    begun = runs.begin()
+    print(begun.text, flush=True)
+    with scratch.folder("bench") as folder:
         flat = measure(parts, folder)
-    finally:
-        processes.unmount_below(folder)
-        shutil.rmtree(folder)
-    report.show(flat)
-    # What is not measured now keeps its figures.
-    known = json.loads(LATEST.read_text()) if LATEST.exists() else {}
-    LATEST.write_text(json.dumps(known | flat, indent=1) + "\n")
+    record = runs.end(begun)
+    report.show(flat, record)
+    written = runs.write(FOLDER, record, flat, parts=parts, every=PARTS)
     print(json.dumps(flat))
+    print(f"written to {written}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Whole images: pull, build, and read, against overlayfs and SOCI in the same run."""
+"""Whole images: pull and read, against overlayfs and SOCI in the same run."""
 
-import pathlib
-import shutil
 import statistics
 import time
 
 from benchmarks import stages
+from lab import services
 
 RUNS = 5
 
@@ -20,7 +19,7 @@ def pulls(stage: stages.Stage) -> dict[str, float]:
     reference = stage.reference(stages.LARGE)
     # SOCI comes last: what it fetches in the background must not count as another's.
     seconds: dict[str, list[float]] = {"overlayfs": [], "uimgacc": [], "soci": []}
-    fetched = 0
+    fetched: list[services.Request] = []
     for _ in range(RUNS):
         # One after the other within a round, so that all see the same drift of the machine.
         for name, found in seconds.items():
@@ -30,11 +29,31 @@ def pulls(stage: stages.Stage) -> dict[str, float]:
             else:
                 found.append(stage.containerd.pull(reference, snapshotter=name))
             if name == "uimgacc":
-                fetched += len(stage.registry.layer_gets(mark))
+                fetched += pulled(stage.registry.layer_gets(mark))
             forget(stage, reference)
+    explain(stage, fetched)
     return {f"pull_{name}_s": median(found) for name, found in seconds.items()} | {
-        "pull_uimgacc_layer_blobs": float(fetched)
+        "pull_uimgacc_layer_blobs": float(len(fetched))
     }
+
+
+def pulled(requests: list[services.Request]) -> list[services.Request]:
+    """Those of the containerd that pulls.
+
+    SOCI goes on fetching in the background after its pull, by programs of other names (its client
+    is made with containerd 1.7's library).
+    """
+    return [request for request in requests if request.agent.startswith("containerd/2")]
+
+
+def explain(stage: stages.Stage, fetched: list[services.Request]) -> None:
+    """Say who fetched layers in pulls that should fetch none, and what the snapshotter says."""
+    for request in fetched:
+        print(f"           fetched: {request}")
+    if reasons := stage.snapshotter.fallbacks():
+        print(f"           uimgacc_fallback_total: {reasons}")
+    if fetched or reasons:
+        print(stage.snapshotter.log.read_text())
 
 
 def forget(stage: stages.Stage, reference: str) -> None:
@@ -68,15 +87,3 @@ def reads(stage: stages.Stage) -> dict[str, float]:
             found.append(time.monotonic() - started)
             forget(stage, reference)
     return {f"readall_{name}_s": median(found) for name, found in seconds.items()}
-
-
-def builds(stage: stages.Stage, folder: pathlib.Path) -> dict[str, float]:
-    """Seconds to build the image into an empty store."""
-    found = []
-    for _ in range(RUNS):
-        store = folder / "fresh-store"
-        started = time.monotonic()
-        stages.build(store, stage.registry.address, stages.LARGE)
-        found.append(time.monotonic() - started)
-        shutil.rmtree(store)
-    return {"build_s": median(found)}

@@ -1,23 +1,20 @@
-"""Pods on a node with the agent: registration, many containers at once, memory, idle time."""
+"""Pods on a node with the agent: registration, many containers at once."""
 
 import concurrent.futures
 import functools
 import json
 import os
-import pathlib
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import processes, stages
+from benchmarks import stages
 from lab import cri, nodes
 
 RUNS = 5
-PODS = 110
 CREATE_ROUNDS = 15
 AT_ONCE = 100
-IDLE_SECONDS = 30.0
 
 
 def run(stage: stages.Stage) -> dict[str, float]:
@@ -34,7 +31,6 @@ def run(stage: stages.Stage) -> dict[str, float]:
                 node, client, reference, functools.partial(_appear, node, reference)
             )
         flat |= create_at_once(client, stage.reference("lab/layers40:1"))
-        flat |= crowd(node, client, stage.reference("lab/layers40:1"))
     return flat
 
 
@@ -162,23 +158,3 @@ def _create(client: cri.Client, reference: str, handler: str) -> float:
     finally:
         request = messages.RemovePodSandboxRequest(pod_sandbox_id=sandbox)
         client.runtime.RemovePodSandbox(request, timeout=120)
-
-
-def crowd(node: nodes.Node, client: cri.Client, reference: str) -> dict[str, float]:
-    """Memory with PODS pods known to the agent, and processor time when nothing happens."""
-    files = [node.schedule(manifest(f"crowd-{index}", reference)) for index in range(PODS)]
-    wait_for_image(client, reference, present=True)
-    time.sleep(5)
-    pids = [node.agent.pid, node.snapshotter.pid]
-    flat = {
-        "idle_cpu_percent": processes.idle_percent(pids, IDLE_SECONDS),
-        "agent_rss_mib": processes.rss_mib(node.agent.pid),
-        "agent_with_workers_rss_mib": processes.tree_rss_mib(node.agent.pid),
-    }
-    _remove(files)
-    return flat
-
-
-def _remove(files: list[pathlib.Path]) -> None:
-    for file in files:
-        file.unlink()

@@ -36,31 +36,42 @@ def built(folder: pathlib.Path) -> Iterator[Stage]:
     with contextlib.ExitStack() as stack:
         registry = stack.enter_context(services.Registry(folder / "registry"))
         for image in IMAGES:
-            build(store, registry.address, image)
+            build(store, registry, image)
         address = registry.address
-        peer = stack.enter_context(soci.Soci(registries=[address]))
+        peer = stack.enter_context(soci.Soci(registries=[address], folder=_made(folder / "soci")))
         running = stack.enter_context(snapshotters.running(folder / "snapshotter", store))
         proxies = {
             "uimgacc": services.Proxy(running.socket, running.root),
             "soci": peer.proxy,
         }
         containerd = stack.enter_context(
-            services.Containerd("2", registries=[address], proxies=proxies)
+            services.Containerd(
+                "2", registries=[address], proxies=proxies, folder=_made(folder / "c")
+            )
         )
         yield Stage(registry, containerd, peer, running, store, folder)
 
 
-def build(store: pathlib.Path, registry: str, image: str) -> None:
+def _made(folder: pathlib.Path) -> pathlib.Path:
+    folder.mkdir()
+    return folder
+
+
+def build(store: pathlib.Path, registry: services.Registry, image: str) -> None:
     """Build a cache of one image with the real command."""
-    name = image.removeprefix("lab/").partition(":")[0]
-    subprocess.run(
-        [
-            *(processes.COMMAND, "create", name, "--image", f"{registry}/{image}"),
-            *("--plain-http", registry, "--store", store, "--json"),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    command = build_command(store, registry, image)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def build_command(
+    store: pathlib.Path, registry: services.Registry, image: str
+) -> list[str | pathlib.Path]:
+    """The command that builds a cache of one image."""
+    name = image.rpartition("/")[2].partition(":")[0]
+    return [
+        *(processes.COMMAND, "create", name, "--image", f"{registry.address}/{image}"),
+        *("--plain-http", registry.address, "--store", store, "--json"),
+    ]
 
 
 def drop_caches() -> None:

@@ -1,0 +1,62 @@
+"""Builds into the store: their time, and the memory of all their processes together."""
+
+import pathlib
+import shutil
+import statistics
+import time
+
+from benchmarks import processes, stages
+from lab import pushing, services, tars
+
+RUNS = 5
+FILES = 300_000
+PER_FOLDER = 30
+MANY = "bench/many-files:1"
+
+
+def run(stage: stages.Stage, folder: pathlib.Path) -> dict[str, float]:
+    """All figures of this module."""
+    flat = {"build_s": _seconds(stage, folder / "fresh-store")}
+    flat |= _memory("large", stages.build_command(folder / "s1", stage.registry, stages.LARGE))
+    made = folder / "many files"
+    made.mkdir()
+    with services.Registry(made / "registry", storage=made / "storage") as registry:
+        _push_many_files(registry, made / "layer.tar.gz")
+        flat |= _memory("many_files", stages.build_command(folder / "s2", registry, MANY))
+    return flat
+
+
+def _seconds(stage: stages.Stage, store: pathlib.Path) -> float:
+    """The median of some builds of the large image into an empty store."""
+    found = []
+    for _ in range(RUNS):
+        started = time.monotonic()
+        stages.build(store, stage.registry, stages.LARGE)
+        found.append(time.monotonic() - started)
+        shutil.rmtree(store)
+    return statistics.median(found)
+
+
+def _memory(name: str, command: list[str | pathlib.Path]) -> dict[str, float]:
+    """The highest memory of a build's processes together, and what of it is mkfs.erofs'."""
+    most = processes.peak_tree_pss_mib(command)
+    print(f"           {name}: " + ", ".join(f"{who} {mib:.0f} MiB" for who, mib in most.items()))
+    mkfs = sum(mib for who, mib in most.items() if who.startswith(("mkfs", "ld-linux")))
+    return {
+        f"build_{name}_tree_pss_mib": sum(most.values()),
+        f"build_{name}_mkfs_pss_mib": mkfs,
+    }
+
+
+def _push_many_files(registry: services.Registry, path: pathlib.Path) -> None:
+    """Push an image of one layer with FILES small files, as package managers make them."""
+    output = pushing.LayerFile(path)
+    for number in range(FILES):
+        package, file = divmod(number, PER_FOLDER)
+        entry = tars.file(f"opt/packages/p{package:05}/module-{file}.js", b"export {};\n")
+        output.write(tars.member(entry))
+    output.write(bytes(2 * tars.BLOCK))
+    pusher = pushing.Pusher(registry.address)
+    repository, _, tag = MANY.partition(":")
+    pusher.image(repository, tag, [output.finish()])
+    pusher.close()
