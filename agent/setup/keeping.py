@@ -27,6 +27,11 @@ from agent.setup import config, host, places
 TURNS = config.Path("/run/uimgacc/set-ups")
 PROBLEM = config.Path(nodes.SETUP_PROBLEM)
 
+_PROGRAMS = tuple(
+    config.Path(folder, "containerd") for folder in ("/usr/bin", "/usr/local/bin", "/opt/bin")
+)
+"""Another release may want another configuration. Those of k3s and RKE2 write theirs anew."""
+
 _PAUSES = (0.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 _DAY = 86400.0
 _RETRY = 300.0
@@ -130,7 +135,7 @@ def tell(machine: host.Host, problem: str) -> None:
 
 def watched(machine: host.Host, main: config.Path) -> str:
     """What to look at, as patterns for a shell, one a line."""
-    paths = [main, *(main.with_name(name) for name in places.TEMPLATES)]
+    paths = [main, *(main.with_name(name) for name in places.TEMPLATES), *_PROGRAMS]
     patterns = []
     try:
         file = config.File(main, machine.text(main) or "")

@@ -172,6 +172,17 @@ def test_what_is_half_written_is_waited_for(node: Node) -> None:
     assert node.restarts == 1
 
 
+def test_another_release_of_containerd_is_news(node: Node) -> None:
+    """1.7 has ours in its main file, 2.x in a drop-in: one that was upgraded would lack a part."""
+    patterns = keeping.watched(node.host, config.Path("/etc/containerd/config.toml"))
+    before = keeping.seen(patterns)
+    program = node.machine.root / "usr" / "bin" / "containerd"
+    program.parent.mkdir(parents=True)
+    program.touch()
+
+    assert keeping.seen(patterns) != before
+
+
 def test_links_are_watched_and_what_they_lead_to(node: Node) -> None:
     """An absolute link leads somewhere else in a container."""
     folder = node.machine.config.parent
