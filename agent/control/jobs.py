@@ -67,7 +67,12 @@ _OURS: Sequence[patching.Path] = (
     *((*_BUILD, "volumeMounts", path) for path in (_SCRATCH, _SECRETS)),
     *((*patching.POD, "volumes", name) for name in ("store", "secrets")),
     # That it can do nothing but build. Its user is the controller's, as the store's files are.
-    *((*patching.POD, name) for name in ("automountServiceAccountToken", "hostPID", "hostIPC")),
+    # Admission (components/controller/policy.yaml) would refuse most of it, for each build.
+    *(
+        (*patching.POD, name)
+        for name in ("serviceAccountName", "serviceAccount", "automountServiceAccountToken")
+    ),
+    *((*patching.POD, name) for name in ("hostNetwork", "hostPID", "hostIPC")),
     *(
         (*patching.POD, "securityContext", name)
         for name in ("runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup")

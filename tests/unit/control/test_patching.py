@@ -135,6 +135,8 @@ def test_other_lists_and_null_are_taken_as_they_are() -> None:
         (job({"containers": {"name": "build"}}), "spec.template.spec.containers"),
         (job({"volumes": [{"name": "store", "emptyDir": {}}]}), "volumes[store].emptyDir"),
         (job({"automountServiceAccountToken": True}), "automountServiceAccountToken"),
+        (job({"serviceAccountName": "uimgacc-controller"}), "spec.serviceAccountName"),
+        (job({"hostNetwork": True}), "spec.hostNetwork"),
         (job({"securityContext": {"runAsUser": 0}}), "spec.securityContext.runAsUser"),
         (job({"securityContext": None}), "spec.template.spec.securityContext"),
         (job({"$patch": "replace"}), "spec.template.spec.$patch"),
