@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _WORKERS = 8
 _RELIST = 60.0
+_COUNT = 2.0
+"""A scrape is seldom more often."""
 _PRIMING = 30.0
 
 
@@ -140,12 +142,11 @@ class Leader:
     def services(self, step: Step) -> dict[str, Coroutine[Any, Any, None]]:
         """For run_services, when primed."""
         workers = {f"steps {at}": self._queue.run(step) for at in range(_WORKERS)}
-        return {**workers, "lists": self._run_lists()}
+        return {**workers, "lists": self._run_lists(), "counts": self._run_counts()}
 
     async def _run_lists(self) -> None:
         """Make sure now and then that nothing was missed, and that there is not too much."""
         while True:
-            self._count()
             await asyncio.sleep(_RELIST)
             try:
                 await self._relist()
@@ -205,6 +206,12 @@ class Leader:
                 self._evicted.add(cache.uid)
                 self._teller.tell(cache, _eviction(cache, self._rules))
         self._evicted &= {cache.uid for cache in surplus}
+
+    async def _run_counts(self) -> None:
+        """Have the metric say how many caches there are, also while the API server is away."""
+        while True:
+            self._count()
+            await asyncio.sleep(_COUNT)
 
     def _count(self) -> None:
         count = dict.fromkeys(states.Phase, 0)

@@ -1,25 +1,26 @@
-"""What a real Prometheus has of a real node: no panel is empty, no rule asks for nothing.
+"""What Prometheus has of a real node and controller: no panel is empty, no rule for nothing.
 
-Grafana is not run; its variables are put in as it does it, and each query is sent
-as it would send it.
+Both work on one store, and nothing of theirs is played but Kubernetes' own part. Grafana is
+not run; its variables are put in as it does it, and each query is sent as it would send it.
 """
 
-import asyncio
 import contextlib
 import datetime
 import math
 import pathlib
 import re
 import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator
 
-import prometheus_client
 import pytest
+import yaml
 
-from agent import errors, metrics
-from agent.control import queueing
-from lab import processes, prometheus, registries
-from tests.kube import apis
+from agent.control import cluster
+from lab import processes, prometheus
+from tests.control import conftest as control
+from tests.kube import apis, faults
 from tests.kube import conftest as servers
 from tests.metrics import boards
 from tests.node import conftest
@@ -29,19 +30,36 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(300)
 api_loop = servers.api_loop
 api_access = servers.api_access
 api = servers.api
+proxy = servers.proxy
+kinds = control.kinds
+
+MIXED = "lab/multi:1"
+"""An image of which some layers are in the store, and one is not."""
 
 SELECTOR = re.compile(r"(?<![\w:])((?:uimgacc_|process_)\w+|up)\b(\{[^}]*\})?")
 
 
 @pytest.fixture
-def patchy(pristine: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    """A store that lacks the top layer of lab/layers127:1."""
-    store = pathlib.Path(shutil.copytree(pristine, tmp_path / "store"))
-    top = registries.catalogue()["lab/layers127:1"]["diff_ids"][-1]
-    (record,) = [
-        path for path in (store / "meta/chains").rglob("*.json") if top in path.read_text()
-    ]
-    record.unlink()
+def plane(api: apis.Api, kinds: None, registry) -> Iterator[control.Plane]:
+    """Where the controller and its builders are at home."""
+    with tempfile.TemporaryDirectory(prefix="uimgacc-control-") as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        made = control.Plane(api, folder, registry)
+        made.builders.start()
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def stocked(plane: control.Plane, pristine: pathlib.Path) -> pathlib.Path:
+    """The controller's store, with images that were built before."""
+    store = plane.store.root
+    shutil.copytree(pristine, store, dirs_exist_ok=True)
+    for path in (store, *store.rglob("*")):
+        shutil.chown(path, control.USER, control.USER)
     return store
 
 
@@ -53,31 +71,31 @@ class Member(conftest.Node):
 
 
 @pytest.fixture
-def member(folder: pathlib.Path, registry, patchy, api: apis.Api) -> Iterator[Member]:
-    """A node of the cluster, both of its processes with a port for metrics alone."""
-    name = api.node()
-    source = ("--kubernetes", name, "--kubeconfig", api.kubeconfig())
-    node = Member(folder / "n", registry, patchy, source=source)
-    node.name = name
-    node.targets = (f"127.0.0.1:{processes.free_port()}", f"127.0.0.1:{processes.free_port()}")
-    node.agent.command += ["--metrics-address", node.targets[0], "--probe-seconds", "1"]
-    node.snapshotter.command += ["--metrics-address", node.targets[1]]
-    with conftest.running(node, registry):
-        yield node
+def controller(plane: control.Plane, stocked: pathlib.Path, proxy: faults.Proxy) -> str:
+    """Where the metrics of the controller are, which reaches the API by way of the proxy."""
+    content = yaml.safe_load(plane.kubeconfig.read_text())
+    content["clusters"][0]["cluster"] = {"server": proxy.url}
+    plane.kubeconfig.write_text(yaml.safe_dump(content))
+    address = f"127.0.0.1:{processes.free_port()}"
+    plane.controller(f"--listen={address}")
+    return address
 
 
 @pytest.fixture
-def controller() -> Iterator[str]:
-    """Where the metrics of a controller are that has just begun to lead."""
-    server, thread = prometheus_client.start_http_server(
-        0, "127.0.0.1", registry=metrics.CONTROLLER
-    )
-    metrics.LEADING.set(1)
-    yield f"127.0.0.1:{server.server_port}"
-    metrics.LEADING.set(0)
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def member(
+    folder: pathlib.Path, registry, stocked, controller: str, api: apis.Api
+) -> Iterator[Member]:
+    """A node of the cluster, both of its processes with a port for metrics alone."""
+    name = api.node()
+    source = ("--kubernetes", name, "--kubeconfig", api.kubeconfig())
+    node = Member(folder / "n", registry, stocked, source=source)
+    node.name = name
+    node.targets = (f"127.0.0.1:{processes.free_port()}", f"127.0.0.1:{processes.free_port()}")
+    node.agent.command += ["--metrics-address", node.targets[0], "--probe-seconds", "1"]
+    node.agent.command += ["--retired-seconds", "0.3"]
+    node.snapshotter.command += ["--metrics-address", node.targets[1]]
+    with conftest.running(node, registry):
+        yield node
 
 
 @pytest.fixture
@@ -130,33 +148,32 @@ def start(api: apis.Api, name: str, *, seconds: int) -> None:
     )
 
 
-def reconcile() -> None:
-    """Let the controller's queue do a step for one cache, and fail with another."""
-
-    async def step(name: str) -> None:
-        if name == "bad":
-            raise errors.PermanentError("this cache cannot be built")
-
-    async def work() -> None:
-        steps = queueing.Queue[str](delays=(60.0,))
-        steps.add("good")
-        steps.add("bad")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                await steps.run(step)
-
-    asyncio.run(work())
+def control_caches(
+    plane: control.Plane, proxy: faults.Proxy, scraped: prometheus.Prometheus
+) -> None:
+    """A step that fails; a build that cannot succeed; one that does, and its cache's deletion."""
+    proxy.fail(503, which=lambda seen: seen.method == "POST" and seen.path.endswith("/jobs"))
+    built = plane.apply(f"built-{uuid.uuid4().hex[:6]}", MIXED)
+    scraped.wait_for('uimgacc_reconcile_seconds_count{failed="true"} >= 1')
+    proxy.heal()
+    broken = plane.apply(f"broken-{uuid.uuid4().hex[:6]}", "lab/none:1")
+    plane.wait(built, "Ready")
+    plane.wait(broken, "Failed")
+    scraped.wait_for('uimgacc_caches{phase="Ready"} == 1')
+    plane.end_claims()
+    plane.api.delete(cluster.resource_of(built), built.name)
+    apis.wait_until(lambda: plane.gone(built), seconds=60)
 
 
 def live(node: Member, api: apis.Api) -> None:
     """A pull, a hit, a partial hit and a miss; a pod that was helped, and one that was not."""
-    reconcile()
     node.client.pull_image(node.reference("lab/plain:1"), handler="")
     schedule(node, api, "helped", "lab/layers40:1", asks=True)
     schedule(node, api, "alone", "lab/plain:1", asks=False)
     start(api, "helped", seconds=1)
     start(api, "alone", seconds=9)
-    node.client.pull_image(node.reference("lab/layers127:1"), handler="uimgacc")
+    # Of its two layers one is in the store; of the next, none.
+    node.client.pull_image(node.reference(MIXED), handler="uimgacc")
     node.client.pull_image(node.reference("lab/estargz:1"), handler="uimgacc")
 
 
@@ -174,8 +191,19 @@ HAPPENED = (
     "uimgacc_store_healthy == 1",
     "increase(uimgacc_store_probe_seconds_count[1m]) > 0",
     "uimgacc_node_capable == 1",
+    # Of the controller; the node has read the generation, and let go of it.
+    "uimgacc_leading == 1",
     'uimgacc_reconcile_seconds_count{failed="true"} >= 1',
     'uimgacc_reconcile_seconds_count{failed="false"} >= 1',
+    'uimgacc_builds_total{result="ready"} == 1',
+    'uimgacc_builds_total{result="failed"} >= 1',
+    # One was deleted; the other is tried again now and then.
+    'uimgacc_caches{phase="Ready"} == 0',
+    'sum(uimgacc_caches{phase=~"Failed|Creating"}) == 1',
+    'uimgacc_collections_total{result="done"} >= 1',
+    "uimgacc_collected_layers_total >= 1",
+    "uimgacc_collected_bytes_total > 0",
+    'uimgacc_generation{which="acknowledged"} >= 1',
 )
 
 
@@ -202,8 +230,9 @@ def variables_of(name: str, server: prometheus.Prometheus) -> dict[str, str]:
     return values
 
 
-def test_no_panel_is_empty_and_no_rule_asks_for_nothing(member, scraped, api) -> None:
+def test_no_panel_is_empty_and_no_rule_asks_for_nothing(member, scraped, plane, proxy, api) -> None:
     live(member, api)
+    control_caches(plane, proxy, scraped)
     for fact in HAPPENED:
         scraped.wait_for(fact)
 
