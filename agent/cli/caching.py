@@ -121,9 +121,8 @@ def create_alias(
         namespace=target.namespace,
         plain_http=sorted(wanted.plain_http),
         insecure=sorted(wanted.insecure),
+        named=wanted.namespaces,
     )
-    if wanted.namespaces:
-        settings = dataclasses.replace(settings, serves=wanted.namespaces)
     _act(target, asked, settings=settings, wait=wait, as_json=as_json)
 
 

@@ -43,7 +43,8 @@ class Settings:
     """`hosts` are the registries that the user of UHub is for, `plain_http` those without TLS.
 
     `insecure` are those whose certificate is not verified. `serves` are the namespaces whose
-    pods may have what that user has opened without their own secrets (caches.EVERY: all).
+    pods may have what that user has opened without their own secrets (caches.EVERY: all),
+    `named` those that are served instead, also where there is no such user.
     """
 
     namespace: str
@@ -51,6 +52,7 @@ class Settings:
     plain_http: Sequence[str] = ()
     insecure: Sequence[str] = ()
     serves: Sequence[str] = ("default",)
+    named: Sequence[str] = ()
 
 
 class KubeObjects:
@@ -86,9 +88,12 @@ class KubeObjects:
         if self._settings.insecure:
             annotations[_INSECURE] = ",".join(self._settings.insecure)
         spec: dict[str, Any] = {"images": [original], "imageCacheSize": caches.SIZE_MAX}
+        served = self._settings.named
         if (await self.switch()).has_login:
             spec["imagePullSecrets"] = [f"{self._settings.namespace}/{_UHUB}"]
-            spec |= {"namespaces": list(self._settings.serves)} if self._settings.serves else {}
+            served = served or self._settings.serves
+        if served:
+            spec["namespaces"] = list(served)
         body = {
             "apiVersion": "uimgacc.io/v1",
             "kind": caches.KIND,

@@ -217,26 +217,34 @@ async def test_who_leads_is_seen_by_the_lease(lease, expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_login", "serves", "expected"),
+    ("has_login", "serves", "named", "expected"),
     [
         (
             True,
             ("default", "team"),
+            (),
             {"imagePullSecrets": ["system/uimgacc-uhub"], "namespaces": ["default", "team"]},
         ),
         # The registry is always asked: no pod is in the namespace of that Secret.
-        (True, (), {"imagePullSecrets": ["system/uimgacc-uhub"]}),
-        (False, ("default",), {}),
+        (True, (), (), {"imagePullSecrets": ["system/uimgacc-uhub"]}),
+        (False, ("default",), (), {}),
+        (
+            True,
+            ("default",),
+            ("lab",),
+            {"imagePullSecrets": ["system/uimgacc-uhub"], "namespaces": ["lab"]},
+        ),
+        (False, ("default",), ("lab",), {"namespaces": ["lab"]}),
     ],
 )
 async def test_what_a_password_has_opened_is_for_the_namespaces_of_the_setting(
-    has_login: bool, serves: tuple[str, ...], expected
+    has_login: bool, serves: tuple[str, ...], named: tuple[str, ...], expected
 ) -> None:
     api = fakes.Api()
     data = {"enabled": "true", "hasLogin": str(has_login).lower()}
     body = {"metadata": {"name": "uimgacc-ucloud"}, "data": data}
     api.put(kube.Resource(plural="configmaps"), body, namespace="system")
-    settings = acceleration_objects.Settings(namespace="system", serves=serves)
+    settings = acceleration_objects.Settings(namespace="system", serves=serves, named=named)
     switch = kube_switch.Switch(api, namespace="system")
     objects = acceleration_objects.KubeObjects(api, switch, settings)
 
