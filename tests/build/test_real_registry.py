@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -16,11 +18,18 @@ from agent.model import images
 from agent.roles import builder
 from agent.store import checking, layout, publishing, reading
 from lab import registries, services
+from tests.containerd import conftest as containerds
+from tests.containerd import test_fidelity, trees
 
 pytestmark = pytest.mark.skipif(
     not registries.catalogue() or shutil.which("docker-registry") is None,
     reason="needs the lab's images: run the lab's setup",
 )
+
+
+LARGE = "lab/large:1"
+
+folder = containerds.folder
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +125,36 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 A process of its own: Linux counts what a parent holds at the fork as its child's."""
 
 
-def test_memory_is_bounded(tmp_path, server) -> None:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, server) -> tuple[pathlib.Path, int]:
+    """A store with the large image, and the most memory in KiB that its build took."""
+    store = tmp_path_factory.mktemp("large") / "store"
     command = [
         *(sys.executable, "-c", "from agent.cli.main import main; main()"),
-        *("create", "large", "--image", f"{server.address}/lab/large:1"),
-        *("--plain-http", server.address, "--store", str(tmp_path / "store"), "--json"),
+        *("create", "large", "--image", f"{server.address}/{LARGE}"),
+        *("--plain-http", server.address, "--store", str(store), "--json"),
     ]
-
     measured = subprocess.run(
         [sys.executable, "-c", MEASURE, *command], check=True, stdout=subprocess.PIPE, timeout=300
     )
+    return store, int(measured.stdout)
 
-    assert 10 * 1024 < int(measured.stdout) < 300 * 1024
+
+@pytest.mark.timeout(400)
+def test_memory_is_bounded(large) -> None:
+    assert 10 * 1024 < large[1] < 300 * 1024
+
+
+@pytest.mark.root
+@pytest.mark.timeout(600)
+def test_the_tree_of_the_large_image_is_that_of_the_ordinary_unpack(large, server, folder) -> None:
+    node = containerds.Node("2", folder, server, large[0])
+    started = time.time_ns()
+    with contextlib.contextmanager(containerds.opened)(node):
+        mark = server.mark()
+        ours = test_fidelity.pulled_tree(node, LARGE, "uimgacc", folder / "ours")
+        assert server.layer_gets(mark) == []
+        theirs = test_fidelity.pulled_tree(node, LARGE, "overlayfs", folder / "theirs")
+
+    assert len(theirs) > 20_000
+    assert trees.differences(theirs, ours, unpacked_after=started) == []
