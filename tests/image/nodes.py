@@ -35,7 +35,8 @@ class Node:
     """A node below a folder, which has its mounts shared as a machine's root has them.
 
     What the manifests name on the host is moved below the folder; nothing else of
-    them is changed but the registry of the image, and that pods come from a folder.
+    them is changed but the export of the store ("": it is there already), the registry
+    of the image, and that pods come from a folder.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class Node:
         archive: pathlib.Path,
         *,
         version: str = "2",
+        nfs: str = "",
     ) -> None:
         self.folder = folder
         self.archive = archive
+        self.nfs = nfs
         self.port = processes.free_port()
         self.pods = folder / "lib" / "pods"
         self.pods.mkdir(parents=True)
@@ -89,7 +92,7 @@ class Node:
             "/run/uimgacc": self.folder / "run",
             "/var/lib/uimgacc": self.folder / "lib",
             "127.0.0.1:9465": f"127.0.0.1:{self.port}",
-            "nfs.example.internal:/uimgacc": "",
+            "nfs.example.internal:/uimgacc": self.nfs,
         }.items():
             text = text.replace(path, str(here))
         return list(yaml.safe_load_all(text))
@@ -163,6 +166,13 @@ class Node:
         with contextlib.suppress(grpc.RpcError):
             return self.client.execute(pod.containers[0], command)[0] == 0
         return False
+
+    def pid(self, pod: cri.Pod) -> int:
+        """The process of a pod's first container."""
+        (container,) = pod.containers
+        rows = self.containerd.ctr("tasks", "ls", namespace="k8s.io").splitlines()[1:]
+        found = {name: int(number) for name, number, *_ in map(str.split, rows)}
+        return found[container.id]
 
     def copied(self, pod: cri.Pod, container: int, path: str) -> list[str]:
         """What is mounted below a folder of a container."""
