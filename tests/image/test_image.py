@@ -21,6 +21,7 @@ uimgacc version
 mkfs.erofs -V | head -1
 mount.nfs -V
 nsenter --version >/dev/null
+python3.13 -IS -c 'import socket'  # as the snapshotter's probe does
 python3.13 -c 'import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 50)'
 """
 
