@@ -325,7 +325,7 @@ class Nodes:
             "numberReady": 1,
             "currentNumberScheduled": 1,
             "updatedNumberScheduled": 0 if "broken" in json.dumps(found["spec"]) else 1,
-            "observedGeneration": found["metadata"].get("generation", 0),
+            "observedGeneration": found["metadata"]["generation"],
             "numberMisscheduled": 0,
         }
         self.api.patch(

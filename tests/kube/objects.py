@@ -31,6 +31,8 @@ _MERGE_KEYS = {
 }
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _STATUS_AT_CREATION = frozenset({("", "nodes")})
+_COUNTED = frozenset({"apps"})
+"""Groups whose objects have a generation: the number of their specs so far."""
 
 
 class RefusedError(Exception):
@@ -108,6 +110,8 @@ class Objects:
         if key in self._objects.get(kind, {}):
             raise RefusedError(409, "AlreadyExists", f'{kind[1]} "{key[1]}" already exists')
         meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": _now()}
+        if kind[0] in _COUNTED:
+            meta["generation"] = 1
         if kind not in _STATUS_AT_CREATION:
             made.pop("status", None)
         if kind == ("", "pods"):
@@ -127,6 +131,9 @@ class Objects:
         for name in ("uid", "creationTimestamp", "namespace", "name", "resourceVersion"):
             if name in before["metadata"]:
                 meta[name] = before["metadata"][name]
+        if kind[0] in _COUNTED:
+            changed = not status and after.get("spec") != before.get("spec")
+            meta["generation"] = before["metadata"]["generation"] + changed
         if status:
             after = {**before, "status": after.get("status", {})}
         else:

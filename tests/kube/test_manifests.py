@@ -71,8 +71,9 @@ def installed(
     """
     folder = tmp_path_factory.mktemp("installed")
     api = apis.Api(api_access, folder)
-    documents = rendering.together("runtimeclass", "nvidia")
-    text = yaml.safe_dump_all(each for each in documents if each["kind"] != "DaemonSet")
+    documents = rendering.together("runtimeclass", "nvidia", "controller")
+    workloads = ("DaemonSet", "Deployment")
+    text = yaml.safe_dump_all(each for each in documents if each["kind"] not in workloads)
     try:
         api.runtime_class("nvidia")
         kubectl(api, "apply", "--server-side", "-f", "-", text=text)
@@ -234,7 +235,7 @@ def test_the_types_of_our_policies_expressions_are_right(installed: apis.Api) ->
     ours = [
         found["metadata"]["name"]
         for found in rendering.of_kind(
-            rendering.together("runtimeclass", "nvidia"), "ValidatingAdmissionPolicy"
+            rendering.together("runtimeclass", "nvidia", "controller"), "ValidatingAdmissionPolicy"
         )
     ]
     assert ours
