@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -80,11 +80,16 @@ class Node(nodes.Node):
     """
 
     def __init__(
-        self, folder: pathlib.Path, registry: registries.Registry, export: str = EXPORT
+        self,
+        folder: pathlib.Path,
+        registry: registries.Registry,
+        export: str = EXPORT,
+        *,
+        source: Sequence[str | pathlib.Path] = (),
     ) -> None:
         # Hosts have their large folders elsewhere, and a link to them.
         self.place = folder / "linked" / "store"
-        super().__init__(folder, registry, self.place)
+        super().__init__(folder, registry, self.place, source=source)
         volume = str(folder / "volume")
         (folder / "volume").mkdir()
         (folder / "linked").symlink_to("volume")
