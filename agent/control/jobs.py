@@ -40,10 +40,6 @@ _FAILURES: Sequence[Mapping[str, Any]] = (
     {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
 )
 
-_ROOM = "8Gi"
-"""Local disk that the scheduler finds for a builder. One that takes more is the first to be
-evicted where a disk fills up; most images take less: three layers at a time, unpacked."""
-
 _BUILD = (*patching.POD, "containers", "build")
 _OURS: Sequence[patching.Path] = (
     ("apiVersion",),
@@ -253,7 +249,8 @@ def _pod(
                 "image": template.image,
                 "args": list(arguments),
                 "resources": {
-                    "requests": {"cpu": "500m", "memory": "256Mi", "ephemeral-storage": _ROOM},
+                    # No local disk: where a kubelet does not count it, no node would have any.
+                    "requests": {"cpu": "500m", "memory": "256Mi"},
                     "limits": {"memory": "2Gi"},
                 },
                 "securityContext": {
