@@ -33,7 +33,9 @@ SMALL = ("images.py", "odd.py", "pushing.py", "tars.py")
 LARGE = ("large.py",)
 INDEX = ("large.py", "soci.py")
 ALL = ("small", "large", "index")
-"""What is to be done for all images; the demo needs the large one, and that of sandboxes."""
+"""What is to be done."""
+DEMO = ("pause", "large")
+"""What is to be done of it for the demo: the large image, and that of sandboxes alone."""
 WAIT = ("/bin/sh", "-c", "echo ready; exec sleep 1000000")
 OTHER_ARCHITECTURE = {"amd64": "arm64", "arm64": "amd64"}
 
@@ -43,7 +45,7 @@ def main() -> None:
     started = time.monotonic()
     records = registries.catalogue()
     small, big = stamp(SMALL), stamp(LARGE)
-    wanted = missing(records, ("pause", "large") if sys.argv[1:] == ["demo"] else ALL)
+    wanted = missing(records, DEMO if sys.argv[1:] == ["demo"] else ALL)
     if not wanted:
         print(f"lab: {len(records)} images are there")
         return
