@@ -148,4 +148,5 @@ def idle(cluster: Cluster, proxy: faults.Proxy) -> dict[str, float]:
     return {
         "kube_idle_requests_per_minute": (len(proxy.seen) - before) / minutes,
         "kube_agent_rss_mib": processes.rss_mib(pid),
+        "kube_agent_tree_pss_mib": processes.tree_pss_mib(pid),
     }
