@@ -7,15 +7,17 @@ of them. The guests run side by side: most of their time is spent waiting for ou
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 
 import pytest
 
+from lab import places
 from lab.guest import machine
 
-SCENARIOS = ("mounting", "outage", "boot", "idle")
+SCENARIOS = ("mounting", "outage", "boot", "idle", "daemonset")
 
 collect_ignore = [] if "UIMGACC_GUEST" in os.environ else ["inside"]
 
@@ -31,6 +33,8 @@ def guests() -> Iterator[dict[str, machine.Machine]]:
     running = {}
     try:
         for name in SCENARIOS:
+            if name == "daemonset":
+                make_image()  # while the others are at work
             running[name] = machine.Machine(folder / name)
             (folder / name).mkdir()
             file = f"tests/guest/inside/test_{name}.py"
@@ -43,3 +47,10 @@ def guests() -> Iterator[dict[str, machine.Machine]]:
         for guest in running.values():
             guest.close()
         shutil.rmtree(folder)
+
+
+def make_image() -> None:
+    """Have our container image, made anew if anything of it changed."""
+    command = [sys.executable, "-m", "lab.image"]
+    done = subprocess.run(command, cwd=places.CHECKOUT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -209,7 +209,9 @@ def shared(folder: pathlib.Path) -> Iterator[None]:
     """Have mounts below a folder propagate, as systemd has it for all of a machine."""
     subprocess.run(["mount", "--bind", folder, folder], check=True)
     try:
-        subprocess.run(["mount", "--make-rshared", folder], check=True)
+        # Not with the mount that the folder is from, where that is shared: all would be twice.
+        for kind in ("--make-private", "--make-rshared"):
+            subprocess.run(["mount", kind, folder], check=True)
         yield
     finally:
         processes.unmount_below(folder)
