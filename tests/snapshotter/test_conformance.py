@@ -1,17 +1,22 @@
 """containerd's conformance suite for snapshotters, ported from its table.
 
-Source: containerd core/snapshots/testsuite (21 tests). containerd's own suite is
-run against the same command from outside; this port keeps it true in between.
+Source: containerd core/snapshots/testsuite (21 tests). The suite itself runs against the
+same command with UIMGACC_CONFORMANCE=1; the port is there because that needs a Go compiler.
 """
 
 import os
+import pathlib
+import re
 import stat
+import subprocess
+import sys
 import time
 
 import grpc
 import pytest
 
 from agent._proto.containerd import snapshots_pb2 as pb
+from lab import conformance
 
 pytestmark = pytest.mark.root
 
@@ -293,3 +298,30 @@ def test_usage_counts_own_bytes_only(snapshotter) -> None:
     assert size_a >= 100_000 > size_b
     assert (inodes_a, inodes_b) == (2, 2)
     assert snapshotter.usage("a") == (size_a, inodes_a)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("UIMGACC_CONFORMANCE"),
+    reason="UIMGACC_CONFORMANCE=1 builds and runs containerd's own suite",
+)
+@pytest.mark.timeout(1200)
+def test_containerds_own_suite(folder) -> None:
+    program = conformance.program(pathlib.Path(__file__).with_name("conformance"))
+
+    done = subprocess.run(
+        [program, "-test.root", "-test.v"],
+        env={
+            **os.environ,
+            "TMPDIR": str(folder),
+            "UIMGACC": pathlib.Path(sys.executable).with_name("uimgacc"),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=600,
+    )
+
+    results = re.findall(r"^ +--- (\w+): TestConformance/(\S+)", done.stdout, re.MULTILINE)
+    assert [name for result, name in results if result != "PASS"] == []
+    assert len(results) == 21
+    assert done.returncode == 0
