@@ -91,9 +91,9 @@ class Announcer:
         """Wish what follows from a verdict on the node."""
         wanted = labelling.of_verdict(self._wanted, verdict)
         # Another wording of the same reason is no hurry: it goes with the next look.
-        urgent = (wanted.capable, wanted.reason) != (self._wanted.capable, self._wanted.reason)
+        before = dataclasses.replace(self._wanted, message=wanted.message)
         self._wanted = wanted
-        if urgent:
+        if wanted != before:
             self._changed.set()
 
     def annotate(self, **annotations: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 from collections.abc import AsyncIterator
 
@@ -85,6 +86,16 @@ async def test_a_node_is_never_labelled_before_the_collector_knows_it(given) -> 
     first = next(body for what, *_, body in given.api.log if what == "patch")
     assert first["metadata"]["labels"]["uimgacc"] == "true"
     assert first["metadata"]["annotations"] == {labelling.GENERATION: "0"}
+
+
+async def test_the_twin_of_a_handler_that_comes_later_is_told_at_once(given) -> None:
+    """Pods of its class wait for the label, whatever else stays as it is."""
+    async with given.running():
+        await judge(given, WELL)
+        before = given.labels
+        await judge(given, dataclasses.replace(WELL, twins=frozenset({"uimgacc-nvidia"})))
+
+    assert {*given.labels} - {*before} == {"handler.uimgacc.io/uimgacc-nvidia"}
 
 
 async def test_labels_and_condition_follow_the_verdict_and_changes_are_told(given) -> None:
