@@ -285,6 +285,9 @@ def disable(
     ] = False,
     overlay: Overlay = "runtimeclass",
     component: Component = None,
+    image: Annotated[
+        str, typer.Option(help="Our image, for --uninstall; else the one that the agents have.")
+    ] = "",
     kubeconfig: Kubeconfig = "",
     wait: Wait = True,
     seconds: Seconds = 600,
@@ -301,7 +304,7 @@ def disable(
         parts = tuple(component or ())
         # The address is not in what is taken away.
         nfs = "" if installing.CLAIM in parts else "none:/"
-        gone = installing.Wanted(nfs=nfs, overlay=overlay, components=parts)
+        gone = installing.Wanted(nfs=nfs, overlay=overlay, components=parts, image=image)
     installing.disable(cluster, gone, wait=wait, seconds=seconds)
 
 

@@ -128,8 +128,8 @@ def disable(
                     # An uninstallation that goes on: the agents are gone already.
                     if not installed:
                         raise
-                if installed:
-                    await _uninstall(client, target, installed, tell)
+                if uninstalled is not None:
+                    await _uninstall(client, target, installed, uninstalled.image, tell)
 
     try:
         clusters.run(target, work)
@@ -323,6 +323,7 @@ async def _uninstall(
     client: kube.Client,
     target: clusters.Target,
     installed: Sequence[Object],
+    image: str,
     tell: Callable[[str, int], None],
 ) -> None:
     """Take our objects away, then have each node put back as it was.
@@ -331,7 +332,7 @@ async def _uninstall(
     is there when somebody installs this again. No controller is there then to let them be
     deleted, so that is done here.
     """
-    undo = await _undoing(client, target)
+    undo = await _undoing(client, target, image)
     kept = ("CustomResourceDefinition",)
     served = await supporting.as_served(client, installed)
     going = [each for each in reversed(served) if each["kind"] not in kept]
@@ -357,11 +358,13 @@ async def _uninstall(
     await releasing.release_all(client)
 
 
-async def _undoing(client: kube.Client, target: clusters.Target) -> list[dict[str, Any]]:
-    """The objects that put nodes back, with the image that nodes run now; raise NotInstalled."""
+async def _undoing(
+    client: kube.Client, target: clusters.Target, image: str
+) -> list[dict[str, Any]]:
+    """The objects that put nodes back, with this image or what they run; raise NotInstalled."""
     text: dict[str, Any] = {
         "resources": [_from_root(MANIFESTS / "uninstall")],
-        "images": [_image(await _running(client, target))],
+        "images": [_image(image or await _running(client, target))],
     }
     return _kustomize(text)
 

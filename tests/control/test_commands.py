@@ -467,5 +467,9 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monke
     assert nodes.read() == ({"other": "1"}, {"other/note": "1"}, ["Other"])
     again = run(*uninstall)
     assert (again.exit_code, "there is no DaemonSet" in again.output) == (1, True)
+    # Where one broke off before any node was told: the image is nowhere but with the user.
+    with Nodes(api) as nodes:
+        done(run(*uninstall, "--image", "r.io/uimgacc:7"))
+    assert nodes.seen == ["uimgacc-uninstall"]
     kept = {each.split()[0] for each in objects(api, text)}
     assert kept <= {"CustomResourceDefinition", "ConfigMap", "ServiceAccount", "Namespace"}
