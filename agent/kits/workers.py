@@ -26,6 +26,9 @@ _CHILD = pathlib.Path(worker_child.__file__)
 _REAP_SECONDS = 0.5
 """A killed child that is alive after this hangs in the kernel; before, it is just dying."""
 
+_SPARE_SECONDS = 60.0
+"""Of the workers that a burst has called for, one stays for longer than this without work."""
+
 _FOLDER = pathlib.Path(agent.__file__).parent.parent
 
 
@@ -80,6 +83,7 @@ class _Worker:
         arguments = [str(theirs.fileno()), str(_FOLDER), module]
         self.connection = ours
         self.killed_at = 0.0
+        self.idle_since = 0.0
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, *flags, str(_CHILD), *arguments],
@@ -132,6 +136,7 @@ class Pool:
         self._slots = asyncio.Semaphore(size)
         self._idle: list[_Worker] = []
         self._killed: list[_Worker] = []
+        self._trimming: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> "Pool":
         return self
@@ -142,7 +147,7 @@ class Pool:
     @property
     def stuck(self) -> int:
         """How many killed workers still hang in the kernel."""
-        self._killed = [worker for worker in self._killed if worker.process.poll() is None]
+        self._reap()
         overdue = time.monotonic() - _REAP_SECONDS
         return sum(worker.killed_at < overdue for worker in self._killed)
 
@@ -176,8 +181,32 @@ class Pool:
         except BaseException:
             self._discard(worker)
             raise
+        worker.idle_since = time.monotonic()
         self._idle.append(worker)
+        self._trim_later()
         return reply
+
+    def _trim_later(self) -> None:
+        """Once after a burst; where one worker does all the work, no timer ever runs."""
+        if len(self._idle) > 1 and self._trimming is None:
+            loop = asyncio.get_running_loop()
+            self._trimming = loop.call_later(_SPARE_SECONDS, self._trim)
+
+    def _trim(self) -> None:
+        """End workers that have had no work for long: each holds 5 MB or more of its own."""
+        self._trimming = None
+        oldest = time.monotonic() - _SPARE_SECONDS
+        # The last one to have worked is the next one to work.
+        spare = [worker for worker in self._idle[:-1] if worker.idle_since <= oldest]
+        for worker in spare:
+            self._idle.remove(worker)
+            self._discard(worker)
+        if spare:
+            asyncio.get_running_loop().call_later(_REAP_SECONDS, self._reap)
+        self._trim_later()
+
+    def _reap(self) -> None:
+        self._killed = [worker for worker in self._killed if worker.process.poll() is None]
 
     def _take(self) -> _Worker:
         while self._idle:
@@ -195,6 +224,8 @@ class Pool:
 
     def close(self) -> None:
         """End all workers; those that hang in the kernel are left to it."""
+        if self._trimming is not None:
+            self._trimming.cancel()
         for worker in self._idle:
             worker.kill()
         deadline = time.monotonic() + 1

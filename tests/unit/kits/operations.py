@@ -21,6 +21,11 @@ def hang():
     time.sleep(600)
 
 
+def pid_after(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
 def kill_self():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -32,5 +37,6 @@ OPERATIONS = {
     "hang": hang,
     "hang_deaf": hang,
     "pid": os.getpid,
+    "pid_after": pid_after,
     "kill_self": kill_self,
 }

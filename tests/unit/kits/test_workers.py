@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import pathlib
 import signal
 
 import pytest
@@ -58,6 +59,20 @@ async def expect_deadline(pool) -> bool:
     except workers.DeadlineError:
         return True
     return False
+
+
+async def test_of_the_workers_of_a_burst_one_stays(pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_SPARE_SECONDS", 0.2)
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(pool.call("pid_after", 0.3, deadline=10)) for _ in range(2)]
+    burst = {call.result() for call in calls}
+
+    async with asyncio.timeout(20):
+        while sum(pathlib.Path(f"/proc/{pid}").exists() for pid in burst) > 1:
+            await asyncio.sleep(0.02)
+
+    assert len(burst) == 2
+    assert await pool.call("pid_after", 0, deadline=10) in burst
 
 
 async def test_a_worker_killed_from_outside_is_reported_and_replaced(pool) -> None:
