@@ -1,37 +1,23 @@
 """The flags of `uimgacc controller`, and their environment variables."""
 
-import argparse
-import dataclasses
-import os
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from agent import settings
+from agent.kits import flags
 
-
-def _path(text: str) -> pathlib.Path:
-    return pathlib.Path(text).absolute()
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
-    return text.lower() == "true"
-
-
-_FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
-    ("store", _path, "root folder of the shared store; an empty one becomes a store"),
+_FLAGS: Sequence[flags.Flag] = (
+    ("store", flags.path, "root folder of the shared store; an empty one becomes a store"),
     ("namespace", str, "namespace of the builders and of the leader's Lease"),
     ("pod", str, "name of this pod: builders get its image and its volume of the store"),
-    ("kubeconfig", _path, "how to reach the API server; without it, as a pod does"),
-    ("service-account", _path, "folder of the pod's token and the API server's authority"),
+    ("kubeconfig", flags.path, "how to reach the API server; without it, as a pod does"),
+    ("service-account", flags.path, "folder of the pod's token and the API server's authority"),
     ("api-seconds", float, "how long the API server may take for one answer"),
     ("store-seconds", float, "how long the store may take for one answer"),
     ("compression", str, "lz4 or none: of a store that is made"),
     ("listen", str, "host:port of /metrics, /healthz, /readyz; empty: nowhere"),
     ("api-listen", str, "host:port of UCloud's API and of the page; empty: nowhere"),
-    ("api-keys", _path, "JSON file: private keys by public key, of who may use those"),
-    ("api-tls", _path, "folder with tls.crt and tls.key for those"),
+    ("api-keys", flags.path, "JSON file: private keys by public key, of who may use those"),
+    ("api-tls", flags.path, "folder with tls.crt and tls.key for those"),
     ("cluster-id", str, "ClusterId that UCloud's API answers for; empty: any"),
     ("nfs", str, "SERVER:/EXPORT of the store, as the nodes mount it"),
     ("uhub", str, "registries that UCloud's user and password are for, with commas"),
@@ -43,7 +29,7 @@ _FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
     ("lease-seconds", float, "after which a silent leader is replaced"),
     ("keep-seconds", float, "for how long a build's Job and log are kept"),
     ("scratch", str, "what a builder's local folder may take"),
-    ("builder-patch", _path, "file with a part of a Job, merged into each builder's"),
+    ("builder-patch", flags.path, "file with a part of a Job, merged into each builder's"),
     ("deletion-seconds", float, "for how long a deleted object waits for nodes"),
     ("grace-seconds", float, "after which a node that is gone holds nothing"),
     ("settle-seconds", float, "until what the store announces is seen by all machines"),
@@ -54,34 +40,18 @@ _FLAGS: Sequence[tuple[str, Callable[[str], object], str]] = (
     ("used-days", float, "for which an automatic cache is kept after its last use"),
     ("failed-hours", float, "for which an automatic cache is kept that cannot be built"),
     ("stop-seconds", float, "how long a clean stop may take"),
-    ("verbose", _truth, "true: log routine, too"),
+    ("verbose", flags.truth, "true: log routine, too"),
 )
 
 
 def parse(arguments: Sequence[str]) -> settings.Controller:
     """Read flags and their environment variables (UIMGACC_STORE for --store, ...)."""
-    parser = argparse.ArgumentParser(
-        prog="uimgacc controller",
-        description="Keeps the store as ImageCache objects want it: builds, expires, deletes.",
+    parser = flags.parser(
+        "uimgacc controller",
+        "Keeps the store as ImageCache objects want it: builds, expires, deletes.",
+        _FLAGS,
+        settings.Controller,
     )
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(settings.Controller)
-        if field.default is not dataclasses.MISSING
-    }
-    for flag, kind, text in _FLAGS:
-        name = flag.replace("-", "_")
-        variable = f"UIMGACC_{name.upper()}"
-        default = os.environ.get(variable, defaults.get(name))
-        required = name not in defaults and default is None
-        shown = "" if default in (None, "") else f" (default {default})"
-        parser.add_argument(
-            f"--{flag}",
-            type=kind,
-            default=default,
-            required=required,
-            help=f"{text} [{variable}]{shown}",
-        )
     found = settings.Controller(**vars(parser.parse_args(arguments)))
     if found.compression not in ("lz4", "none"):
         parser.error(f"--compression: lz4 or none, not {found.compression}")

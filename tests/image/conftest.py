@@ -1,36 +1,18 @@
 """Our container image on a real containerd."""
 
-import os
 import pathlib
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 
 import pytest
 
-from lab import containerds, cri, image, places, processes, services
+from lab import containerds, cri, image, places, services
+from tests.containerd.conftest import registry, session
+
+__all__ = ["registry", "session"]
 
 NAME = image.name()
-
-
-@pytest.fixture(scope="session")
-def session() -> Iterator[pathlib.Path]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root for containerd and mounts")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="img"))
-    try:
-        yield folder
-    finally:
-        processes.unmount_below(folder)
-        shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="session")
-def registry(session: pathlib.Path) -> Iterator[services.Registry]:
-    with services.Registry(session / "registry") as running:
-        yield running
 
 
 @pytest.fixture(scope="session")
