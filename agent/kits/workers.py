@@ -26,7 +26,7 @@ _CHILD = pathlib.Path(worker_child.__file__)
 _REAP_SECONDS = 0.5
 """A killed child that is alive after this hangs in the kernel; before, it is just dying."""
 
-_SPARE_SECONDS = 60.0
+_SPARE_SECONDS = 30.0
 """Of the workers that a burst has called for, one stays for longer than this without work."""
 
 _FOLDER = pathlib.Path(agent.__file__).parent.parent
@@ -189,8 +189,9 @@ class Pool:
     def _trim_later(self) -> None:
         """Once after a burst; where one worker does all the work, no timer ever runs."""
         if len(self._idle) > 1 and self._trimming is None:
-            loop = asyncio.get_running_loop()
-            self._trimming = loop.call_later(_SPARE_SECONDS, self._trim)
+            since = min(worker.idle_since for worker in self._idle[:-1])
+            pause = max(0.0, since + _SPARE_SECONDS - time.monotonic())
+            self._trimming = asyncio.get_running_loop().call_later(pause, self._trim)
 
     def _trim(self) -> None:
         """End workers that have had no work for long: each holds 5 MB or more of its own."""
