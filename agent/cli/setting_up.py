@@ -32,17 +32,17 @@ from agent.setup import (
 class Wanted:
     """What the command line says; empty where it says nothing."""
 
-    config: str
-    undo: bool
-    dry_run: bool
-    restart: bool
-    restart_command: str
-    default_snapshotter: bool
-    address: str
-    root: str
-    containerd_binary: str
-    containerd_version: str
     host_root: pathlib.Path
+    config: str = ""
+    undo: bool = False
+    dry_run: bool = False
+    restart: bool = False
+    restart_command: str = ""
+    default_snapshotter: bool = False
+    address: str = ""
+    root: str = ""
+    containerd_binary: str = ""
+    containerd_version: str = ""
     former_handler: bool = False
     share: tuple[str, ...] = ()
     leave: bool = False

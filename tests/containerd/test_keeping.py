@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from agent.clients import containerd as clients
-from lab import containerds, processes
+from lab import containerds, processes, restarter
 from tests.image import nodes
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(300)]
@@ -37,11 +36,8 @@ class Machine:
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
         self.containerd = Containerd(folder=folder)
-        self.restarts = 0
         self.log = folder / "node-setup.log"
-        self._wanted = folder / "restart"
-        self._stop = threading.Event()
-        self._systemd = threading.Thread(target=self._restart_when_asked)
+        self._systemd = restarter.Restarter(self.containerd, folder / "restart")
 
     def __enter__(self) -> "Machine":
         self.containerd.start()
@@ -49,21 +45,17 @@ class Machine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._systemd.join()
+        self._systemd.close()
         self.containerd.close()
 
-    def _restart_when_asked(self) -> None:
-        while not self._stop.wait(0.02):
-            if self._wanted.exists():
-                self.containerd.restart()
-                self.restarts += 1
-                self._wanted.unlink()
+    @property
+    def restarts(self) -> int:
+        """How often containerd was restarted."""
+        return self._systemd.restarts
 
     @property
     def restart(self) -> str:
-        waits = f"touch {self._wanted}; while test -e {self._wanted}; do sleep 0.05; done"
-        return f'--restart-command=sh -c "{waits}"'
+        return f'--restart-command=sh -c "{self._systemd.command}"'
 
     def command(self, *arguments: str) -> list[str]:
         place = ["--config=/config.toml", f"--host-root={self.folder}", "--containerd-version=2.1"]

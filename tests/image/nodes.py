@@ -6,7 +6,6 @@ import json
 import pathlib
 import shlex
 import subprocess
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ import grpc
 import yaml
 
 from agent.mounts import mountinfo
-from lab import containerds, cri, kubelet, processes, services
+from lab import containerds, cri, kubelet, processes, restarter, services
 from tests.manifests import rendering
 
 WORKER = "worker-1"
@@ -56,10 +55,7 @@ class Node:
         self.pods.mkdir(parents=True)
         (folder / "c").mkdir()
         self.containerd = Containerd(version, registries=[registry.address], folder=folder / "c")
-        self.restarts = 0
-        self._wanted = folder / "restart"
-        self._stop = threading.Event()
-        self._systemd = threading.Thread(target=self._restart_when_asked)
+        self._systemd = restarter.Restarter(self.containerd, folder / "restart")
 
     def __enter__(self) -> "Node":
         self.containerd.start()
@@ -69,18 +65,14 @@ class Node:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._systemd.join()
+        self._systemd.close()
         self.client.close()
         self.containerd.close()
 
-    def _restart_when_asked(self) -> None:
-        """What systemd does: `systemctl restart` returns when it is done."""
-        while not self._stop.wait(0.02):
-            if self._wanted.exists():
-                self.containerd.restart()
-                self.restarts += 1
-                self._wanted.unlink()
+    @property
+    def restarts(self) -> int:
+        """How often containerd was restarted."""
+        return self._systemd.restarts
 
     def documents(self, folder: pathlib.Path) -> list[Any]:
         """What a kustomization is on this node."""
@@ -132,8 +124,7 @@ class Node:
         """An argument as it is on this node, which has no API server and no systemd."""
         if text == "--kubernetes=$(NODE_NAME)":
             return f"--pods={self.pods}"
-        waits = f"touch {self._wanted}; while test -e {self._wanted}; do sleep 0.05; done"
-        restart = f"--restart-command=chroot /host sh -c {shlex.quote(waits)}"
+        restart = f"--restart-command=chroot /host sh -c {shlex.quote(self._systemd.command)}"
         if text == "--restart":
             return restart
         return text.replace(" --restart", f" {shlex.quote(restart)}")

@@ -54,14 +54,9 @@ class Node:
         """One look, until it waits."""
         wanted = setting_up.Wanted(
             config="/etc/containerd/config.toml",
-            undo=False,
-            dry_run=False,
             restart=True,
             restart_command=f"sh -c 'echo >> {self.folder}/mark; {self.restart}'",
-            default_snapshotter=False,
             address="/run/uimgacc/snapshotter.sock",
-            root="",
-            containerd_binary="",
             containerd_version="2.1",
             host_root=self.machine.root,
             keep=str(self.folder / "stamp"),
@@ -203,16 +198,6 @@ def test_links_are_watched_and_what_they_lead_to(node: Node) -> None:
 
 def test_it_goes_with_a_restart_only(node: Node) -> None:
     wanted = setting_up.Wanted(
-        config="",
-        undo=False,
-        dry_run=False,
-        restart=False,
-        restart_command="",
-        default_snapshotter=False,
-        address="",
-        root="",
-        containerd_binary="",
-        containerd_version="",
         host_root=node.machine.root,
         keep="/tmp/stamp",
     )

@@ -31,15 +31,10 @@ def run(
     version: str = "2.1",
 ) -> None:
     wanted = setting_up.Wanted(
-        config="",
         undo=undo,
-        dry_run=False,
         restart=True,
         restart_command=f"sh -c '{restart}' {mark}",
-        default_snapshotter=False,
         address="/run/uimgacc/snapshotter.sock",
-        root="",
-        containerd_binary="",
         containerd_version=version,
         host_root=machine.root,
     )
@@ -132,16 +127,8 @@ def test_in_a_container_the_node_s_own_programs_are_asked(
         program.chmod(0o755)
 
     wanted = setting_up.Wanted(
-        config="",
-        undo=False,
-        dry_run=False,
         restart=True,
-        restart_command="",
-        default_snapshotter=False,
         address="/run/uimgacc/snapshotter.sock",
-        root="",
-        containerd_binary="",
-        containerd_version="",
         host_root=machine.root,
     )
     setting_up.node_setup(wanted, as_json=True)
@@ -178,16 +165,8 @@ def test_k3s_and_rke2_are_found_both_ways_beside_docker_s_containerd(
         (made.root / "bin" / applet).chmod(0o755)
     before = made.files()
     wanted = setting_up.Wanted(
-        config="",
-        undo=False,
-        dry_run=False,
         restart=True,
-        restart_command="",
-        default_snapshotter=False,
         address="/run/uimgacc/snapshotter.sock",
-        root="",
-        containerd_binary="",
-        containerd_version="",
         host_root=made.root,
     )
 
