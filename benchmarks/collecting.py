@@ -14,7 +14,8 @@ import sys
 import time
 
 from agent.model import digests, images, records
-from agent.store import layout, publishing
+from agent.store import layout
+from agent.store.publish import writer
 
 LAYERS = 100_000
 PER_IMAGE = 40
@@ -24,13 +25,13 @@ FAR = 0.001
 _MKFS = records.Toolchain(version="1.8", options=[])
 _ROUND = """
 import json, resource, sys
-from agent.control import store_work
+from agent.control.gc import collector_worker
 from benchmarks import latency
 root, orders, seconds = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
 distance = latency.Distance(root, seconds)
 if seconds:
     distance.begin()
-kind, outcome = store_work.collect(root, [], orders, {"now": 0.0, "grace": 1.0})
+kind, outcome = collector_worker.collect(root, [], orders, {"now": 0.0, "grace": 1.0})
 assert kind == "done", outcome
 used = resource.getrusage(resource.RUSAGE_SELF)
 outcome["peak_mib"] = used.ru_maxrss / 1024
@@ -46,7 +47,7 @@ def run(folder: pathlib.Path) -> dict[str, float]:
     Then the same with a server that is far away, by which a quarter is deleted.
     """
     place = layout.Layout(folder / "large store")
-    publishing.create(place.root)
+    writer.create(place.root)
     caches = [_image(place, number) for number in range(LAYERS // PER_IMAGE)]
     idle = _rounds(place, 1)
     unchanged = _rounds(place, 1, seen=idle.seen)
@@ -76,7 +77,7 @@ def run(folder: pathlib.Path) -> dict[str, float]:
 
 def _delete(place: layout.Layout, caches: list[str]) -> None:
     for cache_id in caches:
-        publishing.delete_cache(place, cache_id)
+        writer.delete_cache(place, cache_id)
 
 
 @dataclasses.dataclass

@@ -13,9 +13,10 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
-from agent.clients import kube, kube_access
+from agent.clients.kube import connection, rest_client
 from agent.model import caches, images, records
-from agent.store import layout, publishing
+from agent.store import layout
+from agent.store.publish import writer
 from benchmarks import processes
 from lab import processes as lab_processes
 from lab import registries
@@ -27,8 +28,10 @@ CACHES = 1000
 BUILT = ("lab/gzip:1", "lab/layers2:1", "lab/odd:1", "lab/layers40:1", "lab/layers127:1")
 """Each has layers that those before it do not have: these must be fetched."""
 
-RESOURCE = kube.Resource(group="uimgacc.io", plural="imagecaches")
-_DEFINITIONS = kube.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
+RESOURCE = rest_client.Resource(group="uimgacc.io", plural="imagecaches")
+_DEFINITIONS = rest_client.Resource(
+    group="apiextensions.k8s.io", plural="customresourcedefinitions"
+)
 _SECONDS = 300.0
 
 
@@ -37,7 +40,7 @@ class Plane:
     """A cluster without nodes of its own, and a store."""
 
     folder: pathlib.Path
-    access: kube_access.Access
+    access: connection.Access
     api: apis.Api
     proxy: faults.Proxy
 
@@ -65,7 +68,7 @@ def joined(folder: pathlib.Path) -> Iterator[Plane]:
         apis.wait_until(lambda: _served(api), seconds=60)
         api.node(labels={"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux"})
         plane = Plane(folder, access, api, proxy)
-        publishing.create(plane.place.root)
+        writer.create(plane.place.root)
         _pod(plane)
         yield plane
 
@@ -88,7 +91,7 @@ def _pod(plane: Plane) -> None:
             "volumes": [{"name": "s", "hostPath": {"path": str(plane.place.root)}}],
         },
     }
-    plane.api.create(kube.PODS, body, namespace=plane.api.namespace)
+    plane.api.create(rest_client.PODS, body, namespace=plane.api.namespace)
 
 
 class Controller:
@@ -206,8 +209,8 @@ def _cache(plane: Plane, name: str, reference: str) -> None:
         platforms=[platform],
         created="",
     )
-    publishing.publish_image(plane.place, image)
-    publishing.publish_cache(plane.place, record)
+    writer.publish_image(plane.place, image)
+    writer.publish_cache(plane.place, record)
     body = {
         "apiVersion": "uimgacc.io/v1",
         "kind": "ImageCache",

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from agent.clients import kube
+from agent.clients.kube import rest_client
 from benchmarks import pods, processes, stages
 from lab import cri, nodes
 from tests.kube import apis, faults, servers, threads
@@ -38,7 +38,7 @@ class Cluster:
         manifest = pods.manifest(name, reference)
         manifest["metadata"] = {"name": name, "annotations": manifest["metadata"]["annotations"]}
         manifest["spec"] |= {"nodeName": self.name, "automountServiceAccountToken": False}
-        self.api.create(kube.PODS, manifest, namespace=self.api.namespace)
+        self.api.create(rest_client.PODS, manifest, namespace=self.api.namespace)
         return functools.partial(self.api.delete_pod, name)
 
     def registration(self, reference: str) -> float:
@@ -135,7 +135,7 @@ def _change(cluster: Cluster, number: int) -> None:
     else:
         wanted = "auto" if number // PODS % 2 else None
         body = {"metadata": {"annotations": {"uimgacc.io/image-cache": wanted}}}
-        cluster.api.patch(kube.PODS, name, body, namespace=cluster.api.namespace)
+        cluster.api.patch(rest_client.PODS, name, body, namespace=cluster.api.namespace)
 
 
 def idle(cluster: Cluster, proxy: faults.Proxy) -> dict[str, float]:

@@ -82,7 +82,7 @@ ACCOUNTS = {
 COMMAND = f"""#!/usr/bin/python{PYTHON} -P
 import sys
 
-from agent.cli.main import main
+from agent.cli.entry import main
 
 sys.exit(main())
 """

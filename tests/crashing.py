@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from agent.cli import main
+from agent.cli import entry
 
 
 def arm(place: str, when: str, number: int) -> None:
@@ -59,4 +59,4 @@ def deadly(function: Callable, when: str, number: int) -> Callable:
 if __name__ == "__main__":
     arm(sys.argv[1], sys.argv[2], int(sys.argv[3]))
     sys.argv = ["uimgacc", *sys.argv[4:]]
-    main.main()
+    entry.main()

@@ -1,7 +1,7 @@
 """Directories of a finished layer file, read without mounting it.
 
 The builder is unprivileged, yet must know what a directory of a layer below looks
-like (see `agent.build.inheriting`). So this reads as much of EROFS as mkfs.erofs
+like (see `agent.build.tar.inheritance`). So this reads as much of EROFS as mkfs.erofs
 writes for a layer: superblock, inodes, directory blocks, xattrs. Source of the
 format: Linux, fs/erofs/erofs_fs.h.
 """
@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 
 from agent import errors
-from agent.build import tarstream
+from agent.build.tar import stream
 
 _PLAIN, _INLINE = 0, 2
 _PREFIXES = {
@@ -86,7 +86,7 @@ class Layer:
         """Some bytes of the file; as many as there are."""
         return os.pread(self._descriptor, size, position)
 
-    def find(self, path: bytes) -> tarstream.DirInfo | bool:
+    def find(self, path: bytes) -> stream.DirInfo | bool:
         """What a directory looks like; True for something else there, False for nothing."""
         inode = _Inode(self, self._root)
         for part in path.split(b"/"):
@@ -98,7 +98,7 @@ class Layer:
             inode = _Inode(self, number)
         if not stat.S_ISDIR(inode.mode):
             return True
-        return tarstream.DirInfo(
+        return stream.DirInfo(
             mode=stat.S_IMODE(inode.mode),
             uid=inode.uid,
             gid=inode.gid,

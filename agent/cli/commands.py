@@ -144,14 +144,14 @@ def create(
 
     uimgacc create tools --image registry.example.com/team/tools:1
     """
-    from agent.cli import creating, refusing
+    from agent.cli.caches import create_command, create_flags
 
     if store is not None and target:
         raise output.UsageError("a TARGET is pushed by a cluster's controller, not to a --store")
     where = "a store" if store is not None else "a cluster"
     how = "TARGET" if target else "--file" if file else ""
-    refusing.refuse(context, where=where, how=how)
-    wanted = creating.Wanted(
+    create_flags.refuse(context, where=where, how=how)
+    wanted = create_command.Wanted(
         name=name,
         images=tuple(image or ()),
         file=file,
@@ -171,15 +171,16 @@ def create(
         mkfs=mkfs,
     )
     if store is not None:
-        creating.create(store, wanted, as_json=as_json)
+        create_command.create(store, wanted, as_json=as_json)
         return
-    from agent.cli import caching, clusters
+    from agent.cli import cluster_access
+    from agent.cli.caches import cluster_caches
 
-    cluster = clusters.Target(kubeconfig=kubeconfig, namespace=system)
+    cluster = cluster_access.Target(kubeconfig=kubeconfig, namespace=system)
     if target:
-        caching.create_alias(cluster, target, wanted, wait=wait, as_json=as_json)
+        cluster_caches.create_alias(cluster, target, wanted, wait=wait, as_json=as_json)
     else:
-        caching.create(cluster, wanted, wait=wait, as_json=as_json)
+        cluster_caches.create(cluster, wanted, wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -193,20 +194,21 @@ def get(
 ) -> None:
     """Show the caches of a cluster or of a --store, or one with its images."""
     if store is None:
-        from agent.cli import caching, clusters
+        from agent.cli import cluster_access
+        from agent.cli.caches import cluster_caches
 
-        cluster = clusters.Target(kubeconfig=kubeconfig, namespace=system)
+        cluster = cluster_access.Target(kubeconfig=kubeconfig, namespace=system)
         if name:
-            caching.show_one(cluster, name, as_json=as_json)
+            cluster_caches.show_one(cluster, name, as_json=as_json)
         else:
-            caching.show_all(cluster, as_json=as_json)
+            cluster_caches.show_all(cluster, as_json=as_json)
         return
-    from agent.cli import showing
+    from agent.cli.caches import store_caches
 
     if name:
-        showing.show_one(store, name, as_json=as_json)
+        store_caches.show_one(store, name, as_json=as_json)
     else:
-        showing.show_all(store, as_json=as_json)
+        store_caches.show_all(store, as_json=as_json)
 
 
 @app.command()
@@ -221,14 +223,15 @@ def delete(
 ) -> None:
     """Delete a cache; its layers go when nobody reads them (of a --store: `store prune`)."""
     if store is None:
-        from agent.cli import caching, clusters
+        from agent.cli import cluster_access
+        from agent.cli.caches import cluster_caches
 
-        cluster = clusters.Target(kubeconfig=kubeconfig, namespace=system)
-        caching.delete(cluster, name, wait=wait, as_json=as_json)
+        cluster = cluster_access.Target(kubeconfig=kubeconfig, namespace=system)
+        cluster_caches.delete(cluster, name, wait=wait, as_json=as_json)
         return
-    from agent.cli import showing
+    from agent.cli.caches import store_caches
 
-    showing.delete(store, name, as_json=as_json)
+    store_caches.delete(store, name, as_json=as_json)
 
 
 @app.command()
@@ -260,11 +263,12 @@ def enable(
 
     uimgacc enable --nfs 10.0.0.5:/uimgacc --image registry.example.com/uimgacc:0.1.0
     """
-    from agent.cli import clusters, installing
+    from agent.cli import cluster_access
+    from agent.cli.install import installation
 
     if bool(username) is not password_stdin:
         raise output.UsageError("--username and --password-stdin go together")
-    wanted = installing.Wanted(
+    wanted = installation.Wanted(
         nfs=nfs,
         overlay=overlay,
         components=tuple(component or ()),
@@ -272,8 +276,8 @@ def enable(
         username=username,
         password=sys.stdin.readline().rstrip("\n") if password_stdin else "",
     )
-    cluster = clusters.Target(kubeconfig=kubeconfig)
-    installing.enable(cluster, wanted, wait=wait, dry_run=dry_run, seconds=seconds)
+    cluster = cluster_access.Target(kubeconfig=kubeconfig)
+    installation.enable(cluster, wanted, wait=wait, dry_run=dry_run, seconds=seconds)
 
 
 @app.command()
@@ -296,16 +300,17 @@ def disable(
 
     Running pods notice nothing.
     """
-    from agent.cli import clusters, installing
+    from agent.cli import cluster_access
+    from agent.cli.install import installation
 
-    cluster = clusters.Target(kubeconfig=kubeconfig)
+    cluster = cluster_access.Target(kubeconfig=kubeconfig)
     gone = None
     if uninstall:
         parts = tuple(component or ())
         # The address is not in what is taken away.
-        nfs = "" if installing.CLAIM in parts else "none:/"
-        gone = installing.Wanted(nfs=nfs, overlay=overlay, components=parts, image=image)
-    installing.disable(cluster, gone, wait=wait, seconds=seconds)
+        nfs = "" if installation.CLAIM in parts else "none:/"
+        gone = installation.Wanted(nfs=nfs, overlay=overlay, components=parts, image=image)
+    installation.disable(cluster, gone, wait=wait, seconds=seconds)
 
 
 @app.command()
@@ -317,9 +322,9 @@ def match(
     as_json: Json = False,
 ) -> None:
     """Say which cache serves the pods of a manifest, and why."""
-    from agent.cli import matching
+    from agent.cli.pods import match_command
 
-    matching.match(store, file, platform=platform, as_json=as_json)
+    match_command.match(store, file, platform=platform, as_json=as_json)
 
 
 @app.command("node-setup")
@@ -427,10 +432,10 @@ def node_setup(
 
     Safe to repeat; changes nothing else; --undo gives back the same bytes.
     """
-    from agent.cli import setting_up
+    from agent.cli.machine import node_setup_command
 
-    setting_up.node_setup(
-        setting_up.Wanted(
+    node_setup_command.node_setup(
+        node_setup_command.Wanted(
             config=config,
             undo=undo,
             dry_run=dry_run,
@@ -482,8 +487,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this machine and say the fix for whatever is wrong."""
-    from agent.cli import diagnosing
-    from agent.setup import doctor as examination
+    from agent.cli.machine import doctor_command
+    from agent.setup.doctor import examination
 
     patient = examination.Patient(
         store=store,
@@ -495,7 +500,7 @@ def doctor(
         mkfs=mkfs,
         deadline=deadline,
     )
-    diagnosing.diagnose(patient, as_json=as_json)
+    doctor_command.diagnose(patient, as_json=as_json)
 
 
 @store.command("init")
@@ -508,9 +513,9 @@ def store_init(
     as_json: Json = False,
 ) -> None:
     """Make an empty folder a store."""
-    from agent.cli import storing
+    from agent.cli.caches import store_command
 
-    storing.init(store, compression=compression, as_json=as_json)
+    store_command.init(store, compression=compression, as_json=as_json)
 
 
 @store.command("check")
@@ -523,9 +528,9 @@ def store_check(
     as_json: Json = False,
 ) -> None:
     """Verify every file of a store against its record."""
-    from agent.cli import storing
+    from agent.cli.caches import store_command
 
-    storing.check(store, quick=quick, as_json=as_json)
+    store_command.check(store, quick=quick, as_json=as_json)
 
 
 @store.command("prune")
@@ -538,9 +543,9 @@ def store_prune(
     as_json: Json = False,
 ) -> None:
     """Free what no cache names; only while no node reads the store."""
-    from agent.cli import storing
+    from agent.cli.caches import store_command
 
-    storing.prune(store, older_than=older_than, as_json=as_json)
+    store_command.prune(store, older_than=older_than, as_json=as_json)
 
 
 @app.command()
@@ -556,7 +561,7 @@ def version(as_json: Json = False) -> None:
         print(f"uimgacc {found}")
 
 
-# Only for --help: agent.cli.main starts these before typer is loaded.
+# Only for --help: agent.cli.entry starts these before typer is loaded.
 @app.command(add_help_option=False)
 def snapshotter() -> None:
     """Run the snapshotter that containerd talks to (a daemon)."""

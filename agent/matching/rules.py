@@ -15,11 +15,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from agent.matching import (
     annotations,
+    cache_selection,
     coverage,
     decisions,
-    declining,
     events,
-    selecting,
+    exclusions,
     subjects,
 )
 from agent.model import caches, images, pods, records
@@ -43,9 +43,9 @@ def decide(
     the making. Without a platform the first one of each image is taken.
     """
     if not request.asks:
-        return declining.not_asked(pod, request)
+        return exclusions.not_asked(pod, request)
     wanted = [subjects.subject_of(image, image_records, platform) for image in pod.images]
-    selection = selecting.select(pod, request, cache_views, wanted, unfinished=unfinished)
+    selection = cache_selection.select(pod, request, cache_views, wanted, unfinished=unfinished)
     needed = {layer.diff_id for subject in wanted for layer in subject.layers or ()}
     stored = frozenset().union(*(cache.layers & needed for cache in cache_views))
     chosen = tuple(_image(subject, selection, stored) for subject in wanted)
@@ -76,7 +76,7 @@ def decide(
 
 
 def _image(
-    subject: subjects.Subject, selection: selecting.Selection, stored: frozenset[str]
+    subject: subjects.Subject, selection: cache_selection.Selection, stored: frozenset[str]
 ) -> decisions.ImageDecision:
     base = decisions.ImageDecision(
         image=subject.image,
@@ -105,7 +105,7 @@ def _image(
 
 
 def _hit(
-    subject: subjects.Subject, selection: selecting.Selection, base: decisions.ImageDecision
+    subject: subjects.Subject, selection: cache_selection.Selection, base: decisions.ImageDecision
 ) -> decisions.ImageDecision | None:
     if subject.reference is None or subject.record is None:
         return None
@@ -126,7 +126,7 @@ def _hit(
 def _partial(
     subject: subjects.Subject,
     wanted: images.Reference,
-    selection: selecting.Selection,
+    selection: cache_selection.Selection,
     base: decisions.ImageDecision,
 ) -> decisions.ImageDecision | None:
     for part in (_part_exact, _part_near):
@@ -166,7 +166,7 @@ def _part_near(subject: subjects.Subject, wanted: images.Reference, cache: cache
 def _miss(
     subject: subjects.Subject,
     wanted: images.Reference,
-    selection: selecting.Selection,
+    selection: cache_selection.Selection,
     base: decisions.ImageDecision,
 ) -> decisions.ImageDecision:
     for cache in selection.foreign:
@@ -220,7 +220,7 @@ def _summary(outcome: decisions.Outcome, reported: str, why: str) -> str:
 def _auto_create(
     pod: pods.Pod,
     request: annotations.Request,
-    selection: selecting.Selection,
+    selection: cache_selection.Selection,
     wanted: Sequence[subjects.Subject],
     *,
     existing: Collection[str],

@@ -1,6 +1,6 @@
 """mount(2), umount2(2) and loop devices; the only place with ctypes.
 
-These functions run in children of agent.kits.workers (see OPERATIONS): whatever
+These functions run in children of agent.kits.processes.workers (see OPERATIONS): whatever
 opens a file of the shared store may hang. Standard library only.
 
 mount(8) of util-linux < 2.39 makes a loop device of every regular file, so

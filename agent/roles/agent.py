@@ -18,32 +18,29 @@ from typing import Any
 import aiohttp.web
 
 from agent import errors, settings
-from agent.clients import containerd
-from agent.kits import aiotasks, jsonlog, watchdogs, workers
+from agent.clients.containerd import rpc
+from agent.kits import jsonlog
+from agent.kits.aio import tasks
+from agent.kits.processes import stop_deadline, workers
 from agent.model import images
-from agent.mounts import copies, mountinfo, nfs
-from agent.node import (
-    accounting,
-    chains,
-    clearing,
-    draining,
-    following,
-    healing,
+from agent.mounts import host_copies, mountinfo, nfs
+from agent.node.health import probe, store_mount
+from agent.node.images import (
+    containerd_watch,
+    drain,
+    evict,
+    image_snapshots,
     inventory,
-    mounting,
-    pinning,
-    premounting,
-    probing,
-    registering,
-    reporting,
-    retiring,
-    savings,
-    serving,
-    status,
-    web,
+    pinned_images,
+    register,
+    repair,
+    retirement,
 )
-from agent.roles import agent_flags, agent_surroundings
-from agent.store import catalog, layout
+from agent.node.pods import pod_worker, prepare
+from agent.node.report import pod_events, savings, savings_note, status, status_http
+from agent.roles import agent_environment, agent_flags
+from agent.store import layout
+from agent.store.lookup import catalog
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +51,17 @@ _WORKERS = 3
 class _Parts:
     """What runs, and what /status shows of it."""
 
-    prober: probing.Prober
-    follower: following.Follower
-    server: serving.Server
+    prober: probe.Prober
+    follower: containerd_watch.Follower
+    server: pod_worker.Server
     ledger: savings.Ledger
-    pinned: pinning.PinnedImages
-    retirer: retiring.Retirer
-    around: agent_surroundings.Surroundings
+    pinned: pinned_images.PinnedImages
+    retirer: retirement.Retirer
+    around: agent_environment.Surroundings
     store: pathlib.Path
-    mount: mounting.Mounting | mounting.Impossible | None
+    mount: store_mount.Mounting | store_mount.Impossible | None
     name: str
-    drainer: draining.Drainer | None = None
+    drainer: drain.Drainer | None = None
     started: datetime.datetime = dataclasses.field(
         default_factory=lambda: datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     )
@@ -80,7 +77,7 @@ class _Parts:
             "pulls": self.follower.run_pulls(),
             "probe": self.prober.run(warm=_WORKERS),
             "pinned": self.pinned.run() if self.drainer is None else self.drainer.run(),
-            "account": accounting.Accountant(lambda: self.ledger.totals, self.around.board).run(),
+            "account": savings_note.Accountant(lambda: self.ledger.totals, self.around.board).run(),
             **self.around.services(),
         }
 
@@ -119,47 +116,47 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
     async with contextlib.AsyncExitStack() as stack:
         platform = images.platform_of_machine(os.uname().machine)
         pool = await stack.enter_async_context(
-            workers.Pool("agent.store.blocking", name="the agent", size=_WORKERS)
+            workers.Pool("agent.store.lookup.file_reads", name="the agent", size=_WORKERS)
         )
         mount = await _mounting(wanted, stack)
-        gate = pool if mount is None else mounting.Gate(pool, mount)
+        gate = pool if mount is None else store_mount.Gate(pool, mount)
         store = catalog.Catalog(layout.Layout(wanted.store), gate, deadline=wanted.store_seconds)
         client = await stack.enter_async_context(
-            containerd.Client(wanted.containerd, deadline=wanted.containerd_seconds)
+            rpc.Client(wanted.containerd, deadline=wanted.containerd_seconds)
         )
         name = wanted.snapshotter_name
         stock = inventory.Inventory(client, platform)
         ledger = savings.Ledger(client, stock, snapshotter=name, folder=wanted.state)
-        known = chains.Chains(client, snapshotter=name)
-        registrar = registering.Registrar(client, store, known)
-        healer = healing.Healer(client, stock, known)
+        known = image_snapshots.Chains(client, snapshotter=name)
+        registrar = register.Registrar(client, store, known)
+        healer = repair.Healer(client, stock, known)
 
         def accelerated(key: str) -> bool:
             return server.accelerated(key)  # which is made below, over these surroundings
 
         around = await stack.enter_async_context(
-            agent_surroundings.opened(wanted, accelerated=accelerated)
+            agent_environment.opened(wanted, accelerated=accelerated)
         )
-        server = serving.Server(
+        server = pod_worker.Server(
             around.source,
-            draining.Idle()
+            drain.Idle()
             if wanted.drain
-            else premounting.Premounter(
+            else prepare.Premounter(
                 store,
                 registrar,
                 healer,
                 ledger,
                 around.creator,
-                clearing.Clearer(client, stock, known),
+                evict.Clearer(client, stock, known),
                 platform=platform,
                 snapshotter=name,
                 only_ours=not wanted.default_snapshotter,
             ),
-            reporting.Once(around.events),
+            pod_events.Once(around.events),
             wait_known=around.wait_known,
             parallel=wanted.parallel,
         )
-        retirer = retiring.Retirer(
+        retirer = retirement.Retirer(
             store,
             client,
             known,
@@ -169,10 +166,10 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             on_node=lambda: server.on_node() if around.source.synced else None,
             interval=wanted.retired_seconds,
         )
-        pinned = pinning.PinnedImages(
+        pinned = pinned_images.PinnedImages(
             client, stock, snapshotter=name, default=wanted.default_snapshotter
         )
-        follower = following.Follower(
+        follower = containerd_watch.Follower(
             client,
             healer,
             ledger,
@@ -182,13 +179,13 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
             folder=wanted.state,
             canary_seconds=wanted.canary_seconds,
         )
-        prober = probing.Prober(
+        prober = probe.Prober(
             store,
             client,
             snapshotter=name,
             interval=wanted.probe_seconds,
             handlers_needed=not wanted.default_snapshotter,
-            switched_off=draining.SWITCHED_OFF if wanted.drain else "",
+            switched_off=drain.SWITCHED_OFF if wanted.drain else "",
             on_store_back=server.retry_now,
             on_store_problem=mount.wake if mount is not None else lambda: None,
             on_verdict=around.judged,
@@ -212,14 +209,14 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
 
 
 def _drainer(
-    client: containerd.Client, stock: inventory.Inventory, known: chains.Chains
-) -> draining.Drainer:
-    return draining.Drainer(client, stock, known, clock=lambda: datetime.datetime.now(datetime.UTC))
+    client: rpc.Client, stock: inventory.Inventory, known: image_snapshots.Chains
+) -> drain.Drainer:
+    return drain.Drainer(client, stock, known, clock=lambda: datetime.datetime.now(datetime.UTC))
 
 
 async def _mounting(
     wanted: settings.Agent, stack: contextlib.AsyncExitStack
-) -> mounting.Mounting | mounting.Impossible | None:
+) -> store_mount.Mounting | store_mount.Impossible | None:
     """What mounts the store, in a pool of its own: look-ups do not wait for a mount."""
     if not wanted.nfs:
         return None
@@ -229,28 +226,28 @@ async def _mounting(
         aim = nfs.wanted(wanted.nfs, wanted.nfs_options, place)
     except nfs.Unusable as error:
         flag = error.setting.replace("_", "-")
-        return mounting.Impossible(
+        return store_mount.Impossible(
             wanted.nfs, f"UIMGACC_{error.setting.upper()} (--{flag}) is wrong: {error.reason}"
         )
-    pool = workers.Pool("agent.mounts.attaching", name="the mount of the store", size=1)
+    pool = workers.Pool("agent.mounts.nfs_worker", name="the mount of the store", size=1)
     await stack.enter_async_context(pool)
-    return mounting.Mounting(aim, pool, deadline=wanted.nfs_seconds)
+    return store_mount.Mounting(aim, pool, deadline=wanted.nfs_seconds)
 
 
 async def run(wanted: settings.Agent) -> None:
     """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
     if wanted.state is not None:
         wanted.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with watchdogs.Watchdog(wanted.stop_seconds) as watchdog:
-        async with aiotasks.stop_on_signals() as stop, _opened(wanted) as parts:
-            app = web.application(parts.describe, parts.missing)
+    with stop_deadline.Watchdog(wanted.stop_seconds) as watchdog:
+        async with tasks.stop_on_signals() as stop, _opened(wanted) as parts:
+            app = status_http.application(parts.describe, parts.missing)
             async with (
                 _listening(app, wanted.listen),
-                _listening(web.metrics_application(), wanted.metrics_address),
+                _listening(status_http.metrics_application(), wanted.metrics_address),
             ):
                 services = {**parts.services(), "watchdog": watchdog.run(stop)}
                 try:
-                    await aiotasks.run_services(services, stop)
+                    await tasks.run_services(services, stop)
                 finally:
                     watchdog.start()
 
@@ -260,7 +257,7 @@ async def _listening(app: aiohttp.web.Application, address: str) -> AsyncIterato
     if not address:
         yield
         return
-    async with web.listening(app, address) as where:
+    async with status_http.listening(app, address) as where:
         logger.info("listening", extra={"address": where})
         yield
 
@@ -274,7 +271,7 @@ def main(arguments: Sequence[str]) -> int:
     with jsonlog.to_stderr(logging.DEBUG if wanted.verbose else logging.INFO):
         try:
             if wanted.copied_mounts is not None:
-                copies.detach_below(str(wanted.copied_mounts))
+                host_copies.detach_below(str(wanted.copied_mounts))
             asyncio.run(run(wanted))
         except* (errors.AgentError, OSError) as group:
             # Foreseen: a message for people, not a traceback.

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from agent import settings
 from agent.kits import flags
-from agent.node import labelling
+from agent.node.health import node_patch
 
 
 def _taint(text: str) -> str:
     try:
         if text:
-            labelling.parse_taint(text)
-    except labelling.TaintError as error:
+            node_patch.parse_taint(text)
+    except node_patch.TaintError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
 

@@ -1,4 +1,4 @@
-"""`uimgacc build`: one cache, built by a Job of the controller (agent.control.jobs).
+"""`uimgacc build`: one cache, built by a Job of the controller (agent.control.jobs.job_manifest).
 
 It has no access to the API. How far it is stands in a file of the store, the reason of a
 failure also in the container's termination message.
@@ -15,8 +15,8 @@ import threading
 from collections.abc import Sequence
 
 from agent import errors
-from agent.build import metering, working
-from agent.clients import registry
+from agent.build import build_progress, cache_build
+from agent.clients.registry import distribution
 from agent.kits import files, jsonlog
 from agent.model import builds, images, records
 from agent.roles import builder
@@ -36,7 +36,7 @@ class Wanted:
     """What the flags say."""
 
     settings: builder.Settings
-    request: working.Request
+    request: cache_build.Request
     job: str = ""
     termination: pathlib.Path | None = None
 
@@ -96,7 +96,7 @@ def parse(arguments: Sequence[str]) -> Wanted:
 
 def _wanted(found: argparse.Namespace) -> Wanted:
     platforms = tuple(images.parse_platform(text) for text in found.platform)
-    request = working.Request(
+    request = cache_build.Request(
         cache_id=found.cache_id,
         name=found.name,
         references=tuple(images.parse_reference(text) for text in found.image),
@@ -110,7 +110,7 @@ def _wanted(found: argparse.Namespace) -> Wanted:
         store=found.store,
         scratch=found.scratch,
         parallel=found.parallel,
-        registries=registry.Options(
+        registries=distribution.Options(
             plain_http=frozenset(found.plain_http),
             insecure=frozenset(found.insecure),
             ca_file=str(found.ca or ""),
@@ -142,7 +142,7 @@ class _Reporter:
     """
 
     def __init__(self, wanted: Wanted) -> None:
-        self.meter = metering.Meter([str(each) for each in wanted.request.references])
+        self.meter = build_progress.Meter([str(each) for each in wanted.request.references])
         self._place = layout.Layout(wanted.settings.store)
         self._job = wanted.job
         self._ended = threading.Event()

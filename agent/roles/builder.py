@@ -8,10 +8,17 @@ import resource
 import tempfile
 from collections.abc import Callable
 
-from agent.build import converting, layering, working
-from agent.clients import acr, credential_config, credential_plugins, credentials, registry
+from agent.build import cache_build, layer_build, mkfs_erofs
+from agent.clients.registry import (
+    acr,
+    credential_config,
+    credential_plugins,
+    credentials,
+    distribution,
+)
 from agent.model import images, records
-from agent.store import layout, reading
+from agent.store import layout
+from agent.store.lookup import direct_reader
 
 MKFS_VARIABLE = "UIMGACC_MKFS"
 """The environment variable that names a mkfs.erofs other than the one on PATH."""
@@ -35,7 +42,7 @@ class Settings:
     parallel: int = 3
     """Layers worked on at a time; each may take a processor and 40 MiB."""
 
-    registries: registry.Options = dataclasses.field(default_factory=registry.Options)
+    registries: distribution.Options = dataclasses.field(default_factory=distribution.Options)
     """How to talk to registries."""
 
     docker_configs: tuple[pathlib.Path, ...] = ()
@@ -51,15 +58,15 @@ class Settings:
     """Alibaba Cloud Container Registry instances to ask for passwords, as annotations name them."""
 
 
-def ignore(progress: layering.Progress) -> None:
+def ignore(progress: layer_build.Progress) -> None:
     """Show nobody how far a build is."""
 
 
 async def build(
     settings: Settings,
-    request: working.Request,
+    request: cache_build.Request,
     *,
-    on_progress: Callable[[layering.Progress], None] = ignore,
+    on_progress: Callable[[layer_build.Progress], None] = ignore,
 ) -> records.CacheRecord:
     """Build one cache; returns its record.
 
@@ -68,13 +75,13 @@ async def build(
     LayerMismatch, CacheTooLarge, DiskFull, StoreFull, and others of their modules.
     """
     _allow_open_files()
-    reading.open_store(settings.store)
+    direct_reader.open_store(settings.store)
     command = settings.mkfs or os.environ.get(MKFS_VARIABLE, "") or "mkfs.erofs"
-    mkfs = await converting.find(command)
+    mkfs = await mkfs_erofs.find(command)
     provider = credentials.Chain(_providers(settings))
     async with contextlib.AsyncExitStack() as stack:
-        client = await stack.enter_async_context(registry.Client(provider, settings.registries))
-        tools = layering.Tools(
+        client = await stack.enter_async_context(distribution.Client(provider, settings.registries))
+        tools = layer_build.Tools(
             store=layout.Layout(settings.store),
             registry=client,
             mkfs=mkfs,
@@ -82,7 +89,7 @@ async def build(
             parallel=settings.parallel,
             on_progress=on_progress,
         )
-        return await working.build_cache(request, tools)
+        return await cache_build.build_cache(request, tools)
 
 
 def _providers(settings: Settings) -> list[credentials.CredentialProvider]:

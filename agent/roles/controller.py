@@ -14,23 +14,16 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from agent import errors, metrics, settings
-from agent.clients import kube, kube_access
-from agent.control import (
-    cluster,
-    collecting,
-    electing,
-    expiring,
-    handlers,
-    jobs,
-    knowledge,
-    leading,
-    reconciling,
-    storage,
-    telling,
-    templates,
-    web,
-)
-from agent.kits import aiotasks, jsonlog, watchdogs, workers
+from agent.clients.kube import connection, rest_client
+from agent.control.caches import storage
+from agent.control.gc import collector_rounds
+from agent.control.jobs import job_manifest, job_template
+from agent.control.objects import cache_events, cluster, watches
+from agent.control.page import probes
+from agent.control.reconcile import dispatch, leader_election, observed, retention, step
+from agent.kits import jsonlog
+from agent.kits.aio import tasks
+from agent.kits.processes import stop_deadline, workers
 from agent.roles import controller_api, controller_flags
 
 logger = logging.getLogger(__name__)
@@ -45,7 +38,7 @@ class _Controller:
     def __init__(self, wanted: settings.Controller) -> None:
         self._wanted = wanted
         self._problem = "starting"
-        self._election: electing.Election | None = None
+        self._election: leader_election.Election | None = None
 
     @property
     def missing(self) -> str:
@@ -56,19 +49,21 @@ class _Controller:
         """Wait for the lead, then lead, for ever."""
         wanted = self._wanted
         client = await stack.enter_async_context(
-            kube.Client(
+            rest_client.Client(
                 _credentials(wanted), deadline=wanted.api_seconds, user_agent="uimgacc-controller"
             )
         )
         pool = await stack.enter_async_context(
-            workers.Pool("agent.control.cache_work", name="the controller", size=2, packages=True)
+            workers.Pool(
+                "agent.control.caches.storage_worker", name="the controller", size=2, packages=True
+            )
         )
         store = storage.Storage(str(wanted.store), pool, deadline=wanted.store_seconds)
-        self._election = election = electing.Election(
+        self._election = election = leader_election.Election(
             client,
             namespace=wanted.namespace,
             name=_LEASE,
-            times=electing.Times(lasts=wanted.lease_seconds),
+            times=leader_election.Times(lasts=wanted.lease_seconds),
             identity=wanted.pod or f"{os.uname().nodename}-{secrets.token_hex(4)}",
         )
         # One that waits is ready to take over: it must not hold up a rollout.
@@ -84,36 +79,38 @@ class _Controller:
     async def _lead(
         self,
         stack: contextlib.AsyncExitStack,
-        client: kube.Client,
+        client: rest_client.Client,
         store: storage.Storage,
-        election: electing.Election,
+        election: leader_election.Election,
     ) -> None:
         services = {
             "lead": election.keep(),
             "work": self._work(stack, client, store),
         }
-        await aiotasks.run_services(services, asyncio.Event())
+        await tasks.run_services(services, asyncio.Event())
 
     async def _work(
-        self, stack: contextlib.AsyncExitStack, client: kube.Client, store: storage.Storage
+        self, stack: contextlib.AsyncExitStack, client: rest_client.Client, store: storage.Storage
     ) -> None:
         wanted = self._wanted
         await self._prepare(store)
-        known = knowledge.Knowledge()
+        known = observed.Knowledge()
         api = cluster.Cluster(client, namespace=wanted.namespace)
         rules = _rules(wanted)
-        teller = telling.Teller(client)
-        leader = leading.Leader(
+        teller = cache_events.Teller(client)
+        leader = dispatch.Leader(
             client, api, known, namespace=wanted.namespace, rules=rules, teller=teller
         )
         pool = await stack.enter_async_context(
-            workers.Pool("agent.control.store_work", name="the collector", size=1, packages=True)
+            workers.Pool(
+                "agent.control.gc.collector_worker", name="the collector", size=1, packages=True
+            )
         )
-        collector = collecting.Collector(
+        collector = collector_rounds.Collector(
             str(wanted.store), pool, leader, patience=_patience(wanted)
         )
         template = await self._template(client)
-        reconciler = reconciling.Reconciler(
+        reconciler = step.Reconciler(
             known=known,
             api=api,
             store=store,
@@ -131,9 +128,7 @@ class _Controller:
             if plural == "imagecaches":
                 aliaser.deliver(kind, body)
 
-        watcher = handlers.Watcher(
-            _credentials(wanted), namespace=wanted.namespace, deliver=deliver
-        )
+        watcher = watches.Watcher(_credentials(wanted), namespace=wanted.namespace, deliver=deliver)
         services = {
             "watches": watcher.run(),
             "events": teller.run(),
@@ -141,13 +136,13 @@ class _Controller:
             "aliases": aliaser.run(),
             **leader.services(reconciler.step),
         }
-        await aiotasks.run_services(services, asyncio.Event())
+        await tasks.run_services(services, asyncio.Event())
 
-    async def _template(self, client: kube.Client) -> jobs.Template:
+    async def _template(self, client: rest_client.Client) -> job_manifest.Template:
         """What builders have in common; an API server that is away is waited for."""
         while True:
             try:
-                return await templates.read(client, self._wanted)
+                return await job_template.read(client, self._wanted)
             except errors.TemporaryError as error:
                 logger.warning("this pod cannot be read yet", extra={"reason": str(error)})
                 await asyncio.sleep(error.delay or 1.0)
@@ -167,14 +162,14 @@ class _Controller:
                 return
 
 
-def _credentials(wanted: settings.Controller) -> kube_access.Credentials:
+def _credentials(wanted: settings.Controller) -> connection.Credentials:
     if wanted.kubeconfig:
-        return kube_access.Kubeconfig(wanted.kubeconfig)
-    return kube_access.ServiceAccount(wanted.service_account)
+        return connection.Kubeconfig(wanted.kubeconfig)
+    return connection.ServiceAccount(wanted.service_account)
 
 
-def _rules(wanted: settings.Controller) -> expiring.Rules:
-    return expiring.Rules(
+def _rules(wanted: settings.Controller) -> retention.Rules:
+    return retention.Rules(
         retry_seconds=wanted.retry_seconds,
         deletion_seconds=wanted.deletion_seconds,
         unused_days=wanted.unused_days,
@@ -185,8 +180,8 @@ def _rules(wanted: settings.Controller) -> expiring.Rules:
     )
 
 
-def _patience(wanted: settings.Controller) -> collecting.Patience:
-    return collecting.Patience(
+def _patience(wanted: settings.Controller) -> collector_rounds.Patience:
+    return collector_rounds.Patience(
         interval=wanted.collect_seconds,
         settle=wanted.settle_seconds,
         grace=wanted.grace_seconds,
@@ -196,16 +191,16 @@ def _patience(wanted: settings.Controller) -> collecting.Patience:
 @contextlib.asynccontextmanager
 async def _opened(wanted: settings.Controller) -> AsyncIterator[tuple[_Controller, str]]:
     controller = _Controller(wanted)
-    app = web.application(lambda: controller.missing)
-    async with web.listening(app, wanted.listen) as where:
+    app = probes.application(lambda: controller.missing)
+    async with probes.listening(app, wanted.listen) as where:
         yield controller, where
 
 
 async def run(wanted: settings.Controller) -> None:
     """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
-    with watchdogs.Watchdog(wanted.stop_seconds) as watchdog:
+    with stop_deadline.Watchdog(wanted.stop_seconds) as watchdog:
         async with (
-            aiotasks.stop_on_signals() as stop,
+            tasks.stop_on_signals() as stop,
             _opened(wanted) as (controller, where),
             contextlib.AsyncExitStack() as stack,
         ):
@@ -216,7 +211,7 @@ async def run(wanted: settings.Controller) -> None:
                 "watchdog": watchdog.run(stop),
             }
             try:
-                await aiotasks.run_services(services, stop)
+                await tasks.run_services(services, stop)
             finally:
                 watchdog.start()
 

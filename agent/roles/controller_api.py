@@ -13,18 +13,14 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from agent import errors, settings
-from agent.clients import kube, kube_access, kube_switch
-from agent.control import (
-    acceleration,
-    acceleration_objects,
-    aliasing,
-    api,
-    exclusion,
-    page_data,
-    page_web,
-    storage,
-)
-from agent.kits import aiotasks, tls, workers
+from agent.clients.kube import acceleration_switch, connection, rest_client
+from agent.control.caches import storage
+from agent.control.objects import exclusion
+from agent.control.page import api_keys, page_data, page_routes
+from agent.kits.aio import tasks
+from agent.kits.processes import workers
+from agent.kits.web import tls
+from agent.ucloud import accelerated_objects, acceleration, alias_push, endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +47,20 @@ class _Store:
             await asyncio.sleep(_AGAIN if self.problem else _PROBE_SECONDS)
 
 
-async def run(wanted: settings.Controller, credentials: kube_access.Credentials) -> None:
+async def run(wanted: settings.Controller, credentials: connection.Credentials) -> None:
     """Answer for ever; where nothing is to be served, wait."""
     if not wanted.api_listen:
         await asyncio.Event().wait()
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(
-            kube.Client(credentials, deadline=wanted.api_seconds, user_agent="uimgacc-controller")
+            rest_client.Client(
+                credentials, deadline=wanted.api_seconds, user_agent="uimgacc-controller"
+            )
         )
         pool = await stack.enter_async_context(
-            workers.Pool("agent.control.cache_work", name="the API", size=1, packages=True)
+            workers.Pool(
+                "agent.control.caches.storage_worker", name="the API", size=1, packages=True
+            )
         )
         store = _Store(storage.Storage(str(wanted.store), pool, deadline=wanted.store_seconds))
         app = _application(wanted, client, store)
@@ -68,27 +68,29 @@ async def run(wanted: settings.Controller, credentials: kube_access.Credentials)
         where = await stack.enter_async_context(_listening(app, wanted, certificate))
         logger.info("the API is listening", extra={"address": where})
         services = {"store": store.run(), "certificate": _renew(certificate)}
-        await aiotasks.run_services(services, asyncio.Event())
+        await tasks.run_services(services, asyncio.Event())
 
 
-def aliaser(wanted: settings.Controller, client: kube.Client) -> aliasing.Aliaser:
+def aliaser(wanted: settings.Controller, client: rest_client.Client) -> alias_push.Aliaser:
     """What the controller that leads does for the API."""
-    return aliasing.Aliaser(_objects(wanted, client))
+    return alias_push.Aliaser(_objects(wanted, client))
 
 
-def _objects(wanted: settings.Controller, client: kube.Client) -> acceleration_objects.KubeObjects:
-    found = acceleration_objects.Settings(
+def _objects(
+    wanted: settings.Controller, client: rest_client.Client
+) -> accelerated_objects.KubeObjects:
+    found = accelerated_objects.Settings(
         namespace=wanted.namespace,
         hosts=_list(wanted.uhub),
         plain_http=wanted.plain_http_registries,
         serves=_list(wanted.uhub_namespaces),
     )
-    switch = kube_switch.Switch(client, namespace=wanted.namespace)
-    return acceleration_objects.KubeObjects(client, switch, found)
+    switch = acceleration_switch.Switch(client, namespace=wanted.namespace)
+    return accelerated_objects.KubeObjects(client, switch, found)
 
 
 def _application(
-    wanted: settings.Controller, client: kube.Client, store: _Store
+    wanted: settings.Controller, client: rest_client.Client, store: _Store
 ) -> web.Application:
     if wanted.api_keys is None:
         raise errors.PermanentError("--api-listen needs --api-keys: who may ask")
@@ -99,9 +101,9 @@ def _application(
         store_problem=lambda: store.problem,
         clock=lambda: datetime.datetime.now(datetime.UTC),
     )
-    keys = api.Keys(wanted.api_keys)
-    app = api.application(api.Api(actions, keys, cluster=wanted.cluster_id))
-    shown = page_web.Pages(
+    keys = api_keys.Keys(wanted.api_keys)
+    app = endpoint.application(endpoint.Api(actions, keys, cluster=wanted.cluster_id))
+    shown = page_routes.Pages(
         client,
         keys,
         lambda: page_data.read(client, store_problem=store.problem),

@@ -2,7 +2,7 @@
 
 Ready when the socket accepts. SIGTERM ends it cleanly; nothing is ever unmounted
 at the end, so running containers notice neither that nor a crash. Plain argparse
-and few imports: see agent.cli.main.
+and few imports: see agent.cli.entry.
 """
 
 import argparse
@@ -20,9 +20,11 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import prometheus_client
 
 from agent import errors, metrics
-from agent.kits import aiotasks, heartbeats, jsonlog, workers
-from agent.mounts import layers
-from agent.snapshotter import databases, folders, remote, service, snapshots
+from agent.kits import jsonlog
+from agent.kits.aio import tasks
+from agent.kits.processes import heartbeat, workers
+from agent.mounts import layer_mounts
+from agent.snapshotter import overlay_folders, service, snapshots, state_db, store_lookup
 from agent.store import layout
 
 logger = logging.getLogger(__name__)
@@ -129,13 +131,13 @@ async def _opened(
 ) -> AsyncIterator[tuple[service.Service, snapshots.Snapshotter]]:
     async with contextlib.AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
-            workers.Pool("agent.snapshotter.blocking", name="the snapshotter", size=4)
+            workers.Pool("agent.snapshotter.store_worker", name="the snapshotter", size=4)
         )
-        database = databases.Database(settings.root / "uimgacc.db")
+        database = state_db.Database(settings.root / "uimgacc.db")
         stack.callback(database.close)
         layer_folder = settings.root / "layers"
         layer_folder.mkdir(mode=0o700, exist_ok=True)
-        mounted = layers.LayerMounts(
+        mounted = layer_mounts.LayerMounts(
             layer_folder, pool, deadline=settings.mount_seconds, store=settings.store
         )
         mounted.adopt()
@@ -143,12 +145,12 @@ async def _opened(
         lookup = None
         if settings.store is not None:
             where = layout.Layout(settings.store)
-            lookup = remote.Lookup(
+            lookup = store_lookup.Lookup(
                 where, pool, mounts=layer_folder, deadline=settings.lookup_seconds
             )
         served = snapshots.Snapshotter(
             database=database,
-            places=folders.Folders(settings.root),
+            places=overlay_folders.Folders(settings.root),
             mounted=mounted,
             lookup=lookup,
             options=_overlay_options(),
@@ -172,7 +174,7 @@ async def run(settings: Settings) -> None:
     """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
     if settings.metrics_address:
         _serve_metrics(settings.metrics_address)
-    async with aiotasks.stop_on_signals() as stop, _opened(settings) as (servicer, served):
+    async with tasks.stop_on_signals() as stop, _opened(settings) as (servicer, served):
         services = {
             "grpc": service.serve(servicer, settings.address, grace=settings.grace_seconds),
             "database": servicer.database.wait_failed(),
@@ -181,8 +183,8 @@ async def run(settings: Settings) -> None:
             "stock": served.stock.run(),
         }
         if settings.hang_seconds:
-            services["heart"] = heartbeats.run(settings.hang_seconds)
-        await aiotasks.run_services(services, stop)
+            services["heart"] = heartbeat.run(settings.hang_seconds)
+        await tasks.run_services(services, stop)
 
 
 def main(arguments: Sequence[str]) -> int:

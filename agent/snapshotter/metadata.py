@@ -1,6 +1,6 @@
 """What the snapshotter must remember: its tables, and the queries and changes of them.
 
-agent.snapshotter.databases runs them. Parents are held by id, so that a key can be
+agent.snapshotter.state_db runs them. Parents are held by id, so that a key can be
 renamed by Commit and reused after Remove. `diff_id` is set for a layer that comes from
 the store. Such a snapshot may have more of them below its own, in `lower_layers`: a
 whole image in one snapshot.

@@ -21,7 +21,7 @@ from google.protobuf import empty_pb2, timestamp_pb2
 from agent import errors, metrics
 from agent._proto.containerd import snapshots_pb2, snapshots_pb2_grpc, types_pb2
 from agent.mounts import overlay
-from agent.snapshotter import databases, metadata, snapshots
+from agent.snapshotter import metadata, snapshots, state_db
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _mounts(mounts: list[overlay.Mount]) -> list[types_pb2.Mount]:
 class Service(snapshots_pb2_grpc.SnapshotsServicer):
     """Serves one Snapshotter; `database` is told of errors that a restart repairs."""
 
-    def __init__(self, served: snapshots.Snapshotter, database: databases.Database) -> None:
+    def __init__(self, served: snapshots.Snapshotter, database: state_db.Database) -> None:
         self._served = served
         self.database = database
 

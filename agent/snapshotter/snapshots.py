@@ -20,9 +20,17 @@ import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from agent import errors, metrics
-from agent.kits import workers
-from agent.mounts import layers, overlay
-from agent.snapshotter import databases, filters, folders, metadata, remote, stock, usage
+from agent.kits.processes import workers
+from agent.mounts import layer_mounts, overlay
+from agent.snapshotter import (
+    filters,
+    metadata,
+    overlay_folders,
+    spare_folders,
+    state_db,
+    store_lookup,
+    usage,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +62,10 @@ class Snapshotter:
     def __init__(
         self,
         *,
-        database: databases.Database,
-        places: folders.Folders,
-        mounted: layers.LayerMounts,
-        lookup: remote.Lookup | None,
+        database: state_db.Database,
+        places: overlay_folders.Folders,
+        mounted: layer_mounts.LayerMounts,
+        lookup: store_lookup.Lookup | None,
         options: Sequence[str] = (),
     ) -> None:
         self._database = database
@@ -75,7 +83,7 @@ class Snapshotter:
         self._removing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="removing")
         self._counting = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="counting")
         self._counted: dict[int, tuple[float, int, int]] = {}
-        self.stock = stock.Stock(places, self._allocate, discard=self._unrecorded.discard)
+        self.stock = spare_folders.Stock(places, self._allocate, discard=self._unrecorded.discard)
         """Its `run` makes folders ahead; without it they are made when they are needed."""
 
     def close(self) -> None:
@@ -222,14 +230,14 @@ class Snapshotter:
         return self._database.read.has_layer(diff_id) or diff_id in self._wanted
 
     async def _serve(
-        self, lookup: remote.Lookup, chain_id: str, parent: str, labels: Mapping[str, str]
+        self, lookup: store_lookup.Lookup, chain_id: str, parent: str, labels: Mapping[str, str]
     ) -> bool:
         """Record the store's layers for a chain ID on `parent`, mounted; False if it cannot be.
 
         On no parent a chain ID means all its layers: one snapshot then has the whole image.
         A bottom layer's own chain is the same as that.
         """
-        found: remote.Found | remote.Miss
+        found: store_lookup.Found | store_lookup.Miss
         existing = self._database.read.remote(chain_id, parent)
         if existing:
             found = self._recorded(lookup, chain_id, existing)
@@ -239,7 +247,7 @@ class Snapshotter:
             except asyncio.CancelledError:
                 self._untidy.set()
                 raise
-        if isinstance(found, remote.Miss):
+        if isinstance(found, store_lookup.Miss):
             if found.mounted:
                 self._untidy.set()
             metrics.layer_left(found.reason)
@@ -253,7 +261,7 @@ class Snapshotter:
             if not existing:
                 await self._record(chain_id, parent, labels, found)
             served = True
-        except layers.MountError as error:
+        except layer_mounts.MountError as error:
             logger.warning("pulled as ever", extra={"chain_id": chain_id, "reason": str(error)})
             metrics.layer_left("mount_failed")
             if isinstance(error.__cause__, workers.DeadlineError | workers.StuckError):
@@ -266,22 +274,24 @@ class Snapshotter:
         return served
 
     def _recorded(
-        self, lookup: remote.Lookup, chain_id: str, existing: metadata.Snapshot
-    ) -> remote.Found | remote.Miss:
+        self, lookup: store_lookup.Lookup, chain_id: str, existing: metadata.Snapshot
+    ) -> store_lookup.Found | store_lookup.Miss:
         """What a recorded snapshot is served from."""
         assert existing.diff_id is not None
         own = metadata.Lower(chain_id, existing.diff_id, existing.layer_size or 0)
         found = [
-            remote.Layer(
+            store_lookup.Layer(
                 layer.chain_id, layer.diff_id, lookup.path(layer.diff_id), layer.layer_size
             )
             for layer in (own, *self._database.read.lower(existing.id))
         ]
         if lookup.is_resting and self._layers.missing(each.diff_id for each in found):
-            return remote.Miss("store_unhealthy")
-        return remote.Found(tuple(found))
+            return store_lookup.Miss("store_unhealthy")
+        return store_lookup.Found(tuple(found))
 
-    async def _have_mounted(self, lookup: remote.Lookup, found: remote.Found) -> remote.Miss | None:
+    async def _have_mounted(
+        self, lookup: store_lookup.Lookup, found: store_lookup.Found
+    ) -> store_lookup.Miss | None:
         """Mount all layers; say why not where one was taken out of the store before it was."""
         for layer in found.layers:
             if layer.device is not None:
@@ -296,7 +306,7 @@ class Snapshotter:
         return None
 
     async def _record(
-        self, chain_id: str, parent: str, labels: Mapping[str, str], found: remote.Found
+        self, chain_id: str, parent: str, labels: Mapping[str, str], found: store_lookup.Found
     ) -> None:
         id_ = self._next_id()
         own, *below = found.layers
@@ -319,7 +329,7 @@ class Snapshotter:
             if self._database.read.remote(chain_id, parent) is None:
                 raise
 
-    def _want(self, found: remote.Found, number: int) -> None:
+    def _want(self, found: store_lookup.Found, number: int) -> None:
         """Keep layers from being dropped between their mount and their record."""
         self._wanted.update({layer.diff_id: number for layer in found.layers})
         for layer in found.layers:
@@ -396,5 +406,5 @@ class Snapshotter:
         path: pathlib.Path = self._lookup.path(diff_id)
         try:
             await self._layers.ensure(diff_id, path, size)
-        except layers.MountError as error:
+        except layer_mounts.MountError as error:
             raise UnavailableError(str(error)) from error

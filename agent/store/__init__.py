@@ -4,7 +4,7 @@
 `catalog` is how the node agent looks things up (async, with deadlines), `reading`
 how a person's command or the builder does, `publishing` the write side,
 `checking` the verifier. What may block for ever is in `blocking`, for
-agent.kits.workers.
+agent.kits.processes.workers.
 
 Deleting: `claiming` is the builder's side, `retiring` a round of the collector, with
 `marking` and `planning` (by `spooling`, in bounded memory) on what is wanted,

@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 
-from agent.build import layering, working
-from agent.clients import registry
+from agent.build import cache_build, layer_build
+from agent.clients.registry import distribution
 from agent.model import images
 from agent.roles import builder
-from agent.store import layout, publishing
+from agent.store import layout
+from agent.store.publish import writer
 from tests.fakes import registry as fakes
 
 
@@ -19,14 +20,14 @@ class Bench:
     def __init__(self, root: pathlib.Path, fake: fakes.FakeRegistry) -> None:
         self.place = layout.Layout(root)
         self.fake = fake
-        self.progress: list[layering.Progress] = []
+        self.progress: list[layer_build.Progress] = []
         self.scratch = root.parent
 
     def reference(self, rest: str = "team/app:1") -> images.Reference:
         return images.parse_reference(f"{self.fake.host}/{rest}")
 
     async def build(self, *rests: str, cache_id: str = "imc-test", **changes):
-        options = registry.Options(
+        options = distribution.Options(
             plain_http=frozenset({self.fake.host}), delays=(0.01,), deadline=10.0, read_timeout=1.0
         )
         request = {
@@ -42,7 +43,7 @@ class Bench:
         )
         return await builder.build(
             settings,
-            working.Request(**{**request, **changes}),
+            cache_build.Request(**{**request, **changes}),
             on_progress=self.progress.append,
         )
 
@@ -64,6 +65,6 @@ class Bench:
 async def bench(tmp_path):
     if shutil.which("mkfs.erofs") is None:
         pytest.skip("needs mkfs.erofs: run the lab's setup")
-    publishing.create(tmp_path / "store")
+    writer.create(tmp_path / "store")
     async with fakes.FakeRegistry() as fake:
         yield Bench(tmp_path / "store", fake)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from agent.clients import credentials, registry, registry_auth, registry_push
+from agent.clients.registry import challenges, credentials, distribution, tag_push
 from agent.model import images
 from lab import pushing, registries, services, tars
 
@@ -36,9 +36,9 @@ def servers(tmp_path_factory):
         yield one, two
 
 
-def options(*servers) -> registry.Options:
+def options(*servers) -> distribution.Options:
     hosts = frozenset(server.address for server in servers)
-    return registry.Options(plain_http=hosts, delays=(0.01,), deadline=30.0)
+    return distribution.Options(plain_http=hosts, delays=(0.01,), deadline=30.0)
 
 
 def reference(server, rest: str) -> images.Reference:
@@ -71,8 +71,10 @@ def push(server, name: str) -> pushing.Layer:
     return layer
 
 
-async def alias(servers, source: images.Reference, target: images.Reference) -> registry.Manifest:
-    async with registry_push.Client(Alice(), options(*servers)) as client:
+async def alias(
+    servers, source: images.Reference, target: images.Reference
+) -> distribution.Manifest:
+    async with tag_push.Client(Alice(), options(*servers)) as client:
         return await client.alias(source, target)
 
 
@@ -128,7 +130,7 @@ async def test_an_index_comes_with_all_its_images(servers) -> None:
     assert found.media_type == INDEX
     for each in described:
         assert manifest(two, "other/index", each["digest"])
-    async with registry_push.Client(Alice(), options(*servers)) as client:
+    async with tag_push.Client(Alice(), options(*servers)) as client:
         assert await client.layers(reference(two, "other/index:acc")) == 1
 
 
@@ -136,7 +138,7 @@ async def test_what_is_not_there_is_said(servers) -> None:
     one, _ = servers
     push(one, "team/there")
 
-    with pytest.raises(registry.ImageUnknown, match="team/missing"):
+    with pytest.raises(distribution.ImageUnknown, match="team/missing"):
         await alias(servers, reference(one, "team/missing:1"), reference(one, "team/missing:acc"))
 
 
@@ -144,7 +146,7 @@ async def test_who_may_not_push_is_told(servers, tmp_path) -> None:
     source = reference(servers[0], "team/original:1")
     with services.Registry(tmp_path) as readonly:
         target = reference(readonly, "lab/target:acc")
-        with pytest.raises(registry.RequestRefused, match="405"):
+        with pytest.raises(distribution.RequestRefused, match="405"):
             await alias((*servers, readonly), source, target)
 
 
@@ -162,7 +164,7 @@ class Tokens:
 
 async def test_who_could_pull_is_asked_for_again_when_it_comes_to_pushing() -> None:
     tokens = Tokens()
-    authorizer = registry_auth.Authorizer(Alice(), tokens)
+    authorizer = challenges.Authorizer(Alice(), tokens)
     image = images.parse_reference("r.io/app:1")
 
     def challenge(actions: str) -> str:

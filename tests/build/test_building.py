@@ -14,10 +14,14 @@ import time
 import pytest
 import zstandard
 
-from agent.build import converting, erofs, layering, planning, stalling, tarstream
-from agent.clients import registry
+from agent.build import erofs, image_plan, layer_build, mkfs_erofs, mkfs_stall
+from agent.build.tar import stream
+from agent.clients.registry import distribution
 from agent.model import images
-from agent.store import checking, pruning, publishing, reading
+from agent.store import integrity
+from agent.store.gc import prune_now
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
 from lab import tars
 from tests.fakes import registry as fakes
 
@@ -30,10 +34,10 @@ async def test_a_build_leaves_a_sound_store_with_a_ready_cache(bench) -> None:
 
     record = await bench.build()
 
-    reader = reading.Reader(bench.place)
+    reader = direct_reader.Reader(bench.place)
     image = reader.image(bench.reference())
     assert reader.cache("imc-test") == record
-    assert list(checking.check(bench.place)) == []
+    assert list(integrity.check(bench.place)) == []
     assert image is not None
     assert record.images[0].layers == [fakes.digest(LAYER), fakes.digest(OTHER)]
     layers = image.platforms[0].layers
@@ -57,7 +61,10 @@ async def test_nothing_is_fetched_twice(bench) -> None:
 
     layers = [bench.fake.blobs[what] for what in bench.blob_requests()]
     assert len(layers) == 2  # The config and the third layer.
-    assert {one.stage for one in bench.progress} >= {layering.Stage.REUSED, layering.Stage.DONE}
+    assert {one.stage for one in bench.progress} >= {
+        layer_build.Stage.REUSED,
+        layer_build.Stage.DONE,
+    }
 
 
 async def test_the_same_layer_gives_the_same_bytes(bench) -> None:
@@ -79,10 +86,10 @@ async def test_a_layer_that_comes_twice_and_an_empty_one_are_built_once_each(ben
 
     assert len(record.images[0].layers) == 2
     assert len(list(bench.place.layer_files.glob("*/*"))) == 2
-    image = reading.Reader(bench.place).image(bench.reference())
+    image = direct_reader.Reader(bench.place).image(bench.reference())
     assert image is not None
     assert len(image.platforms[0].layers) == 4
-    assert list(checking.check(bench.place)) == []
+    assert list(integrity.check(bench.place)) == []
 
 
 @pytest.mark.parametrize(
@@ -115,8 +122,8 @@ async def test_two_builders_at_once_are_harmless(bench) -> None:
         for cache_id in ("imc-one", "imc-two", "imc-three"):
             group.create_task(bench.build(cache_id=cache_id))
 
-    assert list(checking.check(bench.place)) == []
-    assert len(list(reading.Reader(bench.place).caches())) == 3
+    assert list(integrity.check(bench.place)) == []
+    assert len(list(direct_reader.Reader(bench.place).caches())) == 3
 
 
 async def test_an_index_is_built_for_the_platforms_asked_for(bench) -> None:
@@ -125,15 +132,15 @@ async def test_an_index_is_built_for_the_platforms_asked_for(bench) -> None:
     index = bench.fake.add_index({"linux/amd64": amd, "linux/arm64": arm, "linux/s390x": arm}, "1")
 
     await bench.build(
-        platforms=(planning.images.Platform("linux", "amd64"),
-                   planning.images.Platform("linux", "arm64"))
+        platforms=(image_plan.images.Platform("linux", "amd64"),
+                   image_plan.images.Platform("linux", "arm64"))
     )  # fmt: skip
 
-    image = reading.Reader(bench.place).image(bench.reference(f"team/app@{index}"))
+    image = direct_reader.Reader(bench.place).image(bench.reference(f"team/app@{index}"))
     assert image is not None
     assert image.target == index
     assert [one.platform for one in image.platforms] == ["linux/amd64", "linux/arm64"]
-    assert reading.Reader(bench.place).image(bench.reference(f"team/app@{arm}")) == image
+    assert direct_reader.Reader(bench.place).image(bench.reference(f"team/app@{arm}")) == image
 
 
 async def test_a_build_for_some_platforms_takes_what_there_is(bench) -> None:
@@ -141,13 +148,13 @@ async def test_a_build_for_some_platforms_takes_what_there_is(bench) -> None:
     arm, amd = images.Platform("linux", "arm64"), images.Platform("linux", "amd64")
     platforms = (arm, amd)
 
-    with pytest.raises(planning.WrongPlatform):
+    with pytest.raises(image_plan.WrongPlatform):
         await bench.build(platforms=platforms)
     await bench.build(platforms=platforms, every_platform=False)
-    with pytest.raises(planning.WrongPlatform, match="linux/arm64"):
+    with pytest.raises(image_plan.WrongPlatform, match="linux/arm64"):
         await bench.build(platforms=platforms[:1], every_platform=False)
 
-    found = reading.Reader(bench.place).image(bench.reference())
+    found = direct_reader.Reader(bench.place).image(bench.reference())
     assert [one.platform for one in found.platforms] == ["linux/amd64"]
 
 
@@ -156,10 +163,10 @@ async def test_the_wrong_architecture_says_what_there_is(bench) -> None:
     bench.fake.add_image([OTHER], "2", architecture="s390x")
 
     with pytest.raises(
-        planning.WrongPlatform, match=r"no image for linux/amd64; there is: .*arm64"
+        image_plan.WrongPlatform, match=r"no image for linux/amd64; there is: .*arm64"
     ):
         await bench.build()
-    with pytest.raises(planning.WrongPlatform, match="s390x"):
+    with pytest.raises(image_plan.WrongPlatform, match="s390x"):
         await bench.build("team/app:2")
 
 
@@ -170,7 +177,7 @@ async def test_damage_on_the_way_is_fetched_once_more(bench) -> None:
 
     await bench.build()
 
-    assert list(checking.check(bench.place)) == []
+    assert list(integrity.check(bench.place)) == []
 
 
 async def test_a_blob_that_is_always_wrong_fails_with_both_digests(bench) -> None:
@@ -178,7 +185,7 @@ async def test_a_blob_that_is_always_wrong_fails_with_both_digests(bench) -> Non
     blob = fakes.gzipped(LAYER)
     bench.fake.faults[fakes.digest(blob)] += [fakes.other_bytes(bytes(len(blob)))] * 3
 
-    with pytest.raises(layering.LayerMismatch, match=fakes.digest(blob)):
+    with pytest.raises(layer_build.LayerMismatch, match=fakes.digest(blob)):
         await bench.build()
 
     assert bench.files() == []
@@ -187,7 +194,7 @@ async def test_a_blob_that_is_always_wrong_fails_with_both_digests(bench) -> Non
 async def test_an_image_that_lies_about_its_diff_id_is_refused(bench) -> None:
     bench.fake.add_image([LAYER], "1", compress=lambda data: gzip.compress(OTHER))
 
-    with pytest.raises(layering.LayerMismatch, match="unpacks to"):
+    with pytest.raises(layer_build.LayerMismatch, match="unpacks to"):
         await bench.build()
 
 
@@ -195,14 +202,14 @@ async def test_a_layer_that_cannot_be_unpacked_says_why(bench) -> None:
     tar = tars.archive([tars.Entry(name=b"x", kind=b"S")])
     bench.fake.add_image([tar], "1")
 
-    with pytest.raises(layering.LayerUnusable, match="containerd does not unpack it either"):
+    with pytest.raises(layer_build.LayerUnusable, match="containerd does not unpack it either"):
         await bench.build()
 
 
 async def test_a_hard_link_to_a_layer_below_is_refused_like_in_containerd(bench) -> None:
     bench.fake.add_image([LAYER, tars.archive([tars.link("link", "file")])], "1")
 
-    with pytest.raises(converting.ConversionFailed):
+    with pytest.raises(mkfs_erofs.ConversionFailed):
         await bench.build()
 
     assert list(bench.place.tmp.iterdir()) == []
@@ -224,7 +231,7 @@ async def test_a_dropped_connection_costs_only_the_rest(bench) -> None:
 async def test_a_cache_that_grows_too_large_leaves_nothing_behind(bench) -> None:
     bench.fake.add_image([LAYER, fakes.tar(big=os.urandom(200_000))], "1")
 
-    with pytest.raises(layering.CacheTooLarge, match="imageCacheSize"):
+    with pytest.raises(layer_build.CacheTooLarge, match="imageCacheSize"):
         await bench.build(capacity=100_000)
 
     assert bench.files() == []
@@ -237,7 +244,7 @@ async def test_a_cache_that_is_too_large_keeps_what_others_use(bench) -> None:
     await bench.build(cache_id="imc-one")
     before = bench.files()
 
-    with pytest.raises(layering.CacheTooLarge):
+    with pytest.raises(layer_build.CacheTooLarge):
         await bench.build("team/app:2", cache_id="imc-two", capacity=100_000)
 
     assert bench.files() == before
@@ -247,12 +254,12 @@ async def test_a_failed_build_is_resumed_by_the_next(bench) -> None:
     bench.fake.add_image([LAYER, OTHER], "1")
     second = fakes.digest(fakes.gzipped(OTHER))
     bench.fake.faults[second] += [fakes.status(404)]
-    with pytest.raises(registry.ImageUnknown):
+    with pytest.raises(distribution.ImageUnknown):
         await bench.build()
-    assert reading.Reader(bench.place).cache("imc-test") is None
+    assert direct_reader.Reader(bench.place).cache("imc-test") is None
     await bench.build()
 
-    assert list(checking.check(bench.place)) == []
+    assert list(integrity.check(bench.place)) == []
 
 
 async def test_cancelling_a_build_leaves_no_draft(bench) -> None:
@@ -275,11 +282,11 @@ async def test_no_mkfs_and_an_old_mkfs_say_what_to_install(bench, tmp_path) -> N
     noise.write_text("#!/bin/sh\necho hello\n")
     noise.chmod(0o755)
 
-    with pytest.raises(converting.MkfsMissing, match=r"install erofs-utils >= 1\.8"):
+    with pytest.raises(mkfs_erofs.MkfsMissing, match=r"install erofs-utils >= 1\.8"):
         await bench.build(mkfs=str(tmp_path / "none"))
-    with pytest.raises(converting.MkfsMissing, match="hello"):
+    with pytest.raises(mkfs_erofs.MkfsMissing, match="hello"):
         await bench.build(mkfs=str(noise))
-    with pytest.raises(converting.MkfsTooOld, match=r"erofs-utils 1\.5"):
+    with pytest.raises(mkfs_erofs.MkfsTooOld, match=r"erofs-utils 1\.5"):
         await bench.build(mkfs=str(old))
 
 
@@ -301,7 +308,7 @@ async def test_a_failing_mkfs_is_explained_and_leaves_nothing(
     mkfs.write_text(f"#!/bin/sh\n[ $1 = -V ] && echo mkfs.erofs 1.8.6 && exit\n{script}\n")
     mkfs.chmod(0o755)
 
-    with pytest.raises(getattr(converting, failure), match=words):
+    with pytest.raises(getattr(mkfs_erofs, failure), match=words):
         await bench.build(mkfs=str(mkfs))
 
     assert bench.files() == []
@@ -318,12 +325,12 @@ async def test_what_is_no_image_says_what_it_is(bench) -> None:
     bench.fake.add_manifest(json.dumps(chart).encode(), "", "3")
 
     for tag, words in ("1", "schema 1"), ("2", "damaged"), ("3", "Helm chart"):
-        with pytest.raises(planning.UnsupportedImage, match=words):
+        with pytest.raises(image_plan.UnsupportedImage, match=words):
             await bench.build(f"team/app:{tag}")
 
 
 async def test_an_unknown_image_says_so(bench) -> None:
-    with pytest.raises(registry.ImageUnknown, match="team/nothing"):
+    with pytest.raises(distribution.ImageUnknown, match="team/nothing"):
         await bench.build("team/nothing:1")
 
 
@@ -344,9 +351,9 @@ async def test_a_full_store_leaves_nothing_behind(bench, monkeypatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agent.store.publishing._move_layer", full)
+    monkeypatch.setattr("agent.store.publish.writer._move_layer", full)
 
-    with pytest.raises(publishing.StoreFull, match="no space left in the store"):
+    with pytest.raises(writer.StoreFull, match="no space left in the store"):
         await bench.build()
 
     assert bench.files() == []
@@ -372,21 +379,21 @@ async def test_a_directory_that_a_layer_implies_looks_as_below(bench) -> None:
 
     await bench.build()
 
-    image = reading.Reader(bench.place).image(bench.reference())
+    image = direct_reader.Reader(bench.place).image(bench.reference())
     assert image is not None
     for item in image.platforms[0].layers[1:]:
-        chain = reading.Reader(bench.place).chain(item.chain_id)
+        chain = direct_reader.Reader(bench.place).chain(item.chain_id)
         assert chain is not None
         assert chain.variant_of == item.diff_id == fakes.digest(above)
         with erofs.Layer(bench.place.layer(chain.diff_id)) as layer:
-            assert layer.find(b"tmp") == tarstream.DirInfo(0o1777, 3, 4, 77)
-            opt = tarstream.DirInfo(0o700, 0, 0, 5, 6, ((b"user.k", b"v"),))
+            assert layer.find(b"tmp") == stream.DirInfo(0o1777, 3, 4, 77)
+            opt = stream.DirInfo(0o700, 0, 0, 5, 6, ((b"user.k", b"v"),))
             assert layer.find(b"opt") == opt
             deep = layer.find(b"opt/0299-" + b"x" * 60 + b"/deep")
-            assert deep == tarstream.DirInfo(0o755, 0, 0, 0)
+            assert deep == stream.DirInfo(0o755, 0, 0, 0)
             assert layer.find(b"tmp/x") is True
             assert layer.find(b"tmp/z") is False
-    assert list(checking.check(bench.place)) == []
+    assert list(integrity.check(bench.place)) == []
     # The bottom layer, the upper one as it is, and its variant, which both chains share.
     assert len(list(bench.place.layer_files.glob("*/*"))) == 3
 
@@ -408,8 +415,8 @@ async def test_pruning_keeps_variants(bench) -> None:
 
     shutil.rmtree(bench.place.claims)
 
-    assert pruning.prune(bench.place, min_age=0.0) == pruning.Pruned(0, 0)
-    assert list(checking.check(bench.place)) == []
+    assert prune_now.prune(bench.place, min_age=0.0) == prune_now.Pruned(0, 0)
+    assert list(integrity.check(bench.place)) == []
 
 
 async def test_a_store_on_another_file_system_gets_only_the_finished_file(bench, tmp_path) -> None:
@@ -426,22 +433,22 @@ async def test_a_store_on_another_file_system_gets_only_the_finished_file(bench,
         await bench.build()
 
         assert list(bench.scratch.iterdir()) == []
-    assert list(checking.check(bench.place)) == []
+    assert list(integrity.check(bench.place)) == []
 
 
 BUILD = """
 import asyncio, pathlib, sys
-from agent.build import working
-from agent.clients import registry
+from agent.build import cache_build
+from agent.clients.registry import distribution
 from agent.model import images
 from agent.roles import builder
 root, host = sys.argv[1:]
 asyncio.run(builder.build(
     builder.Settings(
         store=pathlib.Path(root),
-        registries=registry.Options(plain_http=frozenset({host}), read_timeout=60),
+        registries=distribution.Options(plain_http=frozenset({host}), read_timeout=60),
     ),
-    working.Request(
+    cache_build.Request(
         cache_id="imc-test", name="x", references=(images.parse_reference(host + "/team/app:1"),),
         platforms=(images.Platform("linux", "amd64"),), capacity=1 << 30,
     ),
@@ -451,13 +458,13 @@ asyncio.run(builder.build(
 
 @pytest.mark.parametrize("script", ["exec sleep 600", "head -c 4096 >/dev/null; exec sleep 600"])
 async def test_a_mkfs_that_gets_nowhere_is_killed(bench, tmp_path, monkeypatch, script) -> None:
-    monkeypatch.setattr(converting, "_STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(mkfs_erofs, "_STALLED_SECONDS", 1.0)
     bench.fake.add_image([fakes.tar(big=os.urandom(3_000_000))], "1", compress=bytes)
     mkfs = tmp_path / "hanging"
     mkfs.write_text(f"#!/bin/sh\n[ $1 = -V ] && echo mkfs.erofs 1.8.6 && exit\n{script}\n")
     mkfs.chmod(0o755)
 
-    with pytest.raises(converting.ConversionStalled, match="neither read nor wrote"):
+    with pytest.raises(mkfs_erofs.ConversionStalled, match="neither read nor wrote"):
         await bench.build(mkfs=str(mkfs))
     assert bench.files() == []
 
@@ -468,7 +475,7 @@ def test_a_mkfs_that_waits_for_a_slow_registry_is_not_killed() -> None:
         os.close(reading)
         # Still with its loader on a loaded machine, it would be one that does nothing.
         wait_until_reading(process.pid)
-        with stalling.Watch(process.pid, 1.0) as watch:
+        with mkfs_stall.Watch(process.pid, 1.0) as watch:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(2)
             os.close(writing)
@@ -503,7 +510,7 @@ async def test_mkfs_does_not_outlive_a_builder_that_is_killed(bench) -> None:
             await asyncio.sleep(0.05)
     assert found
     await bench.build()
-    assert {one.kind for one in checking.check(bench.place)} <= {checking.Kind.LEFTOVER}
+    assert {one.kind for one in integrity.check(bench.place)} <= {integrity.Kind.LEFTOVER}
 
 
 def converters(root: pathlib.Path) -> list[int]:

@@ -39,7 +39,7 @@ def server(tmp_path_factory):
 
 def create(server, folder: pathlib.Path, *options: str) -> subprocess.CompletedProcess[str]:
     """`uimgacc create` as a person runs it, with the log of everything."""
-    command = [sys.executable, "-c", "from agent.cli import main; main.main()"]
+    command = [sys.executable, "-c", "from agent.cli import entry; entry.main()"]
     image = f"{server.address}/lab/gzip:1"
     command += ["create", "tools", "--image", image, "--plain-http", server.address]
     command += ["--store", str(folder / "store"), *options]

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.build import converting
+from agent.build import mkfs_erofs
 from agent.mounts import syscalls
-from agent.store import checking, publishing
+from agent.store import integrity
+from agent.store.publish import writer
 from tests.build import conftest
 from tests.fakes import registry as fakes
 
@@ -51,9 +52,9 @@ def disk(tmp_path: pathlib.Path) -> Iterator[Disk]:
 @pytest.mark.parametrize(
     ("what", "failure", "words"),
     [
-        ("scratch", converting.DiskFull, r"no space left in .*/disk/scratch .*set TMPDIR"),
-        ("store", publishing.StoreFull, r"no space left in the store .*delete caches"),
-        ("both", converting.DiskFull, r"no space left in .*/disk/store/tmp"),
+        ("scratch", mkfs_erofs.DiskFull, r"no space left in .*/disk/scratch .*set TMPDIR"),
+        ("store", writer.StoreFull, r"no space left in the store .*delete caches"),
+        ("both", mkfs_erofs.DiskFull, r"no space left in .*/disk/store/tmp"),
     ],
 )
 async def test_a_full_disk_is_told_leaves_nothing_and_needs_only_room(
@@ -62,7 +63,7 @@ async def test_a_full_disk_is_told_leaves_nothing_and_needs_only_room(
     store = (tmp_path if what == "scratch" else disk.path) / "store"
     scratch = (tmp_path if what == "store" else disk.path) / "scratch"
     scratch.mkdir()
-    publishing.create(store)
+    writer.create(store)
     async with fakes.FakeRegistry() as fake:
         fake.add_image([fakes.tar(big=os.urandom(6_000_000))], "1")
         bench = conftest.Bench(store, fake)
@@ -75,4 +76,4 @@ async def test_a_full_disk_is_told_leaves_nothing_and_needs_only_room(
         assert list(scratch.iterdir()) == []
         disk.grow()
         await bench.build()
-        assert list(checking.check(bench.place)) == []
+        assert list(integrity.check(bench.place)) == []

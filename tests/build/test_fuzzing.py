@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent import errors
-from agent.clients import registry
+from agent.clients.registry import distribution
 from agent.model import images
-from agent.store import checking, layout, publishing, reading
+from agent.store import integrity, layout
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
 from tests.build.conftest import Bench
 from tests.fakes import registry as fakes
 
@@ -71,7 +73,7 @@ async def build(mutate: Any) -> None:
     """Build an image from a registry whose content `mutate` has changed; look at what is left."""
     with tempfile.TemporaryDirectory(prefix="fuzz") as name:
         around = pathlib.Path(name)
-        publishing.create(around / "in" / "store")
+        writer.create(around / "in" / "store")
         async with fakes.FakeRegistry() as fake:
             fake.add_image([fakes.tar(a=b"1"), fakes.tar(b=b"2")], "1")
             mutate(fake)
@@ -81,8 +83,10 @@ async def build(mutate: Any) -> None:
         place = layout.Layout(around / "in" / "store")
         outside = [path for path in around.rglob("*") if not path.is_relative_to(place.root)]
         assert outside == [around / "in"]
-        assert [each for each in checking.check(place) if each.kind is checking.Kind.DAMAGED] == []
-        for cache in reading.Reader(place).caches():
+        assert [
+            each for each in integrity.check(place) if each.kind is integrity.Kind.DAMAGED
+        ] == []
+        for cache in direct_reader.Reader(place).caches():
             assert [image.ref for image in cache.images] == [str(bench.reference())]
 
 
@@ -171,10 +175,10 @@ def test_a_challenge_may_say_anything(fields: dict[str, str]) -> None:
         async with fakes.FakeRegistry() as fake:
             fake.add_image([fakes.tar(a=b"1")], "1")
             fake.faults["1"] += [refuse] * 3
-            options = registry.Options(
+            options = distribution.Options(
                 plain_http=frozenset({fake.host}), delays=(0.01,), deadline=0.2, read_timeout=1.0
             )
-            async with registry.Client(Nobody(), options) as client:
+            async with distribution.Client(Nobody(), options) as client:
                 with contextlib.suppress(errors.AgentError):
                     await client.manifest(images.parse_reference(f"{fake.host}/team/app:1"))
 

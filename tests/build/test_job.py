@@ -12,7 +12,9 @@ import pytest
 
 from agent.model import builds, records
 from agent.roles import builder
-from agent.store import layout, publishing, reading
+from agent.store import layout
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
 from lab import registries, services
 
 pytestmark = pytest.mark.skipif(
@@ -27,7 +29,7 @@ class Job:
 
     def __init__(self, folder: pathlib.Path, server: services.Registry, image: str) -> None:
         self.place = layout.Layout(folder / "store")
-        publishing.create(self.place.root)
+        writer.create(self.place.root)
         self.secrets = folder / "secrets"
         self.secrets.mkdir()
         self.message = folder / "message"
@@ -41,7 +43,7 @@ class Job:
         ]
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        code = "from agent.cli.main import main; main()"
+        code = "from agent.cli.entry import main; main()"
         return subprocess.Popen(
             [sys.executable, "-c", code, "build", *self.arguments, *more],
             stderr=subprocess.PIPE,
@@ -70,7 +72,7 @@ def test_a_private_image_is_built_with_the_secret_that_is_mounted(tmp_path) -> N
         (job.secrets / "0.json").write_text(json.dumps(config))
         code, said = job.run("--namespace", "default")
 
-    record = reading.Reader(job.place).cache("imc-test")
+    record = direct_reader.Reader(job.place).cache("imc-test")
     assert (code, record.namespaces) == (0, ["default"])
     assert job.report == builds.Report(
         percent=100,
@@ -98,7 +100,7 @@ def test_the_report_grows_and_a_stop_says_so(tmp_path) -> None:
     assert process.returncode == 1
     assert any(0 < percent < 100 for percent in seen)
     assert job.message.read_text() == "the build was told to stop before it was done"
-    assert reading.Reader(job.place).cache("imc-test") is None
+    assert direct_reader.Reader(job.place).cache("imc-test") is None
     # A node that is drained is no failure: the Job's next pod goes on, and reports.
     assert job.report.result is None
 

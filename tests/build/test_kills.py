@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from agent.store import checking, layout
+from agent.store import integrity, layout
 from lab import registries, services
 
 pytestmark = pytest.mark.skipif(
@@ -14,17 +14,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 IMAGE = "lab/layers2:1"
-LEFTOVER = checking.Kind.LEFTOVER
+LEFTOVER = integrity.Kind.LEFTOVER
 POINTS = [
     ("agent.kits.files:publish", 4),
     ("agent.kits.files:write", 9),
     ("agent.kits.files:sync_folder", 4),
-    ("agent.store.publishing:publish_layer", 2),
-    ("agent.store.publishing:publish_chain", 2),
-    ("agent.store.publishing:publish_image", 1),
-    ("agent.store.publishing:publish_cache", 1),
-    ("agent.store.claiming:Claim.add", 2),
-    ("agent.store.claiming:Claim.finish", 1),
+    ("agent.store.publish.writer:publish_layer", 2),
+    ("agent.store.publish.writer:publish_chain", 2),
+    ("agent.store.publish.writer:publish_image", 1),
+    ("agent.store.publish.writer:publish_cache", 1),
+    ("agent.store.publish.build_claims:Claim.add", 2),
+    ("agent.store.publish.build_claims:Claim.finish", 1),
 ]
 CASES = [
     pytest.param(place, when, number, id=f"{place.partition(':')[2]}-{when}-{number}")
@@ -58,9 +58,9 @@ def test_killed_at(tmp_path, server, place: str, when: str, number: int) -> None
     where = layout.Layout(store)
     if where.store_record.exists():
         # A reader sees all of a thing or none of it.
-        wrong = [found for found in checking.check(where) if found.kind is not LEFTOVER]
-        assert [found for found in wrong if found.kind is not checking.Kind.ORPHANED] == []
+        wrong = [found for found in integrity.check(where) if found.kind is not LEFTOVER]
+        assert [found for found in wrong if found.kind is not integrity.Kind.ORPHANED] == []
 
-    assert create(["-c", "from agent.cli.main import main; main()"], store, server) == 0
-    assert [found for found in checking.check(where) if found.kind is not LEFTOVER] == []
+    assert create(["-c", "from agent.cli.entry import main; main()"], store, server) == 0
+    assert [found for found in integrity.check(where) if found.kind is not LEFTOVER] == []
     assert len(list(where.cache_records.iterdir())) == 1

@@ -12,11 +12,13 @@ import time
 
 import pytest
 
-from agent.build import converting, layering, working
-from agent.clients import registry
+from agent.build import cache_build, layer_build, mkfs_erofs
+from agent.clients.registry import distribution
 from agent.model import images
 from agent.roles import builder
-from agent.store import checking, layout, publishing, reading
+from agent.store import integrity, layout
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
 from lab import registries, services
 from tests.containerd import conftest as containerds
 from tests.containerd import test_fidelity, trees
@@ -39,8 +41,8 @@ def server(tmp_path_factory):
 
 
 def build(store: pathlib.Path, server: services.Registry, *names: str, **settings):
-    options = registry.Options(plain_http=frozenset({server.address}), deadline=20.0)
-    request = working.Request(
+    options = distribution.Options(plain_http=frozenset({server.address}), deadline=20.0)
+    request = cache_build.Request(
         cache_id="imc-real",
         name="real",
         references=tuple(images.parse_reference(f"{server.address}/{name}") for name in names),
@@ -54,7 +56,7 @@ def build(store: pathlib.Path, server: services.Registry, *names: str, **setting
 
 @pytest.fixture(params=["lz4", "none"])
 def store(request, tmp_path) -> pathlib.Path:
-    publishing.create(tmp_path / "store", compression=request.param)
+    writer.create(tmp_path / "store", compression=request.param)
     return tmp_path / "store"
 
 
@@ -64,8 +66,8 @@ FORMS = ("gzip", "zstd", "plain", "estargz", "docker", "multi", "odd", "layers12
 def test_every_form_of_image_is_built_soundly(store, server) -> None:
     record = build(store, server, *(f"lab/{form}:1" for form in FORMS))
 
-    reader = reading.Reader(layout.Layout(store))
-    assert list(checking.check(layout.Layout(store))) == []
+    reader = direct_reader.Reader(layout.Layout(store))
+    assert list(integrity.check(layout.Layout(store))) == []
     assert len(record.images) == len(FORMS)
     for image in record.images:
         found = reader.image(images.parse_reference(image.ref))
@@ -77,7 +79,7 @@ def test_every_form_of_image_is_built_soundly(store, server) -> None:
 
 
 def test_a_second_build_fetches_no_layer(tmp_path, server) -> None:
-    publishing.create(tmp_path / "store")
+    writer.create(tmp_path / "store")
     build(tmp_path / "store", server, "lab/layers40:1")
     mark = server.mark()
 
@@ -89,30 +91,30 @@ def test_a_second_build_fetches_no_layer(tmp_path, server) -> None:
 @pytest.mark.parametrize(
     ("why", "error", "words"),
     [
-        ("sparse", layering.LayerUnusable, "containerd does not unpack it either"),
-        ("contiguous", layering.LayerUnusable, "containerd does not unpack it either"),
-        ("link", converting.ConversionFailed, "No such file"),
+        ("sparse", layer_build.LayerUnusable, "containerd does not unpack it either"),
+        ("contiguous", layer_build.LayerUnusable, "containerd does not unpack it either"),
+        ("link", mkfs_erofs.ConversionFailed, "No such file"),
     ],
 )
 def test_what_containerd_refuses_is_refused(tmp_path, server, why, error, words) -> None:
-    publishing.create(tmp_path / "store")
+    writer.create(tmp_path / "store")
 
     with pytest.raises(error, match=words):
         build(tmp_path / "store", server, f"lab/refused-{why}:1")
 
 
 def test_basic_authorization_with_a_docker_config(tmp_path) -> None:
-    publishing.create(tmp_path / "store")
+    writer.create(tmp_path / "store")
     config = tmp_path / "config.json"
     with services.Registry(tmp_path / "registry", users={"alice": "secret"}) as server:
         auth = base64.b64encode(b"alice:secret").decode()
         config.write_text(json.dumps({"auths": {server.address: {"auth": auth}}}))
 
-        with pytest.raises(registry.AccessDenied, match="without credentials"):
+        with pytest.raises(distribution.AccessDenied, match="without credentials"):
             build(tmp_path / "store", server, "lab/gzip:1")
         build(tmp_path / "store", server, "lab/gzip:1", docker_configs=(config,))
 
-    assert list(checking.check(layout.Layout(tmp_path / "store"))) == []
+    assert list(integrity.check(layout.Layout(tmp_path / "store"))) == []
 
 
 MEASURE = """
@@ -130,7 +132,7 @@ def large(tmp_path_factory, server) -> tuple[pathlib.Path, int]:
     """A store with the large image, and the most memory in KiB that its build took."""
     store = tmp_path_factory.mktemp("large") / "store"
     command = [
-        *(sys.executable, "-c", "from agent.cli.main import main; main()"),
+        *(sys.executable, "-c", "from agent.cli.entry import main; main()"),
         *("create", "large", "--image", f"{server.address}/{LARGE}"),
         *("--plain-http", server.address, "--store", str(store), "--json"),
     ]

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from agent.build import working
-from agent.clients import registry as registries
+from agent.build import cache_build
+from agent.clients.registry import distribution as registries
 from agent.model import images
 from agent.roles import builder
-from agent.store import publishing
+from agent.store.publish import writer
 from lab import processes, services
 from tests.snapshotter import conftest as snapshotters
 
@@ -42,7 +42,7 @@ def registry(session: pathlib.Path) -> Iterator[services.Registry]:
 def build(store: pathlib.Path, registry: services.Registry, names: Sequence[str]) -> None:
     """Build one cache of the named images."""
     options = registries.Options(plain_http=frozenset([registry.address]))
-    request = working.Request(
+    request = cache_build.Request(
         cache_id="imc-tests",
         name="tests",
         references=tuple(images.parse_reference(f"{registry.address}/{name}") for name in names),
@@ -58,7 +58,7 @@ def pristine(session: pathlib.Path, registry: services.Registry) -> pathlib.Path
     """The store that tests share; whoever damages it takes `store` instead."""
     root = session / "store"
     root.mkdir()
-    publishing.create(root)
+    writer.create(root)
     build(root, registry, STORED)
     return root
 

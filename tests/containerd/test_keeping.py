@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.clients import containerd as clients
+from agent.clients.containerd import rpc as clients
 from lab import containerds, processes, restarter
 from tests.image import nodes
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(300)]
 
-COMMAND = (sys.executable, "-c", "from agent.cli import main; main.main()", "node-setup")
+COMMAND = (sys.executable, "-c", "from agent.cli import entry; entry.main()", "node-setup")
 RUNTIMES = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes"
 
 

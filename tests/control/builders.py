@@ -18,14 +18,14 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from agent.clients import kube
-from agent.control import jobs
+from agent.clients.kube import rest_client
+from agent.control.jobs import job_manifest
 from lab import places, processes
 from tests.kube import apis
 
 Object = dict[str, Any]
 
-COMMAND = (sys.executable, "-c", "from agent.cli.main import main; main()")
+COMMAND = (sys.executable, "-c", "from agent.cli.entry import main; main()")
 
 
 class Pod:
@@ -133,11 +133,11 @@ class Builders:
 
     def jobs(self) -> list[Object]:
         """The Jobs as they are."""
-        return self.api.list(kube.JOBS, namespace=self.namespace)
+        return self.api.list(rest_client.JOBS, namespace=self.namespace)
 
     def secrets(self) -> list[str]:
         """The names of the Secrets that there are beside the Jobs."""
-        found = self.api.list(kube.SECRETS, namespace=self.namespace)
+        found = self.api.list(rest_client.SECRETS, namespace=self.namespace)
         return [secret["metadata"]["name"] for secret in found]
 
     def _run(self) -> None:
@@ -169,13 +169,13 @@ class Builders:
         name = job["metadata"]["name"]
         folder = self.folder / f"{name}-{len(self.started)}"
         folder.mkdir(mode=0o755)
-        cache = job["metadata"]["annotations"][jobs.OWNER].partition("/")[2]
+        cache = job["metadata"]["annotations"][job_manifest.OWNER].partition("/")[2]
         pod = Pod(job, folder, self.deadly.get(cache, COMMAND))
         files = {}
         for volume in pod.spec["volumes"]:
             if "secret" in volume:
                 wanted = volume["secret"]["secretName"]
-                found = self.api.get(kube.SECRETS, wanted, namespace=self.namespace)
+                found = self.api.get(rest_client.SECRETS, wanted, namespace=self.namespace)
                 files = {key: base64.b64decode(value) for key, value in found["data"].items()}
         body = {
             "metadata": {
@@ -191,7 +191,7 @@ class Builders:
                 "containers": [{"name": "build", "image": pod.container["image"]}],
             },
         }
-        self.api.create(kube.PODS, body, namespace=self.namespace)
+        self.api.create(rest_client.PODS, body, namespace=self.namespace)
         self.pods[name] = pod
         self.started.append(name)
         pod.start(files)
@@ -209,7 +209,7 @@ class Builders:
             "message": pod.message.read_text(),
         }
         self.api.patch(
-            kube.PODS,
+            rest_client.PODS,
             pod.name,
             {
                 "status": {
@@ -248,7 +248,11 @@ class Builders:
 
     def _status(self, name: str, status: Object) -> None:
         self.api.patch(
-            kube.JOBS, name, {"status": status}, namespace=self.namespace, subresource="status"
+            rest_client.JOBS,
+            name,
+            {"status": status},
+            namespace=self.namespace,
+            subresource="status",
         )
 
     def _remove(self, job: Object) -> None:
@@ -257,18 +261,20 @@ class Builders:
         pod = self.pods.pop(name, None)
         if pod is not None:
             pod.kill(signal.SIGTERM)
-            self.api.delete(kube.PODS, pod.name, namespace=self.namespace)
+            self.api.delete(rest_client.PODS, pod.name, namespace=self.namespace)
         self.collect(name)
         self.api.patch(
-            kube.JOBS, name, {"metadata": {"finalizers": None}}, namespace=self.namespace
+            rest_client.JOBS, name, {"metadata": {"finalizers": None}}, namespace=self.namespace
         )
 
     def collect(self, name: str) -> None:
         """Delete what a Job owns."""
-        for secret in self.api.list(kube.SECRETS, namespace=self.namespace):
+        for secret in self.api.list(rest_client.SECRETS, namespace=self.namespace):
             owners = secret["metadata"].get("ownerReferences", ())
             if any(owner["name"] == name for owner in owners):
-                self.api.delete(kube.SECRETS, secret["metadata"]["name"], namespace=self.namespace)
+                self.api.delete(
+                    rest_client.SECRETS, secret["metadata"]["name"], namespace=self.namespace
+                )
 
 
 def _now() -> str:

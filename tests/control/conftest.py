@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from agent.clients import kube, kube_access
-from agent.control import cluster, specs
-from agent.store import layout, reading
+from agent.clients.kube import connection, rest_client
+from agent.control.objects import cache_object, cluster
+from agent.store import layout
+from agent.store.lookup import direct_reader
 from lab import places, processes, registries, services
 from tests.control import builders
 from tests.kube import apis
@@ -25,12 +26,12 @@ from tests.manifests import crds
 __all__ = ["api", "api_access", "api_loop", "proxy"]
 
 USER = 65532
-DEFINITIONS = kube.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
+DEFINITIONS = rest_client.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
 POD = "controller-0"
 
 
 @pytest.fixture(scope="session")
-def kinds(api_access: kube_access.Access, tmp_path_factory: pytest.TempPathFactory) -> None:
+def kinds(api_access: connection.Access, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The kinds of image caches are installed."""
     admin = apis.Api(api_access, tmp_path_factory.mktemp("kinds"))
     for group in crds.FILES:
@@ -41,7 +42,7 @@ def kinds(api_access: kube_access.Access, tmp_path_factory: pytest.TempPathFacto
 
 def served(admin: apis.Api, group: str) -> bool:
     try:
-        admin.list(kube.Resource(group=group, plural="imagecaches"))
+        admin.list(rest_client.Resource(group=group, plural="imagecaches"))
     except apis.RefusedError:
         return False
     return True
@@ -111,7 +112,7 @@ class Plane:
         shutil.chown(self.store.root, USER, USER)
         (folder / "pods").mkdir(mode=0o755)
         self.builders = builders.Builders(api, api.namespace, folder / "pods")
-        self.made: list[tuple[kube.Resource, str]] = []
+        self.made: list[tuple[rest_client.Resource, str]] = []
         self.controllers: list[Controller] = []
         api.node(labels={"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux"})
         self.pod(POD)
@@ -130,7 +131,7 @@ class Plane:
             "volumes": [{"name": "s", "hostPath": {"path": str(self.store.root)}}],
         }
         body = {"metadata": {"name": name}, "spec": spec}
-        self.api.create(kube.PODS, body, namespace=self.api.namespace)
+        self.api.create(rest_client.PODS, body, namespace=self.api.namespace)
 
     def controller(
         self, *more: str, name: str = POD, prefix: list[str] | None = None, start: bool = True
@@ -143,9 +144,11 @@ class Plane:
             made.start()
         return made
 
-    def apply(self, name: str, *images: str, group: str = "uimgacc.io", **more: Any) -> specs.Key:
+    def apply(
+        self, name: str, *images: str, group: str = "uimgacc.io", **more: Any
+    ) -> cache_object.Key:
         """An ImageCache of images of the registry."""
-        resource = kube.Resource(group=group, plural="imagecaches")
+        resource = rest_client.Resource(group=group, plural="imagecaches")
         annotations = {"uimgacc.io/plain-http-registry": self.server.address}
         annotations |= more.pop("annotations", {})
         body = {
@@ -160,19 +163,19 @@ class Plane:
         }
         self.made.append((resource, name))
         self.api.create(resource, body)
-        return specs.Key(group, name)
+        return cache_object.Key(group, name)
 
-    def get(self, key: specs.Key) -> apis.Object:
+    def get(self, key: cache_object.Key) -> apis.Object:
         return self.api.get(cluster.resource_of(key), key.name)
 
-    def status(self, key: specs.Key) -> apis.Object:
+    def status(self, key: cache_object.Key) -> apis.Object:
         return dict(self.get(key).get("status", {}))
 
-    def phase(self, key: specs.Key) -> str:
+    def phase(self, key: cache_object.Key) -> str:
         status = self.status(key)
         return str(status.get("phase") or status.get("imcPhase") or "")
 
-    def wait(self, key: specs.Key, *phases: str, seconds: float = 60) -> apis.Object:
+    def wait(self, key: cache_object.Key, *phases: str, seconds: float = 60) -> apis.Object:
         """The status with which it was first seen in one of these phases."""
         found: apis.Object = {}
 
@@ -187,7 +190,7 @@ class Plane:
             raise AssertionError(f"{found}\n{self.said()}") from None
         return found
 
-    def gone(self, key: specs.Key) -> bool:
+    def gone(self, key: cache_object.Key) -> bool:
         try:
             self.get(key)
         except apis.RefusedError as error:
@@ -213,11 +216,11 @@ class Plane:
         return "\n".join(logs)
 
     @property
-    def reader(self) -> reading.Reader:
-        return reading.Reader(self.store)
+    def reader(self) -> direct_reader.Reader:
+        return direct_reader.Reader(self.store)
 
-    def events(self, key: specs.Key) -> list[str]:
-        uid_events = self.api.list(kube.EVENTS, namespace="default")
+    def events(self, key: cache_object.Key) -> list[str]:
+        uid_events = self.api.list(rest_client.EVENTS, namespace="default")
         # A real server has events of its own, some about nothing that has a name.
         found = [each for each in uid_events if each["involvedObject"].get("name") == key.name]
         return [each["reason"] for each in found]

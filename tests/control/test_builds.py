@@ -5,10 +5,10 @@ import sys
 import pytest
 import yaml
 
-from agent.clients import kube
-from agent.control import cluster, specs
+from agent.clients.kube import rest_client
+from agent.control.objects import cache_object, cluster
 from agent.model import images
-from agent.store import checking
+from agent.store import integrity
 from tests.control import conftest
 from tests.control.test_controller import docker_config, secret
 from tests.control.test_ucloud import PASSWORD, UHub, uhub
@@ -53,12 +53,12 @@ def test_a_tag_that_has_moved_is_built_anew_in_time_and_on_request(plane, uhub: 
     # By itself nothing is looked up again.
     annotate("example.com/other", "1")
     wait(first.digest)
-    annotate(specs.REFRESH_HOURS, "0.0005")
+    annotate(cache_object.REFRESH_HOURS, "0.0005")
     wait(second.digest)
-    annotate(specs.REFRESH_HOURS, "0")
+    annotate(cache_object.REFRESH_HOURS, "0")
 
     third = uhub.push("team/app", b"3")
-    annotate(specs.REFRESH, "now")
+    annotate(cache_object.REFRESH, "now")
     wait(third.digest)
     record = plane.reader.image(images.parse_reference(uhub.name("team/app:1")))
     assert record is not None
@@ -145,9 +145,9 @@ def test_a_cluster_of_two_kinds_of_nodes_gets_the_platforms_of_both(plane) -> No
 # Before, not after: of layers that are published side by side none is the only one.
 STAGES = [
     ("agent.roles.build_job:_build", "before"),
-    ("agent.store.publishing:publish_layer", "before"),
-    ("agent.store.publishing:publish_image", "before"),
-    ("agent.store.publishing:publish_cache", "before"),
+    ("agent.store.publish.writer:publish_layer", "before"),
+    ("agent.store.publish.writer:publish_image", "before"),
+    ("agent.store.publish.writer:publish_cache", "before"),
     ("agent.roles.build_job:_Reporter.end", "before"),
 ]
 
@@ -168,8 +168,8 @@ def test_a_job_that_is_killed_at_any_stage_is_made_up_for(plane) -> None:
         assert plane.reader.cache(status["imageCacheId"]) is not None
     assert len(plane.builders.killed) == len(STAGES)
     # What is half done is swept a day later.
-    left = [found.kind for found in checking.check(plane.store)]
-    assert set(left) <= {checking.Kind.LEFTOVER}
+    left = [found.kind for found in integrity.check(plane.store)]
+    assert set(left) <= {integrity.Kind.LEFTOVER}
 
 
 def test_nothing_of_ours_holds_up_the_end_of_a_namespace(plane) -> None:
@@ -183,7 +183,12 @@ def test_nothing_of_ours_holds_up_the_end_of_a_namespace(plane) -> None:
 
     found = [
         each
-        for plural in (kube.JOBS, kube.SECRETS, kube.LEASES, kube.Resource(plural="configmaps"))
+        for plural in (
+            rest_client.JOBS,
+            rest_client.SECRETS,
+            rest_client.LEASES,
+            rest_client.Resource(plural="configmaps"),
+        )
         for each in plane.api.list(plural, namespace=plane.api.namespace)
     ]
     assert len(found) >= 4

@@ -11,11 +11,14 @@ import pytest
 import typer.testing
 import yaml
 
-from agent.cli import caching, commands, installing
-from agent.clients import kube
-from agent.control import acceleration_states, specs
+from agent.cli import commands
+from agent.cli.caches import cluster_caches
+from agent.cli.install import installation
+from agent.clients.kube import rest_client
+from agent.control.objects import cache_object
 from agent.model import images
-from agent.node import labelling
+from agent.node.health import node_patch
+from agent.ucloud import accelerated_images
 from tests.control import conftest
 from tests.kube import apis, faults
 from tests.manifests import rendering
@@ -24,8 +27,8 @@ pytestmark = pytest.mark.timeout(300)
 
 RUNNER = typer.testing.CliRunner()
 SYSTEM = "uimgacc-system"
-CONFIG_MAPS = kube.Resource(plural="configmaps")
-BINDINGS = kube.Resource(
+CONFIG_MAPS = rest_client.Resource(plural="configmaps")
+BINDINGS = rest_client.Resource(
     group="admissionregistration.k8s.io", plural="mutatingadmissionpolicybindings"
 )
 Run = Callable[..., "typer.testing.Result"]
@@ -51,8 +54,8 @@ def done(result: "typer.testing.Result") -> str:
 def made(plane: conftest.Plane) -> Iterator[None]:
     """What the commands make is gone at the end."""
     yield
-    for each in plane.api.list(kube.IMAGE_CACHES):
-        plane.made.append((kube.IMAGE_CACHES, each["metadata"]["name"]))
+    for each in plane.api.list(rest_client.IMAGE_CACHES):
+        plane.made.append((rest_client.IMAGE_CACHES, each["metadata"]["name"]))
 
 
 @pytest.mark.usefixtures("made")
@@ -109,8 +112,8 @@ def test_the_manifest_of_a_cloud_is_applied(plane, run, tmp_path) -> None:
 
 @pytest.mark.usefixtures("made")
 def test_nobody_waits_for_ever_for_a_controller_that_is_not_there(plane, run, monkeypatch) -> None:
-    monkeypatch.setattr(caching, "_LED_POLL", 0.1)
-    monkeypatch.setattr(caching, "_LEADERLESS_SECONDS", 0.5)
+    monkeypatch.setattr(cluster_caches, "_LED_POLL", 0.1)
+    monkeypatch.setattr(cluster_caches, "_LEADERLESS_SECONDS", 0.5)
 
     made = run("create", "tools", "--image", "registry.example.com/tools:1")
     gone = run("delete", "tools")
@@ -136,8 +139,10 @@ def test_ucloud_users_find_their_commands_and_their_json(plane, run) -> None:
     shown = json.loads(done(run("get", "--json")))
     assert (shown["AgentReady"], shown["Status"]) == (False, "Unknown")
     assert "no controller leads" in run("create", original, f"{original}-acc", *http).output
-    name = acceleration_states.name_of(images.parse_reference(original))
-    assert name not in [each["metadata"]["name"] for each in plane.api.list(kube.IMAGE_CACHES)]
+    name = accelerated_images.name_of(images.parse_reference(original))
+    assert name not in [
+        each["metadata"]["name"] for each in plane.api.list(rest_client.IMAGE_CACHES)
+    ]
     plane.controller()
     apis.wait_until(lambda: json.loads(run("get", "--json").stdout)["AgentReady"], seconds=60)
 
@@ -286,22 +291,25 @@ class Nodes:
     def write(self) -> None:
         """What an agent leaves on its node when it drains, beside what others wrote."""
         labels = {
-            labelling.HANDLER_LABEL: "true",
-            f"{labelling.TWIN_LABEL}uimgacc-nvidia": "true",
+            node_patch.HANDLER_LABEL: "true",
+            f"{node_patch.TWIN_LABEL}uimgacc-nvidia": "true",
             "other": "1",
         }
-        notes = {labelling.GENERATION: "3", labelling.HELD: "[]", "other/note": "1"}
+        notes = {node_patch.GENERATION: "3", node_patch.HELD: "[]", "other/note": "1"}
         self.api.patch(
-            kube.NODES, self.name, {"metadata": {"labels": labels, "annotations": notes}}
+            rest_client.NODES, self.name, {"metadata": {"labels": labels, "annotations": notes}}
         )
-        conditions = [{"type": name, "status": "True"} for name in (labelling.CONDITION, "Other")]
+        conditions = [{"type": name, "status": "True"} for name in (node_patch.CONDITION, "Other")]
         self.api.patch(
-            kube.NODES, self.name, {"status": {"conditions": conditions}}, subresource="status"
+            rest_client.NODES,
+            self.name,
+            {"status": {"conditions": conditions}},
+            subresource="status",
         )
 
     def read(self) -> tuple[dict[str, str], dict[str, str], list[str]]:
         """Labels, annotations and conditions of the node."""
-        found = self.api.get(kube.NODES, self.name)
+        found = self.api.get(rest_client.NODES, self.name)
         meta = found["metadata"]
         conditions = [each["type"] for each in found["status"]["conditions"]]
         return meta.get("labels", {}), meta.get("annotations", {}), conditions
@@ -314,7 +322,7 @@ class Nodes:
             ):
                 # It is not there yet, or goes at this moment.
                 with contextlib.suppress(apis.RefusedError):
-                    found = self.api.get(kube.DAEMON_SETS, name, namespace=namespace)
+                    found = self.api.get(rest_client.DAEMON_SETS, name, namespace=namespace)
                     self._play(found, name, namespace)
 
     def _play(self, found: apis.Object, name: str, namespace: str) -> None:
@@ -329,11 +337,17 @@ class Nodes:
             "numberMisscheduled": 0,
         }
         self.api.patch(
-            kube.DAEMON_SETS, name, {"status": status}, namespace=namespace, subresource="status"
+            rest_client.DAEMON_SETS,
+            name,
+            {"status": status},
+            namespace=namespace,
+            subresource="status",
         )
         if name == "uimgacc-node":
             label = None if "UIMGACC_DRAIN" in json.dumps(found["spec"]) else "true"
-            self.api.patch(kube.NODES, self.name, {"metadata": {"labels": {"uimgacc": label}}})
+            self.api.patch(
+                rest_client.NODES, self.name, {"metadata": {"labels": {"uimgacc": label}}}
+            )
 
 
 def objects(api: apis.Api, text: str) -> list[str]:
@@ -342,7 +356,9 @@ def objects(api: apis.Api, text: str) -> list[str]:
     for body in yaml.safe_load_all(text):
         meta = body["metadata"]
         try:
-            api.get(installing.resource_of(body), meta["name"], namespace=meta.get("namespace", ""))
+            api.get(
+                installation.resource_of(body), meta["name"], namespace=meta.get("namespace", "")
+            )
         except apis.RefusedError:
             continue
         there.append(f"{body['kind']} {meta['name']}")
@@ -366,21 +382,21 @@ class Abandoned:
         self.api = api
         self.names = [f"abandoned-{number}-{uuid.uuid4().hex[:8]}" for number in range(2)]
         for name, more in zip(self.names, (["example.com/others"], []), strict=True):
-            meta = {"name": name, "finalizers": [specs.FINALIZER, *more]}
+            meta = {"name": name, "finalizers": [cache_object.FINALIZER, *more]}
             body = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", "metadata": meta}
-            api.create(kube.IMAGE_CACHES, {**body, "spec": {"images": ["nginx:1"]}})
-        api.delete(kube.IMAGE_CACHES, self.names[1])
+            api.create(rest_client.IMAGE_CACHES, {**body, "spec": {"images": ["nginx:1"]}})
+        api.delete(rest_client.IMAGE_CACHES, self.names[1])
 
     def finalizers(self) -> list[str]:
-        found = {each["metadata"]["name"]: each for each in self.api.list(kube.IMAGE_CACHES)}
+        found = {each["metadata"]["name"]: each for each in self.api.list(rest_client.IMAGE_CACHES)}
         there = [found[name]["metadata"] for name in self.names if name in found]
         return [one for meta in there for one in meta.get("finalizers", ())]
 
     def close(self) -> None:
         for name in self.names:
             with contextlib.suppress(apis.RefusedError):
-                self.api.patch(kube.IMAGE_CACHES, name, {"metadata": {"finalizers": None}})
-            self.api.delete(kube.IMAGE_CACHES, name)
+                self.api.patch(rest_client.IMAGE_CACHES, name, {"metadata": {"finalizers": None}})
+            self.api.delete(rest_client.IMAGE_CACHES, name)
 
 
 def test_nodes_that_stand_on_us_are_not_left_without_us(api, run, monkeypatch) -> None:
@@ -390,17 +406,17 @@ def test_nodes_that_stand_on_us_are_not_left_without_us(api, run, monkeypatch) -
     namespace = rendering.only(documents, "Namespace", SYSTEM)
     setup = rendering.only(documents, "DaemonSet", "uimgacc-setup")
     with contextlib.suppress(apis.RefusedError):
-        api.create(kube.Resource(plural="namespaces"), namespace)
-    api.create(kube.DAEMON_SETS, setup, namespace=SYSTEM)
-    there = [each["metadata"]["name"] for each in api.list(kube.DAEMON_SETS)]
+        api.create(rest_client.Resource(plural="namespaces"), namespace)
+    api.create(rest_client.DAEMON_SETS, setup, namespace=SYSTEM)
+    there = [each["metadata"]["name"] for each in api.list(rest_client.DAEMON_SETS)]
     try:
         for command in (["enable", "--nfs", "10.0.0.5:/uimgacc"], ["disable", "--uninstall"]):
             result = run(*command)
             assert result.exit_code == 1
             assert "go back from it first" in " ".join(result.output.split())
-        assert [each["metadata"]["name"] for each in api.list(kube.DAEMON_SETS)] == there
+        assert [each["metadata"]["name"] for each in api.list(rest_client.DAEMON_SETS)] == there
     finally:
-        api.delete(kube.DAEMON_SETS, "uimgacc-setup", namespace=SYSTEM)
+        api.delete(rest_client.DAEMON_SETS, "uimgacc-setup", namespace=SYSTEM)
 
 
 def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monkeypatch) -> None:
@@ -423,13 +439,15 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monke
         # As an update: the login for UHub stays, and a version that does not come up is told.
         login = ("--username", "alice", "--password-stdin")
         done(run("enable", *install, *login, input="secret\n"))
-        made = api.get(kube.SECRETS, "uimgacc-uhub", namespace=SYSTEM)["data"]
+        made = api.get(rest_client.SECRETS, "uimgacc-uhub", namespace=SYSTEM)["data"]
         newer = [each.replace("uimgacc:7", "broken:8") for each in install]
         failed = run("enable", *newer, "--timeout", "2")
         assert (failed.exit_code, "not every node" in failed.output) == (1, True)
         done(run("enable", *install))
-        assert api.get(kube.SECRETS, "uimgacc-uhub", namespace=SYSTEM)["data"] == made
-        switch = api.get(kube.Resource(plural="configmaps"), "uimgacc-ucloud", namespace=SYSTEM)
+        assert api.get(rest_client.SECRETS, "uimgacc-uhub", namespace=SYSTEM)["data"] == made
+        switch = api.get(
+            rest_client.Resource(plural="configmaps"), "uimgacc-ucloud", namespace=SYSTEM
+        )
         assert switch["data"]["hasLogin"] == "true"
 
         assert done(run("disable")) == "image acceleration is disabled\n"
@@ -440,12 +458,12 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monke
         # Enabled again it is as it was: nothing of the switch stays.
         assert done(run("enable", *install)) == "image acceleration is enabled\n"
         assert not api.get(BINDINGS, "uimgacc-pods")["spec"].get("matchResources")
-        agents = api.get(kube.DAEMON_SETS, "uimgacc-node", namespace=SYSTEM)
+        agents = api.get(rest_client.DAEMON_SETS, "uimgacc-node", namespace=SYSTEM)
         assert "UIMGACC_DRAIN" not in json.dumps(agents["spec"])
 
         nodes.write()
         with contextlib.closing(Abandoned(api)) as abandoned:
-            held = [specs.FINALIZER, "example.com/others", specs.FINALIZER]
+            held = [cache_object.FINALIZER, "example.com/others", cache_object.FINALIZER]
             assert abandoned.finalizers() == held
             uninstall = ("disable", "--uninstall", "--component", "nvidia")
             # It breaks off while it waits for the nodes, twice; the agents are gone by then.
@@ -455,7 +473,7 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monke
                 proxy.seen.clear()
                 assert run(*uninstall, env=broken).exit_code == 1
                 undoing = api.get(
-                    kube.DAEMON_SETS, "uimgacc-uninstall", namespace="uimgacc-uninstall"
+                    rest_client.DAEMON_SETS, "uimgacc-uninstall", namespace="uimgacc-uninstall"
                 )
                 (container,) = undoing["spec"]["template"]["spec"]["containers"]
                 assert container["image"] == "r.io/uimgacc:7"

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.clients import kube
-from agent.control import cluster, roster, specs
+from agent.clients.kube import rest_client
+from agent.control.gc import roster
+from agent.control.objects import cache_object, cluster
 from agent.model import caches, images
-from agent.store import checking
+from agent.store import integrity
 from lab import services
 from tests.control import conftest
 from tests.kube import apis
@@ -20,7 +21,7 @@ from tests.kube import apis
 pytestmark = pytest.mark.timeout(300)
 
 
-def delete(plane: conftest.Plane, key: specs.Key) -> None:
+def delete(plane: conftest.Plane, key: cache_object.Key) -> None:
     plane.api.delete(cluster.resource_of(key), key.name)
 
 
@@ -42,7 +43,7 @@ def test_a_cache_becomes_ready_and_goes(plane) -> None:
     told = [event["message"] for event in status["events"]]
     assert told == [f"Success pull image {each.ref}" for each in record.images]
     apis.wait_until(lambda: {"BuildStarted", "Ready"} <= set(plane.events(key)))
-    apis.wait_until(lambda: list(checking.check(plane.store)) == [])
+    apis.wait_until(lambda: list(integrity.check(plane.store)) == [])
     plane.end_claims()
     delete(plane, key)
     apis.wait_until(lambda: plane.gone(key), seconds=60)
@@ -57,7 +58,7 @@ def secret(plane: conftest.Plane, name: str, content: dict[str, Any]) -> None:
         "type": "kubernetes.io/dockerconfigjson",
         "data": {".dockerconfigjson": data},
     }
-    plane.api.create(kube.SECRETS, body, namespace=plane.api.namespace)
+    plane.api.create(rest_client.SECRETS, body, namespace=plane.api.namespace)
 
 
 def docker_config(host: str, user: str, password: str) -> dict[str, Any]:
@@ -198,14 +199,14 @@ def test_a_deletion_says_who_holds_the_layers_and_waits(plane) -> None:
 
     apis.wait_until(lambda: told(f"waiting for {node}"), seconds=60)
     held = json.dumps([f"{cache_id}/{record.images[0].layers[0]}: team/app-0"])
-    plane.api.patch(kube.NODES, node, {"metadata": {"annotations": {roster.HELD: held}}})
+    plane.api.patch(rest_client.NODES, node, {"metadata": {"annotations": {roster.HELD: held}}})
     apis.wait_until(lambda: told(f"they are held by pod team/app-0 on {node}"), seconds=60)
     assert list(plane.store.layer_files.rglob("*.erofs"))
     assert plane.reader.cache(cache_id) is None
 
     newest = json.loads(plane.store.generation_record.read_text())["generation"]
     let_go = {roster.GENERATION: str(newest), roster.HELD: None}
-    plane.api.patch(kube.NODES, node, {"metadata": {"annotations": let_go}})
+    plane.api.patch(rest_client.NODES, node, {"metadata": {"annotations": let_go}})
     apis.wait_until(lambda: plane.gone(key), seconds=60)
     assert not list(plane.store.layer_files.rglob("*.erofs"))
 

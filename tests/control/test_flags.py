@@ -13,8 +13,8 @@ import pytest
 import typer.testing
 
 from agent.cli import commands
-from agent.clients import kube
-from agent.control import specs
+from agent.clients.kube import rest_client
+from agent.control.objects import cache_object
 from lab import places
 from tests.control import builders, conftest
 
@@ -27,8 +27,8 @@ RUNNER = typer.testing.CliRunner()
 def made(plane: conftest.Plane) -> Iterator[None]:
     """What the commands make is gone at the end."""
     yield
-    for each in plane.api.list(kube.IMAGE_CACHES):
-        plane.made.append((kube.IMAGE_CACHES, each["metadata"]["name"]))
+    for each in plane.api.list(rest_client.IMAGE_CACHES):
+        plane.made.append((rest_client.IMAGE_CACHES, each["metadata"]["name"]))
 
 
 def environment(plane: conftest.Plane) -> dict[str, str]:
@@ -46,7 +46,7 @@ def test_a_cache_serves_whom_the_command_line_names(plane, monkeypatch) -> None:
     config = {"auths": {host: {"auth": base64.b64encode(b"u:p").decode()}}}
     data = {".dockerconfigjson": base64.b64encode(json.dumps(config).encode()).decode()}
     body = {"metadata": {"name": "regcred"}, "type": "kubernetes.io/dockerconfigjson"}
-    plane.api.create(kube.SECRETS, {**body, "data": data}, namespace=plane.api.namespace)
+    plane.api.create(rest_client.SECRETS, {**body, "data": data}, namespace=plane.api.namespace)
     image = ("--image", f"{host}/lab/gzip:1", "--plain-http", host)
 
     secret = ("--pull-secret", f"{plane.api.namespace}/regcred")
@@ -57,7 +57,7 @@ def test_a_cache_serves_whom_the_command_line_names(plane, monkeypatch) -> None:
     }.items():
         done = RUNNER.invoke(commands.app, ["create", name, *image, *flags, "--no-wait"])
         assert done.exit_code == 0, done.output
-        keys.append(specs.Key("uimgacc.io", name))
+        keys.append(cache_object.Key("uimgacc.io", name))
 
     for key, namespaces in zip(keys, (["team"], None), strict=True):
         record = plane.reader.cache(plane.wait(key, "Ready")["imageCacheId"])

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.clients import kube
-from agent.control import cluster, roster
+from agent.clients.kube import rest_client
+from agent.control.gc import roster
+from agent.control.objects import cluster
 from agent.model import caches, images
 from tests.control import conftest
 from tests.kube import apis
@@ -45,7 +46,7 @@ class Agents:
                     node.look(self.plane.store)
                     said = {roster.GENERATION: str(node.acknowledged)}
                     body = {"metadata": {"annotations": said}}
-                    self.plane.api.patch(kube.NODES, node.name, body)
+                    self.plane.api.patch(rest_client.NODES, node.name, body)
         except BaseException as error:  # noqa: BLE001 - it fails the test at its end
             self.error = error
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.clients import kube
-from agent.control import expiring
-from agent.store import reading
+from agent.clients.kube import rest_client
+from agent.control.reconcile import retention
+from agent.store.lookup import direct_reader
 from tests.control import worlds
 from tests.kube import apis
 from tests.kube.conftest import Fixed
@@ -89,12 +89,12 @@ LIVES = [
         builds=1,
         world={
             "automatic": True,
-            "rules": expiring.Rules(unused_days=UNUSED / 86400, deletion_seconds=2 * UNUSED),
+            "rules": retention.Rules(unused_days=UNUSED / 86400, deletion_seconds=2 * UNUSED),
         },
     ),
     Life(retried, builds=2, world={"failing": 1}),
     Life(waited_for, builds=1, ready=True),
-    Life(given_up, builds=1, ready=True, world={"rules": expiring.Rules(deletion_seconds=0)}),
+    Life(given_up, builds=1, ready=True, world={"rules": retention.Rules(deletion_seconds=0)}),
 ]
 
 
@@ -106,7 +106,7 @@ def made(api: apis.Api, kinds: None, tmp_path: pathlib.Path) -> Iterator[Any]:
         "type": "kubernetes.io/dockerconfigjson",
         "data": {".dockerconfigjson": base64.b64encode(b'{"auths": {}}').decode()},
     }
-    api.create(kube.SECRETS, body, namespace=api.namespace)
+    api.create(rest_client.SECRETS, body, namespace=api.namespace)
     with contextlib.ExitStack() as stack:
 
         def make(**more: Any) -> worlds.World:
@@ -117,31 +117,33 @@ def made(api: apis.Api, kinds: None, tmp_path: pathlib.Path) -> Iterator[Any]:
         yield make
 
 
-def administrator(api: apis.Api) -> kube.Client:
+def administrator(api: apis.Api) -> rest_client.Client:
     access = Fixed(api.access.server)
 
     async def given() -> Any:
         return api.access
 
     access.read = given  # type: ignore[method-assign]
-    return kube.Client(access, deadline=20)
+    return rest_client.Client(access, deadline=20)
 
 
-async def whole(life: Life, world: worlds.World, client: kube.Client, calls: worlds.Calls) -> None:
+async def whole(
+    life: Life, world: worlds.World, client: rest_client.Client, calls: worlds.Calls
+) -> None:
     """A whole life, and what must be true after each."""
     if life.ready:
         await worlds.go_on(world, client, worlds.Calls(), lambda: world.holds(world.image))
     await life.live(world, lambda until: worlds.go_on(world, client, calls, until))
 
     assert len(world.built) == life.builds, world.built
-    assert bool(list(reading.Reader(world.place).caches())) is not world.is_gone()
-    left = world.api.list(kube.SECRETS, namespace=world.api.namespace)
+    assert bool(list(direct_reader.Reader(world.place).caches())) is not world.is_gone()
+    left = world.api.list(rest_client.SECRETS, namespace=world.api.namespace)
     owners = {
         owner["name"] for secret in left for owner in secret["metadata"].get("ownerReferences", ())
     }
     assert owners <= set(world.built), "a Secret that nobody owns"
     for name in owners:
-        world.api.delete(kube.SECRETS, name, namespace=world.api.namespace)
+        world.api.delete(rest_client.SECRETS, name, namespace=world.api.namespace)
 
 
 @pytest.mark.parametrize("life", LIVES, ids=lambda life: life.live.__name__)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from agent.clients import kube
-from agent.control import specs
+from agent.clients.kube import rest_client
+from agent.control.objects import cache_object
 from agent.matching import annotations, rules
 from agent.model import caches, images, pods
-from agent.node import autocreating
+from agent.node.pods import cache_requests
 from lab import services
 from tests.control import conftest
 from tests.control.test_controller import docker_config, secret
@@ -25,7 +25,7 @@ AUTO = {"uimgacc.io/image-cache": "auto"}
 
 def automatic(
     plane: conftest.Plane, pod: apis.Object, *wanted: str, secret: str = "pull"
-) -> specs.Key:
+) -> cache_object.Key:
     """An object as the agent of the pod's node makes it."""
     references = [images.parse_reference(f"{plane.server.address}/{image}") for image in wanted]
     named = caches.SecretName(plane.api.namespace, secret)
@@ -129,9 +129,9 @@ def test_a_pod_of_alibabas_example_has_its_instance_of_acr_opened(
         wanted = rules.decide(pod, annotations.request_of(pod), (), {}).auto_create
         assert wanted is not None
 
-        key = specs.Key("uimgacc.io", wanted.request.name)
-        plane.made.append((kube.IMAGE_CACHES, key.name))
-        plane.api.create(kube.IMAGE_CACHES, autocreating.manifest_of(wanted.request, pod))
+        key = cache_object.Key("uimgacc.io", wanted.request.name)
+        plane.made.append((rest_client.IMAGE_CACHES, key.name))
+        plane.api.create(rest_client.IMAGE_CACHES, cache_requests.manifest_of(wanted.request, pod))
 
         status = plane.wait(key, "Ready")
     record = plane.reader.cache(status["imageCacheId"])

@@ -12,7 +12,7 @@ from typing import Any
 import jsonpatch
 import pytest
 
-from agent.clients import kube, kube_access
+from agent.clients.kube import connection, rest_client
 from tests.control import rights
 from tests.kube import apis
 from tests.manifests import policing, rendering
@@ -22,12 +22,12 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-DAEMON_SETS = kube.Resource(group="apps", plural="daemonsets")
+DAEMON_SETS = rest_client.Resource(group="apps", plural="daemonsets")
 
 
 @pytest.fixture(scope="module")
 def installed(
-    api_access: kube_access.Access, tmp_path_factory: pytest.TempPathFactory
+    api_access: connection.Access, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[apis.Api]:
     """A server on which the controller may do what the manifests say, and the agents are."""
     api = apis.Api(api_access, tmp_path_factory.mktemp("policies"))

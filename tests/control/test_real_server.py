@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from agent.clients import kube
+from agent.clients.kube import rest_client
 from tests.control import conftest, rights
 from tests.control.test_controller import secret
 from tests.kube import apis
@@ -71,7 +71,7 @@ def test_it_lives_within_the_rights_of_the_manifests(plane: conftest.Plane) -> N
         plane.wait(key, "Ready")
         apis.wait_until(lambda: "Ready" in plane.events(key))
         plane.end_claims()
-        api.delete(kube.Resource(group=key.group, plural="imagecaches"), key.name)
+        api.delete(rest_client.Resource(group=key.group, plural="imagecaches"), key.name)
         apis.wait_until(lambda: plane.gone(key), seconds=60)
         apis.wait_until(lambda: plane.builders.secrets() == ["pull"])
         # Before its roles go.

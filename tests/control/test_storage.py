@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.control import storage
-from agent.kits import workers
+from agent.control.caches import storage
+from agent.kits.processes import workers
 from agent.model import builds, records
-from agent.store import layout, publishing
+from agent.store import layout
+from agent.store.publish import writer
 
 DIGEST = f"sha256:{'1' * 64}"
 
@@ -23,14 +24,14 @@ def record(cache_id: str) -> records.CacheRecord:
 
 @pytest.fixture
 def place(tmp_path: pathlib.Path) -> layout.Layout:
-    publishing.create(tmp_path / "store")
+    writer.create(tmp_path / "store")
     return layout.Layout(tmp_path / "store")
 
 
 @pytest.fixture
 async def store(place: layout.Layout) -> AsyncIterator[storage.Storage]:
     async with workers.Pool(
-        "agent.control.cache_work", name="a test", size=1, packages=True
+        "agent.control.caches.storage_worker", name="a test", size=1, packages=True
     ) as pool:
         yield storage.Storage(str(place.root), pool, deadline=10)
 
@@ -41,10 +42,10 @@ async def look(store: storage.Storage, cache_id: str, job: str = "") -> storage.
 
 async def test_a_store_that_hangs_costs_a_worker_and_no_more(place: layout.Layout) -> None:
     """A pipe that nobody writes to: opening it blocks in the kernel, as files of a dead server."""
-    publishing.publish_cache(place, record("imc-alive"))
+    writer.publish_cache(place, record("imc-alive"))
     os.mkfifo(place.cache_record("imc-hangs"))
     async with workers.Pool(
-        "agent.control.cache_work", name="a test", size=1, packages=True
+        "agent.control.caches.storage_worker", name="a test", size=1, packages=True
     ) as pool:
         hasty = storage.Storage(str(place.root), pool, deadline=3)
 
@@ -58,7 +59,7 @@ async def test_a_store_that_hangs_costs_a_worker_and_no_more(place: layout.Layou
 async def test_what_there_is_of_a_cache(place: layout.Layout, store: storage.Storage) -> None:
     assert await look(store, "imc-aaa") == storage.Found(None, None)
 
-    publishing.publish_cache(place, record("imc-aaa"))
+    writer.publish_cache(place, record("imc-aaa"))
     found = (await look(store, "imc-aaa")).stored
     assert (found.record, found.platforms) == (record("imc-aaa"), ())
     assert await store.remove("imc-aaa") == (DIGEST,)
@@ -98,7 +99,7 @@ async def test_a_folder_that_is_no_store_says_so(tmp_path: pathlib.Path) -> None
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     async with workers.Pool(
-        "agent.control.cache_work", name="a test", size=1, packages=True
+        "agent.control.caches.storage_worker", name="a test", size=1, packages=True
     ) as pool:
         store = storage.Storage(str(tmp_path / "other"), pool)
 

@@ -20,10 +20,11 @@ import yaml
 from ucloud import client as official
 from ucloud.core import exc
 
-from agent.clients import kube
-from agent.control import acceleration_states, specs
+from agent.clients.kube import rest_client
+from agent.control.objects import cache_object
 from agent.matching import decisions
 from agent.model import caches, images, pods
+from agent.ucloud import accelerated_images
 from lab import pushing, services, tars
 from tests.control import conftest, rights
 from tests.kube import apis
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.timeout(300)
 KEYS = {"the-public-key": "the-private-key-of-a-test"}
 NFS = "10.9.8.7:/uimgacc"
 PASSWORD = "of-uhub-4711"
-CONFIG_MAPS = kube.Resource(plural="configmaps")
+CONFIG_MAPS = rest_client.Resource(plural="configmaps")
 SCRIPT = os.environ.get("UIMGACC_UCLOUD_SCRIPT", "")
 
 
@@ -126,7 +127,7 @@ def started(plane: conftest.Plane, uhub: UHub, folder: pathlib.Path) -> Caller:
     container = {"name": "agent", "image": "i", "env": [{"name": "OTHER", "value": "1"}]}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
     plane.api.create(
-        kube.DAEMON_SETS,
+        rest_client.DAEMON_SETS,
         {
             "metadata": {"name": "uimgacc-node"},
             "spec": {"selector": {"matchLabels": labels}, "template": template},
@@ -159,10 +160,10 @@ def replica(plane: conftest.Plane, uhub: UHub, folder: pathlib.Path, name: str) 
 
 def clear(plane: conftest.Plane) -> None:
     """What the API has made goes with the test."""
-    for each in plane.api.list(kube.IMAGE_CACHES):
+    for each in plane.api.list(rest_client.IMAGE_CACHES):
         name = each["metadata"]["name"]
         if name.startswith("ucloud-"):
-            plane.made.append((kube.IMAGE_CACHES, name))
+            plane.made.append((rest_client.IMAGE_CACHES, name))
 
 
 def refusal(caller: Caller, action: str, **parameters: str) -> str:
@@ -174,7 +175,7 @@ def refusal(caller: Caller, action: str, **parameters: str) -> str:
 
 def drains(plane: conftest.Plane) -> list[str]:
     """The environment of the agents."""
-    found = plane.api.get(kube.DAEMON_SETS, "uimgacc-node", namespace=plane.api.namespace)
+    found = plane.api.get(rest_client.DAEMON_SETS, "uimgacc-node", namespace=plane.api.namespace)
     (container,) = found["spec"]["template"]["spec"]["containers"]
     return sorted(f"{each['name']}={each['value']}" for each in container["env"])
 
@@ -203,7 +204,7 @@ def test_an_image_is_made_used_and_deleted(plane, caller, uhub) -> None:
     assert image == {"OriginalImage": original, "TargetImage": target, "Layers": 2}
     assert uhub.digest("team/big", "1-acc") == pushed.digest
     # The cache holds both names of the one image.
-    key = acceleration_states.name_of(images.parse_reference(original))
+    key = accelerated_images.name_of(images.parse_reference(original))
     apis.wait_until(lambda: held(plane, key) == {original, target}, seconds=60)
     # UCloud's sample pod, which is in `default`, finds the target ahead of its pull.
     found_it = decided(plane, target, "default")
@@ -218,7 +219,7 @@ def test_an_image_is_made_used_and_deleted(plane, caller, uhub) -> None:
     caller.ask("Delete", Image=original)
     assert caller.wait()["Images"] == []
     assert list(plane.reader.caches()) == []
-    text = [plane.said(), json.dumps(plane.api.list(kube.IMAGE_CACHES))]
+    text = [plane.said(), json.dumps(plane.api.list(rest_client.IMAGE_CACHES))]
     text += [path.read_text() for path in plane.store.root.rglob("*.json")]
     assert not [each for each in text if PASSWORD in each]
 
@@ -314,8 +315,8 @@ def hidden(text: str, name: str) -> str:
 def use_forms(plane: conftest.Plane, caller: Caller, image: str) -> None:
     """A person makes a cache of an image on the page, with UHub's password, and deletes it."""
     name, secret = "made-on-the-page", f"{plane.api.namespace}/uimgacc-uhub"
-    key = specs.Key("uimgacc.io", name)
-    plane.made.append((kube.IMAGE_CACHES, name))
+    key = cache_object.Key("uimgacc.io", name)
+    plane.made.append((rest_client.IMAGE_CACHES, name))
     token = hidden(page_of(caller), "token")
     fields = {"images": image, "secrets": secret, "namespaces": "team", "size": "25", "days": "7"}
 

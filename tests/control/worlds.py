@@ -12,24 +12,18 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from agent.clients import kube
-from agent.control import (
-    cache_work,
-    cluster,
-    expiring,
-    jobs,
-    knowledge,
-    reconciling,
-    specs,
-    steps,
-    storage,
-)
+from agent.clients.kube import rest_client
+from agent.control.caches import storage, storage_worker
+from agent.control.jobs import job_manifest
+from agent.control.objects import cache_object, cluster
+from agent.control.reconcile import observed, outcome, retention, step
 from agent.model import builds, caches, images, records
-from agent.store import layout, publishing
+from agent.store import layout
+from agent.store.publish import writer
 from tests.kube import apis
 
 PLATFORMS = ("linux/amd64",)
-RESOURCE = kube.Resource(group="uimgacc.io", plural="imagecaches")
+RESOURCE = rest_client.Resource(group="uimgacc.io", plural="imagecaches")
 PULL_SECRET = "pull"
 
 
@@ -59,7 +53,7 @@ class Calls:
 class DyingApi:
     """The API client, with a process around it that ends."""
 
-    def __init__(self, client: kube.Client, calls: Calls) -> None:
+    def __init__(self, client: rest_client.Client, calls: Calls) -> None:
         self._client = client
         self._calls = calls
 
@@ -86,15 +80,15 @@ class DyingPool:
     async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
         del deadline
         if operation in ("look", "is_going"):  # changes nothing
-            return cache_work.OPERATIONS[operation](*arguments)
+            return storage_worker.OPERATIONS[operation](*arguments)
         async with self._calls.one():
-            return cache_work.OPERATIONS[operation](*arguments)
+            return storage_worker.OPERATIONS[operation](*arguments)
 
 
 class Nobody:
     """Nobody listens to events."""
 
-    def tell(self, _cache: specs.CacheObject, _event: steps.Event) -> None:
+    def tell(self, _cache: cache_object.CacheObject, _event: outcome.Event) -> None:
         """Not here."""
 
 
@@ -113,15 +107,15 @@ class World:
         *,
         automatic: bool = False,
         failing: int = 0,
-        rules: expiring.Rules | None = None,
+        rules: retention.Rules | None = None,
     ) -> None:
         self.api = api
-        self.rules = rules or expiring.Rules()
+        self.rules = rules or retention.Rules()
         self.failing = failing
         self.holder = ""
         self.place = layout.Layout(folder / uuid.uuid4().hex)
         self.place.root.mkdir(parents=True)
-        publishing.create(self.place.root)
+        writer.create(self.place.root)
         self.built: list[str] = []
         self.jobs: list[apis.Object] = []
         """As they were after the last `turn`."""
@@ -132,7 +126,7 @@ class World:
         self.image = f"docker.io/library/nginx:{unique}"
         self.cache_id = self._automatic_id() if automatic else caches.id_of_name(f"c-{unique}")
         self.name = caches.name_of_auto_cache(self.cache_id) if automatic else f"c-{unique}"
-        self.key = specs.Key("uimgacc.io", self.name)
+        self.key = cache_object.Key("uimgacc.io", self.name)
         spec = {
             "images": [self.image],
             "imagePullSecrets": [f"{api.namespace}/{PULL_SECRET}"],
@@ -177,7 +171,7 @@ class World:
     def holders(self, _cache_id: str, _layers: Sequence[str] = ()) -> str:
         return self.holder
 
-    def tell(self, known: knowledge.Knowledge) -> None:
+    def tell(self, known: observed.Knowledge) -> None:
         """Have a controller know what there is, as its watches would."""
         known.caches.clear()
         with contextlib.suppress(apis.RefusedError):
@@ -197,8 +191,8 @@ class World:
                 path.unlink()
         self.jobs = [
             self._went_on(job)
-            for job in self.api.list(kube.JOBS, namespace=self.api.namespace)
-            if job["metadata"]["labels"][jobs.CACHE_LABEL] == self.cache_id
+            for job in self.api.list(rest_client.JOBS, namespace=self.api.namespace)
+            if job["metadata"]["labels"][job_manifest.CACHE_LABEL] == self.cache_id
         ]
 
     def _went_on(self, job: apis.Object) -> apis.Object:
@@ -211,7 +205,7 @@ class World:
 
     def _change(self, job: str, body: apis.Object, *, subresource: str = "") -> apis.Object:
         return self.api.patch(
-            kube.JOBS, job, body, namespace=self.api.namespace, subresource=subresource
+            rest_client.JOBS, job, body, namespace=self.api.namespace, subresource=subresource
         )
 
     def deleted(self) -> list[pathlib.Path]:
@@ -220,7 +214,7 @@ class World:
 
     def _build(self, job: apis.Object) -> apis.Object:
         name = job["metadata"]["name"]
-        held = self.api.get(kube.SECRETS, name, namespace=self.api.namespace)
+        held = self.api.get(rest_client.SECRETS, name, namespace=self.api.namespace)
         assert held["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
         assert self.place.build_report(name).exists(), "the report is to be there before the Job"
         self.built.append(name)
@@ -240,7 +234,7 @@ class World:
             created=self.now().isoformat(),
             namespaces=[self.api.namespace],
         )
-        publishing.publish_cache(self.place, record)
+        writer.publish_cache(self.place, record)
         report = builds.Report(percent=100, result=builds.Result(cache=record))
         self.place.build_report(name).write_bytes(builds.encode(report))
         more = {"succeeded": 1, "completionTime": _stamp()}
@@ -275,26 +269,28 @@ class World:
         self.api.delete(RESOURCE, self.name)
         # The next world looks through all of them.
         for name in self.built:
-            self.api.delete(kube.JOBS, name, namespace=self.api.namespace)
+            self.api.delete(rest_client.JOBS, name, namespace=self.api.namespace)
 
 
 def _stamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def reconciler(world: World, client: kube.Client, calls: Calls) -> tuple[Any, knowledge.Knowledge]:
-    known = knowledge.Knowledge()
+def reconciler(
+    world: World, client: rest_client.Client, calls: Calls
+) -> tuple[Any, observed.Knowledge]:
+    known = observed.Knowledge()
     known.platforms = PLATFORMS
     world.tell(known)
     api: Any = DyingApi(client, calls)
     nobody: Any = Nobody()
-    made = reconciling.Reconciler(
+    made = step.Reconciler(
         known=known,
         api=cluster.Cluster(api, namespace=world.api.namespace),
         store=storage.Storage(str(world.place.root), DyingPool(calls)),
         holders=world,
         teller=nobody,
-        template=jobs.Template(
+        template=job_manifest.Template(
             namespace=world.api.namespace,
             image="uimgacc:test",
             store="/store",
@@ -307,7 +303,9 @@ def reconciler(world: World, client: kube.Client, calls: Calls) -> tuple[Any, kn
     return made, known
 
 
-async def go_on(world: World, client: kube.Client, calls: Calls, until: Callable[[], bool]) -> None:
+async def go_on(
+    world: World, client: rest_client.Client, calls: Calls, until: Callable[[], bool]
+) -> None:
     """Controllers, one after the other as each ends, until something holds."""
     made, known = reconciler(world, client, calls)
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""An API server in memory, with the methods of agent.clients.kube.Client: for tests in fake time.
+"""An API server in memory for tests in fake time: agent.clients.kube.rest_client.Client.
 
 What merges how, and what is refused, is as in the real one; tests/kube has that and kmock.
 """
@@ -6,11 +6,11 @@ What merges how, and what is refused, is as in the real one; tests/kube has that
 import copy
 
 from agent import errors
-from agent.clients import kube, kube_errors
+from agent.clients.kube import refusals, rest_client
 
 
-def refusal(status: int, reason: str) -> kube_errors.Refusal:
-    return kube_errors.Refusal(request="test", status=status, reason=reason, text="")
+def refusal(status: int, reason: str) -> refusals.Refusal:
+    return refusals.Refusal(request="test", status=status, reason=reason, text="")
 
 
 def merged(target, patch):
@@ -44,53 +44,53 @@ class Api:
         if self.failures:
             raise self.failures.pop(0)
 
-    def put(self, resource: kube.Resource, body, *, namespace: str = "") -> None:
+    def put(self, resource: rest_client.Resource, body, *, namespace: str = "") -> None:
         metadata = {"uid": "u1", "resourceVersion": "1", **body["metadata"]}
         key = resource.plural, namespace, metadata["name"]
         self.objects[key] = {**copy.deepcopy(body), "metadata": metadata}
 
-    def names(self, resource: kube.Resource) -> list[str]:
+    def names(self, resource: rest_client.Resource) -> list[str]:
         return [name for plural, _, name in self.objects if plural == resource.plural]
 
-    def all(self, resource: kube.Resource) -> list[dict]:
+    def all(self, resource: rest_client.Resource) -> list[dict]:
         return [found for key, found in self.objects.items() if key[0] == resource.plural]
 
-    async def get(self, resource: kube.Resource, name: str, *, namespace: str = ""):
+    async def get(self, resource: rest_client.Resource, name: str, *, namespace: str = ""):
         self._ask("get", resource.plural, name)
         try:
             return copy.deepcopy(self.objects[resource.plural, namespace, name])
         except KeyError:
-            raise kube_errors.NotFound(refusal(404, "NotFound")) from None
+            raise refusals.NotFound(refusal(404, "NotFound")) from None
 
-    async def create(self, resource: kube.Resource, body, *, namespace: str = ""):
+    async def create(self, resource: rest_client.Resource, body, *, namespace: str = ""):
         self._ask("create", resource.plural, body["metadata"]["name"])
         if (resource.plural, namespace, body["metadata"]["name"]) in self.objects:
-            raise kube_errors.AlreadyExists(refusal(409, "AlreadyExists"))
+            raise refusals.AlreadyExists(refusal(409, "AlreadyExists"))
         self.put(resource, body, namespace=namespace)
         return copy.deepcopy(self.objects[resource.plural, namespace, body["metadata"]["name"]])
 
     async def patch(
         self,
-        resource: kube.Resource,
+        resource: rest_client.Resource,
         name: str,
         body,
         *,
         namespace: str = "",
         subresource: str = "",
-        how: kube.Patch = kube.Patch.MERGE,
+        how: rest_client.Patch = rest_client.Patch.MERGE,
     ):
         self._ask("patch", resource.plural, name, body)
         if self.before_patch:
             self.before_patch(body)
         found = self.objects.get((resource.plural, namespace, name))
         if found is None:
-            raise kube_errors.NotFound(refusal(404, "NotFound"))
+            raise refusals.NotFound(refusal(404, "NotFound"))
         body = copy.deepcopy(body)
         wanted = body.get("metadata", {}).pop("resourceVersion", None)
         version = found["metadata"]["resourceVersion"]
         if wanted not in (None, version):
-            raise kube_errors.Conflict(refusal(409, "Conflict"))
-        if how is kube.Patch.STRATEGIC:
+            raise refusals.Conflict(refusal(409, "Conflict"))
+        if how is rest_client.Patch.STRATEGIC:
             assert list(body) == [subresource] == ["status"]
             status = found.setdefault("status", {})
             by_type = {each["type"]: each for each in status.get("conditions", [])}

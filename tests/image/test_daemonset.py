@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from agent.setup import journal
-from agent.store import publishing
+from agent.setup.config import journal
+from agent.store.publish import writer
 from lab import cri, services
 from tests.containerd import cold
 from tests.containerd import conftest as stores
@@ -32,7 +32,7 @@ def store(session: pathlib.Path, registry: services.Registry) -> pathlib.Path:
     """A store by the real builder, with one image in it."""
     root = session / "store"
     root.mkdir()
-    publishing.create(root)
+    writer.create(root)
     stores.build(root, registry, [STORED])
     return root
 

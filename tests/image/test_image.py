@@ -43,7 +43,7 @@ def test_it_runs_on_a_real_containerd_as_nobody_special(client: cri.Client) -> N
 
 ACR = """
 import asyncio
-from agent.clients import acr
+from agent.clients.registry import acr
 from agent.model import images
 from apscheduler.schedulers import background
 

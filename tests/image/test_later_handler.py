@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from agent.clients import containerd as clients
+from agent.clients.containerd import rpc as clients
 from lab import services
 from tests.image import nodes
 from tests.manifests import rendering

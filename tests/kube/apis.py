@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from agent.clients import kube, kube_access
+from agent.clients.kube import connection, rest_client
 
 Object = dict[str, Any]
 
@@ -30,45 +30,49 @@ class RefusedError(Exception):
 class Api:
     """An API server for one test. Blocking: a test of any kind may use it."""
 
-    def __init__(self, access: kube_access.Access, folder: pathlib.Path) -> None:
+    def __init__(self, access: connection.Access, folder: pathlib.Path) -> None:
         self.access = access
         self.folder = folder
         self.namespace = f"test-{uuid.uuid4().hex[:10]}"
         self._undo = contextlib.ExitStack()
-        self.create(kube.Resource(plural="namespaces"), {"metadata": {"name": self.namespace}})
-        self._undo.callback(self.delete, kube.Resource(plural="namespaces"), self.namespace)
+        self.create(
+            rest_client.Resource(plural="namespaces"), {"metadata": {"name": self.namespace}}
+        )
+        self._undo.callback(self.delete, rest_client.Resource(plural="namespaces"), self.namespace)
         # A cluster's controller makes it, but later than the first pod of a test comes.
         with contextlib.suppress(RefusedError):
-            accounts = kube.Resource(plural="serviceaccounts")
+            accounts = rest_client.Resource(plural="serviceaccounts")
             self.create(accounts, {"metadata": {"name": "default"}}, namespace=self.namespace)
 
     def close(self) -> None:
         """Remove what is in no namespace. Never the reason why a test fails."""
         self._undo.close()
 
-    def create(self, resource: kube.Resource, body: Object, *, namespace: str = "") -> Object:
+    def create(
+        self, resource: rest_client.Resource, body: Object, *, namespace: str = ""
+    ) -> Object:
         return self._ask("POST", resource.path(namespace=namespace), body)
 
-    def get(self, resource: kube.Resource, name: str, *, namespace: str = "") -> Object:
+    def get(self, resource: rest_client.Resource, name: str, *, namespace: str = "") -> Object:
         return self._ask("GET", resource.path(name, namespace=namespace))
 
-    def list(self, resource: kube.Resource, *, namespace: str = "") -> list[Object]:
+    def list(self, resource: rest_client.Resource, *, namespace: str = "") -> list[Object]:
         return list(self._ask("GET", resource.path(namespace=namespace))["items"])
 
     def patch(
         self,
-        resource: kube.Resource,
+        resource: rest_client.Resource,
         name: str,
         body: Any,
         *,
         namespace: str = "",
         subresource: str = "",
-        how: kube.Patch = kube.Patch.MERGE,
+        how: rest_client.Patch = rest_client.Patch.MERGE,
     ) -> Object:
         path = resource.path(name, namespace=namespace, subresource=subresource)
         return self._ask("PATCH", path, body, content_type=how.value)
 
-    def delete(self, resource: kube.Resource, name: str, *, namespace: str = "") -> None:
+    def delete(self, resource: rest_client.Resource, name: str, *, namespace: str = "") -> None:
         """Delete at once, and without complaint where it is gone."""
         with contextlib.suppress(RefusedError):
             body = {"gracePeriodSeconds": 0}
@@ -77,39 +81,39 @@ class Api:
     def node(self, **metadata: Any) -> str:
         """A node of a name of its own, gone at the end of the test."""
         name = f"node-{uuid.uuid4().hex[:10]}"
-        self.create(kube.NODES, {"metadata": {"name": name, **metadata}})
-        self._undo.callback(self.delete, kube.NODES, name)
+        self.create(rest_client.NODES, {"metadata": {"name": name, **metadata}})
+        self._undo.callback(self.delete, rest_client.NODES, name)
         return name
 
     def runtime_class(self, name: str) -> None:
         """A RuntimeClass whose handler is called as it; all tests may share it."""
-        classes = kube.Resource(group="node.k8s.io", plural="runtimeclasses")
+        classes = rest_client.Resource(group="node.k8s.io", plural="runtimeclasses")
         with contextlib.suppress(RefusedError):
             self.create(classes, {"metadata": {"name": name}, "handler": name})
 
     def pod(self, name: str, node: str, *, image: str = "registry/app:1", **more: Any) -> Object:
         """A pod that is bound to a node. `more`: annotations, labels, spec."""
         return self.create(
-            kube.PODS, pod(name, node, image=image, **more), namespace=self.namespace
+            rest_client.PODS, pod(name, node, image=image, **more), namespace=self.namespace
         )
 
     def pod_status(self, name: str, status: Object) -> Object:
         """What a kubelet reports of a pod."""
         return self.patch(
-            kube.PODS,
+            rest_client.PODS,
             name,
             {"status": status},
             namespace=self.namespace,
             subresource="status",
-            how=kube.Patch.STRATEGIC,
+            how=rest_client.Patch.STRATEGIC,
         )
 
     def delete_pod(self, name: str) -> None:
-        self.delete(kube.PODS, name, namespace=self.namespace)
+        self.delete(rest_client.PODS, name, namespace=self.namespace)
 
     def token(self, account: str) -> str:
         """A token of a service account of this test's namespace, which is made."""
-        accounts = kube.Resource(plural="serviceaccounts")
+        accounts = rest_client.Resource(plural="serviceaccounts")
         with contextlib.suppress(RefusedError):
             self.create(accounts, {"metadata": {"name": account}}, namespace=self.namespace)
         path = accounts.path(account, namespace=self.namespace, subresource="token")

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from agent.clients import kube, kube_access
+from agent.clients.kube import connection, rest_client
 from tests.kube import apis, faults, servers, threads
 
 
@@ -18,13 +18,13 @@ def api_loop() -> Iterator[threads.Loop]:
 @pytest.fixture(scope="session")
 def api_access(
     api_loop: threads.Loop, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[kube_access.Access]:
+) -> Iterator[connection.Access]:
     with servers.running(tmp_path_factory.mktemp("api"), api_loop) as access:
         yield access
 
 
 @pytest.fixture
-def api(api_access: kube_access.Access, tmp_path: pathlib.Path) -> Iterator[apis.Api]:
+def api(api_access: connection.Access, tmp_path: pathlib.Path) -> Iterator[apis.Api]:
     """The API server, with a namespace of this test's own."""
     made = apis.Api(api_access, tmp_path)
     try:
@@ -34,7 +34,7 @@ def api(api_access: kube_access.Access, tmp_path: pathlib.Path) -> Iterator[apis
 
 
 @pytest.fixture
-def proxy(api_access: kube_access.Access, api_loop: threads.Loop) -> Iterator[faults.Proxy]:
+def proxy(api_access: connection.Access, api_loop: threads.Loop) -> Iterator[faults.Proxy]:
     """A proxy to the API server. It is the administrator for whoever comes."""
     made = faults.Proxy(api_access, api_loop)
     made.start()
@@ -51,7 +51,7 @@ def api_certificate(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture
 def tls_proxy(
-    api_access: kube_access.Access, api_loop: threads.Loop, api_certificate: pathlib.Path
+    api_access: connection.Access, api_loop: threads.Loop, api_certificate: pathlib.Path
 ) -> Iterator[faults.Proxy]:
     """A proxy that pods reach as they do the API server of their cluster."""
     made = faults.Proxy(api_access, api_loop, certificate=api_certificate)
@@ -70,12 +70,12 @@ class Fixed:
     def __init__(self, server: str) -> None:
         self._server = server
 
-    async def read(self) -> kube_access.Access:
-        return kube_access.Access(server=self._server, authorization="", tls=None)
+    async def read(self) -> connection.Access:
+        return connection.Access(server=self._server, authorization="", tls=None)
 
 
 @pytest.fixture
-async def client(proxy: faults.Proxy) -> AsyncIterator[kube.Client]:
+async def client(proxy: faults.Proxy) -> AsyncIterator[rest_client.Client]:
     """Our client, as the administrator, by way of the proxy."""
-    async with kube.Client(Fixed(proxy.url), deadline=20) as made:
+    async with rest_client.Client(Fixed(proxy.url), deadline=20) as made:
         yield made

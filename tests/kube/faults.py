@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import aiohttp
 from aiohttp import web
 
-from agent.clients import kube_access
+from agent.clients.kube import connection
 from tests.kube import threads
 
 _PASSED = ("Accept", "Content-Type", "User-Agent")
@@ -56,7 +56,7 @@ class Proxy:
 
     def __init__(
         self,
-        upstream: kube_access.Access,
+        upstream: connection.Access,
         loop: threads.Loop,
         *,
         certificate: pathlib.Path | None = None,

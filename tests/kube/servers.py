@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
-from agent.clients import kube_access
+from agent.clients.kube import connection
 from lab import processes
 from tests.kube import emulating, threads
 
@@ -37,11 +37,11 @@ def is_real() -> bool:
 
 
 @contextlib.contextmanager
-def running(folder: pathlib.Path, loop: threads.Loop) -> Iterator[kube_access.Access]:
+def running(folder: pathlib.Path, loop: threads.Loop) -> Iterator[connection.Access]:
     """The server that the environment asks for, and how its administrator reaches it."""
     if is_cluster():
         path = pathlib.Path(os.environ["KUBECONFIG"])
-        yield asyncio.run(kube_access.Kubeconfig(path).read())
+        yield asyncio.run(connection.Kubeconfig(path).read())
     elif assets := os.environ.get("KUBEBUILDER_ASSETS"):
         with real(pathlib.Path(assets), folder) as access:
             yield access
@@ -51,7 +51,7 @@ def running(folder: pathlib.Path, loop: threads.Loop) -> Iterator[kube_access.Ac
 
 
 @contextlib.contextmanager
-def emulated(loop: threads.Loop) -> Iterator[kube_access.Access]:
+def emulated(loop: threads.Loop) -> Iterator[connection.Access]:
     """kmock's, in a thread of this process."""
     handler = emulating.Emulator()
 
@@ -62,7 +62,7 @@ def emulated(loop: threads.Loop) -> Iterator[kube_access.Access]:
 
     stack, port = loop.run(opened())
     try:
-        yield kube_access.Access(
+        yield connection.Access(
             server=f"http://127.0.0.1:{port}", authorization=f"Bearer {ADMIN}", tls=None
         )
     finally:
@@ -70,7 +70,7 @@ def emulated(loop: threads.Loop) -> Iterator[kube_access.Access]:
 
 
 @contextlib.contextmanager
-def real(assets: pathlib.Path, folder: pathlib.Path) -> Iterator[kube_access.Access]:
+def real(assets: pathlib.Path, folder: pathlib.Path) -> Iterator[connection.Access]:
     """A kube-apiserver over an etcd of its own; its certificate is made by itself."""
     folder.mkdir(parents=True, exist_ok=True)
     storage, peer, port = (processes.free_port() for _ in range(3))
@@ -84,7 +84,7 @@ def real(assets: pathlib.Path, folder: pathlib.Path) -> Iterator[kube_access.Acc
         server.start()
         server.wait_for_socket(("127.0.0.1", port), seconds=90)
         tls = ssl.create_default_context(cafile=folder / "certificates" / "apiserver.crt")
-        access = kube_access.Access(
+        access = connection.Access(
             server=f"https://127.0.0.1:{port}", authorization=f"Bearer {ADMIN}", tls=tls
         )
         _wait_until_ready(access, server)
@@ -132,7 +132,7 @@ def _server(assets: pathlib.Path, folder: pathlib.Path, storage: int, port: int)
     ]
 
 
-def _wait_until_ready(access: kube_access.Access, server: processes.Process) -> None:
+def _wait_until_ready(access: connection.Access, server: processes.Process) -> None:
     deadline = time.monotonic() + 90
     headers = {"Authorization": access.authorization}
     request = urllib.request.Request(f"{access.server}/readyz", headers=headers)

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agent import errors, metrics
-from agent.clients import kube, kube_access, kube_errors
+from agent.clients.kube import connection, refusals, rest_client
 from tests.kube import apis
 
-CONFIG_MAPS = kube.Resource(plural="configmaps")
+CONFIG_MAPS = rest_client.Resource(plural="configmaps")
 
 
-async def collected(pages) -> tuple[list[str], list[kube.Page]]:
+async def collected(pages) -> tuple[list[str], list[rest_client.Page]]:
     found = [page async for page in pages]
     return [item["metadata"]["name"] for page in found for item in page.items], found
 
@@ -34,7 +34,7 @@ async def test_an_object_is_made_read_changed_and_deleted(api, client) -> None:
     assert (await client.get(CONFIG_MAPS, "one", **where))["data"] == {"b": "2"}
 
     await client.delete(CONFIG_MAPS, "one", **where)
-    with pytest.raises(kube_errors.NotFound, match="one"):
+    with pytest.raises(refusals.NotFound, match="one"):
         await client.get(CONFIG_MAPS, "one", **where)
 
 
@@ -43,7 +43,7 @@ async def test_a_change_of_an_older_version_is_refused(api, client) -> None:
     made = await client.create(CONFIG_MAPS, config_map("one"), **where)
     await client.patch(CONFIG_MAPS, "one", {"data": {"a": "1"}}, **where)
     meta = {"resourceVersion": made["metadata"]["resourceVersion"]}
-    with pytest.raises(kube_errors.Conflict) as caught:
+    with pytest.raises(refusals.Conflict) as caught:
         await client.patch(CONFIG_MAPS, "one", {"metadata": meta, "data": {"a": "2"}}, **where)
 
     assert isinstance(caught.value, errors.TemporaryError)
@@ -53,16 +53,16 @@ async def test_a_change_of_an_older_version_is_refused(api, client) -> None:
 async def test_a_name_that_is_taken_and_a_body_that_is_wrong_are_told_apart(api, client) -> None:
     where = {"namespace": api.namespace}
     await client.create(CONFIG_MAPS, config_map("one"), **where)
-    with pytest.raises(kube_errors.AlreadyExists):
+    with pytest.raises(refusals.AlreadyExists):
         await client.create(CONFIG_MAPS, config_map("one"), **where)
-    with pytest.raises(kube_errors.Invalid):
+    with pytest.raises(refusals.Invalid):
         await client.create(CONFIG_MAPS, config_map(""), **where)
 
 
 async def test_only_the_object_that_was_meant_is_deleted(api, client) -> None:
     where = {"namespace": api.namespace}
     await client.create(CONFIG_MAPS, config_map("one"), **where)
-    with pytest.raises(kube_errors.Conflict):
+    with pytest.raises(refusals.Conflict):
         await client.delete(CONFIG_MAPS, "one", uid="another", **where)
 
 
@@ -72,9 +72,11 @@ async def test_a_nodes_status_and_the_rest_of_it_are_changed_apart(api, client) 
     second = {**first, "type": "ImageAcceleration"}
     for condition in (first, second):
         body = {"metadata": {"labels": {"x": "y"}}, "status": {"conditions": [condition]}}
-        await client.patch(kube.NODES, node, body, subresource="status", how=kube.Patch.STRATEGIC)
+        await client.patch(
+            rest_client.NODES, node, body, subresource="status", how=rest_client.Patch.STRATEGIC
+        )
     body = {"metadata": {"labels": {"a": "b"}}, "status": {"conditions": None}}
-    found = await client.patch(kube.NODES, node, body)
+    found = await client.patch(rest_client.NODES, node, body)
 
     assert {each["type"] for each in found["status"]["conditions"]} == {
         "Ready",
@@ -92,7 +94,7 @@ async def test_a_patch_that_changes_nothing_is_no_change(api, client) -> None:
 
 
 async def test_a_long_list_comes_in_parts_and_by_selector(api, client, monkeypatch) -> None:
-    monkeypatch.setattr(kube, "_PAGE", 2)
+    monkeypatch.setattr(rest_client, "_PAGE", 2)
     names = [f"n{index}" for index in range(5)]
     for name in names:
         body = config_map(name)
@@ -110,13 +112,13 @@ async def test_a_long_list_comes_in_parts_and_by_selector(api, client, monkeypat
     assert one == ["n4"]
 
 
-async def events(client, version: str, number: int, **more) -> list[kube.Event]:
+async def events(client, version: str, number: int, **more) -> list[rest_client.Event]:
     """So many events, bookmarks left out."""
-    found: list[kube.Event] = []
+    found: list[rest_client.Event] = []
     watch = client.watch(CONFIG_MAPS, version=version, **more)
     async with contextlib.aclosing(watch), asyncio.timeout(30):
         async for event in watch:
-            if event.kind is not kube.Kind.BOOKMARK:
+            if event.kind is not rest_client.Kind.BOOKMARK:
                 found.append(event)
             if len(found) == number:
                 break
@@ -149,7 +151,7 @@ async def test_what_leaves_a_watchs_selection_is_told_as_deleted(api, client) ->
     version = made["metadata"]["resourceVersion"]
     found = await events(client, version, 2, labels="in=yes", **where)
 
-    assert [event.kind for event in found] == [kube.Kind.DELETED, kube.Kind.ADDED]
+    assert [event.kind for event in found] == [rest_client.Kind.DELETED, rest_client.Kind.ADDED]
 
 
 async def test_the_server_ends_a_watch_and_that_is_no_error(api, client) -> None:
@@ -158,32 +160,32 @@ async def test_the_server_ends_a_watch_and_that_is_no_error(api, client) -> None
     async with asyncio.timeout(30):
         found = [event async for event in client.watch(CONFIG_MAPS, **where)]
 
-    assert {event.kind for event in found} <= {kube.Kind.BOOKMARK}
+    assert {event.kind for event in found} <= {rest_client.Kind.BOOKMARK}
 
 
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (401, kube_errors.Denied),
-        (403, kube_errors.Denied),
-        (404, kube_errors.NotFound),
-        (409, kube_errors.Conflict),
-        (410, kube_errors.Gone),
-        (422, kube_errors.Invalid),
-        (500, kube_errors.Unavailable),
-        (503, kube_errors.Unavailable),
+        (401, refusals.Denied),
+        (403, refusals.Denied),
+        (404, refusals.NotFound),
+        (409, refusals.Conflict),
+        (410, refusals.Gone),
+        (422, refusals.Invalid),
+        (500, refusals.Unavailable),
+        (503, refusals.Unavailable),
     ],
 )
 async def test_refusals_are_told_by_type(proxy, client, status, error) -> None:
     proxy.fail(status)
     with pytest.raises(error, match=rf"GET /api/v1/nodes/n: {status}.*as the test wants"):
-        await client.get(kube.NODES, "n")
+        await client.get(rest_client.NODES, "n")
 
 
 async def test_a_busy_server_says_when_to_come_again(proxy, client) -> None:
     proxy.fail(429, headers={"Retry-After": "7"}, times=1)
-    with pytest.raises(kube_errors.TooMany) as caught:
-        await client.get(kube.NODES, "n")
+    with pytest.raises(refusals.TooMany) as caught:
+        await client.get(rest_client.NODES, "n")
 
     assert caught.value.delay == 7
 
@@ -193,8 +195,8 @@ async def test_a_busy_server_says_when_to_come_again(proxy, client) -> None:
 )
 async def test_no_server_can_ask_for_more_than_a_minute(proxy, client, told, delay) -> None:
     proxy.fail(429, headers={"Retry-After": told}, times=1)
-    with pytest.raises(kube_errors.TooMany) as caught:
-        await client.get(kube.NODES, "n")
+    with pytest.raises(refusals.TooMany) as caught:
+        await client.get(rest_client.NODES, "n")
 
     assert caught.value.delay == delay
 
@@ -205,22 +207,22 @@ def counted(verb: str, code: str) -> float:
 
 
 @pytest.fixture
-async def impatient(proxy) -> AsyncIterator[kube.Client]:
+async def impatient(proxy) -> AsyncIterator[rest_client.Client]:
     class There:
         seconds = 60.0
 
-        async def read(self) -> kube_access.Access:
-            return kube_access.Access(server=proxy.url, authorization="", tls=None)
+        async def read(self) -> connection.Access:
+            return connection.Access(server=proxy.url, authorization="", tls=None)
 
-    async with kube.Client(There(), deadline=0.2) as made:
+    async with rest_client.Client(There(), deadline=0.2) as made:
         yield made
 
 
 async def test_a_server_that_never_answers_is_given_up_and_counted(proxy, impatient) -> None:
     proxy.hang()
     before = counted("GET", "deadline")
-    with pytest.raises(kube_errors.Unavailable, match="no answer in time"):
-        await impatient.get(kube.NODES, "n")
+    with pytest.raises(refusals.Unavailable, match="no answer in time"):
+        await impatient.get(rest_client.NODES, "n")
 
     assert counted("GET", "deadline") == before + 1
 
@@ -228,7 +230,7 @@ async def test_a_server_that_never_answers_is_given_up_and_counted(proxy, impati
 async def test_a_watch_that_never_begins_is_counted_as_one(proxy, impatient) -> None:
     proxy.hang()
     before = counted("WATCH", "deadline")
-    with pytest.raises(kube_errors.Unavailable, match="no answer in time"):
+    with pytest.raises(refusals.Unavailable, match="no answer in time"):
         await events(impatient, "1", 1)
 
     assert counted("WATCH", "deadline") == before + 1
@@ -239,7 +241,7 @@ async def test_who_does_not_want_the_answer_any_more_counts_nothing(proxy, clien
     before = counted("GET", "deadline")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await client.get(kube.NODES, "n")
+            await client.get(rest_client.NODES, "n")
 
     assert counted("GET", "deadline") == before
 
@@ -248,8 +250,8 @@ async def test_who_does_not_want_the_answer_any_more_counts_nothing(proxy, clien
 async def test_a_server_that_is_down_is_unavailable(proxy, client, verb) -> None:
     proxy.stop()
     before = counted(verb, "none")
-    with pytest.raises(kube_errors.Unavailable):
-        await (client.get(kube.NODES, "n") if verb == "GET" else events(client, "1", 1))
+    with pytest.raises(refusals.Unavailable):
+        await (client.get(rest_client.NODES, "n") if verb == "GET" else events(client, "1", 1))
 
     assert counted(verb, "none") == before + 1
 
@@ -260,14 +262,14 @@ async def test_a_watch_cut_within_a_line_is_an_error_and_tells_no_half_event(
     made = await client.create(CONFIG_MAPS, config_map("one"), namespace=api.namespace)
     await client.create(CONFIG_MAPS, config_map("two"), namespace=api.namespace)
     proxy.cut_after = 40
-    with pytest.raises(kube_errors.Unavailable):
+    with pytest.raises(refusals.Unavailable):
         await events(client, made["metadata"]["resourceVersion"], 1, namespace=api.namespace)
 
 
 async def test_a_silent_watch_is_given_up(api, proxy, client) -> None:
     made = await client.create(CONFIG_MAPS, config_map("one"), namespace=api.namespace)
     proxy.freeze()
-    with pytest.raises(kube_errors.Unavailable, match="no answer in time"):
+    with pytest.raises(refusals.Unavailable, match="no answer in time"):
         await events(
             client,
             made["metadata"]["resourceVersion"],
@@ -284,15 +286,15 @@ async def test_the_servers_clock_is_told_by_its_last_answer(api, proxy, client, 
 
     before = ahead()
     proxy.clock = datetime.timedelta(days=days)
-    await client.get(kube.NODES, api.node())
+    await client.get(rest_client.NODES, api.node())
 
     assert (round(before, 2), round(ahead(), 2)) == (0, days)
 
 
 async def test_a_server_that_tells_no_time_has_ours(proxy, client) -> None:
     proxy.fail(503, headers={"Date": "now"})
-    with pytest.raises(kube_errors.Unavailable):
-        await client.get(kube.NODES, "n")
+    with pytest.raises(refusals.Unavailable):
+        await client.get(rest_client.NODES, "n")
 
     assert abs(client.now() - datetime.datetime.now(datetime.UTC)).total_seconds() < 600
 
@@ -303,14 +305,14 @@ async def test_a_token_that_was_replaced_is_read_again(api, proxy, tmp_path) -> 
     path = api.kubeconfig(server=proxy.url, token_file=str(file))
     node = api.node()
     proxy.tokens = {"old"}
-    async with kube.Client(kube_access.Kubeconfig(path)) as client:
-        await client.get(kube.NODES, node)
+    async with rest_client.Client(connection.Kubeconfig(path)) as client:
+        await client.get(rest_client.NODES, node)
         proxy.tokens = {"new"}
-        with pytest.raises(kube_errors.Denied):
-            await client.get(kube.NODES, node)
+        with pytest.raises(refusals.Denied):
+            await client.get(rest_client.NODES, node)
         file.write_text("new")
         before = client.requests
-        found = await client.get(kube.NODES, node)
+        found = await client.get(rest_client.NODES, node)
 
     assert found["metadata"]["name"] == node
     assert client.requests == before + 2
@@ -318,14 +320,14 @@ async def test_a_token_that_was_replaced_is_read_again(api, proxy, tmp_path) -> 
 
 async def test_a_kubeconfig_of_the_server_itself_works(api) -> None:
     node = api.node()
-    async with kube.Client(kube_access.Kubeconfig(api.kubeconfig())) as client:
-        found = await client.get(kube.NODES, node)
+    async with rest_client.Client(connection.Kubeconfig(api.kubeconfig())) as client:
+        found = await client.get(rest_client.NODES, node)
 
     assert found["metadata"]["name"] == node
 
 
 def test_the_administrator_of_tests_is_told_what_is_wrong(api) -> None:
     with pytest.raises(apis.RefusedError) as caught:
-        api.get(kube.NODES, "nowhere")
+        api.get(rest_client.NODES, "nowhere")
 
     assert caught.value.status == 404

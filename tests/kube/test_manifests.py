@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.clients import kube, kube_access
+from agent.clients.kube import connection, rest_client
 from agent.model import caches, images, pods
-from agent.node import autocreating
+from agent.node.pods import cache_requests
 from lab import processes
 from tests.kube import apis, servers
 from tests.manifests import cases, rendering, test_kustomize
@@ -28,8 +28,8 @@ pytestmark = [
 
 HANDLER = "io.containerd.cri.runtime-handler"
 NAMESPACE, LEAVING = "uimgacc-system", "uimgacc-uninstall"
-ACCOUNTS = kube.Resource(plural="serviceaccounts")
-CACHES = kube.Resource(group="uimgacc.io", plural="imagecaches")
+ACCOUNTS = rest_client.Resource(plural="serviceaccounts")
+CACHES = rest_client.Resource(group="uimgacc.io", plural="imagecaches")
 
 
 def kubectl(api: apis.Api, *arguments: str, text: str = "") -> str:
@@ -47,10 +47,10 @@ def kubectl(api: apis.Api, *arguments: str, text: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def namespaces(
-    api_access: kube_access.Access, tmp_path_factory: pytest.TempPathFactory
+    api_access: connection.Access, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """The namespaces of the manifests: in a dry run, too, they have to be there."""
-    resource = kube.Resource(plural="namespaces")
+    resource = rest_client.Resource(plural="namespaces")
     with contextlib.ExitStack() as undo:
         api = apis.Api(api_access, tmp_path_factory.mktemp("namespaces"))
         undo.callback(api.close)
@@ -63,7 +63,7 @@ def namespaces(
 
 @pytest.fixture(scope="module")
 def installed(
-    namespaces: None, api_access: kube_access.Access, tmp_path_factory: pytest.TempPathFactory
+    namespaces: None, api_access: connection.Access, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[apis.Api]:
     """A server on which the default overlay and the class nvidia are installed.
 
@@ -89,7 +89,7 @@ def installed(
 def create(api: apis.Api, pod: apis.Object, namespace: str = "") -> apis.Object:
     """The pod as the server would store it."""
     namespace = namespace or api.namespace
-    path = kube.PODS.path(namespace=namespace) + "?dryRun=All"
+    path = rest_client.PODS.path(namespace=namespace) + "?dryRun=All"
     pod = {**pod, "metadata": {**pod["metadata"], "namespace": namespace}}
     pod["spec"] = {**pod["spec"], "automountServiceAccountToken": False}
     return api._ask("POST", path, pod)
@@ -182,7 +182,7 @@ def test_a_pod_that_names_our_class_gets_the_annotation(installed: apis.Api) -> 
 def test_a_class_with_an_overhead_keeps_its_pods_unless_the_twin_has_it(
     installed: apis.Api,
 ) -> None:
-    classes = kube.Resource(group="node.k8s.io", plural="runtimeclasses")
+    classes = rest_client.Resource(group="node.k8s.io", plural="runtimeclasses")
     memory = {"light": "1Mi", "uimgacc-light": "2Mi", "heavy": "64Mi", "uimgacc-heavy": "64Mi"}
     try:
         for name, amount in memory.items():
@@ -229,7 +229,7 @@ def checking(installed: apis.Api, tmp_path: pathlib.Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("checking")
 def test_the_types_of_our_policies_expressions_are_right(installed: apis.Api) -> None:
-    policies = kube.Resource(
+    policies = rest_client.Resource(
         group="admissionregistration.k8s.io", plural="validatingadmissionpolicies"
     )
     ours = [
@@ -256,13 +256,13 @@ class Agent:
     def __init__(self, api: apis.Api, node: str) -> None:
         self.api = api
         pod = apis.pod(f"agent-{node}", node, spec={"serviceAccountName": "uimgacc-node"})
-        made = api.create(kube.PODS, pod, namespace=NAMESPACE)
+        made = api.create(rest_client.PODS, pod, namespace=NAMESPACE)
         bound = {"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"]}
         path = ACCOUNTS.path("uimgacc-node", namespace=NAMESPACE, subresource="token")
         spec = {"boundObjectRef": {**bound, "uid": made["metadata"]["uid"]}}
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         token = api._ask("POST", path, request)["status"]["token"]
-        access = kube_access.Access(
+        access = connection.Access(
             server=api.access.server, authorization=f"Bearer {token}", tls=api.access.tls
         )
         self._as = apis.Api.__new__(apis.Api)
@@ -270,7 +270,9 @@ class Agent:
 
     def patch(self, node: str, body: Any, *, subresource: str = "") -> str:
         """The refusal of a patch; "" where it was accepted."""
-        return refusal(lambda: self._as.patch(kube.NODES, node, body, subresource=subresource))
+        return refusal(
+            lambda: self._as.patch(rest_client.NODES, node, body, subresource=subresource)
+        )
 
     def create_cache(self, body: Any) -> str:
         """The refusal of an ImageCache; "" where it was accepted, which changes nothing."""
@@ -321,7 +323,7 @@ def test_an_agent_takes_only_our_startup_taint_away(
         {"key": "uimgacc.io/starting", "effect": "NoSchedule"},
         {"key": "example.com/other", "effect": "NoSchedule"},
     ]
-    installed.patch(kube.NODES, own, {"spec": {"taints": taints}})
+    installed.patch(rest_client.NODES, own, {"spec": {"taints": taints}})
 
     assert "startup taints" in account.patch(own, {"spec": {"taints": None}})
     assert account.patch(own, {"spec": {"taints": taints[1:]}}) == ""
@@ -351,7 +353,7 @@ def test_an_agent_asks_for_pull_secrets_for_pods_of_its_own_node_only(
             pull_secrets=(caches.SecretName(*secret.split("/")),),
             size_gib=caches.SIZE_AUTO,
         )
-        made = autocreating.manifest_of(
+        made = cache_requests.manifest_of(
             request, pods.Pod(namespace="team", name="p", uid="u", node=node)
         )
         return account.create_cache(made)
@@ -365,4 +367,4 @@ def test_an_agent_asks_for_pull_secrets_for_pods_of_its_own_node_only(
 def test_everybody_else_is_not_held(installed: apis.Api, agent: tuple[Agent, str, str]) -> None:
     _, own, _ = agent
 
-    installed.patch(kube.NODES, own, {"metadata": {"labels": {"zone": "c"}}})
+    installed.patch(rest_client.NODES, own, {"metadata": {"labels": {"zone": "c"}}})

@@ -12,18 +12,20 @@ import pytest
 import yaml
 
 from agent import settings
-from agent.clients import kube, kube_access, kube_errors
+from agent.clients.kube import connection, refusals, rest_client
 from agent.matching import decisions
 from agent.model import caches, images, pods
-from agent.node import announcing, autocreating, capability, labelling, posting, reporting
-from agent.roles import agent_surroundings
+from agent.node.health import capability, node_object, node_patch
+from agent.node.pods import cache_requests
+from agent.node.report import event_queue, pod_events
+from agent.roles import agent_environment
 from tests.kube import apis, faults, servers
 
 ROOT = pathlib.Path(__file__).parents[2]
 WELL = capability.Verdict(capable=True)
 ILL = capability.Verdict(problems={capability.Check.STORE: "the store does not answer"})
-TAINT = labelling.Taint("uimgacc.io/starting", "", "NoSchedule")
-DEFINITIONS = kube.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
+TAINT = node_patch.Taint("uimgacc.io/starting", "", "NoSchedule")
+DEFINITIONS = rest_client.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
 HIT = decisions.Event(reason="SuccessfulHitImageCache", message="Successfully hit image cache imc.")
 
 needs_roles = pytest.mark.skipif(
@@ -36,12 +38,12 @@ class Account:
 
     seconds = 600.0
 
-    def __init__(self, access: kube_access.Access, token: str) -> None:
-        self._access = kube_access.Access(
+    def __init__(self, access: connection.Access, token: str) -> None:
+        self._access = connection.Access(
             server=access.server, authorization=f"Bearer {token}", tls=access.tls
         )
 
-    async def read(self) -> kube_access.Access:
+    async def read(self) -> connection.Access:
         return self._access
 
 
@@ -51,7 +53,7 @@ def node(api: apis.Api) -> str:
 
 
 @pytest.fixture
-async def agent(api: apis.Api, node: str) -> AsyncIterator[kube.Client]:
+async def agent(api: apis.Api, node: str) -> AsyncIterator[rest_client.Client]:
     """The client of a node's agent: it may do what the manifests allow it, and no more."""
     with contextlib.ExitStack() as undo:
         for document in yaml.safe_load_all(manifest(api, "node-rbac.yaml")):
@@ -60,10 +62,12 @@ async def agent(api: apis.Api, node: str) -> AsyncIterator[kube.Client]:
         token = token_of(api, node)
         for document in yaml.safe_load_all(manifest(api, "node-policy.yaml")):
             make(api, undo, document)
-        async with kube.Client(Account(api.access, token), deadline=20) as made:
+        async with rest_client.Client(Account(api.access, token), deadline=20) as made:
             if api.access.tls:
                 # A real server has the policies in force after a moment.
-                await until_refused(lambda: made.patch(kube.NODES, node, label("example.com/x")))
+                await until_refused(
+                    lambda: made.patch(rest_client.NODES, node, label("example.com/x"))
+                )
             yield made
 
 
@@ -81,7 +85,7 @@ def make(api: apis.Api, undo: contextlib.ExitStack, document: apis.Object) -> No
     group, _, version = document["apiVersion"].partition("/")
     kind = document["kind"].lower()
     plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
-    resource = kube.Resource(group=group, version=version, plural=plural)
+    resource = rest_client.Resource(group=group, version=version, plural=plural)
     for subject in document.get("subjects", []):
         subject["name"] = "agent"
     api.create(resource, document)
@@ -91,8 +95,8 @@ def make(api: apis.Api, undo: contextlib.ExitStack, document: apis.Object) -> No
 def token_of(api: apis.Api, node: str) -> str:
     """A token as the kubelet gets it for a pod: it tells on which node that is."""
     api.token("agent")
-    uid = api.get(kube.NODES, node)["metadata"]["uid"]
-    path = kube.Resource(plural="serviceaccounts").path(
+    uid = api.get(rest_client.NODES, node)["metadata"]["uid"]
+    path = rest_client.Resource(plural="serviceaccounts").path(
         "agent", namespace=api.namespace, subresource="token"
     )
     bound = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}
@@ -114,7 +118,7 @@ async def until_refused(act: Callable[[], Any]) -> None:
         while True:
             try:
                 await act()
-            except (kube_errors.Denied, kube_errors.Invalid):
+            except (refusals.Denied, refusals.Invalid):
                 return
             await asyncio.sleep(0.1)
 
@@ -137,11 +141,11 @@ async def until(condition: Callable[[], Any]) -> None:
 class Reported:
     """A node object with its announcer and poster."""
 
-    def __init__(self, api: apis.Api, client: kube.Client, name: str) -> None:
+    def __init__(self, api: apis.Api, client: rest_client.Client, name: str) -> None:
         self.api = api
         self.name = name
-        self.poster = posting.Poster(client, name)
-        self.announcer = announcing.Announcer(
+        self.poster = event_queue.Poster(client, name)
+        self.announcer = node_object.Announcer(
             client, self.poster, name, taint=TAINT, reread=0.5, pauses=(0.1,)
         )
 
@@ -150,7 +154,7 @@ class Reported:
 
     @property
     def node(self) -> apis.Object:
-        return self.api.get(kube.NODES, self.name)
+        return self.api.get(rest_client.NODES, self.name)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -161,11 +165,11 @@ class Reported:
         return {each["type"]: each for each in self.node.get("status", {}).get("conditions", [])}
 
     def events(self) -> list[str]:
-        found = self.api.list(kube.EVENTS, namespace="default")
+        found = self.api.list(rest_client.EVENTS, namespace="default")
         return [each["reason"] for each in found if each["involvedObject"]["name"] == self.name]
 
     def is_told(self, status: str) -> bool:
-        return self.conditions.get(labelling.CONDITION, {}).get("status") == status
+        return self.conditions.get(node_patch.CONDITION, {}).get("status") == status
 
 
 @pytest.fixture
@@ -176,11 +180,11 @@ async def reported(api, agent, node) -> Reported:
 async def test_labels_condition_and_events_follow_the_verdict(reported, api) -> None:
     ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "it is"}
     api.patch(
-        kube.NODES,
+        rest_client.NODES,
         reported.name,
         {"status": {"conditions": [ready]}},
         subresource="status",
-        how=kube.Patch.STRATEGIC,
+        how=rest_client.Patch.STRATEGIC,
     )
     async with reported.running():
         reported.announcer.judged(WELL)
@@ -190,9 +194,9 @@ async def test_labels_condition_and_events_follow_the_verdict(reported, api) -> 
         await until(lambda: reported.is_told("False"))
         await until(lambda: len(reported.events()) == 2)
 
-    assert [capable.get(key) for key in (*labelling.LABELS, "zone")] == ["true", "true", "a"]
-    assert not reported.labels.keys() & set(labelling.LABELS)
-    condition = reported.conditions[labelling.CONDITION]
+    assert [capable.get(key) for key in (*node_patch.LABELS, "zone")] == ["true", "true", "a"]
+    assert not reported.labels.keys() & set(node_patch.LABELS)
+    condition = reported.conditions[node_patch.CONDITION]
     assert (condition["reason"], condition["message"]) == (
         "StoreUnavailable",
         "the store does not answer",
@@ -205,7 +209,7 @@ async def test_labels_condition_and_events_follow_the_verdict(reported, api) -> 
 async def test_the_startup_taint_goes_and_others_stay(api, agent, node) -> None:
     starting = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
     pressure = {"key": "example.com/pressure", "value": "x", "effect": "NoExecute"}
-    api.patch(kube.NODES, node, {"spec": {"taints": [starting, pressure]}})
+    api.patch(rest_client.NODES, node, {"spec": {"taints": [starting, pressure]}})
     reported = Reported(api, agent, node)
 
     def left() -> list[str]:
@@ -223,27 +227,27 @@ async def test_what_somebody_takes_away_is_put_back(reported, api) -> None:
     async with reported.running():
         reported.announcer.judged(WELL)
         await until(lambda: reported.labels.get("uimgacc") == "true")
-        api.patch(kube.NODES, reported.name, {"metadata": {"labels": {"uimgacc": None}}})
+        api.patch(rest_client.NODES, reported.name, {"metadata": {"labels": {"uimgacc": None}}})
         await until(lambda: reported.labels.get("uimgacc") == "true")
 
 
 async def test_generations_are_told_and_taken_over(reported, api, agent) -> None:
     async with reported.running():
-        reported.announcer.annotate(**{labelling.GENERATION: "4", labelling.HELD: '["x"]'})
+        reported.announcer.annotate(**{node_patch.GENERATION: "4", node_patch.HELD: '["x"]'})
         await asyncio.wait_for(reported.announcer.wait_known(), 60)
         written = reported.node["metadata"]["annotations"]
-        reported.announcer.annotate(**{labelling.HELD: None})
-        await until(lambda: labelling.HELD not in reported.node["metadata"]["annotations"])
+        reported.announcer.annotate(**{node_patch.HELD: None})
+        await until(lambda: node_patch.HELD not in reported.node["metadata"]["annotations"])
     successor = Reported(api, agent, reported.name)
     async with successor.running():
         before = await asyncio.wait_for(successor.announcer.annotations_before(), 60)
 
-    assert (written[labelling.GENERATION], written[labelling.HELD]) == ("4", '["x"]')
-    assert before[labelling.GENERATION] == "4"
+    assert (written[node_patch.GENERATION], written[node_patch.HELD]) == ("4", '["x"]')
+    assert before[node_patch.GENERATION] == "4"
 
 
 async def test_the_wish_is_written_after_an_outage_of_the_api(
-    api: apis.Api, proxy: faults.Proxy, client: kube.Client
+    api: apis.Api, proxy: faults.Proxy, client: rest_client.Client
 ) -> None:
     reported = Reported(api, client, api.node())
     async with reported.running():
@@ -270,11 +274,11 @@ async def test_a_pods_event_is_found_by_the_pod_once(api, agent) -> None:
         annotations={"k8s.aliyun.com/eci-image-cache": "true"},
     )
     for _ in range(2):
-        poster = posting.Poster(agent, name)
+        poster = event_queue.Poster(agent, name)
         async with running(poster.run()):
-            reporting.Once(poster).tell(pod, HIT)
+            pod_events.Once(poster).tell(pod, HIT)
             poster.tell(pod, decisions.Event(reason="Other", message="m", warning=True))
-            await until(lambda: len(api.list(kube.EVENTS, namespace=api.namespace)) == 2)
+            await until(lambda: len(api.list(rest_client.EVENTS, namespace=api.namespace)) == 2)
 
     fields = f"involvedObject.name=web-0,involvedObject.uid={pod.uid},involvedObject.kind=Pod"
     found = [
@@ -289,20 +293,20 @@ async def test_a_pods_event_is_found_by_the_pod_once(api, agent) -> None:
     assert found[0]["source"]["component"] == "EciService"
 
 
-async def agent_pages(api: apis.Api, fields: str) -> AsyncIterator[kube.Page]:
+async def agent_pages(api: apis.Api, fields: str) -> AsyncIterator[rest_client.Page]:
     """As `kubectl describe pod` asks: with the rights of a person."""
     person = Account(api.access, api.access.authorization.removeprefix("Bearer "))
-    async with kube.Client(person, deadline=20) as client:
-        async for page in client.pages(kube.EVENTS, namespace=api.namespace, fields=fields):
+    async with rest_client.Client(person, deadline=20) as client:
+        async for page in client.pages(rest_client.EVENTS, namespace=api.namespace, fields=fields):
             yield page
 
 
 async def test_an_event_for_a_namespace_that_is_not_there_holds_up_no_other(api, agent) -> None:
-    poster = posting.Poster(agent, "n")
+    poster = event_queue.Poster(agent, "n")
     async with running(poster.run()):
         poster.tell(pods.Pod(namespace="never-made", name="p", uid="u"), HIT)
         poster.tell(pods.Pod(namespace=api.namespace, name="p", uid="u"), HIT)
-        await until(lambda: api.list(kube.EVENTS, namespace=api.namespace))
+        await until(lambda: api.list(rest_client.EVENTS, namespace=api.namespace))
 
 
 @pytest.fixture
@@ -335,7 +339,7 @@ def image_caches(api: apis.Api) -> None:
 
 def _is_served(api: apis.Api) -> bool:
     try:
-        api.list(kube.IMAGE_CACHES)
+        api.list(rest_client.IMAGE_CACHES)
     except apis.RefusedError:
         return False
     return True
@@ -367,15 +371,15 @@ class Told:
 async def test_nodes_that_wish_for_the_same_cache_make_one(api, agent, image_caches) -> None:
     wanted = wish(api.namespace)
     told = [Told() for _ in range(3)]
-    creators = [autocreating.Creator(agent, each) for each in told]
+    creators = [cache_requests.Creator(agent, each) for each in told]
     try:
         async with running(*(creator.run() for creator in creators)):
             for creator in creators:
                 creator.create(pods.Pod(namespace=api.namespace, name="p"), wanted)
             await until(lambda: all(each.reasons for each in told))
-        made = api.get(kube.IMAGE_CACHES, wanted.request.name)
+        made = api.get(rest_client.IMAGE_CACHES, wanted.request.name)
     finally:
-        api.delete(kube.IMAGE_CACHES, wanted.request.name)
+        api.delete(rest_client.IMAGE_CACHES, wanted.request.name)
 
     assert [each.reasons for each in told] == [["ImageCacheAutoCreated"]] * 3
     assert made["metadata"]["labels"] == {"uimgacc.io/auto-created": "true"}
@@ -385,14 +389,14 @@ async def test_nodes_that_wish_for_the_same_cache_make_one(api, agent, image_cac
 
 async def test_the_last_match_is_written_by_one_of_many(api, agent, image_caches) -> None:
     request = wish(api.namespace).request
-    manifest = autocreating.manifest_of(request, pods.Pod(namespace=api.namespace, name="p"))
-    api.create(kube.IMAGE_CACHES, manifest)
+    manifest = cache_requests.manifest_of(request, pods.Pod(namespace=api.namespace, name="p"))
+    api.create(rest_client.IMAGE_CACHES, manifest)
 
     def matched() -> str:
-        found = api.get(kube.IMAGE_CACHES, request.name)["metadata"]
+        found = api.get(rest_client.IMAGE_CACHES, request.name)["metadata"]
         return found["annotations"].get(caches.LAST_MATCHED, "")
 
-    creators = [autocreating.Creator(agent, Told(), spread=0.3) for _ in range(5)]
+    creators = [cache_requests.Creator(agent, Told(), spread=0.3) for _ in range(5)]
     try:
         before = agent.requests
         async with running(*(creator.run_matched() for creator in creators)):
@@ -403,7 +407,7 @@ async def test_the_last_match_is_written_by_one_of_many(api, agent, image_caches
             await until(lambda: agent.requests - before >= 6)
         moment = datetime.datetime.fromisoformat(matched())
     finally:
-        api.delete(kube.IMAGE_CACHES, request.name)
+        api.delete(rest_client.IMAGE_CACHES, request.name)
 
     age = datetime.datetime.now(datetime.UTC) - moment
     assert abs(age) < datetime.timedelta(minutes=10)
@@ -416,20 +420,20 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
     """An agent as it is put together for a cluster, on a machine whose clock is wrong."""
     proxy.clock = datetime.timedelta(days=days)
     request = wish(api.namespace).request
-    manifest = autocreating.manifest_of(request, pods.Pod(namespace=api.namespace, name="p"))
-    manifest["metadata"]["annotations"][caches.LAST_MATCHED] = labelling.stamp(
+    manifest = cache_requests.manifest_of(request, pods.Pod(namespace=api.namespace, name="p"))
+    manifest["metadata"]["annotations"][caches.LAST_MATCHED] = node_patch.stamp(
         datetime.datetime.now(datetime.UTC)
     )
-    api.create(kube.IMAGE_CACHES, manifest)
+    api.create(rest_client.IMAGE_CACHES, manifest)
     node = api.node()
     wanted = settings.Agent(
         store=tmp_path, kubernetes=node, kubeconfig=api.kubeconfig(server=proxy.url)
     )
 
     def written() -> list[str]:
-        conditions = api.get(kube.NODES, node).get("status", {}).get("conditions", [])
-        found = [each for each in conditions if each["type"] == labelling.CONDITION]
-        matched = api.get(kube.IMAGE_CACHES, request.name)["metadata"]["annotations"]
+        conditions = api.get(rest_client.NODES, node).get("status", {}).get("conditions", [])
+        found = [each for each in conditions if each["type"] == node_patch.CONDITION]
+        matched = api.get(rest_client.IMAGE_CACHES, request.name)["metadata"]["annotations"]
         return [found[0]["lastHeartbeatTime"] if found else "", matched[caches.LAST_MATCHED]]
 
     def off(text: str) -> float:
@@ -437,7 +441,7 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
         return abs((moment - datetime.datetime.now(datetime.UTC)).total_seconds())
 
     try:
-        surroundings = agent_surroundings.opened(wanted, accelerated=lambda key: False)
+        surroundings = agent_environment.opened(wanted, accelerated=lambda key: False)
         async with surroundings as around, running(*around.services().values()):
             around.judged(WELL)
             # Without the pause that spreads a fleet's looks over minutes.
@@ -445,16 +449,16 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
             around.creator.matched("uimgacc.io", request.name)
             await until(lambda: all(text and off(text) < 3600 for text in written()))
     finally:
-        api.delete(kube.IMAGE_CACHES, request.name)
+        api.delete(rest_client.IMAGE_CACHES, request.name)
 
 
 @needs_roles
 async def test_an_agent_may_not_read_what_it_does_not_need(api, agent) -> None:
-    with pytest.raises(kube_errors.Denied):
-        await agent.get(kube.Resource(plural="secrets"), "any", namespace=api.namespace)
+    with pytest.raises(refusals.Denied):
+        await agent.get(rest_client.Resource(plural="secrets"), "any", namespace=api.namespace)
 
 
 @needs_roles
 async def test_an_agent_may_not_touch_another_node(api, agent) -> None:
     other = api.node()
-    await until_refused(lambda: agent.patch(kube.NODES, other, label("uimgacc")))
+    await until_refused(lambda: agent.patch(rest_client.NODES, other, label("uimgacc")))

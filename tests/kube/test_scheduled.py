@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from agent.clients import kube, kube_access, kube_pods
+from agent.clients.kube import connection, node_pods, rest_client
 from agent.matching import annotations
 from agent.model import pods
-from agent.node import scheduled
+from agent.node.pods import scheduled
 from tests.kube import apis, faults
 
 FAST = (0.02, 0.05)
@@ -34,9 +34,9 @@ class Seen:
 class Followed:
     """A node's pods, as a consumer of the source knows them."""
 
-    def __init__(self, client: kube.Client, node: str) -> None:
+    def __init__(self, client: rest_client.Client, node: str) -> None:
         self.observer = Seen()
-        api = kube_pods.NodePods(client, node, annotations=annotations.KEYS)
+        api = node_pods.NodePods(client, node, annotations=annotations.KEYS)
         self.source = scheduled.Scheduled(api, self.observer, delays=FAST)
         self.pods: dict[str, pods.Pod] = {}
         self.log: list[str] = []
@@ -66,7 +66,7 @@ class Followed:
 
 
 @contextlib.asynccontextmanager
-async def following(client: kube.Client, node: str) -> AsyncIterator[Followed]:
+async def following(client: rest_client.Client, node: str) -> AsyncIterator[Followed]:
     followed = Followed(client, node)
     task = asyncio.create_task(followed.follow())
     try:
@@ -83,7 +83,9 @@ def node(api: apis.Api) -> str:
 
 
 @pytest.fixture
-async def followed(client: kube.Client, node: str, proxy: faults.Proxy) -> AsyncIterator[Followed]:
+async def followed(
+    client: rest_client.Client, node: str, proxy: faults.Proxy
+) -> AsyncIterator[Followed]:
     async with following(client, node) as followed:
         # A fault that comes between list and watch would meet neither.
         await followed.until(lambda: followed.source.synced and proxy.watching)
@@ -99,7 +101,7 @@ async def test_pods_of_this_node_come_change_and_go(api, client, node) -> None:
         api.pod("late", node, annotations={"uimgacc.io/image-cache": "auto"})
         await followed.until_named("early", "late")
         patch = {"metadata": {"annotations": {"uimgacc.io/image-cache": "imc-1"}}}
-        api.patch(kube.PODS, "late", patch, namespace=api.namespace)
+        api.patch(rest_client.PODS, "late", patch, namespace=api.namespace)
         wanted = {"uimgacc.io/image-cache": "imc-1"}
         await followed.until(lambda: followed.pods["late"].annotations == wanted)
         api.delete_pod("early")
@@ -115,7 +117,7 @@ async def test_pods_of_this_node_come_change_and_go(api, client, node) -> None:
 async def test_a_pod_that_is_being_deleted_is_told_as_such(api, followed, node) -> None:
     api.pod("one", node)
     await followed.until_named("one")
-    path = kube.PODS.path("one", namespace=api.namespace)
+    path = rest_client.PODS.path("one", namespace=api.namespace)
     api._ask("DELETE", path, {"gracePeriodSeconds": 30})
     await followed.until(lambda: followed.pods["one"].deleting)
 
@@ -147,7 +149,9 @@ async def test_a_pod_runs_when_all_its_containers_have_started_with_its_images(
         found = successor.source.is_running(key)
     # In place, as `kubectl set image pod` does: its kubelet asks for another image.
     image = {"spec": {"containers": [{"name": "c", "image": "registry/app:2"}]}}
-    api.patch(kube.PODS, "one", image, namespace=api.namespace, how=kube.Patch.STRATEGIC)
+    api.patch(
+        rest_client.PODS, "one", image, namespace=api.namespace, how=rest_client.Patch.STRATEGIC
+    )
     await followed.until(lambda: followed.pods["one"].images == ("registry/app:2",))
     after = followed.source.is_running(key)
     api.delete_pod("one")
@@ -324,7 +328,7 @@ async def test_a_pod_that_nobody_can_read_concerns_nobody_else(
     """As of a later Kubernetes, which writes a field in another way."""
     parse = pods.parse_pod
 
-    def strange(manifest: kube.Object) -> pods.Pod:
+    def strange(manifest: rest_client.Object) -> pods.Pod:
         if manifest["metadata"]["name"] == "strange":
             return parse({**manifest, "spec": {"containers": "none"}})
         return parse(manifest)
@@ -343,7 +347,7 @@ async def test_a_token_that_runs_out_is_replaced_without_a_list(api, proxy, node
     proxy.tokens = {"first"}
     path = api.kubeconfig(server=proxy.url, token_file=str(file))
     async with (
-        kube.Client(kube_access.Kubeconfig(path)) as client,
+        rest_client.Client(connection.Kubeconfig(path)) as client,
         following(client, node) as followed,
     ):
         api.pod("one", node)

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from agent.clients import kube
+from agent.clients.kube import rest_client
 from lab import places
 from tests.kube import apis, servers
 
@@ -31,11 +31,11 @@ def test_the_documented_commands_leave_nothing_of_ours_on_any_node(
     unused = api.node(labels={"zone": "b"})
     ours = {"type": "ImageAcceleration", "status": "True", "reason": "r", "message": "m"}
     api.patch(
-        kube.NODES,
+        rest_client.NODES,
         used,
         {"status": {"conditions": [others, ours]}},
         subresource="status",
-        how=kube.Patch.STRATEGIC,
+        how=rest_client.Patch.STRATEGIC,
     )
     found = re.search(r"    # 5\. What the agents wrote.*\n((?:    .*\n)+)", DOCUMENT.read_text())
     assert found is not None
@@ -51,8 +51,8 @@ def test_the_documented_commands_leave_nothing_of_ours_on_any_node(
         timeout=100,
     )
 
-    node = api.get(kube.NODES, used)
+    node = api.get(rest_client.NODES, used)
     assert node["metadata"]["labels"] == {"zone": "a"}
     assert node["metadata"]["annotations"] == {"example.com/x": "1"}
     assert [each["type"] for each in node["status"]["conditions"]] == ["Ready"]
-    assert api.get(kube.NODES, unused)["metadata"]["labels"] == {"zone": "b"}
+    assert api.get(rest_client.NODES, unused)["metadata"]["labels"] == {"zone": "b"}

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.control import jobs, specs, templates
+from agent.control.jobs import job_manifest, job_template
+from agent.control.objects import cache_object
 from agent.roles import controller_flags
 from tests.manifests import rendering
 
@@ -40,16 +41,16 @@ def job() -> dict[str, Any]:
     """The Job of a build with a pull secret, as the controller of our manifests makes it."""
     pod = rendering.only(documents(), "Deployment", "uimgacc-controller")["spec"]["template"]
     wanted = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
-    template = templates.of_pod({"metadata": {"name": "p"}, **pod}, wanted, patch={})
+    template = job_template.of_pod({"metadata": {"name": "p"}, **pod}, wanted, patch={})
     body = {
         "apiVersion": "uimgacc.io/v1",
         "kind": "ImageCache",
         "metadata": {"name": "c", "uid": "u", "resourceVersion": "1"},
         "spec": {"images": ["nginx:1"], "imagePullSecrets": ["ns/pull"]},
     }
-    cache = specs.parse(body)
+    cache = cache_object.parse(body)
     assert cache.request is not None
-    made = jobs.manifest(cache, cache.request, ("linux/amd64",), template=template)
+    made = job_manifest.manifest(cache, cache.request, ("linux/amd64",), template=template)
     return dict(json.loads(json.dumps(made)))
 
 

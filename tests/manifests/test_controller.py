@@ -9,7 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from agent.control import jobs, specs, templates
+from agent.control.jobs import job_manifest, job_template
+from agent.control.objects import cache_object
 from agent.roles import build_job, controller_flags
 from tests.manifests import admission, rendering
 
@@ -68,7 +69,7 @@ def test_another_file_system_is_a_claim_of_controller_and_builders() -> None:
     ]
 
     settings = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
-    template = templates.of_pod({"metadata": {"name": "p"}, **pod}, settings, patch={})
+    template = job_template.of_pod({"metadata": {"name": "p"}, **pod}, settings, patch={})
 
     assert template.volume == {
         "name": "store",
@@ -85,7 +86,7 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
         ["--store=/var/lib/uimgacc/store", "--pod=p", "--plain-http=a:5000, c:5000"]
     )
     patch = {"spec": {"template": {"spec": {"tolerations": [{"operator": "Exists"}]}}}}
-    template = templates.of_pod(pod, settings, patch=patch)
+    template = job_template.of_pod(pod, settings, patch=patch)
     manifest = {
         "apiVersion": "eci.alibabacloud.com/v1",
         "kind": "ImageCache",
@@ -106,9 +107,11 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
             "retentionDays": 7,
         },
     }
-    cache = specs.parse(manifest)
+    cache = cache_object.parse(manifest)
 
-    job = jobs.manifest(cache, cache.request, ("linux/amd64", "linux/arm64"), template=template)
+    job = job_manifest.manifest(
+        cache, cache.request, ("linux/amd64", "linux/arm64"), template=template
+    )
 
     kubernetes_validate.validate(job, release, strict=True)
     spec = job["spec"]["template"]["spec"]
@@ -136,7 +139,7 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
     assert read.settings.registries.plain_http == {"a:5000", "c:5000"}
     assert read.settings.registries.insecure == {"b:5000"}
     assert read.settings.acr_instances == ("cn-beijing:cri-1",)
-    secret = jobs.secret_manifest("j", "u", namespace="n", data=["e30="])
+    secret = job_manifest.secret_manifest("j", "u", namespace="n", data=["e30="])
     kubernetes_validate.validate(secret, release, strict=True)
     assert job["spec"]["suspend"] is True
 
@@ -154,17 +157,17 @@ def examples() -> list[str]:
 def test_what_the_documents_add_to_a_job_is_one_that_the_api_knows(text: str) -> None:
     settings = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
     pod = {"metadata": {"name": "p"}, **deployment()["spec"]["template"]}
-    template = templates.of_pod(pod, settings, patch=yaml.safe_load(text))
+    template = job_template.of_pod(pod, settings, patch=yaml.safe_load(text))
     body = {
         "apiVersion": "uimgacc.io/v1",
         "kind": "ImageCache",
         "metadata": {"name": "c", "uid": "u", "resourceVersion": "1"},
         "spec": {"images": ["nginx:1"]},
     }
-    cache = specs.parse(body)
+    cache = cache_object.parse(body)
     assert cache.request is not None
 
-    job = jobs.manifest(cache, cache.request, ("linux/amd64",), template=template)
+    job = job_manifest.manifest(cache, cache.request, ("linux/amd64",), template=template)
 
     kubernetes_validate.validate(job, "1.37", strict=True)
     (container,) = job["spec"]["template"]["spec"]["containers"]
@@ -201,8 +204,8 @@ def test_the_store_s_address_is_that_of_the_settings(tmp_path: pathlib.Path) -> 
 def test_a_controller_without_the_store_in_its_pod_says_so() -> None:
     settings = controller_flags.parse(["--store=/elsewhere", "--pod=p"])
 
-    with pytest.raises(templates.NoTemplate, match="no volume at /elsewhere"):
-        templates.of_pod(dict(deployment()["spec"]["template"]), settings, patch={})
+    with pytest.raises(job_template.NoTemplate, match="no volume at /elsewhere"):
+        job_template.of_pod(dict(deployment()["spec"]["template"]), settings, patch={})
 
 
 @pytest.mark.parametrize("text", ["- a\n", "{", "a: [\n"])
@@ -210,11 +213,11 @@ def test_a_patch_that_is_none_says_so(tmp_path: pathlib.Path, text: str) -> None
     path = tmp_path / "job.yaml"
     path.write_text(text)
 
-    with pytest.raises(templates.NoTemplate, match=r"job\.yaml"):
-        templates.read_patch(path)
+    with pytest.raises(job_template.NoTemplate, match=r"job\.yaml"):
+        job_template.read_patch(path)
 
 
 def test_the_default_patch_changes_nothing() -> None:
     folder = rendering.MANIFESTS / "components/controller"
 
-    assert templates.read_patch(folder / "job.yaml") == {}
+    assert job_template.read_patch(folder / "job.yaml") == {}

@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control import dialects, states
+from agent.control.objects import dialects
+from agent.control.reconcile import states
 from agent.model import caches, manifests
 from tests.manifests import crds
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.setup import restarting
+from agent.setup.node import containerd_restart
 from tests.manifests import rendering
 
 
@@ -22,7 +22,7 @@ def test_the_others_start_when_the_node_is_set_up_and_it_stays_beside_them() -> 
     probe = container["startupProbe"]
     assert f"--keep={probe['exec']['command'][-1]}" in container["args"]
     # A slow restart of containerd is none of its failures.
-    assert probe["periodSeconds"] * probe["failureThreshold"] > restarting.SECONDS + 60
+    assert probe["periodSeconds"] * probe["failureThreshold"] > containerd_restart.SECONDS + 60
 
 
 def test_with_everything_through_us_it_is_ready_when_the_node_is_set_up() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent.clients import kube
+from agent.clients.kube import rest_client
 from tests.containerd import test_hanging_store as hanging_stores
 from tests.kube import apis
 from tests.kube import conftest as servers
@@ -44,7 +44,7 @@ class Member(conftest.Node):
         self.store = hanging
         self.name = api.node(labels={"zone": "a"})
         starting = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
-        api.patch(kube.NODES, self.name, {"spec": {"taints": [starting]}})
+        api.patch(rest_client.NODES, self.name, {"spec": {"taints": [starting]}})
         source = ("--kubernetes", self.name, "--kubeconfig", api.kubeconfig())
         source = (*source, "--probe-seconds", probe)
         taint = ("--startup-taint", "uimgacc.io/starting:NoSchedule")
@@ -52,7 +52,7 @@ class Member(conftest.Node):
 
     @property
     def object(self) -> apis.Object:
-        return self.api.get(kube.NODES, self.name)
+        return self.api.get(rest_client.NODES, self.name)
 
     @property
     def labels(self) -> set[str]:
@@ -85,7 +85,7 @@ class Member(conftest.Node):
 
     def told(self) -> set[str]:
         """The reasons of the node's events."""
-        found = self.api.list(kube.EVENTS, namespace="default")
+        found = self.api.list(rest_client.EVENTS, namespace="default")
         return {each["reason"] for each in found if each["involvedObject"]["name"] == self.name}
 
 
@@ -210,7 +210,7 @@ def test_a_pod_is_told_what_became_of_its_cache(member, api) -> None:
     )
 
     def told() -> list[apis.Object]:
-        found = api.list(kube.EVENTS, namespace=api.namespace)
+        found = api.list(rest_client.EVENTS, namespace=api.namespace)
         return [each for each in found if each["involvedObject"]["name"] == "asker"]
 
     conftest.wait_until(told, seconds=60)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.clients import kube
+from agent.clients.kube import rest_client
 from tests.kube import apis, faults
 from tests.kube import conftest as servers
 from tests.node import conftest
@@ -118,7 +118,7 @@ def test_a_token_that_was_replaced_is_taken_from_where_the_kubelet_puts_it(
 
 def events(api: apis.Api, pod: str) -> list[tuple[str, str]]:
     """What the pod was told."""
-    found = api.list(kube.EVENTS, namespace=api.namespace)
+    found = api.list(rest_client.EVENTS, namespace=api.namespace)
     own = [each for each in found if each["involvedObject"]["name"] == pod]
     return [(each["type"], each["reason"]) for each in own]
 
@@ -140,7 +140,7 @@ def test_an_agent_that_starts_again_tells_nothing_to_pods_that_run(member, api, 
 
     # Of "starting" nobody knows whether its event was written before the agent ended.
     posts = [seen.path for seen in proxy.seen if seen.method == "POST"]
-    assert posts == [kube.EVENTS.path(namespace=api.namespace)] * 2
+    assert posts == [rest_client.EVENTS.path(namespace=api.namespace)] * 2
     assert events(api, "starting") == events(api, "late") == [("Normal", "ImageCacheHit")]
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from agent.model import digests
-from agent.mounts import naming
-from agent.store import layout, reading
+from agent.mounts import mountpoints
+from agent.store import layout
+from agent.store.lookup import direct_reader
 from lab import processes, registries
 from tests.containerd import cold
 from tests.node import conftest, test_healing
@@ -21,7 +22,7 @@ from tests.node import conftest, test_healing
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 IMAGE = "lab/zstd:1"
-CLIENT = "agent.clients.containerd:Client"
+CLIENT = "agent.clients.containerd.rpc:Client"
 # Before a step is after the one before it: each state that a kill may leave is here once.
 REGISTRATION = [
     # containerd is new to each of these agents: images are looked at again, and that is noted.
@@ -90,9 +91,11 @@ class Node(conftest.Node):
 
     def mountpoints(self, store: pathlib.Path, chain: Sequence[str]) -> set[str]:
         """Where the layers of a chain are to be mounted, each once."""
-        reader, folder = reading.Reader(layout.Layout(store)), str(self.root / "layers")
+        reader, folder = direct_reader.Reader(layout.Layout(store)), str(self.root / "layers")
         found = [reader.chain(chain_id) for chain_id in chain]
-        return {naming.mountpoint(folder, digests.hex_of(each.diff_id)) for each in found if each}
+        return {
+            mountpoints.mountpoint(folder, digests.hex_of(each.diff_id)) for each in found if each
+        }
 
     def has_all_of(self, image: str) -> bool:
         return self.has(image) and bool(self.status("pod").get("served"))

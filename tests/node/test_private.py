@@ -6,11 +6,11 @@ import json
 import grpc
 import pytest
 
-from agent.build import working
-from agent.clients import registry as registries
+from agent.build import cache_build
+from agent.clients.registry import distribution as registries
 from agent.model import images
 from agent.roles import builder
-from agent.store import publishing
+from agent.store.publish import writer
 from lab import services
 from tests.node import conftest
 
@@ -32,7 +32,7 @@ async def store(folder, private):
     """A store with a cache of IMAGE that serves namespace team-a."""
     root = folder / "store"
     root.mkdir()
-    publishing.create(root)
+    writer.create(root)
     config = folder / "config.json"
     auth = base64.b64encode(":".join(ALICE).encode()).decode()
     config.write_text(json.dumps({"auths": {private.address: {"auth": auth}}}))
@@ -41,7 +41,7 @@ async def store(folder, private):
         registries=registries.Options(plain_http=frozenset([private.address])),
         docker_configs=(config,),
     )
-    request = working.Request(
+    request = cache_build.Request(
         cache_id="imc-private",
         name="private",
         references=(images.parse_reference(f"{private.address}/{IMAGE}"),),

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from agent.clients import kube
-from agent.control import roster
+from agent.clients.kube import rest_client
+from agent.control.gc import roster
 from agent.model import images
 from agent.mounts import mountinfo
-from agent.store import layout, publishing, reading, retiring
+from agent.store import layout
+from agent.store.gc import collection
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
 from tests.kube import apis, faults
 from tests.kube import conftest as servers
 from tests.node import conftest
@@ -45,22 +48,22 @@ class Member(conftest.Node):
 
     def split(self) -> None:
         """Give the image to be deleted a cache of its own."""
-        (cache,) = reading.Reader(self.store).caches()
+        (cache,) = direct_reader.Reader(self.store).caches()
         gone = [image for image in cache.images if image.ref == self.reference(IMAGE)]
         rest = [image for image in cache.images if image not in gone]
         for name, members in (("imc-gone", gone), ("imc-rest", rest)):
             record = msgspec.structs.replace(cache, id=name, name=name, images=members)
-            publishing.publish_cache(self.store, record)
+            writer.publish_cache(self.store, record)
         self.store.cache_record(cache.id).unlink()
 
     def delete(self) -> list[str]:
         """Delete that cache, and have the collector tell the nodes; the layers that are to go."""
         reference = images.parse_reference(self.reference(IMAGE))
-        record = reading.Reader(self.store).image(reference)
-        rest = reading.Reader(self.store).cache("imc-rest")
+        record = direct_reader.Reader(self.store).image(reference)
+        rest = direct_reader.Reader(self.store).cache("imc-rest")
         assert record is not None
         assert rest is not None
-        publishing.delete_cache(self.store, "imc-gone")
+        writer.delete_cache(self.store, "imc-gone")
         for _ in range(4):
             self.collect()
         assert self.store.generation_record.exists()
@@ -75,12 +78,12 @@ class Member(conftest.Node):
         """
         node = roster.node_of(self.name, self.annotations)
         assert node.acknowledged is not None
-        orders = retiring.Orders(
+        orders = collection.Orders(
             settled=self.announced,
             floor=node.acknowledged,
             held=roster.held_layers([node]),
         )
-        self.announced = retiring.collect(self.store, orders).announced
+        self.announced = collection.collect(self.store, orders).announced
 
     def are_there(self, layers: list[str]) -> bool:
         """Whether the store has files of these layers; after one more round."""
@@ -89,7 +92,7 @@ class Member(conftest.Node):
 
     @property
     def annotations(self) -> dict[str, str]:
-        return dict(self.api.get(kube.NODES, self.name)["metadata"].get("annotations", {}))
+        return dict(self.api.get(rest_client.NODES, self.name)["metadata"].get("annotations", {}))
 
     @property
     def acknowledged(self) -> int:

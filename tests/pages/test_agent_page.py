@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.node import status, web
+from agent.node.report import status, status_http
 from tests.pages import conftest
 from tests.unit.node import statuses
 
@@ -25,8 +25,8 @@ HOSTILE = (
 
 @contextlib.asynccontextmanager
 async def served(shown: status.Status) -> AsyncIterator[str]:
-    app = web.application(lambda: shown, str)
-    async with web.listening(app, "127.0.0.1:0") as address:
+    app = status_http.application(lambda: shown, str)
+    async with status_http.listening(app, "127.0.0.1:0") as address:
         yield f"http://{address}/"
 
 
@@ -102,7 +102,7 @@ async def test_even_a_script_that_got_into_the_page_does_not_run(chromium, monke
     def damaged(render):
         return lambda shown, *, now: render(shown, now=now).replace(b"</body>", injected)
 
-    monkeypatch.setattr(web.views, "render", damaged(web.views.render))
+    monkeypatch.setattr(status_http.views, "render", damaged(status_http.views.render))
     async with served(statuses.busy()) as url, chromium.page() as page:
         await page.open(url)
 

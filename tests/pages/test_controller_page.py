@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from agent.control import api, page_data, page_web
+from agent.control.page import api_keys, page_data, page_routes
 from tests.pages import conftest
-from tests.unit.control import test_page, views
+from tests.unit.control import views
+from tests.unit.control.page import test_page_html
 
 pytestmark = pytest.mark.root
 
@@ -25,7 +26,7 @@ HOSTILE = (
 
 @contextlib.asynccontextmanager
 async def served(
-    folder: pathlib.Path, shown: page_data.View, client: test_page.Client
+    folder: pathlib.Path, shown: page_data.View, client: test_page_html.Client
 ) -> AsyncIterator[str]:
     (folder / "keys").write_text(json.dumps({"public": KEY}))
 
@@ -33,8 +34,8 @@ async def served(
         return shown
 
     app = web.Application()
-    keys = api.Keys(folder / "keys")
-    page_web.Pages(client, keys, read, clock=lambda: views.NOW).add_to(app)
+    keys = api_keys.Keys(folder / "keys")
+    page_routes.Pages(client, keys, read, clock=lambda: views.NOW).add_to(app)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -49,7 +50,7 @@ async def served(
 async def test_it_can_be_read(chromium, tmp_path, width, dark) -> None:
     for shown in (views.busy(), page_data.View(store_problem="the store does not answer")):
         async with (
-            served(tmp_path, shown, test_page.Client()) as url,
+            served(tmp_path, shown, test_page_html.Client()) as url,
             chromium.page(width=width, dark=dark) as page,
         ):
             await page.open(url)
@@ -63,7 +64,7 @@ async def test_it_can_be_read(chromium, tmp_path, width, dark) -> None:
 
 
 async def test_a_person_creates_and_deletes_a_cache(chromium, tmp_path) -> None:
-    client = test_page.Client()
+    client = test_page_html.Client()
     async with served(tmp_path, views.busy(), client) as url, chromium.page() as page:
         await page.open(url)
         await page.evaluate("document.querySelector('[type=text]').value = 'new'")
@@ -83,7 +84,7 @@ async def test_a_person_creates_and_deletes_a_cache(chromium, tmp_path) -> None:
 
 async def test_a_form_on_another_page_does_nothing(chromium, tmp_path) -> None:
     """Signed in as the person is: the browser sends the password by itself."""
-    client = test_page.Client()
+    client = test_page_html.Client()
     async with served(tmp_path, views.busy(), client) as url, chromium.page() as page:
         await page.open(url)
         target = f"http://127.0.0.1:{url.rpartition(':')[2]}create-cache"
@@ -100,7 +101,7 @@ async def test_a_form_on_another_page_does_nothing(chromium, tmp_path) -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 async def test_what_others_write_is_only_text(chromium, tmp_path, text) -> None:
     async with (
-        served(tmp_path, views.busy(text), test_page.Client()) as url,
+        served(tmp_path, views.busy(text), test_page_html.Client()) as url,
         chromium.page() as page,
     ):
         await page.open(url)

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from agent.mounts import mountinfo
-from agent.snapshotter import stock
+from agent.snapshotter import spare_folders
 from tests.snapshotter import conftest, stores
 
 pytestmark = pytest.mark.root
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.root
 REF = "containerd.io/snapshot.ref"
 
 POINTS = [
-    ("agent.snapshotter.remote:Lookup.find", 2),
-    ("agent.mounts.layers:LayerMounts.note_mounted", 2),
-    ("agent.snapshotter.databases:Database.write", 6),
-    ("agent.snapshotter.folders:Folders.make", 2),
-    ("agent.snapshotter.folders:Folders.remove", 1),
-    ("agent.mounts.layers:LayerMounts._drop", 1),
+    ("agent.snapshotter.store_lookup:Lookup.find", 2),
+    ("agent.mounts.layer_mounts:LayerMounts.note_mounted", 2),
+    ("agent.snapshotter.state_db:Database.write", 6),
+    ("agent.snapshotter.overlay_folders:Folders.make", 2),
+    ("agent.snapshotter.overlay_folders:Folders.remove", 1),
+    ("agent.mounts.layer_mounts:LayerMounts._drop", 1),
     ("agent.snapshotter.snapshots:Snapshotter.prepare", 3),
     ("agent.snapshotter.snapshots:Snapshotter.commit", 1),
     ("agent.snapshotter.snapshots:Snapshotter.remove", 2),
@@ -89,7 +89,7 @@ def wait_until_clean(client: Client) -> None:
     while True:
         mounted = [e.target for e in mountinfo.read() if e.target.startswith(f"{root}/layers/")]
         made = os.listdir(root / "s")
-        if len(mounted) == 1 and len(made) in (0, stock._SIZE):
+        if len(mounted) == 1 and len(made) in (0, spare_folders._SIZE):
             return
         assert time.monotonic() < deadline, (mounted, made)
         time.sleep(0.2)

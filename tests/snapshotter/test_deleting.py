@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 
-from agent.control import roster
+from agent.control.gc import roster
 from agent.model import records
-from agent.mounts import users
-from agent.store import decoding, generations, publishing, retiring
+from agent.mounts import mount_users
+from agent.store import decoding
+from agent.store.gc import collection, generations
+from agent.store.publish import writer
 from tests.snapshotter import conftest, stores
 from tests.unit.store import making
 
@@ -53,7 +55,7 @@ class Node:
         """Acknowledge what can be proven, from the snapshotter's list and the mount table."""
         newest = generations.newest(place)
         snapshots = {info.labels.get(REF) for info in self.snapshotter.walk().values()}
-        layers = users.of(f"{self.snapshotter.root}/layers")
+        layers = mount_users.of(f"{self.snapshotter.root}/layers")
         for number in range(self.acknowledged + 1, newest + 1):
             record = generations.content(place, number)
             for layer in record.layers if record is not None else ():
@@ -89,9 +91,9 @@ class Cluster:
             for diff_id in self.diff_ids(chain)
         ]
         for data in making.blobs(IMAGE):
-            publishing.publish_blob(self.place, data)
+            writer.publish_blob(self.place, data)
         image = making.image_record(IMAGE, made)
-        publishing.publish_image(self.place, image)
+        writer.publish_image(self.place, image)
         making.cache(self.place, "imc-app", image)
         return chain
 
@@ -120,8 +122,8 @@ class Cluster:
             seen = [roster.Node(node.name, node.acknowledged) for node in here]
             self.known = roster.merge(self.known, seen, now=self.now, grace=100.0)
             floor = roster.floor(self.known.values(), generations.newest(self.place))
-            orders = retiring.Orders(settled=self.announced, floor=floor)
-            self.announced = retiring.collect(self.place, orders).announced
+            orders = collection.Orders(settled=self.announced, floor=floor)
+            self.announced = collection.collect(self.place, orders).announced
 
     def until(self, what: Callable[[], bool]) -> None:
         """Wait: a snapshotter unmounts in its own time."""
@@ -154,7 +156,7 @@ def test_layers_go_when_the_last_node_has_let_go(cluster) -> None:
     first, second, third = cluster.nodes
     running, idle = first.pull(chain), second.pull(chain)
     with first.snapshotter.mounted(first.snapshotter.prepare("c", running[-1])) as root:
-        publishing.delete_cache(cluster.place, "imc-app")
+        writer.delete_cache(cluster.place, "imc-app")
         cluster.rounds(6)
         assert is_whole(root)
         second.let_go(idle)
@@ -177,7 +179,7 @@ def test_what_is_retired_is_served_to_nobody_new(cluster) -> None:
     chain = cluster.create()
     first, second, _ = cluster.nodes
     names = first.pull(chain)
-    publishing.delete_cache(cluster.place, "imc-app")
+    writer.delete_cache(cluster.place, "imc-app")
     cluster.rounds(4)
 
     assert cluster.files() != []
@@ -192,14 +194,14 @@ def test_a_cache_that_is_created_again_keeps_the_files_that_nodes_hold(cluster) 
     names = first.pull(chain)
     before = cluster.inodes()
     with first.snapshotter.mounted(first.snapshotter.prepare("c", names[-1])) as root:
-        publishing.delete_cache(cluster.place, "imc-app")
+        writer.delete_cache(cluster.place, "imc-app")
         cluster.rounds(4)
         cluster.create()
         cluster.rounds(6)
         assert (cluster.inodes(), is_whole(root)) == (before, True)
         others = second.pull(chain)
     with second.snapshotter.mounted(second.snapshotter.prepare("c", others[-1])) as root:
-        publishing.delete_cache(cluster.place, "imc-app")
+        writer.delete_cache(cluster.place, "imc-app")
         first.snapshotter.remove("c")
         first.let_go(names)
         cluster.rounds(6)
@@ -213,7 +215,7 @@ def test_a_node_that_the_cluster_has_lost_is_waited_for(cluster) -> None:
     cluster.rounds(1)
     with first.snapshotter.mounted(first.snapshotter.prepare("c", names[-1])) as root:
         cluster.in_cluster.remove("n1")
-        publishing.delete_cache(cluster.place, "imc-app")
+        writer.delete_cache(cluster.place, "imc-app")
         cluster.rounds(8)
         assert is_whole(root)
 
@@ -228,7 +230,7 @@ def test_a_collector_killed_anywhere_is_gone_on_with(cluster) -> None:
     first, *_ = cluster.nodes
     names = first.pull(chain)
     with first.snapshotter.mounted(first.snapshotter.prepare("c", names[-1])) as root:
-        publishing.delete_cache(cluster.place, "imc-app")
+        writer.delete_cache(cluster.place, "imc-app")
         for place in ("generations:remove", "generations:move", "generations:publish_newest"):
             for when in ("before", "after"):
                 for number in (1, 2, 3):
@@ -242,10 +244,11 @@ def test_a_collector_killed_anywhere_is_gone_on_with(cluster) -> None:
 
 def killed_round(cluster: Cluster, place: str, when: str, number: int) -> None:
     code = (
-        "import pathlib, sys; from agent.store import layout, retiring;"
+        "import pathlib, sys; from agent.store import layout;"
+        "from agent.store.gc import collection;"
         "from tests import crashing; crashing.arm(*sys.argv[1:3], int(sys.argv[3]));"
-        "retiring.collect(layout.Layout(pathlib.Path(sys.argv[4])),"
-        " retiring.Orders(settled=sys.argv[6:], floor=float(sys.argv[5])))"
+        "collection.collect(layout.Layout(pathlib.Path(sys.argv[4])),"
+        " collection.Orders(settled=sys.argv[6:], floor=float(sys.argv[5])))"
     )
     floor = min(node.acknowledged for node in cluster.nodes)
     arguments = [place, when, str(number), str(cluster.place.root), str(floor)]

@@ -5,10 +5,11 @@ import base64
 import pytest
 
 from agent import errors
-from agent.build import planning
-from agent.cli import creating
-from agent.clients import credential_config, credentials, registry, registry_push
-from agent.control import cluster, roster
+from agent.build import image_plan
+from agent.cli.caches import create_command
+from agent.clients.registry import credential_config, credentials, distribution, tag_push
+from agent.control.gc import roster
+from agent.control.objects import cluster
 from agent.model import builds, images, nodes, records
 from agent.store import decoding
 
@@ -17,11 +18,11 @@ DIGEST = f"sha256:{'0' * 64}"
 REFERENCE = images.parse_reference("r.io/app:1")
 
 READERS = {
-    "a manifest": lambda data: planning.parse(data, ""),
-    "an index": lambda data: planning.parse(data, "application/vnd.oci.image.index.v1+json"),
-    "a config": planning.parse_config,
-    "a manifest to push": lambda data: registry_push._decoded(
-        registry.Manifest(data=data, media_type="", digest=DIGEST), REFERENCE
+    "a manifest": lambda data: image_plan.parse(data, ""),
+    "an index": lambda data: image_plan.parse(data, "application/vnd.oci.image.index.v1+json"),
+    "a config": image_plan.parse_config,
+    "a manifest to push": lambda data: tag_push._decoded(
+        distribution.Manifest(data=data, media_type="", digest=DIGEST), REFERENCE
     ),
     "a pull secret": lambda data: credentials.DockerConfig(data, source="a test"),
     "the record of a cache": lambda data: decoding.cache(data, "imc-1"),
@@ -49,6 +50,6 @@ def test_files_and_annotations_are_refused_as_well(data: bytes, tmp_path) -> Non
     path = tmp_path / "file.yaml"
     path.write_bytes(data[:20_000])
     with pytest.raises(errors.AgentError):
-        creating.read_documents(str(path))
+        create_command.read_documents(str(path))
     with pytest.raises(errors.AgentError):
         credential_config.read(path)

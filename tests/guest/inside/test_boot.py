@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from agent.kits import workers
-from agent.mounts import attaching, mountinfo, nfs
-from agent.node import mounting
+from agent.kits.processes import workers
+from agent.mounts import mountinfo, nfs, nfs_worker
+from agent.node.health import store_mount
 from lab.guest import nfsd
 from tests.guest.inside import conftest
 
@@ -79,9 +79,9 @@ async def test_a_server_of_which_one_head_is_dead_is_mounted_from_the_other(
 ) -> None:
     heads = server.add_heads("heads.example")
     wanted = nfs.wanted("heads.example:/store", "", tmp_path / "store")
-    async with workers.Pool("agent.mounts.attaching", name="the test", size=1) as pool:
+    async with workers.Pool("agent.mounts.nfs_worker", name="the test", size=1) as pool:
         assert tuple(await pool.call("resolve", "heads.example", deadline=20)) == heads
-        kept = mounting.Mounting(wanted, pool, deadline=60)
+        kept = store_mount.Mounting(wanted, pool, deadline=60)
         loop = asyncio.get_running_loop()
         started = loop.time()
         async with asyncio.TaskGroup() as group:
@@ -96,7 +96,7 @@ async def test_a_server_of_which_one_head_is_dead_is_mounted_from_the_other(
     (mount,) = [each for each in mountinfo.read() if each.target.startswith(f"{tmp_path}/")]
     # Or another of its addresses: the client knows a server that it has mounted from before.
     assert f"addr={heads[0]}" not in mount.options
-    assert attaching.unmount(mount.target)
+    assert nfs_worker.unmount(mount.target)
     conftest.note(f"mounted {took:.1f} s after the first of two addresses was silent")
 
 
@@ -109,11 +109,11 @@ def test_an_older_server_is_spoken_to_in_its_version(
     server.stop()
     server.start(without=without)
     attempts = nfs.attempts(nfs.parse_options(""))
-    took = attaching.mount(conftest.EXPORT, nfsd.ADDRESS, str(tmp_path / "m"), attempts)
+    took = nfs_worker.mount(conftest.EXPORT, nfsd.ADDRESS, str(tmp_path / "m"), attempts)
 
     assert f"vers={version}," in took
     assert (tmp_path / "m/store.json").exists()
-    assert attaching.unmount(str(tmp_path / "m"))
+    assert nfs_worker.unmount(str(tmp_path / "m"))
 
 
 SOFT = {"soft": "", "timeo": "10", "retrans": "1"}
@@ -130,11 +130,13 @@ async def test_a_worker_on_a_hard_mount_ends_sooner_than_a_soft_mount_gives_up(
             del options["hard"]
             options |= SOFT
         target = str(tmp_path / name)
-        attaching.mount(conftest.EXPORT, nfsd.ADDRESS, target, nfs.attempts(options))
+        nfs_worker.mount(conftest.EXPORT, nfsd.ADDRESS, target, nfs.attempts(options))
     loop = asyncio.get_running_loop()
     took = {}
     server.stop()
-    async with workers.Pool("agent.store.blocking", name="the test", size=1, max_stuck=1) as pool:
+    async with workers.Pool(
+        "agent.store.lookup.file_reads", name="the test", size=1, max_stuck=1
+    ) as pool:
         for operation in ("size_of", "read"):
             for name, deadline in (("hard", 1.0), ("soft", 60.0)):
                 path = str(tmp_path / name / f"{operation}-{name}")

@@ -9,7 +9,10 @@ import time
 
 import pytest
 
-from agent.store import layout, publishing, reading, retiring
+from agent.store import layout
+from agent.store.gc import collection
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
 from lab.guest import nfsd
 from tests.guest.inside import conftest
 from tests.unit.store import making
@@ -71,25 +74,25 @@ def test_a_collection_asks_the_server_little_and_deletes_the_right_things(
     place = layout.Layout(tmp_path / "store")
     asked: list[int] = []
 
-    def round_(outcome: retiring.Outcome) -> retiring.Outcome:
+    def round_(outcome: collection.Outcome) -> collection.Outcome:
         before = operations(tmp_path)
-        orders = retiring.Orders(settled=outcome.announced, floor=1, seen=outcome.seen)
-        after = retiring.collect(place, orders)
+        orders = collection.Orders(settled=outcome.announced, floor=1, seen=outcome.seen)
+        after = collection.collect(place, orders)
         counted = operations(tmp_path) - before
         asked.append(sum(counted.values()))
         conftest.note(f"NFS operations of a collection of {LAYERS}: {dict(counted)}")
         return after
 
-    idle = round_(retiring.Outcome())
+    idle = round_(collection.Outcome())
     round_(idle)
-    publishing.delete_cache(place, "imc-cache-0")
+    writer.delete_cache(place, "imc-cache-0")
     planned = round_(idle)
     retired = round_(planned)
     gone = round_(retired)
 
     assert gone.layers == LAYERS
     assert round_(gone).unchanged
-    reader = reading.Reader(there, on_damage=pytest.fail)
+    reader = direct_reader.Reader(there, on_damage=pytest.fail)
     assert [reader.layer(making.digest(f"layer 0/{at}")) for at in range(LAYERS)] == [None] * LAYERS
     for number in range(1, IMAGES):
         assert all(reader.layer(making.digest(f"layer {number}/{at}")) for at in range(LAYERS))

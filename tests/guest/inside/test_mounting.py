@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.mounts import attaching, clearing, nfs, syscalls
-from agent.store import chains
+from agent.mounts import nfs, nfs_worker, syscalls, teardown
+from agent.store.lookup import chain_index
 from lab.guest import nfsd
 from tests.guest.inside import conftest
 
@@ -67,9 +67,9 @@ def test_look_ups_and_mounts_are_quick(node, store, tmp_path) -> None:
         conftest.drop_caches()
         for kind in ("look-up, cold", "look-up, warm"):
             with timed(took[kind]):
-                found = chains.find_chain(str(node.place), chain)
+                found = chain_index.find_chain(str(node.place), chain)
             assert found is not None
-        file = pathlib.Path(chains.file_of(str(node.place), chains.layer_of(found[0])))
+        file = pathlib.Path(chain_index.file_of(str(node.place), chain_index.layer_of(found[0])))
         target = tmp_path / str(number)
         target.mkdir()
         with timed(took["mount of a layer"]):
@@ -78,9 +78,9 @@ def test_look_ups_and_mounts_are_quick(node, store, tmp_path) -> None:
         syscalls.unmount(str(target))
         with timed(took["mount of the export, the server being known"]):
             options = nfs.attempts(nfs.parse_options(""))
-            attaching.mount(conftest.EXPORT, nfsd.ADDRESS, str(target), options)
+            nfs_worker.mount(conftest.EXPORT, nfsd.ADDRESS, str(target), options)
         assert (target / "store.json").exists()
-        assert attaching.unmount(str(target))
+        assert nfs_worker.unmount(str(target))
     for kind, times in took.items():
         conftest.note(f"{kind}: {statistics.median(times) * 1000:.1f} ms")
 
@@ -131,12 +131,12 @@ def test_out_of_service_only_what_is_ours_is_unmounted(node, tmp_path) -> None:
     """Layers, and both of the agent's mounts: that of the export that is gone is stale."""
     own = tmp_path / "fstab"
     own.mkdir()
-    attaching.mount(conftest.EXPORT, nfsd.ADDRESS, str(own), nfs.attempts(nfs.parse_options("")))
+    nfs_worker.mount(conftest.EXPORT, nfsd.ADDRESS, str(own), nfs.attempts(nfs.parse_options("")))
     node.agent.end()
     node.snapshotter.end()
     assert len(node.mounts()) == 2
 
-    assert clearing.unmount("", str(node.root)) == []
+    assert teardown.unmount("", str(node.root)) == []
 
     assert node.mounts() == []
     assert not [line for line in mount_table() if " - erofs " in line]

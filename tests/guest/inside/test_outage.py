@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.clients import kube
-from agent.node import labelling
+from agent.clients.kube import rest_client
+from agent.node.health import node_patch
 from tests.guest.inside import conftest
 from tests.kube import apis, servers, threads
 
@@ -39,12 +39,12 @@ class Member(conftest.Node):
             "metadata": {"name": meta["name"], "annotations": meta["annotations"]},
             "spec": {**manifest["spec"], "nodeName": self.name},
         }
-        self.api.create(kube.PODS, body, namespace=self.api.namespace)
+        self.api.create(rest_client.PODS, body, namespace=self.api.namespace)
 
     def labelled(self) -> bool:
         """Whether pods that ask for a cache are scheduled here."""
-        labels = self.api.get(kube.NODES, self.name)["metadata"].get("labels", {})
-        found = {labels.get(label) for label in labelling.LABELS}
+        labels = self.api.get(rest_client.NODES, self.name)["metadata"].get("labels", {})
+        found = {labels.get(label) for label in node_patch.LABELS}
         assert found in ({"true"}, {None})
         return found == {"true"}
 

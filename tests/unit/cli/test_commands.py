@@ -11,9 +11,12 @@ import msgspec
 import pytest
 import typer.testing
 
-from agent.cli import commands, creating, output
+from agent.cli import commands, output
+from agent.cli.caches import create_command
 from agent.model import caches, images, records
-from agent.store import layout, publishing, reading
+from agent.store import layout
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
 from tests import conftest
 
 DIGEST = "sha256:" + "ab" * 32
@@ -35,7 +38,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch) -> Invoke:
 def store(tmp_path: pathlib.Path) -> pathlib.Path:
     """A store with one cache of one image, whose layers nobody looks at."""
     root = tmp_path / "store"
-    publishing.create(root)
+    writer.create(root)
     place = layout.Layout(root)
     layer = records.ImageLayer(
         diff_id=DIGEST,
@@ -54,7 +57,7 @@ def store(tmp_path: pathlib.Path) -> pathlib.Path:
         config=DIGEST,
         layers=[layer],
     )
-    publishing.publish_image(
+    writer.publish_image(
         place,
         records.ImageRecord(
             ref="docker.io/library/nginx:1",
@@ -68,7 +71,7 @@ def store(tmp_path: pathlib.Path) -> pathlib.Path:
     held = records.CachedImage(
         ref="docker.io/library/nginx:1", target=DIGEST, size=5 << 20, layers=[DIGEST]
     )
-    publishing.publish_cache(
+    writer.publish_cache(
         place,
         records.CacheRecord(
             id="imc-abcde",
@@ -151,10 +154,10 @@ def test_delete_removes_the_cache_and_says_so(invoke: Invoke, store: pathlib.Pat
 def test_delete_does_not_name_images_that_another_cache_has(
     invoke: Invoke, store: pathlib.Path
 ) -> None:
-    record = reading.Reader(layout.Layout(store)).cache("imc-abcde")
+    record = direct_reader.Reader(layout.Layout(store)).cache("imc-abcde")
     assert record is not None
     other = msgspec.structs.replace(record, id="imc-other", name="other")
-    publishing.publish_cache(layout.Layout(store), other)
+    writer.publish_cache(layout.Layout(store), other)
 
     result = invoke("delete", "web", "--store", store, "--json")
 
@@ -268,9 +271,9 @@ def test_a_manifest_and_the_command_line_make_one_request(tmp_path: pathlib.Path
         "metadata: {name: big, annotations: {k8s.aliyun.com/plain-http-registry: 'a:1'}}\n"
         "spec: {images: ['a:1/x:1'], imageCacheSize: 40, imagePullSecrets: ['ns:s']}\n"
     )
-    wanted = creating.Wanted(file=str(manifest), size_gib=50, plain_http=frozenset({"b:2"}))
+    wanted = create_command.Wanted(file=str(manifest), size_gib=50, plain_http=frozenset({"b:2"}))
 
-    (request,) = creating.requests_of(wanted)
+    (request,) = create_command.requests_of(wanted)
 
     assert request.name == "big"
     assert request.dialect is caches.Dialect.ALIBABA
@@ -280,7 +283,7 @@ def test_a_manifest_and_the_command_line_make_one_request(tmp_path: pathlib.Path
 
 
 def test_a_request_from_flags_is_normalised() -> None:
-    (request,) = creating.requests_of(creating.Wanted(name="a", images=("nginx",)))
+    (request,) = create_command.requests_of(create_command.Wanted(name="a", images=("nginx",)))
 
     assert request.images == (images.parse_reference("docker.io/library/nginx:latest"),)
     assert request.size_gib == caches.SIZE_DEFAULT

@@ -2,13 +2,17 @@
 
 import datetime
 
-from agent.control import page_data, specs, states
+from agent.control.objects import cache_object
+from agent.control.page import page_data
+from agent.control.reconcile import states
 from agent.model import nodes
 
 NOW = datetime.datetime(2026, 11, 21, 13, 0, tzinfo=datetime.UTC)
 
 
-def cache(name: str = "tools", *, message: str = "Ready: 1 image.", **status) -> specs.CacheObject:
+def cache(
+    name: str = "tools", *, message: str = "Ready: 1 image.", **status
+) -> cache_object.CacheObject:
     body = {
         "apiVersion": "uimgacc.io/v1",
         "kind": "ImageCache",
@@ -23,7 +27,7 @@ def cache(name: str = "tools", *, message: str = "Ready: 1 image.", **status) ->
         "status": {"phase": "Ready", "progress": "100%", "message": message, "size": 5_000_000_000}
         | status,
     }
-    return specs.parse(body)
+    return cache_object.parse(body)
 
 
 def busy(text: str = "") -> page_data.View:

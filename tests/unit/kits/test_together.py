@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.kits import aiotasks
+from agent.kits.aio import tasks
 
 
 async def fail(seconds: float, text: str) -> None:
@@ -17,8 +17,8 @@ async def test_results_are_in_order() -> None:
         await asyncio.sleep(0.01 / value)
         return value
 
-    assert await aiotasks.together(echo(1), echo(2), echo(3)) == [1, 2, 3]
-    assert await aiotasks.together() == []
+    assert await tasks.together(echo(1), echo(2), echo(3)) == [1, 2, 3]
+    assert await tasks.together() == []
 
 
 async def test_the_first_failure_cancels_the_others_and_is_raised_as_it_is() -> None:
@@ -31,7 +31,7 @@ async def test_the_first_failure_cancels_the_others_and_is_raised_as_it_is() -> 
             ended.append(1)
 
     with pytest.raises(ValueError, match="early"):
-        await aiotasks.together(fail(0.02, "late"), fail(0.0, "early"), wait())
+        await tasks.together(fail(0.02, "late"), fail(0.0, "early"), wait())
 
     assert ended == [1]
 
@@ -41,7 +41,7 @@ async def test_deadlines_work_after_a_failure() -> None:
     task = asyncio.current_task()
     assert task is not None
     with pytest.raises(ValueError, match="early"):
-        await aiotasks.together(fail(0.01, "early"), asyncio.sleep(600))
+        await tasks.together(fail(0.01, "early"), asyncio.sleep(600))
 
     assert task.cancelling() == 0
     with pytest.raises(TimeoutError):
@@ -60,7 +60,7 @@ async def test_a_cancelled_caller_cancels_the_work() -> None:
         finally:
             ended.append(1)
 
-    task = asyncio.get_running_loop().create_task(aiotasks.together(wait()))
+    task = asyncio.get_running_loop().create_task(tasks.together(wait()))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

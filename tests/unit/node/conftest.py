@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.clients import containerd
+from agent.clients.containerd import rpc
 from agent.model import digests, images, records
-from agent.node import chains, inventory, planning
+from agent.node.images import image_snapshots, inventory, registration_plan
 from tests.fakes import containerd as fakes
 
 PLATFORM = images.Platform("linux", "amd64")
@@ -82,8 +82,10 @@ class Image:
         )
 
     @property
-    def wanted(self) -> planning.Registration:
-        wanted = planning.registration_of(self.reference, self.record, PLATFORM, snapshotter=NAME)
+    def wanted(self) -> registration_plan.Registration:
+        wanted = registration_plan.registration_of(
+            self.reference, self.record, PLATFORM, snapshotter=NAME
+        )
         assert wanted is not None
         return wanted
 
@@ -96,7 +98,7 @@ class Image:
         for digest, data in self.blobs.items():
             labels = {}
             if digest == self.config:
-                labels = {f"{planning.SNAPSHOT_LABEL}{snapshotter}": self.chain[-1]}
+                labels = {f"{registration_plan.SNAPSHOT_LABEL}{snapshotter}": self.chain[-1]}
             fake.add_blob(digest, data, labels)
         fake.tick()
         parent = ""
@@ -134,14 +136,14 @@ async def fake() -> AsyncIterator[fakes.Fake]:
 
 
 @pytest.fixture
-async def client(fake) -> AsyncIterator[containerd.Client]:
-    async with containerd.Client(str(fake.address), deadline=5) as connected:
+async def client(fake) -> AsyncIterator[rpc.Client]:
+    async with rpc.Client(str(fake.address), deadline=5) as connected:
         yield connected
 
 
 @pytest.fixture
-def known(client) -> chains.Chains:
-    return chains.Chains(client, snapshotter=NAME)
+def known(client) -> image_snapshots.Chains:
+    return image_snapshots.Chains(client, snapshotter=NAME)
 
 
 @pytest.fixture

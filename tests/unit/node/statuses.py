@@ -2,8 +2,10 @@
 
 import datetime
 
-from agent.matching import savings as arithmetic
-from agent.node import capability, following, retiring, status
+from agent.matching import estimates as arithmetic
+from agent.node.health import capability
+from agent.node.images import containerd_watch, retirement
+from agent.node.report import status
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, tzinfo=datetime.UTC)
 PULLS = {"bytes": 1.2e9, "bytes_per_second": 40e6, "samples": 5}
@@ -52,7 +54,7 @@ def busy(*, problem: str = "", capable: bool = True, **more) -> status.Status:
     started = NOW - datetime.timedelta(hours=5)
     fields = {
         "node": status.node_of(verdict, name="gpu-worker-17", started=started),
-        "containerd": following.State(
+        "containerd": containerd_watch.State(
             connected=True, version="v2.1.9", pid=812, sentence="3 images looked after"
         ),
         "store": status.Store(
@@ -104,7 +106,7 @@ def busy(*, problem: str = "", capable: bool = True, **more) -> status.Status:
                 saving("registry.example.com/team/trainer:1.27", "pulls", PULLS, 30.0),
             ],
         ),
-        "deletions": retiring.State(
+        "deletions": retirement.State(
             generation=7,
             acknowledged=6,
             held=["imc-old/0123456789abcdef: team/trainer-0"],

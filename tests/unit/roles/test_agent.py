@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from agent import settings
-from agent.node import mounting
+from agent.node.health import store_mount
 from agent.roles import agent, agent_flags
 
 NEEDED = ["--pods", "/p", "--store", "/s"]
@@ -67,8 +67,8 @@ async def test_a_store_that_cannot_be_named_is_a_problem_of_the_store(
     wanted = settings.Agent(store=tmp_path / "store", pods=tmp_path, **wrong)
     async with contextlib.AsyncExitStack() as stack:
         mount = await agent._mounting(wanted, stack)
-        with pytest.raises(mounting.NotMounted, match=re.escape(said)):
-            await mounting.Gate(mount, mount).call("read", deadline=1)
+        with pytest.raises(store_mount.NotMounted, match=re.escape(said)):
+            await store_mount.Gate(mount, mount).call("read", deadline=1)
 
 
 def test_an_address_in_use_is_told_to_a_person(tmp_path, capsys) -> None:

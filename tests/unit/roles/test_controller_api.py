@@ -8,9 +8,9 @@ import pathlib
 import pytest
 
 from agent import settings
-from agent.clients import kube_access
+from agent.clients.kube import connection
 from agent.roles import controller_api
-from tests.unit.kits import test_tls
+from tests.unit.kits.web import test_tls
 
 made = test_tls.made
 
@@ -28,7 +28,7 @@ async def test_a_certificate_that_is_renewed_is_used_without_a_restart(
         api_keys=tmp_path / "keys",
         api_tls=tmp_path,
     )
-    nobody = kube_access.Kubeconfig(tmp_path / "no-kubeconfig")
+    nobody = connection.Kubeconfig(tmp_path / "no-kubeconfig")
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         serving = group.create_task(controller_api.run(wanted, nobody))
         while not (told := [each for each in caplog.records if hasattr(each, "address")]):

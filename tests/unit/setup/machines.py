@@ -4,10 +4,11 @@ import dataclasses
 import pathlib
 import shutil
 
-from agent.setup import config, host, node, places
+from agent.setup.config import places, settings_view
+from agent.setup.node import apply, host
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "containerd"
-RELEASES = {"1.7": config.Release(1, 7), "2": config.Release(2, 1)}
+RELEASES = {"1.7": settings_view.Release(1, 7), "2": settings_view.Release(2, 1)}
 
 CASES = [
     ("default-1.7", "1.7"),
@@ -44,7 +45,7 @@ class Machine:
     """A node whose file system lies below a folder."""
 
     root: pathlib.Path
-    target: node.Target
+    target: apply.Target
 
     @property
     def host(self) -> host.Host:
@@ -68,7 +69,7 @@ def make(folder: pathlib.Path, case: str, release: str) -> Machine:
     shutil.copytree(GOLDEN / case, folder, ignore=shutil.ignore_patterns("*.diff"))
     machine = host.Host(folder)
     main = places.find_config(machine)
-    return Machine(folder, node.Target(main, RELEASES[release]))
+    return Machine(folder, apply.Target(main, RELEASES[release]))
 
 
 def write(folder: pathlib.Path, text: str | None, release: str) -> Machine:
@@ -77,4 +78,4 @@ def write(folder: pathlib.Path, text: str | None, release: str) -> Machine:
     place.mkdir(parents=True)
     if text is not None:
         (place / "config.toml").write_text(text)
-    return Machine(folder, node.Target(places.DEFAULT_CONFIG, RELEASES[release]))
+    return Machine(folder, apply.Target(places.DEFAULT_CONFIG, RELEASES[release]))

@@ -9,7 +9,8 @@ import pathlib
 
 import pytest
 
-from agent.setup import node, planning
+from agent.setup.config import changes_needed
+from agent.setup.node import apply
 from tests.unit.setup import machines
 
 cases = pytest.mark.parametrize(("case", "release"), machines.CASES)
@@ -21,7 +22,7 @@ def test_the_difference_is_the_expected_one(
 ) -> None:
     machine = machines.make(tmp_path / "node", case, release)
 
-    outcome = node.set_up(machine.host, machine.target, planning.Wanted())
+    outcome = apply.set_up(machine.host, machine.target, changes_needed.Wanted())
 
     told = [f"warning: {line}" for line in outcome.warnings]
     told += [f"note: {line}" for line in outcome.notes]
@@ -36,10 +37,10 @@ def test_the_difference_is_the_expected_one(
 @cases
 def test_a_second_run_changes_nothing(case: str, release: str, tmp_path: pathlib.Path) -> None:
     machine = machines.make(tmp_path / "node", case, release)
-    node.set_up(machine.host, machine.target, planning.Wanted())
+    apply.set_up(machine.host, machine.target, changes_needed.Wanted())
     before = machine.files()
 
-    outcome = node.set_up(machine.host, machine.target, planning.Wanted())
+    outcome = apply.set_up(machine.host, machine.target, changes_needed.Wanted())
 
     assert not outcome.changed
     assert machine.files() == before
@@ -49,10 +50,10 @@ def test_a_second_run_changes_nothing(case: str, release: str, tmp_path: pathlib
 def test_undo_leaves_every_file_as_it_was(case: str, release: str, tmp_path: pathlib.Path) -> None:
     machine = machines.make(tmp_path / "node", case, release)
     before = machine.files()
-    node.set_up(machine.host, machine.target, planning.Wanted())
-    node.set_up(machine.host, machine.target, planning.Wanted(address="/run/other.sock"))
+    apply.set_up(machine.host, machine.target, changes_needed.Wanted())
+    apply.set_up(machine.host, machine.target, changes_needed.Wanted(address="/run/other.sock"))
 
-    outcome = node.undo(machine.host, machine.target.main)
+    outcome = apply.undo(machine.host, machine.target.main)
 
     assert outcome.changed
     assert machine.files() == before
@@ -63,7 +64,7 @@ def test_a_dry_run_writes_nothing(case: str, release: str, tmp_path: pathlib.Pat
     machine = machines.make(tmp_path / "node", case, release)
     before = machine.files()
 
-    outcome = node.set_up(machine.host, machine.target, planning.Wanted(), dry_run=True)
+    outcome = apply.set_up(machine.host, machine.target, changes_needed.Wanted(), dry_run=True)
 
     assert outcome.diff()
     assert machine.files() == before

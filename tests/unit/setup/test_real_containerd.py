@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.setup import config, containerd, host, node, places, planning
+from agent.setup.config import changes_needed, containerd_binary, places, settings_view
+from agent.setup.node import apply, host
 from tests import conftest
 from tests.unit.setup import machines
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def placed(folder: pathlib.Path, case: str) -> config.Path:
+def placed(folder: pathlib.Path, case: str) -> settings_view.Path:
     """A case's files below a folder, with the absolute paths in them moved there, too."""
     shutil.copytree(machines.GOLDEN / case, folder, ignore=shutil.ignore_patterns("*.diff"))
     for path in folder.rglob("*.toml"):
@@ -33,18 +34,18 @@ def placed(folder: pathlib.Path, case: str) -> config.Path:
             text = text.replace(f'"{start}', f'"{folder}{start}')
         path.write_text(text)
     found = list(folder.rglob("config.toml"))
-    return config.Path(found[0] if found else folder / "etc" / "containerd" / "config.toml")
+    return settings_view.Path(found[0] if found else folder / "etc" / "containerd" / "config.toml")
 
 
-def dumped(binary: pathlib.Path, main: config.Path) -> dict[str, Any]:
+def dumped(binary: pathlib.Path, main: settings_view.Path) -> dict[str, Any]:
     if not pathlib.Path(main).exists():
         empty = pathlib.Path(main).parent / "empty"
         empty.write_text("version = 2\n")
-        main = config.Path(empty)
-    return tomllib.loads(containerd.dump(str(binary), str(main)))
+        main = settings_view.Path(empty)
+    return tomllib.loads(containerd_binary.dump(str(binary), str(main)))
 
 
-def start_rancher(main: config.Path) -> None:
+def start_rancher(main: settings_view.Path) -> None:
     """Make the main file from its template, as k3s and RKE2 do at each start."""
     base = pathlib.Path(main).read_text()
     for template in pathlib.Path(main).parent.glob("*.tmpl"):
@@ -60,11 +61,11 @@ def without_ours(data: Mapping[str, Any]) -> dict[str, Any]:
     if not found.get("proxy_plugins"):
         found.pop("proxy_plugins", None)
     for version in (2, 3):
-        keys = config.keys_of(version)
-        runtimes: Any = config.table_at(found, keys.runtimes)
+        keys = settings_view.keys_of(version)
+        runtimes: Any = settings_view.table_at(found, keys.runtimes)
         for name in [name for name in runtimes if name.startswith("uimgacc")]:
             del runtimes[name]
-        images: Any = config.table_at(found, keys.images)
+        images: Any = settings_view.table_at(found, keys.images)
         images.pop("disable_snapshot_annotations", None)
         images.pop("runtime_platforms", None)
     return found
@@ -77,18 +78,20 @@ def test_containerd_sees_the_twins_and_nothing_else_new(
     binary = BINARIES[release]
     main = placed(tmp_path / "node", case)
     before = dumped(binary, main)
-    target = node.Target(main, containerd.release_of(str(binary)), str(binary))
+    target = apply.Target(main, containerd_binary.release_of(str(binary)), str(binary))
 
-    outcome = node.set_up(host.Host(), target, planning.Wanted())
+    outcome = apply.set_up(host.Host(), target, changes_needed.Wanted())
 
     start_rancher(main)
     after = dumped(binary, main)
-    view = containerd.view_of_dump(containerd.dump(str(binary), str(main)), target.release)
-    assert view.proxies["uimgacc"]["address"] == planning.ADDRESS
+    view = containerd_binary.view_of_dump(
+        containerd_binary.dump(str(binary), str(main)), target.release
+    )
+    assert view.proxies["uimgacc"]["address"] == changes_needed.ADDRESS
     if view.cri_disabled and release == "1.7":
         return  # It dumps nothing of a plugin that is turned off.
     assert {view.runtimes[twin]["snapshotter"] for twin in outcome.twins} == {"uimgacc"}
-    assert not view.annotations_disabled or planning.pulls_itself(view, target.release)
+    assert not view.annotations_disabled or changes_needed.pulls_itself(view, target.release)
     if target.release.merges:
         assert {view.platforms[twin]["snapshotter"] for twin in outcome.twins} == {"uimgacc"}
     for twin, copied in outcome.twins.items():
@@ -121,11 +124,11 @@ def test_what_containerd_does_not_understand_as_meant_is_put_back(
     binary = BINARIES["2"]
     main = placed(tmp_path / "node", "default-2")
     before = pathlib.Path(main).read_bytes()
-    target = node.Target(main, config.Release(2, 1), str(binary))
-    monkeypatch.setattr(containerd, "dump", lambda *_, **__: "version = 3\n")
+    target = apply.Target(main, settings_view.Release(2, 1), str(binary))
+    monkeypatch.setattr(containerd_binary, "dump", lambda *_, **__: "version = 3\n")
 
-    with pytest.raises(config.ConfigError, match="nothing is changed"):
-        node.set_up(host.Host(), target, planning.Wanted())
+    with pytest.raises(settings_view.ConfigError, match="nothing is changed"):
+        apply.set_up(host.Host(), target, changes_needed.Wanted())
 
     assert pathlib.Path(main).read_bytes() == before
     assert sorted(path.name for path in pathlib.Path(main).parent.rglob("*")) in (
@@ -135,8 +138,8 @@ def test_what_containerd_does_not_understand_as_meant_is_put_back(
 
 
 def test_a_binary_that_is_none_is_named(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(containerd.ContainerdError, match="no such program"):
-        containerd.release_of(str(tmp_path / "containerd"))
+    with pytest.raises(containerd_binary.ContainerdError, match="no such program"):
+        containerd_binary.release_of(str(tmp_path / "containerd"))
 
 
 @pytest.mark.parametrize(
@@ -149,4 +152,4 @@ def test_a_binary_that_is_none_is_named(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_the_release_is_read(text: str, expected: tuple[int, int]) -> None:
-    assert containerd.parse_release(text) == config.Release(*expected)
+    assert containerd_binary.parse_release(text) == settings_view.Release(*expected)

@@ -10,10 +10,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.kits import workers
+from agent.kits.processes import workers
 from agent.model import digests, records
-from agent.mounts import layers, mountinfo, syscalls
-from agent.snapshotter import blocking, databases, folders, metadata, remote, snapshots
+from agent.mounts import layer_mounts, mountinfo, syscalls
+from agent.snapshotter import (
+    metadata,
+    overlay_folders,
+    snapshots,
+    state_db,
+    store_lookup,
+    store_worker,
+)
 from agent.store import layout
 
 A, B, C = (f"sha256:{digit * 64}" for digit in "abc")
@@ -41,9 +48,9 @@ class Parts:
     def __init__(self, root: pathlib.Path) -> None:
         (root / "layers").mkdir()
         self.pool = Pool()
-        self.database = databases.Database(root / "db")
-        self.mounted = layers.LayerMounts(root / "layers", self.pool, deadline=9)
-        self.places = folders.Folders(root)
+        self.database = state_db.Database(root / "db")
+        self.mounted = layer_mounts.LayerMounts(root / "layers", self.pool, deadline=9)
+        self.places = overlay_folders.Folders(root)
         self.served = snapshots.Snapshotter(
             database=self.database, places=self.places, mounted=self.mounted, lookup=None
         )
@@ -89,7 +96,7 @@ async def test_a_hundred_who_wait_for_a_mount_that_fails_wait_for_one(parts, mon
     outcomes = await asyncio.gather(*ensuring, return_exceptions=True)
 
     assert asked == 1
-    assert all(isinstance(each, layers.MountError) for each in outcomes)
+    assert all(isinstance(each, layer_mounts.MountError) for each in outcomes)
     assert all(isinstance(each.__cause__, workers.DeadlineError) for each in outcomes)
     monkeypatch.undo()
     await parts.mounted.ensure(A, pathlib.Path("x"), 1)
@@ -151,7 +158,7 @@ class StorePool:
             case "unmount_layer":
                 return os.rmdir(arguments[0])
             case _:
-                return blocking.OPERATIONS[operation](*arguments)
+                return store_worker.OPERATIONS[operation](*arguments)
 
 
 def publish(path: pathlib.Path, data: bytes) -> None:
@@ -188,13 +195,13 @@ class Stored:
             publish(path, data)
         (root / "layers").mkdir()
         self.pool = StorePool()
-        self.database = databases.Database(root / "db")
-        self.mounted = layers.LayerMounts(root / "layers", self.pool, deadline=9)
+        self.database = state_db.Database(root / "db")
+        self.mounted = layer_mounts.LayerMounts(root / "layers", self.pool, deadline=9)
         self.served = snapshots.Snapshotter(
             database=self.database,
-            places=folders.Folders(root),
+            places=overlay_folders.Folders(root),
             mounted=self.mounted,
-            lookup=remote.Lookup(self.layout, self.pool, mounts=root / "layers", deadline=9),
+            lookup=store_lookup.Lookup(self.layout, self.pool, mounts=root / "layers", deadline=9),
         )
 
     async def is_served(self, chain_id: str, key: str = "k") -> bool:

@@ -4,7 +4,8 @@ import os
 import pathlib
 
 from agent.model import digests, records
-from agent.store import checking, layout, publishing
+from agent.store import integrity, layout
+from agent.store.publish import writer
 
 MKFS = records.Toolchain(version="1.8", options=[])
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -26,24 +27,24 @@ def erofs(content: bytes) -> bytes:
 
 
 def store(root: pathlib.Path) -> layout.Layout:
-    publishing.create(root)
+    writer.create(root)
     return layout.Layout(root)
 
 
 def layer(place: layout.Layout, name: str) -> records.LayerRecord:
     """Publish a layer."""
     diff_id = digest(name)
-    draft = publishing.draft_of(place, diff_id)
+    draft = writer.draft_of(place, diff_id)
     draft.write_bytes(erofs(name.encode()))
     record = records.LayerRecord(
         diff_id=diff_id,
         size=draft.stat().st_size,
         tar_size=10,
-        sha256=checking.sha256_of(draft),
+        sha256=integrity.sha256_of(draft),
         blobs=[digest(f"blob of {name}")],
         mkfs=MKFS,
     )
-    return publishing.publish_layer(place, draft, record)
+    return writer.publish_layer(place, draft, record)
 
 
 def image(place: layout.Layout, *names: str, ref: str = REF) -> records.ImageRecord:
@@ -52,14 +53,14 @@ def image(place: layout.Layout, *names: str, ref: str = REF) -> records.ImageRec
     chain = digests.chain_ids(one.diff_id for one in layers)
     parent = None
     for one, chain_id in zip(layers, chain, strict=True):
-        publishing.publish_chain(
+        writer.publish_chain(
             place, chain_id, records.ChainRecord(diff_id=one.diff_id, parent=parent)
         )
         parent = chain_id
     for data in blobs(ref):
-        publishing.publish_blob(place, data)
+        writer.publish_blob(place, data)
     record = image_record(ref, layers)
-    publishing.publish_image(place, record)
+    writer.publish_image(place, record)
     return record
 
 
@@ -120,5 +121,5 @@ def cache(place: layout.Layout, cache_id: str, *found: records.ImageRecord) -> r
         capacity=100,
         created="2026-01-01T00:00:00Z",
     )
-    publishing.publish_cache(place, record)
+    writer.publish_cache(place, record)
     return record

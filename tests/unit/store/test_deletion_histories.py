@@ -21,10 +21,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agent.control import roster
-from agent.kits import abreast, files
+from agent.control.gc import roster
+from agent.kits import files, parallel
 from agent.model import digests, images, records
-from agent.store import claiming, decoding, generations, layout, publishing, reading, retiring
+from agent.store import decoding, layout
+from agent.store.gc import collection, generations
+from agent.store.lookup import direct_reader
+from agent.store.publish import build_claims, writer
 from tests.unit.store import making
 
 STACKS = [("a",), ("a", "b"), ("b",), ("a", "c"), ("c", "b"), ("d", "a", "b")]
@@ -38,7 +41,7 @@ SOAK = "UIMGACC_HISTORIES" in os.environ
 @pytest.fixture(autouse=True)
 def threads(monkeypatch) -> None:
     """One thread gives the same history each time."""
-    monkeypatch.setattr(abreast, "WIDTH", 4 if SOAK else 1)
+    monkeypatch.setattr(parallel, "WIDTH", 4 if SOAK else 1)
 
 
 class Killed(BaseException):
@@ -86,7 +89,7 @@ class Node:
         self.seen = generations.newest(place)
 
     def look(self, place: layout.Layout) -> None:
-        """As agent.node.retiring: prove what can be proven of the generation that was read."""
+        """As agent.node.images.retirement: prove what the generation that was read allows."""
         if self.seen is None:
             return
         here = {**self.holds, **self.fresh}
@@ -112,7 +115,7 @@ class Histories(RuleBasedStateMachine):
         self.place = making.store(self.folder / "store")
         self.nodes = [Node(name) for name in ("n1", "n2", "n3")]
         self.builds: list[Iterator[None]] = []
-        self.alive: set[claiming.Claim] = set()
+        self.alive: set[build_claims.Claim] = set()
         self.known: dict[str, records.KnownNode] = {}
         self.announced: tuple[str, ...] = ()
         self.seen = ""
@@ -137,7 +140,7 @@ class Histories(RuleBasedStateMachine):
     def build(self, cache_id: str, ref: str, names: tuple[str, ...]) -> Iterator[None]:
         """A build, one change at a time."""
         place = self.place
-        claim = claiming.Claim(place, cache_id, heartbeat=1e9).__enter__()
+        claim = build_claims.Claim(place, cache_id, heartbeat=1e9).__enter__()
         self.alive.add(claim)
         yield
         diff_ids = [making.digest(name) for name in names]
@@ -147,18 +150,18 @@ class Histories(RuleBasedStateMachine):
             yield
         made = []
         for name, diff_id in zip(names, diff_ids, strict=True):
-            found = reading.Reader(place).layer(diff_id)
+            found = direct_reader.Reader(place).layer(diff_id)
             yield
             made.append(found or making.layer(place, name))
         for parent, chain_id, diff_id in zip([None, *chain], chain, diff_ids, strict=False):
             record = records.ChainRecord(diff_id=diff_id, parent=parent)
-            publishing.publish_chain(place, chain_id, record)
+            writer.publish_chain(place, chain_id, record)
             yield
         for data in making.blobs(ref):
-            publishing.publish_blob(place, data)
+            writer.publish_blob(place, data)
             yield
         image = making.image_record(ref, made)
-        publishing.publish_image(place, image)
+        writer.publish_image(place, image)
         yield
         claim.check()
         making.cache(place, cache_id, image)
@@ -214,8 +217,8 @@ class Histories(RuleBasedStateMachine):
     def delete_caches(self, cache_ids: set[str], times: int) -> None:
         """Delete some, and let the collector and the agents come some way with that."""
         for cache_id in sorted(cache_ids):
-            with contextlib.suppress(publishing.NoSuchCache):
-                publishing.delete_cache(self.place, cache_id)
+            with contextlib.suppress(writer.NoSuchCache):
+                writer.delete_cache(self.place, cache_id)
         self.let_dead_claims_expire()
         for _ in range(times):
             self.time_passes(0, idle=True, times=1)
@@ -237,7 +240,7 @@ class Histories(RuleBasedStateMachine):
         """Hold the whole image of a cache that is Ready. Pods come to nodes of the cluster only."""
         if not self.nodes[which].in_cluster:
             return
-        cache = reading.Reader(self.place).cache(CACHES[number])
+        cache = direct_reader.Reader(self.place).cache(CACHES[number])
         for diff_ids in [image.layers for image in cache.images] if cache is not None else ():
             for chain_id in digests.chain_ids(diff_ids):
                 self.nodes[which].look_up(self.place, chain_id)
@@ -338,7 +341,7 @@ class Histories(RuleBasedStateMachine):
         ]
         self.now += 1.0
         self.known = roster.merge(self.known, there, now=self.now, grace=GRACE)
-        orders = retiring.Orders(
+        orders = collection.Orders(
             settled=self.announced,
             floor=roster.floor(self.known.values(), generations.newest(self.place)),
             held=roster.held_layers(there),
@@ -346,7 +349,7 @@ class Histories(RuleBasedStateMachine):
         )
         self.announced, self.seen = (), ""
         with interrupted(at, interrupt):
-            outcome = retiring.collect(self.place, orders)
+            outcome = collection.collect(self.place, orders)
         self.announced, self.seen = outcome.announced, outcome.seen
 
     # What must hold.
@@ -360,7 +363,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def no_cache_lacks_anything(self) -> None:
         if hasattr(self, "place"):
-            for cache in reading.Reader(self.place, on_damage=pytest.fail).caches():
+            for cache in direct_reader.Reader(self.place, on_damage=pytest.fail).caches():
                 assert_complete(self.place, cache)
 
     def settle_down(self) -> None:
@@ -430,7 +433,9 @@ def interrupted(at: int, interrupt: Callable[[], None]) -> Iterator[None]:
 
 
 def assert_complete(place: layout.Layout, cache: records.CacheRecord) -> None:
-    reader = reading.Reader(place, on_damage=lambda name, reason: pytest.fail(f"{name}: {reason}"))
+    reader = direct_reader.Reader(
+        place, on_damage=lambda name, reason: pytest.fail(f"{name}: {reason}")
+    )
     for cached in cache.images:
         record = reader.image(images.parse_reference(cached.ref))
         assert record is not None
@@ -445,10 +450,10 @@ def assert_complete(place: layout.Layout, cache: records.CacheRecord) -> None:
 def wanted(place: layout.Layout) -> set[str]:
     """The layers that caches want."""
     found: set[str] = set()
-    for cache in reading.Reader(place).caches():
+    for cache in direct_reader.Reader(place).caches():
         for cached in cache.images:
             found |= set(cached.layers)
-            record = reading.Reader(place).image(images.parse_reference(cached.ref))
+            record = direct_reader.Reader(place).image(images.parse_reference(cached.ref))
             assert record is not None
             found |= {item.diff_id for one in record.platforms for item in one.layers}
     return found

@@ -1,0 +1,332 @@
+"""One build: images from their registries into a store, then the cache that names them.
+
+What is in the store already is not fetched again, so a build that was interrupted
+goes on where it was. Everything a record names is there before the record is.
+"""
+
+import asyncio
+import dataclasses
+import datetime
+import time
+from collections.abc import Iterable, Sequence
+
+from agent import errors
+from agent.build import image_plan, layer_build
+from agent.build.tar import inheritance
+from agent.kits.aio import tasks, threads
+from agent.model import images, records
+from agent.store.lookup import direct_reader
+from agent.store.publish import build_claims, writer
+
+_DELETION_SECONDS = 600.0
+"""A collector that lives is through with what it has begun long before."""
+
+_LOOK_AGAIN_SECONDS = 1.0
+
+
+class BeingDeleted(errors.TemporaryError):
+    """Something that a build needs is being deleted, and that does not end.
+
+    `generation` is the deletion.
+    """
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(
+            f"layers of this cache are being deleted (generation {generation}), and whoever does it"
+            " is silent: is the controller running? Without one, run `uimgacc store prune`"
+        )
+        self.generation = generation
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What to build."""
+
+    cache_id: str
+    name: str
+    references: tuple[images.Reference, ...]
+    platforms: tuple[images.Platform, ...]
+    """What to build for; see `every_platform`."""
+    capacity: int
+    """Bytes that the layer files of the cache may have."""
+    namespaces: tuple[str, ...] | None = None
+    retention_days: int | None = None
+    every_platform: bool = True
+    """Whether an image must be there for all platforms, or only for one of them."""
+
+
+async def build_cache(request: Request, tools: layer_build.Tools) -> records.CacheRecord:
+    """Build all images of a cache, then publish its record, which makes it Ready.
+
+    Raises what agent.clients.registry.distribution, agent.build.* and agent.store.publish.writer
+    document. After layering.CacheTooLarge nothing of this build is left in the store; after
+    other failures the layers that were finished are, for the next try.
+    """
+    with build_claims.Claim(tools.store, request.cache_id) as claim:
+        build = _Build(request, tools, claim)
+        try:
+            return await build.run()
+        except layer_build.CacheTooLarge:
+            await threads.run("clean", build.remove_new_layers)
+            raise
+
+
+class _Build:
+    def __init__(
+        self, request: Request, tools: layer_build.Tools, claim: build_claims.Claim
+    ) -> None:
+        self._request = request
+        self._tools = tools
+        self._claim = claim
+        self._place = tools.store
+        self._budget = layer_build.Budget(request.capacity)
+        self._slots = asyncio.Semaphore(tools.parallel)
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._new: set[str] = set()
+        self._files: dict[str, str] = {}
+        """The name of the layer file for a chain ID: its diff ID, or that of a variant."""
+
+    async def run(self) -> records.CacheRecord:
+        started = time.monotonic()
+        await threads.run("sweep", writer.sweep, self._place)
+        await threads.run("sweep", self._sweep_scratch)
+        store = await threads.run("open", direct_reader.open_store, self._place.root)
+        cached = [
+            await self._image(reference, compression=store.compression)
+            for reference in dict.fromkeys(self._request.references)
+        ]
+        record = records.CacheRecord(
+            id=self._request.cache_id,
+            name=self._request.name,
+            images=cached,
+            size=self._budget.size,
+            capacity=self._request.capacity,
+            created=_now(),
+            build_seconds=round(time.monotonic() - started, 3),
+            namespaces=_listed(self._request.namespaces),
+            retention_days=self._request.retention_days,
+        )
+        await threads.run("publish", self._publish_cache, record)
+        return record
+
+    async def _count_on(self, names: Iterable[str], references: Iterable[str] = ()) -> None:
+        """Claim things before looking for them; wait while some are being deleted.
+
+        Raises BeingDeleted where that does not come to its end.
+        """
+        wanted, named = list(names), list(references)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _DELETION_SECONDS
+        while True:
+            generation = await threads.run("claim", self._claim.add, wanted, named)
+            if generation is None:
+                return
+            if loop.time() > end:
+                raise BeingDeleted(generation)
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    def _sweep_scratch(self) -> None:
+        for path in self._tools.scratch.glob(f"{layer_build.SCRATCH_PREFIX}*.erofs"):
+            if writer.age(path) > writer.DAY:
+                path.unlink(missing_ok=True)
+
+    async def _image(self, reference: images.Reference, *, compression: str) -> records.CachedImage:
+        tally = layer_build.Tally(started=time.monotonic())
+        top = await self._tools.registry.manifest(reference)
+        parsed = image_plan.parse(top.data, top.media_type)
+        await self._count_on([top.digest], [str(reference)])
+        blobs = [top.data]
+        platforms: dict[str, records.PlatformImage] = {}
+        missing: list[image_plan.WrongPlatform] = []
+        for wanted in self._request.platforms:
+            try:
+                manifest = top
+                if isinstance(parsed, image_plan.Index):
+                    chosen = image_plan.choose(parsed, wanted, reference=str(reference))
+                    manifest = await self._tools.registry.manifest(reference, chosen.digest)
+                one, more = await self._platform(
+                    reference, manifest, wanted, tally=tally, compression=compression
+                )
+            except image_plan.WrongPlatform as error:
+                missing.append(error)
+                continue
+            blobs += more
+            platforms[one.manifest] = one
+        if missing and (self._request.every_platform or not platforms):
+            raise missing[0]
+        record = records.ImageRecord(
+            ref=str(reference),
+            target=top.digest,
+            target_media_type=_media_type(parsed, top),
+            target_size=len(top.data),
+            platforms=list(platforms.values()),
+            created=_now(),
+            build_seconds=round(time.monotonic() - tally.started, 3),
+            fetched_bytes=tally.fetched,
+        )
+        await threads.run("publish", self._publish_image, record, blobs)
+        layers = {item.diff_id: item for one in record.platforms for item in one.layers}
+        return records.CachedImage(
+            ref=record.ref,
+            target=record.target,
+            size=sum(item.size for item in layers.values()),
+            layers=list(layers),
+        )
+
+    async def _platform(
+        self,
+        reference: images.Reference,
+        manifest: layer_build.Manifest,
+        wanted: images.Platform,
+        *,
+        tally: layer_build.Tally,
+        compression: str,
+    ) -> tuple[records.PlatformImage, list[bytes]]:
+        parsed = image_plan.parse(manifest.data, manifest.media_type)
+        if not isinstance(parsed, image_plan.Manifest):
+            raise image_plan.UnsupportedImage("its index names another index")
+        config_data = await self._tools.registry.small_blob(reference, parsed.config.digest)
+        config = image_plan.parse_config(config_data)
+        planned = image_plan.layers(parsed, config)
+        if not image_plan.fits(config.platform, wanted):
+            raise image_plan.WrongPlatform(str(reference), str(wanted), [str(config.platform)])
+        names = [name for layer in planned for name in (layer.diff_id, layer.chain_id)]
+        await self._count_on([manifest.digest, parsed.config.digest, *names])
+        for layer in planned:
+            self._report(reference, layer, layer_build.Stage.WAITING)
+        used = await tasks.together(
+            *(
+                self._layer(reference, layer, tally=tally, compression=compression)
+                for layer in planned
+            )
+        )
+        for at, layer in enumerate(planned):
+            if used[at].implied:
+                used[at] = await self._variant(
+                    reference, layer, used[: at + 1], tally=tally, compression=compression
+                )
+            self._files[layer.chain_id] = used[at].diff_id
+        one = records.PlatformImage(
+            platform=str(wanted),
+            manifest=manifest.digest,
+            manifest_media_type=_media_type(parsed, manifest),
+            manifest_size=len(manifest.data),
+            config=parsed.config.digest,
+            layers=[
+                records.ImageLayer(
+                    diff_id=layer.diff_id,
+                    chain_id=layer.chain_id,
+                    digest=layer.blob.digest,
+                    media_type=layer.blob.media_type,
+                    size=layer.blob.size,
+                    tar_size=record.tar_size,
+                    erofs_size=record.size,
+                )
+                for layer, record in zip(planned, used, strict=True)
+            ],
+        )
+        return one, [manifest.data, config_data]
+
+    async def _layer(
+        self,
+        reference: images.Reference,
+        layer: image_plan.Layer,
+        *,
+        tally: layer_build.Tally,
+        compression: str,
+    ) -> records.LayerRecord:
+        async with self._locks.setdefault(layer.diff_id, asyncio.Lock()), self._slots:
+            found = await threads.run("look up", self._reuse, layer)
+            if found is None:
+                self._new.add(layer.diff_id)
+                work = layer_build.LayerWork(self._tools, reference, layer, compression=compression)
+                found = await work.run(tally, self._budget)
+            else:
+                self._budget.add(layer.diff_id, found.size)
+                self._report(reference, layer, layer_build.Stage.REUSED)
+            return found
+
+    async def _variant(
+        self,
+        reference: images.Reference,
+        layer: image_plan.Layer,
+        stack: Sequence[records.LayerRecord],
+        *,
+        tally: layer_build.Tally,
+        compression: str,
+    ) -> records.LayerRecord:
+        """The layer as it must be on top of those below it; see agent.build.tar.inheritance."""
+        plain = stack[-1]
+        files = [self._place.layer(one.diff_id) for one in stack[:-1]]
+        inherited = await threads.run("look below", inheritance.look_below, plain.implied, files)
+        if not inherited:
+            return plain
+        variant = dataclasses.replace(
+            layer, diff_id=inheritance.variant_id(layer.diff_id, inherited)
+        )
+        await self._count_on([variant.diff_id])
+        async with self._locks.setdefault(variant.diff_id, asyncio.Lock()), self._slots:
+            found = await threads.run("look up", self._reuse, variant)
+            if found is None:
+                self._new.add(variant.diff_id)
+                work = layer_build.LayerWork(
+                    self._tools, reference, layer, compression=compression, inherited=inherited
+                )
+                return await work.run(tally, self._budget)
+            self._budget.add(layer.diff_id, found.size)
+            return found
+
+    def _reuse(self, layer: image_plan.Layer) -> records.LayerRecord | None:
+        found = direct_reader.Reader(self._place).layer(layer.diff_id)
+        if found is None:
+            return None
+        return writer.add_blobs(self._place, found, [layer.blob.digest])
+
+    def _report(
+        self, reference: images.Reference, layer: image_plan.Layer, stage: layer_build.Stage
+    ) -> None:
+        size = layer.blob.size
+        done = 0 if stage is layer_build.Stage.WAITING else size
+        self._tools.on_progress(
+            layer_build.Progress(str(reference), layer.blob.digest, stage, done, size)
+        )
+
+    def _publish_image(self, record: records.ImageRecord, blobs: Sequence[bytes]) -> None:
+        for one in record.platforms:
+            parent = None
+            for item in one.layers:
+                file = self._files[item.chain_id]
+                chain = records.ChainRecord(
+                    diff_id=file,
+                    parent=parent,
+                    variant_of=item.diff_id if file != item.diff_id else None,
+                )
+                writer.publish_chain(self._place, item.chain_id, chain)
+                parent = item.chain_id
+        for data in blobs:
+            writer.publish_blob(self._place, data)
+        writer.publish_image(self._place, record)
+
+    def _publish_cache(self, record: records.CacheRecord) -> None:
+        self._claim.check()
+        writer.publish_cache(self._place, record)
+        self._claim.finish()
+
+    def remove_new_layers(self) -> None:
+        """Take back the layers that this build made, and nobody else wants."""
+        writer.take_back(self._place, self._new, self._claim.others)
+        self._claim.withdraw()
+
+
+def _media_type(
+    parsed: image_plan.Index | image_plan.Manifest, manifest: layer_build.Manifest
+) -> str:
+    return parsed.media_type or manifest.media_type
+
+
+def _listed(names: tuple[str, ...] | None) -> list[str] | None:
+    return None if names is None else list(names)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

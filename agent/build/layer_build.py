@@ -1,0 +1,297 @@
+"""One layer: fetched, verified, unpacked, converted, published."""
+
+import contextlib
+import dataclasses
+import enum
+import logging
+import pathlib
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Protocol
+
+from agent import errors
+from agent.build import image_plan, mkfs_erofs, unpack
+from agent.build.tar import headers, inheritance, stream
+from agent.kits.aio import threads
+from agent.model import images, records
+from agent.store import integrity, layout
+from agent.store.publish import writer
+
+logger = logging.getLogger(__name__)
+
+SCRATCH_PREFIX = "uimgacc-"
+"""Begins the names of the files in the folder for temporary files."""
+
+
+class Manifest(Protocol):
+    """A manifest or index as a registry served it, verified."""
+
+    @property
+    def digest(self) -> str:
+        """Its digest."""
+
+    @property
+    def media_type(self) -> str:
+        """What the registry called it."""
+
+    @property
+    def data(self) -> bytes:
+        """Its bytes."""
+
+
+class Registry(Protocol):
+    """Where images come from (agent.clients.registry.distribution.Client).
+
+    Retries what is worth it by itself; what it raises is final for this build.
+    """
+
+    async def manifest(self, reference: images.Reference, digest: str = "") -> Manifest:
+        """The manifest or index of a reference, or of a digest in its repository."""
+
+    async def small_blob(self, reference: images.Reference, digest: str) -> bytes:
+        """A blob that fits in memory, verified."""
+
+    def blob(
+        self, reference: images.Reference, digest: str, size: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of a blob, not verified."""
+
+
+class LayerMismatch(errors.PermanentError):
+    """A layer's bytes, or what they unpack to, are not what the image says; also the second time.
+
+    `what` is the thing, `expected` and `found` the digests.
+    """
+
+    def __init__(self, what: str, *, expected: str, found: str) -> None:
+        super().__init__(
+            f"{what} is damaged at the registry, or on the way: expected {expected}, got {found}"
+        )
+        self.what = what
+        self.expected = expected
+        self.found = found
+
+
+class LayerUnusable(errors.PermanentError):
+    """A layer has the right bytes, but cannot be unpacked. `what` it is, `fault` says why."""
+
+    def __init__(self, what: str, fault: errors.AgentError) -> None:
+        super().__init__(f"{what}: {fault}")
+        self.what = what
+        self.fault = fault
+
+
+class CacheTooLarge(errors.PermanentError):
+    """The images are larger than the cache may be. `size` and `capacity` are bytes."""
+
+    def __init__(self, size: int, capacity: int) -> None:
+        super().__init__(
+            f"the images need {size / 2**30:.2f} GiB or more in the store, the cache may have"
+            f" {capacity / 2**30:.2f} GiB: raise its size (imageCacheSize), or name fewer images"
+        )
+        self.size = size
+        self.capacity = capacity
+
+
+class Stage(enum.Enum):
+    """What is being done with a layer."""
+
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    CONVERTING = "converting"
+    PUBLISHING = "publishing"
+    DONE = "done"
+    REUSED = "already in the store"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one layer of an image is: `done` of `total` bytes of its blob."""
+
+    image: str
+    digest: str
+    stage: Stage
+    done: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tools:
+    """What to build with: all opened by the role."""
+
+    store: layout.Layout
+    registry: Registry
+    mkfs: mkfs_erofs.Mkfs
+    scratch: pathlib.Path
+    """A local folder; mkfs.erofs keeps the files of a layer there, uncompressed."""
+    parallel: int = 3
+    """Layers worked on at a time."""
+    on_progress: Callable[[Progress], None] = lambda _: None
+
+
+class Budget:
+    """The bytes of the layer files of one cache, each layer counted once."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._sizes: dict[str, int] = {}
+
+    @property
+    def size(self) -> int:
+        return sum(self._sizes.values())
+
+    def add(self, diff_id: str, size: int) -> None:
+        self._sizes[diff_id] = size
+        if self.size > self._capacity:
+            raise CacheTooLarge(self.size, self._capacity)
+
+
+@dataclasses.dataclass(slots=True)
+class Tally:
+    """What one image cost."""
+
+    started: float
+    fetched: int = 0
+
+
+class LayerWork:
+    """The making of one layer that is not in the store."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        reference: images.Reference,
+        layer: image_plan.Layer,
+        *,
+        compression: str,
+        inherited: Mapping[bytes, stream.DirInfo] | None = None,
+    ) -> None:
+        self._tools = tools
+        self._reference = reference
+        self._layer = layer
+        self._inherited = inherited or {}
+        self._name = (
+            inheritance.variant_id(layer.diff_id, inherited) if inherited else layer.diff_id
+        )
+        self._compression = compression
+        self._done = 0
+
+    async def run(self, tally: Tally, budget: Budget) -> records.LayerRecord:
+        """Fetch, convert, verify, publish; what is wrong once is fetched once more."""
+        try:
+            return await self._try(tally, budget)
+        except LayerMismatch as error:
+            logger.warning(
+                "fetching a layer again",
+                extra={"image": str(self._reference), "reason": str(error)},
+            )
+            return await self._try(tally, budget)
+
+    async def _try(self, tally: Tally, budget: Budget) -> records.LayerRecord:
+        store, layer = self._tools.store, self._layer
+        draft = await threads.run("draft", writer.draft_of, store, self._name)
+        work = await threads.run("place", self._workplace, draft)
+        try:
+            unpacked = await self._convert(work, tally, {})
+            if unpacked.changed:
+                logger.info(
+                    "a second pass: hard links change their files",
+                    extra={"layer": layer.diff_id, "files": len(unpacked.changed)},
+                )
+                work.unlink()
+                unpacked = await self._convert(work, tally, unpacked.changed)
+            self._report(Stage.PUBLISHING)
+            record = await threads.run("describe", self._describe, work, draft, unpacked)
+            budget.add(layer.diff_id, record.size)
+            record = await threads.run("publish", writer.publish_layer, store, draft, record)
+        finally:
+            for path in (work, draft):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+        self._report(Stage.DONE)
+        return record
+
+    async def _convert(
+        self, draft: pathlib.Path, tally: Tally, overrides: Mapping[bytes, headers.Entry]
+    ) -> unpack.Unpacked:
+        tools, layer = self._tools, self._layer
+
+        def on_bytes(count: int) -> None:
+            self._done += count
+            tally.fetched += count
+            self._report(Stage.FETCHING)
+
+        self._done = 0
+        async with mkfs_erofs.running(
+            tools.mkfs,
+            draft,
+            diff_id=self._name,
+            compression=self._compression,
+            scratch=tools.scratch,
+        ) as run:
+            blob = tools.registry.blob(self._reference, layer.blob.digest, layer.blob.size)
+            async with contextlib.aclosing(blob) as chunks:
+                try:
+                    unpacked = await unpack.unpack(
+                        chunks,
+                        run.pipe,
+                        below=self._inherited.get,
+                        overrides=overrides,
+                        on_bytes=on_bytes,
+                    )
+                except (unpack.ReaderGone, threads.Closed):
+                    await run.wait()
+                    raise
+            self._verify(unpacked)
+            self._report(Stage.CONVERTING)
+            await run.wait()
+        return unpacked
+
+    def _verify(self, unpacked: unpack.Unpacked) -> None:
+        layer = self._layer
+        what = f"layer {layer.blob.digest} of {self._reference}"
+        if unpacked.blob_digest != layer.blob.digest:
+            raise LayerMismatch(what, expected=layer.blob.digest, found=unpacked.blob_digest)
+        if unpacked.fault is not None:
+            raise LayerUnusable(what, unpacked.fault)
+        if unpacked.diff_id != layer.diff_id:
+            raise LayerMismatch(
+                f"what {what} unpacks to", expected=layer.diff_id, found=unpacked.diff_id
+            )
+
+    def _workplace(self, draft: pathlib.Path) -> pathlib.Path:
+        """Where mkfs.erofs works: it writes the layer's files to its output first, uncompressed.
+
+        Far behind what will be the image, and reads them back: nothing to do over
+        NFS. On the store's own file system it may as well work in the store.
+        """
+        if draft.parent.stat().st_dev == self._tools.scratch.stat().st_dev:
+            return draft
+        return self._tools.scratch / f"{SCRATCH_PREFIX}{draft.name}"
+
+    def _describe(
+        self, work: pathlib.Path, draft: pathlib.Path, unpacked: unpack.Unpacked
+    ) -> records.LayerRecord:
+        """Bring the finished file into the store's tmp/, and say what it is."""
+        fault = integrity.superblock_fault(work)
+        if fault is not None:
+            raise mkfs_erofs.ConversionFailed(self._name, fault)
+        if work == draft:
+            digest = integrity.sha256_of(draft)
+        else:
+            with writer.translated(draft):
+                digest = writer.copy(work, draft)
+        return records.LayerRecord(
+            diff_id=self._name,
+            size=draft.stat().st_size,
+            tar_size=unpacked.tar_size,
+            sha256=digest,
+            blobs=[self._layer.blob.digest],
+            mkfs=self._tools.mkfs.toolchain(self._compression),
+            implied=[] if self._inherited else inheritance.encode(unpacked.implied),
+        )
+
+    def _report(self, stage: Stage) -> None:
+        layer = self._layer
+        self._tools.on_progress(
+            Progress(str(self._reference), layer.blob.digest, stage, self._done, layer.blob.size)
+        )

@@ -1,0 +1,392 @@
+"""A layer's tar, put right on its way to mkfs.erofs: the same bytes wherever possible.
+
+mkfs.erofs reads tars in its own way; containerd unpacks them in Go's
+(archive/tar) and with rules of its own (pkg/archive/tar.go, applyNaive). Where
+the two differ, the image that a container sees would differ. So this filter reads
+every header as containerd does, and hands on what mkfs.erofs understands in the
+same sense. Entries that both read alike, nearly all, pass as they are; the others
+get a new header (a PAX one where needed). What differs, and is mended here:
+
+- the root: containerd ignores an entry for it (0755, root); mkfs.erofs takes it
+  over, and makes it 0777 without one
+- parents that the tar does not name: containerd makes them 0755, root; with
+  mkfs.erofs they inherit from above
+- names: cleaned (`./`, `/`, `..`, `//`); symlinks in parents are followed, within
+  the root
+- V7, star and GNU headers; file type NUL; negative base-256; empty numbers
+- PAX: global headers and LIBARCHIVE.xattr are ignored, fractions of seconds have
+  any number of digits, GNU sparse files (0.0, 0.1, 1.0) are filled up
+- times before 1970 or after 2262 become 1970; symlinks have mode 0777; xattrs of
+  namespaces that a file system does not take are dropped, `trusted.` always
+- sizes of entries that have no data; data after the end; a missing end
+"""
+
+import dataclasses
+from collections.abc import Callable, Generator, Mapping
+
+from agent import errors
+from agent.build.tar import headers, names
+
+BLOCK = 512
+_END = bytes(2 * BLOCK)
+_ZEROS = bytes(1 << 20)
+_META_LIMIT = 1 << 20
+"""Long names and PAX headers are not larger, as in Go."""
+
+_WHITEOUT = b".wh."
+_OPAQUE = b".wh..wh..opq"
+
+Spans = list[memoryview | bytes]
+Reading = Generator[None, None, bytes]
+
+
+class LayerTarError(errors.PermanentError):
+    """A layer's tar cannot be unpacked, by containerd neither. `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the layer's tar cannot be unpacked: {reason}")
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DirInfo:
+    """What a directory of a layer below has, for one that a layer implies but does not name."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    mtime_ns: int = 0
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+
+MADE = DirInfo(0o755, 0, 0, 0)
+"""What an implied directory is made like when nothing below has it."""
+
+Below = Callable[[bytes], DirInfo | None]
+"""Looks a directory up in the layers below: what containerd copies for an implied parent."""
+
+
+def nothing_below(path: bytes) -> DirInfo | None:
+    """The layers below a bottom layer."""
+    return None
+
+
+class Normaliser:
+    """Feed it the tar in pieces of any size; it returns what mkfs.erofs should get.
+
+    What it returns refers to the piece that was fed: use it before the next one.
+    `implied` are the directories that the tar has things in but does not name.
+
+    A hard link may carry other attributes than the file it names, and containerd
+    gives these to the file, whose entry has passed by then. `changed` tells, and a
+    second pass with these `overrides` gets it right.
+    """
+
+    def __init__(
+        self,
+        below: Below = nothing_below,
+        overrides: Mapping[bytes, headers.Entry] | None = None,
+    ) -> None:
+        self.implied: list[bytes] = []
+        self.entries = 0
+        self._below = below
+        self._overrides = overrides or {}
+        self._names = names.Names(self._overrides)
+        self._out: Spans = []
+        self._chunk = memoryview(b"")
+        self._raw = b""
+        self._at = 0
+        self._from = 0
+        self._ended = False
+        self._broken_off = False
+        self._owed = 0
+        self._work = self._run()
+        self._emit(headers.root_entry())
+        next(self._work, None)
+
+    def feed(self, chunk: bytes) -> Spans:
+        """Take the next piece of the tar; returns what to hand on."""
+        if self._ended:
+            return []
+        self._chunk = memoryview(chunk)
+        self._raw = chunk
+        self._at = self._from = 0
+        try:
+            next(self._work)
+        except StopIteration:
+            self._ended = True
+        else:
+            self._flush(len(chunk))
+        out, self._out = self._out, []
+        return out
+
+    def changed(self) -> dict[bytes, headers.Entry]:
+        """The `overrides` that another pass needs; empty when this one was right."""
+        return self._names.changed()
+
+    def finish(self) -> Spans:
+        """The tar is at its end; returns the rest. Raises LayerTarError where it was cut off."""
+        if not self._ended and self._broken_off:
+            raise LayerTarError("it ends in the middle of an entry")
+        if (path := self._names.misplaced()) is not None:
+            raise LayerTarError(f"it puts something into {_show(path)}, which is a file")
+        out, self._out = self._out, []
+        return [*out, bytes(self._owed), _END]
+
+    # -- output ------------------------------------------------------------
+
+    def _flush(self, upto: int) -> None:
+        """Hand on what has passed unchanged since the last change."""
+        if upto > self._from:
+            self._out.append(self._chunk[self._from : upto])
+        self._from = upto
+
+    def _emit(self, data: bytes) -> None:
+        self._flush(self._at)
+        self._out.append(data)
+
+    # -- input -------------------------------------------------------------
+
+    def _take(self, count: int) -> Reading:
+        """Read bytes and leave them out of the output."""
+        self._flush(self._at)
+        parts = bytearray()
+        while True:
+            part = self._chunk[self._at : self._at + count - len(parts)]
+            parts += part
+            self._at += len(part)
+            self._from = self._at
+            if len(parts) == count:
+                return bytes(parts)
+            yield
+
+    def _pass(self, count: int) -> Generator[None, None, None]:
+        """Let bytes through as they are."""
+        while True:
+            step = min(count, len(self._chunk) - self._at)
+            self._at += step
+            count -= step
+            if not count:
+                return
+            self._flush(self._at)
+            yield
+            if self._owed:
+                self._owed = count
+
+    def _data(self, size: int) -> Generator[None, None, None]:
+        """Let the data of an entry through; its padding may be cut off at the end."""
+        self._broken_off = True
+        yield from self._pass(size)
+        self._broken_off = False
+        self._owed = _padded(size) - size
+        yield from self._pass(self._owed)
+        self._owed = 0
+
+    def _drop(self, count: int) -> Generator[None, None, None]:
+        """Leave bytes out of the output without keeping them."""
+        self._flush(self._at)
+        while True:
+            step = min(count, len(self._chunk) - self._at)
+            self._at += step
+            self._from = self._at
+            count -= step
+            if not count:
+                return
+            yield
+
+    # -- the archive -------------------------------------------------------
+
+    def _run(self) -> Generator[None, None, None]:
+        quick = self._names.quick
+        while True:
+            # The fast way: a whole header in this piece that both sides read alike.
+            while self._at + BLOCK <= len(self._raw):
+                size = quick(self._raw[self._at : self._at + BLOCK])
+                if size < 0:
+                    break
+                self.entries += 1
+                end = self._at + BLOCK + _padded(size)
+                if end <= len(self._raw):
+                    self._at = end
+                else:
+                    yield from self._pass(BLOCK)
+                    yield from self._data(size)
+            if (yield from self._slow()):
+                return
+
+    def _slow(self) -> Generator[None, None, bool]:
+        """One entry with all that belongs to it; True at the end of the archive."""
+        extra = headers.Extra()
+        while True:
+            self._broken_off = False
+            while self._at == len(self._chunk):
+                yield
+            self._broken_off = True
+            block = yield from self._take(BLOCK)
+            if not any(block):
+                self._broken_off = False
+                if any((yield from self._take(BLOCK))):
+                    raise LayerTarError("an empty block in the middle of it")
+                return True
+            if not extra.seen and (size := self._names.quick(block)) >= 0:
+                # It lay across two pieces, or begins one.
+                self.entries += 1
+                self._emit(block)
+                yield from self._data(size)
+                return False
+            header = headers.parse(block)
+            if header.kind not in b"xgLK":
+                break
+            if header.size > _META_LIMIT:
+                raise LayerTarError("a name or PAX header of more than 1 MiB")
+            content = yield from self._take(header.size)
+            yield from self._drop(_padded(header.size) - header.size)
+            extra.add(header.kind, content)
+        self.entries += 1
+        yield from self._entry(extra.merge(header))
+        return False
+
+    def _entry(self, entry: headers.Entry) -> Generator[None, None, None]:
+        stored = entry.size if headers.has_data(entry.kind) else 0
+        holes = None
+        if entry.sparse is not None:
+            if entry.kind != b"0":
+                raise LayerTarError("a sparse entry that is not a file")
+            used, holes = yield from self._sparse_map(entry, stored)
+            stored -= used
+        path = self._place(entry)
+        if path is None:
+            yield from self._drop(_padded(stored))
+        elif holes is not None:
+            yield from self._fill(holes, stored=stored, size=entry.size)
+        else:
+            yield from self._data(stored)
+
+    def _place(self, entry: headers.Entry) -> bytes | None:
+        """Emit the header of an entry and what must stand before it; None: nothing, no data."""
+        parent, base = self._names.locate(entry.name)
+        if not base:
+            return None  # The root: containerd leaves it as it is.
+        self._make_parents(parent)
+        path = parent + b"/" + base if parent else base
+        if base == _OPAQUE:
+            self._emit(headers.opaque_entry(parent))
+            return None
+        if base.startswith(_WHITEOUT):
+            self._whiteout(entry, parent, base)
+            return None
+        if entry.kind == b"1":
+            target = self._names.link_target(entry.link)
+            if target == path:
+                raise LayerTarError(f"the hard link {_show(path)} to itself")
+            entry.link = target
+        self._names.add(path, entry.kind, entry.link)
+        if entry.kind == b"1":
+            self._names.note_link(path, entry)
+        elif entry.kind != b"5":
+            self._override(path, entry)
+            self._names.note_file(path, entry)
+        self._emit(entry.encode(path))
+        return path
+
+    def _override(self, path: bytes, entry: headers.Entry) -> None:
+        """Give an entry the attributes that a hard link to it will ask for."""
+        change = self._overrides.get(path)
+        if change is not None:
+            entry.mode = entry.mode if entry.kind == b"2" else change.mode
+            entry.uid, entry.gid = change.uid, change.gid
+            entry.mtime, entry.mtime_ns = change.mtime, change.mtime_ns
+            added = dict(change.xattrs)
+            if entry.kind != b"0":
+                added = {key: value for key, value in added.items() if key[:5] != b"user."}
+            entry.xattrs = list({**dict(entry.xattrs), **added}.items())
+
+    def _whiteout(self, entry: headers.Entry, parent: bytes, base: bytes) -> None:
+        hidden = base.removeprefix(_WHITEOUT)
+        if hidden in (b"", b".", b".."):
+            raise LayerTarError(f"a whiteout of nothing, {_show(base)}")
+        path = parent + b"/" + hidden if parent else hidden
+        self._names.add(path, b"3", b"")
+        whiteout = headers.Entry(
+            kind=b"0", name=b"", mode=0, uid=entry.uid, gid=entry.gid, size=0, mtime=0
+        )
+        self._names.note_file(path, whiteout)
+        self._emit(whiteout.encode(parent + b"/" + base if parent else base))
+
+    def _make_parents(self, parent: bytes) -> None:
+        for path in self._names.missing(parent):
+            self.implied.append(path)
+            self._names.note_implied(path)
+            info = self._below(path) or MADE
+            self._names.add(path, b"5", b"")
+            made = headers.Entry(
+                kind=b"5",
+                name=path,
+                mode=info.mode,
+                uid=info.uid,
+                gid=info.gid,
+                size=0,
+                mtime=info.mtime,
+                mtime_ns=info.mtime_ns,
+                xattrs=list(info.xattrs),
+            )
+            self._emit(made.encode(path))
+
+    # -- sparse files ------------------------------------------------------
+
+    def _sparse_map(
+        self, entry: headers.Entry, stored: int
+    ) -> Generator[None, None, tuple[int, list[tuple[int, int]]]]:
+        """Read where the data of a sparse file belong: (bytes read for it, [(offset, length)])."""
+        assert entry.sparse is not None
+        used = 0
+        if entry.sparse.inline:
+            text = b""
+            wanted = 1
+            while text.count(b"\n") < wanted:
+                if used + BLOCK > stored or used > _META_LIMIT:
+                    raise LayerTarError("a sparse map that does not end")
+                text += yield from self._take(BLOCK)
+                used += BLOCK
+                if wanted == 1 and b"\n" in text:
+                    wanted = 1 + 2 * headers.decimal(text.partition(b"\n")[0])
+            numbers = [headers.decimal(line) for line in text.split(b"\n")[1:wanted]]
+        else:
+            numbers = entry.sparse.numbers
+        entry.size = entry.sparse.size if entry.sparse.size is not None else stored - used
+        pieces = list(zip(numbers[::2], numbers[1::2], strict=False))
+        end = 0
+        for offset, length in pieces:
+            if offset < end or offset + length > entry.size:
+                raise LayerTarError("a sparse map that contradicts itself")
+            end = offset + length
+        if sum(length for _, length in pieces) != stored - used:
+            raise LayerTarError("a sparse file with more or less data than its map says")
+        return used, pieces
+
+    def _fill(
+        self, pieces: list[tuple[int, int]], *, stored: int, size: int
+    ) -> Generator[None, None, None]:
+        """Hand on the data of a sparse file with zeros in its holes."""
+        at = 0
+        for offset, length in pieces:
+            self._zeros(offset - at)
+            yield from self._pass(length)
+            at = offset + length
+        self._zeros(_padded(size) - at)
+        yield from self._drop(_padded(stored) - stored)
+
+    def _zeros(self, count: int) -> None:
+        while count > 0:
+            step = min(count, len(_ZEROS))
+            self._emit(_ZEROS if step == len(_ZEROS) else _ZEROS[:step])
+            count -= step
+
+
+def _padded(size: int) -> int:
+    return (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+def _show(path: bytes) -> str:
+    return path.decode(errors="backslashreplace")[:200]

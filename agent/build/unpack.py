@@ -1,0 +1,208 @@
+"""The hot path: a layer's blob, as it comes, into a pipe as a tar that mkfs.erofs gets right.
+
+Two threads, so that hashing and decompressing run beside the download and beside
+each other: the first hashes and decompresses the blob, the second hashes the tar
+and puts it right. They touch only memory and the pipe. All queues are bounded:
+memory does not grow with the layer.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from agent import errors
+from agent.build import decompression
+from agent.build.tar import headers, stream
+from agent.kits.aio import threads
+
+_BATCH = 1 << 20
+_DEPTH = 4
+_IOV = 512
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What a layer turned out to be."""
+
+    blob_digest: str
+    blob_size: int
+    diff_id: str
+    tar_size: int
+    entries: int
+    implied: tuple[bytes, ...]
+    changed: Mapping[bytes, headers.Entry]
+    fault: errors.AgentError | None
+
+
+class ReaderGone(errors.TemporaryError):
+    """Nobody reads the pipe any more: the exit status of its reader tells why."""
+
+
+class _Blob:
+    """The blob's bytes as a file to read from; counts and hashes them."""
+
+    def __init__(self, channel: threads.Channel[bytes], on_read: Callable[[], None]) -> None:
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self._channel = channel
+        self._on_read = on_read
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._rest
+        if not data:
+            data = self._channel.get() or b""
+            if data:
+                self._on_read()
+            self.digest.update(data)
+            self.size += len(data)
+        if 0 <= size < len(data):
+            data, self._rest = data[:size], data[size:]
+        else:
+            self._rest = b""
+        return data
+
+
+async def unpack(
+    chunks: AsyncIterator[bytes],
+    pipe: int,
+    *,
+    below: stream.Below,
+    overrides: Mapping[bytes, headers.Entry],
+    on_bytes: Callable[[int], None],
+) -> Unpacked:
+    """Write a layer's tar, put right, to a pipe, and close that; returns what it was.
+
+    The caller compares the digests, then looks at `fault`: a blob that cannot be
+    unpacked is read to its end all the same, because damage on the way is worth
+    another try and a bad image is not. `on_bytes` is told of downloaded bytes.
+
+    Raises ReaderGone and what `chunks` raises.
+    """
+    loop = asyncio.get_running_loop()
+    room = asyncio.Semaphore(_DEPTH)
+    compressed: threads.Channel[bytes] = threads.Channel(_DEPTH + 1)
+    tar: threads.Channel[bytes] = threads.Channel(_DEPTH)
+
+    def taken() -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(room.release)
+
+    blob = _Blob(compressed, taken)
+    work = _Normalising(tar, pipe, stream.Normaliser(below, overrides))
+    first = threads.start("decompress", _decompress, blob, tar)
+    second = threads.start("normalise", work.run, compressed)
+    for future in (first, second):
+        # When one failure ends everything, the others' are not looked at.
+        future.add_done_callback(_retrieved)
+    try:
+        await _feed(chunks, compressed, room, on_bytes)
+        fault = await first
+        fault = await second or fault
+    except threads.Closed:
+        # Somebody gave up: the cause is that the pipe has no reader any more.
+        await second
+        raise
+    finally:
+        compressed.abort()
+        tar.abort()
+    return Unpacked(
+        blob_digest=f"sha256:{blob.digest.hexdigest()}",
+        blob_size=blob.size,
+        diff_id=f"sha256:{work.digest.hexdigest()}",
+        tar_size=work.size,
+        entries=work.normaliser.entries,
+        implied=tuple(work.normaliser.implied),
+        changed=work.normaliser.changed(),
+        fault=fault,
+    )
+
+
+def _retrieved(future: "asyncio.Future[errors.AgentError | None]") -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+async def _feed(
+    chunks: AsyncIterator[bytes],
+    channel: threads.Channel[bytes],
+    room: asyncio.Semaphore,
+    on_bytes: Callable[[int], None],
+) -> None:
+    batch: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        batch.append(chunk)
+        size += len(chunk)
+        if size >= _BATCH:
+            await room.acquire()
+            channel.put(b"".join(batch))
+            on_bytes(size)
+            batch, size = [], 0
+    if batch:
+        await room.acquire()
+        channel.put(b"".join(batch))
+        on_bytes(size)
+    channel.close()
+
+
+def _decompress(blob: _Blob, tar: threads.Channel[bytes]) -> errors.AgentError | None:
+    fault = None
+    try:
+        for piece in decompression.pieces(blob):
+            tar.put(piece)
+    except decompression.DamagedBlob as error:
+        fault = error
+    except threads.Closed:
+        pass  # The tar is at fault; the other thread says so.
+    tar.close()
+    while blob.read():
+        pass
+    return fault
+
+
+class _Normalising:
+    """The second thread's work."""
+
+    def __init__(
+        self, tar: threads.Channel[bytes], pipe: int, normaliser: stream.Normaliser
+    ) -> None:
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.normaliser = normaliser
+        self._tar = tar
+        self._pipe = pipe
+
+    def run(self, compressed: threads.Channel[bytes]) -> errors.AgentError | None:
+        """Do it; a fault of the tar is returned. A pipe without a reader ends everything."""
+        try:
+            while (piece := self._tar.get()) is not None:
+                self.digest.update(piece)
+                self.size += len(piece)
+                _write(self._pipe, self.normaliser.feed(piece))
+            _write(self._pipe, self.normaliser.finish())
+        except (stream.LayerTarError, headers.TarHeaderError) as error:
+            self._tar.abort()
+            return error
+        except BrokenPipeError as error:
+            compressed.abort()
+            self._tar.abort()
+            raise ReaderGone("mkfs.erofs ended before the tar did") from error
+        finally:
+            os.close(self._pipe)
+        return None
+
+
+def _write(pipe: int, spans: stream.Spans) -> None:
+    """Write all of some spans."""
+    for start in range(0, len(spans), _IOV):
+        views = [memoryview(span) for span in spans[start : start + _IOV]]
+        while views:
+            count = os.writev(pipe, views)
+            while views and count >= len(views[0]):
+                count -= len(views.pop(0))
+            if views:
+                views[0] = views[0][count:]

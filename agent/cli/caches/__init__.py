@@ -1,0 +1,1 @@
+"""Commands about caches and the store: create, get, delete, store."""

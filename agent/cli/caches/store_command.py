@@ -1,0 +1,117 @@
+"""`uimgacc store`: make, verify and tidy a store."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import rich.progress
+
+from agent.cli import output
+from agent.mounts import mountinfo
+from agent.store import integrity, layout
+from agent.store.gc import collection, prune_now
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
+
+_HOUR = 3600.0
+_LOCAL = ("btrfs", "ext2", "ext3", "ext4", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
+_COMPRESSIONS = ("lz4", "none")
+
+
+def init(store: pathlib.Path, *, compression: str, as_json: bool) -> None:
+    """Make an empty folder a store; one that is one already is left as it is."""
+    if compression not in _COMPRESSIONS:
+        raise output.UsageError(f"--compression is one of {', '.join(_COMPRESSIONS)}")
+    record = writer.create(store, compression=compression)
+    if as_json:
+        output.show_json(
+            {"format": record.format, "id": record.id, "compression": record.compression}
+        )
+    else:
+        print(f"{store} is a store (format {record.format}, {record.compression}, {record.id})")
+
+
+def check(store: pathlib.Path, *, quick: bool, as_json: bool) -> None:
+    """Verify a store; ends with status 1 where anything is damaged or missing."""
+    with _progress(quiet=as_json or quick) as progress:
+        found = list(integrity.check(layout.Layout(store), content=not quick, progress=progress))
+    bad = [
+        finding
+        for finding in found
+        if finding.kind in (integrity.Kind.DAMAGED, integrity.Kind.MISSING)
+    ]
+    if as_json:
+        output.show_json(
+            {
+                "ok": not bad,
+                "findings": [
+                    {
+                        "kind": finding.kind.value,
+                        "path": str(finding.path),
+                        "reason": finding.reason,
+                        "fix": finding.fix,
+                    }
+                    for finding in found
+                ],
+            }
+        )
+    elif not found:
+        print(f"{store} is as its records say")
+    else:
+        _show(found, store)
+    if bad:
+        count = f"{len(bad)} damaged or missing"
+        output.fail(f"{store}: {count}", output.Status.FAILED)
+
+
+def prune(store: pathlib.Path, *, older_than: float, as_json: bool) -> None:
+    """Remove what no cache names."""
+    direct_reader.open_store(store)
+    settle = _settle_seconds(store)
+    if settle and not as_json:
+        output.say(f"a network file system: waiting {settle:g} s for builders before each deletion")
+    pruned = prune_now.prune(layout.Layout(store), min_age=older_than * _HOUR, settle=settle)
+    if as_json:
+        output.show_json({"layers": pruned.layers, "bytes": pruned.freed})
+    else:
+        print(f"removed {pruned.layers} layers, {output.size(pruned.freed)}")
+
+
+def _settle_seconds(store: pathlib.Path) -> float:
+    """How long another machine may believe an older state of this file system."""
+    path = store.resolve()
+    below = [mount for mount in reversed(mountinfo.read()) if path.is_relative_to(mount.target)]
+    kind = max(below, key=lambda mount: len(mount.target)).kind if below else ""
+    return 0.0 if kind in _LOCAL else collection.SETTLE_SECONDS
+
+
+def _show(found: list[integrity.Finding], store: pathlib.Path) -> None:
+    made = output.table("WHAT", "PATH", "REASON")
+    for finding in found:
+        path = finding.path
+        with contextlib.suppress(ValueError):
+            path = path.relative_to(store)
+        made.add_row(finding.kind.value, str(path), finding.reason)
+    console = output.console()
+    console.print(made)
+    for fix in dict.fromkeys(finding.fix for finding in found):
+        console.print(f"Fix: {fix}")
+
+
+@contextlib.contextmanager
+def _progress(*, quiet: bool) -> Iterator[integrity.Progress]:
+    console = output.console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    bars = rich.progress.Progress(
+        rich.progress.TextColumn("reading layers"),
+        rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(binary_units=True),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    with bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,0 +1,1 @@
+"""Commands that install in a cluster and remove: enable, disable."""

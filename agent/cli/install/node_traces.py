@@ -1,0 +1,46 @@
+"""Takes off the node objects what agents wrote there, once no agent is left to write it again."""
+
+import contextlib
+
+from agent.clients.kube import refusals, rest_client
+from agent.node.health import node_patch
+
+_OURS = "uimgacc.io/"
+
+
+async def forget_all(client: rest_client.Client) -> None:
+    """Leave all nodes without our labels, annotations and condition."""
+    # All are read before the first is changed: a list that is read slowly ends on its way.
+    written = [
+        (str(node["metadata"]["name"]), *_traces(node))
+        async for page in client.pages(rest_client.NODES)
+        for node in page.items
+    ]
+    for name, metadata, condition in written:
+        with contextlib.suppress(refusals.NotFound):  # gone from the cluster meanwhile
+            if metadata:
+                await client.patch(rest_client.NODES, name, {"metadata": metadata})
+            if condition:
+                body = {"status": {"conditions": [{"type": condition, "$patch": "delete"}]}}
+                await client.patch(
+                    rest_client.NODES,
+                    name,
+                    body,
+                    subresource="status",
+                    how=rest_client.Patch.STRATEGIC,
+                )
+
+
+def _traces(node: rest_client.Object) -> tuple[dict[str, dict[str, None]], str]:
+    """What to patch of a node's metadata, and the condition to take away; nothing where none is."""
+    meta = node["metadata"]
+    labels = [each for each in meta.get("labels") or () if _is_label(each)]
+    notes = [each for each in meta.get("annotations") or () if each.startswith(_OURS)]
+    found = {"labels": dict.fromkeys(labels), "annotations": dict.fromkeys(notes)}
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    has = any(each["type"] == node_patch.CONDITION for each in conditions)
+    return {key: gone for key, gone in found.items() if gone}, node_patch.CONDITION if has else ""
+
+
+def _is_label(name: str) -> bool:
+    return name in node_patch.LABELS or name.startswith((_OURS, node_patch.TWIN_LABEL))

@@ -1,0 +1,114 @@
+"""What a cluster can take of our manifests, looked at before anything is applied.
+
+docs/install.md has the same table of versions for those who apply them by kubectl.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent import errors
+from agent.cli import cluster_access, output
+from agent.clients.kube import refusals, rest_client
+
+MINIMUM = (1, 30)
+"""ValidatingAdmissionPolicy v1, and the node's name in the tokens that it checks."""
+
+_ADMISSION = "admissionregistration.k8s.io"
+_POLICIES = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
+_SETUP = "uimgacc-setup"
+_SERVED_SECONDS = 60.0
+_POLL = 0.2
+
+Object = Mapping[str, Any]
+
+
+class TooOld(errors.PermanentError):
+    """The cluster's Kubernetes lacks what our manifests need; `found` is its release."""
+
+    def __init__(self, found: tuple[int, int]) -> None:
+        needed, release = (".".join(map(str, each)) for each in (MINIMUM, found))
+        super().__init__(
+            f"the cluster's API server is Kubernetes {release}; {needed} or newer is needed"
+            " (ValidatingAdmissionPolicy, which holds each agent to its own node)"
+        )
+        self.found = found
+
+
+class StillDefault(errors.PermanentError):
+    """Our snapshotter is the default one of this cluster's nodes."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this cluster has everything through our snapshotter (overlay default-snapshotter):"
+            " its nodes' pods could not start without it. Give --overlay default-snapshotter"
+            " again, or go back from it first, step by step: docs/install.md, Uninstall"
+        )
+
+
+async def require(client: rest_client.Client) -> None:
+    """Raise TooOld where the API server is older than what our manifests need."""
+    found = await client.release()
+    if found < MINIMUM:
+        raise TooOld(found)
+
+
+async def refuse_if_default(client: rest_client.Client) -> None:
+    """Raise StillDefault where nodes start all pods through us.
+
+    Replacing the DaemonSet's pod by one of the default class, or removing it, would leave
+    a node on which no pod can start, ours included.
+    """
+    with contextlib.suppress(refusals.NotFound):
+        await client.get(rest_client.DAEMON_SETS, _SETUP, namespace=cluster_access.NAMESPACE)
+        raise StillDefault
+
+
+async def served(client: rest_client.Client) -> None:
+    """Wait until ImageCaches can be asked for: for a moment after their definition they cannot."""
+    try:
+        async with asyncio.timeout(_SERVED_SECONDS):
+            while True:
+                with contextlib.suppress(refusals.NotFound, refusals.TooMany):
+                    async for _ in client.pages(rest_client.IMAGE_CACHES):
+                        break
+                    return
+                await asyncio.sleep(_POLL)
+    except TimeoutError as error:
+        raise refusals.Unavailable(
+            f"the API server does not serve ImageCaches {_SERVED_SECONDS:g} s after they were"
+            " defined; see `kubectl describe crd imagecaches.uimgacc.io`"
+        ) from error
+
+
+async def supported(client: rest_client.Client, objects: Sequence[Object]) -> list[Object]:
+    """The objects as this cluster serves their kinds; say so where it is without one."""
+    found = await as_served(client, objects)
+    if len(found) < len(objects):
+        output.say(
+            "this cluster has no MutatingAdmissionPolicy (Kubernetes 1.36; 1.34 behind a feature"
+            " gate): pods must name their runtime class themselves, see docs/install.md"
+        )
+    return found
+
+
+async def as_served(client: rest_client.Client, objects: Sequence[Object]) -> list[Object]:
+    """The objects, with the admission policy in this cluster's version of it, or without."""
+    version = await _policy_version(client)
+    return [
+        {**body, "apiVersion": f"{_ADMISSION}/{version}"} if body["kind"] in _POLICIES else body
+        for body in objects
+        if version or body["kind"] not in _POLICIES
+    ]
+
+
+async def _policy_version(client: rest_client.Client) -> str:
+    for version in ("v1", "v1beta1"):
+        kind = rest_client.Resource(
+            group=_ADMISSION, version=version, plural="mutatingadmissionpolicies"
+        )
+        with contextlib.suppress(refusals.NotFound):
+            async for _ in client.pages(kind):
+                return version
+    return ""

@@ -1,0 +1,295 @@
+"""`uimgacc node-setup`: containerd's configuration, and its restart."""
+
+import asyncio
+import dataclasses
+import os
+import pathlib
+import shlex
+from collections.abc import Mapping
+
+from agent import errors
+from agent.cli import output
+from agent.clients.containerd import rpc as clients
+from agent.model import images
+from agent.mounts import host_copies
+from agent.node.images import departure, image_snapshots, inventory
+from agent.setup.config import changes_needed, containerd_binary, places, settings_view
+from agent.setup.node import (
+    apply,
+    containerd_restart,
+    host,
+    kernel_modules,
+    shared_mounts,
+    uninstall,
+    upkeep,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the command line says; empty where it says nothing."""
+
+    host_root: pathlib.Path
+    config: str = ""
+    undo: bool = False
+    dry_run: bool = False
+    restart: bool = False
+    restart_command: str = ""
+    default_snapshotter: bool = False
+    address: str = ""
+    root: str = ""
+    containerd_binary: str = ""
+    containerd_version: str = ""
+    former_handler: bool = False
+    share: tuple[str, ...] = ()
+    leave: bool = False
+    clear: bool = False
+    store: str = ""
+    state: str = ""
+    keep: str = ""
+    every: float = 10.0
+    again: bool = False
+
+
+class DefaultError(errors.TemporaryError):
+    """Ours is containerd's default snapshotter, and containers stand on it."""
+
+    def __init__(self, in_use: departure.InUseError) -> None:
+        super().__init__(
+            "all containers of this node stand on ours as containerd's default snapshotter: go"
+            f" back from that first, see docs/install.md (Uninstall); {in_use}"
+        )
+
+
+def node_setup(wanted: Wanted, *, as_json: bool) -> None:
+    """Set up, or undo; restart containerd where that is asked for and needed."""
+    _check(wanted)
+    machine = host.Host(wanted.host_root.absolute())
+    found = settings_view.Path(wanted.config) if wanted.config else places.find_config(machine)
+    main = places.main_of(found)
+    if not wanted.again:
+        _once(machine, main, wanted, as_json=as_json)
+    if wanted.keep:
+        _stay(machine, main, wanted, as_json=as_json)
+
+
+def _once(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_json: bool) -> None:
+    if wanted.keep:
+        pathlib.Path(wanted.keep).unlink(missing_ok=True)
+    # Only where that is needed: what others have in these files may be in no order.
+    here = places.of(machine, main) if wanted.leave or wanted.clear else None
+    root = _begun(machine, wanted, here)
+    _ready(machine, wanted)
+    pods = _leave(machine, here) if wanted.leave and here and not wanted.dry_run else {}
+    if wanted.restart and not wanted.dry_run:
+        outcome, restarted = _with_restart(machine, main, wanted)
+    else:
+        outcome, restarted = _changed(machine, main, wanted), False
+    if machine.enter:
+        # Whatever runs in this container later, the node's mounts are not held by it.
+        needed = [
+            *host.SYSTEM,
+            main.parent,
+            settings_view.Path("/", wanted.containerd_binary).parent,
+        ]
+        but = [str(machine.root / path.relative_to("/")) for path in needed]
+        host_copies.detach_below(str(machine.root), but=but)
+    if root:
+        store, state = settings_view.Path(wanted.store), settings_view.Path(wanted.state)
+        uninstall.clear(machine, uninstall.Ours(root, store, state), pods)
+        uninstall.forget_root(machine)
+    _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
+    if wanted.keep:
+        pathlib.Path(wanted.keep).touch()
+
+
+def _begun(
+    machine: host.Host, wanted: Wanted, here: places.Places | None
+) -> settings_view.Path | None:
+    """Take note of what would be forgotten; returns the folder that is to be cleared."""
+    if wanted.dry_run:
+        return None
+    upkeep.begin(machine)
+    if not wanted.undo:
+        uninstall.forget_root(machine)
+    if not wanted.clear or here is None:
+        return None
+    return (
+        settings_view.Path(wanted.root) if wanted.root else uninstall.noted_root(machine, here.root)
+    )
+
+
+def _stay(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_json: bool) -> None:
+    """Look again when there is news, for ever; does not return."""
+    while True:
+        watched = upkeep.watched(machine, main)
+        seen = upkeep.seen(watched)
+        rest = _look(machine, main, wanted, as_json=as_json)
+        if rest is not None:
+            upkeep.wait(watched, seen, rest, every=wanted.every)
+
+
+def _look(
+    machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_json: bool
+) -> upkeep.Rest | None:
+    """Set the node up again where that is needed and its turn; None where that was done."""
+    turns = upkeep.Turns(machine)
+    wanted = dataclasses.replace(wanted, again=True)
+    try:
+        planned = _changed(machine, main, dataclasses.replace(wanted, dry_run=True))
+        if not planned.changed and not containerd_restart.Due(machine).already:
+            upkeep.tell(machine, "")
+            output.say("note: nothing is missing")
+            return upkeep.Rest()
+        if turns.is_over:
+            raise upkeep.EnoughError
+        if turns.pause:
+            output.say(f"note: something is missing; set up again in {turns.pause:.0f} s")
+            return turns.rest
+        turns.take()
+        outcome, restarted = _with_restart(machine, main, wanted)
+    except apply.UndoneError as error:
+        output.say(f"note: {error}")
+        return upkeep.Rest()
+    except errors.AgentError as error:
+        output.say(f"warning: {error}")
+        upkeep.tell(machine, str(error))
+        return turns.rest if turns.is_over else upkeep.RETRY
+    _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
+    return None
+
+
+def _report(
+    wanted: Wanted,
+    main: settings_view.Path,
+    outcome: apply.Outcome,
+    *,
+    restarted: bool,
+    as_json: bool,
+) -> None:
+    if not as_json:
+        _show(wanted, main, outcome, restarted=restarted)
+        return
+    output.show_json(
+        {
+            "config": str(main),
+            "changed": outcome.changed,
+            "dryRun": wanted.dry_run,
+            "files": [str(path) for path in outcome.changes],
+            "handlers": dict(outcome.twins),
+            "notes": list(outcome.notes),
+            "warnings": list(outcome.warnings),
+            "restarted": restarted,
+        }
+    )
+
+
+def _check(wanted: Wanted) -> None:
+    names = ("config", "address", "root", "store", "state", "keep")
+    paths = [(name, getattr(wanted, name)) for name in names]
+    for name, value in [*paths, *(("share", folder) for folder in wanted.share)]:
+        if value and not value.startswith("/"):
+            raise output.UsageError(f"--{name} {value}: give an absolute path")
+    if (wanted.leave or wanted.clear) and not wanted.undo:
+        raise output.UsageError("--leave and --clear go with --undo")
+    if wanted.keep and (wanted.undo or wanted.dry_run or not wanted.restart):
+        raise output.UsageError("--keep goes with --restart, and not with --undo or --dry-run")
+
+
+def _ready(machine: host.Host, wanted: Wanted) -> None:
+    """What the pod of the node needs besides containerd: modules, and shared mounts."""
+    if wanted.dry_run or wanted.undo:
+        return
+    kernel_modules.load(machine)
+    folders = [settings_view.Path(folder) for folder in wanted.share]
+    for folder in shared_mounts.share(folders, in_container=bool(machine.enter)):
+        output.say(f"note: {folder} is on a shared mount now")
+
+
+def _leave(machine: host.Host, here: places.Places) -> Mapping[str, str]:
+    """Take our images out of containerd; returns the names of the node's pods by their UID."""
+    try:
+        left = asyncio.run(_left(str(machine.place(here.socket))))
+    except departure.InUseError as error:
+        if here.is_default:
+            raise DefaultError(error) from error
+        raise
+    for name in left.removed:
+        output.say(f"note: removed the image {name}")
+    return left.pods
+
+
+async def _left(address: str) -> departure.Left:
+    async with clients.Client(address) as client:
+        stock = inventory.Inventory(client, images.platform_of_machine(os.uname().machine))
+        known = image_snapshots.Chains(client, snapshotter=changes_needed.SNAPSHOTTER)
+        return await departure.leave(client, stock, known)
+
+
+def _changed(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Outcome:
+    if wanted.undo:
+        return apply.undo(machine, main, dry_run=wanted.dry_run)
+    asked = changes_needed.Wanted(
+        address=wanted.address,
+        root=wanted.root,
+        default_snapshotter=wanted.default_snapshotter,
+        former_handler=wanted.former_handler,
+    )
+    target = _target(machine, main, wanted)
+    return apply.set_up(machine, target, asked, dry_run=wanted.dry_run, again=wanted.again)
+
+
+def _with_restart(
+    machine: host.Host, main: settings_view.Path, wanted: Wanted
+) -> tuple[apply.Outcome, bool]:
+    due = containerd_restart.Due(machine)
+    with due.noted():
+        outcome = _changed(machine, main, wanted)
+    needed = outcome.changed or due.already
+    if needed:
+        own = shlex.split(wanted.restart_command)
+        containerd_restart.restart(own or containerd_restart.command_for(machine, main))
+    due.clear()
+    return outcome, needed
+
+
+def _target(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Target:
+    if wanted.containerd_version:
+        release = containerd_binary.parse_release(wanted.containerd_version)
+        return apply.Target(main, release, wanted.containerd_binary or None)
+    binary = wanted.containerd_binary or places.find_binary(main)
+    try:
+        release = containerd_binary.release_of(binary, enter=machine.enter)
+        return apply.Target(main, release, binary)
+    except containerd_binary.ContainerdError as error:
+        raise output.UsageError(
+            f"containerd's version is not known ({error});"
+            " give --containerd-binary PROGRAM or --containerd-version 2.1"
+        ) from error
+
+
+def _show(
+    wanted: Wanted, main: settings_view.Path, outcome: apply.Outcome, *, restarted: bool
+) -> None:
+    for warning in outcome.warnings:
+        output.say(f"warning: {warning}")
+    for note in outcome.notes:
+        output.say(f"note: {note}")
+    if wanted.dry_run:
+        print(outcome.diff(), end="")
+        return
+    if not outcome.changed and not restarted:
+        what = "has nothing of ours" if wanted.undo else "is set up already"
+        print(f"{main} {what}; nothing changed")
+        return
+    for path, (_, after) in outcome.changes.items():
+        print(f"{'removed' if after is None else 'wrote'} {path}")
+    if outcome.twins:
+        made = output.table("HANDLER", "LIKE")
+        for twin, copied in outcome.twins.items():
+            made.add_row(twin, copied)
+        output.console().print(made)
+    if restarted:
+        print("containerd is restarted; running containers went on")
+    else:
+        print("restart containerd for it to take effect (running containers go on)")

@@ -1,0 +1,1 @@
+"""containerd and the snapshotter over their sockets."""

@@ -1,0 +1,86 @@
+"""Acceleration of a whole cluster, off and on again, without taking anything away.
+
+Off: new pods are left as they are (the admission policy's binding matches nothing),
+and the agents drain: they take their labels off the nodes, prepare nothing for pods,
+and let go of what nothing uses. Running pods notice nothing; the snapshotter stays
+for them. On is the reverse. Removing the installation is another thing.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from agent import errors
+from agent.clients.kube import refusals, rest_client
+
+_AGENTS = "uimgacc-node"
+_DRAIN = "UIMGACC_DRAIN"
+_BINDING = "uimgacc-pods"
+_GROUP = "admissionregistration.k8s.io"
+_VERSIONS = ("v1", "v1beta1")
+_NOTHING = {"objectSelector": {"matchLabels": {"uimgacc.io/disabled": "no-pod-has-this"}}}
+
+
+class NotInstalled(errors.PermanentError):
+    """The cluster has no agents of ours. `name` is the DaemonSet that is missing."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no DaemonSet {name}: `uimgacc enable --nfs SERVER:/PATH` installs it"
+        )
+        self.name = name
+
+
+class Switch:
+    """The parts of the installation in `namespace`. Each call may be repeated."""
+
+    def __init__(self, api: rest_client.Client, *, namespace: str) -> None:
+        self._api = api
+        self._namespace = namespace
+
+    async def on(self) -> None:
+        """Accelerate; raise NotInstalled."""
+        await self._drain({"name": _DRAIN, "$patch": "delete"})
+        await self._bind(None)
+
+    async def off(self) -> None:
+        """Accelerate nothing more; raise NotInstalled."""
+        await self._bind(_NOTHING)
+        await self._drain({"name": _DRAIN, "value": "true"})
+
+    async def is_off(self) -> bool:
+        """Whether the agents were told to drain; raise NotInstalled."""
+        try:
+            found = await self._api.get(rest_client.DAEMON_SETS, _AGENTS, namespace=self._namespace)
+        except refusals.NotFound as error:
+            raise NotInstalled(f"{self._namespace}/{_AGENTS}") from error
+        return any(
+            variable.get("name") == _DRAIN and variable.get("value") == "true"
+            for container in found["spec"]["template"]["spec"]["containers"]
+            for variable in container.get("env") or ()
+        )
+
+    async def _drain(self, variable: Mapping[str, str]) -> None:
+        container = {"name": "agent", "env": [variable]}
+        body = {"spec": {"template": {"spec": {"containers": [container]}}}}
+        try:
+            await self._api.patch(
+                rest_client.DAEMON_SETS,
+                _AGENTS,
+                body,
+                namespace=self._namespace,
+                how=rest_client.Patch.STRATEGIC,
+            )
+        except refusals.NotFound as error:
+            raise NotInstalled(f"{self._namespace}/{_AGENTS}") from error
+
+    async def _bind(self, match: Mapping[str, Any] | None) -> None:
+        """Clusters have the policy in either version, or do without it."""
+        body = {"spec": {"matchResources": match}}
+        for version in _VERSIONS:
+            kind = rest_client.Resource(
+                group=_GROUP, version=version, plural="mutatingadmissionpolicybindings"
+            )
+            with contextlib.suppress(refusals.NotFound):
+                await self._api.patch(kind, _BINDING, body)
+                return

@@ -1,0 +1,329 @@
+"""A client of the Kubernetes API: few verbs, deadlines, errors with a meaning.
+
+It speaks JSON; the modules that use it make their own types of what comes
+(agent.clients.kube.node_pods). Errors are those of agent.clients.kube.refusals.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import enum
+import random
+import types
+import urllib.parse
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from agent.clients.kube import connection, refusals, transport
+
+Object = Mapping[str, Any]
+
+_PAGE = 200
+_METADATA = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+_WATCH_SECONDS = (300.0, 600.0)
+_SILENCE_SECONDS = 150.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """A kind of objects, as its path names it; the core group is ""."""
+
+    group: str = ""
+    version: str = "v1"
+    plural: str
+
+    def path(self, name: str = "", *, namespace: str = "", subresource: str = "") -> str:
+        """The path of an object, or of all of them ("" as namespace: of every namespace)."""
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        parts += ["namespaces", namespace] if namespace else []
+        parts += [part for part in (self.plural, name, subresource) if part]
+        return "/" + "/".join(urllib.parse.quote(part, safe="") for part in parts)
+
+
+PODS = Resource(plural="pods")
+NODES = Resource(plural="nodes")
+EVENTS = Resource(plural="events")
+SECRETS = Resource(plural="secrets")
+JOBS = Resource(group="batch", plural="jobs")
+LEASES = Resource(group="coordination.k8s.io", plural="leases")
+DAEMON_SETS = Resource(group="apps", plural="daemonsets")
+IMAGE_CACHES = Resource(group="uimgacc.io", plural="imagecaches")
+
+
+class Patch(enum.Enum):
+    """How the body of a patch is meant; the value is its content type."""
+
+    MERGE = "application/merge-patch+json"
+    STRATEGIC = "application/strategic-merge-patch+json"
+    JSON = "application/json-patch+json"
+    APPLY = "application/apply-patch+yaml"
+
+
+class Kind(enum.Enum):
+    """What a line of a watch says of its object."""
+
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+    BOOKMARK = "BOOKMARK"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """News of a watch. A bookmark's object has nothing but its resourceVersion."""
+
+    kind: Kind
+    object: Object
+
+    @property
+    def version(self) -> str:
+        """The version from which to watch on after this event."""
+        return str(self.object["metadata"]["resourceVersion"])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A part of a list; `version` is that of the list, the same in all its parts."""
+
+    raw: Sequence[msgspec.Raw]
+    version: str
+    more: str = ""
+
+    @property
+    def items(self) -> Iterator[Object]:
+        """The objects, each decoded when it is asked for: together they would be many MB."""
+        return (_decoded(bytes(each), "a list's item") for each in self.raw)
+
+
+class _Line(msgspec.Struct):
+    """A line of a watch on the wire."""
+
+    type: str
+    object: msgspec.Raw
+
+
+class _ListMeta(msgspec.Struct, rename="camel"):
+    resource_version: str
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _List(msgspec.Struct):
+    """The part that all lists of the API share."""
+
+    metadata: _ListMeta
+    # Go writes null for a list that was never filled.
+    items: list[msgspec.Raw] | None = None
+
+
+class Client:
+    """Requests to the API server; a context manager.
+
+    `deadline` is for one request in seconds, a watch's lines apart.
+    """
+
+    def __init__(
+        self,
+        credentials: connection.Credentials,
+        *,
+        deadline: float = 10.0,
+        user_agent: str = "uimgacc",
+    ) -> None:
+        self._transport = transport.Transport(credentials, deadline=deadline, user_agent=user_agent)
+
+    async def __aenter__(self) -> "Client":
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        await self._transport.__aexit__(kind, error, trace)
+
+    @property
+    def requests(self) -> int:
+        """How many requests were sent, for those who have promised to be modest."""
+        return self._transport.requests
+
+    def now(self) -> datetime.datetime:
+        """The time by the API server's clock: see Transport.now."""
+        return self._transport.now()
+
+    async def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
+        """One object; raise NotFound."""
+        return await self._ask("GET", resource.path(name, namespace=namespace))
+
+    async def pages(
+        self,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        fields: str = "",
+        labels: str = "",
+        not_older_than: str = "",
+        metadata_only: bool = False,
+    ) -> AsyncGenerator[Page]:
+        """All objects, in parts. Raises Gone when that takes too long: begin again.
+
+        `fields` and `labels` are selectors. `not_older_than` is a version: any answer
+        as new will do, "0" stands for whatever the server has in memory. Without it
+        the server asks its database, for which a list by node means to read every pod
+        of the cluster before Kubernetes 1.31. With `metadata_only` objects have nothing else.
+        """
+        accept = _METADATA if metadata_only else "application/json"
+        query = _query(fields=fields, labels=labels) | {"limit": str(_PAGE)}
+        if not_older_than:
+            query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
+        while True:
+            body = await self._transport.send(
+                "GET", resource.path(namespace=namespace), query, accept=accept
+            )
+            page = _page(body)
+            yield page
+            if not page.more:
+                return
+            query = _query(fields=fields, labels=labels)
+            query |= {"limit": str(_PAGE), "continue": page.more}
+
+    async def watch(
+        self,
+        resource: Resource,
+        *,
+        version: str,
+        namespace: str = "",
+        fields: str = "",
+        labels: str = "",
+        seconds: float | None = None,
+        silence: float = _SILENCE_SECONDS,
+    ) -> AsyncGenerator[Event]:
+        """The changes after a version, until the server ends it: then watch on, from the last.
+
+        Close the iterator. The first event is a bookmark of the version asked for: the
+        server has begun. `seconds` is when the server is to end it (default: five to
+        ten minutes, so that a fleet's watches do not end together). A server sends a
+        bookmark a minute; `silence` for longer than that many seconds is a broken
+        connection. Raises Gone when the version is too old, else what requests raise.
+        """
+        query = _query(fields=fields, labels=labels)
+        asked = random.uniform(*_WATCH_SECONDS) if seconds is None else seconds  # noqa: S311
+        query |= {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(max(1, round(asked))),
+        }
+        path = resource.path(namespace=namespace)
+        async with contextlib.aclosing(
+            self._transport.lines(path, query, silence=silence)
+        ) as lines:
+            async for line in lines:
+                if line:
+                    yield _event(line, f"watch of {path}")
+                else:
+                    yield Event(Kind.BOOKMARK, {"metadata": {"resourceVersion": version}})
+
+    async def create(self, resource: Resource, body: Object, *, namespace: str = "") -> Object:
+        """Create an object; raise AlreadyExists, Invalid."""
+        return await self._ask("POST", resource.path(namespace=namespace), body=body)
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: object,
+        *,
+        namespace: str = "",
+        subresource: str = "",
+        how: Patch = Patch.MERGE,
+        manager: str = "uimgacc",
+        force: bool = False,
+    ) -> Object:
+        """Change parts of an object; the whole of it afterwards.
+
+        With `metadata.resourceVersion` in the body it is done only if nobody has
+        changed the object since: raises Conflict. `force` takes fields from other
+        managers (APPLY only).
+        """
+        path = resource.path(name, namespace=namespace, subresource=subresource)
+        query = {"fieldManager": manager} | ({"force": "true"} if force else {})
+        return await self._ask("PATCH", path, query, body=body, content_type=how.value)
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        *,
+        namespace: str = "",
+        uid: str = "",
+        propagation: str = "",
+    ) -> None:
+        """Delete an object, only the one with this uid if given; raise NotFound, Conflict.
+
+        `propagation` is Background or Foreground: what it owns goes after or before it.
+        """
+        body: dict[str, object] = {"preconditions": {"uid": uid}} if uid else {}
+        body |= {"propagationPolicy": propagation} if propagation else {}
+        await self._ask("DELETE", resource.path(name, namespace=namespace), body=body or None)
+
+    async def release(self) -> tuple[int, int]:
+        """The server's Kubernetes release, like (1, 36)."""
+        found = await self._ask("GET", "/version")
+        # Vendors append a sign to the second: "30+".
+        numbers = [str(found.get(name, "")).rstrip("+") for name in ("major", "minor")]
+        if not all(number.isdigit() for number in numbers):
+            raise refusals.Unavailable(f"/version: no release in {numbers}")
+        return int(numbers[0]), int(numbers[1])
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        body: object = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        data = b"" if body is None else msgspec.json.encode(body)
+        answer = await self._transport.send(
+            method, path, query, data=data, content_type=content_type
+        )
+        return _decoded(answer, f"{method} {path}")
+
+
+def _query(*, fields: str, labels: str) -> dict[str, str]:
+    query = {"fieldSelector": fields, "labelSelector": labels}
+    return {key: value for key, value in query.items() if value}
+
+
+def _decoded(body: bytes, request: str) -> Object:
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise refusals.Unavailable(f"{request}: the answer cannot be read: {error}") from error
+
+
+def _page(body: bytes) -> Page:
+    try:
+        found = msgspec.json.decode(body, type=_List)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise refusals.Unavailable(f"the list cannot be read: {error}") from error
+    meta = found.metadata
+    return Page(raw=found.items or [], version=meta.resource_version, more=meta.continue_)
+
+
+def _event(line: bytes, request: str) -> Event:
+    """The event of a line; an ERROR is raised as what an answer of its code would raise."""
+    try:
+        found = msgspec.json.decode(line, type=_Line)
+        if found.type == "ERROR":
+            status = msgspec.json.decode(found.object, type=refusals.Status)
+            raise refusals.error_of(request, status.code, bytes(found.object), {})
+        event = Event(Kind(found.type), _decoded(bytes(found.object), request))
+        _ = event.version
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise refusals.Unavailable(f"{request}: a line cannot be read: {error}") from error
+    return event

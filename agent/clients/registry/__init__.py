@@ -1,0 +1,1 @@
+"""Container registries: the distribution protocol and the credentials for it."""

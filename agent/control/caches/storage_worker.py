@@ -1,0 +1,122 @@
+"""What the controller does in the store about caches and builds, for agent.kits.processes.workers.
+
+It runs in children that can be killed: a server that hangs takes no controller with it.
+"""
+
+import contextlib
+import os
+import pathlib
+import secrets
+from typing import Any
+
+from agent.model import builds, images, records
+from agent.store import decoding, layout
+from agent.store.gc import generations
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
+
+
+def prepare(root: str, compression: str) -> str:
+    """Make an empty folder a store; the ID of what is there then."""
+    return writer.create(pathlib.Path(root), compression=compression or "lz4").id
+
+
+def probe(root: str) -> None:
+    """Ask the server whether the store is there."""
+    os.statvfs(root)
+    direct_reader.open_store(pathlib.Path(root))
+
+
+def look(root: str, cache_id: str, job: str, detail: bool) -> dict[str, Any]:
+    """What there is of a cache: its `record` and the `report` of a Job's builder ("": none).
+
+    With `detail`, `platforms` are those that its images have.
+    """
+    place = layout.Layout(pathlib.Path(root))
+    record = _record(place, cache_id)
+    found: dict[str, Any] = {
+        "record": records.encode(record) if record is not None else None,
+        "report": _read(place.build_report(job)) if job else None,
+        "platforms": [],
+    }
+    if detail and record is not None:
+        found["platforms"] = _platforms(place, record)
+    return found
+
+
+def is_going(root: str, cache_id: str) -> bool:
+    """Whether layers of a deleted cache wait for something before they can be deleted."""
+    place = layout.Layout(pathlib.Path(root))
+    if (place.deleted_caches / f"{cache_id}.json").exists():
+        return True
+    found = generations.outstanding(place)
+    lists = [generations.planned(place, token) for token in found.pending]
+    lists += [generations.content(place, number) for number in found.phases]
+    return any(one is not None and cache_id in one.caches for one in lists)
+
+
+def begin(root: str, job: str) -> None:
+    """Make the file that the builder of a Job will replace, unless it is there."""
+    path = layout.Layout(pathlib.Path(root)).build_report(job)
+    with contextlib.suppress(FileExistsError), path.open("xb") as file:
+        file.write(builds.encode(builds.Report()))
+
+
+def settle(root: str, job: str) -> None:
+    """Remove the report of a build that is over."""
+    layout.Layout(pathlib.Path(root)).build_report(job).unlink(missing_ok=True)
+
+
+def remove(root: str, cache_id: str) -> list[str]:
+    """Delete a cache's record, if it is there; the diff IDs of the layers that it had."""
+    place = layout.Layout(pathlib.Path(root))
+    record = direct_reader.Reader(place).cache(cache_id)
+    with contextlib.suppress(writer.NoSuchCache):
+        writer.delete_cache(place, cache_id)
+    return sorted({layer for image in record.images for layer in image.layers} if record else ())
+
+
+def _record(place: layout.Layout, cache_id: str) -> records.CacheRecord | None:
+    data = _read(place.cache_record(cache_id))
+    if data is None:
+        # An NFS client may know for a while yet that there is no such file; a change of
+        # the folder has it ask again.
+        probe = place.cache_records / f".look.{secrets.token_hex(6)}"
+        with contextlib.suppress(FileNotFoundError):
+            probe.touch()
+            probe.unlink()
+        data = _read(place.cache_record(cache_id))
+    if data is None:
+        return None
+    try:
+        return decoding.cache(data, cache_id)
+    except records.RecordError:
+        return None  # nodes see no cache either; it is built anew
+
+
+def _platforms(place: layout.Layout, record: records.CacheRecord) -> list[str]:
+    reader = direct_reader.Reader(place)
+    found = set()
+    for one in record.images:
+        image = reader.image(images.parse_reference(one.ref))
+        found |= {each.platform for each in image.platforms} if image is not None else set()
+    return sorted(found)
+
+
+def _read(path: pathlib.Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(decoding.RECORD_LIMIT)
+    except FileNotFoundError:
+        return None
+
+
+OPERATIONS = {
+    "prepare": prepare,
+    "probe": probe,
+    "look": look,
+    "is_going": is_going,
+    "begin": begin,
+    "settle": settle,
+    "remove": remove,
+}

@@ -1,0 +1,199 @@
+"""The collector of the controller: frees what no cache names, when no node holds it any more.
+
+Runs where the leader runs, one round after the other. What it knows between rounds is
+only how long ago a decision was announced, and what the store looked like: after a
+restart, or a round that failed, it waits again, and looks at everything.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from agent import errors, metrics
+from agent.control.gc import collector_worker, roster
+from agent.store.gc import collection
+
+logger = logging.getLogger(__name__)
+
+
+class Nodes(Protocol):
+    """The nodes of the cluster, as the API server has them now (not a cache of them)."""
+
+    async def list_nodes(self) -> Sequence[roster.Node]:
+        """All nodes; raises AgentError where they cannot be told."""
+
+
+class Pool(Protocol):
+    """Killable workers that run agent.control.gc.collector_worker."""
+
+    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
+        """Run an operation; raise AgentError when it does not end, OSError as it did."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for what, in seconds."""
+
+    interval: float = 60.0
+    """Between rounds, unless somebody asks for one."""
+
+    settle: float = collection.SETTLE_SECONDS
+    """Until builders on other machines surely know of an announced decision."""
+
+    grace: float = 86400.0
+    """For a node that is gone from the cluster: its pods may run on."""
+
+    deadline: float = 1800.0
+    """For one round in the store."""
+
+    thorough: float = 3600.0
+    """After this, go through a store in which nothing seems to have changed, too."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What the last round left: for people, and for the text of a deletion."""
+
+    sentence: str = "not looked yet"
+    newest: int = 0
+    waiting: Sequence[int] = ()
+    nodes: Sequence[roster.Node] = ()
+    acknowledged: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+
+
+class Collector:
+    """Collects in the store at `root`, by the workers of `pool`."""
+
+    def __init__(
+        self,
+        root: str,
+        pool: Pool,
+        nodes: Nodes,
+        *,
+        patience: Patience | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._root = root
+        self._pool = pool
+        self._nodes = nodes
+        self._patience = patience or Patience()
+        self._wall_clock = wall_clock
+        self._announced: dict[str, float] = {}
+        self._seen = ""
+        self._seen_at = 0.0
+        self._asked = asyncio.Event()
+        self.state = State()
+
+    def ask(self) -> None:
+        """Have a round soon: a cache was deleted, or a node let something go."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Do rounds for ever; what fails is tried again with the next."""
+        while True:
+            try:
+                sentence = await self.round()
+            except (errors.AgentError, OSError) as error:
+                self._forget()
+                metrics.collected("failed")
+                sentence = f"Nothing was deleted: {error}"
+            if sentence != self.state.sentence:
+                logger.info("collected", extra={"outcome": sentence})
+            self.state = dataclasses.replace(self.state, sentence=sentence)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._asked.wait()
+            self._asked.clear()
+
+    async def round(self) -> str:
+        """Look at nodes and store, go one step on; one sentence about it."""
+        nodes = await self._nodes.list_nodes()
+        speaking = [
+            (node.name, node.acknowledged) for node in nodes if node.acknowledged is not None
+        ]
+        kind, result = await self._pool.call(
+            "collect",
+            self._root,
+            speaking,
+            self._orders(nodes),
+            {"now": self._wall_clock(), "grace": self._patience.grace},
+            deadline=self._patience.deadline,
+        )
+        if kind != collector_worker.DONE:
+            self._forget()
+            metrics.collected("busy" if kind == collector_worker.BUSY else "refused")
+            return f"Nothing was deleted: {result}"
+        return self._note(nodes, result)
+
+    def holders(self, cache_id: str, layers: Sequence[str] = ()) -> str:
+        """What a deleted cache waits for, as far as the last round knows; "": nothing.
+
+        `layers` are its diff IDs, where they are known.
+        """
+        who = roster.holders(self.state.nodes, cache_id, layers)
+        waiting = min(self.state.waiting, default=0)
+        silent = [name for name, said in self.state.acknowledged.items() if said < waiting]
+        return roster.waiting_sentence(cache_id, who, sorted(silent))
+
+    def _orders(self, nodes: Sequence[roster.Node]) -> dict[str, Any]:
+        now = asyncio.get_running_loop().time()
+        patience = self._patience
+        return {
+            "settled": [
+                token for token, since in self._announced.items() if now - since >= patience.settle
+            ],
+            "held": sorted(roster.held_layers(nodes)),
+            "seen": self._seen if now - self._seen_at < patience.thorough else "",
+        }
+
+    def _forget(self) -> None:
+        self._announced.clear()
+        self._seen = ""
+
+    def _note(self, nodes: Sequence[roster.Node], result: Mapping[str, Any]) -> str:
+        # Only now: what was announced in this round was written before it ended.
+        now = asyncio.get_running_loop().time()
+        before = self._announced
+        self._announced = {token: before.get(token, now) for token in result["announced"]}
+        self._seen = result["seen"]
+        if not result["unchanged"]:
+            self._seen_at = now
+        self.state = dataclasses.replace(
+            self.state,
+            newest=result["newest"],
+            waiting=tuple(result["waiting"]),
+            nodes=tuple(nodes),
+            acknowledged=result["nodes"],
+        )
+        metrics.collected("done")
+        metrics.COLLECTED_LAYERS.inc(result["layers"])
+        metrics.COLLECTED_BYTES.inc(result["freed"])
+        if not result["complete"]:
+            self.ask()
+        return _sentence(result)
+
+    def _pause(self) -> float:
+        """Until the next round: sooner where a decision will have settled."""
+        loop = asyncio.get_running_loop()
+        due = [since + self._patience.settle - loop.time() for since in self._announced.values()]
+        return max(0.0, min([self._patience.interval, *due]))
+
+
+def _sentence(result: Mapping[str, Any]) -> str:
+    parts = []
+    if result["layers"]:
+        parts.append(f"{result['layers']} layers were deleted, {result['freed']} bytes are free.")
+    if result["announced"]:
+        parts.append(f"{len(result['announced'])} decisions are announced.")
+    if result["waiting"]:
+        first = min(result["waiting"])
+        silent = sum(said < first for said in result["nodes"].values())
+        parts.append(
+            f"{len(result['waiting'])} generations are retired; {silent} of {len(result['nodes'])}"
+            f" nodes have not let go of the first, {first}."
+        )
+    return " ".join(parts) or "Nothing is to be deleted."

@@ -1,0 +1,70 @@
+"""What the collector does in the store, as an operation for agent.kits.processes.workers.
+
+It runs in a child that can be killed: a server that hangs takes no controller with it,
+and a round that is cut off anywhere is gone on with by the next.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from agent.control.gc import roster
+from agent.kits import files
+from agent.model import records
+from agent.store import layout
+from agent.store.gc import collection, generations
+
+REFUSED = "refused"
+BUSY = "busy"
+DONE = "done"
+
+
+def collect(
+    root: str,
+    nodes: Sequence[tuple[str, int]],
+    orders: Mapping[str, Any],
+    times: Mapping[str, float],
+) -> tuple[str, Any]:
+    """Do one round: ("done", outcome and nodes), ("busy", text) or ("refused", text).
+
+    `nodes` are those that speak at the moment, with what they acknowledge; `orders` has
+    `settled`, `held` and `seen` (agent.store.gc.collection.Orders); `times` has `now` (seconds
+    since 1970) and the `grace` of silent ones.
+    """
+    place = layout.Layout(pathlib.Path(root))
+    try:
+        known = _keep_roster(place, nodes, times)
+        wanted = collection.Orders(
+            settled=frozenset(orders["settled"]),
+            floor=roster.floor(known.values(), generations.newest(place)),
+            held=frozenset(orders["held"]),
+            seen=orders["seen"],
+        )
+        outcome = collection.collect(place, wanted)
+    except generations.CollectorBusy as error:
+        return BUSY, str(error)
+    except generations.CollectionRefused as error:
+        return REFUSED, str(error)
+    return DONE, {
+        **dataclasses.asdict(outcome),
+        "nodes": {name: node.acknowledged for name, node in known.items()},
+    }
+
+
+def _keep_roster(
+    place: layout.Layout, nodes: Sequence[tuple[str, int]], times: Mapping[str, float]
+) -> Mapping[str, records.KnownNode]:
+    """Add the nodes of now to those of before, and write them down before anything follows."""
+    before = generations.nodes(place)
+    seen = [roster.Node(name, acknowledged) for name, acknowledged in nodes]
+    known = roster.merge(before, seen, now=times["now"], grace=times["grace"])
+    if known != before:
+        data = msgspec.json.encode(records.NodesRecord(nodes=known))
+        files.write(place.nodes_record, data, tmp=place.tmp)
+    return known
+
+
+OPERATIONS = {"collect": collect}

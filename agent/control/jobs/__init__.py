@@ -1,0 +1,1 @@
+"""The builders' Jobs: manifest, template, patch, state."""

@@ -1,0 +1,268 @@
+"""The Job of a build: its name and its manifest. Pure functions.
+
+The pod is as unprivileged as pods get, and has no access to the API: all that it
+gets is the store, a folder for temporary files and the Secrets of its images.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.control.jobs import job_patch
+from agent.control.objects import cache_object
+from agent.model import caches
+
+CACHE_LABEL = "uimgacc.io/cache-id"
+SPEC = "uimgacc.io/spec"
+"""Annotation of a Job: the hash of the spec that it builds."""
+
+OWNER = "uimgacc.io/image-cache"
+"""Annotation of a Job: `group/name` of its ImageCache object."""
+
+PLATFORMS = "uimgacc.io/platforms"
+
+SELECTOR = {"app.kubernetes.io/name": "uimgacc", "app.kubernetes.io/component": "builder"}
+
+_SECRETS = "/run/uimgacc/secrets"
+_SCRATCH = "/tmp"  # noqa: S108 - a volume of the pod's own
+_TERMINATION = "/dev/termination-log"
+_ID = 65532
+"""User and group of controller and builders where their pod says nothing else."""
+
+_MOVES = 3
+"""How often a pod may start again elsewhere. A node is drained once, but an image that is too
+large for the disks of nodes has its pod evicted (which is a disruption as well) from each."""
+
+_FAILURES: Sequence[Mapping[str, Any]] = (
+    {"action": "Count", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    # Another try is the controller's to make: it tells why this one failed first.
+    {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
+)
+
+_BUILD = (*job_patch.POD, "containers", "build")
+_OURS: Sequence[job_patch.Path] = (
+    ("apiVersion",),
+    ("kind",),
+    # How the controller finds its Jobs and pods again, and says when which of them ends.
+    *(("metadata", name) for name in ("name", "namespace")),
+    *(("metadata", "annotations", name) for name in (SPEC, OWNER, PLATFORMS)),
+    *(
+        (*place, "metadata", "labels", name)
+        for place in ((), job_patch.POD[:2])
+        for name in (*SELECTOR, CACHE_LABEL)
+    ),
+    *(
+        ("spec", name)
+        for name in ("suspend", "parallelism", "completions", "backoffLimit", "podFailurePolicy")
+    ),
+    (*job_patch.POD, "restartPolicy"),
+    # What the command is told, and where it finds it.
+    *((*_BUILD, name) for name in ("image", "command", "args")),
+    *((*_BUILD, name) for name in ("terminationMessagePath", "terminationMessagePolicy")),
+    *((*_BUILD, "volumeMounts", path) for path in (_SCRATCH, _SECRETS)),
+    *((*job_patch.POD, "volumes", name) for name in ("store", "secrets")),
+    # That it can do nothing but build. Its user is the controller's, as the store's files are.
+    # Admission (components/controller/policy.yaml) would refuse most of it, for each build.
+    *(
+        (*job_patch.POD, name)
+        for name in ("serviceAccountName", "serviceAccount", "automountServiceAccountToken")
+    ),
+    *((*job_patch.POD, name) for name in ("hostNetwork", "hostPID", "hostIPC")),
+    *(
+        (*job_patch.POD, "securityContext", name)
+        for name in ("runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup")
+    ),
+    (*_BUILD, "securityContext"),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """What all builds have in common: most of it as in the controller's own pod.
+
+    `store` is the path at which `volume` is mounted, `patch` a strategic merge patch for
+    the whole Job (agent.control.jobs.job_patch), refused where it changes what a build rests on.
+    `scratch` is what the files of layers at work may take,
+    `plain_http` the registries without TLS that no object needs to name.
+    """
+
+    namespace: str
+    image: str
+    store: str
+    volume: Mapping[str, Any]
+    account: str = "uimgacc-builder"
+    pull_secrets: Sequence[Mapping[str, str]] = ()
+    security: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parallel: int = 3
+    deadline_seconds: int = 4 * 3600
+    keep_seconds: int = 3600
+    scratch: str = "64Gi"
+    plain_http: Sequence[str] = ()
+    patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise patching.PatchRefused."""
+        store = (*_BUILD, "volumeMounts", self.store)
+        job_patch.check(self.patch, ours=(*_OURS, store))
+
+
+def name_of(cache: cache_object.CacheObject, platforms: Sequence[str]) -> str:
+    """The name of the Job that builds what is wanted now.
+
+    It follows from the object alone, so two controllers make one Job; after a failure,
+    or when it is built anew, it is another one.
+    """
+    build = cache.state.build
+    parts = [cache.spec_hash, sorted(platforms), build.time.isoformat() if build.time else ""]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+    return f"{cache.cache_id}-{digest}-{failures(cache)}"
+
+
+def failures(cache: cache_object.CacheObject) -> int:
+    """How many builds of this very spec have failed since the last that did not."""
+    build = cache.state.build
+    return build.failures if build.failed == cache.spec_hash else 0
+
+
+def manifest(
+    cache: cache_object.CacheObject,
+    request: caches.CacheRequest,
+    platforms: Sequence[str],
+    *,
+    template: Template,
+) -> dict[str, Any]:
+    """The Job of a build. With Secrets it is suspended until they are there."""
+    name = name_of(cache, platforms)
+    labels = {**SELECTOR, CACHE_LABEL: cache.cache_id}
+    made = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "namespace": template.namespace,
+            "labels": labels,
+            "annotations": {
+                SPEC: cache.spec_hash,
+                OWNER: f"{cache.key.group}/{cache.key.name}",
+                PLATFORMS: ",".join(platforms),
+            },
+        },
+        "spec": {
+            "suspend": bool(request.pull_secrets),
+            "backoffLimit": _MOVES,
+            "podFailurePolicy": {"rules": list(_FAILURES)},
+            "activeDeadlineSeconds": template.deadline_seconds,
+            "ttlSecondsAfterFinished": template.keep_seconds,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": _pod(request, _arguments(name, request, platforms, template), template),
+            },
+        },
+    }
+    return dict(job_patch.merged(made, template.patch))
+
+
+def secret_manifest(name: str, uid: str, *, namespace: str, data: Sequence[str]) -> dict[str, Any]:
+    """The Secret of a Job, which goes when the Job goes. `data` is in base64, as in Secrets."""
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": SELECTOR,
+            "ownerReferences": [owner],
+        },
+        "immutable": True,
+        "type": "Opaque",
+        "data": {f"{at}.json": content for at, content in enumerate(data)},
+    }
+
+
+def _arguments(
+    name: str, request: caches.CacheRequest, platforms: Sequence[str], template: Template
+) -> list[str]:
+    found = [
+        "build",
+        f"--store={template.store}",
+        f"--cache-id={request.cache_id}",
+        f"--name={request.name}",
+        f"--capacity-gib={request.size_gib}",
+        f"--job={name}",
+        f"--scratch={_SCRATCH}",
+        f"--parallel={template.parallel}",
+        f"--termination-message={_TERMINATION}",
+    ]
+    found += [f"--image={image}" for image in request.images]
+    found += [f"--platform={platform}" for platform in platforms]
+    # Of the platforms of the nodes, an image may lack some; of the one that was asked for, not.
+    found += [] if request.architecture else ["--some-platform"]
+    found += [f"--namespace={name}" for name in request.namespaces or ()]
+    plain = dict.fromkeys((*request.plain_http_registries, *template.plain_http))
+    found += [f"--plain-http={host}" for host in plain]
+    found += [f"--insecure={host}" for host in request.insecure_registries]
+    found += [f"--acr-instance={instance}" for instance in request.acr_instances]
+    if request.retention_days is not None:
+        found.append(f"--retention-days={request.retention_days}")
+    if request.pull_secrets:
+        found.append(f"--docker-configs={_SECRETS}")
+    return found
+
+
+def _pod(
+    request: caches.CacheRequest, arguments: Sequence[str], template: Template
+) -> dict[str, Any]:
+    name = next(each for each in arguments if each.startswith("--job=")).removeprefix("--job=")
+    mounts: list[dict[str, Any]] = [
+        {"name": "store", "mountPath": template.store},
+        {"name": "scratch", "mountPath": _SCRATCH},
+    ]
+    volumes: list[dict[str, Any]] = [
+        {**template.volume, "name": "store"},
+        {"name": "scratch", "emptyDir": {"sizeLimit": template.scratch}},
+    ]
+    if request.pull_secrets:
+        mounts.append({"name": "secrets", "mountPath": _SECRETS, "readOnly": True})
+        volumes.append({"name": "secrets", "secret": {"secretName": name, "defaultMode": 0o440}})
+    security = {
+        "runAsNonRoot": True,
+        "runAsUser": _ID,
+        "runAsGroup": _ID,
+        "fsGroup": _ID,
+        # The store is large: its files' owners are not looked through at each start.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return {
+        "restartPolicy": "Never",
+        "serviceAccountName": template.account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "imagePullSecrets": list(template.pull_secrets),
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "securityContext": {**security, **template.security},
+        "containers": [
+            {
+                "name": "build",
+                "image": template.image,
+                "args": list(arguments),
+                "resources": {
+                    # No local disk: where a kubelet does not count it, no node would have any.
+                    "requests": {"cpu": "500m", "memory": "256Mi"},
+                    "limits": {"memory": "2Gi"},
+                },
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "terminationMessagePath": _TERMINATION,
+                "terminationMessagePolicy": "FallbackToLogsOnError",
+                "volumeMounts": mounts,
+            }
+        ],
+        "volumes": volumes,
+    }

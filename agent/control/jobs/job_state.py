@@ -1,0 +1,122 @@
+"""What a Job that is there says, and its pod. Pure functions."""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from agent.control.jobs import job_manifest
+from agent.control.objects import cache_object
+
+_DOCUMENTED = "docs/imagecache.md, Builders"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A Job that is there. `reason` is why it failed, or what its pod waits for.
+
+    `explained` is whether the pod has said so: a Job itself seldom knows. `setback` is
+    why a pod before the one that runs was evicted: it will be again, if nobody does something.
+    """
+
+    name: str
+    uid: str
+    cache_id: str
+    spec: str
+    owner: str
+    platforms: tuple[str, ...] = ()
+    suspended: bool = False
+    deleting: bool = False
+    succeeded: bool = False
+    failed: bool = False
+    reason: str = ""
+    explained: bool = False
+    setback: str = ""
+    created: datetime.datetime | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it builds, or will."""
+        return not (self.succeeded or self.failed)
+
+
+def parse(body: Mapping[str, Any], pod_reason: str = "", *, setback: str = "") -> Job:
+    """Read a Job; `pod_reason` is what its pod says (see reason_of_pod)."""
+    meta, status = body["metadata"], body.get("status") or {}
+    annotations = meta.get("annotations") or {}
+    held = {
+        condition["type"]: condition
+        for condition in status.get("conditions") or ()
+        if condition.get("status") == "True"
+    }
+    failure = held.get("Failed") or held.get("FailureTarget")
+    platforms = annotations.get(job_manifest.PLATFORMS, "")
+    return Job(
+        name=meta["name"],
+        uid=meta["uid"],
+        cache_id=(meta.get("labels") or {}).get(job_manifest.CACHE_LABEL, ""),
+        spec=annotations.get(job_manifest.SPEC, ""),
+        owner=annotations.get(job_manifest.OWNER, ""),
+        platforms=tuple(platforms.split(",")) if platforms else (),
+        suspended=bool((body.get("spec") or {}).get("suspend")),
+        deleting="deletionTimestamp" in meta,
+        succeeded="Complete" in held,
+        failed=failure is not None,
+        reason=_reason(failure, pod_reason),
+        explained=bool(pod_reason),
+        setback=setback,
+        created=cache_object.moment(meta.get("creationTimestamp")),
+    )
+
+
+def _reason(failure: Mapping[str, Any] | None, pod: str) -> str:
+    if failure is None:
+        return pod
+    said = ": ".join(filter(None, (failure.get("reason"), failure.get("message"))))
+    if failure.get("reason") in ("BackoffLimitExceeded", "PodFailurePolicy") and pod:
+        return pod  # which only says that the pod failed
+    return "; ".join(filter(None, (said, pod))) or "the Job failed and says no reason"
+
+
+def is_evicted(body: Mapping[str, Any]) -> bool:
+    """Whether a kubelet has ended a pod, as its node, or its volume, had no room."""
+    return (body.get("status") or {}).get("reason") == "Evicted"
+
+
+def reason_of_pod(body: Mapping[str, Any]) -> str:
+    """What a builder's pod says of why it failed, or what it waits for; "" where all is well."""
+    status = body.get("status") or {}
+    if is_evicted(body):
+        # What the container said is no more than that it was told to stop, if it still was.
+        return _evicted(str(status.get("message") or ""))
+    for container in status.get("containerStatuses") or ():
+        state = container.get("state") or {}
+        ended = state.get("terminated") or {}
+        if ended.get("exitCode"):
+            return _ended(ended, status)
+        waiting = state.get("waiting") or {}
+        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            said = f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+            return f"the builder's pod does not start: {said}"
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return f"the builder's pod finds no node: {condition.get('message', '')}".rstrip(": ")
+    if status.get("phase") == "Failed":
+        said = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
+        return f"the builder's pod failed: {said or 'no reason is known'}"
+    return ""
+
+
+def _evicted(said: str) -> str:
+    missing = "memory" if "resource: memory" in said else "local disk"
+    told = f": {said.strip().rstrip('.')}" if said else ""
+    return f"the builder was evicted{told}; give builders more {missing} ({_DOCUMENTED})"
+
+
+def _ended(ended: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    if ended.get("reason") == "OOMKilled":
+        return f"the builder ran out of memory: raise its limit ({_DOCUMENTED})"
+    if message := str(ended.get("message") or "").strip():
+        return message
+    said = ": ".join(filter(None, (status.get("reason"), status.get("message"))))
+    return f"the builder ended with status {ended['exitCode']}{said and f' ({said})'}"

@@ -1,0 +1,81 @@
+"""What all builds have in common, from where the controller itself stands: its own pod.
+
+So image, store and user are configured in one place, the controller's Deployment.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from agent import errors, settings
+from agent.clients.kube import refusals, rest_client
+from agent.control.jobs import job_manifest, job_patch
+from agent.control.objects import cluster
+
+_TAKEN = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "seLinuxOptions")
+
+
+class NoTemplate(errors.PermanentError):
+    """The controller's pod, or the file of a patch, is not as builders need it."""
+
+
+async def read(api: cluster.Api, wanted: settings.Controller) -> job_manifest.Template:
+    """The template by the controller's own pod."""
+    if not wanted.pod:
+        raise NoTemplate("which pod is this? Set --pod (UIMGACC_POD) to its name")
+    try:
+        pod = await api.get(rest_client.PODS, wanted.pod, namespace=wanted.namespace)
+    except refusals.NotFound as error:
+        raise NoTemplate(f"there is no pod {wanted.namespace}/{wanted.pod}") from error
+    try:
+        return of_pod(pod, wanted, patch=read_patch(wanted.builder_patch))
+    except job_patch.PatchRefused as error:
+        raise NoTemplate(f"{wanted.builder_patch}: {error}") from error
+
+
+def of_pod(
+    pod: Mapping[str, Any], wanted: settings.Controller, *, patch: Mapping[str, Any]
+) -> job_manifest.Template:
+    """The template of a pod: its container with the store, and that volume.
+
+    Raises NoTemplate, and patching.PatchRefused.
+    """
+    spec = pod["spec"]
+    store = str(wanted.store)
+    for container in spec["containers"]:
+        for mount in container.get("volumeMounts") or ():
+            if mount["mountPath"].rstrip("/") == store:
+                volume = next(each for each in spec["volumes"] if each["name"] == mount["name"])
+                return job_manifest.Template(
+                    namespace=wanted.namespace,
+                    image=container["image"],
+                    store=store,
+                    volume=volume,
+                    pull_secrets=tuple(spec.get("imagePullSecrets") or ()),
+                    security={
+                        key: value
+                        for key, value in (spec.get("securityContext") or {}).items()
+                        if key in _TAKEN
+                    },
+                    deadline_seconds=round(wanted.build_seconds),
+                    keep_seconds=round(wanted.keep_seconds),
+                    scratch=wanted.scratch,
+                    plain_http=wanted.plain_http_registries,
+                    patch=patch,
+                )
+    raise NoTemplate(f"the pod {wanted.pod} has no volume at {store}: builders need it, too")
+
+
+def read_patch(path: pathlib.Path | None) -> Mapping[str, Any]:
+    """A part of a Job, as YAML or JSON."""
+    if path is None:
+        return {}
+    try:
+        found = msgspec.yaml.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise NoTemplate(f"{path}: {error}") from error
+    if not isinstance(found, dict):
+        raise NoTemplate(f"{path}: expected a mapping, a part of a Job")
+    return found

@@ -1,0 +1,1 @@
+"""The API objects that the controller reads and writes."""

@@ -1,0 +1,205 @@
+"""An ImageCache object as the controller reads it, whatever its dialect."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from agent.control.objects import dialects
+from agent.control.reconcile import states
+from agent.model import caches, manifests
+
+FINALIZER = "uimgacc.io/cache"
+"""Held while the store has the cache's record, or its layers wait for nodes; never for long."""
+
+REFRESH = "uimgacc.io/refresh"
+"""Annotation: any new value has the images looked up and built anew."""
+
+REFRESH_HOURS = "uimgacc.io/refresh-hours"
+"""Annotation: the same at this interval, for tags that move."""
+
+_POD_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_LONG_AGO = datetime.datetime.fromtimestamp(0, datetime.UTC)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """Which object: kinds of different dialects may have objects of one name."""
+
+    group: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The pod for which an agent says it has made an object; "" where it does not say."""
+
+    namespace: str = ""
+    pod: str = ""
+    uid: str = ""
+    node: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether there can be such a pod."""
+        return bool(_POD_NAME.fullmatch(self.pod) and self.namespace and self.uid and self.node)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CacheObject:
+    """The parts of an object that decisions rest on.
+
+    `request` is None where the spec is wrong in a way that its schema cannot tell;
+    `problem` then says how. `origin` is None where no agent made it, or a person has
+    edited it since. `deleted` is when somebody deleted it. `refresh_seconds` is None
+    where nobody asked for it.
+    """
+
+    key: Key
+    uid: str
+    version: str
+    generation: int
+    created: datetime.datetime
+    dialect: caches.Dialect
+    request: caches.CacheRequest | None
+    problem: str = ""
+    deleted: datetime.datetime | None = None
+    finalizers: tuple[str, ...] = ()
+    auto: bool = False
+    origin: Origin | None = None
+    matched: datetime.datetime | None = None
+    refresh: str = ""
+    refresh_seconds: float | None = None
+    state: states.State = dataclasses.field(default_factory=states.State)
+    status: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def finalized(self) -> bool:
+        """Whether our finalizer holds it."""
+        return FINALIZER in self.finalizers
+
+    @property
+    def unverified(self) -> bool:
+        """Whether an agent names what opens its registries, and nobody has looked if rightly."""
+        request = self.request
+        opens = request is not None and (request.pull_secrets or request.acr_instances)
+        return bool(opens) and self.origin is not None and not self.state.verified
+
+    @property
+    def cache_id(self) -> str:
+        """The ID of its cache, also where the spec is wrong."""
+        if self.request is not None:
+            return self.request.cache_id
+        return self.state.cache_id or caches.id_of_name(self.key.name, dialect=self.dialect)
+
+    @property
+    def spec_hash(self) -> str:
+        """What a build depends on: another hash is another build."""
+        request = self.request
+        if request is None:
+            return ""
+        parts = [
+            [str(image) for image in request.images],
+            [str(secret) for secret in request.pull_secrets],
+            request.size_gib,
+            request.architecture,
+            request.plain_http_registries,
+            request.insecure_registries,
+            request.acr_instances,
+            self.refresh,
+            # Only where it is said: what was built before there was such a field stays built.
+            *([request.namespaces] if request.serves else []),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def parse(body: Mapping[str, Any]) -> CacheObject:
+    """Read an object as the API server has it."""
+    meta = body["metadata"]
+    group = str(body["apiVersion"]).partition("/")[0]
+    dialect = caches.GROUPS[group]
+    annotations = meta.get("annotations") or {}
+    request, problem = _request(body)
+    labelled = (meta.get("labels") or {}).get(caches.AUTO_CREATED) == "true"
+    # Agents cannot change a spec: from its second generation on, a person answers for it.
+    from_agent = labelled and meta.get("generation", 0) <= 1
+    if request is not None and from_agent:
+        # An agent cannot have what a pod's Secrets open given to other namespaces.
+        request = dataclasses.replace(request, serves=())
+    if request is not None and labelled:
+        on_demand = _on_demand(request, _origin(annotations))
+        # What somebody has edited since is a cache of its name like any other.
+        if caches.is_auto_cache(on_demand.cache_id, request.name):
+            request = on_demand
+        elif from_agent:
+            request, problem = None, _NOT_ITS_NAME
+    return CacheObject(
+        key=Key(group, meta["name"]),
+        uid=meta["uid"],
+        version=meta["resourceVersion"],
+        generation=meta.get("generation", 0),
+        created=moment(meta.get("creationTimestamp")) or _LONG_AGO,
+        dialect=dialect,
+        request=request,
+        problem=problem,
+        deleted=moment(meta.get("deletionTimestamp")),
+        finalizers=tuple(meta.get("finalizers") or ()),
+        auto=from_agent or (request is not None and request.auto),
+        origin=_origin(annotations) if from_agent else None,
+        matched=moment(annotations.get(caches.LAST_MATCHED)),
+        refresh=annotations.get(REFRESH, ""),
+        refresh_seconds=_hours(annotations.get(REFRESH_HOURS, "")),
+        state=dialects.of_status(body.get("status"), dialect),
+        status=body.get("status") or {},
+    )
+
+
+_NOT_ITS_NAME = (
+    "metadata.name: the name of an automatic cache follows from its images and what opens them;"
+    f" take the label {caches.AUTO_CREATED} away to have one of another name"
+)
+
+
+def _on_demand(request: caches.CacheRequest, origin: Origin) -> caches.CacheRequest:
+    """As a pod has caused it: what instances of a registry open is for that pod's namespace."""
+    serves = request.serves
+    if request.acr_instances and not serves:
+        serves = (origin.namespace,)
+    return dataclasses.replace(request, auto=True, serves=serves)
+
+
+def _origin(annotations: Mapping[str, str]) -> Origin:
+    namespace, _, pod = annotations.get(caches.CREATED_FOR, "").partition("/")
+    return Origin(
+        namespace=namespace,
+        pod=pod,
+        uid=annotations.get(caches.CREATED_FOR_UID, ""),
+        node=annotations.get(caches.CREATED_ON, ""),
+    )
+
+
+def _request(body: Mapping[str, Any]) -> tuple[caches.CacheRequest | None, str]:
+    try:
+        return caches.parse_request(body), ""
+    except manifests.ManifestError as error:
+        return None, str(error)
+
+
+def moment(text: object) -> datetime.datetime | None:
+    """A time of the API; None where there is none, or nothing of that form."""
+    try:
+        found = datetime.datetime.fromisoformat(str(text or ""))
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+
+
+def _hours(text: str) -> float | None:
+    try:
+        hours = float(text)
+    except ValueError:
+        return None
+    return hours * 3600 if 0 < hours < 1e5 else None

@@ -1,0 +1,281 @@
+"""What the controller does in the API, one thing each; what was done before is no error."""
+
+import base64
+import binascii
+import contextlib
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from agent import errors
+from agent.clients.kube import refusals, rest_client
+from agent.control.gc import roster
+from agent.control.jobs import job_manifest, job_state
+from agent.control.objects import cache_object, pull_permission
+from agent.model import caches, manifests, pods
+
+MANAGER = "uimgacc-controller"
+_DOCKER_KEYS = (".dockerconfigjson", ".dockercfg")
+
+
+class CannotStart(errors.PermanentError):
+    """A build cannot begin, and whoever wrote its manifest or our settings has to know why."""
+
+
+class SecretUnusable(CannotStart):
+    """A Secret that a cache names cannot be used. `name` is namespace/name."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"the Secret {name} {reason}")
+        self.name = name
+
+
+class ObjectGone(errors.PermanentError):
+    """The object of a cache has been deleted. `name` is its."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the object {name} is gone")
+        self.name = name
+
+
+class Api(Protocol):
+    """What of the API is used: agent.clients.kube.rest_client.Client."""
+
+    async def get(
+        self, resource: rest_client.Resource, name: str, *, namespace: str = ""
+    ) -> rest_client.Object:
+        """Read an object."""
+
+    async def create(
+        self, resource: rest_client.Resource, body: rest_client.Object, *, namespace: str = ""
+    ) -> rest_client.Object:
+        """Create an object."""
+
+    async def patch(
+        self,
+        resource: rest_client.Resource,
+        name: str,
+        body: object,
+        *,
+        namespace: str = "",
+        subresource: str = "",
+        manager: str = MANAGER,
+    ) -> rest_client.Object:
+        """Change an object by a merge patch."""
+
+    def pages(
+        self, resource: rest_client.Resource, *, namespace: str = "", labels: str = ""
+    ) -> AsyncIterator[rest_client.Page]:
+        """List objects, in parts."""
+
+    async def delete(
+        self,
+        resource: rest_client.Resource,
+        name: str,
+        *,
+        namespace: str = "",
+        uid: str = "",
+        propagation: str = "",
+    ) -> None:
+        """Delete an object."""
+
+
+def resource_of(key: cache_object.Key) -> rest_client.Resource:
+    """The kind of a cache's object."""
+    return rest_client.Resource(group=key.group, plural="imagecaches")
+
+
+class Cluster:
+    """The objects that the controller writes; builds are in `namespace`."""
+
+    def __init__(self, api: Api, *, namespace: str) -> None:
+        self._api = api
+        self._namespace = namespace
+
+    async def hold(self, cache: cache_object.CacheObject) -> rest_client.Object:
+        """Add our finalizer."""
+        return await self._finalizers(cache, [*cache.finalizers, cache_object.FINALIZER])
+
+    async def release(self, cache: cache_object.CacheObject) -> rest_client.Object:
+        """Remove our finalizer."""
+        kept = [each for each in cache.finalizers if each != cache_object.FINALIZER]
+        return await self._finalizers(cache, kept)
+
+    async def _finalizers(
+        self, cache: cache_object.CacheObject, wanted: Sequence[str]
+    ) -> rest_client.Object:
+        return await self._patch(cache, {"finalizers": wanted})
+
+    async def write_status(
+        self, cache: cache_object.CacheObject, status: Mapping[str, Any]
+    ) -> rest_client.Object:
+        """Change parts of the status, if nobody has changed the object meanwhile."""
+        return await self._patch(cache, {}, status=status)
+
+    async def _patch(
+        self,
+        cache: cache_object.CacheObject,
+        meta: Mapping[str, Any],
+        *,
+        status: Mapping[str, Any] | None = None,
+    ) -> rest_client.Object:
+        body: dict[str, Any] = {"metadata": {"resourceVersion": cache.version, **meta}}
+        if status is not None:
+            body["status"] = status
+        try:
+            return await self._api.patch(
+                resource_of(cache.key),
+                cache.key.name,
+                body,
+                subresource="status" if status is not None else "",
+                manager=MANAGER,
+            )
+        except refusals.NotFound as error:
+            raise ObjectGone(cache.key.name) from error
+
+    async def expire(self, cache: cache_object.CacheObject) -> None:
+        """Delete the object, this one and no later one of its name."""
+        try:
+            await self._api.delete(resource_of(cache.key), cache.key.name, uid=cache.uid)
+        except refusals.NotFound:
+            return
+
+    async def start(self, body: Mapping[str, Any], secrets: Sequence[str]) -> rest_client.Object:
+        """Make a Job, or go on with making it; with `secrets` (base64) it waits for its Secret.
+
+        Raises CannotStart where the API server does not want it: a quota, a policy, a patch in
+        our settings that makes no sense.
+        """
+        try:
+            return await self._start(body, secrets)
+        except (refusals.Invalid, refusals.Denied) as error:
+            raise CannotStart(f"the builder's Job is refused: {error}") from error
+
+    async def _start(self, body: Mapping[str, Any], secrets: Sequence[str]) -> rest_client.Object:
+        name = body["metadata"]["name"]
+        try:
+            job = await self._api.create(rest_client.JOBS, body, namespace=self._namespace)
+        except refusals.AlreadyExists:
+            job = await self._api.get(rest_client.JOBS, name, namespace=self._namespace)
+        if not job["spec"].get("suspend"):
+            return job
+        secret = job_manifest.secret_manifest(
+            name, job["metadata"]["uid"], namespace=self._namespace, data=secrets
+        )
+        with contextlib.suppress(refusals.AlreadyExists):
+            await self._api.create(rest_client.SECRETS, secret, namespace=self._namespace)
+        return await self._api.patch(
+            rest_client.JOBS, name, {"spec": {"suspend": False}}, namespace=self._namespace
+        )
+
+    async def stop(self, name: str) -> None:
+        """Delete a Job; it is gone when its pod is."""
+        try:
+            await self._api.delete(
+                rest_client.JOBS, name, namespace=self._namespace, propagation="Foreground"
+            )
+        except refusals.NotFound:
+            return
+
+    async def reason_of(self, job: str) -> str:
+        """Why the pod of a Job failed, asked now: the watch of pods may lag behind that of Jobs."""
+        selector = f"batch.kubernetes.io/job-name={job}"
+        # The last one has made it fail: those before it were evicted, or had to leave a node.
+        reasons = [
+            (body["metadata"].get("creationTimestamp", ""), job_state.reason_of_pod(body))
+            async for page in self._api.pages(
+                rest_client.PODS, namespace=self._namespace, labels=selector
+            )
+            for body in page.items
+        ]
+        return next((reason for _, reason in sorted(reasons, reverse=True) if reason), "")
+
+    async def forget_secret(self, name: str) -> None:
+        """Delete the Secret of a Job that is over."""
+        try:
+            await self._api.delete(rest_client.SECRETS, name, namespace=self._namespace)
+        except refusals.NotFound:
+            return
+
+    async def origin_problem(self, cache: cache_object.CacheObject) -> str:
+        """Why an automatic cache may not use the Secrets that it names; "": it may."""
+        origin = cache.origin
+        if (wrong := pull_permission.problem(cache)) or origin is None:
+            return wrong
+        pod = None
+        try:
+            body = await self._api.get(rest_client.PODS, origin.pod, namespace=origin.namespace)
+            pod = pods.parse_pod(body)
+        except refusals.NotFound:
+            pass
+        except (refusals.Denied, manifests.ManifestError) as error:
+            return f"the pod {origin.namespace}/{origin.pod} cannot be read: {error}"
+        return pull_permission.refusal(cache, pod)
+
+    async def pull_secrets(self, names: Sequence[caches.SecretName]) -> list[str]:
+        """The docker configs of Secrets, in base64 as they are; raise SecretUnusable."""
+        return [await self._pull_secret(name) for name in names]
+
+    async def _pull_secret(self, name: caches.SecretName) -> str:
+        try:
+            found = await self._api.get(rest_client.SECRETS, name.name, namespace=name.namespace)
+        except refusals.NotFound as error:
+            raise SecretUnusable(str(name), "does not exist") from error
+        except refusals.Denied as error:
+            raise SecretUnusable(str(name), f"may not be read: {error}") from error
+        data = found.get("data") or {}
+        for key in _DOCKER_KEYS:
+            if key in data:
+                if not _is_docker_config(data[key]):
+                    raise SecretUnusable(str(name), f"has no docker config in {key}")
+                return str(data[key])
+        kind = found.get("type", "Opaque")
+        raise SecretUnusable(
+            str(name), f"is of type {kind}: it has to be kubernetes.io/dockerconfigjson"
+        )
+
+
+def _is_docker_config(encoded: str) -> bool:
+    try:
+        return isinstance(json.loads(base64.b64decode(encoded)), dict)
+    except (binascii.Error, ValueError, RecursionError):
+        return False
+
+
+class _NodeMeta(msgspec.Struct):
+    name: str
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _Node(msgspec.Struct):
+    metadata: _NodeMeta
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodeList:
+    """The nodes as the collector wants them, and the platforms that they have."""
+
+    nodes: Sequence[roster.Node]
+    platforms: tuple[str, ...]
+
+
+async def list_nodes(client: rest_client.Client) -> NodeList:
+    """Ask for all nodes, without their status."""
+    nodes = []
+    platforms = set()
+    async for page in client.pages(rest_client.NODES, metadata_only=True):
+        for raw in page.raw:
+            try:
+                meta = msgspec.json.decode(raw, type=_Node).metadata
+            except msgspec.DecodeError as error:
+                raise refusals.Unavailable(f"a node cannot be read: {error}") from error
+            nodes.append(roster.node_of(meta.name, meta.annotations or {}))
+            labels = meta.labels or {}
+            architecture = labels.get("kubernetes.io/arch", "")
+            if architecture and labels.get("kubernetes.io/os", "linux") == "linux":
+                platforms.add(f"linux/{architecture}")
+    return NodeList(nodes, tuple(sorted(platforms)))

@@ -1,0 +1,248 @@
+"""The status of an ImageCache object in the words of its dialect, read and written.
+
+Fields that a cloud has published are named as there; what we add to them has the
+same names in all dialects.
+"""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from agent.control.reconcile import states
+from agent.model import caches
+
+Status = dict[str, Any]
+
+_PHASES = {phase.value: phase for phase in states.Phase}
+# Tencent has no word for a first build that runs.
+_TENCENT = {states.Phase.CREATING: states.Phase.PENDING}
+
+
+class _Image(msgspec.Struct):
+    image: str
+    digest: str
+    size: int = 0
+
+
+class _Build(msgspec.Struct, rename="camel"):
+    spec: str = ""
+    platforms: tuple[str, ...] = ()
+    time: datetime.datetime | None = None
+    failures: int = 0
+    failed: str = ""
+    retry_time: datetime.datetime | None = None
+    verified: bool = False
+
+
+class _Event(msgspec.Struct, rename="camel"):
+    message: str
+    last_timestamp: datetime.datetime
+    type: str = "Normal"
+    metadata: dict[str, Any] = {}
+
+
+class _Condition(msgspec.Struct, rename="camel"):
+    type: str
+    status: str
+    last_transition_time: datetime.datetime
+
+
+class _Status(msgspec.Struct, rename="camel"):
+    phase: str = ""
+    imc_phase: str = ""
+    image_cache_id: str = ""
+    imc_id: str = ""
+    progress: str = ""
+    message: str = ""
+    observed_generation: int = 0
+    start_time: datetime.datetime | None = None
+    last_updated_time: datetime.datetime | None = None
+    expire_date_time: datetime.datetime | None = None
+    last_matched_time: datetime.datetime | None = None
+    size: int = 0
+    images: tuple[_Image, ...] = ()
+    build: _Build = msgspec.field(default_factory=_Build)
+    events: tuple[_Event, ...] = ()
+    conditions: tuple[_Condition, ...] = ()
+
+
+def of_status(status: object, dialect: caches.Dialect) -> states.State:
+    """Read a status. One that cannot be read counts as none: everything is looked at anew."""
+    try:
+        found = msgspec.convert(status or {}, _Status)
+    except msgspec.ValidationError:
+        return states.State()
+    tencent = dialect is caches.Dialect.TENCENT
+    build = found.build
+    return states.State(
+        phase=_PHASES.get(found.imc_phase if tencent else found.phase),
+        cache_id=found.imc_id if tencent else found.image_cache_id,
+        progress=_percent(found.progress),
+        message=found.message,
+        generation=found.observed_generation,
+        started=_utc(found.start_time),
+        changed=_utc(found.last_updated_time),
+        expires=_utc(found.expire_date_time),
+        matched=_utc(found.last_matched_time),
+        verified=build.verified,
+        size=found.size,
+        images=tuple(
+            states.BuiltImage(image=each.image, digest=each.digest, size=each.size)
+            for each in found.images
+        ),
+        build=states.Build(
+            spec=build.spec,
+            platforms=build.platforms,
+            time=_utc(build.time),
+            failures=build.failures,
+            failed=build.failed,
+            retry=_utc(build.retry_time),
+        ),
+        events=tuple(
+            states.Happening(
+                name=str(each.metadata.get("name", "")),
+                message=each.message,
+                at=_surely_utc(each.last_timestamp),
+                warning=each.type == "Warning",
+            )
+            for each in found.events
+        ),
+    )
+
+
+def to_status(state: states.State, dialect: caches.Dialect) -> Status:
+    """The whole status, its conditions apart (see conditions)."""
+    phase = state.phase or states.Phase.PENDING
+    if dialect is caches.Dialect.TENCENT:
+        own: Status = {
+            "imcPhase": _TENCENT.get(phase, phase).value,
+            "imcId": state.cache_id,
+            "snapshotId": "",
+            "progress": f"{state.progress}%",
+        }
+    else:
+        own = {
+            "phase": phase.value,
+            "imageCacheId": state.cache_id,
+            "progress": f"{state.progress}%",
+            "events": [_event(each) for each in state.events],
+        }
+    build = {
+        "spec": state.build.spec,
+        "platforms": list(state.build.platforms),
+        "time": stamp(state.build.time),
+        "failures": state.build.failures,
+        "failed": state.build.failed,
+        "retryTime": stamp(state.build.retry),
+        "verified": state.verified or None,
+    }
+    common = {
+        "message": state.message,
+        "observedGeneration": state.generation,
+        "startTime": stamp(state.started),
+        "lastUpdatedTime": stamp(state.changed),
+        "expireDateTime": stamp(state.expires),
+        "lastMatchedTime": stamp(state.matched),
+        "size": state.size,
+        "images": [
+            {"image": each.image, "digest": each.digest, "size": each.size} for each in state.images
+        ],
+        "build": _present(build),
+    }
+    return own | _present(common)
+
+
+def patch_of(state: states.State, dialect: caches.Dialect, before: Mapping[str, Any]) -> Status:
+    """The merge patch that makes a status say this; {} where it does already."""
+    wanted = to_status(state, dialect)
+    wanted["conditions"] = conditions(state, before.get("conditions"))
+    return _difference(before, wanted)
+
+
+def conditions(state: states.State, before: object) -> list[Status]:
+    """The conditions Ready and Building; their times change with their status only."""
+    at = state.changed or _epoch()
+    known: dict[str, _Condition] = {}
+    for each in before if isinstance(before, list) else ():
+        try:
+            condition = msgspec.convert(each, _Condition)
+        except msgspec.ValidationError:
+            continue
+        known[condition.type] = condition
+    building = state.phase in (states.Phase.PENDING, states.Phase.CREATING, states.Phase.UPDATING)
+    found = []
+    for kind, holds in (("Ready", state.serving), ("Building", building)):
+        status = "True" if holds else "False"
+        old = known.get(kind)
+        since = old.last_transition_time if old is not None and old.status == status else at
+        found.append(
+            {
+                "type": kind,
+                "status": status,
+                "observedGeneration": state.generation,
+                "lastTransitionTime": stamp(since),
+                "reason": (state.phase or states.Phase.PENDING).value,
+                "message": state.message,
+            }
+        )
+    return found
+
+
+def stamp(moment: datetime.datetime | None) -> str | None:
+    """RFC 3339 in UTC, to the second, as the API has its times."""
+    if moment is None:
+        return None
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _epoch() -> datetime.datetime:
+    """The time of what has none."""
+    return datetime.datetime.fromtimestamp(0, datetime.UTC)
+
+
+def _event(each: states.Happening) -> Status:
+    """Embedded as the core API's Event, as Alibaba does."""
+    at = stamp(each.at)
+    return {
+        "count": 1,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "involvedObject": {},
+        "message": each.message,
+        "metadata": {"name": each.name},
+        "source": {"component": "uimgacc"},
+        "type": "Warning" if each.warning else "Normal",
+    }
+
+
+def _present(status: Status) -> Status:
+    return {key: value for key, value in status.items() if value is not None}
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Status:
+    """RFC 7386: what to say of one to make it the other."""
+    found: Status = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, dict) and isinstance(old, Mapping):
+            if below := _difference(old, value):
+                found[key] = below
+        # To Python, false is 0.
+        elif old != value or type(old) is not type(value):
+            found[key] = value
+    return found
+
+
+def _percent(text: str) -> int:
+    number = text.removesuffix("%")
+    return min(100, int(number)) if number.isascii() and number.isdigit() else 0
+
+
+def _utc(moment: datetime.datetime | None) -> datetime.datetime | None:
+    return None if moment is None else _surely_utc(moment)
+
+
+def _surely_utc(moment: datetime.datetime) -> datetime.datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)

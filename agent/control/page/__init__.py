@@ -1,0 +1,1 @@
+"""The controller's page for people, and its probes."""

@@ -1,0 +1,101 @@
+"""What the controller's page shows, read from the cluster's objects."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from agent.clients.kube import refusals, rest_client
+from agent.control.objects import cache_object
+from agent.model import caches, nodes
+
+_NODES_SHOWN = 500
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node that has an agent, or had: `reason` is its condition's sentence."""
+
+    name: str
+    capable: bool
+    reason: str = ""
+    saved: nodes.Saved | None = None
+
+
+class Fleet:
+    """All nodes with an agent, added up; of `most` of them all that is known."""
+
+    def __init__(self, *, most: int = _NODES_SHOWN) -> None:
+        self._most = most
+        self._serving: list[Node] = []
+        self._others: list[Node] = []
+        self.count = 0
+        self.capable = 0
+        self.seconds = 0.0
+        self.size = 0
+
+    def add(self, node: Node) -> None:
+        """Count a node in."""
+        self.count += 1
+        self.capable += node.capable
+        if node.saved is not None:
+            self.seconds += node.saved.seconds
+            self.size += node.saved.size
+        known = self._serving if node.capable else self._others
+        if len(known) < self._most:
+            known.append(node)
+
+    @property
+    def shown(self) -> Sequence[Node]:
+        """What a page can show: those that do not serve first."""
+        found = (
+            sorted(known, key=lambda each: each.name) for known in (self._others, self._serving)
+        )
+        return [node for nodes in found for node in nodes][: self._most]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Everything on the page."""
+
+    caches: Sequence[cache_object.CacheObject] = ()
+    fleet: Fleet = dataclasses.field(default_factory=Fleet)
+    store_problem: str = ""
+
+
+async def read(client: rest_client.Client, *, store_problem: str) -> View:
+    """Ask the API for all of it; raise AgentError."""
+    found_caches = []
+    for group in caches.GROUPS:
+        resource = rest_client.Resource(group=group, plural="imagecaches")
+        try:
+            async for page in client.pages(resource, not_older_than="0"):
+                found_caches += [cache_object.parse(body) for body in page.items]
+        except refusals.NotFound:
+            continue  # that dialect is not installed
+    fleet = Fleet()
+    # Not from the server's memory: such an answer has all nodes at once, whole.
+    async for page in client.pages(rest_client.NODES):
+        for body in page.items:
+            if (node := _node(body)) is not None:
+                fleet.add(node)
+    return View(
+        caches=sorted(found_caches, key=lambda each: each.key),
+        fleet=fleet,
+        store_problem=store_problem,
+    )
+
+
+def _node(body: rest_client.Object) -> Node | None:
+    """A node of ours; None for one that never had an agent."""
+    meta = body.get("metadata") or {}
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    told = [each for each in conditions if each.get("type") == nodes.CONDITION]
+    capable = (meta.get("labels") or {}).get(nodes.CAPABLE) == "true"
+    if not told and not capable:
+        return None
+    saved = (meta.get("annotations") or {}).get(nodes.SAVED)
+    return Node(
+        name=str(meta.get("name", "")),
+        capable=capable,
+        reason=str(told[0].get("message", "")) if told else "",
+        saved=nodes.decode_saved(saved) if saved is not None else None,
+    )

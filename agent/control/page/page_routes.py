@@ -1,0 +1,204 @@
+"""The controller's page over HTTP: who may see it, and what its forms do.
+
+A person signs in with a pair of keys of the API, by HTTP's own Basic
+authentication. A browser sends that by itself, also for a form on somebody else's
+page; so a form counts only with the token that this page gave to this person, and
+only from this page as far as the browser says where it came from.
+"""
+
+import base64
+import datetime
+import hashlib
+import hmac
+import logging
+import re
+import urllib.parse
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from agent import errors
+from agent.clients.kube import refusals, rest_client
+from agent.control.page import api_keys, page_data, page_html
+from agent.kits.web import forms, html
+from agent.model import caches, manifests
+
+logger = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+class Client(Protocol):
+    """What the forms do: agent.clients.kube.rest_client.Client."""
+
+    async def create(
+        self, resource: rest_client.Resource, body: rest_client.Object
+    ) -> rest_client.Object:
+        """Create an object; raise AlreadyExists."""
+
+    async def delete(self, resource: rest_client.Resource, name: str, *, uid: str) -> None:
+        """Delete the object with this uid; raise NotFound, Conflict."""
+
+
+class FormError(errors.PermanentError):
+    """A form that cannot be done; the message is for whoever sent it."""
+
+
+class Pages:
+    """The handlers. `read` gives what is to be shown."""
+
+    def __init__(
+        self,
+        client: Client,
+        keys: api_keys.Keys,
+        read: Callable[[], Awaitable[page_data.View]],
+        *,
+        clock: Callable[[], datetime.datetime],
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._read = read
+        self._clock = clock
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_get("/", self.index)
+        app.router.add_post("/create-cache", self.create)
+        app.router.add_post("/delete-cache", self.delete)
+
+    async def index(self, request: web.Request) -> web.Response:
+        """The page."""
+        private = self._private_key(request)
+        return _challenge() if private is None else await self._page(private)
+
+    async def create(self, request: web.Request) -> web.Response:
+        """Create a cache of the form's images."""
+        return await self._act(request, self._create)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete the cache that the form names."""
+        return await self._act(request, self._delete)
+
+    async def _act(
+        self, request: web.Request, do: Callable[[Mapping[str, str]], Awaitable[str]]
+    ) -> web.Response:
+        private = self._private_key(request)
+        if private is None:
+            return _challenge()
+        form = await forms.fields_of(request)
+        if not _same_site(request) or not self._is_ours(form.get(page_html.TOKEN, ""), private):
+            text = "This form is too old, or not of this page. Please send it again."
+            return await self._page(private, page_html.Said(text=text, good=False), status=403)
+        try:
+            said = page_html.Said(text=await do(form))
+        except errors.PermanentError as error:
+            return await self._page(
+                private, page_html.Said(text=str(error), good=False), status=422
+            )
+        except errors.TemporaryError as error:
+            return await self._page(
+                private, page_html.Said(text=str(error), good=False), status=503
+            )
+        logger.info("done as asked on the page", extra={"outcome": said.text})
+        return await self._page(private, said)
+
+    async def _create(self, form: Mapping[str, str]) -> str:
+        manifest = _manifest(form)
+        try:
+            name = caches.parse_request(manifest).name
+        except manifests.ManifestError as error:
+            raise FormError(str(error)) from error
+        try:
+            await self._client.create(rest_client.IMAGE_CACHES, manifest)
+        except refusals.AlreadyExists as error:
+            raise FormError(f"There is a cache {name} already.") from error
+        return f"The cache {name} is being made."
+
+    async def _delete(self, form: Mapping[str, str]) -> str:
+        group, name, uid = (form.get(key, "") for key in ("group", "name", "uid"))
+        if group not in caches.GROUPS or not name or not uid:
+            raise FormError("The form names no cache.")
+        resource = rest_client.Resource(group=group, plural="imagecaches")
+        try:
+            await self._client.delete(resource, name, uid=uid)
+        except (refusals.NotFound, refusals.Conflict) as error:
+            raise FormError(f"The cache {name} is gone already.") from error
+        return f"The cache {name} is being deleted; its layers go when no node holds them."
+
+    async def _page(
+        self, private: str, said: page_html.Said | None = None, *, status: int = 200
+    ) -> web.Response:
+        try:
+            view = await self._read()
+        except errors.AgentError as error:
+            view = page_data.View(store_problem="")
+            said = said or page_html.Said(text=str(error), good=False)
+            status = 503
+        now = self._clock()
+        body = page_html.render(view, token=_token(private, now), now=now, said=said)
+        headers = html.headers(form_action="'self'")
+        return web.Response(body=body, status=status, headers=headers)
+
+    def _private_key(self, request: web.Request) -> str | None:
+        """The private key of who asks; None for strangers."""
+        kind, _, text = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "basic":
+            return None
+        try:
+            public, _, private = base64.b64decode(text, validate=True).decode().partition(":")
+            wanted = self._keys.read().get(public, "")
+        except ValueError:
+            return None
+        except api_keys.KeysError as error:
+            logger.warning("nobody may see the page", extra={"reason": str(error)})
+            return None
+        return wanted if wanted and hmac.compare_digest(wanted.encode(), private.encode()) else None
+
+    def _is_ours(self, token: str, private: str) -> bool:
+        """Whether a token is of today or of yesterday."""
+        now = self._clock()
+        return any(
+            hmac.compare_digest(_token(private, day).encode(), token.encode("utf-8", "replace"))
+            for day in (now, now - datetime.timedelta(days=1))
+        )
+
+
+def _manifest(form: Mapping[str, str]) -> dict[str, Any]:
+    """The ImageCache that a form asks for; what is left empty is left out."""
+    spec: dict[str, Any] = {"images": form.get("images", "").split()}
+    for name, field in (("secrets", "imagePullSecrets"), ("namespaces", "namespaces")):
+        if found := form.get(name, "").split():
+            spec[field] = found
+    for name, field in (("size", "imageCacheSize"), ("days", "retentionDays")):
+        if text := form.get(name, "").strip():
+            # What is no number stays as it is: the field is named to whoever wrote it.
+            spec[field] = int(text) if _NUMBER.fullmatch(text) else text
+    return {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": caches.KIND,
+        "metadata": {"name": form.get("name", "").strip()},
+        "spec": spec,
+    }
+
+
+def _token(private: str, now: datetime.datetime) -> str:
+    text = f"uimgacc page {now:%Y-%m-%d}"
+    return hmac.new(private.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def _same_site(request: web.Request) -> bool:
+    """Whether the browser says that a form came from here, or says nothing."""
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("Origin", "")
+    # A page with our Referrer-Policy sends "null" as its origin.
+    return origin in ("", "null") or urllib.parse.urlsplit(origin).netloc == request.host
+
+
+def _challenge() -> web.Response:
+    headers = {
+        "WWW-Authenticate": 'Basic realm="uimgacc: public key and private key", charset="UTF-8"',
+        "Cache-Control": "no-store",
+    }
+    return web.Response(status=401, text="A key of the API is needed.\n", headers=headers)

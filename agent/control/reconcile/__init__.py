@@ -1,0 +1,1 @@
+"""From an ImageCache object to the next step for it."""

@@ -1,0 +1,284 @@
+"""The build of a cache, from its beginning to its end: pure functions.
+
+A build is recognised by the name of its Job, which follows from the object alone.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+
+from agent.control.jobs import job_manifest, job_state
+from agent.control.objects import cache_object
+from agent.control.reconcile import outcome, retention, states
+from agent.model import builds, caches, records
+
+_POLL = 1.0
+_STOPPING = 2.0
+_FORBIDDEN = 60.0
+_ENDING = datetime.timedelta(seconds=30)
+"""For the end of a builder that has said that it failed."""
+_MATCHING_CLOCKS = datetime.timedelta(minutes=1)
+
+
+def stop(
+    cache: cache_object.CacheObject, others: Sequence[job_state.Job], seen: outcome.Seen
+) -> outcome.Decision:
+    """Two builds of one cache would end in either order: the old one is over first."""
+    sentence = "What it is to hold has changed: the build of what it was is being stopped."
+    event = outcome.Event(reason="BuildStopped", message=sentence)
+    return outcome.Decision(
+        state=dataclasses.replace(cache.state, phase=_building(seen)),
+        sentence=sentence,
+        events=(event,) if cache.state.message != sentence else (),
+        actions=tuple(
+            outcome.Action(outcome.Verb.STOP, job.name) for job in others if not job.deleting
+        ),
+        again=_STOPPING,
+    )
+
+
+def ready(
+    cache: cache_object.CacheObject,
+    stored: outcome.Stored,
+    *,
+    again: float | None = None,
+    afterwards: tuple[outcome.Action, ...] = (),
+) -> outcome.Decision:
+    record = stored.record
+    count = len(record.images)
+    sentence = (
+        f"Ready: {count} image{'s' * (count != 1)}, {record.size} bytes in the store,"
+        f" built in {record.build_seconds:.1f} s."
+    )
+    state = dataclasses.replace(
+        cache.state,
+        phase=states.Phase.READY,
+        progress=100,
+        size=record.size,
+        images=tuple(
+            states.BuiltImage(image=image.ref, digest=image.target, size=image.size)
+            for image in record.images
+        ),
+    )
+    news = cache.state.phase is not states.Phase.READY
+    return outcome.Decision(
+        state=state,
+        sentence=sentence,
+        afterwards=afterwards,
+        events=(outcome.Event(reason="Ready", message=sentence),) if news else (),
+        again=again,
+    )
+
+
+def _building(seen: outcome.Seen) -> states.Phase:
+    return states.Phase.UPDATING if seen.stored is not None else states.Phase.CREATING
+
+
+def _waiting(seen: outcome.Seen) -> states.Phase:
+    return states.Phase.UPDATING if seen.stored is not None else states.Phase.PENDING
+
+
+def forbid(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decision:
+    """What an automatic cache names is not for who asked for it: nothing is built."""
+    request = cache.request
+    named = "pull secrets" if request and request.pull_secrets else "instances of a registry"
+    sentence = (
+        f"It is not built, because it names {named} and {seen.origin or 'has no pod'}."
+        " The next pod that asks has it made anew."
+    )
+    event = outcome.Event(reason="OriginNotVerified", message=sentence, warning=True)
+    running = [job for job in seen.jobs.values() if job.active and not job.deleting]
+    serving = seen.stored is not None
+    return outcome.Decision(
+        state=dataclasses.replace(
+            cache.state,
+            phase=states.Phase.UPDATE_FAILED if serving else states.Phase.FAILED,
+            progress=100 if serving else 0,
+        ),
+        sentence=sentence,
+        actions=tuple(outcome.Action(outcome.Verb.STOP, job.name) for job in running),
+        events=(event,) if cache.state.message != sentence else (),
+        again=_FORBIDDEN,
+    )
+
+
+def rests(cache: cache_object.CacheObject, now: datetime.datetime) -> bool:
+    """Whether a build of this very spec has failed, and the next is not due yet."""
+    retry = cache.state.build.retry
+    return job_manifest.failures(cache) > 0 and retry is not None and retry > now
+
+
+def is_ending(cache: cache_object.CacheObject, job: job_state.Job, now: datetime.datetime) -> bool:
+    """Whether a Job is of a build that has failed by its own report, and may be about to end."""
+    retry = cache.state.build.retry
+    if job.spec != cache.spec_hash or not job_manifest.failures(cache) or retry is None:
+        return False
+    return now < retry + _ENDING
+
+
+def wait(cache: cache_object.CacheObject) -> outcome.Decision:
+    """Leave all as it is, for a moment."""
+    return outcome.Decision(state=cache.state, sentence=cache.state.message, again=_POLL)
+
+
+def begin(
+    cache: cache_object.CacheObject,
+    request: caches.CacheRequest,
+    seen: outcome.Seen,
+    *,
+    platforms: tuple[str, ...],
+) -> outcome.Decision:
+    state = cache.state
+    if rests(cache, seen.now) and state.build.retry is not None:
+        left = (state.build.retry - seen.now).total_seconds()
+        return outcome.Decision(state=state, sentence=state.message, again=left)
+    if not seen.slot:
+        return outcome.Decision(
+            state=dataclasses.replace(state, phase=_waiting(seen)),
+            sentence="It is built as soon as another build has ended.",
+        )
+    name = job_manifest.name_of(cache, platforms)
+    some = f"{len(request.images)} image{'s' * (len(request.images) != 1)}"
+    sentence = f"The build of {some} has begun, by Job {name}."
+    return outcome.Decision(
+        state=dataclasses.replace(
+            state,
+            phase=_building(seen),
+            progress=0,
+            started=seen.now,
+            images=state.images if state.serving else (),
+        ),
+        sentence=sentence,
+        actions=(outcome.Action(outcome.Verb.START, name),),
+        events=(outcome.Event(reason="BuildStarted", message=sentence),),
+        again=_POLL,
+    )
+
+
+def follow(
+    cache: cache_object.CacheObject, seen: outcome.Seen, job: job_state.Job, rules: retention.Rules
+) -> outcome.Decision:
+    """The wanted build is there: running, done or failed."""
+    report = seen.report
+    result = report.result if report is not None else None
+    settle = (outcome.Action(outcome.Verb.SETTLE, job.name),)
+    if result is not None and result.cache is not None:
+        return _built(cache, outcome.Stored(record=result.cache), job, settle)
+    if job.succeeded:
+        if seen.stored is not None and _built_by(job, seen.stored.record):
+            return _built(cache, seen.stored, job, settle)
+        reason = "the build says it is done, but the store has no such cache"
+        return _failed(cache, reason, job.name, seen=seen, rules=rules)
+    if job.failed or result is not None:
+        reason = result.reason if result is not None and result.reason else job.reason
+        return _failed(cache, reason, job.name, seen=seen, rules=rules)
+    if job.deleting:
+        return outcome.Decision(
+            state=dataclasses.replace(cache.state, phase=_building(seen)),
+            sentence=f"Job {job.name} is being deleted; it is made anew when it is gone.",
+            again=_STOPPING,
+        )
+    return _running(cache, seen, job)
+
+
+def _running(
+    cache: cache_object.CacheObject, seen: outcome.Seen, job: job_state.Job
+) -> outcome.Decision:
+    report = seen.report or builds.Report()
+    state = dataclasses.replace(
+        cache.state,
+        phase=_building(seen),
+        progress=report.percent,
+        started=cache.state.started or job.created or seen.now,
+    )
+    told = {event.name for event in cache.state.events if not event.warning}
+    begun = state.started or seen.now
+    for image in report.images:
+        pulled = f"Success pull image {image}"
+        if image not in told or not any(
+            event.name == image and event.at >= begun for event in state.events
+        ):
+            state = states.happened(
+                state, states.Happening(name=image, message=pulled, at=seen.now)
+            )
+    step = report.step or "the builder's pod is being started"
+    before = f" Before, {job.setback}." if job.setback else ""
+    return outcome.Decision(
+        state=state,
+        sentence=f"It is being built: {job.reason or step}.{before}",
+        # Its Secret may be missing yet: whoever made it ended too soon.
+        actions=(outcome.Action(outcome.Verb.START, job.name),) if job.suspended else (),
+        again=_POLL,
+    )
+
+
+def _built_by(job: job_state.Job, record: records.CacheRecord) -> bool:
+    created = cache_object.moment(record.created)
+    return created is not None and (
+        job.created is None or created >= job.created - _MATCHING_CLOCKS
+    )
+
+
+def _built(
+    cache: cache_object.CacheObject,
+    stored: outcome.Stored,
+    job: job_state.Job,
+    afterwards: tuple[outcome.Action, ...],
+) -> outcome.Decision:
+    record = stored.record
+    state = cache.state
+    at = cache_object.moment(record.created)
+    told = {(event.name, event.at) for event in state.events}
+    for image in record.images:
+        begun = state.started or at
+        if at and not any(name == image.ref and begun and when >= begun for name, when in told):
+            message = f"Success pull image {image.ref}"
+            state = states.happened(state, states.Happening(name=image.ref, message=message, at=at))
+    build = states.Build(spec=cache.spec_hash, platforms=job.platforms, time=at)
+    done = dataclasses.replace(cache, state=dataclasses.replace(state, build=build))
+    step = ready(done, stored, afterwards=afterwards)
+    news = outcome.Event(reason="Ready", message=step.sentence)
+    return dataclasses.replace(step, events=(news,))
+
+
+def cannot_begin(
+    cache: cache_object.CacheObject, reason: str, *, seen: outcome.Seen, rules: retention.Rules
+) -> outcome.Decision:
+    """A build that could not even begin counts as one that failed."""
+    return _failed(cache, reason, "", seen=seen, rules=rules)
+
+
+def _failed(
+    cache: cache_object.CacheObject,
+    reason: str,
+    job: str,
+    *,
+    seen: outcome.Seen,
+    rules: retention.Rules,
+) -> outcome.Decision:
+    count = job_manifest.failures(cache) + 1
+    delay = retention.retry_after(count, rules)
+    retry = seen.now + datetime.timedelta(seconds=delay)
+    reason = reason.rstrip(".")
+    sentence = (
+        f"The build failed: {reason}. It is tried again at {retry:%H:%M:%S} UTC (failure {count})."
+    )
+    serving = seen.stored is not None
+    state = dataclasses.replace(
+        cache.state,
+        phase=states.Phase.UPDATE_FAILED if serving else states.Phase.FAILED,
+        progress=100 if serving else 0,
+        build=dataclasses.replace(
+            cache.state.build, failures=count, failed=cache.spec_hash, retry=retry
+        ),
+    )
+    happening = states.Happening(
+        name=job or cache.cache_id, message=reason, at=seen.now, warning=True
+    )
+    return outcome.Decision(
+        state=states.happened(state, happening),
+        sentence=sentence,
+        afterwards=(outcome.Action(outcome.Verb.SETTLE, job),) if job else (),
+        events=(outcome.Event(reason="BuildFailed", message=sentence, warning=True),),
+        again=delay,
+    )

@@ -1,0 +1,181 @@
+"""What to do about one cache: a pure function of what is wanted and what is seen.
+
+Every step is decided from scratch. What has been begun is recognised by names that
+follow from the object alone, so it does not matter which controller began it, nor
+where that one ended.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+
+from agent.control.jobs import job_manifest
+from agent.control.objects import cache_object
+from agent.control.reconcile import building, deletion, outcome, retention, states
+from agent.model import caches, records
+
+_AWAY = 10.0
+_MATCHING_CLOCKS = datetime.timedelta(minutes=1)
+
+
+def platforms_of(cache: cache_object.CacheObject, nodes: Sequence[str]) -> tuple[str, ...]:
+    """What to build for: what the object names, else what nodes have or had."""
+    request = cache.request
+    if request is not None and request.architecture:
+        return (f"linux/{request.architecture}",)
+    known = cache.state.build.platforms if cache.state.build.spec == cache.spec_hash else ()
+    return tuple(sorted({*nodes, *known}))
+
+
+def decide(
+    cache: cache_object.CacheObject, seen: outcome.Seen, rules: retention.Rules
+) -> outcome.Decision:
+    """The next step."""
+    if cache.deleted is not None:
+        return deletion.delete(cache, seen, rules, since=cache.deleted)
+    state = dataclasses.replace(
+        cache.state,
+        cache_id=cache.cache_id,
+        generation=cache.generation,
+        matched=cache.matched,
+        verified=cache.state.verified or (cache.unverified and seen.origin == ""),
+    )
+    cache = dataclasses.replace(cache, state=state)
+    expires = retention.expires(cache, cache, rules, now=seen.now)
+    if expires is not None and expires <= seen.now:
+        return _expired(cache, expires)
+    if cache.request is None:
+        step = _unusable(cache)
+    elif seen.problem:
+        step = _blind(cache, seen)
+    else:
+        step = _build_or_ready(_adopted(cache, seen), cache.request, seen, rules)
+    hold = () if cache.finalized else (outcome.Action(outcome.Verb.HOLD),)
+    return dated(cache, dataclasses.replace(step, actions=(*hold, *step.actions)), seen, rules)
+
+
+def dated(
+    cache: cache_object.CacheObject,
+    step: outcome.Decision,
+    seen: outcome.Seen,
+    rules: retention.Rules,
+) -> outcome.Decision:
+    """With the times that follow from the new state."""
+    state = step.state
+    if state.phase is not cache.state.phase or state.changed is None:
+        state = dataclasses.replace(state, changed=seen.now)
+    state = dataclasses.replace(state, message=step.sentence)
+    after = dataclasses.replace(cache, state=state)
+    expires = retention.expires(after, cache, rules, now=seen.now)
+    state = dataclasses.replace(state, expires=expires)
+    again = step.again
+    if state.expires is not None:
+        left = max(0.0, (state.expires - seen.now).total_seconds())
+        again = left if again is None else min(again, left)
+    return dataclasses.replace(step, state=state, again=again)
+
+
+def _expired(cache: cache_object.CacheObject, expires: datetime.datetime) -> outcome.Decision:
+    sentence = f"It is deleted: it was to be kept until {expires:%Y-%m-%d %H:%M} UTC."
+    return outcome.Decision(
+        state=cache.state,
+        sentence=sentence,
+        actions=(outcome.Action(outcome.Verb.EXPIRE),),
+        events=(outcome.Event(reason="Expired", message=sentence),),
+    )
+
+
+def _unusable(cache: cache_object.CacheObject) -> outcome.Decision:
+    """The spec makes no sense: what was built of the last one that did goes on serving."""
+    phase = states.Phase.UPDATE_FAILED if cache.state.serving else states.Phase.FAILED
+    sentence = f"The manifest cannot be used: {cache.problem}"
+    news = cache.state.message != sentence
+    event = outcome.Event(reason="InvalidSpec", message=sentence, warning=True)
+    return outcome.Decision(
+        state=dataclasses.replace(cache.state, phase=phase),
+        sentence=sentence,
+        events=(event,) if news else (),
+    )
+
+
+def _blind(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decision:
+    """Without the store nothing can be told: what is Ready stays so, and says nothing else."""
+    phase = cache.state.phase or states.Phase.PENDING
+    sentence = f"The store does not answer: {seen.problem}"
+    return outcome.Decision(
+        state=dataclasses.replace(cache.state, phase=phase),
+        sentence=cache.state.message if cache.state.serving else sentence,
+        again=_AWAY,
+    )
+
+
+def _adopted(cache: cache_object.CacheObject, seen: outcome.Seen) -> cache_object.CacheObject:
+    """The cache with what the store has of it counted as its build, where nobody noted that.
+
+    So after a controller that ended before it could, or a status that was lost, nothing is
+    built again.
+    """
+    state, request = cache.state, cache.request
+    if seen.stored is None or request is None:
+        return cache
+    if job_manifest.name_of(cache, platforms_of(cache, seen.platforms)) in seen.jobs:
+        return cache  # whose end is followed
+    record = seen.stored.record
+    created = cache_object.moment(record.created)
+    if created is None or created == state.build.time or not _holds(record, request):
+        return cache
+    since = state.started
+    if state.build.spec and (since is None or created < since - _MATCHING_CLOCKS):
+        return cache
+    platforms = seen.stored.platforms
+    for job in seen.jobs.values():
+        if job.spec == cache.spec_hash:
+            platforms = tuple(sorted({*platforms, *job.platforms}))
+    build = states.Build(spec=cache.spec_hash, platforms=platforms, time=created)
+    return dataclasses.replace(cache, state=dataclasses.replace(state, build=build))
+
+
+def _holds(record: records.CacheRecord, request: caches.CacheRequest) -> bool:
+    return (
+        {image.ref for image in record.images} == {str(image) for image in request.images}
+        and record.capacity == request.capacity
+        and record.namespaces == request.namespaces
+    )
+
+
+def _build_or_ready(
+    cache: cache_object.CacheObject,
+    request: caches.CacheRequest,
+    seen: outcome.Seen,
+    rules: retention.Rules,
+) -> outcome.Decision:
+    platforms = platforms_of(cache, seen.platforms)
+    build = cache.state.build
+    due = retention.refresh_due(cache, rules)
+    fresh = (
+        seen.stored is not None
+        and build.spec == cache.spec_hash
+        and set(platforms) <= set(build.platforms)
+        and (due is None or due > seen.now)
+    )
+    others = [
+        job
+        for job in seen.jobs.values()
+        if job.active
+        and job.name != job_manifest.name_of(cache, platforms)
+        # One that has just built what there is is about to end by itself.
+        and not (fresh and job.spec == build.spec)
+    ]
+    if others and all(building.is_ending(cache, job, seen.now) for job in others):
+        return building.wait(cache)
+    if others:
+        return building.stop(cache, others, seen)
+    if fresh and seen.stored is not None:
+        left = (due - seen.now).total_seconds() if due is not None else None
+        return building.ready(cache, seen.stored, again=left)
+    if cache.unverified:
+        return building.forbid(cache, seen)
+    job = seen.jobs.get(job_manifest.name_of(cache, platforms))
+    if job is None:
+        return building.begin(cache, request, seen, platforms=platforms)
+    return building.follow(cache, seen, job, rules)

@@ -1,0 +1,98 @@
+"""When caches go by themselves, and when they are built anew: pure functions.
+
+The lifetimes are Alibaba's: what was made for a pod goes seven days after its creation
+if nothing used it, else thirty days after its last use; what could not be built, after
+a day.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Iterable
+
+from agent.control.jobs import job_manifest
+from agent.control.objects import cache_object
+from agent.control.reconcile import states
+from agent.model import caches
+
+_LONGEST_RETRY = 3600.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Times in seconds, days and hours as they are named."""
+
+    retry_seconds: float = 10.0
+    """After the first build of a cache that fails; three times as long after each other one."""
+
+    deletion_seconds: float = 600.0
+    """For how long an object that was deleted waits for the nodes; then it goes all the same."""
+
+    unused_days: float = 7.0
+    """Of an automatic cache that no pod has used."""
+
+    used_days: float = 30.0
+    """Of an automatic cache after its last use."""
+
+    failed_hours: float = 24.0
+    """Of an automatic cache, or one in Alibaba's dialect, that could not be built."""
+
+    refresh_hours: float = 0.0
+    """After which every cache's images are looked up anew; 0: only where its object says so."""
+
+    refused_minutes: float = 10.0
+    """Of an automatic cache whose pull secrets are not for who asked; then pods may ask anew."""
+
+    auto_caches: int = 100
+    """Automatic caches that may exist; beyond, the one that was not used for the longest goes."""
+
+
+def retry_after(failures: int, rules: Rules) -> float:
+    """Seconds until a cache is built again that failed so many times: up to an hour."""
+    return float(min(_LONGEST_RETRY, rules.retry_seconds * 3 ** min(failures - 1, 20)))
+
+
+def fails(cache: cache_object.CacheObject) -> bool:
+    """Whether a cache could not be built, and is kept for a while only to say why."""
+    state = cache.state
+    tried = state.phase is states.Phase.FAILED or job_manifest.failures(cache) > 0
+    kept_as_failure = cache.auto or cache.dialect is caches.Dialect.ALIBABA
+    return kept_as_failure and tried and not state.serving
+
+
+def expires(
+    cache: cache_object.CacheObject,
+    before: cache_object.CacheObject,
+    rules: Rules,
+    *,
+    now: datetime.datetime,
+) -> datetime.datetime | None:
+    """When a cache goes by itself; `before` is as it was until now. None: never."""
+    if fails(cache):
+        since = before.state.expires if fails(before) else None
+        if cache.unverified:
+            return since or now + datetime.timedelta(minutes=rules.refused_minutes)
+        return since or now + datetime.timedelta(hours=rules.failed_hours)
+    if cache.auto:
+        if cache.matched is not None:
+            return cache.matched + datetime.timedelta(days=rules.used_days)
+        return cache.created + datetime.timedelta(days=rules.unused_days)
+    days = cache.request.retention_days if cache.request is not None else None
+    return cache.created + datetime.timedelta(days=days) if days else None
+
+
+def refresh_due(cache: cache_object.CacheObject, rules: Rules) -> datetime.datetime | None:
+    """When the tags of a cache are to be looked up again; None: never."""
+    seconds = cache.refresh_seconds or rules.refresh_hours * 3600
+    done = cache.state.build.time
+    return done + datetime.timedelta(seconds=seconds) if seconds and done is not None else None
+
+
+def surplus(
+    known: Iterable[cache_object.CacheObject], rules: Rules
+) -> list[cache_object.CacheObject]:
+    """The automatic caches that are too many, those first that were not used for the longest."""
+    automatic = sorted(
+        (cache for cache in known if cache.auto and cache.deleted is None),
+        key=lambda cache: (cache.matched or cache.created, cache.key),
+    )
+    return automatic[: max(0, len(automatic) - rules.auto_caches)]

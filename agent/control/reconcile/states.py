@@ -1,0 +1,98 @@
+"""What the controller knows of an ImageCache object between two looks: its status, as values.
+
+All of it stands in the object's status, in the words of its dialect
+(agent.control.objects.dialects), so a controller that was restarted goes on from there.
+"""
+
+import dataclasses
+import datetime
+import enum
+
+
+class Phase(enum.Enum):
+    """How far a cache is, in Alibaba's words."""
+
+    PENDING = "Pending"
+    CREATING = "Creating"
+    READY = "Ready"
+    UPDATING = "Updating"
+    FAILED = "Failed"
+    UPDATE_FAILED = "UpdateFailed"
+
+
+SERVING = frozenset({Phase.READY, Phase.UPDATING, Phase.UPDATE_FAILED})
+"""The phases in which pods are served: what was Ready stays while it is built anew."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltImage:
+    """An image of a Ready cache: its full name, what that stood for, bytes at the registry."""
+
+    image: str
+    digest: str
+    size: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """One of Alibaba's events of a status."""
+
+    name: str
+    message: str
+    at: datetime.datetime
+    warning: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What Ready was built from, and what was tried since.
+
+    `spec` is the hash of the spec (agent.control.objects.cache_object), `platforms` what was asked
+    for, `time` when it was done; "", () and None before the first. `failures` are the
+    builds of the spec `failed` that failed since, the next is tried at `retry`.
+    """
+
+    spec: str = ""
+    platforms: tuple[str, ...] = ()
+    time: datetime.datetime | None = None
+    failures: int = 0
+    failed: str = ""
+    retry: datetime.datetime | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The status of a cache; one that nobody has looked at yet has no phase.
+
+    `progress` is in percent, `changed` the last change of the phase. `verified` is
+    whether the pod of an automatic cache was seen to use its pull secrets
+    (agent.control.objects.pull_permission): it may be gone when they are needed again.
+    """
+
+    phase: Phase | None = None
+    cache_id: str = ""
+    progress: int = 0
+    message: str = ""
+    generation: int = 0
+    started: datetime.datetime | None = None
+    changed: datetime.datetime | None = None
+    expires: datetime.datetime | None = None
+    matched: datetime.datetime | None = None
+    verified: bool = False
+    size: int = 0
+    images: tuple[BuiltImage, ...] = ()
+    build: Build = dataclasses.field(default_factory=Build)
+    events: tuple[Happening, ...] = ()
+
+    @property
+    def serving(self) -> bool:
+        """Whether pods are served from it."""
+        return self.phase in SERVING
+
+
+MAX_EVENTS = 50
+
+
+def happened(state: State, happening: Happening) -> State:
+    """The state with one more event; the oldest ones are forgotten."""
+    return dataclasses.replace(state, events=(*state.events, happening)[-MAX_EVENTS:])

@@ -1,0 +1,1 @@
+"""asyncio helpers: owned tasks, backoff, rate limits, locks, threads."""

@@ -1,0 +1,1 @@
+"""What HTTP servers of all roles share: listening, TLS, pages for people."""

@@ -1,0 +1,241 @@
+"""One mount per layer on this node, shared by all snapshots: `<root>/layers/<short>`.
+
+One mount means one superblock and so one page cache. The table is rebuilt from
+the kernel's at start (adopt, never unmount) and each use verifies, by st_dev, that
+what is mounted is still the layer: an empty mountpoint under an overlay would be
+silent wrong content.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import pathlib
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol
+
+from agent import errors
+from agent.mounts import mount_users, mountinfo, mountpoints
+
+logger = logging.getLogger(__name__)
+
+
+class MountError(errors.TemporaryError):
+    """A layer could not be mounted; `diff_id` names it, `reason` says why."""
+
+    def __init__(self, diff_id: str, reason: str) -> None:
+        super().__init__(f"layer {diff_id} cannot be mounted: {reason}")
+        self.diff_id = diff_id
+        self.reason = reason
+
+
+class Caller(Protocol):
+    """What runs the blocking operations: agent.kits.processes.workers.Pool."""
+
+    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
+        """Run an operation; errors as in Pool.call."""
+
+
+class LayerMounts:
+    """The mounted layers below `folder`, which must exist, on the local file system.
+
+    `pool` runs agent.mounts.syscalls.OPERATIONS. `store` is where the store appears; if
+    that is a link to one of several mounts (agent.mounts.nfs), a layer from another one
+    than now is not taken for mounted: that one's export may be gone.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        pool: Caller,
+        *,
+        deadline: float,
+        store: pathlib.Path | None = None,
+    ) -> None:
+        self._store = store
+        self._linked = ""
+        self._outdated: set[str] = set()
+        self._folder = folder
+        self._pool = pool
+        self._deadline = deadline
+        self._devices: dict[str, int] = {}
+        self._under_way: dict[str, asyncio.Future[MountError | None]] = {}
+        self._confirmed: set[str] = set()
+        self._reluctant: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def path(self, diff_id: str) -> str:
+        """The mountpoint of a layer."""
+        return mountpoints.mountpoint(str(self._folder), diff_id.removeprefix("sha256:"))
+
+    def adopt(self) -> None:
+        """Take over what is mounted without our knowledge.
+
+        After a restart of this process; or by a worker that was given up while it mounted.
+        """
+        for diff_id, (device, _) in self._mounted().items():
+            if diff_id not in self._under_way:
+                self._devices[diff_id] = device
+
+    def _mounted(self) -> dict[str, tuple[int, str]]:
+        """Device and file of each layer that is mounted; of several over each other the last."""
+        prefix = f"{self._folder}/"
+        found = {}
+        for entry in mountinfo.read():
+            if entry.kind == "erofs" and entry.target.startswith(prefix):
+                source = mountinfo.backing_file(entry.source)
+                diff_id = f"sha256:{pathlib.PurePath(source).stem}"
+                if self.path(diff_id) == entry.target:
+                    found[diff_id] = (entry.device, source)
+        return found
+
+    def is_mounted(self, diff_id: str) -> bool:
+        """Whether the layer is mounted at its place now. Touches no file of the store."""
+        return not self.missing((diff_id,))
+
+    def missing(self, diff_ids: Iterable[str]) -> list[str]:
+        """Those that are not mounted at their places now, each once; as `is_mounted`."""
+        self._note_outdated()
+        found = []
+        for diff_id in dict.fromkeys(diff_ids):
+            device = self._devices.get(diff_id)
+            if device is None or diff_id in self._outdated:
+                found.append(diff_id)
+                continue
+            try:
+                if os.stat(self.path(diff_id)).st_dev == device:  # noqa: PTH116 - hot, and a str
+                    continue
+            except OSError:
+                pass
+            del self._devices[diff_id]
+            found.append(diff_id)
+        return found
+
+    def _note_outdated(self) -> None:
+        """Note which layers are from a mount of the store that another one has replaced."""
+        if self._store is None:
+            return
+        try:
+            linked = os.readlink(self._store)  # noqa: PTH115 - hot
+        except OSError:
+            # The store is a folder, or away: nothing has taken its place.
+            self._outdated = set()
+            self._linked = ""
+            return
+        if linked != self._linked:
+            self._linked = linked
+            now = f"{os.path.realpath(self._store.parent)}/{linked}/"
+            self._outdated = {
+                known
+                for known, (_, source) in self._mounted().items()
+                if not source.startswith(now)
+            }
+
+    def is_confirmed(self, diff_id: str) -> bool:
+        """Whether `confirm` was called since the layer was mounted."""
+        return diff_id in self._confirmed
+
+    def confirm(self, diff_id: str) -> None:
+        """Note that the store was found to have the layer after it had been mounted."""
+        self._confirmed.add(diff_id)
+
+    def note_mounted(self, diff_id: str, device: int, *, confirmed: bool) -> None:
+        """Take over what a worker has just mounted while it looked the layer up.
+
+        Not where a mount or unmount of it is under way: `ensure` waits for that.
+        """
+        if diff_id in self._under_way:
+            return
+        self._devices[diff_id] = device
+        self._outdated.discard(diff_id)
+        if confirmed:
+            self._confirmed.add(diff_id)
+        else:
+            self._confirmed.discard(diff_id)
+
+    async def ensure(self, diff_id: str, source: pathlib.Path, size: int) -> None:
+        """Mount the layer unless it is mounted; callers at the same time share one mount(2).
+
+        And its failure: one after the other, a hundred would wait for a hundred deadlines
+        of a store that hangs. Raises MountError.
+        """
+        while not self.is_mounted(diff_id):
+            under_way = self._under_way.get(diff_id)
+            if under_way is None:
+                await self._mount(diff_id, source, size)
+                return
+            await asyncio.wait([under_way])
+            if (failed := under_way.result()) is not None:
+                raise MountError(diff_id, failed.reason) from failed.__cause__
+
+    async def _mount(self, diff_id: str, source: pathlib.Path, size: int) -> None:
+        done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
+        target = self.path(diff_id)
+        self._confirmed.discard(diff_id)
+        failed: MountError | None = None
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(target, 0o700)  # noqa: PTH102 - hot, and a str
+            self._devices[diff_id] = await self._pool.call(
+                "mount_layer", str(source), target, size, deadline=self._deadline
+            )
+            self._outdated.discard(diff_id)
+        except (OSError, errors.AgentError) as error:
+            failed = MountError(diff_id, str(error))
+            raise failed from error
+        finally:
+            del self._under_way[diff_id]
+            done.set_result(failed)
+
+    async def drop_all_but(
+        self, wanted: set[str], *, is_wanted: Callable[[str], Awaitable[bool]]
+    ) -> bool:
+        """Unmount the layers that are not in `wanted`; whether all of them went.
+
+        The caller vouches that no snapshot refers to the others. As each may take
+        its time, `is_wanted` is asked again about one just before it goes. What a
+        container runs on stays, with a snapshot or without (agent.mounts.mount_users).
+        Whoever wants a layer that is just going waits and mounts it again.
+        """
+        self.adopt()
+        idle = [known for known in self._devices if known not in wanted]
+        if not idle:
+            return True
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, mount_users.of, str(self._folder))
+        all_went = True
+        for diff_id in idle:
+            if pathlib.PurePath(self.path(diff_id)).name in found.used:
+                all_went = False
+                continue
+            # Nothing may be awaited between this answer and `_drop`.
+            if await is_wanted(diff_id) or diff_id in self._under_way:
+                continue
+            if diff_id in self._devices and not await self._drop(diff_id):
+                all_went = False
+        return all_went
+
+    async def _drop(self, diff_id: str) -> bool:
+        done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
+        device = self._devices.pop(diff_id)
+        dropped = False
+        try:
+            await self._pool.call("unmount_layer", self.path(diff_id), deadline=self._deadline)
+            dropped = True
+        except (OSError, errors.AgentError) as error:
+            level = logging.DEBUG if diff_id in self._reluctant else logging.WARNING
+            logger.log(
+                level, "an idle layer stays mounted", extra={"layer": diff_id, "reason": str(error)}
+            )
+        finally:
+            # Also when the caller goes away: else nobody would try again.
+            if dropped:
+                self._reluctant.discard(diff_id)
+            else:
+                self._devices[diff_id] = device
+                self._reluctant.add(diff_id)
+            del self._under_way[diff_id]
+            done.set_result(None)
+        return dropped

@@ -1,0 +1,237 @@
+"""What the agent writes to its own node object, and nothing else; pure.
+
+It writes a few labels, annotations under `uimgacc.io/`, one condition, and takes one
+startup taint away. A ValidatingAdmissionPolicy of the manifests holds it to these.
+The node as it was read goes in, the smallest patch comes out: a node that is as it
+should be gives none, and what somebody else has edited is put right.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.node.health import capability
+
+LABELS = ("uimgacc", "node.uk8s.ucloud.cn/uimgacc")
+"""Set to "true" while the node is capable, and absent otherwise."""
+
+HANDLER_LABEL = "uimgacc.io/handler"
+"""Set to "true" while our runtime handlers start containers here, whether or not the store is
+there. Our RuntimeClasses select it: pods go on starting, by a pull, while the store is away."""
+
+TWIN_LABEL = "handler.uimgacc.io/"
+"""Followed by the name of a twin other than the default one's, `uimgacc-nvidia`: the same for it.
+A node gets the twin of a handler that is installed after us some seconds after it."""
+
+CONDITION = "ImageAcceleration"
+
+GENERATION = "uimgacc.io/generation"
+"""The highest generation of deletions of which this node holds nothing."""
+
+HELD = "uimgacc.io/held"
+"""What keeps this node from the next one: a JSON list of "cache/diff ID: namespace/pod"."""
+
+_HEARTBEAT = datetime.timedelta(minutes=30)
+_MESSAGE_LIMIT = 1024
+_READY = "StoreServesImages"
+
+_REASONS = {
+    capability.Check.STORE: "StoreUnavailable",
+    capability.Check.CONTAINERD: "ContainerdUnavailable",
+    capability.Check.PLUGIN: "SnapshotterNotConfigured",
+    capability.Check.HANDLER: "RuntimeHandlerMissing",
+    capability.Check.SNAPSHOTTER: "SnapshotterUnavailable",
+    capability.Check.KERNEL: "KernelNotSuitable",
+    capability.Check.SWITCH: "SwitchedOff",
+}
+
+
+_HANDLED_BY = {
+    capability.Check.PLUGIN,
+    capability.Check.HANDLER,
+    capability.Check.SNAPSHOTTER,
+}
+"""What pods of our runtime handlers need to start at all."""
+
+
+class TaintError(ValueError):
+    """A taint is not written as KEY[=VALUE]:EFFECT."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Taint:
+    """A taint that keeps pods away until the node is capable."""
+
+    key: str
+    value: str
+    effect: str
+
+    def is_that(self, found: Mapping[str, Any]) -> bool:
+        """Whether an entry of `spec.taints` is this one."""
+        entry = (found.get("key"), found.get("value") or "", found.get("effect"))
+        return entry == (self.key, self.value, self.effect)
+
+
+def parse_taint(text: str) -> Taint:
+    """Read KEY[=VALUE]:EFFECT, as kubectl writes taints; raise TaintError."""
+    named, colon, effect = text.rpartition(":")
+    key, _, value = named.partition("=")
+    if not colon or not key or effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
+        raise TaintError(
+            f"{text!r}: expected KEY[=VALUE]:EFFECT with NoSchedule, PreferNoSchedule or NoExecute"
+        )
+    return Taint(key, value, effect)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the node object should say.
+
+    `capable` is None before that is known: its labels, condition and taint are then left
+    as they are; `handlers` likewise for its own label and those of the `twins`. `reason`
+    and `message` are the condition's. An annotation whose value is None should not be
+    there.
+    """
+
+    capable: bool | None = None
+    handlers: bool | None = None
+    twins: frozenset[str] = frozenset()
+    reason: str = ""
+    message: str = ""
+    annotations: Mapping[str, str | None] = dataclasses.field(default_factory=dict, hash=False)
+
+
+def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
+    """What follows from a verdict; the reason is that of the first check that fails.
+
+    While a verdict is in doubt (problems of a node that still counts as capable, or the
+    reverse) it is told as it stands: the condition changes with the labels, never before.
+    """
+    if verdict.capable:
+        message = capability.Verdict(capable=True, remark=verdict.remark).sentence
+        return dataclasses.replace(
+            wanted,
+            capable=True,
+            handlers=True,
+            twins=verdict.twins,
+            reason=_READY,
+            message=_shortened(message),
+        )
+    failing = [check for check in capability.Check if check in verdict.problems]
+    if not failing:
+        return wanted
+    # What containerd has is not known while it does not answer.
+    asked = capability.Check.CONTAINERD not in failing
+    return dataclasses.replace(
+        wanted,
+        capable=False,
+        handlers=not _HANDLED_BY.intersection(failing) if asked else None,
+        twins=verdict.twins,
+        reason=_REASONS[failing[0]],
+        message=_shortened(verdict.sentence),
+    )
+
+
+def metadata_patch(node: Mapping[str, Any], wanted: Wanted) -> dict[str, Any] | None:
+    """A JSON merge patch of labels and annotations; None where they are right.
+
+    Each key stands for itself, so the patch needs no resourceVersion: nobody else's
+    change can be undone by it.
+    """
+    found = node.get("metadata") or {}
+    labels: dict[str, str | None] = {}
+    if wanted.capable is not None:
+        labels |= dict.fromkeys(LABELS, "true" if wanted.capable else None)
+    if wanted.handlers is not None:
+        labels |= dict.fromkeys(
+            (key for key in found.get("labels") or {} if key.startswith(TWIN_LABEL)), None
+        )
+        twins = wanted.twins if wanted.handlers else ()
+        labels |= {f"{TWIN_LABEL}{twin}": "true" for twin in twins}
+        labels[HANDLER_LABEL] = "true" if wanted.handlers else None
+    parts = {
+        "labels": _differing(found.get("labels") or {}, labels),
+        "annotations": _differing(found.get("annotations") or {}, wanted.annotations),
+    }
+    changed = {name: part for name, part in parts.items() if part}
+    return {"metadata": changed} if changed else None
+
+
+def taint_patch(
+    node: Mapping[str, Any], wanted: Wanted, taint: Taint | None
+) -> dict[str, Any] | None:
+    """A JSON merge patch without the startup taint; None where that is not due.
+
+    A merge patch replaces the list of taints as a whole, so it holds only for the
+    version of the node that was read: the API server answers Conflict for any other.
+    """
+    taints: Sequence[Mapping[str, Any]] = (node.get("spec") or {}).get("taints") or ()
+    if taint is None or not wanted.capable or not any(map(taint.is_that, taints)):
+        return None
+    left = [dict(found) for found in taints if not taint.is_that(found)]
+    return {
+        "metadata": {"resourceVersion": node["metadata"]["resourceVersion"]},
+        "spec": {"taints": left or None},
+    }
+
+
+def status_patch(
+    node: Mapping[str, Any], wanted: Wanted, now: datetime.datetime
+) -> dict[str, Any] | None:
+    """A strategic merge patch of our condition; None where it is right and fresh enough.
+
+    Conditions merge by their type, so those of the kubelet are not touched.
+    """
+    if wanted.capable is None:
+        return None
+    found = _condition(node)
+    status = "True" if wanted.capable else "False"
+    same = found.get("status") == status
+    said = (found.get("reason"), found.get("message")) == (wanted.reason, wanted.message)
+    # One of the future was written by a clock that has been set since.
+    if same and said and abs(now - _moment(found.get("lastHeartbeatTime"))) < _HEARTBEAT:
+        return None
+    changed_at = found.get("lastTransitionTime") if same else None
+    condition = {
+        "type": CONDITION,
+        "status": status,
+        "reason": wanted.reason,
+        "message": wanted.message,
+        "lastHeartbeatTime": stamp(now),
+        "lastTransitionTime": changed_at or stamp(now),
+    }
+    return {"status": {"conditions": [condition]}}
+
+
+def was_capable(node: Mapping[str, Any]) -> bool | None:
+    """What our condition on the node says; None where it has none."""
+    return {"True": True, "False": False}.get(_condition(node).get("status", ""))
+
+
+def stamp(moment: datetime.datetime) -> str:
+    """A time as the API server writes it."""
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _condition(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    for condition in (node.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == CONDITION:
+            return dict(condition)
+    return {}
+
+
+def _differing(found: Mapping[str, str], wanted: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {key: value for key, value in wanted.items() if found.get(key) != value}
+
+
+def _moment(text: str | None) -> datetime.datetime:
+    try:
+        moment = datetime.datetime.fromisoformat(text or "")
+    except ValueError:
+        return datetime.datetime.fromtimestamp(0, datetime.UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MESSAGE_LIMIT else f"{text[: _MESSAGE_LIMIT - 3]}..."

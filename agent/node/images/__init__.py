@@ -1,0 +1,1 @@
+"""Images in containerd: registered, repaired, retired, evicted."""

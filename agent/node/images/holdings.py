@@ -1,0 +1,189 @@
+"""What this node still has of what the store has retired, who needs it, what may go; pure.
+
+Three things hold a layer: a snapshot that the snapshotter serves from the store, its
+mount, and a mount on top of it (a container's overlay). Whether a snapshot is needed
+is containerd's knowledge: containers stand on snapshots, images keep them. An image
+that no container and no pod of this node needs is let go; the rest is somebody's.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from agent.clients.containerd import rpc
+from agent.model import images, pods, records
+from agent.mounts import mount_users
+from agent.node.images import inventory
+
+_NAMESPACE = "io.kubernetes.pod.namespace"
+_NAME = "io.kubernetes.pod.name"
+_PINNED = "io.cri-containerd.pinned"
+_FINISHED = ("Succeeded", "Failed")
+_SHORT = 16
+SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Retired:
+    """What one generation takes out of the store.
+
+    `layers` are diff IDs with the chain IDs that they are the top of, `caches` the IDs
+    of the caches that had them.
+    """
+
+    generation: int
+    layers: Mapping[str, Collection[str]] = dataclasses.field(hash=False)
+    caches: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, record: records.RetiredRecord) -> "Retired":
+        """The view of a record."""
+        return cls(
+            generation=record.generation,
+            layers={layer.diff_id: layer.chains for layer in record.layers},
+            caches=record.caches,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """What the node has: its snapshots with their parents, and what uses them.
+
+    `present` are images, `on_node` the pods that are bound to it.
+    """
+
+    snapshots: Mapping[str, str] = dataclasses.field(hash=False)
+    layers: mount_users.Layers
+    present: Sequence[inventory.Present] = ()
+    containers: Sequence[rpc.Container] = ()
+    on_node: Sequence[pods.Pod] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing at all of any store is here."""
+        return not (self.snapshots or self.layers.mounted or self.layers.used)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """One layer of a generation that is still here, and who holds it, in words."""
+
+    generation: int
+    diff_id: str
+    cache: str = ""
+    by: str
+
+    @property
+    def sentence(self) -> str:
+        """As the annotation on the node has it."""
+        return f"{self.cache or '-'}/{self.diff_id}: {self.by}"
+
+
+def candidates(stock: Stock, retired: Retired) -> frozenset[str]:
+    """The snapshots here that stand on a retired layer: served from the store, or unpacked.
+
+    Those are its own chain IDs, and the tops of images, which may have a whole image.
+    """
+    chains = {chain for found in retired.layers.values() for chain in found}
+    tops = {
+        image.contents.top for image in stock.present if not chains.isdisjoint(image.contents.chain)
+    }
+    return frozenset((chains | tops) & stock.snapshots.keys())
+
+
+def droppable(stock: Stock, chains: frozenset[str], *, snapshotter: str) -> list[inventory.Present]:
+    """The images that stand on one of these chains, and that nobody here needs."""
+    holders = _holders(stock, snapshotter)
+    return [
+        image
+        for image in stock.present
+        if snapshotter in image.snapshotters
+        and not chains.isdisjoint(image.contents.chain)
+        and image.contents.top not in holders
+    ]
+
+
+def held(
+    stock: Stock, retired: Retired, served: Collection[str], *, snapshotter: str
+) -> list[Held]:
+    """What of a generation is still here; empty: it may go. `served` as in `candidates`.
+
+    A layer that nobody seems to need is here for a moment only: its image is being
+    pulled or removed, or its last user has just ended.
+    """
+    holders = _holders(stock, snapshotter)
+    cache = retired.caches[0] if len(retired.caches) == 1 else ""
+    found = []
+    for diff_id, chains in retired.layers.items():
+        place = diff_id.removeprefix("sha256:")[:_SHORT]
+        here = [chain for chain in chains if chain in served]
+        if not here and place not in stock.layers.mounted and place not in stock.layers.used:
+            continue
+        by = {name for chain in chains for name in holders.get(chain, ())}
+        by = by or set(stock.layers.used.get(place, ())) or {"nobody, it is about to go"}
+        found += [
+            Held(generation=retired.generation, diff_id=diff_id, cache=cache, by=each)
+            for each in sorted(by)
+        ]
+    return found
+
+
+def shown(entries: Iterable[Held]) -> list[str]:
+    """The sentences for the node's annotation: a bounded number."""
+    sentences = list(dict.fromkeys(entry.sentence for entry in entries))
+    more = len(sentences) - SHOWN
+    return [*sentences[:SHOWN], f"and {more} more"] if more > 0 else sentences
+
+
+def _holders(stock: Stock, snapshotter: str) -> Mapping[str, set[str]]:
+    """Who needs each snapshot: pods by `namespace/name`, else containers and pinned images.
+
+    A container needs what it stands on, and its image by name even where it stands on
+    another snapshotter's copy of it; a pod that has not ended needs its images.
+    """
+    found: dict[str, set[str]] = {}
+    by_name: dict[str, set[str]] = {}
+    for container in stock.containers:
+        by_name.setdefault(container.image, set()).add(_pod_of(container))
+        if container.snapshotter == snapshotter:
+            for chain in _ancestors(stock.snapshots, container.snapshot_key):
+                found.setdefault(chain, set()).add(_pod_of(container))
+    for pod in stock.on_node:
+        if pod.phase not in _FINISHED:
+            for name in _names(pod):
+                by_name.setdefault(name, set()).add(f"{pod.namespace}/{pod.name}")
+    for image in stock.present:
+        for record in image.records:
+            needed_by = by_name.get(record.name, set()) | _pins(record)
+            for chain in image.contents.chain if needed_by else ():
+                found.setdefault(chain, set()).update(needed_by)
+    return found
+
+
+def _ancestors(snapshots: Mapping[str, str], key: str) -> Iterator[str]:
+    """The snapshots that one stands on, from its parent down."""
+    while key := snapshots.get(key, ""):
+        yield key
+
+
+def _pod_of(container: rpc.Container) -> str:
+    labels = container.labels
+    if _NAME in labels:
+        return f"{labels.get(_NAMESPACE, '')}/{labels[_NAME]}"
+    return f"container {container.id}"
+
+
+def _names(pod: pods.Pod) -> Iterator[str]:
+    """The names under which containerd may know a pod's images."""
+    for image in pod.images:
+        try:
+            reference = images.parse_reference(image)
+        except images.ImageReferenceError:
+            continue
+        yield str(reference)
+        if reference.digest:
+            yield f"{reference.name}@{reference.digest}"
+
+
+def _pins(record: rpc.Image) -> set[str]:
+    """An image that the kubelet is never to remove (the sandbox's) is not ours to remove."""
+    return {f"pinned image {record.name}"} if record.labels.get(_PINNED) == "pinned" else set()

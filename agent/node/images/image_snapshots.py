@@ -1,0 +1,207 @@
+"""The snapshots of images: which there are, and having the snapshotter serve them from the store.
+
+Everything goes through containerd, which keeps its own record of each snapshot
+beside the snapshotter's: one is there only where both have it.
+"""
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from agent import errors
+from agent.clients.containerd import rpc
+from agent.kits.aio import shared_lock, tasks
+from agent.node.images import registration_plan
+
+REF_LABEL = "containerd.io/snapshot.ref"
+
+_LEASE_SECONDS = 600.0
+_REMEMBERED = 512
+"""Chains of images that are known to stand, for what others share with them."""
+
+
+def random_key() -> str:
+    """What makes the key of a snapshot one that nobody else uses."""
+    return secrets.token_hex(6)
+
+
+class Chains:
+    """The chains of one snapshotter in containerd."""
+
+    def __init__(
+        self,
+        client: rpc.Client,
+        *,
+        snapshotter: str,
+        make_key: Callable[[], str] = random_key,
+    ) -> None:
+        self._client = client
+        self._make_key = make_key
+        self.gate = shared_lock.Gate()
+        """Images are made inside together; what is lost is removed alone."""
+        self.snapshotter = snapshotter
+        self._standing: dict[str, Sequence[str]] = {}
+
+    async def stands(self, chain_id: str, *, snapshotter: str = "") -> bool:
+        """Whether a snapshot is there, in ours or another snapshotter."""
+        try:
+            await self._client.stat(snapshotter or self.snapshotter, chain_id)
+        except rpc.NotFoundError:
+            return False
+        except rpc.RefusedError:
+            # containerd has no such snapshotter any more. Of ours, nothing follows from that.
+            if not snapshotter:
+                raise
+            return False
+        return True
+
+    def remember(self, chain: Sequence[str]) -> None:
+        """Note that a whole chain stands: others that begin alike are partly here."""
+        if chain:
+            self._standing.pop(chain[-1], None)  # the oldest go first
+            self._standing[chain[-1]] = chain
+            while len(self._standing) > _REMEMBERED:
+                del self._standing[next(iter(self._standing))]
+
+    async def count(self, chain: Sequence[str]) -> int:
+        """How many layers of a chain, from the bottom, are snapshots.
+
+        Nearly always it is all of them or none. Else, as each needs the one below it,
+        a bisection finds the first that is missing.
+        """
+        if not chain:
+            return 0
+        bottom, top = await tasks.together(self.stands(chain[0]), self.stands(chain[-1]))
+        if top or not bottom:
+            return len(chain) if top else 0
+        low, high = 1, len(chain) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if await self.stands(chain[middle]):
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    async def count_shared(self, chain: Sequence[str]) -> int:
+        """How many layers a chain shares with another one that stands, in one snapshot maybe."""
+        shared = [(_common(chain, other), top) for top, other in self._standing.items()]
+        for number, top in sorted(shared, reverse=True):
+            if not number:
+                break
+            if await self.stands(top):
+                return number
+            # Two may ask at once: another has taken it out, maybe.
+            self._standing.pop(top, None)
+        return 0
+
+    async def serve(self, chain: Sequence[str], *, lease: str) -> bool:
+        """Have all of a chain served from the store as one snapshot; whether it is.
+
+        On no parent, our snapshotter takes a chain ID for all its layers: whatever their
+        number, one request of containerd has them mounted and recorded. False where the
+        snapshotter would rather unpack it.
+        """
+        if chain and not await self._serve(chain[-1], "", lease):
+            return False
+        self.remember(chain)
+        return True
+
+    async def lay_out(self, chain: Sequence[str], *, lease: str) -> bool:
+        """Have each layer of a chain served as a snapshot of its own; whether all are.
+
+        A pull looks for them one by one, from the bottom.
+        """
+        parents = ["", *chain]
+        for parent, chain_id in zip(parents, chain, strict=False):
+            if not await self._serve(chain_id, parent, lease):
+                return False
+        return True
+
+    async def _serve(self, chain_id: str, parent: str, lease: str) -> bool:
+        key = f"extract-uimgacc-{self._make_key()} {chain_id}"
+        labels = {REF_LABEL: chain_id}
+        try:
+            await self._client.prepare(
+                self.snapshotter, key, parent=parent, labels=labels, lease=lease
+            )
+        except rpc.ExistsError:
+            return True
+        with contextlib.suppress(errors.AgentError):
+            # Else the end of the lease removes it.
+            await self._client.remove(self.snapshotter, key)
+        return False
+
+    async def mount(self, chain_id: str) -> None:
+        """Have everything of a chain mounted now: a view of it needs that."""
+        async with self.lease() as lease:
+            key = f"uimgacc-view-{self._make_key()}"
+            await self._client.view(self.snapshotter, key, parent=chain_id, lease=lease)
+            await self._client.remove(self.snapshotter, key)
+
+    async def remove(self, key: str) -> None:
+        """Have containerd let go of a snapshot; one that is gone is fine.
+
+        Raises StateError where another one stands on it.
+        """
+        with contextlib.suppress(rpc.NotFoundError):
+            await self._client.remove(self.snapshotter, key)
+
+    async def refer(self, config: str, chain_id: str, *, lease: str) -> None:
+        """Have the config of an image keep its chain from being collected, as containerd does."""
+        labels = {
+            f"{registration_plan.SNAPSHOT_LABEL}{self.snapshotter}": chain_id,
+            f"{registration_plan.ASIDE_LABEL}{self.snapshotter}": "",
+        }
+        await self._client.label_blob(config, labels, lease=lease)
+
+    async def refer_below(self, config: str, chain_id: str, *, lease: str) -> None:
+        """Have it keep another chain too: its layers below the top, each by itself."""
+        await self._client.label_blob(config, {self._below_label: chain_id}, lease=lease)
+
+    @property
+    def _below_label(self) -> str:
+        # What follows a slash is for telling references apart: containerd, core/metadata/gc.go.
+        return f"{registration_plan.SNAPSHOT_LABEL}{self.snapshotter}/below"
+
+    async def set_aside(self, config: str) -> None:
+        """End that, with a note that the image has stood on our snapshotter.
+
+        Without the note, an image would be nobody's if we were killed before it
+        stands again.
+        """
+        labels = {
+            f"{registration_plan.SNAPSHOT_LABEL}{self.snapshotter}": "",
+            self._below_label: "",
+            f"{registration_plan.ASIDE_LABEL}{self.snapshotter}": "true",
+        }
+        await self._client.label_blob(config, labels)
+
+    async def forget(self, config: str) -> None:
+        """Let an image be none of our snapshotter's: it stands on another one."""
+        labels = {
+            f"{registration_plan.SNAPSHOT_LABEL}{self.snapshotter}": "",
+            self._below_label: "",
+            f"{registration_plan.ASIDE_LABEL}{self.snapshotter}": "",
+        }
+        await self._client.label_blob(config, labels)
+
+    async def collect(self) -> None:
+        """Have containerd collect its garbage, and wait for that."""
+        lease = await self._client.create_lease(_LEASE_SECONDS)
+        await self._client.delete_lease(lease, collect=True)
+
+    @contextlib.asynccontextmanager
+    async def lease(self) -> AsyncIterator[str]:
+        """A lease for the time of the context; if ending it fails, it ends by itself."""
+        lease = await self._client.create_lease(_LEASE_SECONDS)
+        try:
+            yield lease
+        finally:
+            with contextlib.suppress(errors.AgentError):
+                await self._client.delete_lease(lease)
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many layers two chains share; a chain ID stands for all below it."""
+    return sum(left == right for left, right in zip(one, other, strict=False))

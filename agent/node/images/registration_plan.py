@@ -1,0 +1,106 @@
+"""What to write into containerd so that the kubelet finds an image present; pure.
+
+The labels are containerd's garbage collector's: without the one that ties the
+config to the top snapshot, the snapshots would go with the lease, while the image
+would still be taken for present.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from agent.clients.containerd import rpc
+from agent.model import images, records
+
+SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."
+"""Followed by the snapshotter's name; the value is the top chain ID."""
+
+ASIDE_LABEL = "uimgacc.io/set-aside.snapshot."
+"""The same while what it names is lost and is to be collected."""
+
+MARK = "uimgacc.io/registered"
+"""On image records that we made: a tag that the kubelet has pulled has none."""
+
+_CONTENT = "containerd.io/gc.ref.content"
+_LABELS = {"io.cri-containerd.image": "managed", MARK: "true"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """An image for the node's platform, as containerd is to know it.
+
+    `tag` is the name that may belong to somebody else already ("" without one),
+    `names` the others: by config digest and by target digest. `blobs` are the
+    digests to write with their labels, what is referred to first. `layers` and
+    `chain` run from the bottom.
+    """
+
+    names: tuple[str, ...]
+    tag: str
+    target: rpc.Descriptor
+    config: str
+    blobs: Mapping[str, Mapping[str, str]] = dataclasses.field(hash=False)
+    layers: Sequence[records.ImageLayer]
+
+    @property
+    def chain(self) -> list[str]:
+        """The chain IDs, from the bottom."""
+        return [layer.chain_id for layer in self.layers]
+
+    @property
+    def top(self) -> str:
+        """The chain ID that containers stand on, "" for an image without layers."""
+        return self.layers[-1].chain_id if self.layers else ""
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """All names, the tag last."""
+        return (*self.names, self.tag) if self.tag else self.names
+
+    def image(self, name: str) -> rpc.Image:
+        """The image record under a name."""
+        return rpc.Image(name=name, target=self.target, labels=_LABELS)
+
+
+def registration_of(
+    reference: images.Reference,
+    record: records.ImageRecord,
+    platform: images.Platform,
+    *,
+    snapshotter: str,
+) -> Registration | None:
+    """What to register for a reference; None where the image is not made for the platform."""
+    made = _for_platform(record, platform)
+    if made is None:
+        return None
+    target = rpc.Descriptor(record.target_media_type, record.target, record.target_size)
+    top = made.layers[-1].chain_id if made.layers else ""
+    blobs: dict[str, Mapping[str, str]] = {
+        made.config: {f"{SNAPSHOT_LABEL}{snapshotter}": top} if top else {},
+        made.manifest: {f"{_CONTENT}.config": made.config},
+    }
+    if target.digest != made.manifest:
+        blobs[target.digest] = {f"{_CONTENT}.m.0": made.manifest}
+    # As containerd normalises it: a reference by tag and digest is one by digest.
+    tag = "" if reference.digest else str(reference)
+    return Registration(
+        names=(made.config, f"{reference.name}@{target.digest}"),
+        tag=tag,
+        target=target,
+        config=made.config,
+        blobs=blobs,
+        layers=made.layers,
+    )
+
+
+def _for_platform(
+    record: records.ImageRecord, platform: images.Platform
+) -> records.PlatformImage | None:
+    """As `matching.coverage.layers_for` picks: the very platform, then without variant."""
+    for wanted in (platform, dataclasses.replace(platform, variant="")):
+        for made in record.platforms:
+            try:
+                if images.parse_platform(made.platform) == wanted:
+                    return made
+            except images.ImageReferenceError:
+                continue
+    return None

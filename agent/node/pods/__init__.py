@@ -1,0 +1,1 @@
+"""Pods of this node: where they come from, and what is prepared for each."""

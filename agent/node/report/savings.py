@@ -1,0 +1,232 @@
+"""The account of what was spared: this node's own pulls measured, and what came without.
+
+An ordinary pull is read off containerd's records after it: from when the manifest
+came to when the top snapshot was there, with the blobs that came in between. The
+arithmetic is in agent.matching.estimates; nothing here is estimated.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import logging
+import pathlib
+import typing
+from collections.abc import Sequence
+
+import msgspec
+
+from agent import errors, metrics
+from agent.clients.containerd import rpc
+from agent.kits import files
+from agent.matching import estimates
+from agent.model import records
+from agent.node.images import inventory, register, registration_plan
+
+logger = logging.getLogger(__name__)
+
+_LONGEST = 3600.0
+_REMEMBERED = 256
+_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """A pull that containerd has made: seconds, and compressed bytes downloaded and not.
+
+    `result` is "miss" where every new layer was downloaded, "hit" where none was.
+    """
+
+    seconds: float
+    downloaded: int
+    spared: int
+    result: metrics.PullResult
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One saving."""
+
+    image: str
+    when: datetime.datetime
+    saving: estimates.Saving
+
+
+@dataclasses.dataclass(slots=True)
+class Totals:
+    """What was spared since the start, and how many images came how."""
+
+    seconds: float = 0.0
+    size: int = 0
+    images: dict[str, int] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(typing.get_args(metrics.PullResult), 0)
+    )
+
+
+class Ledger:
+    """Learns this node's speed of ordinary pulls and counts what is spared.
+
+    The speed survives a restart in `folder` (None: it does not).
+    """
+
+    def __init__(
+        self,
+        client: rpc.Client,
+        stock: inventory.Inventory,
+        *,
+        snapshotter: str,
+        folder: pathlib.Path | None,
+    ) -> None:
+        self._client = client
+        self._stock = stock
+        self._snapshotter = snapshotter
+        self._file = folder / "pulls.json" if folder else None
+        self._seen: collections.OrderedDict[tuple[str, datetime.datetime], None]
+        self._seen = collections.OrderedDict()
+        self._entries: collections.deque[Entry] = collections.deque(maxlen=_SHOWN)
+        self.totals = Totals()
+        self.throughput = self._load()
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The last savings, newest last."""
+        return tuple(self._entries)
+
+    async def registered(
+        self, record: records.ImageRecord, done: register.Registered, *, seconds: float
+    ) -> None:
+        """Count an image that was registered ahead. Raises nothing foreseen.
+
+        A layer whose blob is here would not have been downloaded.
+        """
+        if not done.new:
+            return
+        size = 0
+        with contextlib.suppress(errors.AgentError):
+            for layer in done.new:
+                size += 0 if await self._has(layer.digest) else layer.size
+        self._came_in("hit", seconds)
+        self._count(record.ref, size, seconds, record)
+
+    async def noticed(self, name: str) -> None:
+        """Look at an image record that has come or changed: a pull, if it is not our doing."""
+        image = await self._client.image(name)
+        if image is None or registration_plan.MARK in image.labels:
+            return
+        present = await self._stock.look_up([image])
+        if present is None or (key := (present.target, present.since)) in self._seen:
+            return
+        pull = await self._measure(present)
+        if pull is None:
+            return
+        self._seen[key] = None
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        self._came_in(pull.result, pull.seconds)
+        if pull.spared:
+            self._count(name, pull.downloaded + pull.spared, pull.seconds, None, pull.spared)
+        else:
+            self._learn(pull)
+        logger.info(
+            "a pull",
+            extra={"image": name, **dataclasses.asdict(pull)},
+        )
+
+    async def _measure(self, present: inventory.Present) -> Pull | None:
+        """Read a pull off the records; None where there was none to speak of."""
+        ended: list[datetime.datetime] = []
+        for snapshotter in present.snapshotters:
+            with contextlib.suppress(rpc.NotFoundError, rpc.RefusedError):
+                ended.append((await self._client.stat(snapshotter, present.contents.top)).created)
+        after = [moment for moment in ended if moment >= present.since]
+        if not after:
+            return None
+        seconds = (min(after) - present.since).total_seconds()
+        if not 0 < seconds < _LONGEST:
+            return None
+        downloaded = spared = 0
+        for (digest, size), chain_id in zip(
+            present.contents.layers, present.contents.chain, strict=False
+        ):
+            came = await self._came(digest)
+            if came is not None:
+                downloaded += size if came >= present.since else 0
+            elif await self._was_served(chain_id, present.since):
+                spared += size
+        if not downloaded and not spared:
+            return None
+        result: metrics.PullResult = "miss"
+        if spared:
+            result = "partial" if downloaded else "hit"
+        return Pull(seconds=seconds, downloaded=downloaded, spared=spared, result=result)
+
+    async def _was_served(self, chain_id: str, since: datetime.datetime) -> bool:
+        """Whether our snapshotter took a layer from the store in this pull.
+
+        Such a layer takes no room on the local disk; one that was unpacked, and
+        whose blob containerd has discarded since, has at least its root folder.
+        """
+        try:
+            found = await self._client.stat(self._snapshotter, chain_id)
+            return found.created >= since and not await self._client.usage(
+                self._snapshotter, chain_id
+            )
+        except (rpc.NotFoundError, rpc.RefusedError):
+            return False
+
+    async def _came(self, digest: str) -> datetime.datetime | None:
+        try:
+            return (await self._client.blob(digest)).created
+        except rpc.NotFoundError:
+            return None
+
+    async def _has(self, digest: str) -> bool:
+        return await self._came(digest) is not None
+
+    def _came_in(self, result: metrics.PullResult, seconds: float) -> None:
+        metrics.pulled(result, seconds)
+        self.totals.images[result] += 1
+
+    def _count(
+        self,
+        image: str,
+        size: int,
+        seconds: float,
+        record: records.ImageRecord | None,
+        spared: int | None = None,
+    ) -> None:
+        """Count what an image of `size` bytes did not take; `spared` of them not downloaded."""
+        expectation = estimates.expect(size, self.throughput, record)
+        saving = estimates.saved(
+            expectation, size=size if spared is None else spared, actual=seconds
+        )
+        metrics.PULL_SAVED_SECONDS.inc(saving.seconds)
+        metrics.PULL_SAVED_BYTES.inc(saving.size)
+        self.totals.seconds += saving.seconds
+        self.totals.size += saving.size
+        when = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        self._entries.append(Entry(image=image, when=when, saving=saving))
+
+    def _learn(self, pull: Pull) -> None:
+        learned = self.throughput.learn(pull.downloaded, pull.seconds)
+        if learned is self.throughput:
+            return
+        self.throughput = learned
+        if self._file is not None:
+            try:
+                files.write(self._file, msgspec.json.encode(_Samples(list(learned.samples))))
+            except OSError as error:
+                logger.warning("the speed of pulls is not kept", extra={"reason": str(error)})
+
+    def _load(self) -> estimates.Throughput:
+        throughput = estimates.Throughput()
+        if self._file is not None:
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                kept = msgspec.json.decode(self._file.read_bytes(), type=_Samples)
+                for sample in kept.samples:
+                    throughput = throughput.learn(sample.size, sample.seconds)
+        return throughput
+
+
+class _Samples(msgspec.Struct):
+    samples: list[estimates.Sample]

@@ -1,0 +1,378 @@
+"""What has to change in containerd's configuration; pure.
+
+In: the texts of the files without anything of ours. Out: the texts as they should
+be. With containerd 2.x everything is in a drop-in file of our own, and the main
+file at most gets an `imports` entry. With 1.7 a drop-in would wipe the rest of
+the CRI table (agent.setup.config.settings_view), so the file that has it is edited. k3s and RKE2
+make the file from a template at each start; there the drop-in folder that they
+import is used (2.x, releases since March 2026), and the template where there is none.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agent.matching import runtimes
+from agent.setup.config import settings_view, toml_edit
+
+SNAPSHOTTER = "uimgacc"
+ADDRESS = "/run/uimgacc/snapshotter.sock"
+DROP_IN = "99-uimgacc.toml"
+WITHOUT = runtimes.WITHOUT
+
+TEMPLATE_HEAD = '{{ template "base" . }}\n'
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the person asked for."""
+
+    address: str = ADDRESS
+    """The snapshotter's socket."""
+    root: str = ""
+    """The snapshotter's root; "" for the folder that containerd itself would name."""
+    default_snapshotter: bool = False
+    """Every pod through our snapshotter, not only those of our runtime handlers."""
+    former_handler: bool = False
+    """The handler WITHOUT also where ours is not the default snapshotter: what has run under it
+    goes on to need it on the way there, and back."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """The configuration that a node has, without anything of ours.
+
+    `text` is None where the main file does not exist. `rendered` says that k3s or
+    RKE2 makes the main file anew at each start, `templates` are their texts.
+    """
+
+    main: settings_view.Path
+    text: str | None
+    imported: Sequence[settings_view.File]
+    release: settings_view.Release
+    rendered: bool = False
+    templates: Mapping[settings_view.Path, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """The files as they should be, and what a person should know.
+
+    `twins` maps each of our runtime handlers to the one that it copies.
+    """
+
+    files: Mapping[settings_view.Path, str]
+    twins: Mapping[str, str]
+    notes: Sequence[str]
+    warnings: Sequence[str]
+    meant: Callable[[settings_view.View], list[str]]
+    """What is wrong with a configuration that should be this plan's result."""
+
+
+def plan(node: Node, wanted: Wanted) -> Plan:
+    """Decide; raise ConfigError where the node cannot be set up as it is."""
+    if (node.release.major, node.release.minor) < (1, 7):
+        raise settings_view.ConfigError(
+            node.main,
+            f"containerd {node.release} has no snapshotter per runtime handler; 1.7 or newer is"
+            " needed",
+        )
+    main = settings_view.File(node.main, _fresh(node.release) if node.text is None else node.text)
+    view = settings_view.view(main, node.imported, node.release)
+    twins, notes = _twins(view)
+    former = wanted.former_handler or wanted.default_snapshotter
+    if former and view.default_runtime in view.runtimes:
+        settings = {**view.runtimes[view.default_runtime], "snapshotter": view.snapshotter}
+        twins[WITHOUT] = (view.default_runtime, settings)
+    warnings = _warnings(main, node, view)
+    if node.text is None:
+        notes.append(f"{node.main} did not exist; containerd's defaults go on to apply")
+    if node.release.merges:
+        files, more = _with_drop_in(main, node, view, wanted, twins)
+    elif node.rendered:
+        files, more = _with_template(node, view, wanted, twins)
+    else:
+        files, more = _in_place(main, node, view, wanted, twins)
+    return Plan(
+        files=files,
+        twins={twin: copied for twin, (copied, _) in twins.items()},
+        notes=notes + more,
+        warnings=warnings,
+        meant=lambda found: faults(found, twins, wanted, node.release),
+    )
+
+
+Twins = Mapping[str, tuple[str, Mapping[str, Any]]]
+
+
+def faults(
+    view: settings_view.View, twins: Twins, wanted: Wanted, release: settings_view.Release
+) -> list[str]:
+    """What a configuration lacks of what is meant; an empty list when it is all there."""
+    found = []
+    proxy = view.proxies.get(SNAPSHOTTER, {})
+    if proxy.get("type") != "snapshot" or proxy.get("address") != wanted.address:
+        found.append(f"proxy_plugins.{SNAPSHOTTER} is not at {wanted.address}")
+    # 1.7 dumps nothing of a plugin that is turned off.
+    for twin, (copied, table) in () if view.cri_disabled else twins.items():
+        if view.runtimes.get(twin, {}).get("snapshotter") != table["snapshotter"]:
+            found.append(f"the runtime handler {twin} (twin of {copied}) is not there")
+        elif view.runtimes[twin].get("runtime_type") != table.get("runtime_type"):
+            found.append(f"the runtime handler {twin} is not like {copied}")
+        platform = view.platforms.get(twin, {})
+        if release.merges and platform.get("snapshotter") != table["snapshotter"]:
+            found.append(f"runtime_platforms.{twin} is not there")
+    if view.annotations_disabled and not pulls_itself(view, release):
+        found.append("disable_snapshot_annotations is still true")
+    if wanted.default_snapshotter and view.snapshotter != SNAPSHOTTER:
+        found.append(f"the default snapshotter is still {view.snapshotter}")
+    return found
+
+
+def pulls_itself(view: settings_view.View, release: settings_view.Release) -> bool:
+    """Whether the CRI pulls by itself, so that our snapshotter need not ask for annotations.
+
+    The transfer service, which does it otherwise since 2.1, cannot pull for a proxy
+    snapshotter; the CRI turns it off where a snapshotter is to get annotations.
+    """
+    return view.local_pull or (release.major, release.minor) <= (2, 0)
+
+
+def remains(
+    text: str, *, path: settings_view.Path, drop_in: settings_view.Path | None = None
+) -> str:
+    """A text of the user's without what is ours: how an edited file is undone.
+
+    Single values that were set are not touched here; see `restored`.
+    """
+    text = toml_edit.cut(text)
+    data = settings_view.parse(settings_view.File(path, text))
+    ours: list[settings_view.KeyPath] = [("proxy_plugins", SNAPSHOTTER)]
+    for version in (1, 2, 3):
+        table = settings_view.keys_of(version).runtimes
+        ours += _ours_in(data, table)
+    ours += _ours_in(data, settings_view.platforms_key())
+    for keys in ours:
+        text = toml_edit.remove(text, keys, path=path)
+    imports = data.get("imports")
+    if drop_in is not None and isinstance(imports, list) and str(drop_in) in imports:
+        left = [entry for entry in imports if entry != str(drop_in)]
+        text = toml_edit.assign(text, ("imports",), left, path=path)
+    return text
+
+
+def restored(text: str, before: str, *, path: settings_view.Path) -> str:
+    """Single values that node set-up sets, as they were in the text `before`."""
+    now = settings_view.parse(settings_view.File(path, text))
+    old = settings_view.parse(settings_view.File(path, before))
+    ours: list[tuple[settings_view.KeyPath, object]] = [(("imports",), [])]
+    for version in (1, 2, 3):
+        images = settings_view.keys_of(version).images
+        ours.append(((*images, "disable_snapshot_annotations"), False))
+        ours.append(((*images, "snapshotter"), SNAPSHOTTER))
+    for keys, value in ours:
+        if settings_view.value_at(now, keys) != value:
+            continue
+        former = settings_view.value_at(old, keys)
+        if former is None:
+            text = toml_edit.remove(text, keys, path=path)
+        else:
+            text = toml_edit.assign(text, keys, former, path=path)
+    return text
+
+
+def _ours_in(data: Mapping[str, Any], table: settings_view.KeyPath) -> list[settings_view.KeyPath]:
+    return [
+        (*table, name)
+        for name, value in settings_view.table_at(data, table).items()
+        if name == WITHOUT
+        or (
+            runtimes.is_ours(name)
+            and isinstance(value, Mapping)
+            and value.get("snapshotter") == SNAPSHOTTER
+        )
+    ]
+
+
+def _fresh(release: settings_view.Release) -> str:
+    return "version = 3\n" if release.merges else "version = 2\n"
+
+
+def _twins(view: settings_view.View) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], list[str]]:
+    """Our handlers, each with the one that it copies and its settings.
+
+    The default handler has two: pods reach it by naming no class, or by a class
+    that names it.
+    """
+    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    notes = []
+    for name, table in sorted(view.runtimes.items()):
+        if runtimes.is_ours(name):
+            continue
+        own = table.get("snapshotter")
+        if own and own != view.snapshotter:
+            notes.append(
+                f"no twin for the runtime handler {name}: it has a snapshotter of its own ({own})"
+            )
+            continue
+        settings = {**table, "snapshotter": SNAPSHOTTER}
+        found[runtimes.twin_of(name)] = (name, settings)
+        if name == view.default_runtime:
+            found[runtimes.DEFAULT_TWIN] = (name, settings)
+    if view.default_runtime not in view.runtimes:
+        notes.append(
+            f"no twin for the default runtime handler: {view.default_runtime} is not configured"
+        )
+    return dict(sorted(found.items())), notes
+
+
+def _warnings(main: settings_view.File, node: Node, view: settings_view.View) -> list[str]:
+    found = []
+    if view.cri_disabled:
+        found.append(
+            "disabled_plugins turns the CRI plugin off (Docker's package does): the kubelet cannot"
+            " use this containerd until `cri` is taken out of that list"
+        )
+    if view.discards_layers:
+        found.append(
+            "discard_unpacked_layers is true: an image that was pulled for one snapshotter and is"
+            " not in the store must be pulled again before a pod with the other one can use it;"
+            " set it to false unless the disk is scarce"
+        )
+    if node.release.merges and view.version == 1:
+        found.append(
+            "the configuration is in version 1, whose CRI settings containerd 2.x ignores;"
+            " convert it with `containerd config migrate`"
+        )
+    hidden = view.discards_layers or view.snapshotter != "overlayfs"
+    if node.release.merges and view.version == 2 and not view.has_runtimes_table and hidden:
+        found.append(
+            "without a `runtimes` table containerd 2.x has ignored some CRI settings of this"
+            " file; with ours they take effect: snapshotter ="
+            f" {view.snapshotter}, discard_unpacked_layers = {str(view.discards_layers).lower()}"
+        )
+    for file in node.imported:
+        version = settings_view.version_of(settings_view.parse(file), default=view.version)
+        if node.release.merges and version != view.version:
+            found.append(
+                f"{file.path} is in version {version}, {main.path} in {view.version}: containerd"
+                " 2.x loses the CRI settings of one of them"
+            )
+    return found
+
+
+def _proxy(
+    view: settings_view.View, wanted: Wanted
+) -> list[tuple[settings_view.KeyPath, dict[str, Any]]]:
+    root = wanted.root or f"{view.root}/io.containerd.snapshotter.v1.{SNAPSHOTTER}"
+    settings = {"type": "snapshot", "address": wanted.address, "exports": {"root": root}}
+    return [(("proxy_plugins", SNAPSHOTTER), settings)]
+
+
+def _with_drop_in(
+    main: settings_view.File, node: Node, view: settings_view.View, wanted: Wanted, twins: Twins
+) -> tuple[dict[settings_view.Path, str], list[str]]:
+    # Version 1 is migrated too, but its CRI settings are not: ours are in version 3 there.
+    version = 3 if view.version == 1 else view.version
+    keys = settings_view.keys_of(version)
+    images: dict[str, Any] = {"disable_snapshot_annotations": False}
+    if wanted.default_snapshotter:
+        images["snapshotter"] = SNAPSHOTTER
+    tables = _proxy(view, wanted)
+    tables.append((keys.images, images))
+    tables += _platforms(twins)
+    tables += [((*keys.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
+    text = (
+        "# Made by `uimgacc node-setup`; `uimgacc node-setup --undo` removes it.\n"
+        f"version = {version}\n\n" + toml_edit.render(tables)
+    )
+    folder = _drop_in_folder(main)
+    if folder is not None:
+        return {folder / DROP_IN: text}, []
+    if node.rendered:
+        return _with_template(node, view, wanted, twins)
+    drop_in = main.path.parent / "conf.d" / DROP_IN
+    imports = [*settings_view.parse(main).get("imports", []), str(drop_in)]
+    edited = toml_edit.assign(main.text, ("imports",), imports, path=main.path)
+    return {drop_in: text, main.path: edited}, []
+
+
+def _platforms(twins: Twins) -> list[tuple[settings_view.KeyPath, dict[str, Any]]]:
+    """What 2.x needs besides the handlers: which snapshotter a pull for each is made with."""
+    return [
+        ((*settings_view.platforms_key(), twin), {"snapshotter": table["snapshotter"]})
+        for twin, (_, table) in twins.items()
+    ]
+
+
+def _drop_in_folder(main: settings_view.File) -> settings_view.Path | None:
+    """A folder of which the main file imports every .toml file."""
+    for pattern in settings_view.imports_of(main):
+        path = settings_view.Path(pattern)
+        if path.name == "*.toml" and not any(sign in str(path.parent) for sign in "*?["):
+            return path.parent
+    return None
+
+
+def _additions(
+    view: settings_view.View, wanted: Wanted, twins: Twins
+) -> list[tuple[settings_view.KeyPath, dict[str, Any]]]:
+    keys = settings_view.keys_of(view.version)
+    tables = _proxy(view, wanted)
+    if not view.has_runtimes_table:
+        # A `runtimes` table replaces the built-in one.
+        tables += [((*keys.runtimes, name), dict(table)) for name, table in view.runtimes.items()]
+    tables += [((*keys.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
+    return tables
+
+
+def _in_place(
+    main: settings_view.File, node: Node, view: settings_view.View, wanted: Wanted, twins: Twins
+) -> tuple[dict[settings_view.Path, str], list[str]]:
+    files = {file.path: file for file in (main, *node.imported)}
+    owner = files[view.cri_owner]
+    keys = settings_view.keys_of(view.version)
+    values: dict[str, Any] = {"disable_snapshot_annotations": False}
+    if wanted.default_snapshotter:
+        values["snapshotter"] = SNAPSHOTTER
+    tables = _additions(view, wanted, twins)
+    try:
+        text = toml_edit.append(owner.text, [*tables, (keys.images, values)], path=owner.path)
+    except settings_view.ConfigError:
+        # The table is there already, so the values are set within it.
+        text = owner.text
+        for key, value in values.items():
+            text = toml_edit.assign(text, (*keys.images, key), value, path=owner.path)
+        text = toml_edit.append(text, tables, path=owner.path)
+    notes = []
+    if owner.path != main.path:
+        notes.append(
+            f"{owner.path} is edited and not {main.path}: with containerd 1.x its CRI table"
+            " replaces the main file's. Run node-setup again when another tool has rewritten it"
+        )
+    return {owner.path: text}, notes
+
+
+def _with_template(
+    node: Node, view: settings_view.View, wanted: Wanted, twins: Twins
+) -> tuple[dict[settings_view.Path, str], list[str]]:
+    name = "config-v3.toml.tmpl" if view.version >= 3 else "config.toml.tmpl"
+    path = node.main.parent / name
+    if wanted.default_snapshotter:
+        raise settings_view.ConfigError(
+            path, "k3s and RKE2 set the default snapshotter themselves; start them with it"
+        )
+    if view.annotations_disabled and not pulls_itself(view, node.release):
+        # The template says so in a table that it ends, and nothing after it can say otherwise.
+        raise settings_view.ConfigError(
+            node.main,
+            "this k3s or RKE2 disables snapshot annotations and imports no drop-in folder;"
+            " upgrade it (releases since March 2026 import config-v3.toml.d)",
+        )
+    text = node.templates.get(path, TEMPLATE_HEAD)
+    gap = "" if text.endswith("\n") else "\n"
+    tables = _additions(view, wanted, twins)
+    if node.release.merges:
+        tables += _platforms(twins)
+    note = f"{node.main} is made from {path} at the next start of k3s or RKE2"
+    return {path: f"{text}{gap}\n{toml_edit.block(tables)}"}, [note]

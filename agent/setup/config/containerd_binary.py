@@ -1,0 +1,63 @@
+"""Asks a containerd binary: its release, and what it makes of a configuration.
+
+`enter` is what stands before the command where the binary is the node's and this
+process is in a container (agent.setup.node.host).
+"""
+
+import re
+import subprocess
+from collections.abc import Sequence
+
+from agent import errors
+from agent.setup.config import settings_view
+
+SECONDS = 20.0
+
+_RELEASE = re.compile(r"\bv?(\d+)\.(\d+)(?:\.\d+|\b)")
+
+
+class ContainerdError(errors.PermanentError):
+    """A containerd binary could not answer; `command` is what was run."""
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"`{command}`: {reason}")
+        self.command = command
+
+
+def parse_release(text: str) -> settings_view.Release:
+    """The release in what `containerd --version` prints, or in a plain `2.1`."""
+    found = _RELEASE.search(text)
+    if found is None:
+        raise ContainerdError("containerd --version", f"no release in {text[:100]!r}")
+    return settings_view.Release(int(found[1]), int(found[2]))
+
+
+def release_of(binary: str, *, enter: Sequence[str] = ()) -> settings_view.Release:
+    """The release of a binary."""
+    return parse_release(_run(*enter, binary, "--version"))
+
+
+def dump(binary: str, main: str, *, enter: Sequence[str] = ()) -> str:
+    """The configuration in force with a main file: imports merged, defaults filled in."""
+    return _run(*enter, binary, "--config", main, "config", "dump")
+
+
+def view_of_dump(text: str, release: settings_view.Release) -> settings_view.View:
+    """What a dump means."""
+    return settings_view.view(
+        settings_view.File(settings_view.Path("/containerd config dump"), text), [], release
+    )
+
+
+def _run(*command: str) -> str:
+    line = " ".join(command)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise ContainerdError(line, "no such program") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ContainerdError(line, str(error)) from error
+    if done.returncode != 0:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise ContainerdError(line, last[0] if last else f"exit status {done.returncode}")
+    return done.stdout

@@ -1,0 +1,57 @@
+"""Looks a machine over: all checks in an order in which causes come before effects."""
+
+import dataclasses
+import pathlib
+from collections.abc import AsyncIterator
+
+from agent.kits.processes import workers
+from agent.setup.config import changes_needed, places, settings_view
+from agent.setup.doctor import checks
+from agent.setup.node import host
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Patient:
+    """What to look at; empty strings mean: find it."""
+
+    store: pathlib.Path | None = None
+    config: str = ""
+    containerd: str = ""
+    containerd_binary: str = ""
+    address: str = changes_needed.ADDRESS
+    root: str = ""
+    mkfs: str = "mkfs.erofs"
+    deadline: float = 5.0
+
+
+async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
+    """All findings, one after the other as they are made."""
+    machine = host.Host()
+    main = places.main_of(
+        settings_view.Path(patient.config) if patient.config else places.find_config(machine)
+    )
+    deadline = patient.deadline
+    root = pathlib.Path(patient.root or places.default_root(main))
+    folder = next(place for place in (root, *root.parents) if place.is_dir())
+    yield checks.privileges()
+    async with workers.Pool(checks.TRIES, name="the doctor", size=1, max_stuck=3) as tries:
+        for finding in await checks.kernel(tries, folder, deadline=deadline):
+            yield finding
+        yield checks.propagation(root)
+        yield checks.space("here", folder)
+        binary = patient.containerd_binary or places.find_binary(main)
+        wanted = changes_needed.Wanted(address=patient.address, root=patient.root)
+        for finding in checks.configuration(main, binary, wanted):
+            yield finding
+        yield checks.snapshotter(patient.address, deadline=deadline)
+        socket = patient.containerd.removeprefix("unix://")
+        socket = socket or str(places.default_socket(main))
+        for finding in checks.running(socket, deadline=deadline):
+            yield finding
+        if patient.store is None:
+            fix = "give --store DIR or set UIMGACC_STORE"
+            yield checks.warn("store", "not named, so not looked at", fix)
+        else:
+            for finding in await checks.store(patient.store, tries, deadline=deadline):
+                yield finding
+    yield checks.mkfs(patient.mkfs)

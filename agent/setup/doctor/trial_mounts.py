@@ -1,0 +1,87 @@
+"""Mounts tried out for the doctor; operations for agent.kits.processes.workers, in a child.
+
+The child enters a mount namespace of its own first, so nobody sees what it tries
+and nothing stays. Standard library only.
+"""
+
+import base64
+import os
+import pathlib
+import shutil
+import tempfile
+import zlib
+
+from agent.mounts import mountinfo, syscalls
+
+# An EROFS file system of 8 KiB with one lz4-compressed file, `ok`, of 30,000 lines
+# "ok", made by mkfs.erofs 1.8.6 -zlz4: nodes need no erofs-utils.
+_IMAGE = (
+    "eNrt2TsKwkAQBuCZTXywiATxACniI00QBEtFC7G0s7TQLoUXsIhYaCl4BW9i4wEU29Xe0jquUYKFihZW/h8MM0uW"
+    "ncmSLkQA8K+Oh7Oajnt7Q9cZckg82SO+OI91hOHn+xM6Tk0i974ONX54vhywf83rcOY+m8OJs4jrgq7L97qkJ/I8"
+    "b+S/6J/SsZoQLfocz//Ypzq89e9vK5LfvDNZeTu6KztnX9embUU5qXhOxUAqsaFakFVGmttBTpkdbtUZnx8AAAAA"
+    "AAAAAAAAAPyHxsiXRvQjCH5n1/WlvugL+DqDRQ=="
+)
+_CONTENT = b"ok\n" * 30_000
+
+
+def _mounted_backing(target: str) -> str:
+    source = [entry.source for entry in mountinfo.read() if entry.target == target][-1]
+    return "loop" if source.startswith("/dev/loop") else "file"
+
+
+def try_erofs(folder: str) -> str:
+    """Mount an EROFS file that lies in `folder`: "file", or "loop" on kernels < 6.12."""
+    syscalls.enter_private_namespace()
+    place = pathlib.Path(tempfile.mkdtemp(prefix=".uimgacc-doctor-", dir=folder))
+    target = place / "erofs"
+    try:
+        image = place / "image.erofs"
+        image.write_bytes(zlib.decompress(base64.b64decode(_IMAGE)))
+        target.mkdir()
+        syscalls.mount_layer(str(image), str(target), image.stat().st_size)
+        try:
+            if (target / "ok").read_bytes() != _CONTENT:
+                raise OSError(0, "the kernel reads something else than was written")
+            return _mounted_backing(str(target))
+        finally:
+            syscalls.unmount(str(target))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def try_overlay(folder: str) -> str:
+    """Mount an overlay whose upper folder lies in `folder`, as every container needs it."""
+    syscalls.enter_private_namespace()
+    place = pathlib.Path(tempfile.mkdtemp(prefix=".uimgacc-doctor-", dir=folder))
+    names = ("lower", "upper", "work", "merged")
+    lower, upper, work, merged = (place / name for name in names)
+    try:
+        for made in (lower, upper, work, merged):
+            made.mkdir()
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        syscalls.mount("overlay", str(merged), "overlay", 0, options)
+        try:
+            (merged / "file").write_bytes(b"ok")
+            return "ok" if (upper / "file").exists() else "the upper folder stays empty"
+        finally:
+            syscalls.unmount(str(merged))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def try_layer(source: str, size: int) -> str:
+    """Mount a layer of the store: "file" or "loop"; OSError says why not."""
+    syscalls.enter_private_namespace()
+    target = tempfile.mkdtemp(prefix="uimgacc-doctor-")
+    try:
+        syscalls.mount_layer(source, target, size)
+        try:
+            os.listdir(target)  # noqa: PTH208 - the names are not wanted, only that it works
+            return _mounted_backing(target)
+        finally:
+            syscalls.unmount(target)
+    finally:
+        pathlib.Path(target).rmdir()
+
+
+OPERATIONS = {"try_erofs": try_erofs, "try_overlay": try_overlay, "try_layer": try_layer}

@@ -1,0 +1,1 @@
+"""Node set-up: writes, restarts, keeps watch, undoes."""

@@ -1,0 +1,225 @@
+"""Is this chain ID in the store? Asked for every layer of every pull.
+
+The answer comes within a deadline, whatever the store does. After a failure the
+store is left alone for a while and every question is answered "no" at once, so
+that a hung server delays one layer, not each of forty; then one caller tries
+again. There is no timer behind it: an idle snapshotter does nothing.
+"""
+
+import asyncio
+import dataclasses
+import errno
+import logging
+import pathlib
+from collections.abc import Sequence
+
+from agent import errors, metrics
+from agent.kits.processes import workers
+from agent.model import digests, records
+from agent.snapshotter import store_worker
+from agent.store import decoding, layout
+from agent.store.lookup import chain_index
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 4
+"""Layers of a whole image in one question. The deadline is for all of them: with many more, a store
+that is slow because a whole fleet asks it would be taken for a dead one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of the store on top of a chain: its diff ID, its file and the file's size in bytes.
+
+    `device` is the st_dev of its mount where the look-up has mounted it, `confirmed`
+    says that the store had the chain afterwards, too.
+    """
+
+    chain_id: str
+    diff_id: str
+    path: pathlib.Path
+    size: int
+    device: int | None = None
+    confirmed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """What one snapshot is served from: the layer of its chain ID first, then those below."""
+
+    layers: tuple[Layer, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Miss:
+    """Not to be had from the store; `reason` is the label of uimgacc_fallback_total.
+
+    `mounted` where layers above the one that was missed may be mounted now, for nobody.
+    """
+
+    reason: metrics.LayerReason
+    mounted: bool = False
+
+
+class Lookup:
+    """Looks chain IDs up in a store, and has their layers mounted below `mounts` on the way.
+
+    `pool` runs agent.snapshotter.store_worker.OPERATIONS; `deadline` is in seconds and bounds
+    one question, of up to 4 layers; `pauses` are the seconds for which the store is left
+    alone after the first, second, ... failure in a row.
+    """
+
+    def __init__(
+        self,
+        where: layout.Layout,
+        pool: workers.Pool,
+        *,
+        mounts: pathlib.Path,
+        deadline: float,
+        pauses: Sequence[float] = (1, 2, 5, 10),
+    ) -> None:
+        self._layout = where
+        self._pool = pool
+        self._mounts = str(mounts)
+        self._deadline = deadline
+        self._pauses = pauses
+        self._failures = 0
+        self._closed_until = 0.0
+        self._identified = False
+
+    def path(self, diff_id: str) -> pathlib.Path:
+        """The layer's file in the store."""
+        return self._layout.layer(diff_id)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the store is left alone at the moment."""
+        return asyncio.get_running_loop().time() < self._closed_until
+
+    async def find(self, chain_id: str, *, whole: bool) -> Found | Miss:
+        """Look a chain ID up; `whole`: with all that it stands on, for there is nothing below it.
+
+        Raises nothing: doubt is a Miss.
+        """
+        if self.is_resting:
+            return Miss("store_unhealthy")
+        if self._failures:
+            self._closed_until = asyncio.get_running_loop().time() + self._deadline
+        try:
+            answer = await self._ask(chain_id, whole=whole)
+        except (errors.TemporaryError, OSError) as error:
+            self.rest_after(error)
+            return Miss(_reason_of(error), mounted=whole)
+        except errors.PermanentError as error:
+            logger.warning(
+                "a record of the store is damaged; run `uimgacc store check`",
+                extra={"chain_id": chain_id, "reason": str(error)},
+            )
+            return Miss("damaged_record", mounted=whole)
+        self._failures, self._closed_until = 0, 0.0
+        return answer
+
+    async def confirm(self, layers: Sequence[Layer]) -> Miss | None:
+        """Look again whether chains are in the store, now that their layers are mounted.
+
+        Who deletes from the store first removes the chain, and then asks each node what
+        it has mounted. A layer that is mounted before the chain is looked for once more
+        is seen by one or the other. Raises nothing: doubt is a Miss.
+        """
+        names = [digests.hex_of(layer.chain_id) for layer in layers]
+        try:
+            answers = await self._pool.call(
+                "confirm_chains", str(self._layout.root), names, deadline=self._deadline
+            )
+            for layer, data in zip(layers, answers, strict=True):
+                if data is None:
+                    return Miss("not_in_store")
+                if decoding.chain(data, layer.chain_id).diff_id != layer.diff_id:
+                    return Miss("not_in_store")
+        except (errors.TemporaryError, OSError) as error:
+            self.rest_after(error)
+            return Miss(_reason_of(error))
+        except errors.PermanentError:
+            return Miss("damaged_record")
+        return None
+
+    async def _ask(self, chain_id: str, *, whole: bool) -> Found | Miss:
+        if not self._identified and (reason := await self._identify()) is not None:
+            return Miss(reason)
+        found: list[Layer] = []
+        wanted: str | None = chain_id
+        while wanted is not None and (whole or not found):
+            answers = await self._serve(wanted, most=_AT_ONCE if whole else 1)
+            if answers is None:
+                self._identified = False  # an unmounted store is an empty folder: look again
+                return Miss("not_in_store", mounted=bool(found))
+            for answer in answers:
+                assert wanted is not None
+                layer, wanted = self._layer_of(wanted, *answer)
+                found.append(layer)
+        return Found(tuple(found))
+
+    async def _serve(self, chain_id: str, *, most: int) -> Sequence[store_worker.Answer] | None:
+        arguments = (str(self._layout.root), digests.hex_of(chain_id), self._mounts, most)
+        try:
+            answers: Sequence[store_worker.Answer] | None = await self._pool.call(
+                "serve_chain", *arguments, deadline=self._deadline
+            )
+        except OSError as error:
+            if error.errno in (errno.EUCLEAN, errno.EFBIG):
+                raise records.RecordError(chain_id, str(error)) from error
+            raise
+        return answers
+
+    def _layer_of(
+        self,
+        chain_id: str,
+        chain_data: bytes,
+        layer_data: bytes,
+        size: int,
+        device: int | None,
+        confirmed: bool,
+    ) -> tuple[Layer, str | None]:
+        """One layer of an answer, and the chain ID that it stands on. Raises RecordError."""
+        chain = decoding.chain(chain_data, chain_id)
+        layer = decoding.layer(layer_data, chain.diff_id)
+        if layer.size != size:
+            raise records.RecordError(
+                f"of layer {chain.diff_id}", f"says {layer.size} bytes, its file has {size}"
+            )
+        path = self.path(chain.diff_id)
+        return Layer(chain_id, chain.diff_id, path, size, device, confirmed), chain.parent
+
+    async def _identify(self) -> metrics.LayerReason | None:
+        """Why the folder is no store that we can read; None when it is one."""
+        path = str(self._layout.store_record)
+        try:
+            data = await self._pool.call(
+                "read", path, chain_index.RECORD_LIMIT, deadline=self._deadline
+            )
+        except FileNotFoundError:
+            return "no_store"
+        record = records.decode(data, records.StoreRecord, path)
+        if record.format != records.FORMAT:
+            logger.warning(
+                "the store has a format that this version cannot read; upgrade uimgacc",
+                extra={"format": record.format, "readable": records.FORMAT},
+            )
+            return "store_format"
+        self._identified = True
+        return None
+
+    def rest_after(self, error: Exception) -> None:
+        """Leave the store alone for a while after it has failed, in a look-up or in a mount."""
+        pause = self._pauses[min(self._failures, len(self._pauses) - 1)]
+        self._failures += 1
+        self._identified = False
+        self._closed_until = asyncio.get_running_loop().time() + pause
+        logger.warning(
+            "the store does not answer; images are pulled as ever",
+            extra={"reason": str(error), "asked_again_in_s": pause},
+        )
+
+
+def _reason_of(error: Exception) -> metrics.LayerReason:
+    return "store_deadline" if isinstance(error, workers.DeadlineError) else "store_error"

@@ -1,0 +1,69 @@
+"""The operations of the snapshotter's worker processes."""
+
+import contextlib
+import os
+
+from agent.mounts import mountpoints, syscalls
+from agent.store.lookup import chain_index, file_reads
+
+Answer = tuple[bytes, bytes, int, int | None, bool]
+
+
+def serve_chain(store: str, chain_id: str, folder: str, most: int) -> list[Answer] | None:
+    """Look a chain ID (64 hex digits) up, mount its layer below `folder`, and look again.
+
+    All in one, because a pull waits for each layer in turn. So also for the layers below
+    it, up to `most` in all. Returns for each, topmost first, what `chains.find_chain`
+    does, the st_dev of the mount, and whether the same record was there after they were
+    mounted. st_dev is None where that layer cannot be mounted just so: then the caller
+    tries by itself, and hears why. None: one of the chains is not in the store.
+    """
+    found = _find(store, chain_id, most)
+    if found is None:
+        return None
+    devices = [_mount(store, folder, chain, layer, size) for _, chain, layer, size in found]
+    return [
+        (chain, layer, size, device, device is not None and _stands(store, name, chain))
+        for (name, chain, layer, size), device in zip(found, devices, strict=True)
+    ]
+
+
+def _find(store: str, chain_id: str, most: int) -> list[tuple[str, bytes, bytes, int]] | None:
+    """The chain ID, chain record, layer record and size of each; None if one is not there."""
+    rows: list[tuple[str, bytes, bytes, int]] = []
+    name: str | None = chain_id
+    while name is not None and len(rows) < most:
+        found = chain_index.find_chain(store, name)
+        if found is None:
+            return None
+        rows.append((name, *found))
+        name = chain_index.parent_of(found[0])
+    return rows
+
+
+def _mount(store: str, folder: str, chain: bytes, layer: bytes, size: int) -> int | None:
+    if chain_index.size_of(layer) != size:
+        return None
+    name = chain_index.layer_of(chain)
+    target = mountpoints.mountpoint(folder, name)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(target, 0o700)
+        return syscalls.mount_layer(chain_index.file_of(store, name), target, size)
+    except OSError:
+        return None
+
+
+def _stands(store: str, chain_id: str, chain: bytes) -> bool:
+    try:
+        return chain_index.confirm_chain(store, chain_id) == chain
+    except OSError:
+        return False
+
+
+OPERATIONS = {
+    **file_reads.OPERATIONS,
+    **chain_index.OPERATIONS,
+    **syscalls.OPERATIONS,
+    "serve_chain": serve_chain,
+}

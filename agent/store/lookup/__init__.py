@@ -1,0 +1,1 @@
+"""Reading a store: what is there, by chain, image and cache."""

@@ -1,0 +1,194 @@
+"""The store as the node agent reads it: async, with a deadline, never hanging.
+
+Each look-up is one operation in a killable worker (agent.store.lookup.file_reads), decoded
+on this side. What is not there is None; what is damaged is None, too, and is
+reported to `on_damage`; a store that does not answer raises StoreUnavailable. So
+the caller knows apart "not cached" and "cannot tell".
+"""
+
+import errno
+import logging
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from agent import errors
+from agent.model import images, records
+from agent.store import decoding, layout
+
+logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
+
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
+
+
+class StoreUnavailable(errors.TemporaryError):
+    """The store did not answer within its deadline, or with an I/O error.
+
+    `operation` is what was tried, `reason` what came of it.
+    """
+
+    def __init__(self, operation: str, reason: str) -> None:
+        super().__init__(f"the store does not answer ({operation}): {reason}")
+        self.operation = operation
+        self.reason = reason
+
+
+class Pool(Protocol):
+    """Killable workers that run agent.store.lookup.file_reads (agent.kits.processes.workers.Pool).
+
+    A failed call leaves the pool usable.
+    """
+
+    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
+        """Run an operation; raise TemporaryError when it does not end, OSError as it did."""
+
+
+def log_damage(name: str, reason: str) -> None:
+    """Tell the log about a damaged record; the default `on_damage`."""
+    logger.warning("damaged record in the store", extra={"record": name, "reason": reason})
+
+
+class Catalog:
+    """Look-ups in one store.
+
+    `pool` runs the operations of `agent.store.lookup.file_reads`, `deadline` is the seconds
+    that one look-up may take, `on_damage(name, reason)` is told of each damaged
+    record (to count it).
+    """
+
+    def __init__(
+        self,
+        place: layout.Layout,
+        pool: Pool,
+        *,
+        deadline: float = 2.0,
+        on_damage: Callable[[str, str], None] = log_damage,
+    ) -> None:
+        self.layout = place
+        self._pool = pool
+        self._deadline = deadline
+        self._on_damage = on_damage
+
+    async def store(self) -> records.StoreRecord:
+        """What the folder is; raise NotAStore, UnknownFormat, StoreUnavailable.
+
+        It is the probe of health, too: one small file that is always there, and the server is
+        asked even where a cache has it.
+        """
+        data = await self._read(self.layout.store_record, "probe")
+        if data is None:
+            raise decoding.NotAStore(str(self.layout.root), "it has no store.json")
+        return decoding.store(data, str(self.layout.root))
+
+    async def image(self, reference: images.Reference) -> records.ImageRecord | None:
+        """The record of an image; None when it is not in the store.
+
+        A reference with a digest also finds the record of a tag that resolved to
+        that digest, or has it as the manifest of one of its platforms.
+        """
+        path = self.layout.image_record(reference)
+        data = await self._read(path)
+        if data is not None:
+            record = self._decode(lambda: decoding.image(data, reference))
+            if record is not None:
+                return record
+        if not reference.digest:
+            return None
+        siblings: list[records.ImageRecord] = []
+        for name, content in await self._read_folder(path.parent):
+            sibling = self._decode(lambda: decoding.any_image(content, name))  # noqa: B023
+            siblings += [sibling] if sibling is not None else []
+        return decoding.pick_by_digest(siblings, reference.digest)
+
+    async def caches(self) -> list[records.CacheRecord]:
+        """All Ready caches, by ID."""
+        found = []
+        for name, content in await self._read_folder(self.layout.cache_records):
+            cache_id = name.removesuffix(".json").rpartition("/")[2]
+            record = self._decode(lambda: decoding.cache(content, cache_id))  # noqa: B023
+            found += [record] if record is not None else []
+        return found
+
+    async def cache(self, cache_id: str) -> records.CacheRecord | None:
+        """The record of a cache; None when there is no such cache, or it is not Ready."""
+        if not records.is_cache_id(cache_id):
+            return None
+        data = await self._read(self.layout.cache_record(cache_id))
+        return None if data is None else self._decode(lambda: decoding.cache(data, cache_id))
+
+    async def layer(self, diff_id: str) -> records.LayerRecord | None:
+        """The record of a layer; None when the layer is not in the store."""
+        data = await self._read(self.layout.layer_record(diff_id))
+        return None if data is None else self._decode(lambda: decoding.layer(data, diff_id))
+
+    async def chain(self, chain_id: str) -> records.ChainRecord | None:
+        """The record of a chain ID; None when it is not in the store."""
+        data = await self._read(self.layout.chain_record(chain_id))
+        return None if data is None else self._decode(lambda: decoding.chain(data, chain_id))
+
+    async def blob(self, digest: str) -> bytes | None:
+        """A manifest, index or config, verified against its digest; None when not there."""
+        data = await self._read(self.layout.blob(digest))
+        return None if data is None else self._decode(lambda: decoding.blob(data, digest))
+
+    async def generation(self) -> int:
+        """The newest generation of deletions, 0 before the first.
+
+        Damage is no miss here: it raises RecordError, as nothing may follow from it.
+        """
+        data = await self._read(self.layout.generation_record)
+        return 0 if data is None else decoding.generation(data)
+
+    async def retired(self, generation: int) -> records.RetiredRecord | None:
+        """What a generation retires; None after all of it has been deleted.
+
+        Raises RecordError where it is damaged, as `generation` does.
+        """
+        data = await self._read(self.layout.retired_record(generation))
+        return None if data is None else decoding.retired(data, generation)
+
+    def _decode(self, decode: Callable[[], Found]) -> Found | None:
+        try:
+            return decode()
+        except records.RecordError as error:
+            self._on_damage(error.name, error.reason)
+            return None
+
+    async def _read(self, path: pathlib.Path, operation: str = "read") -> bytes | None:
+        try:
+            data = await self._call(operation, str(path), decoding.RECORD_LIMIT)
+        except OSError as error:
+            if error.errno in _MISSING:
+                return None
+            if error.errno in (errno.EFBIG, errno.EISDIR):
+                self._on_damage(str(path), error.strerror or str(error))
+                return None
+            raise StoreUnavailable(f"read {path}", str(error)) from error
+        assert isinstance(data, bytes)
+        return data
+
+    async def _read_folder(self, path: pathlib.Path) -> list[tuple[str, bytes]]:
+        try:
+            files = await self._call("read_folder", str(path), ".json", decoding.RECORD_LIMIT)
+        except OSError as error:
+            if error.errno in _MISSING:
+                return []
+            raise StoreUnavailable(f"read {path}", str(error)) from error
+        found = []
+        for name, content, number in files:
+            if number == errno.EFBIG:
+                self._on_damage(f"{path}/{name}", os.strerror(number))
+            elif number:
+                raise StoreUnavailable(f"read {path}/{name}", os.strerror(number))
+            else:
+                found.append((f"{path}/{name}", content))
+        return found
+
+    async def _call(self, operation: str, *arguments: Any) -> Any:
+        try:
+            return await self._pool.call(operation, *arguments, deadline=self._deadline)
+        except errors.TemporaryError as error:
+            raise StoreUnavailable(f"{operation} {arguments[0]}", str(error)) from error

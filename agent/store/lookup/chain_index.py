@@ -1,0 +1,89 @@
+"""From a chain ID to its layer: the one question that the snapshotter asks.
+
+Standard library only and few imports: it runs in children without site-packages.
+The caller decodes what comes back (agent.model.records).
+"""
+
+import errno
+import os
+import re
+
+from agent.store.lookup import file_reads
+
+RECORD_LIMIT = 1 << 20
+"""Bytes; no record of a layer or chain comes near."""
+
+_DIFF_ID = re.compile(rb'"diff_id"\s*:\s*"sha256:([0-9a-f]{64})"')
+_PARENT = re.compile(rb'"parent"\s*:\s*(?:null|"sha256:([0-9a-f]{64})")')
+_SIZE = re.compile(rb'"size"\s*:\s*(\d+)')
+
+
+def find_chain(store: str, chain_id: str) -> tuple[bytes, bytes, int] | None:
+    """Look a chain ID (64 hex digits) up in the store whose root folder is `store`.
+
+    Returns its chain record, the record of its layer, and the size of the layer's
+    file; None when the chain is not in the store. A chain whose layer is missing
+    or whose record is damaged raises OSError EUCLEAN.
+    """
+    try:
+        chain = file_reads.read(f"{store}/meta/chains/{chain_id[:2]}/{chain_id}.json", RECORD_LIMIT)
+    except FileNotFoundError:
+        return None
+    name = layer_of(chain)
+    try:
+        record = file_reads.read(f"{store}/meta/layers/{name[:2]}/{name}.json", RECORD_LIMIT)
+        size = file_reads.size_of(file_of(store, name))
+    except FileNotFoundError as error:
+        raise OSError(errno.EUCLEAN, "the layer of a chain is missing", error.filename) from error
+    return chain, record, size
+
+
+def layer_of(chain: bytes) -> str:
+    """The diff ID (64 hex digits) that a chain record names; OSError EUCLEAN without one."""
+    named = _DIFF_ID.search(chain)
+    if named is None:
+        raise OSError(errno.EUCLEAN, "damaged chain record")
+    return named[1].decode()
+
+
+def parent_of(chain: bytes) -> str | None:
+    """The chain ID (64 hex digits) below; None for a bottom layer; OSError EUCLEAN if untold."""
+    named = _PARENT.search(chain)
+    if named is None:
+        raise OSError(errno.EUCLEAN, "damaged chain record")
+    return named[1].decode() if named[1] else None
+
+
+def size_of(layer: bytes) -> int | None:
+    """The size of its file that a layer record names first; None without one."""
+    named = _SIZE.search(layer)
+    return int(named[1]) if named else None
+
+
+def file_of(store: str, name: str) -> str:
+    """The file of a layer by its diff ID (64 hex digits)."""
+    return f"{store}/sha256/{name[:2]}/{name}.erofs"
+
+
+def confirm_chain(store: str, chain_id: str) -> bytes | None:
+    """The chain record of a chain ID (64 hex digits) if it is there at this moment, else None.
+
+    A client of NFS may open a file that was deleted, while another one has it open, by
+    the handle that it remembers; but what it then hears of the file has no links.
+    """
+    path = f"{store}/meta/chains/{chain_id[:2]}/{chain_id}.json"
+    try:
+        with open(path, "rb") as file:
+            if not os.fstat(file.fileno()).st_nlink:
+                return None
+            return file.read(RECORD_LIMIT)
+    except FileNotFoundError:
+        return None
+
+
+def confirm_chains(store: str, chain_ids: list[str]) -> list[bytes | None]:
+    """The same for several."""
+    return [confirm_chain(store, chain_id) for chain_id in chain_ids]
+
+
+OPERATIONS = {"confirm_chains": confirm_chains}

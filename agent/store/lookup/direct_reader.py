@@ -1,0 +1,137 @@
+"""The store as a person's command and the builder read it: sync and direct.
+
+May block for as long as the store's server does; the node agent uses
+agent.store.lookup.catalog instead. Damage is a miss plus a report, as there.
+"""
+
+import errno
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from agent.model import images, records
+from agent.store import decoding, layout
+from agent.store.lookup import file_reads
+
+logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
+
+
+def log_damage(name: str, reason: str) -> None:
+    """Tell the log about a damaged record; the default `on_damage`."""
+    logger.warning("damaged record in the store", extra={"record": name, "reason": reason})
+
+
+def open_store(root: pathlib.Path) -> records.StoreRecord:
+    """Read what a folder is; raise NotAStore or UnknownFormat."""
+    place = layout.Layout(root)
+    try:
+        data = file_reads.read(str(place.store_record), decoding.RECORD_LIMIT)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise decoding.NotAStore(str(root), "it has no store.json") from error
+    except OSError as error:
+        raise decoding.NotAStore(str(root), f"store.json cannot be read: {error}") from error
+    return decoding.store(data, str(root))
+
+
+class Reader:
+    """Look-ups in one store; `on_damage(name, reason)` is told of each damaged record."""
+
+    def __init__(
+        self, place: layout.Layout, *, on_damage: Callable[[str, str], None] = log_damage
+    ) -> None:
+        self.layout = place
+        self._on_damage = on_damage
+
+    def layer(self, diff_id: str) -> records.LayerRecord | None:
+        """The record of a layer, provided that its file is there and of the right size."""
+        data = self._read(self.layout.layer_record(diff_id))
+        record = None if data is None else self._decode(lambda: decoding.layer(data, diff_id))
+        if record is None:
+            return None
+        path = self.layout.layer(diff_id)
+        try:
+            size = file_reads.size_of(str(path))
+        except FileNotFoundError:
+            self._on_damage(str(path), "the record is there, the layer file is not")
+            return None
+        if size != record.size:
+            self._on_damage(str(path), f"has {size} bytes, its record says {record.size}")
+            return None
+        return record
+
+    def chain(self, chain_id: str) -> records.ChainRecord | None:
+        """The record of a chain ID."""
+        data = self._read(self.layout.chain_record(chain_id))
+        return None if data is None else self._decode(lambda: decoding.chain(data, chain_id))
+
+    def blob(self, digest: str) -> bytes | None:
+        """A manifest, index or config, verified."""
+        data = self._read(self.layout.blob(digest))
+        return None if data is None else self._decode(lambda: decoding.blob(data, digest))
+
+    def image(self, reference: images.Reference) -> records.ImageRecord | None:
+        """The record of an image, as agent.store.lookup.catalog.Catalog.image finds it."""
+        path = self.layout.image_record(reference)
+        data = self._read(path)
+        if data is not None:
+            record = self._decode(lambda: decoding.image(data, reference))
+            if record is not None:
+                return record
+        if not reference.digest:
+            return None
+        return decoding.pick_by_digest(self._images_of(path.parent), reference.digest)
+
+    def images(self) -> Iterator[records.ImageRecord]:
+        """All images, by registry, repository and tag."""
+        for folder, folders, _ in os.walk(self.layout.image_records):
+            folders.sort()
+            yield from self._images_of(pathlib.Path(folder))
+
+    def cache(self, cache_id: str) -> records.CacheRecord | None:
+        """The record of a cache; None when there is none, or it is not Ready."""
+        if not records.is_cache_id(cache_id):
+            return None
+        data = self._read(self.layout.cache_record(cache_id))
+        return None if data is None else self._decode(lambda: decoding.cache(data, cache_id))
+
+    def caches(self) -> Iterator[records.CacheRecord]:
+        """All Ready caches, by ID."""
+        for name, data in self._read_folder(self.layout.cache_records):
+            cache_id = pathlib.PurePath(name).stem
+            record = self._decode(lambda: decoding.cache(data, cache_id))  # noqa: B023
+            if record is not None:
+                yield record
+
+    def _images_of(self, folder: pathlib.Path) -> Iterator[records.ImageRecord]:
+        for name, data in self._read_folder(folder):
+            record = self._decode(lambda: decoding.any_image(data, name))  # noqa: B023
+            if record is not None:
+                yield record
+
+    def _decode(self, decode: Callable[[], Found]) -> Found | None:
+        try:
+            return decode()
+        except records.RecordError as error:
+            self._on_damage(error.name, error.reason)
+            return None
+
+    def _read(self, path: pathlib.Path) -> bytes | None:
+        try:
+            return file_reads.read(str(path), decoding.RECORD_LIMIT)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                self._on_damage(str(path), str(error))
+            return None
+
+    def _read_folder(self, folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+        for name, data, number in file_reads.read_folder(
+            str(folder), ".json", decoding.RECORD_LIMIT
+        ):
+            if number:
+                self._on_damage(f"{folder}/{name}", os.strerror(number))
+            else:
+                yield f"{folder}/{name}", data

@@ -1,0 +1,69 @@
+"""What may block on a hung store, as operations for agent.kits.processes.workers.
+
+Standard library only and few imports: it runs in children without site-packages.
+"""
+
+import errno
+import os
+
+_PART = 1 << 16
+"""Bytes; almost every record is smaller, and memory for a part is had without a system call."""
+
+
+def read(path: str, limit: int) -> bytes:
+    """The content of a file of at most `limit` bytes; OSError EFBIG beyond it."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        left = limit + 1
+        while left and (part := os.read(file, min(_PART, left))):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(file)
+    if not left:
+        raise OSError(errno.EFBIG, "larger than any record", path)
+    return b"".join(parts)
+
+
+def probe(path: str, limit: int) -> bytes:
+    """As `read`, but the server is asked, too.
+
+    An NFS client that holds a delegation opens and reads a file that it has in its
+    cache for minutes after the server has gone. statvfs is never answered from a cache.
+    """
+    os.statvfs(os.path.dirname(path))
+    return read(path, limit)
+
+
+def size_of(path: str) -> int:
+    """The size of a file in bytes."""
+    return os.stat(path).st_size
+
+
+def read_folder(path: str, suffix: str, limit: int) -> list[tuple[str, bytes, int]]:
+    """The files of a folder whose names end in `suffix`: (name, content, errno), by name.
+
+    A file that cannot be read has b"" and the number of its error; one that went
+    away meanwhile is left out. A folder that is not there has no files.
+    """
+    try:
+        names = sorted(os.listdir(path))
+    except FileNotFoundError:
+        return []
+    files = []
+    for name in names:
+        if not name.endswith(suffix) or name.startswith("."):
+            continue
+        try:
+            files.append((name, read(f"{path}/{name}", limit), 0))
+        except FileNotFoundError:
+            continue
+        except IsADirectoryError:
+            continue
+        except OSError as error:
+            files.append((name, b"", error.errno or errno.EIO))
+    return files
+
+
+OPERATIONS = {"probe": probe, "read": read, "size_of": size_of, "read_folder": read_folder}

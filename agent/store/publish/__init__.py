@@ -1,0 +1,1 @@
+"""Writing a store: layers, records, and the claims that protect a build."""

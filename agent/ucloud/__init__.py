@@ -1,0 +1,1 @@
+"""UCloud's API for image acceleration: protocol, endpoint, actions."""

@@ -1,0 +1,256 @@
+"""The objects behind UCloud's actions, in the Kubernetes API.
+
+ImageCaches with a label of ours; the switch in a ConfigMap and the password for UHub
+in a Secret, both in the controller's namespace; and the parts of the installation
+that `agent.clients.kube.acceleration_switch` turns on and off.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agent.clients.kube import acceleration_switch, refusals, rest_client
+from agent.clients.registry import credentials
+from agent.control.objects import cache_object
+from agent.control.reconcile import states
+from agent.model import caches
+from agent.ucloud import accelerated_images, acceleration, protocol
+
+LABEL = "uimgacc.io/ucloud"
+"""Label "true" of an ImageCache that UCloud's API has made."""
+
+_ORIGINAL = "uimgacc.io/original-image"
+_TARGET = "uimgacc.io/target-image"
+_STAGE = "uimgacc.io/target-stage"
+_PROBLEM = "uimgacc.io/target-problem"
+_LAYERS = "uimgacc.io/layers"
+_TOLD = "uimgacc.io/deletion-told"
+_PLAIN_HTTP = "uimgacc.io/plain-http-registry"
+_INSECURE = "uimgacc.io/insecure-registry"
+
+_CONFIG_MAPS = rest_client.Resource(plural="configmaps")
+_NAME = "uimgacc-ucloud"
+_UHUB = "uimgacc-uhub"
+_SECRET_KEY = ".dockerconfigjson"  # noqa: S105 - the name of a field
+
+_LEASE = "uimgacc-controller"
+# Far longer than a Lease lasts: whoever asks may have another clock, and who leads may change.
+_FRESH = datetime.timedelta(minutes=2)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`hosts` are the registries that the user of UHub is for, `plain_http` those without TLS.
+
+    `insecure` are those whose certificate is not verified. `serves` are the namespaces whose
+    pods may have what that user has opened without their own secrets (caches.EVERY: all),
+    `named` those that are served instead, also where there is no such user.
+    """
+
+    namespace: str
+    hosts: Sequence[str] = ("uhub.service.ucloud.cn",)
+    plain_http: Sequence[str] = ()
+    insecure: Sequence[str] = ()
+    serves: Sequence[str] = ("default",)
+    named: Sequence[str] = ()
+
+
+class KubeObjects:
+    """See acceleration.Objects."""
+
+    def __init__(
+        self,
+        api: rest_client.Client,
+        switch: acceleration_switch.Switch,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    ) -> None:
+        self._api = api
+        self._switch = switch
+        self._settings = settings
+        self._clock = clock
+
+    async def all(self) -> Sequence[accelerated_images.Accelerated]:
+        """See acceleration.Objects; in the order of their names."""
+        found = [
+            accelerated(body)
+            async for page in self._api.pages(rest_client.IMAGE_CACHES, labels=f"{LABEL}=true")
+            for body in page.items
+        ]
+        return sorted(found, key=lambda each: each.name)
+
+    async def create(self, name: str, original: str, target: str) -> None:
+        """See acceleration.Objects."""
+        annotations = {_ORIGINAL: original, _TARGET: target}
+        if self._settings.plain_http:
+            annotations[_PLAIN_HTTP] = ",".join(self._settings.plain_http)
+        if self._settings.insecure:
+            annotations[_INSECURE] = ",".join(self._settings.insecure)
+        spec: dict[str, Any] = {"images": [original], "imageCacheSize": caches.SIZE_MAX}
+        served = self._settings.named
+        if (await self.switch()).has_login:
+            spec["imagePullSecrets"] = [f"{self._settings.namespace}/{_UHUB}"]
+            served = served or self._settings.serves
+        if served:
+            spec["namespaces"] = list(served)
+        body = {
+            "apiVersion": "uimgacc.io/v1",
+            "kind": caches.KIND,
+            "metadata": {"name": name, "labels": {LABEL: "true"}, "annotations": annotations},
+            "spec": spec,
+        }
+        try:
+            await self._api.create(rest_client.IMAGE_CACHES, body)
+        except refusals.AlreadyExists:
+            found = await self._api.get(rest_client.IMAGE_CACHES, name)
+            # Whatever new value: build anew what failed.
+            annotations[cache_object.REFRESH] = str(found["metadata"]["resourceVersion"])
+            again = {**annotations, _STAGE: None, _PROBLEM: None, _LAYERS: None}
+            # Without a user of UHub now, nothing of the one that there was.
+            wanted = {"imagePullSecrets": None, "namespaces": None, **spec}
+            await self._api.patch(
+                rest_client.IMAGE_CACHES, name, {"metadata": {"annotations": again}, "spec": wanted}
+            )
+
+    async def delete(self, each: accelerated_images.Accelerated) -> None:
+        """See acceleration.Objects."""
+        with contextlib.suppress(refusals.NotFound):
+            await self._api.delete(rest_client.IMAGE_CACHES, each.name, uid=each.uid)
+
+    async def tell(self, each: accelerated_images.Accelerated, *, told: bool) -> None:
+        """See acceleration.Objects."""
+        await self._note(each, {"metadata": {"annotations": {_TOLD: "true" if told else None}}})
+
+    async def led(self) -> bool:
+        """See acceleration.Objects; by the leader's Lease."""
+        try:
+            lease = await self._api.get(
+                rest_client.LEASES, _LEASE, namespace=self._settings.namespace
+            )
+        except refusals.NotFound:
+            return False
+        # Whoever holds it: while one hands it to the next, nobody need be told.
+        renewed = cache_object.moment((lease.get("spec") or {}).get("renewTime"))
+        return renewed is not None and self._clock() - renewed < _FRESH
+
+    async def switch(self) -> acceleration.Switch:
+        """See acceleration.Objects."""
+        try:
+            found = await self._api.get(_CONFIG_MAPS, _NAME, namespace=self._settings.namespace)
+        except refusals.NotFound:
+            return acceleration.Switch()
+        data: Mapping[str, str] = found.get("data") or {}
+        return acceleration.Switch(
+            enabled=data.get("enabled") == "true",
+            nfs=data.get("nfsAddr", ""),
+            subnet=data.get("subnetId", ""),
+            has_login=data.get("hasLogin") == "true",
+        )
+
+    async def turn(self, wanted: protocol.Enable | None, *, keep: bool = False) -> None:
+        """See acceleration.Objects. The switch itself is written last: what it says is done.
+
+        With `keep`, a login and a subnet that are not given stay as they are.
+        """
+        if wanted is None:
+            await self._switch.off()
+            await self._put(_CONFIG_MAPS, _NAME, {"data": {"enabled": "false"}})
+            await self._forget_login()
+            return
+        before = await self.switch() if keep else acceleration.Switch()
+        has_login = before.has_login or bool(wanted.username)
+        if wanted.username:
+            content = credentials.docker_config(
+                self._settings.hosts, username=wanted.username, password=wanted.password
+            )
+            login = {_SECRET_KEY: base64.b64encode(content).decode()}
+            body = {"type": "kubernetes.io/dockerconfigjson", "data": login}
+            await self._put(rest_client.SECRETS, _UHUB, body)
+        elif not has_login:
+            await self._forget_login()
+        await self._switch.on()
+        data = {
+            "enabled": "true",
+            "nfsAddr": wanted.nfs,
+            "subnetId": wanted.subnet or before.subnet,
+            "hasLogin": "true" if has_login else "false",
+        }
+        await self._put(_CONFIG_MAPS, _NAME, {"data": data})
+
+    async def _forget_login(self) -> None:
+        with contextlib.suppress(refusals.NotFound):
+            await self._api.delete(rest_client.SECRETS, _UHUB, namespace=self._settings.namespace)
+
+    async def _put(
+        self, resource: rest_client.Resource, name: str, body: Mapping[str, Any]
+    ) -> None:
+        namespace = self._settings.namespace
+        try:
+            await self._api.patch(resource, name, body, namespace=namespace)
+        except refusals.NotFound:
+            made = {**body, "metadata": {"name": name}}
+            await self._api.create(resource, made, namespace=namespace)
+
+    async def login(self) -> bytes | None:
+        """The docker config JSON with the user of UHub; None where nobody gave one."""
+        if not (await self.switch()).has_login:
+            return None
+        namespace = self._settings.namespace
+        found = await self._api.get(rest_client.SECRETS, _UHUB, namespace=namespace)
+        return base64.b64decode(found["data"][_SECRET_KEY])
+
+    async def pushed(self, each: accelerated_images.Accelerated, layers: int) -> None:
+        """Note that the other name is there, and have the cache hold it as well."""
+        annotations = {
+            _STAGE: accelerated_images.Stage.PUSHED.value,
+            _PROBLEM: None,
+            _LAYERS: str(layers),
+        }
+        body = {
+            "metadata": {"annotations": annotations},
+            "spec": {"images": [each.original, each.target]},
+        }
+        await self._note(each, body)
+
+    async def failed(self, each: accelerated_images.Accelerated, problem: str) -> None:
+        """Note why the other name cannot be pushed."""
+        annotations = {_STAGE: accelerated_images.Stage.FAILED.value, _PROBLEM: problem[:1024]}
+        await self._note(each, {"metadata": {"annotations": annotations}})
+
+    async def _note(self, each: accelerated_images.Accelerated, body: Mapping[str, Any]) -> None:
+        with contextlib.suppress(refusals.NotFound):  # deleted meanwhile
+            await self._api.patch(rest_client.IMAGE_CACHES, each.name, body)
+
+
+def is_ours(body: rest_client.Object) -> bool:
+    """Whether UCloud's API has made an ImageCache."""
+    return (body["metadata"].get("labels") or {}).get(LABEL) == "true"
+
+
+def accelerated(body: rest_client.Object) -> accelerated_images.Accelerated:
+    """An ImageCache that UCloud's API has made."""
+    cache = cache_object.parse(body)
+    annotations: Mapping[str, str] = body["metadata"].get("annotations") or {}
+    stage = annotations.get(_STAGE, "")
+    known = {each.value for each in accelerated_images.Stage}
+    layers = annotations.get(_LAYERS, "")
+    return accelerated_images.Accelerated(
+        name=cache.key.name,
+        uid=cache.uid,
+        original=annotations.get(_ORIGINAL, ""),
+        target=annotations.get(_TARGET, ""),
+        stage=accelerated_images.Stage(stage if stage in known else ""),
+        problem=annotations.get(_PROBLEM, ""),
+        layers=int(layers) if layers.isascii() and layers.isdigit() else 0,
+        state=cache.state,
+        built=cache.state.phase is states.Phase.READY and cache.state.build.spec == cache.spec_hash,
+        plain_http=frozenset(cache.request.plain_http_registries if cache.request else ()),
+        insecure=frozenset(cache.request.insecure_registries if cache.request else ()),
+        failed=cache.state.build.failed == cache.spec_hash,
+        deleted=cache.deleted,
+        told=annotations.get(_TOLD) == "true",
+    )

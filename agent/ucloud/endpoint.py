@@ -1,0 +1,75 @@
+"""UCloud's API over HTTP: `POST /ucloud`, a signed form in, JSON out.
+
+Every answer has status 200: the official SDK shows a RetCode and its Message only
+then. What goes wrong in here is told without its details, which are in the log.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+
+from agent import errors
+from agent.control.page import api_keys
+from agent.kits.web import forms
+from agent.ucloud import protocol
+
+logger = logging.getLogger(__name__)
+
+PATH = "/ucloud"
+_LIMIT = 64 << 10
+
+
+class Actions(Protocol):
+    """What the actions do: acceleration.Actions."""
+
+    async def do(self, request: protocol.Request) -> protocol.Situation | None:
+        """Do it; raise ucloud.ApiError."""
+
+
+class Api:
+    """The handler of requests. `cluster` is the only ClusterId; "": any will do."""
+
+    def __init__(self, actions: Actions, keys: api_keys.Keys, *, cluster: str = "") -> None:
+        self._actions = actions
+        self._keys = keys
+        self._cluster = cluster
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Answer one request."""
+        parameters = await forms.fields_of(request)
+        action = parameters.get("Action", "")[:64]
+        try:
+            body = await self._do(action, parameters)
+        except protocol.ApiError as error:
+            body = protocol.refused(action, error.code, str(error))
+        except errors.AgentError as error:
+            logger.warning("a request failed", extra={"action": action, "reason": str(error)})
+            body = protocol.refused(action, protocol.RetCode.UNAVAILABLE, "not possible just now")
+        return web.Response(
+            body=msgspec.json.encode(body),
+            content_type="application/json",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def _do(self, action: str, parameters: Mapping[str, str]) -> Mapping[str, object]:
+        # Before anything else is looked at, and without saying what would be wrong with it.
+        protocol.authenticate(parameters, self._keys.read())
+        asked = protocol.parse(parameters)
+        if self._cluster and parameters.get("ClusterId") != self._cluster:
+            raise protocol.ApiError(
+                protocol.RetCode.WRONG_PARAMETER, f"Params [ClusterId] is not {self._cluster}"
+            )
+        found = await self._actions.do(asked)
+        if not isinstance(asked, protocol.Get):
+            logger.info("done as asked by UCloud's API", extra={"action": action})
+        return protocol.done(action) if found is None else protocol.described(action, found)
+
+
+def application(api: Api) -> web.Application:
+    """The API alone."""
+    app = web.Application(client_max_size=_LIMIT)
+    app.router.add_post(PATH, api.answer)
+    return app

@@ -1,0 +1,344 @@
+"""What mkfs.erofs gets to see of a tar: read back with the standard library's reader."""
+
+import io
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import errors
+from agent.build.tar import headers, stream
+from lab import tars
+
+
+def passed(tar: bytes, *, step: int = 1 << 20, **options) -> bytes:
+    """The whole output for a tar that is fed in pieces."""
+    normaliser = stream.Normaliser(**options)
+    out = bytearray()
+    for start in range(0, len(tar), step):
+        for span in normaliser.feed(tar[start : start + step]):
+            out += span
+    for span in normaliser.finish():
+        out += span
+    return bytes(out)
+
+
+def members(*entries: tars.Entry, **options) -> dict[str, tarfile.TarInfo]:
+    """What comes out for some entries, by name, the root left out."""
+    with read(passed(tars.archive(entries), **options)) as archive:
+        return {one.name: one for one in archive.getmembers() if one.name != "."}
+
+
+def read(tar: bytes) -> tarfile.TarFile:
+    return tarfile.open(fileobj=io.BytesIO(tar), errorlevel=2)
+
+
+def content(name: str, *entries: tars.Entry) -> bytes:
+    with read(passed(tars.archive(entries))) as archive:
+        file = archive.extractfile(name)
+        assert file is not None
+        return file.read()
+
+
+def test_plain_entries_pass_byte_for_byte() -> None:
+    tar = tars.archive([tars.folder("a"), tars.file("a/b", b"x" * 1000), tars.file("c")])
+
+    out = passed(tar)
+
+    assert out[:512] == headers.root_entry()
+    assert out[512:].rstrip(b"\0") == tar.rstrip(b"\0")
+
+
+@pytest.mark.parametrize("step", [1, 7, 511, 512, 513, 4096])
+def test_the_size_of_pieces_does_not_matter(step: int) -> None:
+    tar = tars.archive(
+        [
+            tars.folder("./a/"),
+            tars.file("a/b", b"x" * 1000, pax={"mtime": b"1.5"}),
+            tars.file("n" * 150, b"y" * 513),
+            tars.file("implied/deep/file", b"z"),
+            tars.symlink("s", "a"),
+            tars.file("s/through", b"q" * 700),
+            tars.file(
+                "holes", b"d" * 600, sparse="pax-1.0", size=5000, holes=[(0, 512), (4096, 88)]
+            ),
+        ]
+    )
+
+    assert passed(tar, step=step) == passed(tar)
+
+
+@given(st.binary(max_size=3000), st.integers(1, 600))
+def test_any_bytes_pass_or_are_refused(data: bytes, step: int) -> None:
+    try:
+        passed(data, step=step)
+    except errors.PermanentError:
+        return
+
+
+@given(st.data())
+def test_a_damaged_header_is_refused_or_harmless(data: st.DataObject) -> None:
+    tar = bytearray(tars.archive([tars.folder("a"), tars.file("a/b", b"x" * 600)]))
+    tar[data.draw(st.integers(0, 1535))] ^= data.draw(st.integers(1, 255))
+    try:
+        passed(bytes(tar))
+    except errors.PermanentError:
+        return
+
+
+def test_the_root_is_what_containerd_makes_it() -> None:
+    with read(passed(tars.archive([tars.folder("./", mode=0o700, uid=5), tars.file("a")]))) as got:
+        roots = [one for one in got if one.name == "."]
+
+    assert [(root.mode, root.uid, root.mtime) for root in roots] == [(0o755, 0, 0)]
+
+
+def test_an_empty_tar_is_an_empty_layer() -> None:
+    assert passed(b"") == headers.root_entry() + bytes(1024)
+    assert passed(bytes(1024)) == headers.root_entry() + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("./a", "a"),
+        ("/a", "a"),
+        ("../a", "a"),
+        ("x/../a", "a"),
+        ("b//./a", "b/a"),
+        ("b/a/", "b/a"),
+    ],
+)
+def test_names_are_cleaned(name: str, clean: str) -> None:
+    found = members(tars.folder("b"), tars.file(name, b"1"))
+
+    assert clean in found
+    assert found[clean].isfile()
+
+
+def test_parents_that_are_not_named_are_made_as_containerd_does() -> None:
+    found = members(tars.file("a/b/c", uid=7))
+
+    assert [(name, one.mode, one.uid) for name, one in found.items()] == [
+        ("a", 0o755, 0),
+        ("a/b", 0o755, 0),
+        ("a/b/c", 0o644, 7),
+    ]
+
+
+def test_parents_that_are_not_named_look_like_those_below() -> None:
+    below = {b"tmp": stream.DirInfo(0o1777, 1, 2, 3, 4, ((b"user.k", b"v"),))}
+
+    found = members(tars.file("tmp/x/y"), below=below.get)
+
+    tmp = found["tmp"]
+    assert (tmp.mode, tmp.uid, tmp.gid, tmp.mtime) == (0o1777, 1, 2, pytest.approx(3))
+    assert tmp.pax_headers["SCHILY.xattr.user.k"] == "v"
+    assert found["tmp/x"].mode == 0o755
+
+
+def test_symlinks_in_parents_are_followed_within_the_root() -> None:
+    found = members(
+        tars.symlink("lib", "usr/lib"),
+        tars.file("lib/a"),
+        tars.symlink("abs", "/etc"),
+        tars.file("abs/b"),
+        tars.symlink("out", "../../.."),
+        tars.file("out/c"),
+    )
+
+    assert {"usr/lib/a", "etc/b", "c"} <= found.keys()
+
+
+def test_symlinks_in_a_circle_are_refused() -> None:
+    with pytest.raises(headers.TarHeaderError, match="circle"):
+        members(tars.symlink("a", "b"), tars.symlink("b", "a"), tars.file("a/x"))
+
+
+def test_a_symlink_that_was_replaced_is_not_followed() -> None:
+    found = members(tars.symlink("a", "b"), tars.folder("a"), tars.file("a/x"))
+
+    assert "a/x" in found
+
+
+def test_symlinks_have_mode_777() -> None:
+    entry = tars.Entry(name=b"s", kind=tars.SYMLINK, target=b"t", mode=0)
+
+    assert members(entry)["s"].mode == 0o777
+
+
+@pytest.mark.parametrize(
+    ("pax", "wanted"),
+    [
+        (b"5.5", b"5.500000000"),
+        (b"5.000000001999", b"5.000000001"),
+        (b"-1.5", None),
+        (b"99999999999999", None),
+        (b"9000000000", b"9000000000.000000000"),
+        (b"12345678901", None),
+    ],
+)
+def test_times(pax: bytes, wanted: bytes | None) -> None:
+    found = members(tars.file("a", pax={"mtime": pax}))["a"]
+
+    if wanted is None:
+        assert found.mtime == 0
+    else:
+        assert found.pax_headers["mtime"].encode() == wanted
+
+
+def test_only_xattrs_that_linux_takes_are_kept() -> None:
+    pax = {
+        "SCHILY.xattr.user.a": b"1\0\n=",
+        "SCHILY.xattr.security.capability": b"2",
+        "SCHILY.xattr.trusted.overlay.opaque": b"y",
+        "SCHILY.xattr.other.thing": b"3",
+        "LIBARCHIVE.xattr.user.b": b"NA",
+    }
+
+    file = members(tars.file("a", pax=pax))["a"]
+    link = members(tars.symlink("a", "b", pax=pax))["a"]
+
+    assert {key for key in file.pax_headers if "xattr" in key} == {
+        "SCHILY.xattr.user.a",
+        "SCHILY.xattr.security.capability",
+    }
+    assert {key for key in link.pax_headers if "xattr" in key} == {
+        "SCHILY.xattr.security.capability"
+    }
+
+
+def test_a_global_header_changes_nothing() -> None:
+    header = tars.pax_header({"path": b"other", "SCHILY.xattr.user.g": b"1"})
+    block = header[:148] + b" " * 8 + b"g" + header[157:512]
+    block = block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+    with read(passed(block + header[512:] + tars.archive([tars.file("a")]))) as got:
+        assert got.getnames() == [".", "a"]
+
+
+@pytest.mark.parametrize("dialect", ["pax-0.1", "pax-1.0"])
+def test_sparse_files_are_filled_up(dialect: str) -> None:
+    holes = [(512, 512), (4096, 100)]
+    entry = tars.file("s", b"a" * 512 + b"b" * 100, sparse=dialect, size=10_000, holes=holes)
+
+    data = content("s", entry, tars.file("after"))
+
+    assert data == bytes(512) + b"a" * 512 + bytes(3072) + b"b" * 100 + bytes(10_000 - 4196)
+
+
+def test_gnu_sparse_files_are_refused_like_in_containerd() -> None:
+    entry = tars.file("s", b"a" * 512, sparse="gnu", size=10_000, holes=[(512, 512)])
+
+    with pytest.raises(headers.TarHeaderError, match="containerd does not unpack it either"):
+        members(entry)
+
+
+def test_long_names_of_both_kinds_and_large_numbers() -> None:
+    long = "d" * 120
+    found = members(
+        tars.folder(long),
+        tars.file(f"{long}/pax", uid=3_000_000, gid=2**31),
+        tars.file(f"{long}/gnu", gnu=True, uid=3_000_000, mtime=-5),
+        tars.symlink("s", "t" * 300),
+    )
+
+    assert found[f"{long}/pax"].uid == 3_000_000
+    assert found[f"{long}/pax"].gid == 2**31
+    assert (found[f"{long}/gnu"].uid, found[f"{long}/gnu"].mtime) == (3_000_000, 0)
+    assert found["s"].linkname == "t" * 300
+
+
+def test_v7_and_nul_type_headers_are_understood() -> None:
+    tar = bytearray(tars.archive([tars.folder("a/"), tars.file("b", b"1")]))
+    for start in (0, 512):
+        tar[start + 257 : start + 265] = bytes(8)
+        tar[start + 156] = 0
+        tar[start + 148 : start + 156] = b" " * 8
+        tar[start + 148 : start + 156] = b"%06o\0 " % sum(tar[start : start + 512])
+
+    with read(passed(bytes(tar))) as got:
+        kinds = {one.name: one.type for one in got}
+
+    assert (kinds["a"], kinds["b"]) == (tarfile.DIRTYPE, tarfile.REGTYPE)
+
+
+def test_whiteouts_keep_their_name_and_owner_and_lose_the_rest() -> None:
+    found = members(tars.folder("a"), tars.file("a/.wh.b", b"data", uid=5, mode=0o644))["a/.wh.b"]
+
+    assert (found.size, found.mode, found.uid, found.mtime) == (0, 0, 5, 0)
+
+
+@pytest.mark.parametrize("name", [".wh.", "a/.wh..", "a/.wh..."])
+def test_whiteouts_of_nothing_are_refused(name: str) -> None:
+    with pytest.raises(errors.PermanentError, match="whiteout"):
+        members(tars.folder("a"), tars.file(name))
+
+
+def test_an_opaque_root_becomes_an_attribute() -> None:
+    with read(passed(tars.archive([tars.file(".wh..wh..opq")]))) as got:
+        root = got.getmembers()[-1]
+
+    assert root.name == "."
+    assert root.pax_headers["SCHILY.xattr.trusted.overlay.opaque"] == "y"
+
+
+def test_hard_links_name_the_clean_path() -> None:
+    found = members(tars.folder("a"), tars.file("a/b"), tars.link("c", "./a/../a/b"))
+
+    assert found["c"].linkname == "a/b"
+
+
+@pytest.mark.parametrize("target", ["a", "./a", "/"])
+def test_a_hard_link_to_itself_or_to_a_directory_is_refused(target: str) -> None:
+    with pytest.raises(errors.PermanentError, match="hard link"):
+        members(tars.link("a", target))
+
+
+def test_something_in_a_file_is_refused() -> None:
+    with pytest.raises(stream.LayerTarError, match="a, which is a file"):
+        members(tars.file("a"), tars.file("a/b"))
+
+
+@pytest.mark.parametrize("cut", [100, 600, 1300])
+def test_a_tar_that_is_cut_off_is_refused(cut: int) -> None:
+    tar = tars.archive([tars.folder("a"), tars.file("b", b"x" * 1000)])
+
+    with pytest.raises(stream.LayerTarError, match="middle"):
+        passed(tar[:cut])
+
+
+def test_a_tar_without_its_end_or_with_more_after_it_is_whole() -> None:
+    tar = tars.archive([tars.folder("a"), tars.file("b", b"x" * 1000)])
+    whole = tar[: 512 + 512 + 1000]
+
+    assert passed(whole) == passed(tar)
+    assert passed(tar + b"garbage" * 1000) == passed(tar)
+
+
+def test_a_hard_link_that_changes_its_file_asks_for_a_second_pass() -> None:
+    tar = tars.archive(
+        [
+            tars.file("one", mode=0o640),
+            tars.link("two", "one", mode=0o600, uid=5),
+            tars.link("three", "two", mode=0o600, uid=5, pax={"SCHILY.xattr.user.k": b"v"}),
+        ]
+    )
+    first = stream.Normaliser()
+    first.feed(tar)
+    second = stream.Normaliser(overrides=first.changed())
+    out = b"".join(bytes(span) for span in second.feed(tar)) + b"".join(second.finish())
+
+    assert list(first.changed()) == [b"one"]
+    assert second.changed() == {}
+    with read(out) as got:
+        one = got.getmember("one")
+    assert (one.mode, one.uid, one.pax_headers["SCHILY.xattr.user.k"]) == (0o600, 5, "v")
+
+
+def test_a_hard_link_like_its_file_asks_for_nothing() -> None:
+    normaliser = stream.Normaliser()
+    normaliser.feed(tars.archive([tars.file("a", mode=0o640), tars.link("b", "a", mode=0o640)]))
+
+    assert normaliser.changed() == {}

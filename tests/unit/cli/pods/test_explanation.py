@@ -1,0 +1,96 @@
+"""What a person and a program are told of a match."""
+
+import io
+import json
+
+import pytest
+import rich.console
+
+from agent.cli.pods import explanation
+from agent.matching import decisions
+from agent.model import caches
+from tests.unit.matching import making
+
+NATIVE = {"uimgacc.io/image-cache": "auto"}
+
+
+def shown(decision: decisions.Decision) -> str:
+    written = io.StringIO()
+    explanation.explain(rich.console.Console(width=160, file=written), decision)
+    return written.getvalue()
+
+
+@pytest.fixture
+def partial() -> decisions.Decision:
+    return making.decide(
+        making.pod("nginx:1", "redis:7", annotated=NATIVE),
+        [
+            making.cache("imc-best", [("nginx:1", "ab")], name="web"),
+            making.cache("imc-worse", [("nginx:2", "a")]),
+            making.cache("imc-theirs", [("redis:7", "d")], namespaces=["team-a"]),
+        ],
+        [making.image("nginx:1", "ab"), making.image("redis:7", "d")],
+    )
+
+
+def test_images_caches_and_events_are_told(partial: decisions.Decision) -> None:
+    text = shown(partial)
+
+    for expected in (
+        "default/pod: partial",
+        "Asked by uimgacc.io/image-cache (native, automatic).",
+        "runtime class uimgacc",
+        "3.1 MB of 3.1 MB",
+        "registered before the kubelet asks",
+        "imc-theirs has it, but does not serve this namespace",
+        "the best match",
+        "behind imc-best: covers fewer bytes",
+        "it serves other namespaces only",
+        "ImageCachePartial",
+    ):
+        assert expected in text
+
+
+def test_a_miss_says_what_would_be_created() -> None:
+    text = shown(making.decide(making.pod("nginx", annotated=NATIVE), [], []))
+
+    assert f"would be created: {caches.id_of_images([making.reference('nginx')])}" in text
+
+
+def test_what_a_user_wrote_is_no_markup() -> None:
+    text = shown(making.decide(making.pod("[bold]x[/bold]", annotated={"a": "[red]"}), [], []))
+
+    assert "[bold]x[/bold]" in text
+
+
+def test_the_json_is_complete_and_json(partial: decisions.Decision) -> None:
+    told = json.loads(json.dumps(explanation.to_json(partial)))
+
+    assert told["outcome"] == "partial"
+    assert told["cacheId"] == "imc-best"
+    assert told["acceleratedRuntime"] is False
+    assert [image["outcome"] for image in told["images"]] == ["hit", "forbidden"]
+    assert [image["registeredAhead"] for image in told["images"]] == [True, False]
+    assert told["images"][0]["bytes"] == told["images"][0]["bytesInStore"]
+    assert [candidate["cacheId"] for candidate in told["candidates"]] == [
+        "imc-best",
+        "imc-worse",
+        "imc-theirs",
+    ]
+    assert told["events"][0]["reason"] == "ImageCachePartial"
+    assert told["autoCreate"] is None
+
+
+def test_the_json_of_a_miss_names_the_cache_to_create() -> None:
+    decision = making.decide(making.pod("nginx", annotated=NATIVE), [], [])
+    told = json.loads(json.dumps(explanation.to_json(decision)))
+
+    assert told["autoCreate"]["images"] == ["docker.io/library/nginx:latest"]
+    assert told["cacheId"] is None
+
+
+def test_a_pod_that_asks_for_nothing_is_told_so() -> None:
+    text = shown(making.decide(making.pod("nginx"), [], []))
+
+    assert "not asked" in text
+    assert "runtime class" not in text

@@ -1,0 +1,75 @@
+"""TLS: verified against the system's authorities and a named one, or not on request only."""
+
+import ssl
+import subprocess
+
+import pytest
+from aiohttp import web
+
+from agent.clients.registry import credentials, distribution
+from agent.model import images
+from tests.fakes import registry as fakes
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+async def host(certificate):
+    async def answer(request: web.Request) -> web.Response:
+        return fakes.answer(request, b"{}", "application/json")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    yield f"localhost:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def read(host: str, **options) -> distribution.Manifest:
+    chain = credentials.Chain([])
+    settings = distribution.Options(deadline=0.5, delays=(0.1,), **options)
+    async with distribution.Client(chain, settings) as client:
+        return await client.manifest(images.parse_reference(f"{host}/app:1"))
+
+
+async def test_an_unknown_certificate_is_refused_with_advice(host) -> None:
+    with pytest.raises(distribution.RequestRefused, match="name its authority's file"):
+        await read(host)
+
+
+async def test_a_named_authority_is_trusted(host, certificate) -> None:
+    assert (await read(host, ca_file=str(certificate / "cert.pem"))).data == b"{}"
+
+
+async def test_insecure_is_for_the_named_host_only(host) -> None:
+    assert (await read(host, insecure=frozenset({host}))).data == b"{}"
+    with pytest.raises(distribution.RequestRefused):
+        await read(host, insecure=frozenset({"localhost"}))
+
+
+async def test_a_file_that_is_no_authority_says_so(host) -> None:
+    with pytest.raises(distribution.RequestRefused, match="/nowhere"):
+        await read(host, ca_file="/nowhere")
+
+
+async def test_plain_http_where_tls_is_expected_says_so(certificate) -> None:
+    async with fakes.FakeRegistry() as fake:
+        with pytest.raises(distribution.RequestRefused, match="allow plain HTTP") as caught:
+            await read(fake.host)
+    assert "annotation uimgacc.io/plain-http-registry" in str(caught.value)
+    # It is a status and an event: the same sentence each time, no object's address.
+    assert "0x" not in str(caught.value)

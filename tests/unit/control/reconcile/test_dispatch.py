@@ -1,0 +1,167 @@
+"""What the leader finds by its lists: what watches have missed, and what is too much. Fake time."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from agent.clients.kube import rest_client
+from agent.control.jobs import job_manifest
+from agent.control.objects import cache_object, cluster
+from agent.control.reconcile import dispatch, observed, outcome, retention
+from agent.model import caches, images
+
+pytestmark = pytest.mark.looptime
+
+GROUP = "uimgacc.io"
+
+
+class Client:
+    """Lists of what there is; notes what is deleted."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, list[dict[str, Any]]] = {}
+        self.deleted: list[str] = []
+
+    async def pages(
+        self, resource: rest_client.Resource, **_: Any
+    ) -> AsyncIterator[rest_client.Page]:
+        found = (
+            self.there.get(resource.plural, []) if resource.group in ("", "batch", GROUP) else []
+        )
+        yield rest_client.Page(raw=[json.dumps(each).encode() for each in found], version="1")
+
+    async def delete(self, resource: rest_client.Resource, name: str, **_: Any) -> None:
+        self.deleted.append(f"{resource.plural}/{name}")
+
+
+def automatic(tag: str, matched: str = "") -> dict[str, Any]:
+    reference = images.parse_reference(f"r.io/app:{tag}")
+    annotations = {caches.LAST_MATCHED: matched} if matched else {}
+    return {
+        "apiVersion": f"{GROUP}/v1",
+        "metadata": {
+            "name": caches.name_of_auto_cache(caches.id_of_images([reference])),
+            "uid": tag,
+            "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {caches.AUTO_CREATED: "true"},
+            "annotations": annotations,
+        },
+        "kind": "ImageCache",
+        "spec": {"images": [str(reference)]},
+    }
+
+
+def job(name: str, cache: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": name,
+            "uid": name,
+            "resourceVersion": "1",
+            "labels": {job_manifest.CACHE_LABEL: cache_object.parse(cache).cache_id},
+            "annotations": {job_manifest.OWNER: f"{GROUP}/{cache['metadata']['name']}"},
+        },
+        "spec": {},
+    }
+
+
+class Leader:
+    """A leader that runs; `stepped` are the objects that were looked at."""
+
+    def __init__(self, client: Client, *, auto_caches: int = 100) -> None:
+        self.client: Any = client
+        self.known = observed.Knowledge()
+        self.stepped: list[str] = []
+        self.told: list[tuple[str, outcome.Event]] = []
+        self.leader = dispatch.Leader(
+            self.client,
+            cluster.Cluster(self.client, namespace="system"),
+            self.known,
+            namespace="system",
+            rules=retention.Rules(auto_caches=auto_caches),
+            teller=self,
+        )
+
+    def tell(self, cache: cache_object.CacheObject, event: outcome.Event) -> None:
+        self.told.append((cache.key.name, event))
+
+    async def step(self, key: cache_object.Key) -> float | None:
+        self.stepped.append(key.name)
+        return None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        await self.leader.prime()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in self.leader.services(self.step).values()]
+            yield
+            for task in tasks:
+                task.cancel()
+
+
+def name_of(cache: dict[str, Any]) -> str:
+    return str(cache["metadata"]["name"])
+
+
+async def test_of_too_many_automatic_caches_those_go_that_were_not_used_for_the_longest() -> None:
+    made = [
+        automatic("never"),
+        automatic("lately", "2026-03-01T00:00:00Z"),
+        automatic("once", "2026-02-01T00:00:00Z"),
+    ]
+    client = Client()
+    client.there["imagecaches"] = made
+    one = Leader(client, auto_caches=1)
+    async with one.running():
+        for each in made:
+            one.leader.deliver("imagecaches", "ADDED", each)
+        await asyncio.sleep(61)
+
+        # They hang, each by its finalizer: that is no news.
+        await asyncio.sleep(60)
+
+    gone = [name_of(made[0]), name_of(made[2])]
+    assert client.deleted == [f"imagecaches/{name}" for name in gone] * 2
+    assert [(name, event.reason) for name, event in one.told] == [
+        (each, "Evicted") for each in gone
+    ]
+    assert "more than 1 automatic caches" in one.told[0][1].message
+    assert one.told[0][1].message.endswith("never used.")
+    assert one.told[1][1].message.endswith("last used at 2026-02-01 00:00 UTC.")
+
+
+async def test_an_object_that_went_unseen_takes_its_build_along() -> None:
+    """Somebody took our finalizer off while no watch was there."""
+    kept, gone = automatic("kept"), automatic("gone")
+    client = Client()
+    client.there = {"imagecaches": [kept, gone], "jobs": [job("j-1", kept), job("j-2", gone)]}
+    one = Leader(client)
+    async with one.running():
+        for each in (kept, gone):
+            one.leader.deliver("imagecaches", "ADDED", each)
+        client.there["imagecaches"] = [kept]
+        await asyncio.sleep(61)
+
+    assert [key.name for key in one.known.caches] == [name_of(kept)]
+    assert client.deleted == ["jobs/j-2"]
+
+
+async def test_a_build_that_ended_unseen_is_looked_after() -> None:
+    cache = automatic("1")
+    client = Client()
+    client.there = {"imagecaches": [cache], "jobs": [job("j-1", cache)]}
+    one = Leader(client)
+    async with one.running():
+        one.leader.deliver("imagecaches", "ADDED", cache)
+        await asyncio.sleep(1)
+        assert one.known.building() == 1
+        before = len(one.stepped)
+        client.there["jobs"] = []
+        await asyncio.sleep(61)
+        assert one.known.building() == 0
+
+    assert len(one.stepped) > before, "whoever waits for a slot is looked at"

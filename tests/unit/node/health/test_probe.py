@@ -1,0 +1,288 @@
+import asyncio
+import contextlib
+import pathlib
+import socket
+
+import pytest
+
+from agent import errors, settings
+from agent._proto.containerd import introspection_pb2
+from agent.clients.containerd import rpc, sockets
+from agent.model import nodes
+from agent.node.health import capability, probe
+from tests.fakes import containerd as fakes
+
+Check = capability.Check
+
+
+class Store:
+    def __init__(self) -> None:
+        self.problem = ""
+
+    async def store(self) -> None:
+        if self.problem:
+            raise errors.TemporaryError(self.problem)
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def prober(store, client) -> probe.Prober:
+    # The fake has no CRI plugin, so there is nobody to ask for handlers.
+    return probe.Prober(store, client, snapshotter="uimgacc", interval=1, handlers_needed=False)
+
+
+def plug(fake, **fields: object) -> None:
+    fake.plugins.append(
+        introspection_pb2.Plugin(type="io.containerd.snapshotter.v1", id="uimgacc", **fields)
+    )
+
+
+async def test_a_node_with_everything_is_capable(prober, fake) -> None:
+    plug(fake)
+    verdict = await prober.look()
+
+    assert verdict.capable, verdict.problems
+
+
+async def test_what_node_set_up_has_to_say_is_part_of_the_verdict_while_it_is_there(
+    prober, fake, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug(fake)
+    problem = tmp_path / "problem"
+    monkeypatch.setattr(nodes, "SETUP_PROBLEM", str(problem))
+    before = await prober.look()
+    problem.write_text("another tool took it out")
+    during = await prober.look()
+    problem.unlink()
+    after = await prober.look()
+
+    assert [each.remark for each in (before, during, after)] == ["", "another tool took it out", ""]
+    assert during.capable
+
+
+async def test_a_store_that_is_silent_for_long_takes_it_away(prober, store, fake) -> None:
+    plug(fake)
+    await prober.look()
+    store.problem = "the store does not answer"
+    verdicts = [await prober.look() for _ in range(3)]
+
+    assert [verdict.capable for verdict in verdicts] == [True, True, False]
+
+
+async def test_the_return_of_the_store_is_told_once(store, client) -> None:
+    returns = []
+    prober = probe.Prober(
+        store,
+        client,
+        snapshotter="uimgacc",
+        interval=1,
+        handlers_needed=False,
+        on_store_back=lambda: returns.append(1),
+    )
+    for problem in ("", "hangs", "hangs", "", ""):
+        store.problem = problem
+        await prober.look()
+
+    assert returns == [1]
+
+
+async def test_a_new_agent_takes_nothing_away_for_one_late_answer(store, client, fake) -> None:
+    plug(fake)
+    told = []
+    prober = probe.Prober(
+        store,
+        client,
+        snapshotter="uimgacc",
+        interval=1,
+        handlers_needed=False,
+        on_verdict=lambda verdict: told.append(verdict.capable),
+    )
+    store.problem = "late"
+    await prober.look()
+    early = list(told)
+    store.problem = ""
+    await prober.look()
+
+    assert (early, told) == ([], [True])
+
+
+async def test_a_new_agent_tells_what_lasts(store, client) -> None:
+    told = []
+    prober = probe.Prober(
+        store,
+        client,
+        snapshotter="uimgacc",
+        interval=1,
+        on_verdict=lambda verdict: told.append(verdict.capable),
+    )
+    for _ in range(3):
+        await prober.look()
+
+    assert told == [False]
+
+
+async def test_each_problem_of_the_store_is_told_to_who_mounts_it(store, client) -> None:
+    told = []
+    prober = probe.Prober(
+        store,
+        client,
+        snapshotter="uimgacc",
+        interval=1,
+        handlers_needed=False,
+        on_store_problem=lambda: told.append(store.problem),
+    )
+    for problem in ("", "hangs", "hangs", ""):
+        store.problem = problem
+        await prober.look()
+
+    assert told == ["hangs", "hangs"]
+
+
+class Silent(Store):
+    """A store that takes its whole deadline to say nothing."""
+
+    async def store(self) -> None:
+        if self.problem:
+            await asyncio.sleep(2)
+        await super().store()
+
+
+class Loaded:
+    """A containerd that has the snapshotter, at an address if one is given."""
+
+    def __init__(self, address: str) -> None:
+        self._exports = {"address": address} if address else {}
+
+    async def plugin(self, kind: str, name: str) -> rpc.Plugin:
+        return rpc.Plugin(kind=kind, id=name, exports=self._exports, error="")
+
+
+@contextlib.asynccontextmanager
+async def looking(store: Store, address: str = ""):
+    """A prober at work with the default times."""
+    prober = probe.Prober(
+        store,
+        Loaded(address),
+        snapshotter="uimgacc",
+        interval=settings.Agent(store=pathlib.Path("store")).probe_seconds,
+        handlers_needed=False,
+    )
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(prober.run())
+        yield prober
+        task.cancel()
+
+
+async def wait_for(prober: probe.Prober, *, capable: bool) -> float:
+    """Seconds until the verdict is so."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while prober.verdict.capable is not capable:
+        await asyncio.sleep(0.1)
+    return loop.time() - started
+
+
+@pytest.mark.looptime
+async def test_a_silent_store_takes_a_node_away_within_fifteen_seconds() -> None:
+    store = Silent()
+    async with looking(store) as prober:
+        await wait_for(prober, capable=True)
+        # Just after a look, the worst moment.
+        store.problem = "silent"
+
+        assert 5 < await wait_for(prober, capable=False) <= 14
+
+
+@pytest.mark.looptime
+async def test_a_store_and_a_snapshotter_that_are_silent_together_take_no_longer(
+    monkeypatch,
+) -> None:
+    store = Silent()
+
+    async def silent(address: str, name: str, *, deadline: float) -> None:
+        if store.problem:
+            await asyncio.sleep(deadline)
+            raise sockets.SilentError(address, "Deadline Exceeded")
+
+    monkeypatch.setattr(sockets, "wait_snapshotter", silent)
+    async with looking(store, "unix:///run/s") as prober:
+        await wait_for(prober, capable=True)
+        store.problem = "silent"
+
+        assert 5 < await wait_for(prober, capable=False) <= 14
+        assert {Check.STORE, Check.SNAPSHOTTER} == set(prober.verdict.problems)
+
+
+@pytest.mark.looptime
+async def test_a_store_that_was_just_mounted_is_looked_at_now() -> None:
+    store = Silent()
+    store.problem = "silent"
+    async with looking(store) as prober:
+        await asyncio.sleep(30.5)
+        store.problem = ""
+        prober.wake()
+
+        assert await wait_for(prober, capable=True) <= 2.1
+
+
+async def test_what_to_do_is_said_where_the_plugin_is_missing(prober) -> None:
+    verdict = await prober.look()
+
+    assert "uimgacc node-setup" in verdict.problems[Check.PLUGIN]
+
+
+async def test_a_plugin_that_failed_is_a_problem(prober, fake) -> None:
+    plug(fake, init_err=introspection_pb2.InitError(message="no such socket"))
+    verdict = await prober.look()
+
+    assert "no such socket" in verdict.problems[Check.PLUGIN]
+
+
+async def test_nobody_behind_the_socket_is_a_problem(prober, fake, tmp_path) -> None:
+    plug(fake, exports={"address": str(tmp_path / "s")})
+    verdict = await prober.look()
+
+    assert list(verdict.problems) == [Check.SNAPSHOTTER]
+
+
+async def test_a_snapshotter_that_answers_is_none(prober, fake, tmp_path) -> None:
+    async with fakes.running(tmp_path / "s"):
+        plug(fake, exports={"address": f"unix://{tmp_path}/s"})
+        verdict = await prober.look()
+
+    assert verdict.capable, verdict.problems
+
+
+async def test_a_snapshotter_that_answers_with_an_error_is_a_problem(
+    prober, fake, tmp_path
+) -> None:
+    async with fakes.running(tmp_path / "s") as broken:
+        broken.down = True
+        plug(fake, exports={"address": f"unix://{tmp_path}/s"})
+        verdict = await prober.look()
+
+    assert "does not answer: the snapshotter is away" in verdict.problems[Check.SNAPSHOTTER]
+
+
+async def test_a_snapshotter_that_only_accepts_hangs(prober, fake, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(probe, "_ANSWER_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        plug(fake, exports={"address": f"unix://{tmp_path}/s"})
+        verdict = await prober.look()
+
+    problem = verdict.problems[Check.SNAPSHOTTER]
+    assert "hangs" in problem
+    assert "end its process" in problem
+
+
+async def test_a_containerd_that_is_away_is_a_problem(prober, fake) -> None:
+    await fake.stop()
+    verdict = await prober.look()
+
+    assert list(verdict.problems) == [Check.CONTAINERD]

@@ -1,0 +1,155 @@
+import asyncio
+
+import pytest
+
+from agent._proto.containerd import introspection_pb2
+from agent.node.images import containerd_watch, register, repair
+from agent.node.report import savings
+from tests.unit.node import conftest
+
+
+class Setting:
+    """A follower of the fake, on a folder that survives it."""
+
+    def __init__(self, client, stock, known, image, folder) -> None:
+        self.resets = 0
+        self.ledger = savings.Ledger(client, stock, snapshotter="uimgacc", folder=None)
+        self.registrar = register.Registrar(client, conftest.Blobs(image), known)
+        self.follower = containerd_watch.Follower(
+            client,
+            repair.Healer(client, stock, known),
+            self.ledger,
+            self.registrar,
+            on_reset=self.reset,
+            folder=folder,
+            canary_seconds=0.05,
+            pauses=(0.02,),
+        )
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    async def __aenter__(self) -> "Setting":
+        self.group = asyncio.TaskGroup()
+        await self.group.__aenter__()
+        follower = self.follower
+        runs = (follower.run(), follower.run_canary(), follower.run_pulls())
+        self.tasks = [self.group.create_task(run) for run in runs]
+        await until(lambda: follower.state.connected)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await self.group.__aexit__(None, None, None)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def setting(client, stock, known, image, fake, tmp_path):
+    fake.served.update(image.chain)
+    fake.plugins.append(introspection_pb2.Plugin(type="t", id="uimgacc"))
+    return Setting(client, stock, known, image, tmp_path)
+
+
+def touches(fake) -> int:
+    return len([call for call in fake.log if call.startswith("update")])
+
+
+async def test_records_are_touched_once_for_each_containerd(
+    setting, client, stock, known, image, fake, tmp_path
+) -> None:
+    await setting.registrar.register(image.wanted)
+    async with setting:
+        first = touches(fake)
+    async with Setting(client, stock, known, image, tmp_path):
+        second = touches(fake)
+    fake.pid = 2
+    async with Setting(client, stock, known, image, tmp_path):
+        third = touches(fake)
+
+    assert (first, second, third) == (3, 3, 6)
+
+
+async def test_a_restart_of_containerd_is_noticed_and_pods_are_served_again(
+    setting, fake, image
+) -> None:
+    await setting.registrar.register(image.wanted)
+    async with setting:
+        await fake.stop()
+        await until(lambda: not setting.follower.state.connected)
+        fake.pid = 2
+        fake.listeners.clear()
+        before = setting.resets
+        await fake.start(fake.address)
+        await until(lambda: setting.follower.state.connected)
+
+        assert setting.follower.state.pid == 2
+        assert setting.resets == before + 1
+        assert touches(fake) == 6
+
+
+async def test_a_lost_database_is_noticed_by_the_canary(setting, fake, image) -> None:
+    await setting.registrar.register(image.wanted)
+    async with setting:
+        fake.lose_backend()
+        await until(lambda: len(fake.backend) == 1)
+        await until(lambda: setting.resets == 2)
+
+
+async def test_a_snapshotter_that_was_away_gets_its_records_touched(setting, fake, image) -> None:
+    await setting.registrar.register(image.wanted)
+    async with setting:
+        before = touches(fake)
+        fake.down = True
+        await asyncio.sleep(0.15)
+        fake.down = False
+        await until(lambda: touches(fake) == before + 3)
+
+
+async def test_an_image_that_the_kubelet_removed_is_no_loss(setting, fake, image) -> None:
+    await setting.registrar.register(image.wanted)
+    async with setting:
+        fake.images.clear()
+        fake.lose_backend()
+        fake.snapshots.clear()
+        await asyncio.sleep(0.2)
+
+        assert setting.resets == 1
+        assert fake.images == {}
+
+
+async def test_pulls_are_measured_as_they_happen(setting, fake) -> None:
+    async with setting:
+        await until(lambda: fake.listeners)
+        pulled = conftest.Image("registry.example/pulled:1")
+        pulled.pull_into(fake, "overlayfs")
+        fake.announce("/images/create", str(pulled.reference))
+        await until(lambda: setting.ledger.throughput.samples)
+
+
+async def test_of_a_flood_of_pulls_only_the_last_are_kept_for_measuring(
+    setting, fake, monkeypatch
+) -> None:
+    noticed: list[str] = []
+    blocked = asyncio.Event()
+
+    async def slow(name: str) -> None:
+        noticed.append(name)
+        await blocked.wait()
+
+    monkeypatch.setattr(setting.ledger, "noticed", slow)
+    async with setting:
+        await until(lambda: fake.listeners)
+        for number in range(1000):
+            fake.announce("/images/create", f"image-{number}")
+        await until(lambda: "image-999" in setting.follower._pending)
+        blocked.set()
+        await until(lambda: noticed[-1] == "image-999")
+
+    assert len(noticed) <= containerd_watch._PENDING + 1

@@ -1,0 +1,259 @@
+import asyncio
+
+import pytest
+
+from agent.clients.containerd import rpc
+from agent.kits.aio import tasks
+from agent.node.images import register, registration_plan
+from tests.unit.node import conftest
+
+
+@pytest.fixture
+def registrar(client, known, image) -> register.Registrar:
+    return register.Registrar(client, conftest.Blobs(image), known)
+
+
+async def test_everything_is_there_before_the_image_is(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    done = await registrar.register(image.wanted)
+
+    assert len(done.new) == 2
+    creates = [index for index, call in enumerate(fake.log) if call.startswith("create")]
+    assert len(creates) == 3
+    assert min(creates) == len(fake.log) - 3
+    assert set(fake.images) == image.names
+
+
+async def test_labels_keep_the_snapshots_from_being_collected(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+
+    assert fake.blobs[image.config][1] == {"containerd.io/gc.ref.snapshot.uimgacc": image.chain[-1]}
+    assert fake.blobs[image.manifest][1] == {"containerd.io/gc.ref.content.config": image.config}
+    labels = dict(fake.images[str(image.reference)].labels)
+    assert labels["io.cri-containerd.image"] == "managed"
+
+
+async def test_an_index_is_the_target_and_refers_to_the_manifest(client, known, fake) -> None:
+    image = conftest.Image("registry.example/app:1", index=True)
+    fake.served.update(image.chain)
+    registrar = register.Registrar(client, conftest.Blobs(image), known)
+    await registrar.register(image.wanted)
+
+    assert fake.images[str(image.reference)].target.digest == image.target
+    assert fake.blobs[image.target][1] == {"containerd.io/gc.ref.content.m.0": image.manifest}
+
+
+async def test_the_lease_is_ended(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+
+    assert fake.leases == {}
+    assert len(fake.ended) == 1
+
+
+async def test_what_is_present_is_left_alone(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    fake.log.clear()
+    done = await registrar.register(image.wanted)
+
+    assert done.already
+    assert fake.log == []
+
+
+async def test_what_is_remembered_of_a_nodes_life_is_bounded(
+    client, known, fake, monkeypatch
+) -> None:
+    monkeypatch.setattr(register, "_REMEMBERED", 3)
+    images = [conftest.Image(f"registry.example/app-{number}:1") for number in range(10)]
+    registrar = register.Registrar(client, conftest.Blobs(*images), known)
+    for image in images:
+        fake.served.update(image.chain)
+        await registrar.register(image.wanted)
+
+        assert image.chain[-1] in registrar._mounted
+        assert len(registrar._mounted) <= 3
+
+
+async def test_what_is_present_is_mounted_once_after_a_start(client, known, fake, image) -> None:
+    fake.served.update(image.chain)
+    await register.Registrar(client, conftest.Blobs(image), known).register(image.wanted)
+    fake.log.clear()
+    registrar = register.Registrar(client, conftest.Blobs(image), known)
+    await registrar.register(image.wanted)
+    await registrar.register(image.wanted)
+
+    assert [call.split()[0] for call in fake.log] == ["view", "remove"]
+
+
+async def test_a_layer_that_would_be_unpacked_is_rolled_back(registrar, fake, image) -> None:
+    fake.served.add(image.chain[0])
+    with pytest.raises(register.NotServedError) as caught:
+        await registrar.register(image.wanted)
+
+    assert caught.value.chain_id == image.chain[1]
+    assert fake.images == {}
+    assert fake.snapshots == {}
+    assert fake.leases == {}
+
+
+async def test_all_layers_take_one_request(registrar, fake, image) -> None:
+    """The snapshotter takes a chain on no parent for all its layers."""
+    fake.served.add(image.chain[-1])
+    done = await registrar.register(image.wanted)
+
+    assert [layer.chain_id for layer in done.new] == image.chain
+    assert fake.snapshots == {("uimgacc", image.chain[-1]): ("", "committed")}
+
+
+async def test_an_image_that_is_pulled_all_the_same_is_laid_out_once(
+    registrar, fake, image
+) -> None:
+    """A pull asks for the layers one by one, and a collection must not take them."""
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    await registrar.lay_out(image.wanted)
+    fake.log.clear()
+    await registrar.lay_out(image.wanted)
+
+    assert {key for _, key in fake.snapshots} == set(image.chain)
+    assert fake.blobs[image.config][1] == {
+        "containerd.io/gc.ref.snapshot.uimgacc": image.chain[-1],
+        "containerd.io/gc.ref.snapshot.uimgacc/below": image.chain[-2],
+    }
+    assert fake.log == []
+    assert fake.leases == {}
+
+
+@pytest.mark.parametrize("way", ["forget", "set_aside"])
+async def test_an_image_that_was_laid_out_is_let_go_as_a_whole(
+    registrar, known, fake, image, way
+) -> None:
+    """A reference that stays keeps layers, and has the image taken for one of ours."""
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    await registrar.lay_out(image.wanted)
+    await getattr(known, way)(image.config)
+
+    assert not [key for key in fake.blobs[image.config][1] if key.startswith("containerd.io/gc")]
+
+
+async def test_layers_that_are_not_served_are_not_laid_out(registrar, fake, image) -> None:
+    fake.served.add(image.chain[-1])
+    await registrar.register(image.wanted)
+    await registrar.lay_out(image.wanted)
+
+    assert {key for _, key in fake.snapshots} == {image.chain[-1]}
+
+
+async def test_layers_of_another_image_that_stands_are_known(known, fake) -> None:
+    """Its one snapshot has them, and theirs are no snapshots."""
+    fake.add_snapshot("uimgacc", "c")
+    known.remember(["a", "b", "c"])
+    known.remember(["a", "b", "x", "gone"])
+    assert await known.count_shared(["a", "b", "x", "y"]) == 2
+    assert await known.count(["a", "b", "x", "y"]) == 0
+    assert await known.count_shared(["n", "o"]) == 0
+
+
+async def test_two_may_find_at_once_that_an_image_has_gone(known) -> None:
+    known.remember(["a", "b", "gone"])
+    asked = [known.count_shared(["a", "b", last]) for last in "xy"]
+
+    assert await tasks.together(*asked) == [0, 0]
+
+
+async def test_only_layers_above_the_known_ones_are_new(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    fake.add_snapshot("uimgacc", image.chain[0])
+    done = await registrar.register(image.wanted)
+
+    assert [layer.chain_id for layer in done.new] == [image.chain[1]]
+
+
+async def test_an_image_that_overlayfs_has_gets_the_label_and_keeps_its_own(
+    registrar, fake, image
+) -> None:
+    image.pull_into(fake, "overlayfs")
+    fake.images[str(image.reference)].labels["pinned"] = "yes"
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+
+    assert set(fake.blobs[image.config][1]) == {
+        "containerd.io/gc.ref.snapshot.uimgacc",
+        "containerd.io/gc.ref.snapshot.overlayfs",
+    }
+    labels = dict(fake.images[str(image.reference)].labels)
+    assert labels["pinned"] == "yes"
+    assert registration_plan.MARK not in labels
+
+
+async def test_a_tag_of_another_target_is_not_moved(registrar, fake, image) -> None:
+    fake.add_image(str(image.reference), "sha256:" + "9" * 64)
+    fake.served.update(image.chain)
+    done = await registrar.register(image.wanted)
+
+    assert not done.complete
+    assert fake.images[str(image.reference)].target.digest == "sha256:" + "9" * 64
+    assert image.names <= set(fake.images)
+
+
+async def test_a_tag_that_we_have_set_is_moved(registrar, fake, image) -> None:
+    fake.add_image(
+        str(image.reference), "sha256:" + "9" * 64, labels={registration_plan.MARK: "true"}
+    )
+    fake.served.update(image.chain)
+    done = await registrar.register(image.wanted)
+
+    assert done.complete
+    assert fake.images[str(image.reference)].target.digest == image.target
+
+
+async def test_a_chain_that_the_snapshotter_has_lost_is_told(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    fake.lose_backend()
+    with pytest.raises(register.BrokenError) as caught:
+        await registrar.register(image.wanted)
+
+    assert list(caught.value.chain) == image.chain
+
+
+async def test_a_record_without_its_blob_is_told(client, known, fake, image) -> None:
+    fake.served.update(image.chain)
+    registrar = register.Registrar(client, conftest.Blobs(), known)
+    with pytest.raises(register.BlobMissingError):
+        await registrar.register(image.wanted)
+
+    assert fake.images == {}
+
+
+async def test_two_pods_register_an_image_once(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(registrar.register(image.wanted))
+
+    assert len([call for call in fake.log if call.startswith("create")]) == 3
+
+
+async def test_a_silent_snapshotter_is_worth_another_try(registrar, fake, image) -> None:
+    fake.down = True
+    with pytest.raises(rpc.UnavailableError):
+        await registrar.register(image.wanted)
+
+
+def test_a_digest_in_the_reference_leaves_no_tag(image) -> None:
+    other = conftest.Image(f"registry.example/app:1@{image.target}")
+
+    assert other.wanted.tag == ""
+
+
+def test_an_image_for_other_machines_is_not_registered(image) -> None:
+    platform = conftest.images.Platform("linux", "arm64")
+    wanted = registration_plan.registration_of(
+        image.reference, image.record, platform, snapshotter="uimgacc"
+    )
+
+    assert wanted is None

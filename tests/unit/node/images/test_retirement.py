@@ -1,0 +1,275 @@
+"""The node's half of deleting, against a containerd that collects its garbage."""
+
+import asyncio
+import json
+
+import pytest
+
+from agent import errors
+from agent._proto.containerd import containers_pb2
+from agent.model import pods, records
+from agent.mounts import mount_users
+from agent.node.images import retirement
+from tests.unit.node import conftest
+
+
+class Node:
+    """A store's generations, a board, and the mounts that follow containerd's snapshots."""
+
+    def __init__(self, fake, client, known, stock) -> None:
+        self.fake = fake
+        self.generations: list[records.RetiredRecord | None] = []
+        self.store_problem = ""
+        self.on_board: dict[str, str] = {}
+        self.log: list[str] = []
+        self.root = "/r"
+        self.pods: list[pods.Pod] | None = []
+        self.extra_mounts: dict[str, int] = {}
+        self.retirer = retirement.Retirer(
+            self,
+            client,
+            known,
+            stock,
+            self,
+            root=lambda: self.root,
+            on_node=lambda: self.pods,
+            look_at_mounts=self.mounts,
+        )
+
+    def mounts(self, folder: str) -> mount_users.Layers:
+        assert folder == "/r/layers"
+        return mount_users.Layers(dict(self.extra_mounts), {})
+
+    async def generation(self) -> int:
+        if self.store_problem:
+            raise errors.TemporaryError(self.store_problem)
+        return len(self.generations)
+
+    async def retired(self, generation: int) -> records.RetiredRecord | None:
+        return self.generations[generation - 1]
+
+    async def annotations_before(self) -> dict[str, str]:
+        return self.on_board
+
+    def annotate(self, **annotations: str | None) -> None:
+        for key, value in annotations.items():
+            self.on_board.pop(key, None)
+            if value is not None:
+                self.on_board[key] = value
+
+    def retire(self, *gone: conftest.Image) -> None:
+        layers = [
+            records.RetiredLayer(diff_id=layer.diff_id, chains=[layer.chain_id])
+            for image in gone
+            for layer in image.record.platforms[0].layers
+        ]
+        number = len(self.generations) + 1
+        self.generations.append(
+            records.RetiredRecord(generation=number, layers=layers, caches=["imc-gone"])
+        )
+
+    def run_container(self, image: conftest.Image, pod: str = "ns/pod") -> None:
+        namespace, _, name = pod.partition("/")
+        self.fake.add_snapshot("uimgacc", "c1", image.chain[-1])
+        self.fake.containers.append(
+            containers_pb2.Container(
+                id="c1",
+                snapshotter="uimgacc",
+                snapshot_key="c1",
+                labels={
+                    "io.kubernetes.pod.namespace": namespace,
+                    "io.kubernetes.pod.name": name,
+                },
+            )
+        )
+
+    def stop_container(self) -> None:
+        self.fake.containers.clear()
+        del self.fake.snapshots["uimgacc", "c1"]
+
+    @property
+    def acknowledged(self) -> str:
+        return self.on_board["uimgacc.io/generation"]
+
+    @property
+    def held(self) -> list[str]:
+        return json.loads(self.on_board.get("uimgacc.io/held", "[]"))
+
+
+@pytest.fixture
+def other() -> conftest.Image:
+    return conftest.Image("registry.example/other:1")
+
+
+@pytest.fixture
+async def node(fake, client, known, stock, image, other) -> Node:
+    image.pull_into(fake, "uimgacc")
+    other.pull_into(fake, "uimgacc")
+    made = Node(fake, client, known, stock)
+    await made.retirer.begin()
+    return made
+
+
+async def test_a_new_node_has_acknowledged_nothing(node) -> None:
+    assert node.on_board == {"uimgacc.io/generation": "0"}
+
+
+async def test_an_idle_image_goes_and_is_acknowledged_at_once(node, fake, image, other) -> None:
+    node.retire(image)
+    sentence = await node.retirer.look()
+
+    assert set(fake.images) == {str(other.reference)}
+    assert {key for _, key in fake.snapshots} == set(other.chain)
+    assert node.on_board == {"uimgacc.io/generation": "1"}
+    assert "1 images were dropped" in sentence
+
+
+async def test_what_a_container_runs_on_is_kept_named_and_acknowledged_later(
+    node, fake, image
+) -> None:
+    node.retire(image)
+    node.run_container(image, "team/web-0")
+    await node.retirer.look()
+    layers = image.record.platforms[0].layers
+    running = node.acknowledged, node.held, str(image.reference) in fake.images
+    node.stop_container()
+    await node.retirer.look()
+
+    assert running == ("0", [f"imc-gone/{layer.diff_id}: team/web-0" for layer in layers], True)
+    assert node.on_board == {"uimgacc.io/generation": "1"}
+    assert str(image.reference) not in fake.images
+
+
+async def test_a_later_generation_waits_for_an_earlier_one(node, fake, image, other) -> None:
+    node.retire(image)
+    node.retire(other)
+    node.run_container(image)
+    await node.retirer.look()
+
+    assert node.acknowledged == "0"
+    # But what is idle has gone already.
+    assert str(other.reference) not in fake.images
+
+
+async def test_an_earlier_generation_does_not_wait_for_a_later_one(node, image, other) -> None:
+    node.retire(other)
+    node.retire(image)
+    node.run_container(image)
+    await node.retirer.look()
+
+    assert node.acknowledged == "1"
+
+
+async def test_a_mount_alone_keeps_the_node_from_it(node, image) -> None:
+    place = image.record.platforms[0].layers[0].diff_id.removeprefix("sha256:")[:16]
+    node.extra_mounts[place] = 7
+    node.retire(image)
+    await node.retirer.look()
+    mounted = node.acknowledged
+    node.extra_mounts.clear()
+    await node.retirer.look()
+
+    assert (mounted, node.acknowledged) == ("0", "1")
+
+
+async def test_a_pod_that_is_about_to_start_keeps_its_image(node, fake, image) -> None:
+    container = pods.Container(name="c", image=str(image.reference))
+    node.pods = [pods.Pod(namespace="team", name="new", containers=(container,))]
+    node.retire(image)
+    await node.retirer.look()
+
+    assert str(image.reference) in fake.images
+    assert node.held[0].endswith(": team/new")
+
+
+async def test_nothing_is_removed_while_an_image_is_being_registered(
+    node, fake, known, image
+) -> None:
+    node.retire(image)
+    async with asyncio.TaskGroup() as group, known.gate.shared():
+        looking = group.create_task(node.retirer.look())
+        await asyncio.wait([looking], timeout=1)
+        meanwhile = str(image.reference) in fake.images
+    assert meanwhile
+    assert str(image.reference) not in fake.images
+
+
+async def test_an_image_that_was_unpacked_here_is_nobodys_business(node, fake, image) -> None:
+    fake.inodes = dict.fromkeys(image.chain, 12)
+    node.retire(image)
+    await node.retirer.look()
+
+    assert str(image.reference) in fake.images
+    assert node.acknowledged == "1"
+
+
+async def test_what_was_deleted_long_ago_is_acknowledged(node, image) -> None:
+    node.generations = [None, None]
+    node.retire(image)
+    await node.retirer.look()
+
+    assert node.acknowledged == "3"
+
+
+@pytest.mark.parametrize("away", ["store", "containerd", "snapshotter", "root", "pods"])
+async def test_what_cannot_be_told_is_not_acknowledged(node, fake, image, away) -> None:
+    node.retire(image)
+    match away:
+        case "store":
+            node.store_problem = "the store does not answer"
+        case "containerd":
+            await fake.stop()
+        case "snapshotter":
+            fake.down = True
+        case "root":
+            node.root = ""
+        case "pods":
+            node.pods = None
+    with pytest.raises(errors.TemporaryError):
+        await node.retirer.look()
+
+    assert node.on_board == {"uimgacc.io/generation": "0"}
+
+
+async def test_a_damaged_record_is_doubt(node, image, monkeypatch) -> None:
+    async def damaged(_generation: int) -> None:
+        raise errors.PermanentError("damaged record")
+
+    node.retire(image)
+    monkeypatch.setattr(node, "retired", damaged)
+    with pytest.raises(errors.PermanentError):
+        await node.retirer.look()
+
+    assert node.acknowledged == "0"
+
+
+async def test_a_new_agent_goes_on_from_what_the_last_one_acknowledged(node, image) -> None:
+    node.retire(image)
+    await node.retirer.look()
+    await node.retirer.begin()
+
+    assert node.acknowledged == "1"
+
+
+@pytest.mark.parametrize("text", ["", "x", "-3", "1.5", "٣"])
+async def test_an_annotation_that_is_no_number_counts_as_nothing(node, text) -> None:
+    node.on_board["uimgacc.io/generation"] = text
+    await node.retirer.begin()
+
+    assert node.acknowledged == "0"
+
+
+async def test_another_store_begins_anew(node, image) -> None:
+    node.on_board["uimgacc.io/generation"] = "9"
+    await node.retirer.begin()
+    node.retire(image)
+    node.run_container(image)
+    await node.retirer.look()
+
+    assert node.acknowledged == "0"
+
+
+async def test_a_quiet_store_costs_one_question(node, fake) -> None:
+    fake.down = True
+
+    assert "Nothing is held" in await node.retirer.look()

@@ -1,0 +1,310 @@
+import dataclasses
+
+import msgspec
+import pytest
+
+from agent import errors
+from agent.matching import decisions
+from agent.model import caches, pods, records
+from agent.node.images import register
+from agent.node.pods import prepare
+from tests.unit.node import conftest
+
+
+class Catalog:
+    """A store with one image in one cache."""
+
+    def __init__(self, image: conftest.Image) -> None:
+        self.cache = records.CacheRecord(
+            id="imc-one",
+            name="one",
+            images=[
+                records.CachedImage(
+                    ref=str(image.reference),
+                    target=image.target,
+                    size=8 << 20,
+                    layers=[layer.diff_id for layer in image.record.platforms[0].layers],
+                )
+            ],
+            size=1,
+            capacity=1,
+            created="2026-01-01T00:00:00Z",
+        )
+        self.images = {str(image.reference): image.record}
+        self.listed = 0
+        self.ready = True
+
+    async def caches(self) -> list[records.CacheRecord]:
+        self.listed += 1
+        return [self.cache] if self.ready else []
+
+    async def image(self, reference) -> records.ImageRecord | None:
+        return self.images.get(str(reference))
+
+
+class Registrar:
+    def __init__(self) -> None:
+        self.registered: list[str] = []
+        self.laid_out: list[str] = []
+        self.failures: list[Exception] = []
+
+    async def register(self, wanted) -> register.Registered:
+        self.registered.append(wanted.tag)
+        if self.failures:
+            raise self.failures.pop(0)
+        return register.Registered(new=tuple(wanted.layers))
+
+    async def lay_out(self, wanted) -> None:
+        self.laid_out.append(wanted.tag)
+
+
+class Others:
+    """Repairer, ledger, creator and clearer: they note what they are asked."""
+
+    def __init__(self) -> None:
+        self.watched: list[str] = []
+        self.repaired: list[tuple[str, ...]] = []
+        self.counted: list[str] = []
+        self.wished: list[str] = []
+        self.matches: list[tuple[str, str]] = []
+        self.in_the_way: set[str] = set()
+
+    def watch(self, top: str) -> None:
+        self.watched.append(top)
+
+    async def repair(self, chain) -> None:
+        self.repaired.append(tuple(chain))
+
+    async def registered(self, record, done, *, seconds: float) -> None:
+        self.counted.append(record.ref)
+
+    def create(self, pod, wanted: decisions.AutoCreate) -> None:
+        self.wished.append(wanted.cache_id)
+
+    async def clear(self, names) -> list[str]:
+        return [name for name in names if name in self.in_the_way]
+
+    def matched(self, group: str, name: str) -> None:
+        self.matches.append((group, name))
+
+
+class Setting:
+    def __init__(self, image: conftest.Image, **options: object) -> None:
+        self.catalog, self.registrar, self.others = Catalog(image), Registrar(), Others()
+        self.premounter = prepare.Premounter(
+            self.catalog,
+            self.registrar,
+            self.others,
+            self.others,
+            self.others,
+            self.others,
+            platform=conftest.PLATFORM,
+            snapshotter="uimgacc",
+            **options,
+        )
+        self.pod = pods.Pod(
+            namespace="default",
+            name="a",
+            annotations={"uimgacc.io/image-cache": "auto"},
+            containers=(pods.Container(name="c", image=str(image.reference)),),
+            runtime_class="uimgacc",
+        )
+
+    async def serve(self, **changes: object) -> prepare.Result:
+        return await self.premounter.serve(dataclasses.replace(self.pod, **changes))
+
+
+@pytest.fixture
+def given(image) -> Setting:
+    return Setting(image)
+
+
+async def test_a_hit_is_registered_counted_and_looked_after(given, image) -> None:
+    result = await given.serve()
+
+    assert result.decision.outcome is decisions.Outcome.HIT
+    assert result.registered == (str(image.reference),)
+    assert given.others.watched == [image.chain[-1]]
+    assert given.others.counted == [str(image.reference)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "tag", "laid_out"),
+    [
+        ("", "1", False),
+        ("IfNotPresent", "latest", False),
+        ("Always", "1", True),
+        ("", "latest", True),
+    ],
+)
+async def test_what_is_pulled_all_the_same_is_laid_out(policy, tag, laid_out) -> None:
+    image = conftest.Image(f"registry.example/app:{tag}")
+    given = Setting(image)
+    container = pods.Container(name="c", image=str(image.reference), pull_policy=policy)
+    await given.serve(containers=(container,))
+
+    assert given.registrar.laid_out == ([str(image.reference)] if laid_out else [])
+
+
+async def test_what_cannot_be_laid_out_is_registered(given, image) -> None:
+    container = pods.Container(name="c", image=str(image.reference), pull_policy="Always")
+    given.registrar.lay_out = refuse
+    result = await given.serve(containers=(container,))
+
+    assert result.registered == (str(image.reference),)
+
+
+async def refuse(wanted) -> None:
+    raise errors.TemporaryError("the snapshotter is away")
+
+
+@pytest.mark.parametrize("runtime", ["", "nvidia", "uimgacc-"])
+async def test_a_pod_of_another_runtime_is_told_that_it_gets_nothing(given, runtime) -> None:
+    """Though a cache has all of it: its kubelet pulls."""
+    result = await given.serve(runtime_class=runtime)
+
+    assert result.decision.outcome is decisions.Outcome.MISS
+    assert [(event.type, event.reason) for event in result.decision.events] == [
+        ("Warning", "ImageCacheMissed")
+    ]
+    assert given.registrar.registered == []
+    assert given.catalog.listed == 0
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_a_pod_of_another_runtime_neither_makes_a_cache_nor_keeps_one(given, ready) -> None:
+    given.catalog.ready = ready
+    given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, name="auto-one")
+    await given.serve(runtime_class="nvidia")
+
+    assert given.others.wished == given.others.matches == []
+
+
+async def test_a_pod_of_another_runtime_that_asks_for_nothing_is_told_nothing(given) -> None:
+    result = await given.serve(runtime_class="nvidia", annotations={})
+
+    assert result.decision.outcome is decisions.Outcome.NOT_ASKED
+    assert result.decision.events == ()
+
+
+@pytest.mark.parametrize("ready", [True, False])
+@pytest.mark.parametrize("runtime", ["uimgacc", "nvidia"])
+async def test_of_a_pod_that_runs_already_nobody_is_told(given, image, ready, runtime) -> None:
+    """As after an upgrade of the agent: it has its images since weeks, from wherever."""
+    given.catalog.ready = ready
+    given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, name="auto-one")
+    pod = dataclasses.replace(given.pod, runtime_class=runtime)
+    result = await given.premounter.serve(pod, running=True)
+
+    assert result.decision.events == ()
+    assert given.others.wished == given.others.matches == []
+    # Its next container finds the image all the same.
+    served = ready and runtime == "uimgacc"
+    assert given.registrar.registered == ([str(image.reference)] if served else [])
+
+
+@pytest.mark.parametrize("annotations", [{}, {"uimgacc.io/image-cache": "auto"}])
+async def test_an_image_that_a_pod_of_another_runtime_cannot_start_from_makes_way(
+    given, image, annotations
+) -> None:
+    given.others.in_the_way.add(str(image.reference))
+    with pytest.raises(errors.TemporaryError, match="made way") as caught:
+        await given.serve(runtime_class="", annotations=annotations)
+    given.others.in_the_way.clear()
+
+    assert caught.value.delay == 10
+    assert (await given.serve(runtime_class="")).registered == ()
+
+
+async def test_as_default_snapshotter_every_runtime_is_ours(image) -> None:
+    given = Setting(image, only_ours=False)
+    await given.serve(runtime_class="")
+
+    assert given.registrar.registered == [str(image.reference)]
+
+
+async def test_as_default_snapshotter_the_handler_without_us_is_not_ours(image) -> None:
+    given = Setting(image, only_ours=False)
+    result = await given.serve(runtime_class="without-uimgacc")
+
+    assert given.registrar.registered == []
+    assert "a runtimeClassName that does, such as uimgacc," in result.sentence
+
+
+async def test_a_cache_of_another_namespace_is_not_registered(given) -> None:
+    given.catalog.cache = records.msgspec.structs.replace(
+        given.catalog.cache, namespaces=["theirs"]
+    )
+    result = await given.serve()
+
+    assert result.decision.outcome is decisions.Outcome.FORBIDDEN
+    assert given.registrar.registered == []
+
+
+async def test_a_pod_that_asks_for_nothing_does_not_touch_the_store(given) -> None:
+    await given.serve(annotations={}, runtime_class="")
+
+    assert given.catalog.listed == 0
+
+
+async def test_caches_are_read_once_for_many_hits(given) -> None:
+    for _ in range(20):
+        await given.serve()
+
+    assert given.catalog.listed == 1
+
+
+async def test_a_cache_that_has_just_become_ready_is_seen(given) -> None:
+    given.catalog.ready = False
+    before = await given.serve()
+    given.catalog.ready = True
+    after = await given.serve()
+
+    assert before.decision.outcome is decisions.Outcome.MISS
+    assert after.decision.outcome is decisions.Outcome.HIT
+
+
+async def test_what_nobody_has_is_wished_for(given) -> None:
+    given.catalog.ready = False
+    await given.serve()
+
+    assert len(given.others.wished) == 1
+
+
+@pytest.mark.parametrize(
+    ("id_", "group"),
+    [
+        (caches.id_of_name("one"), "uimgacc.io"),
+        (caches.id_of_name("one", dialect=caches.Dialect.ALIBABA), "eci.alibabacloud.com"),
+        (caches.id_of_name("one", dialect=caches.Dialect.TENCENT), "eks.cloud.tencent.com"),
+        ("imc-made-on-demand", "uimgacc.io"),
+    ],
+)
+async def test_the_use_of_a_cache_is_noted_on_its_object(given, id_, group) -> None:
+    given.catalog.cache = msgspec.structs.replace(given.catalog.cache, id=id_, name="one")
+    await given.serve()
+
+    assert given.others.matches == [(group, "one")]
+
+
+async def test_a_miss_uses_no_cache(given) -> None:
+    image = pods.Container(name="c", image="registry.example/elsewhere:1")
+    await given.serve(containers=(image,))
+
+    assert given.others.matches == []
+
+
+async def test_a_lost_chain_is_repaired_and_made_again(given, image) -> None:
+    given.registrar.failures = [register.BrokenError(image.chain)]
+    result = await given.serve()
+
+    assert given.others.repaired == [tuple(image.chain)]
+    assert result.registered == (str(image.reference),)
+
+
+async def test_what_fails_goes_up_and_counts_nothing(given, image) -> None:
+    given.registrar.failures = [register.NotServedError(image.chain[0])]
+    with pytest.raises(errors.TemporaryError):
+        await given.serve()
+
+    assert given.others.counted == []

@@ -1,0 +1,146 @@
+"""The doctor's findings, each with a fix."""
+
+import pathlib
+import socket
+
+import pytest
+
+from agent.kits.processes import workers
+from agent.setup.doctor import checks, examination
+from agent.store.publish import writer
+from tests import conftest
+
+SHARED = """\
+22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+23 22 8:2 / /var rw shared:5 - ext4 /dev/sda2 rw
+24 23 8:3 / /var/lib/other rw - ext4 /dev/sda3 rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("/var/lib/containerd", ("/var", True)),
+        ("/var/lib/other/x", ("/var/lib/other", False)),
+        ("/variable", ("/", False)),
+    ],
+)
+def test_the_mount_of_a_folder_and_whether_it_is_shared(
+    folder: str, expected: tuple[str, bool]
+) -> None:
+    assert checks.mount_of(pathlib.Path(folder), SHARED) == expected
+
+
+@pytest.mark.parametrize(
+    ("says", "level"),
+    [
+        ("mkfs.erofs (erofs-utils) 1.8.6", checks.Level.OK),
+        ("mkfs.erofs 1.5", checks.Level.WARN),
+        ("hello", checks.Level.WARN),
+    ],
+)
+def test_the_version_of_mkfs(says: str, level: checks.Level, tmp_path: pathlib.Path) -> None:
+    command = tmp_path / "mkfs.erofs"
+    command.write_text(f"#!/bin/sh\necho '{says}'\n")
+    command.chmod(0o755)
+
+    assert checks.mkfs(str(command)).level is level
+
+
+def test_a_missing_mkfs_is_no_failure_of_a_node(tmp_path: pathlib.Path) -> None:
+    found = checks.mkfs(str(tmp_path / "none"))
+
+    assert found.level is checks.Level.WARN
+    assert "UIMGACC_MKFS" in found.fix
+
+
+def test_sockets_that_are_not_there_or_deaf(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "s.sock"
+    missing = checks.snapshotter(str(file), deadline=1)
+    file.touch()
+    deaf = checks.snapshotter(str(file), deadline=1)
+
+    assert (missing.level, deaf.level) == (checks.Level.FAIL, checks.Level.FAIL)
+    assert "does not exist" in missing.what
+    assert checks.running(str(file), deadline=1)[0].level is checks.Level.FAIL
+
+
+def test_a_snapshotter_that_hangs_is_told_from_one_that_is_away(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(file))
+        listener.listen()
+        found = checks.snapshotter(str(file), deadline=0.2)
+
+    assert found.level is checks.Level.FAIL
+    assert "accepts connections" in found.what
+    assert "kill -9" in found.fix
+
+
+async def test_a_store_that_is_well_and_one_that_is_none(tmp_path: pathlib.Path) -> None:
+    writer.create(tmp_path / "store")
+    async with workers.Pool(checks.TRIES, name="test", size=1) as tries:
+        (well,) = await checks.store(tmp_path / "store", tries, deadline=10)
+        (none,) = await checks.store(tmp_path, tries, deadline=10)
+
+    assert well.level is checks.Level.OK
+    assert "lz4" in well.what
+    assert none.level is checks.Level.FAIL
+    assert "store init" in none.fix
+
+
+async def test_a_damaged_record_is_found(tmp_path: pathlib.Path) -> None:
+    writer.create(tmp_path)
+    (tmp_path / "meta" / "caches" / "imc-damaged.json").write_text("{")
+    async with workers.Pool(checks.TRIES, name="test", size=1) as tries:
+        found = await checks.store(tmp_path, tries, deadline=10)
+
+    assert [finding.check for finding in found] == ["store", "records"]
+    assert "store check" in found[1].fix
+
+
+@pytest.mark.root
+async def test_erofs_and_overlay_are_really_tried(tmp_path: pathlib.Path) -> None:
+    async with workers.Pool(checks.TRIES, name="test", size=1) as tries:
+        found = await checks.kernel(tries, tmp_path, deadline=20)
+
+    assert [(finding.check, finding.level) for finding in found] == [
+        ("erofs", checks.Level.OK),
+        ("overlay", checks.Level.OK),
+    ]
+    assert list(tmp_path.iterdir()) == []
+    assert "uimgacc-doctor" not in pathlib.Path("/proc/self/mountinfo").read_text()
+
+
+async def test_every_finding_that_is_not_well_has_a_fix(tmp_path: pathlib.Path) -> None:
+    patient = examination.Patient(
+        config=str(tmp_path / "config.toml"),
+        containerd_binary=str(tmp_path / "containerd"),
+        containerd=str(tmp_path / "containerd.sock"),
+        address=str(tmp_path / "snapshotter.sock"),
+        root=str(tmp_path),
+        mkfs=str(tmp_path / "mkfs.erofs"),
+    )
+
+    found = [finding async for finding in examination.examine(patient)]
+
+    assert {"erofs", "overlay", "configuration", "snapshotter", "containerd", "store"} <= {
+        finding.check for finding in found
+    }
+    assert all(finding.fix for finding in found if finding.level is not checks.Level.OK)
+
+
+async def test_a_configuration_without_ours_is_found(tmp_path: pathlib.Path) -> None:
+    binary = conftest.LAB / "containerd-2" / "usr" / "bin" / "containerd"
+    if not binary.exists():
+        pytest.skip("lab/setup was not run")
+    main = tmp_path / "config.toml"
+    main.write_text("version = 3\n")
+
+    found = checks.configuration(
+        checks.settings_view.Path(main), str(binary), checks.changes_needed.Wanted()
+    )
+
+    assert found[0].level is checks.Level.FAIL
+    assert "node-setup" in found[0].fix
+    assert main.read_text() == "version = 3\n"

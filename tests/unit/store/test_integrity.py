@@ -1,0 +1,142 @@
+"""The checker finds each kind of damage, and nothing in a good store."""
+
+import pathlib
+
+import pytest
+
+from agent.model import images
+from agent.store import integrity, layout
+from agent.store.gc import collection
+from agent.store.publish import writer
+from tests.unit.store import making
+
+
+@pytest.fixture
+def place(tmp_path) -> layout.Layout:
+    place = making.store(tmp_path)
+    making.cache(place, "imc-one", making.image(place, "a", "b"))
+    return place
+
+
+def found(place: layout.Layout, **options) -> set[tuple[str, pathlib.Path]]:
+    return {(one.kind.value, one.path) for one in integrity.check(place, **options)}
+
+
+def test_a_good_store_has_no_findings(place) -> None:
+    assert found(place) == set()
+
+
+def test_progress_comes_to_its_end(place) -> None:
+    seen = []
+
+    list(integrity.check(place, progress=lambda done, total: seen.append((done, total))))
+
+    assert seen[-1][0] == seen[-1][1] > 0
+
+
+def test_a_changed_byte_is_found_only_by_reading(place) -> None:
+    path = place.layer(making.digest("a"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+    assert found(place) == {("damaged", path)}
+    assert found(place, content=False) == set()
+
+
+def test_a_cut_file_is_found(place) -> None:
+    path = place.layer(making.digest("a"))
+    path.write_bytes(path.read_bytes()[:-1])
+
+    assert found(place, content=False) == {("damaged", path)}
+
+
+def test_a_file_without_superblock_is_found(place) -> None:
+    path = place.layer(making.digest("a"))
+    path.write_bytes(bytes(path.stat().st_size))
+
+    assert found(place, content=False) == {("damaged", path)}
+
+
+def test_missing_files_are_found(place) -> None:
+    layer = place.layer(making.digest("a"))
+    blob = place.blob(making.digest("config of registry.io/team/app:1"))
+    layer.unlink()
+    blob.unlink()
+
+    assert found(place) == {("missing", layer), ("missing", blob)}
+
+
+def test_a_layer_without_record_and_a_chain_without_layer_are_found(place) -> None:
+    place.layer_record(making.digest("a")).unlink()
+
+    kinds = found(place)
+
+    assert ("orphaned", place.layer(making.digest("a"))) in kinds
+    assert ("orphaned", place.chain_record(making.digest("a"))) in kinds
+
+
+def test_a_missing_image_of_a_cache_is_found(place) -> None:
+    path = place.image_record(images.parse_reference(making.REF))
+    path.unlink()
+
+    assert found(place) == {("missing", path)}
+
+
+def test_damaged_records_are_found(place) -> None:
+    for path in (place.cache_record("imc-one"), place.layer_record(making.digest("a"))):
+        path.write_text("{")
+
+    assert {kind for kind, _ in found(place)} == {"damaged"}
+    assert len(found(place)) == 2
+
+
+def test_leftovers_are_told(place) -> None:
+    (place.tmp / "x.erofs").write_bytes(b"half")
+
+    assert found(place) == {("leftover", place.tmp / "x.erofs")}
+
+
+def test_every_finding_has_a_reason_and_a_fix(place) -> None:
+    (place.layer_files / "xx").mkdir()
+    (place.layer_files / "xx" / "notes.txt").touch()
+    place.layer_record(making.digest("a")).unlink()
+
+    findings = list(integrity.check(place))
+
+    assert len(findings) == 3
+    assert all(one.reason and one.fix for one in findings)
+
+
+def test_records_that_hold_up_deletions_are_found(tmp_path) -> None:
+    place = making.store(tmp_path)
+    place.retired_records.mkdir()
+    place.claims.mkdir()
+    damaged = [
+        place.generation_record,
+        place.nodes_record,
+        place.retired_records / "000001-0123456789ab.pending",
+        place.retired_record(3),
+        place.claims / "imc-one.host.json",
+    ]
+    for path in damaged:
+        path.write_bytes(b'{"generation": "x"}')
+
+    found = list(integrity.check(place))
+
+    assert {finding.path for finding in found} == set(damaged)
+    assert {finding.kind for finding in found} == {integrity.Kind.DAMAGED}
+    assert all("nothing is deleted" in finding.fix for finding in found)
+
+
+def test_a_store_from_which_something_is_being_deleted_is_sound(tmp_path) -> None:
+    place = making.store(tmp_path)
+    making.cache(place, "imc-one", making.image(place, "base", "one", ref="r.io/one:1"))
+    making.cache(place, "imc-two", making.image(place, "base", "two", ref="r.io/two:1"))
+    writer.delete_cache(place, "imc-one")
+    settled: tuple[str, ...] = ()
+    for _ in range(4):
+        orders = collection.Orders(settled=settled, floor=1)
+        settled = collection.collect(place, orders).announced
+
+        assert list(integrity.check(place)) == []
