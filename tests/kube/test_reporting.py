@@ -276,8 +276,8 @@ async def test_a_pods_event_is_found_by_the_pod_once(api, agent) -> None:
     for _ in range(2):
         poster = event_queue.Poster(agent, name)
         async with running(poster.run()):
-            pod_events.Once(poster).tell(pod, HIT)
-            poster.tell(pod, decisions.Event(reason="Other", message="m", warning=True))
+            pod_events.Once(poster).emit(pod, HIT)
+            poster.emit(pod, decisions.Event(reason="Other", message="m", warning=True))
             await until(lambda: len(api.list(rest_client.EVENTS, namespace=api.namespace)) == 2)
 
     fields = f"involvedObject.name=web-0,involvedObject.uid={pod.uid},involvedObject.kind=Pod"
@@ -304,8 +304,8 @@ async def agent_pages(api: apis.Api, fields: str) -> AsyncIterator[rest_client.P
 async def test_an_event_for_a_namespace_that_is_not_there_holds_up_no_other(api, agent) -> None:
     poster = event_queue.Poster(agent, "n")
     async with running(poster.run()):
-        poster.tell(pods.Pod(namespace="never-made", name="p", uid="u"), HIT)
-        poster.tell(pods.Pod(namespace=api.namespace, name="p", uid="u"), HIT)
+        poster.emit(pods.Pod(namespace="never-made", name="p", uid="u"), HIT)
+        poster.emit(pods.Pod(namespace=api.namespace, name="p", uid="u"), HIT)
         await until(lambda: api.list(rest_client.EVENTS, namespace=api.namespace))
 
 
@@ -364,7 +364,7 @@ class Told:
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
-    def tell(self, pod: pods.Pod, event: decisions.Event) -> None:
+    def emit(self, pod: pods.Pod, event: decisions.Event) -> None:
         self.reasons.append(event.reason)
 
 

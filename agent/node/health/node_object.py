@@ -50,7 +50,7 @@ class Api(Protocol):
 class NodeEvents(Protocol):
     """Where the node's events go: agent.node.report.event_queue.Poster."""
 
-    def tell_of_node(self, uid: str, event: decisions.Event) -> None:
+    def emit_for_node(self, uid: str, event: decisions.Event) -> None:
         """Take one event for delivery."""
 
 
@@ -215,4 +215,4 @@ class Announcer:
         else:
             reason = "ImageAccelerationLost" if before else "ImageAccelerationNotReady"
         event = decisions.Event(reason=reason, message=wanted.message, warning=not wanted.capable)
-        self._events.tell_of_node(str(node.get("metadata", {}).get("uid", "")), event)
+        self._events.emit_for_node(str(node.get("metadata", {}).get("uid", "")), event)

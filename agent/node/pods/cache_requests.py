@@ -100,7 +100,7 @@ class Creator:
         """Take one wish; the pod gets its event when the cache is in the making."""
         name = wanted.request.name
         if name in self._made:
-            self._sink.tell(pod, wanted.event)
+            self._sink.emit(pod, wanted.event)
         elif wish := self._wishes.get(name):
             if len(wish.pods) < _PODS and pod not in wish.pods:
                 wish.pods.append(pod)
@@ -129,7 +129,7 @@ class Creator:
                 if await self._try(functools.partial(self._create, wish.wanted, wish.pods[0])):
                     self._made.add(name)
                     for pod in wish.pods:
-                        self._sink.tell(pod, wish.wanted.event)
+                        self._sink.emit(pod, wish.wanted.event)
                 del self._wishes[name]
 
     async def run_matched(self) -> None:

@@ -207,7 +207,7 @@ class Server:
             )
         served.sentence, served.result = result.sentence, result
         for event in result.decision.events:
-            self._reporter.tell(served.pod, event)
+            self._reporter.emit(served.pod, event)
 
 
 def _remembered(served: Served) -> Served:

@@ -82,11 +82,11 @@ class Poster:
         self._waiting: collections.deque[_Post] = collections.deque()
         self._wake = asyncio.Event()
 
-    def tell(self, pod: pods.Pod, event: decisions.Event) -> None:
+    def emit(self, pod: pods.Pod, event: decisions.Event) -> None:
         """Take one event of a pod for delivery."""
         self._take(pod.namespace, pod_event(pod, event, self._node, _now()))
 
-    def tell_of_node(self, uid: str, event: decisions.Event) -> None:
+    def emit_for_node(self, uid: str, event: decisions.Event) -> None:
         """Take one event of the node for delivery."""
         self._take("default", node_event(self._node, uid, event, _now()))
 

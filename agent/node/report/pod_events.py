@@ -1,4 +1,4 @@
-"""Events about pods, told once each. Without a cluster they go to the log."""
+"""Events about pods, emitted once each. Without a cluster they go to the log."""
 
 import collections
 import logging
@@ -15,14 +15,14 @@ _REMEMBERED = 4096
 class EventSink(Protocol):
     """Where a pod's events go. It never waits and never raises: a pod must not depend on it."""
 
-    def tell(self, pod: pods.Pod, event: decisions.Event) -> None:
+    def emit(self, pod: pods.Pod, event: decisions.Event) -> None:
         """Take one event for delivery."""
 
 
 class LogSink:
     """Writes events into the log; the reason and text are those of the pod's cloud."""
 
-    def tell(self, pod: pods.Pod, event: decisions.Event) -> None:
+    def emit(self, pod: pods.Pod, event: decisions.Event) -> None:
         """Log one event; a warning as a warning."""
         level = logging.WARNING if event.warning else logging.INFO
         logger.log(
@@ -39,23 +39,23 @@ class LogSink:
 
 
 class Once:
-    """Passes each event of a pod on once, however often the pod is looked at."""
+    """Passes each event of a pod on once, however often the pod is served."""
 
     def __init__(self, sink: EventSink) -> None:
         self._sink = sink
-        self._told: collections.OrderedDict[tuple[str, ...], None] = collections.OrderedDict()
+        self._emitted: collections.OrderedDict[tuple[str, ...], None] = collections.OrderedDict()
 
-    def tell(self, pod: pods.Pod, event: decisions.Event) -> None:
-        """Take one event for delivery, unless it has been told."""
+    def emit(self, pod: pods.Pod, event: decisions.Event) -> None:
+        """Take one event for delivery, unless it has been emitted before."""
         key = (pod.namespace, pod.name, pod.uid, event.reason, event.message)
-        if key in self._told:
+        if key in self._emitted:
             return
-        self._told[key] = None
-        while len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
-        self._sink.tell(pod, event)
+        self._emitted[key] = None
+        while len(self._emitted) > _REMEMBERED:
+            self._emitted.popitem(last=False)
+        self._sink.emit(pod, event)
 
     def forget(self, pod_key: str) -> None:
         """Forget a pod that is gone: one that comes under its name is another."""
-        for key in [key for key in self._told if f"{key[0]}/{key[1]}" == pod_key]:
-            del self._told[key]
+        for key in [key for key in self._emitted if f"{key[0]}/{key[1]}" == pod_key]:
+            del self._emitted[key]

@@ -25,14 +25,14 @@ class Setting:
     def __init__(self) -> None:
         self.api = fakes.Api()
         self.api.put(rest_client.NODES, {"metadata": {"name": "n", "labels": {"zone": "a"}}})
-        self.told: list[tuple[str, str, bool]] = []
+        self.emitted: list[tuple[str, str, bool]] = []
         self.announcer = node_object.Announcer(self.api, self, "n", taint=TAINT, now=self.now)
 
     def now(self) -> datetime.datetime:
         return START + datetime.timedelta(seconds=asyncio.get_running_loop().time())
 
-    def tell_of_node(self, uid, event) -> None:
-        self.told.append((uid, event.reason, event.warning))
+    def emit_for_node(self, uid, event) -> None:
+        self.emitted.append((uid, event.reason, event.warning))
 
     @property
     def node(self) -> dict:
@@ -115,7 +115,7 @@ async def test_labels_and_condition_follow_the_verdict_and_changes_are_told(give
         "StoreUnavailable",
         "the store does not answer",
     )
-    assert given.told == [
+    assert given.emitted == [
         ("u1", "ImageAccelerationReady", False),
         ("u1", "ImageAccelerationLost", True),
     ]
@@ -124,12 +124,12 @@ async def test_labels_and_condition_follow_the_verdict_and_changes_are_told(give
 async def test_a_new_agent_tells_nothing_that_was_so_before(given) -> None:
     async with given.running():
         await judge(given, WELL)
-    given.told.clear()
+    given.emitted.clear()
     given.announcer = node_object.Announcer(given.api, given, "n", now=given.now)
     async with given.running():
         await judge(given, WELL)
 
-    assert given.told == []
+    assert given.emitted == []
 
 
 async def test_a_label_taken_away_by_somebody_else_is_put_back(given) -> None:
@@ -185,7 +185,7 @@ async def test_what_is_wished_while_the_api_is_away_is_written_when_it_is_back(g
     assert away[1]["uimgacc"] == "true"
     assert given.labels == {"zone": "a", "uimgacc.io/handler": "true"}
     assert given.announcer.problem == ""
-    assert [reason for _, reason, _ in given.told] == [
+    assert [reason for _, reason, _ in given.emitted] == [
         "ImageAccelerationReady",
         "ImageAccelerationLost",
     ]

@@ -41,14 +41,14 @@ def wish(*names: str, secrets: tuple[caches.SecretName, ...] = ()) -> decisions.
 class Setting:
     def __init__(self, api: fakes.Api | None = None) -> None:
         self.api = api or fakes.Api()
-        self.told: list[str] = []
+        self.emitted: list[str] = []
         self.creator = cache_requests.Creator(self.api, self, now=self.now)
 
     def now(self) -> datetime.datetime:
         return START + datetime.timedelta(seconds=asyncio.get_running_loop().time())
 
-    def tell(self, pod: pods.Pod, event: decisions.Event) -> None:
-        self.told.append(f"{pod.name} {event.reason}")
+    def emit(self, pod: pods.Pod, event: decisions.Event) -> None:
+        self.emitted.append(f"{pod.name} {event.reason}")
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -109,7 +109,7 @@ async def test_many_nodes_make_one_cache_and_each_tells_its_pod() -> None:
         await asyncio.sleep(1)
 
     assert len(api.all(rest_client.IMAGE_CACHES)) == 1
-    assert [node.told for node in nodes] == [["pod ImageCacheAutoCreated"]] * 5
+    assert [node.emitted for node in nodes] == [["pod ImageCacheAutoCreated"]] * 5
 
 
 async def test_a_hundred_pods_of_a_node_ask_once_in_a_while(given) -> None:
@@ -125,7 +125,7 @@ async def test_a_hundred_pods_of_a_node_ask_once_in_a_while(given) -> None:
         await asyncio.sleep(1)
 
     assert (first, len(given.api.log)) == (1, 2)
-    assert "later ImageCacheAutoCreated" in given.told
+    assert "later ImageCacheAutoCreated" in given.emitted
 
 
 async def test_nothing_is_told_before_the_cache_is_in_the_making(given) -> None:
@@ -133,11 +133,11 @@ async def test_nothing_is_told_before_the_cache_is_in_the_making(given) -> None:
     async with given.running():
         given.creator.create(POD, wish())
         await asyncio.sleep(120)
-        before = list(given.told)
+        before = list(given.emitted)
         given.api.down = False
         await asyncio.sleep(60)
 
-    assert (before, given.told) == ([], ["pod ImageCacheAutoCreated"])
+    assert (before, given.emitted) == ([], ["pod ImageCacheAutoCreated"])
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ async def test_a_time_that_is_old_or_none_or_of_the_future_is_written_anew(given
     assert last_matched(given.api).startswith("2026-01-01T00:0")
 
 
-async def test_each_dialects_own_object_is_told() -> None:
+async def test_each_dialects_own_object_is_updated() -> None:
     asked = []
 
     class Api(fakes.Api):

@@ -74,10 +74,10 @@ class Premounter:
 
 class Sink:
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.emitted: list[str] = []
 
-    def tell(self, found: pods.Pod, event: decisions.Event) -> None:
-        self.told.append(f"{found.name} {event.reason}")
+    def emit(self, found: pods.Pod, event: decisions.Event) -> None:
+        self.emitted.append(f"{found.name} {event.reason}")
 
 
 class Setting:
@@ -103,14 +103,14 @@ async def given() -> AsyncIterator[Setting]:
 pytestmark = pytest.mark.looptime
 
 
-async def test_each_pod_is_served_and_its_event_told_once(given) -> None:
+async def test_each_pod_is_served_and_its_event_emitted_once(given) -> None:
     given.source.put(pod("a"))
     await asyncio.sleep(1)
     given.server.serve_again()
     await asyncio.sleep(1)
 
     assert given.premounter.served == ["a app:1", "a app:1"]
-    assert given.sink.told == ["a Hit"]
+    assert given.sink.emitted == ["a Hit"]
     assert given.server.served["default/a"].sentence == "done"
 
 
@@ -162,7 +162,7 @@ async def test_what_fails_for_now_is_tried_again(given) -> None:
 
     assert between == "later"
     assert len(given.premounter.served) == 4
-    assert given.sink.told == ["a Hit"]
+    assert given.sink.emitted == ["a Hit"]
 
 
 async def test_a_delay_that_was_asked_for_is_kept(given) -> None:
@@ -222,7 +222,7 @@ async def test_a_pod_under_an_old_name_gets_its_events(given) -> None:
     given.source.put(pod("a"))
     await asyncio.sleep(1)
 
-    assert given.sink.told == ["a Hit", "a Hit"]
+    assert given.sink.emitted == ["a Hit", "a Hit"]
 
 
 async def test_a_store_that_is_back_ends_the_pauses_of_those_who_wait_for_it(given) -> None:
@@ -244,7 +244,7 @@ async def test_a_pod_that_runs_already_has_no_events(given) -> None:
     await asyncio.sleep(1)
 
     assert given.premounter.served == ["a app:1", "b app:1"]
-    assert given.sink.told == ["b Hit"]
+    assert given.sink.emitted == ["b Hit"]
 
 
 async def test_a_pod_that_started_while_it_could_not_be_served_has_no_events(given) -> None:
@@ -257,7 +257,7 @@ async def test_a_pod_that_started_while_it_could_not_be_served_has_no_events(giv
     await asyncio.sleep(1)
 
     assert given.premounter.served == ["a app:1", "a app:1"]
-    assert given.sink.told == []
+    assert given.sink.emitted == []
 
 
 @pytest.mark.parametrize("end", [{"deleting": True}, {"phase": "Succeeded"}])
@@ -283,7 +283,7 @@ async def test_a_pod_that_is_seen_only_after_its_end_is_not_served(given) -> Non
     given.source.put(dataclasses.replace(pod("a"), phase="Failed"))
     await asyncio.sleep(1)
 
-    assert given.premounter.served == given.sink.told == []
+    assert given.premounter.served == given.sink.emitted == []
     assert given.server.served["default/a"].sentence == "it ended before its turn came"
 
 

@@ -51,7 +51,7 @@ async def running(poster: event_queue.Poster) -> AsyncIterator[None]:
 async def test_a_pods_event_is_where_kubectl_describe_looks(api) -> None:
     poster = event_queue.Poster(api, "node-1")
     async with running(poster):
-        poster.tell(POD, HIT)
+        poster.emit(POD, HIT)
         await asyncio.sleep(1)
 
     ((_, namespace, _),) = api.objects
@@ -118,7 +118,7 @@ async def test_the_same_event_told_again_by_a_new_agent_is_one(api) -> None:
     for _ in range(2):
         poster = event_queue.Poster(api, "node-1")
         async with running(poster):
-            poster.tell(POD, HIT)
+            poster.emit(POD, HIT)
             await asyncio.sleep(1)
 
     assert len(api.all(rest_client.EVENTS)) == 1
@@ -129,7 +129,7 @@ async def test_events_wait_for_the_api(api) -> None:
     poster = event_queue.Poster(api, "n")
     api.down = True
     async with running(poster):
-        poster.tell(POD, HIT)
+        poster.emit(POD, HIT)
         await asyncio.sleep(300)
         api.down = False
         await asyncio.sleep(60)
@@ -142,10 +142,10 @@ async def test_an_event_that_is_too_old_is_dropped_and_the_next_goes_out(api) ->
     poster = event_queue.Poster(api, "n")
     api.down = True
     async with running(poster):
-        poster.tell(POD, HIT)
+        poster.emit(POD, HIT)
         await asyncio.sleep(700)
         api.down = False
-        poster.tell(POD, dataclasses.replace(HIT, message="later"))
+        poster.emit(POD, dataclasses.replace(HIT, message="later"))
         await asyncio.sleep(60)
 
     assert dropped("api_unavailable") - before == 1
@@ -165,8 +165,8 @@ async def test_an_event_of_a_namespace_that_is_going_holds_up_no_other(api, refu
     api.failures = [refused]
     poster = event_queue.Poster(api, "n")
     async with running(poster):
-        poster.tell(POD, HIT)
-        poster.tell(POD, dataclasses.replace(HIT, message="next"))
+        poster.emit(POD, HIT)
+        poster.emit(POD, dataclasses.replace(HIT, message="next"))
         await asyncio.sleep(0.1)
 
     assert dropped("refused") - before == 1
@@ -177,7 +177,7 @@ async def test_a_token_that_has_expired_is_waited_for(api) -> None:
     api.failures = [refusals.Denied(fakes.refusal(401, "Unauthorized"))]
     poster = event_queue.Poster(api, "n")
     async with running(poster):
-        poster.tell(POD, HIT)
+        poster.emit(POD, HIT)
         await asyncio.sleep(5)
 
     assert len(api.all(rest_client.EVENTS)) == 1
@@ -187,7 +187,7 @@ async def test_what_is_asked_for_by_retry_after_is_waited(api) -> None:
     api.failures = [errors.TemporaryError("busy", delay=30.0)]
     poster = event_queue.Poster(api, "n")
     async with running(poster):
-        poster.tell(POD, HIT)
+        poster.emit(POD, HIT)
         await asyncio.sleep(29)
         early = len(api.all(rest_client.EVENTS))
         await asyncio.sleep(2)
@@ -200,10 +200,10 @@ async def test_a_storm_is_cut_to_burst_and_rate(api) -> None:
     poster = event_queue.Poster(api, "n", rate=1, burst=10)
     async with running(poster):
         for number in range(100):
-            poster.tell(POD, dataclasses.replace(HIT, message=str(number)))
+            poster.emit(POD, dataclasses.replace(HIT, message=str(number)))
         await asyncio.sleep(5)
         for number in range(100, 200):
-            poster.tell(POD, dataclasses.replace(HIT, message=str(number)))
+            poster.emit(POD, dataclasses.replace(HIT, message=str(number)))
         await asyncio.sleep(1)
 
     assert len(api.all(rest_client.EVENTS)) == 15
@@ -217,6 +217,6 @@ async def test_the_queue_is_bounded_while_the_api_is_away(api) -> None:
     async with running(poster):
         await asyncio.sleep(0.1)
         for number in range(50):
-            poster.tell(POD, dataclasses.replace(HIT, message=str(number)))
+            poster.emit(POD, dataclasses.replace(HIT, message=str(number)))
 
     assert dropped("queue_full") - before == 30
