@@ -1,4 +1,4 @@
-"""Every metric of every role, defined once; docs/metrics.md explains them to operators.
+"""Every metric of every role, defined once; docs/reference/metrics.md explains them to operators.
 
 Each role exposes a registry of its own, so that nothing shows a series that
 another process counts. Base units, `_total` for counters, no image, digest, node

@@ -21,7 +21,8 @@ from agent.mounts import mountinfo
 VERSIONS = ("4.2", "4.1", "4.0")
 """Tried in this order where the options name none."""
 
-# Nodes only read, and what they read never changes under its name; docs/nfs.md has the figures.
+# Nodes only read, and what they read never changes under its name; docs/operate/nfs.md has
+# the figures.
 DEFAULTS: Mapping[str, str] = {
     # An error for a late answer would reach the programs in the containers.
     "hard": "",

@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> Wanted:
     """Read the flags.
 
     What is the same for all builds of a cluster may also come from the environment, for which
-    the cluster's own part of the Job is the place (docs/imagecache.md, Builders).
+    the cluster's own part of the Job is the place (docs/use/builders.md).
     """
     parser = argparse.ArgumentParser(
         prog="uimgacc build", description="Builds one cache into the store, as the controller asks."

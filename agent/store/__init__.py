@@ -1,4 +1,4 @@
-"""The content-addressed tree on the shared file system, format 1 (docs/store.md).
+"""The content-addressed tree on the shared file system, format 1 (docs/internals/store.md).
 
 `layout` is path arithmetic, `decoding` turns files into trusted records,
 `catalog` is how the node agent looks things up (async, with deadlines), `reading`

@@ -21,7 +21,7 @@ _CONTROL = pathlib.Path("/proc/fs/nfsd")
 class Server:
     """Exports the folders of `root`. There is one in a guest, and it ends with that.
 
-    `lease` and `grace` are in seconds, short as docs/nfs.md advises: clients wait half
+    `lease` and `grace` are in seconds, short as docs/operate/nfs.md advises: clients wait half
     a lease at most between two tries to connect, and for the time of grace, at most, after
     the server's start.
     """

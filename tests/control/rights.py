@@ -36,7 +36,7 @@ def installed(api: apis.Api, *components: str, folder: pathlib.Path) -> Iterator
     """The account of the manifests has its roles, and is held by its policies, in our namespace.
 
     `folder` is one of the node that builders may have: the policy's variable, as
-    docs/install.md says. The admission policy, which some may switch, is there as well.
+    docs/security/rbac.md says. The admission policy, which some may switch, is there as well.
     """
     suffix = uuid.uuid4().hex[:6]
     made = []

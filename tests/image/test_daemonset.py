@@ -151,7 +151,7 @@ def test_with_everything_through_us_the_snapshotter_s_pod_starts_without_it(
             assert "containerd's default snapshotter: go back from that first" in refused.output
             assert "default/ordinary" in refused.output
 
-        # The way back, as docs/install.md has it: the same overlay, with one setting.
+        # The way back, as docs/install/uninstall.md has it: the same overlay, with one setting.
         (settings,) = rendering.of_kind(documents, "ConfigMap")
         settings["data"]["UIMGACC_DEFAULT_SNAPSHOTTER"] = "false"
         with node.running(documents, "uimgacc-setup") as setup:

@@ -1,10 +1,9 @@
-"""The commands of docs/install.md that take off the nodes what agents wrote there."""
+"""The commands of docs/install/uninstall.md that take off the nodes what agents wrote there."""
 
 import os
 import pathlib
 import re
 import subprocess
-import textwrap
 
 import pytest
 
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     reason="kubectl needs a real API server, and its nodes must be nobody's",
 )
 
-DOCUMENT = pathlib.Path(__file__).parents[2] / "docs/install.md"
+DOCUMENT = pathlib.Path(__file__).parents[2] / "docs/install/uninstall.md"
 
 
 def test_the_documented_commands_leave_nothing_of_ours_on_any_node(
@@ -37,11 +36,11 @@ def test_the_documented_commands_leave_nothing_of_ours_on_any_node(
         subresource="status",
         how=rest_client.Patch.STRATEGIC,
     )
-    found = re.search(r"    # 5\. What the agents wrote.*\n((?:    .*\n)+)", DOCUMENT.read_text())
-    assert found is not None
+    commands = re.search(r"^# 5\. .*\n((?:.+\n)+?)```", DOCUMENT.read_text(), re.MULTILINE)
+    assert commands is not None
 
     subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", textwrap.dedent(found[1])],
+        ["bash", "-euo", "pipefail", "-c", commands[1]],
         check=True,
         env={
             **os.environ,

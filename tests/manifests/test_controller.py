@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import textwrap
 
 import kubernetes_validate
 import pytest
@@ -148,12 +147,14 @@ def examples() -> list[str]:
     """The parts of a Job that our documents show."""
     texts = [
         (rendering.MANIFESTS.parent / "docs" / name).read_text()
-        for name in ("imagecache.md", "credentials.md")
+        for name in ("use/builders.md", "use/credentials.md")
     ]
-    return re.findall(r"^    # job\.yaml.*\n((?:    .*\n)+)", "".join(texts), re.MULTILINE)
+    return re.findall(
+        r"^```yaml\n# job\.yaml[^\n]*\n(.*?)^```", "".join(texts), re.DOTALL | re.MULTILINE
+    )
 
 
-@pytest.mark.parametrize("text", [textwrap.dedent(text) for text in examples()])
+@pytest.mark.parametrize("text", examples())
 def test_what_the_documents_add_to_a_job_is_one_that_the_api_knows(text: str) -> None:
     settings = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
     pod = {"metadata": {"name": "p"}, **deployment()["spec"]["template"]}

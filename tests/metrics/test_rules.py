@@ -56,7 +56,7 @@ def test_no_alert_is_without_a_test_of_both() -> None:
 
 
 def test_every_alert_says_what_it_means_and_is_documented() -> None:
-    text = (places.CHECKOUT / "docs/metrics.md").read_text()
+    text = (places.CHECKOUT / "docs/reference/metrics.md").read_text()
     documented = re.findall(r"^\| `(Uimgacc\w+)` \|", text, re.MULTILINE)
 
     assert documented == [rule["alert"] for rule in boards.alerts()]

@@ -1,7 +1,7 @@
 """What operators build on: names, types, labels and words of all metrics of both roles.
 
 After an intended change, UIMGACC_GOLDEN=write with this test writes the golden
-files anew; docs/metrics.md is changed by hand.
+files anew; docs/reference/metrics.md is changed by hand.
 """
 
 import os
@@ -53,9 +53,9 @@ def families(role: str) -> dict[str, tuple[str, set[str]]]:
 
 
 def documented() -> dict[str, tuple[str, set[str], set[str]]]:
-    """The table of docs/metrics.md: name to type, labels and roles."""
+    """The table of docs/reference/metrics.md: name to type, labels and roles."""
     found = {}
-    for line in (CHECKOUT / "docs/metrics.md").read_text().splitlines():
+    for line in (CHECKOUT / "docs/reference/metrics.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[0].startswith("`uimgacc_"):
             name = cells[0].strip("`")

@@ -215,7 +215,7 @@ def _kustomize(text: Mapping[str, Any]) -> list[dict[str, Any]]:
     if kubectl is None:
         raise CannotRender(
             "there is no kubectl on PATH: install it, or apply manifests/ as"
-            " docs/install.md says from where there is one"
+            " docs/install/kubernetes.md says from where there is one"
         )
     with tempfile.TemporaryDirectory(prefix="uimgacc-") as name:
         folder = pathlib.Path(name).resolve()

@@ -1,6 +1,6 @@
 """What a cluster can take of our manifests, looked at before anything is applied.
 
-docs/install.md has the same table of versions for those who apply them by kubectl.
+docs/start/compatibility.md has the same table of versions for those who apply them by kubectl.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class StillDefault(errors.PermanentError):
         super().__init__(
             "this cluster has everything through our snapshotter (overlay default-snapshotter):"
             " its nodes' pods could not start without it. Give --overlay default-snapshotter"
-            " again, or go back from it first, step by step: docs/install.md, Uninstall"
+            " again, or go back from it first, step by step: docs/install/uninstall.md"
         )
 
 
@@ -88,7 +88,7 @@ async def supported(client: rest_client.Client, objects: Sequence[Object]) -> li
     if len(found) < len(objects):
         output.say(
             "this cluster has no MutatingAdmissionPolicy (Kubernetes 1.36; 1.34 behind a feature"
-            " gate): pods must name their runtime class themselves, see docs/install.md"
+            " gate): pods must name their runtime class themselves, see docs/use/pods.md"
         )
     return found
 

@@ -57,7 +57,7 @@ class DefaultError(errors.TemporaryError):
     def __init__(self, in_use: departure.InUseError) -> None:
         super().__init__(
             "all containers of this node stand on ours as containerd's default snapshotter: go"
-            f" back from that first, see docs/install.md (Uninstall); {in_use}"
+            f" back from that first, see docs/install/uninstall.md; {in_use}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from agent.control.jobs import job_manifest
 from agent.control.objects import cache_object
 
-_DOCUMENTED = "docs/imagecache.md, Builders"
+_DOCUMENTED = "docs/use/builders.md"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

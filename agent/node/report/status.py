@@ -1,6 +1,6 @@
 """What the agent tells of itself: the content of /status, and of the page for people.
 
-One value for both, so that neither shows what the other does not. docs/status.md
+One value for both, so that neither shows what the other does not. docs/reference/status.md
 describes the JSON; a field that is added here is added there and to
 agent.node.report.status_page.
 """

@@ -1,7 +1,8 @@
 """The collector: one round over a store, from what is not wanted to files that are gone.
 
 Each step can be cut off at any point; the next round goes on from what is there. The
-protocol and why no node, no Ready cache and no build loses a file by it are in docs/store.md.
+protocol and why no node, no Ready cache and no build loses a file by it are in
+docs/internals/store.md.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The files of a deletion under way, and its steps (docs/store.md, "Deleting").
+"""The files of a deletion under way, and its steps (docs/internals/store.md, "Deleting").
 
     meta/retired/<token>.pending    planned; a builder that wants some of it cancels it
     meta/retired/<n>.list           what will be generation n, before it is decided

@@ -1,5 +1,5 @@
-"""What is asked of the NFS server: by a node, the same for each of thousands (docs/scale.md),
-and by the collector.
+"""What is asked of the NFS server: by a node, the same for each of thousands, and by the
+collector (docs/operate/scale.md).
 """
 
 import collections

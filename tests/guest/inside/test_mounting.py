@@ -60,7 +60,7 @@ def test_what_is_new_in_the_store_is_found_at_once(node, store) -> None:
 
 
 def test_look_ups_and_mounts_are_quick(node, store, tmp_path) -> None:
-    """Figures for docs/nfs.md; what is asserted is that they do what they should."""
+    """Figures for docs/operate/nfs.md; what is asserted is that they do what they should."""
     chain = min(path.stem for path in (store / "meta/chains").glob("*/*.json"))
     took: dict[str, list[float]] = collections.defaultdict(list)
     for number in range(5):

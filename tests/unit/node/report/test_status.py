@@ -11,7 +11,7 @@ from agent.node.pods import pod_worker
 from agent.node.report import status
 from tests.unit.node import statuses
 
-DOCUMENT = pathlib.Path(__file__).parents[4] / "docs/status.md"
+DOCUMENT = pathlib.Path(__file__).parents[4] / "docs/reference/status.md"
 ROOT = "/var/lib/x"
 # Parts whose keys are names of things: only what they map to has a shape.
 OPEN = {"problems", "layers", "manifest_problems", "inputs"}
