@@ -15,12 +15,12 @@ from typing import Any
 
 from agent import errors, metrics, settings
 from agent.clients.kube import connection, rest_client
-from agent.control.caches import storage
+from agent.control.decisions import retention
 from agent.control.gc import collector_rounds
 from agent.control.jobs import job_manifest, job_template
-from agent.control.objects import cache_events, cluster, watches
+from agent.control.objects import cache_events, watches
 from agent.control.page import probes
-from agent.control.reconcile import dispatch, leader_election, observed, retention, step
+from agent.control.reconcile import cache_store, cluster, dispatch, leader_election, observed, step
 from agent.kits import jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline, workers
@@ -55,10 +55,10 @@ class _Controller:
         )
         pool = await stack.enter_async_context(
             workers.Pool(
-                "agent.control.caches.storage_worker", name="the controller", size=2, packages=True
+                "agent.control.reconcile.cache_store", name="the controller", size=2, packages=True
             )
         )
-        store = storage.Storage(str(wanted.store), pool, deadline=wanted.store_seconds)
+        store = cache_store.Storage(str(wanted.store), pool, deadline=wanted.store_seconds)
         self._election = election = leader_election.Election(
             client,
             namespace=wanted.namespace,
@@ -80,7 +80,7 @@ class _Controller:
         self,
         stack: contextlib.AsyncExitStack,
         client: rest_client.Client,
-        store: storage.Storage,
+        store: cache_store.Storage,
         election: leader_election.Election,
     ) -> None:
         services = {
@@ -90,7 +90,10 @@ class _Controller:
         await tasks.run_services(services, asyncio.Event())
 
     async def _work(
-        self, stack: contextlib.AsyncExitStack, client: rest_client.Client, store: storage.Storage
+        self,
+        stack: contextlib.AsyncExitStack,
+        client: rest_client.Client,
+        store: cache_store.Storage,
     ) -> None:
         wanted = self._wanted
         await self._prepare(store)
@@ -147,12 +150,12 @@ class _Controller:
                 logger.warning("this pod cannot be read yet", extra={"reason": str(error)})
                 await asyncio.sleep(error.delay or 1.0)
 
-    async def _prepare(self, store: storage.Storage) -> None:
+    async def _prepare(self, store: cache_store.Storage) -> None:
         """Have a store; one that is away is waited for."""
         while True:
             try:
                 identity = await store.prepare(self._wanted.compression)
-            except storage.StoreAway as error:
+            except cache_store.StoreAway as error:
                 self._problem = str(error)
                 logger.warning("no store yet", extra={"reason": error.reason})
                 await asyncio.sleep(_AGAIN)

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from agent import errors, settings
 from agent.clients.kube import acceleration_switch, connection, rest_client
-from agent.control.caches import storage
 from agent.control.objects import exclusion
 from agent.control.page import api_keys, page_data, page_routes
+from agent.control.reconcile import cache_store
 from agent.kits.aio import tasks
 from agent.kits.processes import workers
 from agent.kits.web import tls
@@ -32,7 +32,7 @@ _CERTIFICATE_SECONDS = 10.0
 class _Store:
     """Whether the store is there, as a sentence that is at hand."""
 
-    def __init__(self, store: storage.Storage) -> None:
+    def __init__(self, store: cache_store.Storage) -> None:
         self._store = store
         self.problem = "it has not been looked at yet"
 
@@ -59,10 +59,10 @@ async def run(wanted: settings.Controller, credentials: connection.Credentials) 
         )
         pool = await stack.enter_async_context(
             workers.Pool(
-                "agent.control.caches.storage_worker", name="the API", size=1, packages=True
+                "agent.control.reconcile.cache_store", name="the API", size=1, packages=True
             )
         )
-        store = _Store(storage.Storage(str(wanted.store), pool, deadline=wanted.store_seconds))
+        store = _Store(cache_store.Storage(str(wanted.store), pool, deadline=wanted.store_seconds))
         app = _application(wanted, client, store)
         certificate = tls.Certificate(wanted.api_tls) if wanted.api_tls is not None else None
         where = await stack.enter_async_context(_listening(app, wanted, certificate))

@@ -6,7 +6,7 @@ import enum
 import hashlib
 from collections.abc import Sequence
 
-from agent.control.reconcile import states
+from agent.control.caches import cache_state
 from agent.model import images
 from agent.ucloud import protocol
 
@@ -40,7 +40,7 @@ class Accelerated:
     stage: Stage = Stage.NONE
     problem: str = ""
     layers: int = 0
-    state: states.State = dataclasses.field(default_factory=states.State)
+    state: cache_state.State = dataclasses.field(default_factory=cache_state.State)
     built: bool = False
     failed: bool = False
     plain_http: frozenset[str] = frozenset()

@@ -14,8 +14,7 @@ from typing import Any
 
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.clients.registry import credentials
-from agent.control.objects import cache_object
-from agent.control.reconcile import states
+from agent.control.caches import cache_object, cache_state
 from agent.model import caches
 from agent.ucloud import accelerated_images, acceleration, protocol
 
@@ -247,7 +246,8 @@ def accelerated(body: rest_client.Object) -> accelerated_images.Accelerated:
         problem=annotations.get(_PROBLEM, ""),
         layers=int(layers) if layers.isascii() and layers.isdigit() else 0,
         state=cache.state,
-        built=cache.state.phase is states.Phase.READY and cache.state.build.spec == cache.spec_hash,
+        built=cache.state.phase is cache_state.Phase.READY
+        and cache.state.build.spec == cache.spec_hash,
         plain_http=frozenset(cache.request.plain_http_registries if cache.request else ()),
         insecure=frozenset(cache.request.insecure_registries if cache.request else ()),
         failed=cache.state.build.failed == cache.spec_hash,

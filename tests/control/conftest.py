@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from agent.clients.kube import connection, rest_client
-from agent.control.objects import cache_object, cluster
+from agent.control.caches import cache_object
+from agent.control.reconcile import cluster
 from agent.store import layout
 from agent.store.lookup import direct_reader
 from lab import places, processes, registries, services

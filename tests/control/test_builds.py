@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from agent.clients.kube import rest_client
-from agent.control.objects import cache_object, cluster
+from agent.control.caches import cache_object
+from agent.control.reconcile import cluster
 from agent.model import images
 from agent.store import integrity
 from tests.control import conftest

@@ -15,7 +15,7 @@ from agent.cli import commands
 from agent.cli.caches import cluster_caches
 from agent.cli.install import installation
 from agent.clients.kube import rest_client
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 from agent.model import images
 from agent.node.health import node_patch
 from agent.ucloud import accelerated_images

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from agent.clients.kube import rest_client
+from agent.control.caches import cache_object
 from agent.control.gc import roster
-from agent.control.objects import cache_object, cluster
+from agent.control.reconcile import cluster
 from agent.model import caches, images
 from agent.store import integrity
 from lab import services

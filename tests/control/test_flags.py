@@ -14,7 +14,7 @@ import typer.testing
 
 from agent.cli import commands
 from agent.clients.kube import rest_client
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 from lab import places
 from tests.control import builders, conftest
 

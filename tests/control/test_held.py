@@ -10,7 +10,7 @@ import pytest
 
 from agent.clients.kube import rest_client
 from agent.control.gc import roster
-from agent.control.objects import cluster
+from agent.control.reconcile import cluster
 from agent.model import caches, images
 from tests.control import conftest
 from tests.kube import apis

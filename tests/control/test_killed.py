@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.clients.kube import rest_client
-from agent.control.reconcile import retention
+from agent.control.decisions import retention
 from agent.store.lookup import direct_reader
 from tests.control import worlds
 from tests.kube import apis

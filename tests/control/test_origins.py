@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from agent.clients.kube import rest_client
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 from agent.matching import annotations, rules
 from agent.model import caches, images, pods
 from agent.node.pods import cache_requests

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.control.caches import storage
+from agent.control.reconcile import cache_store
 from agent.kits.processes import workers
 from agent.model import builds, records
 from agent.store import layout
@@ -29,14 +29,14 @@ def place(tmp_path: pathlib.Path) -> layout.Layout:
 
 
 @pytest.fixture
-async def store(place: layout.Layout) -> AsyncIterator[storage.Storage]:
+async def store(place: layout.Layout) -> AsyncIterator[cache_store.Storage]:
     async with workers.Pool(
-        "agent.control.caches.storage_worker", name="a test", size=1, packages=True
+        "agent.control.reconcile.cache_store", name="a test", size=1, packages=True
     ) as pool:
-        yield storage.Storage(str(place.root), pool, deadline=10)
+        yield cache_store.Storage(str(place.root), pool, deadline=10)
 
 
-async def look(store: storage.Storage, cache_id: str, job: str = "") -> storage.Found:
+async def look(store: cache_store.Storage, cache_id: str, job: str = "") -> cache_store.Found:
     return await store.look(cache_id, job=job, detail=True)
 
 
@@ -45,32 +45,32 @@ async def test_a_store_that_hangs_costs_a_worker_and_no_more(place: layout.Layou
     writer.publish_cache(place, record("imc-alive"))
     os.mkfifo(place.cache_record("imc-hangs"))
     async with workers.Pool(
-        "agent.control.caches.storage_worker", name="a test", size=1, packages=True
+        "agent.control.reconcile.cache_store", name="a test", size=1, packages=True
     ) as pool:
-        hasty = storage.Storage(str(place.root), pool, deadline=3)
+        hasty = cache_store.Storage(str(place.root), pool, deadline=3)
 
-        with pytest.raises(storage.StoreAway, match="did not answer within 3 s"):
+        with pytest.raises(cache_store.StoreAway, match="did not answer within 3 s"):
             await look(hasty, "imc-hangs")
         # A new worker has to start first, and Python takes its time on a loaded machine.
-        patient = storage.Storage(str(place.root), pool, deadline=60)
+        patient = cache_store.Storage(str(place.root), pool, deadline=60)
         assert (await look(patient, "imc-alive")).stored is not None
 
 
-async def test_what_there_is_of_a_cache(place: layout.Layout, store: storage.Storage) -> None:
-    assert await look(store, "imc-aaa") == storage.Found(None, None)
+async def test_what_there_is_of_a_cache(place: layout.Layout, store: cache_store.Storage) -> None:
+    assert await look(store, "imc-aaa") == cache_store.Found(None, None)
 
     writer.publish_cache(place, record("imc-aaa"))
     found = (await look(store, "imc-aaa")).stored
     assert (found.record, found.platforms) == (record("imc-aaa"), ())
     assert await store.remove("imc-aaa") == (DIGEST,)
-    assert await look(store, "imc-aaa") == storage.Found(None, None)
+    assert await look(store, "imc-aaa") == cache_store.Found(None, None)
     assert await store.is_going("imc-aaa")
     assert not await store.is_going("imc-bbb")
     assert await store.remove("imc-aaa") == ()
     assert list(place.cache_records.iterdir()) == []
 
 
-async def test_a_damaged_record_is_a_miss(place: layout.Layout, store: storage.Storage) -> None:
+async def test_a_damaged_record_is_a_miss(place: layout.Layout, store: cache_store.Storage) -> None:
     place.cache_record("imc-aaa").write_text("{")
 
     assert (await look(store, "imc-aaa")).stored is None
@@ -79,7 +79,7 @@ async def test_a_damaged_record_is_a_miss(place: layout.Layout, store: storage.S
 
 
 async def test_a_report_from_its_beginning_to_its_end(
-    place: layout.Layout, store: storage.Storage
+    place: layout.Layout, store: cache_store.Storage
 ) -> None:
     await store.begin("job-1")
     assert (await look(store, "imc-aaa", "job-1")).report == builds.Report()
@@ -99,11 +99,11 @@ async def test_a_folder_that_is_no_store_says_so(tmp_path: pathlib.Path) -> None
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     async with workers.Pool(
-        "agent.control.caches.storage_worker", name="a test", size=1, packages=True
+        "agent.control.reconcile.cache_store", name="a test", size=1, packages=True
     ) as pool:
-        store = storage.Storage(str(tmp_path / "other"), pool)
+        store = cache_store.Storage(str(tmp_path / "other"), pool)
 
-        with pytest.raises(storage.StoreAway, match="not empty"):
+        with pytest.raises(cache_store.StoreAway, match="not empty"):
             await store.prepare("lz4")
-        with pytest.raises(storage.StoreAway, match=r"store\.json"):
+        with pytest.raises(cache_store.StoreAway, match=r"store\.json"):
             await store.probe()

@@ -21,7 +21,7 @@ from ucloud import client as official
 from ucloud.core import exc
 
 from agent.clients.kube import rest_client
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 from agent.matching import decisions
 from agent.model import caches, images, pods
 from agent.ucloud import accelerated_images

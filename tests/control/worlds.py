@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from agent.clients.kube import rest_client
-from agent.control.caches import storage, storage_worker
+from agent.control.caches import cache_object
+from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest
-from agent.control.objects import cache_object, cluster
-from agent.control.reconcile import observed, outcome, retention, step
+from agent.control.reconcile import cache_store, cluster, observed, step
 from agent.model import builds, caches, images, records
 from agent.store import layout
 from agent.store.publish import writer
@@ -80,9 +80,9 @@ class DyingPool:
     async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
         del deadline
         if operation in ("look", "is_going"):  # changes nothing
-            return storage_worker.OPERATIONS[operation](*arguments)
+            return cache_store.OPERATIONS[operation](*arguments)
         async with self._calls.one():
-            return storage_worker.OPERATIONS[operation](*arguments)
+            return cache_store.OPERATIONS[operation](*arguments)
 
 
 class Nobody:
@@ -287,7 +287,7 @@ def reconciler(
     made = step.Reconciler(
         known=known,
         api=cluster.Cluster(api, namespace=world.api.namespace),
-        store=storage.Storage(str(world.place.root), DyingPool(calls)),
+        store=cache_store.Storage(str(world.place.root), DyingPool(calls)),
         holders=world,
         teller=nobody,
         template=job_manifest.Template(

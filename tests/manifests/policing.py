@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.control.caches import cache_object
 from agent.control.jobs import job_manifest, job_template
-from agent.control.objects import cache_object
 from agent.roles import controller_flags
 from tests.manifests import rendering
 

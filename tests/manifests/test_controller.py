@@ -8,8 +8,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from agent.control.caches import cache_object
 from agent.control.jobs import job_manifest, job_template
-from agent.control.objects import cache_object
 from agent.roles import build_job, controller_flags
 from tests.manifests import admission, rendering
 

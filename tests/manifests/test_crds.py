@@ -9,8 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control.objects import dialects
-from agent.control.reconcile import states
+from agent.control.caches import cache_state, status_format
 from agent.model import caches, manifests
 from tests.manifests import crds
 
@@ -83,8 +82,8 @@ def test_fields_of_the_cloud_that_mean_nothing_here_apply() -> None:
 
 
 NOW = datetime.datetime(2026, 7, 1, tzinfo=datetime.UTC)
-FULLEST = states.State(
-    phase=states.Phase.UPDATE_FAILED,
+FULLEST = cache_state.State(
+    phase=cache_state.Phase.UPDATE_FAILED,
     cache_id="imc-a",
     progress=42,
     message="m",
@@ -95,11 +94,11 @@ FULLEST = states.State(
     matched=NOW,
     verified=True,
     size=1,
-    images=(states.BuiltImage(image="a", digest="sha256:0", size=1),),
-    build=states.Build(
+    images=(cache_state.BuiltImage(image="a", digest="sha256:0", size=1),),
+    build=cache_state.Build(
         spec="s", platforms=("linux/amd64",), time=NOW, failures=1, failed="f", retry=NOW
     ),
-    events=(states.Happening(name="n", message="m", at=NOW),),
+    events=(cache_state.Happening(name="n", message="m", at=NOW),),
 )
 
 PIECES = st.sampled_from(
@@ -149,7 +148,7 @@ def test_the_schema_has_the_fields_that_the_product_reads(group: str) -> None:
 def test_the_schema_has_the_fields_that_the_controller_writes(group: str) -> None:
     """A status field that the schema does not know would be dropped without a word."""
     written = {"apiVersion": f"{group}/v1", "spec": {"images": ["a"]}}
-    written["status"] = dialects.patch_of(FULLEST, caches.GROUPS[group], {})
+    written["status"] = status_format.patch_of(FULLEST, caches.GROUPS[group], {})
 
     assert crds.unknown(written) == []
     assert crds.faults(written) == []

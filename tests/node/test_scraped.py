@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from agent.control.objects import cluster
+from agent.control.reconcile import cluster
 from lab import processes, prometheus
 from tests.control import conftest as control
 from tests.kube import apis, faults

@@ -9,7 +9,7 @@ from agent.build import image_plan
 from agent.cli.caches import create_command
 from agent.clients.registry import credential_config, credentials, distribution, tag_push
 from agent.control.gc import roster
-from agent.control.objects import cluster
+from agent.control.reconcile import cluster
 from agent.model import builds, images, nodes, records
 from agent.store import decoding
 

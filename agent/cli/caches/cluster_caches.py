@@ -12,8 +12,8 @@ from agent import errors
 from agent.cli import cluster_access, output
 from agent.cli.caches import create_command
 from agent.clients.kube import acceleration_switch, refusals, rest_client
-from agent.control.objects import cache_object, dialects, exclusion
-from agent.control.reconcile import states
+from agent.control.caches import cache_object, cache_state, status_format
+from agent.control.objects import exclusion
 from agent.model import caches
 from agent.ucloud import accelerated_objects, acceleration, protocol
 
@@ -235,7 +235,7 @@ async def _find(client: rest_client.Client, name: str) -> cache_object.CacheObje
 def _phase(each: cache_object.CacheObject) -> str:
     if each.deleted is not None:
         return "Deleting"
-    return (each.state.phase or states.Phase.PENDING).value
+    return (each.state.phase or cache_state.Phase.PENDING).value
 
 
 def _shape(each: cache_object.CacheObject) -> dict[str, Any]:
@@ -247,8 +247,8 @@ def _shape(each: cache_object.CacheObject) -> dict[str, Any]:
         "progress": each.state.progress,
         "message": each.state.message,
         "size": each.state.size,
-        "created": dialects.stamp(each.created),
-        "last_matched": dialects.stamp(each.matched),
+        "created": status_format.stamp(each.created),
+        "last_matched": status_format.stamp(each.matched),
         "images": [dataclasses.asdict(image) for image in each.state.images],
     }
 
@@ -258,7 +258,7 @@ def _is_done(each: cache_object.CacheObject) -> bool:
     build = each.state.build
     if each.request is None or (each.spec_hash and build.failed == each.spec_hash):
         raise BuildFailed(each.key.name, each.problem or each.state.message)
-    return each.state.phase is states.Phase.READY and build.spec == each.spec_hash
+    return each.state.phase is cache_state.Phase.READY and build.spec == each.spec_hash
 
 
 class BuildFailed(errors.PermanentError):

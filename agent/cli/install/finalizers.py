@@ -6,7 +6,7 @@ object nor that of its kind would end.
 """
 
 from agent.clients.kube import refusals, rest_client
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 from agent.model import caches
 
 _TRIES = 10

@@ -1,1 +1,1 @@
-"""The store as the controller uses it."""
+"""An ImageCache object as values: its request, its status, and how both are read and written."""

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.control.caches import cache_object
 from agent.control.jobs import job_patch
-from agent.control.objects import cache_object
 from agent.model import caches
 
 CACHE_LABEL = "uimgacc.io/cache-id"

@@ -5,8 +5,8 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from agent.control.caches import cache_object
 from agent.control.jobs import job_manifest
-from agent.control.objects import cache_object
 
 _DOCUMENTED = "docs/use/builders.md"
 

@@ -12,7 +12,7 @@ import msgspec
 from agent import errors, settings
 from agent.clients.kube import refusals, rest_client
 from agent.control.jobs import job_manifest, job_patch
-from agent.control.objects import cluster
+from agent.control.reconcile import cluster
 
 _TAKEN = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "seLinuxOptions")
 

@@ -1,1 +1,1 @@
-"""The API objects that the controller reads and writes."""
+"""API objects that the controller watches and writes."""

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.kube import rest_client
-from agent.control.objects import cache_object, dialects
-from agent.control.reconcile import outcome
+from agent.control.caches import cache_object, status_format
+from agent.control.decisions import outcome
 from agent.kits.aio import token_bucket
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Teller:
 
 
 def _manifest(cache: cache_object.CacheObject, event: outcome.Event) -> dict[str, Any]:
-    now = dialects.stamp(datetime.datetime.now(datetime.UTC))
+    now = status_format.stamp(datetime.datetime.now(datetime.UTC))
     involved = {
         "apiVersion": f"{cache.key.group}/v1",
         "kind": "ImageCache",

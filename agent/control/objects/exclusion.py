@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 
 logger = logging.getLogger(__name__)
 

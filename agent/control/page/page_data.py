@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from agent.clients.kube import refusals, rest_client
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 from agent.model import caches, nodes
 
 _NODES_SHOWN = 500

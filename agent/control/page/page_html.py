@@ -8,16 +8,15 @@ import dataclasses
 import datetime
 from collections.abc import Iterator
 
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object, cache_state
 from agent.control.page import page_data
-from agent.control.reconcile import states
 from agent.kits.web import html
 from agent.model import caches
 
 _KINDS = {
-    states.Phase.READY: "good",
-    states.Phase.FAILED: "bad",
-    states.Phase.UPDATE_FAILED: "warn",
+    cache_state.Phase.READY: "good",
+    cache_state.Phase.FAILED: "bad",
+    cache_state.Phase.UPDATE_FAILED: "warn",
 }
 # All beside each other, and relative: a proxy may have put the page anywhere.
 _PATHS = {"create": "create-cache", "delete": "delete-cache"}
@@ -56,7 +55,7 @@ def _said(said: Said | None) -> html.Html | None:
 
 
 def _overview(view: page_data.View) -> html.Html:
-    ready = sum(each.state.phase in states.SERVING for each in view.caches)
+    ready = sum(each.state.phase in cache_state.SERVING for each in view.caches)
     fleet = view.fleet
     store = "there" if not view.store_problem else html.badge("bad", "not there")
     note = view.store_problem or "answers"
@@ -82,7 +81,7 @@ def _caches(view: page_data.View, token: str, now: datetime.datetime) -> html.Ht
 def _cache(
     each: cache_object.CacheObject, token: str, now: datetime.datetime
 ) -> Iterator[html.Child]:
-    phase = each.state.phase or states.Phase.PENDING
+    phase = each.state.phase or cache_state.Phase.PENDING
     going = each.deleted is not None
     yield [html.tag("div", each.key.name), html.tag("code", each.cache_id, class_="note")]
     yield (

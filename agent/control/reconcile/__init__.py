@@ -1,1 +1,1 @@
-"""From an ImageCache object to the next step for it."""
+"""The loop: what is observed, which cache is due, one step for it, and its reads and writes."""

@@ -9,10 +9,11 @@ import msgspec
 
 from agent import errors, metrics
 from agent.clients.kube import refusals, rest_client
+from agent.control.caches import cache_object, cache_state
+from agent.control.decisions import outcome, retention
 from agent.control.gc import roster
 from agent.control.jobs import job_manifest, job_state
-from agent.control.objects import cache_object, cluster
-from agent.control.reconcile import observed, outcome, retention, states, work_queue
+from agent.control.reconcile import cluster, observed, work_queue
 from agent.model import caches
 
 logger = logging.getLogger(__name__)
@@ -210,9 +211,9 @@ class Leader:
             await asyncio.sleep(_COUNT)
 
     def _count(self) -> None:
-        count = dict.fromkeys(states.Phase, 0)
+        count = dict.fromkeys(cache_state.Phase, 0)
         for cache in self._known.caches.values():
-            count[cache.state.phase or states.Phase.PENDING] += 1
+            count[cache.state.phase or cache_state.Phase.PENDING] += 1
         for phase, number in count.items():
             metrics.CACHES.labels(phase.value).set(number)
 

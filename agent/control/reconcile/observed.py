@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from agent.control.caches import cache_object
 from agent.control.jobs import job_state
-from agent.control.objects import cache_object
 
 Object = Mapping[str, Any]
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors, metrics
-from agent.control.caches import storage
+from agent.control.caches import cache_object, cache_state, status_format
+from agent.control.decisions import building, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
-from agent.control.objects import cache_events, cache_object, cluster, dialects
-from agent.control.reconcile import building, cache_decision, observed, outcome, retention, states
+from agent.control.objects import cache_events
+from agent.control.reconcile import cache_store, cluster, observed
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Reconciler:
         *,
         known: observed.Knowledge,
         api: cluster.Cluster,
-        store: storage.Storage,
+        store: cache_store.Storage,
         holders: Holders,
         teller: cache_events.Teller,
         template: job_manifest.Template,
@@ -110,7 +111,7 @@ class Reconciler:
             if cache.deleted is not None and found.stored is None:
                 going = await self._store.is_going(cache.cache_id)
                 holders = self._holders.holders(cache.cache_id)
-        except storage.StoreAway as error:
+        except cache_store.StoreAway as error:
             return dataclasses.replace(seen, problem=error.reason)
         return dataclasses.replace(
             seen,
@@ -127,7 +128,7 @@ class Reconciler:
         """Write what of the status has changed; nothing where nothing has."""
         if cache.key not in self._known.caches:
             return cache
-        patch = dialects.patch_of(decision.state, cache.dialect, cache.status)
+        patch = status_format.patch_of(decision.state, cache.dialect, cache.status)
         if not patch:
             return cache
         before, after = cache.state.phase, decision.state.phase
@@ -188,8 +189,8 @@ class Reconciler:
             logger.info("left behind", extra={"job": job, "reason": str(error)})
 
 
-_COUNTED: Mapping[states.Phase, metrics.BuildResult] = {
-    states.Phase.READY: "ready",
-    states.Phase.FAILED: "failed",
-    states.Phase.UPDATE_FAILED: "failed",
+_COUNTED: Mapping[cache_state.Phase, metrics.BuildResult] = {
+    cache_state.Phase.READY: "ready",
+    cache_state.Phase.FAILED: "failed",
+    cache_state.Phase.UPDATE_FAILED: "failed",
 }

@@ -2,9 +2,8 @@
 
 import datetime
 
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object, cache_state
 from agent.control.page import page_data
-from agent.control.reconcile import states
 from agent.model import nodes
 
 NOW = datetime.datetime(2026, 11, 21, 13, 0, tzinfo=datetime.UTC)
@@ -35,7 +34,7 @@ def busy(text: str = "") -> page_data.View:
     told = text or "the registry does not have manifest 1 of registry.example.com/team/none:1"
     caches = [
         cache(f"cache-{phase.value.lower()}", phase=phase.value, progress="40%", message=told)
-        for phase in states.Phase
+        for phase in cache_state.Phase
     ]
     caches += [cache("going", going=True), cache("large", images=[f"r.io/{n}:1" for n in range(9)])]
     saved = nodes.Saved(seconds=5400.0, size=80 << 30, images={"hit": 12, "miss": 0, "partial": 3})

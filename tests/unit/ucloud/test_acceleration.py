@@ -7,8 +7,8 @@ import datetime
 import pytest
 
 from agent.clients.kube import acceleration_switch, rest_client
+from agent.control.caches import cache_state
 from agent.control.objects import exclusion
-from agent.control.reconcile import states
 from agent.model import images
 from agent.ucloud import accelerated_images, accelerated_objects, acceleration, protocol
 from tests.fakes import api as fakes
@@ -121,7 +121,7 @@ def going(seconds: float, **more: object) -> accelerated_images.Accelerated:
         original="r.io/app:held",
         target="r.io/app:held-acc",
         deleted=NOW - datetime.timedelta(seconds=seconds),
-        state=states.State(message="held by pod a/b on node-1"),
+        state=cache_state.State(message="held by pod a/b on node-1"),
         **more,
     )
 

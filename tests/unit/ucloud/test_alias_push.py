@@ -9,7 +9,7 @@ import pytest
 
 from agent import errors
 from agent.clients.registry import credentials, tag_push
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 from agent.ucloud import accelerated_images, accelerated_objects, alias_push
 
 pytestmark = pytest.mark.looptime

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from agent.clients.kube import rest_client
+from agent.control.caches import cache_object
+from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest
-from agent.control.objects import cache_object, cluster
-from agent.control.reconcile import dispatch, observed, outcome, retention
+from agent.control.reconcile import cluster, dispatch, observed
 from agent.model import caches, images
 
 pytestmark = pytest.mark.looptime

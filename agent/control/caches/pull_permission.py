@@ -8,7 +8,7 @@ admission policy reads from the agent's token), to ask for automatic caches, and
 use these images with these Secrets and instances: what that node may read anyhow.
 """
 
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 from agent.matching import annotations
 from agent.model import caches, images, pods
 

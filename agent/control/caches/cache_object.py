@@ -8,8 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from agent.control.objects import dialects
-from agent.control.reconcile import states
+from agent.control.caches import cache_state, status_format
 from agent.model import caches, manifests
 
 FINALIZER = "uimgacc.io/cache"
@@ -73,7 +72,7 @@ class CacheObject:
     matched: datetime.datetime | None = None
     refresh: str = ""
     refresh_seconds: float | None = None
-    state: states.State = dataclasses.field(default_factory=states.State)
+    state: cache_state.State = dataclasses.field(default_factory=cache_state.State)
     status: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
@@ -152,7 +151,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         matched=moment(annotations.get(caches.LAST_MATCHED)),
         refresh=annotations.get(REFRESH, ""),
         refresh_seconds=_hours(annotations.get(REFRESH_HOURS, "")),
-        state=dialects.of_status(body.get("status"), dialect),
+        state=status_format.of_status(body.get("status"), dialect),
         status=body.get("status") or {},
     )
 

@@ -9,9 +9,8 @@ import dataclasses
 import datetime
 from collections.abc import Iterable
 
+from agent.control.caches import cache_object, cache_state
 from agent.control.jobs import job_manifest
-from agent.control.objects import cache_object
-from agent.control.reconcile import states
 from agent.model import caches
 
 _LONGEST_RETRY = 3600.0
@@ -54,7 +53,7 @@ def retry_after(failures: int, rules: Rules) -> float:
 def fails(cache: cache_object.CacheObject) -> bool:
     """Whether a cache could not be built, and is kept for a while only to say why."""
     state = cache.state
-    tried = state.phase is states.Phase.FAILED or job_manifest.failures(cache) > 0
+    tried = state.phase is cache_state.Phase.FAILED or job_manifest.failures(cache) > 0
     kept_as_failure = cache.auto or cache.dialect is caches.Dialect.ALIBABA
     return kept_as_failure and tried and not state.serving
 

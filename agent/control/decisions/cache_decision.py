@@ -9,9 +9,9 @@ import dataclasses
 import datetime
 from collections.abc import Sequence
 
+from agent.control.caches import cache_object, cache_state
+from agent.control.decisions import building, deletion, outcome, retention
 from agent.control.jobs import job_manifest
-from agent.control.objects import cache_object
-from agent.control.reconcile import building, deletion, outcome, retention, states
 from agent.model import caches, records
 
 _AWAY = 10.0
@@ -87,7 +87,7 @@ def _expired(cache: cache_object.CacheObject, expires: datetime.datetime) -> out
 
 def _unusable(cache: cache_object.CacheObject) -> outcome.Decision:
     """The spec makes no sense: what was built of the last one that did goes on serving."""
-    phase = states.Phase.UPDATE_FAILED if cache.state.serving else states.Phase.FAILED
+    phase = cache_state.Phase.UPDATE_FAILED if cache.state.serving else cache_state.Phase.FAILED
     sentence = f"The manifest cannot be used: {cache.problem}"
     news = cache.state.message != sentence
     event = outcome.Event(reason="InvalidSpec", message=sentence, warning=True)
@@ -100,7 +100,7 @@ def _unusable(cache: cache_object.CacheObject) -> outcome.Decision:
 
 def _blind(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decision:
     """Without the store nothing can be told: what is Ready stays so, and says nothing else."""
-    phase = cache.state.phase or states.Phase.PENDING
+    phase = cache.state.phase or cache_state.Phase.PENDING
     sentence = f"The store does not answer: {seen.problem}"
     return outcome.Decision(
         state=dataclasses.replace(cache.state, phase=phase),
@@ -131,7 +131,7 @@ def _adopted(cache: cache_object.CacheObject, seen: outcome.Seen) -> cache_objec
     for job in seen.jobs.values():
         if job.spec == cache.spec_hash:
             platforms = tuple(sorted({*platforms, *job.platforms}))
-    build = states.Build(spec=cache.spec_hash, platforms=platforms, time=created)
+    build = cache_state.Build(spec=cache.spec_hash, platforms=platforms, time=created)
     return dataclasses.replace(cache, state=dataclasses.replace(state, build=build))
 
 

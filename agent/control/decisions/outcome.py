@@ -5,8 +5,8 @@ import datetime
 import enum
 from collections.abc import Mapping
 
+from agent.control.caches import cache_state
 from agent.control.jobs import job_state
-from agent.control.reconcile import states
 from agent.model import builds, records
 
 
@@ -52,7 +52,7 @@ class Seen:
     """What there is. `problem` says why the store cannot be read; then `stored` says nothing.
 
     `origin` is why an automatic cache may not use its pull secrets, "" that it may,
-    None that nobody has asked (agent.control.objects.cache_object.CacheObject.unverified).
+    None that nobody has asked (agent.control.caches.cache_object.CacheObject.unverified).
     `going` is whether layers of the deleted cache are still in the store, `holders`
     a sentence about who holds them. `platforms` are those of the nodes. `slot` is
     whether one more build may run.
@@ -77,7 +77,7 @@ class Decision:
     None for `again` is when something has changed.
     """
 
-    state: states.State
+    state: cache_state.State
     sentence: str
     actions: tuple[Action, ...] = ()
     afterwards: tuple[Action, ...] = ()

@@ -7,16 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control.objects import cache_object, dialects
-from agent.control.reconcile import states
+from agent.control.caches import cache_object, cache_state, status_format
 from agent.model import caches
 
 DIALECTS = [caches.Dialect.NATIVE, caches.Dialect.ALIBABA, caches.Dialect.TENCENT]
 MOMENTS = st.integers(0, 2**32).map(lambda at: datetime.datetime.fromtimestamp(at, datetime.UTC))
 MAYBE = st.none() | MOMENTS
 STATES = st.builds(
-    states.State,
-    phase=st.sampled_from(states.Phase),
+    cache_state.State,
+    phase=st.sampled_from(cache_state.Phase),
     cache_id=st.text(max_size=5),
     progress=st.integers(0, 100),
     message=st.text(max_size=20),
@@ -27,9 +26,11 @@ STATES = st.builds(
     matched=MAYBE,
     verified=st.booleans(),
     size=st.integers(0, 2**50),
-    images=st.lists(st.builds(states.BuiltImage, image=st.text(), digest=st.text())).map(tuple),
+    images=st.lists(st.builds(cache_state.BuiltImage, image=st.text(), digest=st.text())).map(
+        tuple
+    ),
     build=st.builds(
-        states.Build,
+        cache_state.Build,
         spec=st.text(max_size=5),
         platforms=st.lists(st.text(max_size=5)).map(tuple),
         time=MAYBE,
@@ -39,7 +40,7 @@ STATES = st.builds(
     ),
     events=st.lists(
         st.builds(
-            states.Happening,
+            cache_state.Happening,
             name=st.text(),
             message=st.text(),
             at=MOMENTS,
@@ -51,18 +52,20 @@ STATES = st.builds(
 
 
 @given(STATES, st.sampled_from(DIALECTS))
-def test_what_is_written_is_read_again(state: states.State, dialect: caches.Dialect) -> None:
-    status = dialects.patch_of(state, dialect, {})
-    found = dialects.of_status(status, dialect)
+def test_what_is_written_is_read_again(state: cache_state.State, dialect: caches.Dialect) -> None:
+    status = status_format.patch_of(state, dialect, {})
+    found = status_format.of_status(status, dialect)
 
     expected = state
     if dialect is caches.Dialect.TENCENT:
         assert "phase" not in status
         # Its users have no word for these.
-        phase = {states.Phase.CREATING: states.Phase.PENDING}.get(state.phase, state.phase)
-        expected = states.dataclasses.replace(state, events=(), phase=phase)
+        phase = {cache_state.Phase.CREATING: cache_state.Phase.PENDING}.get(
+            state.phase, state.phase
+        )
+        expected = cache_state.dataclasses.replace(state, events=(), phase=phase)
     assert found == expected
-    assert dialects.patch_of(state, dialect, status) == {}
+    assert status_format.patch_of(state, dialect, status) == {}
 
 
 def applied(status: Any, patch: dict[str, Any]) -> dict[str, Any]:
@@ -79,13 +82,15 @@ def applied(status: Any, patch: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(STATES, STATES)
-def test_a_patch_makes_one_status_the_other(one: states.State, other: states.State) -> None:
-    before = dialects.patch_of(one, caches.Dialect.ALIBABA, {})
-    patch = dialects.patch_of(other, caches.Dialect.ALIBABA, before)
+def test_a_patch_makes_one_status_the_other(
+    one: cache_state.State, other: cache_state.State
+) -> None:
+    before = status_format.patch_of(one, caches.Dialect.ALIBABA, {})
+    patch = status_format.patch_of(other, caches.Dialect.ALIBABA, before)
 
     after = applied(before, patch)
 
-    assert dialects.of_status(after, caches.Dialect.ALIBABA) == other
+    assert status_format.of_status(after, caches.Dialect.ALIBABA) == other
 
 
 JSON = st.recursive(
@@ -100,27 +105,27 @@ FIELDS = st.sampled_from(
 
 @given(st.dictionaries(FIELDS, JSON) | JSON)
 def test_any_status_can_be_read_and_put_right(status: Any) -> None:
-    state = dialects.of_status(status, caches.Dialect.ALIBABA)
+    state = status_format.of_status(status, caches.Dialect.ALIBABA)
     before = status if isinstance(status, dict) else {}
 
-    patch = dialects.patch_of(state, caches.Dialect.ALIBABA, before)
+    patch = status_format.patch_of(state, caches.Dialect.ALIBABA, before)
 
-    assert dialects.of_status(applied(before, patch), caches.Dialect.ALIBABA) == (
-        states.dataclasses.replace(state, phase=state.phase or states.Phase.PENDING)
+    assert status_format.of_status(applied(before, patch), caches.Dialect.ALIBABA) == (
+        cache_state.dataclasses.replace(state, phase=state.phase or cache_state.Phase.PENDING)
     )
 
 
 def test_times_of_conditions_change_with_their_status_only() -> None:
     first = datetime.datetime(2026, 7, 1, tzinfo=datetime.UTC)
     later = first + datetime.timedelta(hours=1)
-    ready = states.State(phase=states.Phase.READY, changed=first)
-    before = dialects.conditions(ready, None)
-    updating = states.State(phase=states.Phase.UPDATING, changed=later)
+    ready = cache_state.State(phase=cache_state.Phase.READY, changed=first)
+    before = status_format.conditions(ready, None)
+    updating = cache_state.State(phase=cache_state.Phase.UPDATING, changed=later)
 
-    after = dialects.conditions(updating, before)
+    after = status_format.conditions(updating, before)
 
     times = [each["lastTransitionTime"] for each in after]
-    assert times == [dialects.stamp(first), dialects.stamp(later)]
+    assert times == [status_format.stamp(first), status_format.stamp(later)]
 
 
 METADATA = st.dictionaries(

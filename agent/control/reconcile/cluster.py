@@ -12,9 +12,9 @@ import msgspec
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
+from agent.control.caches import cache_object, pull_permission
 from agent.control.gc import roster
 from agent.control.jobs import job_manifest, job_state
-from agent.control.objects import cache_object, pull_permission
 from agent.model import caches, manifests, pods
 
 MANAGER = "uimgacc-controller"

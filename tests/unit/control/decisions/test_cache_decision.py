@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
+from agent.control.caches import cache_object, cache_state, status_format
+from agent.control.decisions import cache_decision, outcome, retention
 from agent.control.gc import roster
 from agent.control.jobs import job_manifest, job_state
-from agent.control.objects import cache_object, dialects
-from agent.control.reconcile import cache_decision, outcome, retention, states
 from agent.model import builds, caches, records
 
 NOW = datetime.datetime(2026, 7, 1, 12, tzinfo=datetime.UTC)
 RULES = retention.Rules()
 AMD, ARM = "linux/amd64", "linux/arm64"
-Verb, Phase = outcome.Verb, states.Phase
+Verb, Phase = outcome.Verb, cache_state.Phase
 
 
 def later(**delta: float) -> datetime.datetime:
@@ -36,9 +36,9 @@ def body(group: str = "uimgacc.io", **changes: Any) -> dict[str, Any]:
     return {"apiVersion": f"{group}/v1", "kind": "ImageCache", "metadata": meta, "spec": spec}
 
 
-def cache_of(state: states.State | None = None, **changes: Any) -> cache_object.CacheObject:
+def cache_of(state: cache_state.State | None = None, **changes: Any) -> cache_object.CacheObject:
     found = cache_object.parse(body(**changes))
-    return dataclasses.replace(found, state=state or states.State())
+    return dataclasses.replace(found, state=state or cache_state.State())
 
 
 def record(image: str = "docker.io/library/nginx:1", **changes: Any) -> records.CacheRecord:
@@ -58,14 +58,14 @@ def record(image: str = "docker.io/library/nginx:1", **changes: Any) -> records.
     )
 
 
-def ready(**changes: Any) -> states.State:
+def ready(**changes: Any) -> cache_state.State:
     """The state after a build of the spec of `cache_of` for AMD."""
-    build = states.Build(
+    build = cache_state.Build(
         spec=cache_of().spec_hash,
         platforms=(AMD,),
         time=datetime.datetime(2026, 7, 1, 11, 30, tzinfo=datetime.UTC),
     )
-    return states.State(**{"phase": Phase.READY, "build": build, **changes})
+    return cache_state.State(**{"phase": Phase.READY, "build": build, **changes})
 
 
 def seen(**changes: Any) -> outcome.Seen:
@@ -143,13 +143,13 @@ def test_ready_and_nothing_new_writes_nothing() -> None:
     again = decide(cache_of(first), seen(stored=stored(), now=later(hours=5)))
 
     assert (again.state, again.actions, again.events) == (first, (), ())
-    status = dialects.patch_of(first, caches.Dialect.NATIVE, {})
-    assert dialects.of_status(status, caches.Dialect.NATIVE) == first
-    assert dialects.patch_of(again.state, caches.Dialect.NATIVE, status) == {}
+    status = status_format.patch_of(first, caches.Dialect.NATIVE, {})
+    assert status_format.of_status(status, caches.Dialect.NATIVE) == first
+    assert status_format.patch_of(again.state, caches.Dialect.NATIVE, status) == {}
 
 
 def test_a_build_shows_its_progress_and_what_its_pod_waits_for() -> None:
-    cache = cache_of(states.State(phase=Phase.CREATING, started=NOW))
+    cache = cache_of(cache_state.State(phase=Phase.CREATING, started=NOW))
     report = builds.Report(percent=42, images=["a"], step="b: 1 of 2 layers are there")
 
     step = decide(cache, seen(jobs=job_of(cache), report=report))
@@ -166,7 +166,7 @@ def test_a_build_shows_its_progress_and_what_its_pod_waits_for() -> None:
 
 
 def test_ready_as_soon_as_the_builder_says_so() -> None:
-    cache = cache_of(states.State(phase=Phase.CREATING, started=NOW))
+    cache = cache_of(cache_state.State(phase=Phase.CREATING, started=NOW))
     report = builds.Report(percent=100, result=builds.Result(cache=record()))
 
     step = decide(cache, seen(jobs=job_of(cache), report=report))
@@ -181,7 +181,7 @@ def test_ready_as_soon_as_the_builder_says_so() -> None:
 
 
 def test_a_failure_says_why_and_when_it_is_tried_again() -> None:
-    cache = cache_of(states.State(phase=Phase.CREATING))
+    cache = cache_of(cache_state.State(phase=Phase.CREATING))
     step = decide(cache, seen(jobs=job_of(cache, failed=True, reason="no such image.")))
 
     assert step.state.phase is Phase.FAILED
@@ -198,7 +198,7 @@ def test_a_failure_says_why_and_when_it_is_tried_again() -> None:
 
 def test_a_build_that_has_just_failed_may_end_by_itself() -> None:
     """Its report comes before its Job has ended; it is stopped only if it does not end."""
-    cache = cache_of(states.State(phase=Phase.CREATING))
+    cache = cache_of(cache_state.State(phase=Phase.CREATING))
     report = builds.Report(result=builds.Result(reason="no room"))
     running = job_of(cache)
     failed = decide(cache, seen(jobs=running, report=report))
@@ -220,15 +220,15 @@ def test_what_was_ready_goes_on_serving_while_a_new_build_fails() -> None:
 
 
 def test_another_try_begins_from_the_first_failure_when_the_spec_changes() -> None:
-    build = states.Build(failures=5, failed="other", retry=later(hours=1))
-    step = decide(cache_of(states.State(phase=Phase.FAILED, build=build)), seen())
+    build = cache_state.Build(failures=5, failed="other", retry=later(hours=1))
+    step = decide(cache_of(cache_state.State(phase=Phase.FAILED, build=build)), seen())
 
     assert verbs(step) == [Verb.START]
     assert step.actions[0].subject.endswith("-0")
 
 
 def test_a_build_of_what_is_not_wanted_any_more_ends_first() -> None:
-    cache = cache_of(states.State(phase=Phase.CREATING), spec={"images": ["nginx:2"]})
+    cache = cache_of(cache_state.State(phase=Phase.CREATING), spec={"images": ["nginx:2"]})
     old = job_of(cache_of())
     step = decide(cache, seen(jobs=old))
     assert [(action.verb, action.subject) for action in step.actions] == [
@@ -323,7 +323,7 @@ def test_a_spec_that_only_we_can_tell_is_wrong() -> None:
     assert said.events == ()
 
 
-def deleted(state: states.State | None = None, **changes: Any) -> cache_object.CacheObject:
+def deleted(state: cache_state.State | None = None, **changes: Any) -> cache_object.CacheObject:
     meta = {"deletionTimestamp": "2026-07-01T12:00:00Z", **changes.pop("metadata", {})}
     return cache_of(state or ready(), metadata=meta, **changes)
 
@@ -367,7 +367,7 @@ def test_no_deletion_waits_for_ever(what) -> None:
 
 def test_a_deletion_ends_the_build_before_it_takes_the_record() -> None:
     cache = cache_of()
-    step = decide(deleted(states.State()), seen(jobs=job_of(cache), stored=stored()))
+    step = decide(deleted(cache_state.State()), seen(jobs=job_of(cache), stored=stored()))
 
     assert verbs(step) == [Verb.STOP]
 
@@ -375,7 +375,7 @@ def test_a_deletion_ends_the_build_before_it_takes_the_record() -> None:
 AUTO = {"labels": {caches.AUTO_CREATED: "true"}}
 
 
-def automatic(state: states.State, **annotations: str) -> cache_object.CacheObject:
+def automatic(state: cache_state.State, **annotations: str) -> cache_object.CacheObject:
     reference = cache_of().request.images
     name = caches.name_of_auto_cache(caches.id_of_images(reference))
     return cache_of(
@@ -409,7 +409,7 @@ def test_lifetimes() -> None:
     ("group", "kept"), [("eci.alibabacloud.com", True), ("eks.cloud.tencent.com", False)]
 )
 def test_what_cannot_be_built_is_kept_for_a_day_where_the_cloud_does(group, kept) -> None:
-    cache = cache_of(states.State(phase=Phase.CREATING), group=group)
+    cache = cache_of(cache_state.State(phase=Phase.CREATING), group=group)
     first = decide(cache, seen(jobs=job_of(cache, failed=True, reason="r"))).state
     assert first.expires == (later(hours=24) if kept else None)
 
@@ -450,7 +450,7 @@ def test_an_agent_gives_no_cache_another_name() -> None:
     assert step.state.expires == later(hours=24)
 
 
-def wanted_by_a_pod(state: states.State | None = None) -> cache_object.CacheObject:
+def wanted_by_a_pod(state: cache_state.State | None = None) -> cache_object.CacheObject:
     """As an agent makes it, with a pull secret."""
     spec = {"imagePullSecrets": ["team/pull"]}
     request = dataclasses.replace(cache_of(spec=spec).request, auto=True)
@@ -476,7 +476,7 @@ def test_an_automatic_cache_uses_secrets_for_a_pod_that_has_them_only() -> None:
 
 
 def test_a_pod_that_was_seen_may_go() -> None:
-    cache = wanted_by_a_pod(states.State(phase=Phase.PENDING, verified=True))
+    cache = wanted_by_a_pod(cache_state.State(phase=Phase.PENDING, verified=True))
 
     assert verbs(decide(cache, seen())) == [Verb.START]
     # The pod is there, and the store is not: that it was there is noted all the same.

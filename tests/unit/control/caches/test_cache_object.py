@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agent.control.objects import cache_object
+from agent.control.caches import cache_object
 from agent.model import caches, images
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import datetime
 
-from agent.control.objects import cache_object
-from agent.control.reconcile import outcome, retention, states
+from agent.control.caches import cache_object, cache_state
+from agent.control.decisions import outcome, retention
 
 _POLL = 2.0
 
@@ -51,7 +51,7 @@ def delete(
     )
 
 
-def _waits(state: states.State, sentence: str) -> tuple[outcome.Event, ...]:
+def _waits(state: cache_state.State, sentence: str) -> tuple[outcome.Event, ...]:
     """News that it waits: once for nodes that have not answered, once for pods that hold it.
 
     The names, which follow a colon, change as they let go: those are in the status.
@@ -62,7 +62,7 @@ def _waits(state: states.State, sentence: str) -> tuple[outcome.Event, ...]:
 
 
 def _given_up(
-    state: states.State, sentence: str, actions: tuple[outcome.Action, ...]
+    state: cache_state.State, sentence: str, actions: tuple[outcome.Action, ...]
 ) -> outcome.Decision:
     """No finalizer holds up an uninstall: what is left in the store goes later, or by hand."""
     event = outcome.Event(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.control.objects import cache_object, pull_permission
+from agent.control.caches import cache_object, pull_permission
 from agent.matching import annotations
 from agent.model import caches, images, pods
 from agent.node.pods import cache_requests

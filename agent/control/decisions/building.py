@@ -7,9 +7,9 @@ import dataclasses
 import datetime
 from collections.abc import Sequence
 
+from agent.control.caches import cache_object, cache_state
+from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest, job_state
-from agent.control.objects import cache_object
-from agent.control.reconcile import outcome, retention, states
 from agent.model import builds, caches, records
 
 _POLL = 1.0
@@ -52,15 +52,15 @@ def ready(
     )
     state = dataclasses.replace(
         cache.state,
-        phase=states.Phase.READY,
+        phase=cache_state.Phase.READY,
         progress=100,
         size=record.size,
         images=tuple(
-            states.BuiltImage(image=image.ref, digest=image.target, size=image.size)
+            cache_state.BuiltImage(image=image.ref, digest=image.target, size=image.size)
             for image in record.images
         ),
     )
-    news = cache.state.phase is not states.Phase.READY
+    news = cache.state.phase is not cache_state.Phase.READY
     return outcome.Decision(
         state=state,
         sentence=sentence,
@@ -70,12 +70,12 @@ def ready(
     )
 
 
-def _building(seen: outcome.Seen) -> states.Phase:
-    return states.Phase.UPDATING if seen.stored is not None else states.Phase.CREATING
+def _building(seen: outcome.Seen) -> cache_state.Phase:
+    return cache_state.Phase.UPDATING if seen.stored is not None else cache_state.Phase.CREATING
 
 
-def _waiting(seen: outcome.Seen) -> states.Phase:
-    return states.Phase.UPDATING if seen.stored is not None else states.Phase.PENDING
+def _waiting(seen: outcome.Seen) -> cache_state.Phase:
+    return cache_state.Phase.UPDATING if seen.stored is not None else cache_state.Phase.PENDING
 
 
 def forbid(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decision:
@@ -92,7 +92,7 @@ def forbid(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decis
     return outcome.Decision(
         state=dataclasses.replace(
             cache.state,
-            phase=states.Phase.UPDATE_FAILED if serving else states.Phase.FAILED,
+            phase=cache_state.Phase.UPDATE_FAILED if serving else cache_state.Phase.FAILED,
             progress=100 if serving else 0,
         ),
         sentence=sentence,
@@ -198,8 +198,8 @@ def _running(
         if image not in told or not any(
             event.name == image and event.at >= begun for event in state.events
         ):
-            state = states.happened(
-                state, states.Happening(name=image, message=pulled, at=seen.now)
+            state = cache_state.happened(
+                state, cache_state.Happening(name=image, message=pulled, at=seen.now)
             )
     step = report.step or "the builder's pod is being started"
     before = f" Before, {job.setback}." if job.setback else ""
@@ -233,8 +233,10 @@ def _built(
         begun = state.started or at
         if at and not any(name == image.ref and begun and when >= begun for name, when in told):
             message = f"Success pull image {image.ref}"
-            state = states.happened(state, states.Happening(name=image.ref, message=message, at=at))
-    build = states.Build(spec=cache.spec_hash, platforms=job.platforms, time=at)
+            state = cache_state.happened(
+                state, cache_state.Happening(name=image.ref, message=message, at=at)
+            )
+    build = cache_state.Build(spec=cache.spec_hash, platforms=job.platforms, time=at)
     done = dataclasses.replace(cache, state=dataclasses.replace(state, build=build))
     step = ready(done, stored, afterwards=afterwards)
     news = outcome.Event(reason="Ready", message=step.sentence)
@@ -266,17 +268,17 @@ def _failed(
     serving = seen.stored is not None
     state = dataclasses.replace(
         cache.state,
-        phase=states.Phase.UPDATE_FAILED if serving else states.Phase.FAILED,
+        phase=cache_state.Phase.UPDATE_FAILED if serving else cache_state.Phase.FAILED,
         progress=100 if serving else 0,
         build=dataclasses.replace(
             cache.state.build, failures=count, failed=cache.spec_hash, retry=retry
         ),
     )
-    happening = states.Happening(
+    happening = cache_state.Happening(
         name=job or cache.cache_id, message=reason, at=seen.now, warning=True
     )
     return outcome.Decision(
-        state=states.happened(state, happening),
+        state=cache_state.happened(state, happening),
         sentence=sentence,
         afterwards=(outcome.Action(outcome.Verb.SETTLE, job),) if job else (),
         events=(outcome.Event(reason="BuildFailed", message=sentence, warning=True),),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.clients.kube import refusals, rest_client
-from agent.control.objects import cache_object, cluster
+from agent.control.caches import cache_object
+from agent.control.reconcile import cluster
 from agent.model import caches
 from tests.fakes import api as fakes
 

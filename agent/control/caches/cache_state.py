@@ -1,7 +1,7 @@
 """What the controller knows of an ImageCache object between two looks: its status, as values.
 
 All of it stands in the object's status, in the words of its dialect
-(agent.control.objects.dialects), so a controller that was restarted goes on from there.
+(agent.control.caches.status_format), so a controller that was restarted goes on from there.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class Happening:
 class Build:
     """What Ready was built from, and what was tried since.
 
-    `spec` is the hash of the spec (agent.control.objects.cache_object), `platforms` what was asked
+    `spec` is the hash of the spec (agent.control.caches.cache_object), `platforms` what was asked
     for, `time` when it was done; "", () and None before the first. `failures` are the
     builds of the spec `failed` that failed since, the next is tried at `retry`.
     """
@@ -66,7 +66,7 @@ class State:
 
     `progress` is in percent, `changed` the last change of the phase. `verified` is
     whether the pod of an automatic cache was seen to use its pull secrets
-    (agent.control.objects.pull_permission): it may be gone when they are needed again.
+    (agent.control.caches.pull_permission): it may be gone when they are needed again.
     """
 
     phase: Phase | None = None

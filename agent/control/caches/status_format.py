@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from agent.control.reconcile import states
+from agent.control.caches import cache_state
 from agent.model import caches
 
 Status = dict[str, Any]
 
-_PHASES = {phase.value: phase for phase in states.Phase}
+_PHASES = {phase.value: phase for phase in cache_state.Phase}
 # Tencent has no word for a first build that runs.
-_TENCENT = {states.Phase.CREATING: states.Phase.PENDING}
+_TENCENT = {cache_state.Phase.CREATING: cache_state.Phase.PENDING}
 
 
 class _Image(msgspec.Struct):
@@ -68,15 +68,15 @@ class _Status(msgspec.Struct, rename="camel"):
     conditions: tuple[_Condition, ...] = ()
 
 
-def of_status(status: object, dialect: caches.Dialect) -> states.State:
+def of_status(status: object, dialect: caches.Dialect) -> cache_state.State:
     """Read a status. One that cannot be read counts as none: everything is looked at anew."""
     try:
         found = msgspec.convert(status or {}, _Status)
     except msgspec.ValidationError:
-        return states.State()
+        return cache_state.State()
     tencent = dialect is caches.Dialect.TENCENT
     build = found.build
-    return states.State(
+    return cache_state.State(
         phase=_PHASES.get(found.imc_phase if tencent else found.phase),
         cache_id=found.imc_id if tencent else found.image_cache_id,
         progress=_percent(found.progress),
@@ -89,10 +89,10 @@ def of_status(status: object, dialect: caches.Dialect) -> states.State:
         verified=build.verified,
         size=found.size,
         images=tuple(
-            states.BuiltImage(image=each.image, digest=each.digest, size=each.size)
+            cache_state.BuiltImage(image=each.image, digest=each.digest, size=each.size)
             for each in found.images
         ),
-        build=states.Build(
+        build=cache_state.Build(
             spec=build.spec,
             platforms=build.platforms,
             time=_utc(build.time),
@@ -101,7 +101,7 @@ def of_status(status: object, dialect: caches.Dialect) -> states.State:
             retry=_utc(build.retry_time),
         ),
         events=tuple(
-            states.Happening(
+            cache_state.Happening(
                 name=str(each.metadata.get("name", "")),
                 message=each.message,
                 at=_surely_utc(each.last_timestamp),
@@ -112,9 +112,9 @@ def of_status(status: object, dialect: caches.Dialect) -> states.State:
     )
 
 
-def to_status(state: states.State, dialect: caches.Dialect) -> Status:
+def to_status(state: cache_state.State, dialect: caches.Dialect) -> Status:
     """The whole status, its conditions apart (see conditions)."""
-    phase = state.phase or states.Phase.PENDING
+    phase = state.phase or cache_state.Phase.PENDING
     if dialect is caches.Dialect.TENCENT:
         own: Status = {
             "imcPhase": _TENCENT.get(phase, phase).value,
@@ -154,14 +154,16 @@ def to_status(state: states.State, dialect: caches.Dialect) -> Status:
     return own | _present(common)
 
 
-def patch_of(state: states.State, dialect: caches.Dialect, before: Mapping[str, Any]) -> Status:
+def patch_of(
+    state: cache_state.State, dialect: caches.Dialect, before: Mapping[str, Any]
+) -> Status:
     """The merge patch that makes a status say this; {} where it does already."""
     wanted = to_status(state, dialect)
     wanted["conditions"] = conditions(state, before.get("conditions"))
     return _difference(before, wanted)
 
 
-def conditions(state: states.State, before: object) -> list[Status]:
+def conditions(state: cache_state.State, before: object) -> list[Status]:
     """The conditions Ready and Building; their times change with their status only."""
     at = state.changed or _epoch()
     known: dict[str, _Condition] = {}
@@ -171,7 +173,11 @@ def conditions(state: states.State, before: object) -> list[Status]:
         except msgspec.ValidationError:
             continue
         known[condition.type] = condition
-    building = state.phase in (states.Phase.PENDING, states.Phase.CREATING, states.Phase.UPDATING)
+    building = state.phase in (
+        cache_state.Phase.PENDING,
+        cache_state.Phase.CREATING,
+        cache_state.Phase.UPDATING,
+    )
     found = []
     for kind, holds in (("Ready", state.serving), ("Building", building)):
         status = "True" if holds else "False"
@@ -183,7 +189,7 @@ def conditions(state: states.State, before: object) -> list[Status]:
                 "status": status,
                 "observedGeneration": state.generation,
                 "lastTransitionTime": stamp(since),
-                "reason": (state.phase or states.Phase.PENDING).value,
+                "reason": (state.phase or cache_state.Phase.PENDING).value,
                 "message": state.message,
             }
         )
@@ -202,7 +208,7 @@ def _epoch() -> datetime.datetime:
     return datetime.datetime.fromtimestamp(0, datetime.UTC)
 
 
-def _event(each: states.Happening) -> Status:
+def _event(each: cache_state.Happening) -> Status:
     """Embedded as the core API's Event, as Alibaba does."""
     at = stamp(each.at)
     return {
