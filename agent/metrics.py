@@ -12,6 +12,8 @@ import typing
 
 import prometheus_client
 
+from agent.model import records
+
 # Else every counter and histogram has a second series with the time of its birth.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -31,6 +33,25 @@ for _registry in (AGENT, SNAPSHOTTER, CONTROLLER):
     _registry.register(_BUILD_INFO)
     prometheus_client.ProcessCollector(registry=_registry)
 
+# Snapshotter and node agent.
+
+_DAMAGED_RECORDS = prometheus_client.Counter(
+    "uimgacc_damaged_records_total",
+    "Reads of a record of the store that was damaged, by the kind of the record.",
+    ["kind"],
+    registry=None,
+)
+for _kind in typing.get_args(records.RecordKind):
+    _DAMAGED_RECORDS.labels(_kind)
+for _registry in (AGENT, SNAPSHOTTER):
+    _registry.register(_DAMAGED_RECORDS)
+
+
+def record_damaged(kind: records.RecordKind) -> None:
+    """Count a damaged record that was read."""
+    _DAMAGED_RECORDS.labels(kind).inc()
+
+
 # Snapshotter.
 
 LayerReason = typing.Literal[
@@ -46,7 +67,7 @@ LayerReason = typing.Literal[
 
 _LAYER_FALLBACK = prometheus_client.Counter(
     "uimgacc_fallback_total",
-    "Layers that were left to the ordinary pull, by reason.",
+    "Layers that the snapshotter left to the ordinary pull, by reason.",
     ["reason"],
     registry=SNAPSHOTTER,
 )
@@ -75,8 +96,8 @@ SNAPSHOT_REQUEST = prometheus_client.Histogram(
 ImageReason = typing.Literal["damaged_record", "not_registered", "not_served", "store_unavailable"]
 
 _IMAGE_FALLBACK = prometheus_client.Counter(
-    "uimgacc_fallback_total",
-    "Attempts to have a pod's images ready that left them to the ordinary pull, by reason.",
+    "uimgacc_image_fallback_total",
+    "Attempts to have an image present that left it to the ordinary pull, by reason.",
     ["reason"],
     registry=AGENT,
 )

@@ -8,7 +8,7 @@ strings, durations seconds.
 """
 
 import re
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +21,9 @@ CacheID = Annotated[str, msgspec.Meta(pattern=r"^imc-[a-z0-9][a-z0-9-]{2,58}$")]
 _CACHE_ID = re.compile(r"imc-[a-z0-9][a-z0-9-]{2,58}")
 
 FORMAT = 1
+
+RecordKind = Literal["blob", "cache", "chain", "generation", "image", "layer", "retired", "store"]
+"""Which file of the store a record is, as metrics name it."""
 
 
 class RecordError(errors.PermanentError):

@@ -26,7 +26,7 @@ spec:
 
 def promtool(*arguments: str | os.PathLike[str]) -> tuple[int, str]:
     done = subprocess.run(
-        [places.BIN / "promtool", *arguments], capture_output=True, text=True, timeout=60
+        [places.BIN / "promtool", *arguments], capture_output=True, text=True, timeout=300
     )
     return done.returncode, done.stdout + done.stderr
 

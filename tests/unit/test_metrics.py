@@ -77,6 +77,17 @@ def test_each_role_exposes_what_the_golden_file_has(role) -> None:
     assert file.read_text() == found
 
 
+def test_a_name_counts_the_same_thing_in_every_role() -> None:
+    """Dashboards and alerts add up what all processes expose under one name."""
+    helps: dict[str, set[str]] = {}
+    for role in ROLES:
+        text = (GOLDEN / f"{role}.prom").read_text()
+        for name, words in re.findall(r"^# HELP (\w+) (.*)$", text, flags=re.MULTILINE):
+            helps.setdefault(name, set()).add(words)
+
+    assert {name: words for name, words in helps.items() if len(words) > 1} == {}
+
+
 def test_the_documentation_has_every_metric_and_no_other() -> None:
     expected: dict[str, tuple[str, set[str], set[str]]] = {}
     for role in ROLES:

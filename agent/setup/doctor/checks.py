@@ -284,7 +284,7 @@ async def store(root: pathlib.Path, tries: workers.Pool, *, deadline: float) -> 
             layout.Layout(root),
             pool,
             deadline=deadline,
-            on_damage=lambda name, reason: damaged.append(f"{name}: {reason}"),
+            on_damage=lambda _kind, name, reason: damaged.append(f"{name}: {reason}"),
         )
         try:
             await shelf.store()  # The worker starts here; its start is not the store's.

@@ -2,7 +2,7 @@
 
 Each look-up is one operation in a killable worker (agent.store.lookup.file_reads), decoded
 on this side. What is not there is None; what is damaged is None, too, and is
-reported to `on_damage`; a store that does not answer raises StoreUnavailable. So
+passed to `on_damage`; a store that does not answer raises StoreUnavailable. So
 the caller knows apart "not cached" and "cannot tell".
 """
 
@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from agent import errors
+from agent import errors, metrics
 from agent.model import images, records
 from agent.store import decoding, layout
 
@@ -46,8 +46,16 @@ class Pool(Protocol):
         """Run an operation; raise TemporaryError when it does not end, OSError as it did."""
 
 
-def log_damage(name: str, reason: str) -> None:
-    """Tell the log about a damaged record; the default `on_damage`."""
+class DamageSink(Protocol):
+    """Where damaged records are reported."""
+
+    def __call__(self, kind: records.RecordKind, name: str, reason: str) -> None:
+        """Take one damaged record: its kind, which one it is, what is wrong with it."""
+
+
+def log_damage(kind: records.RecordKind, name: str, reason: str) -> None:
+    """Log and count a damaged record; the default `on_damage`."""
+    metrics.record_damaged(kind)
     logger.warning("damaged record in the store", extra={"record": name, "reason": reason})
 
 
@@ -55,8 +63,7 @@ class Catalog:
     """Look-ups in one store.
 
     `pool` runs the operations of `agent.store.lookup.file_reads`, `deadline` is the seconds
-    that one look-up may take, `on_damage(name, reason)` is told of each damaged
-    record (to count it).
+    that one look-up may take; `on_damage` takes each damaged record that was read.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class Catalog:
         pool: Pool,
         *,
         deadline: float = 2.0,
-        on_damage: Callable[[str, str], None] = log_damage,
+        on_damage: DamageSink = log_damage,
     ) -> None:
         self.layout = place
         self._pool = pool
@@ -78,7 +85,7 @@ class Catalog:
         It is the probe of health, too: one small file that is always there, and the server is
         asked even where a cache has it.
         """
-        data = await self._read(self.layout.store_record, "probe")
+        data = await self._read("store", self.layout.store_record, "probe")
         if data is None:
             raise decoding.NotAStore(str(self.layout.root), "it has no store.json")
         return decoding.store(data, str(self.layout.root))
@@ -90,25 +97,25 @@ class Catalog:
         that digest, or has it as the manifest of one of its platforms.
         """
         path = self.layout.image_record(reference)
-        data = await self._read(path)
+        data = await self._read("image", path)
         if data is not None:
-            record = self._decode(lambda: decoding.image(data, reference))
+            record = self._decode("image", lambda: decoding.image(data, reference))
             if record is not None:
                 return record
         if not reference.digest:
             return None
         siblings: list[records.ImageRecord] = []
-        for name, content in await self._read_folder(path.parent):
-            sibling = self._decode(lambda: decoding.any_image(content, name))  # noqa: B023
+        for name, content in await self._read_folder("image", path.parent):
+            sibling = self._decode("image", lambda: decoding.any_image(content, name))  # noqa: B023
             siblings += [sibling] if sibling is not None else []
         return decoding.pick_by_digest(siblings, reference.digest)
 
     async def caches(self) -> list[records.CacheRecord]:
         """All Ready caches, by ID."""
         found = []
-        for name, content in await self._read_folder(self.layout.cache_records):
+        for name, content in await self._read_folder("cache", self.layout.cache_records):
             cache_id = name.removesuffix(".json").rpartition("/")[2]
-            record = self._decode(lambda: decoding.cache(content, cache_id))  # noqa: B023
+            record = self._decode("cache", lambda: decoding.cache(content, cache_id))  # noqa: B023
             found += [record] if record is not None else []
         return found
 
@@ -116,61 +123,81 @@ class Catalog:
         """The record of a cache; None when there is no such cache, or it is not Ready."""
         if not records.is_cache_id(cache_id):
             return None
-        data = await self._read(self.layout.cache_record(cache_id))
-        return None if data is None else self._decode(lambda: decoding.cache(data, cache_id))
+        data = await self._read("cache", self.layout.cache_record(cache_id))
+        return (
+            None if data is None else self._decode("cache", lambda: decoding.cache(data, cache_id))
+        )
 
     async def layer(self, diff_id: str) -> records.LayerRecord | None:
         """The record of a layer; None when the layer is not in the store."""
-        data = await self._read(self.layout.layer_record(diff_id))
-        return None if data is None else self._decode(lambda: decoding.layer(data, diff_id))
+        data = await self._read("layer", self.layout.layer_record(diff_id))
+        return (
+            None if data is None else self._decode("layer", lambda: decoding.layer(data, diff_id))
+        )
 
     async def chain(self, chain_id: str) -> records.ChainRecord | None:
         """The record of a chain ID; None when it is not in the store."""
-        data = await self._read(self.layout.chain_record(chain_id))
-        return None if data is None else self._decode(lambda: decoding.chain(data, chain_id))
+        data = await self._read("chain", self.layout.chain_record(chain_id))
+        return (
+            None if data is None else self._decode("chain", lambda: decoding.chain(data, chain_id))
+        )
 
     async def blob(self, digest: str) -> bytes | None:
         """A manifest, index or config, verified against its digest; None when not there."""
-        data = await self._read(self.layout.blob(digest))
-        return None if data is None else self._decode(lambda: decoding.blob(data, digest))
+        data = await self._read("blob", self.layout.blob(digest))
+        return None if data is None else self._decode("blob", lambda: decoding.blob(data, digest))
 
     async def generation(self) -> int:
         """The newest generation of deletions, 0 before the first.
 
         Damage is no miss here: it raises RecordError, as nothing may follow from it.
         """
-        data = await self._read(self.layout.generation_record)
-        return 0 if data is None else decoding.generation(data)
+        data = await self._read("generation", self.layout.generation_record)
+        return 0 if data is None else self._verify("generation", lambda: decoding.generation(data))
 
     async def retired(self, generation: int) -> records.RetiredRecord | None:
         """What a generation retires; None after all of it has been deleted.
 
         Raises RecordError where it is damaged, as `generation` does.
         """
-        data = await self._read(self.layout.retired_record(generation))
-        return None if data is None else decoding.retired(data, generation)
+        data = await self._read("retired", self.layout.retired_record(generation))
+        if data is None:
+            return None
+        return self._verify("retired", lambda: decoding.retired(data, generation))
 
-    def _decode(self, decode: Callable[[], Found]) -> Found | None:
+    def _decode(self, kind: records.RecordKind, decode: Callable[[], Found]) -> Found | None:
+        """What a record says; None where it is damaged."""
+        try:
+            return self._verify(kind, decode)
+        except records.RecordError:
+            return None
+
+    def _verify(self, kind: records.RecordKind, decode: Callable[[], Found]) -> Found:
+        """What a record says; raises RecordError where it is damaged."""
         try:
             return decode()
         except records.RecordError as error:
-            self._on_damage(error.name, error.reason)
-            return None
+            self._on_damage(kind, error.name, error.reason)
+            raise
 
-    async def _read(self, path: pathlib.Path, operation: str = "read") -> bytes | None:
+    async def _read(
+        self, kind: records.RecordKind, path: pathlib.Path, operation: str = "read"
+    ) -> bytes | None:
         try:
             data = await self._call(operation, str(path), decoding.RECORD_LIMIT)
         except OSError as error:
             if error.errno in _MISSING:
                 return None
             if error.errno in (errno.EFBIG, errno.EISDIR):
-                self._on_damage(str(path), error.strerror or str(error))
+                self._on_damage(kind, str(path), error.strerror or str(error))
                 return None
             raise StoreUnavailable(f"read {path}", str(error)) from error
         assert isinstance(data, bytes)
         return data
 
-    async def _read_folder(self, path: pathlib.Path) -> list[tuple[str, bytes]]:
+    async def _read_folder(
+        self, kind: records.RecordKind, path: pathlib.Path
+    ) -> list[tuple[str, bytes]]:
         try:
             files = await self._call("read_folder", str(path), ".json", decoding.RECORD_LIMIT)
         except OSError as error:
@@ -180,7 +207,7 @@ class Catalog:
         found = []
         for name, content, number in files:
             if number == errno.EFBIG:
-                self._on_damage(f"{path}/{name}", os.strerror(number))
+                self._on_damage(kind, f"{path}/{name}", os.strerror(number))
             elif number:
                 raise StoreUnavailable(f"read {path}/{name}", os.strerror(number))
             else:

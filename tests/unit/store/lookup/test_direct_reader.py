@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import metrics
 from agent.kits.processes import workers
 from agent.model import images, records
 from agent.store import decoding
@@ -87,7 +88,13 @@ def test_a_record_under_another_name_is_damage(place) -> None:
     assert [cache.id for cache in look("caches")] == ["imc-one"]
 
 
-def test_damage_is_a_miss_and_is_told(place) -> None:
+def counted(kind: str) -> float:
+    """How many damaged records of a kind the agent's metrics have counted."""
+    name, labels = "uimgacc_damaged_records_total", {"kind": kind}
+    return metrics.AGENT.get_sample_value(name, labels) or 0
+
+
+def test_damage_is_a_miss_and_is_counted(place) -> None:
     record = making.image(place, "a")
     paths = {
         "image": (place.image_record(images.parse_reference(record.ref)),),
@@ -95,14 +102,12 @@ def test_damage_is_a_miss_and_is_told(place) -> None:
     }
     for path in (*paths["image"], *paths["blob"]):
         path.write_bytes(b"{}")
-    told = []
-    found = catalog.Catalog(
-        place, DirectPool(), on_damage=lambda name, reason: told.append((name, reason))
-    )
+    before = counted("image"), counted("blob")
+    reader = catalog.Catalog(place, DirectPool())
 
-    assert asyncio.run(found.image(images.parse_reference(record.ref))) is None
-    assert asyncio.run(found.blob(record.target)) is None
-    assert len(told) == 2
+    assert asyncio.run(reader.image(images.parse_reference(record.ref))) is None
+    assert asyncio.run(reader.blob(record.target)) is None
+    assert (counted("image"), counted("blob")) == (before[0] + 1, before[1] + 1)
 
 
 def test_all_images_are_listed(place) -> None:
@@ -243,12 +248,18 @@ async def test_a_damaged_record_of_deletions_is_never_taken_for_none(place, dama
     """None would say that all of it has been deleted: a node would acknowledge what it holds."""
     found = catalog.Catalog(place, DirectPool())
     write_record(place.retired_record(2), damage)
+    before = counted("retired")
     with pytest.raises(records.RecordError):
         await found.retired(2)
+
+    assert counted("retired") == before + 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"2", b"{}", b'{"generation": -1}', b'{"generation":'])
 async def test_a_damaged_counter_of_generations_is_doubt(place, damage: bytes) -> None:
     write_record(place.generation_record, damage)
+    before = counted("generation")
     with pytest.raises(records.RecordError):
         await catalog.Catalog(place, DirectPool()).generation()
+
+    assert counted("generation") == before + 1
