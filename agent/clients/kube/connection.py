@@ -1,10 +1,9 @@
-"""Where the Kubernetes API server is and how we prove who we are.
+"""Where the Kubernetes API server is, and the credentials for it.
 
-In a pod: the service account's folder, whose token the kubelet replaces long before
-it ends. Outside: a kubeconfig, in all its variety, read by kubernetes_asyncio.
-
-That library is imported for a kubeconfig only. Its import makes a class of every
-type of the API: 39 MB and 0.4 s, on each node, for two files that any pod can read.
+Both are read by kubernetes_asyncio's loaders: in a pod, the service account's folder,
+whose token the kubelet replaces long before it expires; outside, a kubeconfig with
+all its kinds of credentials, plug-ins included. Files are read with aiofiles; the
+loaders read again what they need themselves, all on local disks.
 """
 
 import asyncio
@@ -15,13 +14,16 @@ import ssl
 from collections.abc import Mapping
 from typing import Protocol
 
+import aiofiles
 import aiohttp
 import yaml
+from kubernetes_asyncio import client, config
+from kubernetes_asyncio.config import incluster_config, kube_config
 
 from agent import errors
 from agent.kits.web import tls
 
-# A kubeconfig is written by hand; the library checks little before it uses what it finds.
+# A kubeconfig is written by hand, and the library checks little before it uses the values.
 _UNUSABLE = (
     OSError,
     ValueError,
@@ -31,6 +33,7 @@ _UNUSABLE = (
     AssertionError,
     yaml.YAMLError,
     aiohttp.ClientError,
+    config.ConfigException,
 )
 
 
@@ -43,7 +46,7 @@ class Access:
     """How to reach the API server. `authorization` is the header's value, "" for none.
 
     `tls` is None for plain HTTP; `tls_name` is the name in the server's certificate
-    where it is not that in its address.
+    where it differs from the name in its address.
     """
 
     server: str
@@ -58,7 +61,7 @@ class Credentials(Protocol):
 
     @property
     def seconds(self) -> float:
-        """How long what was read may be used."""
+        """How long an Access may be used."""
 
     async def read(self) -> Access:
         """Read it now; raise NoAccess."""
@@ -76,33 +79,42 @@ class ServiceAccount:
         *,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self._folder = folder
+        self._token = folder / "token"
+        self._certificates = folder / "ca.crt"
         self._environment = environment
         self._authority = ""
         self._tls: ssl.SSLContext | None = None
 
     async def read(self) -> Access:
-        """See Credentials. The files are small and in memory (tmpfs)."""
-        host = self._environment.get("KUBERNETES_SERVICE_HOST", "")
-        port = self._environment.get("KUBERNETES_SERVICE_PORT", "")
-        if not host or not port:
+        """See Credentials."""
+        if not self._environment.get("KUBERNETES_SERVICE_HOST"):
             raise NoAccess(
                 "this is no pod (no KUBERNETES_SERVICE_HOST): name a kubeconfig with --kubeconfig"
             )
         try:
-            token = (self._folder / "token").read_text().strip()
-            authority = (self._folder / "ca.crt").read_text()
+            token = (await _text(self._token)).strip()
+            authority = await _text(self._certificates)
             if self._tls is None or authority != self._authority:
                 self._tls = tls.client_context(authority=authority)
                 self._authority = authority
-        except (OSError, ValueError, ssl.SSLError) as error:
-            raise NoAccess(f"the service account in {self._folder}: {error}") from error
+            server = self._server()
+        except (OSError, ValueError, config.ConfigException) as error:
+            raise NoAccess(f"the service account in {self._token.parent}: {error}") from error
         if not token:
-            raise NoAccess(f"the service account in {self._folder}: the token is empty")
-        host = f"[{host}]" if ":" in host else host
-        return Access(
-            server=f"https://{host}:{port}", authorization=f"Bearer {token}", tls=self._tls
+            raise NoAccess(f"the service account in {self._token.parent}: the token is empty")
+        return Access(server=server, authorization=f"Bearer {token}", tls=self._tls)
+
+    def _server(self) -> str:
+        """The server's address. The files are in memory (tmpfs), and were just read."""
+        configuration = client.Configuration()
+        loader = incluster_config.InClusterConfigLoader(
+            token_filename=str(self._token),
+            cert_filename=str(self._certificates),
+            try_refresh_token=False,
+            environ=dict(self._environment),
         )
+        loader.load_and_set(configuration)
+        return str(configuration.host)
 
 
 class Kubeconfig:
@@ -116,41 +128,45 @@ class Kubeconfig:
 
     async def read(self) -> Access:
         """See Credentials."""
-        from kubernetes_asyncio import client, config  # noqa: PLC0415 - see the module
-
-        found = client.Configuration()
         try:
             async with asyncio.timeout(self._deadline):
-                await config.load_kube_config(
-                    config_file=str(self._path), client_configuration=found, persist_config=False
+                configuration = await self._load()
+                server = (configuration.host or "").rstrip("/")
+                return Access(
+                    server=server,
+                    authorization=configuration.api_key.get("BearerToken", ""),
+                    tls=await _context(configuration) if server.startswith("https:") else None,
+                    tls_name=configuration.tls_server_name,
+                    proxy=configuration.proxy,
                 )
-            server = (found.host or "").rstrip("/")
-            context = None
-            if server.startswith("https:"):
-                context = _context(
-                    found.ssl_ca_cert, found.cert_file, found.key_file, verify=found.verify_ssl
-                )
-        except (*_UNUSABLE, config.ConfigException) as error:
+        except _UNUSABLE as error:
             raise NoAccess(f"the kubeconfig {self._path}: {error}") from error
-        return Access(
-            server=server,
-            authorization=found.api_key.get("BearerToken", ""),
-            tls=context,
-            tls_name=found.tls_server_name,
-            proxy=found.proxy,
+
+    async def _load(self) -> client.Configuration:
+        """As the library does it. New tokens are not written into the file."""
+        loader = kube_config.KubeConfigLoader(
+            config_dict=yaml.safe_load(await _text(self._path)),
+            config_base_path=str(self._path.parent.absolute()),
         )
+        configuration = client.Configuration()
+        await loader.load_and_set(configuration)
+        return configuration
 
 
-def _context(
-    authority: str | None, certificate: str | None, key: str | None, *, verify: bool
-) -> ssl.SSLContext:
+async def _text(path: pathlib.Path) -> str:
+    async with aiofiles.open(path) as file:
+        return await file.read()
+
+
+async def _context(configuration: client.Configuration) -> ssl.SSLContext:
+    """TLS as the kubeconfig says, insecure-skip-tls-verify included."""
+    authority = configuration.ssl_ca_cert
     context = tls.client_context(
-        authority=pathlib.Path(authority).read_text() if authority else None
+        authority=await _text(pathlib.Path(authority)) if authority else None
     )
-    if certificate:
-        context.load_cert_chain(certificate, keyfile=key)
-    if not verify:
-        # The kubeconfig says insecure-skip-tls-verify, in so many words.
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+    if not configuration.verify_ssl:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

@@ -1,16 +1,16 @@
-"""What the Kubernetes API server answers when it does not do what was asked.
+"""The errors of requests to the Kubernetes API server.
 
 AgentError
 ├── TemporaryError
-│   ├── Unavailable       no answer, half of one, or 5xx
+│   ├── Unavailable       no answer, half of one, a redirect, or 5xx
 │   ├── TooMany           429; `delay` is its Retry-After
 │   ├── Conflict          409: changed meanwhile; read it again, then decide again
-│   ├── Gone              410: the changes asked for are no longer known; list again
-│   └── Denied            401, 403: a token or a role may yet come
+│   ├── Gone              410: the server has dropped the changes asked for; list again
+│   └── Denied            401, 403: a token or a role may be granted later
 └── PermanentError
     ├── NotFound          404
     ├── AlreadyExists     409 of a creation
-    └── Invalid           400, 422 and what else is the request's own fault
+    └── Invalid           400, 422 and all other faults of the request itself
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ import msgspec
 
 from agent import errors
 
-# What a broken proxy says must not blind a node for an hour.
-_PATIENCE_SECONDS = 60.0
+# A broken proxy's answer must not stop a node for an hour.
+_RETRY_AFTER_LIMIT = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """An answer that is none of 2xx.
+    """An answer that is not 2xx.
 
-    `request` is method and path, `reason` one of the API's own words (`Conflict`,
+    `request` is method and path, `reason` one of the API's reasons (`Conflict`,
     `Expired`), "" where the answer had none; `text` is for people.
     """
 
@@ -38,12 +38,12 @@ class Refusal:
     text: str
 
     def __str__(self) -> str:
-        named = f"{self.status} {self.reason}".strip()
-        return f"{self.request}: {named}: {self.text}" if self.text else f"{self.request}: {named}"
+        code = f"{self.status} {self.reason}".strip()
+        return f"{self.request}: {code}: {self.text}" if self.text else f"{self.request}: {code}"
 
 
 class Unavailable(errors.TemporaryError):
-    """The API server does not answer, or cannot; `refusal` is None where nothing came."""
+    """The API server does not answer, or cannot; `refusal` is None without an answer."""
 
     def __init__(
         self, message: str, *, refusal: Refusal | None = None, delay: float | None = None
@@ -65,7 +65,7 @@ class _Permanent(errors.PermanentError):
 
 
 class TooMany(_Temporary):
-    """The server is busy and says when to come again."""
+    """The server is busy and says when to retry."""
 
 
 class Conflict(_Temporary):
@@ -73,11 +73,11 @@ class Conflict(_Temporary):
 
 
 class Gone(_Temporary):
-    """The server has forgotten the changes since a version: everything must be listed again."""
+    """The server has dropped the changes since a version: list everything again."""
 
 
 class Denied(_Temporary):
-    """The token is not accepted (401), also read anew, or may not do this (403)."""
+    """The token is not accepted (401), also after it was read again, or lacks the right (403)."""
 
 
 class NotFound(_Permanent):
@@ -85,7 +85,7 @@ class NotFound(_Permanent):
 
 
 class AlreadyExists(_Permanent):
-    """An object of this name is there."""
+    """An object of this name exists."""
 
 
 class Invalid(_Permanent):
@@ -105,10 +105,10 @@ def error_of(
 ) -> errors.AgentError:
     """The error for an answer; a body that is no Status (a proxy's page) is quoted in part."""
     try:
-        told = msgspec.json.decode(body, type=Status)
+        parsed = msgspec.json.decode(body, type=Status)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        told = Status(message=" ".join(body[:200].decode(errors="replace").split()))
-    refusal = Refusal(request=request, status=status, reason=told.reason, text=told.message)
+        parsed = Status(message=" ".join(body[:200].decode(errors="replace").split()))
+    refusal = Refusal(request=request, status=status, reason=parsed.reason, text=parsed.message)
     return _of_refusal(refusal, delay=_retry_after(headers.get("Retry-After", "")))
 
 
@@ -116,7 +116,7 @@ def _of_refusal(refusal: Refusal, *, delay: float | None) -> errors.AgentError:
     status = refusal.status
     if status == 429:
         return TooMany(refusal, delay=delay)
-    if status >= 500:
+    if status >= 500 or 300 <= status < 400:
         return Unavailable(str(refusal), refusal=refusal, delay=delay)
     if status == 409 and refusal.reason == "AlreadyExists":
         return AlreadyExists(refusal)
@@ -131,5 +131,5 @@ def _of_refusal(refusal: Refusal, *, delay: float | None) -> errors.AgentError:
 
 
 def _retry_after(text: str) -> float | None:
-    """Seconds. API servers send no dates, which other clocks would make something else of."""
-    return min(float(text), _PATIENCE_SECONDS) if text.strip().isdecimal() else None
+    """Seconds. API servers send no dates, and a date would depend on this machine's clock."""
+    return min(float(text), _RETRY_AFTER_LIMIT) if text.strip().isdecimal() else None

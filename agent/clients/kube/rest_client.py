@@ -1,7 +1,9 @@
 """A client of the Kubernetes API: few verbs, deadlines, errors with a meaning.
 
-It speaks JSON; the modules that use it make their own types of what comes
-(agent.clients.kube.node_pods). Errors are those of agent.clients.kube.refusals.
+Requests go through kubernetes_asyncio (agent.clients.kube.requests), and answers are
+decoded with msgspec: a model of the library costs twenty times the memory of its JSON.
+The callers make their own types of the objects (agent.clients.kube.node_pods).
+Errors are those of agent.clients.kube.refusals.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from agent.clients.kube import connection, refusals, transport
+from agent.clients.kube import connection, refusals, requests
 
 Object = Mapping[str, Any]
 
@@ -72,7 +74,7 @@ class Kind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """News of a watch. A bookmark's object has nothing but its resourceVersion."""
+    """An event of a watch. A bookmark's object has nothing but its resourceVersion."""
 
     kind: Kind
     object: Object
@@ -130,10 +132,10 @@ class Client:
         deadline: float = 10.0,
         user_agent: str = "uimgacc",
     ) -> None:
-        self._transport = transport.Transport(credentials, deadline=deadline, user_agent=user_agent)
+        self._requests = requests.Requests(credentials, deadline=deadline, user_agent=user_agent)
 
     async def __aenter__(self) -> "Client":
-        await self._transport.__aenter__()
+        await self._requests.__aenter__()
         return self
 
     async def __aexit__(
@@ -142,16 +144,16 @@ class Client:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        await self._transport.__aexit__(kind, error, trace)
+        await self._requests.__aexit__(kind, error, trace)
 
     @property
     def requests(self) -> int:
-        """How many requests were sent, for those who have promised to be modest."""
-        return self._transport.requests
+        """How many requests were sent."""
+        return self._requests.sent
 
     def now(self) -> datetime.datetime:
-        """The time by the API server's clock: see Transport.now."""
-        return self._transport.now()
+        """The time by the API server's clock: see Requests.now."""
+        return self._requests.now()
 
     async def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
         """One object; raise NotFound."""
@@ -179,10 +181,9 @@ class Client:
         if not_older_than:
             query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
         while True:
-            body = await self._transport.send(
-                "GET", resource.path(namespace=namespace), query, accept=accept
-            )
-            page = _page(body)
+            path = resource.path(namespace=namespace)
+            request = requests.Request(method="GET", path=path, query=query, accept=accept)
+            page = _page(await self._requests.send(request))
             yield page
             if not page.more:
                 return
@@ -217,9 +218,8 @@ class Client:
             "timeoutSeconds": str(max(1, round(asked))),
         }
         path = resource.path(namespace=namespace)
-        async with contextlib.aclosing(
-            self._transport.lines(path, query, silence=silence)
-        ) as lines:
+        request = requests.Request(method="GET", path=path, query=query)
+        async with contextlib.aclosing(self._requests.lines(request, silence=silence)) as lines:
             async for line in lines:
                 if line:
                     yield _event(line, f"watch of {path}")
@@ -244,9 +244,9 @@ class Client:
     ) -> Object:
         """Change parts of an object; the whole of it afterwards.
 
-        With `metadata.resourceVersion` in the body it is done only if nobody has
-        changed the object since: raises Conflict. `force` takes fields from other
-        managers (APPLY only).
+        With `metadata.resourceVersion` in the body it is done only if the object has
+        not changed since: raises Conflict. `force` takes fields from other managers
+        (APPLY only).
         """
         path = resource.path(name, namespace=namespace, subresource=subresource)
         query = {"fieldManager": manager} | ({"force": "true"} if force else {})
@@ -271,9 +271,9 @@ class Client:
 
     async def release(self) -> tuple[int, int]:
         """The server's Kubernetes release, like (1, 36)."""
-        found = await self._ask("GET", "/version")
+        version = await self._ask("GET", "/version")
         # Vendors append a sign to the second: "30+".
-        numbers = [str(found.get(name, "")).rstrip("+") for name in ("major", "minor")]
+        numbers = [str(version.get(name, "")).rstrip("+") for name in ("major", "minor")]
         if not all(number.isdigit() for number in numbers):
             raise refusals.Unavailable(f"/version: no release in {numbers}")
         return int(numbers[0]), int(numbers[1])
@@ -287,11 +287,10 @@ class Client:
         body: object = None,
         content_type: str = "application/json",
     ) -> Object:
-        data = b"" if body is None else msgspec.json.encode(body)
-        answer = await self._transport.send(
-            method, path, query, data=data, content_type=content_type
+        request = requests.Request(
+            method=method, path=path, query=query or {}, body=body, content_type=content_type
         )
-        return _decoded(answer, f"{method} {path}")
+        return _decoded(await self._requests.send(request), str(request))
 
 
 def _query(*, fields: str, labels: str) -> dict[str, str]:
@@ -308,21 +307,21 @@ def _decoded(body: bytes, request: str) -> Object:
 
 def _page(body: bytes) -> Page:
     try:
-        found = msgspec.json.decode(body, type=_List)
+        part = msgspec.json.decode(body, type=_List)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise refusals.Unavailable(f"the list cannot be read: {error}") from error
-    meta = found.metadata
-    return Page(raw=found.items or [], version=meta.resource_version, more=meta.continue_)
+    meta = part.metadata
+    return Page(raw=part.items or [], version=meta.resource_version, more=meta.continue_)
 
 
 def _event(line: bytes, request: str) -> Event:
     """The event of a line; an ERROR is raised as what an answer of its code would raise."""
     try:
-        found = msgspec.json.decode(line, type=_Line)
-        if found.type == "ERROR":
-            status = msgspec.json.decode(found.object, type=refusals.Status)
-            raise refusals.error_of(request, status.code, bytes(found.object), {})
-        event = Event(Kind(found.type), _decoded(bytes(found.object), request))
+        parsed = msgspec.json.decode(line, type=_Line)
+        if parsed.type == "ERROR":
+            status = msgspec.json.decode(parsed.object, type=refusals.Status)
+            raise refusals.error_of(request, status.code, bytes(parsed.object), {})
+        event = Event(Kind(parsed.type), _decoded(bytes(parsed.object), request))
         _ = event.version
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise refusals.Unavailable(f"{request}: a line cannot be read: {error}") from error

@@ -1,14 +1,15 @@
 """How an agent in a pod reaches the API server: TLS, and a token that the kubelet replaces."""
 
+import json
+import socket
 import ssl
-import subprocess
-import sys
 
 import pytest
+import yaml
 from aiohttp import web
 
-from agent.clients.kube import connection, refusals, rest_client
-from tests.kube import faults
+from agent.clients.kube import connection, http_session, refusals, rest_client
+from tests.kube import faults, threads
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ async def test_a_token_is_read_again_as_often_as_the_kubelet_may_replace_it(
         await client.get(rest_client.NODES, "n")
         (tmp_path / "token").write_text("second")
         await client.get(rest_client.NODES, "n")
-        client._transport._fresh_until = 0
+        client._requests._fresh_until = 0
         await client.get(rest_client.NODES, "n")
 
     assert server.shown == ["first", "first", "second"]
@@ -142,8 +143,137 @@ async def test_a_kubeconfig_that_is_none_is_told(tmp_path, text) -> None:
         await connection.Kubeconfig(file).read()
 
 
-def test_a_service_account_needs_no_large_library() -> None:
-    """Its import costs 39 MB on each node; only a kubeconfig needs it."""
-    code = "import sys; import agent.roles.agent; sys.exit('kubernetes_asyncio' in sys.modules)"
+def kubeconfig(folder, *, cluster, user):
+    """A kubeconfig in a folder of its own, which paths in it may be relative to."""
+    path = folder / "config"
+    content = {
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    path.write_text(yaml.safe_dump(content))
+    return connection.Kubeconfig(path)
 
-    subprocess.run([sys.executable, "-c", code], check=True)
+
+async def test_a_kubeconfig_names_files_beside_it_and_a_plug_in_for_the_token(
+    server, tmp_path, certificate
+) -> None:
+    (tmp_path / "authority.crt").write_text((certificate / "cert.pem").read_text())
+    answer = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "first"},
+    }
+    (tmp_path / "answer.json").write_text(json.dumps(answer))
+    plug_in = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "cat",
+        "args": [str(tmp_path / "answer.json")],
+    }
+    credentials = kubeconfig(
+        tmp_path,
+        cluster={
+            "server": f"https://127.0.0.1:{server.port}/",
+            "certificate-authority": "authority.crt",
+        },
+        user={"exec": plug_in},
+    )
+    async with rest_client.Client(credentials) as client:
+        await client.get(rest_client.NODES, "n")
+
+    assert server.shown == ["first"]
+
+
+async def test_a_kubeconfig_names_the_server_in_the_certificate(
+    server, tmp_path, certificate
+) -> None:
+    cluster = {
+        "server": f"https://localhost:{server.port}",
+        "certificate-authority": str(certificate / "cert.pem"),
+    }
+    async with rest_client.Client(
+        kubeconfig(tmp_path, cluster=cluster, user={"token": "first"})
+    ) as client:
+        with pytest.raises(refusals.Unavailable, match="certificate"):
+            await client.get(rest_client.NODES, "n")
+    cluster["tls-server-name"] = "127.0.0.1"
+    async with rest_client.Client(
+        kubeconfig(tmp_path, cluster=cluster, user={"token": "first"})
+    ) as client:
+        await client.get(rest_client.NODES, "n")
+
+    assert server.shown == ["first"]
+
+
+async def test_a_kubeconfig_may_skip_the_check_of_the_certificate(server, tmp_path) -> None:
+    cluster = {"server": f"https://localhost:{server.port}", "insecure-skip-tls-verify": True}
+    async with rest_client.Client(
+        kubeconfig(tmp_path, cluster=cluster, user={"token": "first"})
+    ) as client:
+        await client.get(rest_client.NODES, "n")
+
+    assert server.shown == ["first"]
+
+
+async def test_requests_of_a_kubeconfig_with_a_proxy_go_through_it(tmp_path) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        asked.append(request.raw_path)
+        return web.json_response({"kind": "Node"})
+
+    async with threads.listening(web.Server(answer)) as port:
+        cluster = {"server": "http://api.example", "proxy-url": f"http://127.0.0.1:{port}"}
+        async with rest_client.Client(kubeconfig(tmp_path, cluster=cluster, user={})) as client:
+            await client.get(rest_client.NODES, "n")
+
+    assert asked == ["http://api.example/api/v1/nodes/n"]
+
+
+async def test_the_environment_names_no_proxy_and_netrc_no_password(
+    account, server, tmp_path, monkeypatch
+) -> None:
+    """A pod's own cluster is reached directly, with its token."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login l password p\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    async with rest_client.Client(account) as client:
+        await client.get(rest_client.NODES, "n")
+
+    assert server.shown == ["first"]
+
+
+async def test_a_redirect_is_an_error_and_the_token_does_not_follow_it(tmp_path) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=302, headers={"Location": "/login"})
+
+    async with threads.listening(web.Server(answer)) as port:
+        cluster = {"server": f"http://127.0.0.1:{port}"}
+        async with rest_client.Client(
+            kubeconfig(tmp_path, cluster=cluster, user={"token": "first"})
+        ) as client:
+            with pytest.raises(refusals.Unavailable, match="302"):
+                await client.get(rest_client.NODES, "n")
+
+    assert asked == ["/api/v1/nodes/n"]
+
+
+async def test_an_address_of_ipv6_is_written_in_brackets(tmp_path, certificate) -> None:
+    (tmp_path / "token").write_text("first")
+    (tmp_path / "ca.crt").write_text((certificate / "cert.pem").read_text())
+    where = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
+    access = await connection.ServiceAccount(tmp_path, environment=where).read()
+
+    assert access.server == "https://[fd00::1]:443"
+
+
+async def test_connections_notice_a_peer_that_went_away_silently() -> None:
+    made = http_session._socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("", 0)))
+    with made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
