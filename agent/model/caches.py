@@ -24,6 +24,7 @@ SIZE_MIN, SIZE_MAX = 20, 32768
 SIZE_AUTO = 30
 
 KIND = "ImageCache"
+NATIVE_GROUP = "uimgacc.io"
 
 AUTO_CREATED = "uimgacc.io/auto-created"
 """Label "true" of an ImageCache object that an agent has made for a pod that matched none."""
@@ -62,7 +63,7 @@ class Dialect(enum.Enum):
 
 
 GROUPS = {
-    "uimgacc.io": Dialect.NATIVE,
+    NATIVE_GROUP: Dialect.NATIVE,
     "eci.alibabacloud.com": Dialect.ALIBABA,
     "eks.cloud.tencent.com": Dialect.TENCENT,
 }
@@ -88,13 +89,19 @@ _REUSE = (
     "k8s.aliyun.com/auto-match-imagecache",
     "k8s.aliyun.com/eci-image-cache",
 )
+PLAIN_HTTP = "uimgacc.io/plain-http-registry"
+"""Annotation: registries without TLS, with commas."""
+
+INSECURE = "uimgacc.io/insecure-registry"
+"""Annotation: registries whose certificate is not verified, with commas."""
+
 _PLAIN_HTTP = (
-    "uimgacc.io/plain-http-registry",
+    PLAIN_HTTP,
     "k8s.aliyun.com/plain-http-registry",
     "eks.tke.cloud.tencent.com/registry-http-endpoint",
 )
 _INSECURE = (
-    "uimgacc.io/insecure-registry",
+    INSECURE,
     "k8s.aliyun.com/insecure-registry",
     "eks.tke.cloud.tencent.com/registry-insecure-skip-verify",
 )

@@ -15,7 +15,7 @@ from typing import Any
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.clients.registry import credentials
 from agent.control.caches import cache_object, cache_state
-from agent.model import caches
+from agent.model import cache_manifest, caches
 from agent.ucloud import accelerated_images, acceleration, protocol
 
 LABEL = "uimgacc.io/ucloud"
@@ -27,8 +27,6 @@ _STAGE = "uimgacc.io/target-stage"
 _PROBLEM = "uimgacc.io/target-problem"
 _LAYERS = "uimgacc.io/layers"
 _TOLD = "uimgacc.io/deletion-told"
-_PLAIN_HTTP = "uimgacc.io/plain-http-registry"
-_INSECURE = "uimgacc.io/insecure-registry"
 
 _CONFIG_MAPS = rest_client.Resource(plural="configmaps")
 _NAME = "uimgacc-ucloud"
@@ -84,33 +82,35 @@ class KubeObjects:
 
     async def create(self, name: str, original: str, target: str) -> None:
         """See acceleration.Objects."""
-        annotations = {_ORIGINAL: original, _TARGET: target}
-        if self._settings.plain_http:
-            annotations[_PLAIN_HTTP] = ",".join(self._settings.plain_http)
-        if self._settings.insecure:
-            annotations[_INSECURE] = ",".join(self._settings.insecure)
-        spec: dict[str, Any] = {"images": [original], "imageCacheSize": caches.SIZE_MAX}
-        served = self._settings.named
-        if (await self.switch()).has_login:
-            spec["imagePullSecrets"] = [f"{self._settings.namespace}/{_UHUB}"]
-            served = served or self._settings.serves
-        if served:
-            spec["namespaces"] = list(served)
-        body = {
-            "apiVersion": "uimgacc.io/v1",
-            "kind": caches.KIND,
-            "metadata": {"name": name, "labels": {LABEL: "true"}, "annotations": annotations},
-            "spec": spec,
-        }
+        settings = self._settings
+        has_login = (await self.switch()).has_login
+        body = cache_manifest.write(
+            cache_manifest.Draft(
+                name=name,
+                images=[original],
+                pull_secrets=[f"{settings.namespace}/{_UHUB}"] if has_login else (),
+                namespaces=settings.named or (settings.serves if has_login else ()),
+                size_gib=caches.SIZE_MAX,
+                plain_http=settings.plain_http,
+                insecure=settings.insecure,
+                labels={LABEL: "true"},
+                annotations={_ORIGINAL: original, _TARGET: target},
+            )
+        )
         try:
             await self._api.create(rest_client.IMAGE_CACHES, body)
         except refusals.AlreadyExists:
             found = await self._api.get(rest_client.IMAGE_CACHES, name)
             # Whatever new value: build anew what failed.
-            annotations[cache_object.REFRESH] = str(found["metadata"]["resourceVersion"])
-            again = {**annotations, _STAGE: None, _PROBLEM: None, _LAYERS: None}
+            again = {
+                **body["metadata"]["annotations"],
+                cache_object.REFRESH: str(found["metadata"]["resourceVersion"]),
+                _STAGE: None,
+                _PROBLEM: None,
+                _LAYERS: None,
+            }
             # Without a user of UHub now, nothing of the one that there was.
-            wanted = {"imagePullSecrets": None, "namespaces": None, **spec}
+            wanted = {"imagePullSecrets": None, "namespaces": None, **body["spec"]}
             await self._api.patch(
                 rest_client.IMAGE_CACHES, name, {"metadata": {"annotations": again}, "spec": wanted}
             )

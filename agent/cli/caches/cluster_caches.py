@@ -14,7 +14,7 @@ from agent.cli.caches import create_command
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.objects import exclusion
-from agent.model import caches
+from agent.model import cache_manifest, caches
 from agent.ucloud import accelerated_objects, acceleration, protocol
 
 _POLL = 0.5
@@ -162,31 +162,20 @@ def manifests_of(wanted: create_command.Wanted) -> list[Mapping[str, Any]]:
             caches.parse_request(each)  # as below
         return found
     (request,) = create_command.requests_of(wanted)
-    annotations = {
-        "uimgacc.io/plain-http-registry": ",".join(request.plain_http_registries),
-        "uimgacc.io/insecure-registry": ",".join(request.insecure_registries),
-        "k8s.aliyun.com/acr-instance-ids": ",".join(wanted.acr_instances),
-    }
-    spec: dict[str, Any] = {
-        "images": [str(image) for image in request.images],
-        "imageCacheSize": request.size_gib,
-    }
-    if request.retention_days is not None:
-        spec["retentionDays"] = request.retention_days
-    if wanted.pull_secrets:
-        spec["imagePullSecrets"] = list(wanted.pull_secrets)
-    if wanted.namespaces:
-        spec["namespaces"] = list(wanted.namespaces)
-    body = {
-        "apiVersion": "uimgacc.io/v1",
-        "kind": caches.KIND,
-        "metadata": {
-            "name": request.name,
-            "annotations": {key: value for key, value in annotations.items() if value},
-        },
-        "spec": spec,
-    }
-    caches.parse_request(body)  # what is wrong is said before anything is asked of the cluster
+    body = cache_manifest.write(
+        cache_manifest.Draft(
+            name=request.name,
+            images=request.images,
+            pull_secrets=wanted.pull_secrets,
+            namespaces=wanted.namespaces,
+            size_gib=request.size_gib,
+            retention_days=request.retention_days,
+            plain_http=request.plain_http_registries,
+            insecure=request.insecure_registries,
+            acr_instances=wanted.acr_instances,
+        )
+    )
+    caches.parse_request(body)  # an error is reported before the cluster is asked
     return [body]
 
 

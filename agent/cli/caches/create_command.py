@@ -18,7 +18,7 @@ from agent.build import cache_build, layer_build
 from agent.cli import output
 from agent.cli.caches import store_caches
 from agent.clients.registry import distribution
-from agent.model import caches, images, records
+from agent.model import cache_manifest, caches, images, records
 from agent.roles import builder
 from agent.store import decoding
 from agent.store.lookup import direct_reader
@@ -78,13 +78,8 @@ def requests_of(wanted: Wanted) -> list[caches.CacheRequest]:
         return [_adjusted(caches.parse_request(each), wanted) for each in found]
     if not wanted.name or not wanted.images:
         raise output.UsageError("give a name and at least one --image, or --file")
-    manifest: Mapping[str, object] = {
-        "apiVersion": "uimgacc.io/v1",
-        "kind": caches.KIND,
-        "metadata": {"name": wanted.name},
-        "spec": {"images": list(wanted.images)},
-    }
-    return [_adjusted(caches.parse_request(manifest), wanted)]
+    draft = cache_manifest.Draft(name=wanted.name, images=wanted.images)
+    return [_adjusted(caches.parse_request(cache_manifest.write(draft)), wanted)]
 
 
 def ensure_store(store: pathlib.Path) -> bool:

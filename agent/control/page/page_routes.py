@@ -22,7 +22,7 @@ from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.control.page import api_keys, page_data, page_html
 from agent.kits.web import forms, html
-from agent.model import caches, manifests
+from agent.model import cache_manifest, caches, manifests
 
 logger = logging.getLogger(__name__)
 
@@ -165,21 +165,23 @@ class Pages:
 
 
 def _manifest(form: Mapping[str, str]) -> dict[str, Any]:
-    """The ImageCache that a form asks for; what is left empty is left out."""
-    spec: dict[str, Any] = {"images": form.get("images", "").split()}
-    for name, field in (("secrets", "imagePullSecrets"), ("namespaces", "namespaces")):
-        if found := form.get(name, "").split():
-            spec[field] = found
-    for name, field in (("size", "imageCacheSize"), ("days", "retentionDays")):
-        if text := form.get(name, "").strip():
-            # What is no number stays as it is: the field is named to whoever wrote it.
-            spec[field] = int(text) if _NUMBER.fullmatch(text) else text
-    return {
-        "apiVersion": "uimgacc.io/v1",
-        "kind": caches.KIND,
-        "metadata": {"name": form.get("name", "").strip()},
-        "spec": spec,
-    }
+    """The ImageCache that a form asks for."""
+    return cache_manifest.write(
+        cache_manifest.Draft(
+            name=form.get("name", "").strip(),
+            images=form.get("images", "").split(),
+            pull_secrets=form.get("secrets", "").split(),
+            namespaces=form.get("namespaces", "").split(),
+            size_gib=_number(form.get("size", "")),
+            retention_days=_number(form.get("days", "")),
+        )
+    )
+
+
+def _number(text: str) -> int | str:
+    """A number of the form. Other text stays as it is: the reader's error names the field."""
+    text = text.strip()
+    return int(text) if _NUMBER.fullmatch(text) else text
 
 
 def _token(private: str, now: datetime.datetime) -> str:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.matching import decisions
-from agent.model import caches, pods
+from agent.model import cache_manifest, caches, pods
 from agent.node.health import node_patch
 from agent.node.report import pod_events
 
@@ -234,27 +234,19 @@ class _Recent:
 
 def manifest_of(request: caches.CacheRequest, pod: pods.Pod) -> dict[str, Any]:
     """The ImageCache object for a request; all nodes make the same but for the annotations."""
-    spec: dict[str, Any] = {
-        "images": [str(image) for image in request.images],
-        "imageCacheSize": request.size_gib,
-    }
-    if request.pull_secrets:
-        spec["imagePullSecrets"] = [str(secret) for secret in request.pull_secrets]
-    annotations = {
-        caches.CREATED_FOR: f"{pod.namespace}/{pod.name}",
-        caches.CREATED_FOR_UID: pod.uid,
-        caches.CREATED_ON: pod.node,
-        caches.DIALECT: request.dialect.value,
-    }
-    if request.acr_instances:
-        annotations[caches.ACR_INSTANCES[0]] = ",".join(request.acr_instances)
-    return {
-        "apiVersion": "uimgacc.io/v1",
-        "kind": caches.KIND,
-        "metadata": {
-            "name": request.name,
-            "labels": {caches.AUTO_CREATED: "true"},
-            "annotations": annotations,
-        },
-        "spec": spec,
-    }
+    return cache_manifest.write(
+        cache_manifest.Draft(
+            name=request.name,
+            images=request.images,
+            pull_secrets=request.pull_secrets,
+            size_gib=request.size_gib,
+            acr_instances=request.acr_instances,
+            labels={caches.AUTO_CREATED: "true"},
+            annotations={
+                caches.CREATED_FOR: f"{pod.namespace}/{pod.name}",
+                caches.CREATED_FOR_UID: pod.uid,
+                caches.CREATED_ON: pod.node,
+                caches.DIALECT: request.dialect.value,
+            },
+        )
+    )
