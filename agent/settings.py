@@ -7,6 +7,8 @@ and environment variables of the same name (agent.cli).
 import dataclasses
 import pathlib
 
+from agent.model import keys
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
@@ -50,7 +52,7 @@ class Agent:
     containerd: str = "/run/containerd/containerd.sock"
     """containerd's socket."""
 
-    snapshotter_name: str = "uimgacc"
+    snapshotter_name: str = keys.SNAPSHOTTER
     """The name of our snapshotter in containerd's configuration."""
 
     default_snapshotter: bool = False
@@ -107,7 +109,7 @@ class Controller:
     store: pathlib.Path
     """The root folder of the shared store, mounted writable; one that is empty becomes a store."""
 
-    namespace: str = "uimgacc-system"
+    namespace: str = keys.NAMESPACE
     """Where the builders' Jobs are, and the Lease of the leader."""
 
     pod: str = ""

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 from agent.cli import output
 from agent.clients.kube import connection, rest_client
+from agent.model import keys
 
 Result = TypeVar("Result")
 
 _ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
-NAMESPACE = "uimgacc-system"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Target:
     """Which cluster: a kubeconfig, and the namespace of our installation."""
 
     kubeconfig: str = ""
-    namespace: str = NAMESPACE
+    namespace: str = keys.NAMESPACE
 
     def credentials(self) -> connection.Credentials:
         """As kubectl finds them: a flag, KUBECONFIG, the home folder, the pod's own."""

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from agent.cli import output
+from agent.model import keys
 
 app = typer.Typer(
     name="uimgacc",
@@ -71,7 +72,7 @@ def create(
     ] = "",
     store: MaybeStore = None,
     kubeconfig: Kubeconfig = "",
-    system: System = "uimgacc-system",
+    system: System = keys.NAMESPACE,
     wait: Wait = True,
     image: Annotated[
         list[str] | None, typer.Option("--image", "-i", help="An image to hold; repeatable.")
@@ -189,7 +190,7 @@ def get(
     name: Annotated[str, typer.Argument(help="A cache's name or ID; all without one.")] = "",
     store: MaybeStore = None,
     kubeconfig: Kubeconfig = "",
-    system: System = "uimgacc-system",
+    system: System = keys.NAMESPACE,
     as_json: Json = False,
 ) -> None:
     """Show the caches of a cluster or of a --store, or one with its images."""
@@ -217,7 +218,7 @@ def delete(
     name: Annotated[str, typer.Argument(help="A cache's name or ID, or an original image.")],
     store: MaybeStore = None,
     kubeconfig: Kubeconfig = "",
-    system: System = "uimgacc-system",
+    system: System = keys.NAMESPACE,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:

@@ -10,36 +10,23 @@ import enum
 from collections.abc import Iterator, Mapping
 
 from agent.matching import runtimes
-from agent.model import caches, pods
-
-NATIVE_CACHE = "uimgacc.io/image-cache"
-
-ALIBABA_PIN = "k8s.aliyun.com/eci-imc-id"
-ALIBABA_PIN_LEGACY = "k8s.aliyun.com/eci-image-snapshot-id"
-ALIBABA_AUTO = "k8s.aliyun.com/eci-auto-imc"
-ALIBABA_AUTO_LEGACY = "k8s.aliyun.com/eci-image-cache"
-ALIBABA_PERFECT = "k8s.aliyun.com/imc-perfect-match"
-ALIBABA_COUNT = "k8s.aliyun.com/imc-match-count-request"
-
-TENCENT_CACHE = "eks.tke.cloud.tencent.com/use-image-cache"
+from agent.model import caches, keys, pods
 
 KEYS = frozenset(
     {
-        NATIVE_CACHE,
-        ALIBABA_PIN,
-        ALIBABA_PIN_LEGACY,
-        ALIBABA_AUTO,
-        ALIBABA_AUTO_LEGACY,
-        ALIBABA_PERFECT,
-        ALIBABA_COUNT,
-        TENCENT_CACHE,
-        *caches.ACR_INSTANCES,
+        keys.CACHE,
+        keys.ALIBABA_PIN,
+        keys.ALIBABA_PIN_LEGACY,
+        keys.ALIBABA_AUTO,
+        keys.ALIBABA_AUTO_LEGACY,
+        keys.ALIBABA_PERFECT,
+        keys.ALIBABA_COUNT,
+        keys.TENCENT_CACHE,
+        *keys.ACR_INSTANCE_NAMES,
     }
 )
 """All annotations that are read here: who holds many pods may drop the others."""
 
-NATIVE_LABEL = "uimgacc"
-UCLOUD_LABEL = "node.uk8s.ucloud.cn/uimgacc"
 
 _TRUE, _FALSE = "true", "false"
 _MAX_ID = 253
@@ -98,7 +85,7 @@ def request_of(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> Reque
     # sorted() is stable: among equals ours comes first, then Alibaba, then Tencent.
     asked.sort(key=lambda request: request.mode is not Mode.EXPLICIT)
     refusal = _refusal(pod.annotations)
-    if refusal and (refusal == NATIVE_CACHE or not asked):
+    if refusal and (refusal == keys.CACHE or not asked):
         remarks.extend(f"{other.key} is set as well: {refusal} decides" for other in asked)
         return Request(key=refusal, remarks=tuple(remarks))
     asked.extend(_by_name(pod, classes))
@@ -118,34 +105,36 @@ def _refusal(annotations: Mapping[str, str]) -> str:
 
     Ours holds against everything, Alibaba's against what is not an annotation.
     """
-    for key in (NATIVE_CACHE, ALIBABA_AUTO):
+    for key in (keys.CACHE, keys.ALIBABA_AUTO):
         if annotations.get(key, "").strip().lower() == _FALSE:
             return key
     return ""
 
 
 def _native(annotations: Mapping[str, str], remarks: list[str]) -> Request | None:
-    value = annotations.get(NATIVE_CACHE, "").strip()
+    value = annotations.get(keys.CACHE, "").strip()
     if value.lower() == _FALSE or not value:
-        if NATIVE_CACHE in annotations and not value:
-            remarks.append(f"{NATIVE_CACHE} is empty: expected auto, imc-... or a cache's name")
+        if keys.CACHE in annotations and not value:
+            remarks.append(f"{keys.CACHE} is empty: expected auto, imc-... or a cache's name")
         return None
     if value.lower() in ("auto", _TRUE):
-        return Request(mode=Mode.AUTOMATIC, key=NATIVE_CACHE, auto_create=True)
-    return Request(mode=Mode.EXPLICIT, key=NATIVE_CACHE, cache=value[:_MAX_ID])
+        return Request(mode=Mode.AUTOMATIC, key=keys.CACHE, auto_create=True)
+    return Request(mode=Mode.EXPLICIT, key=keys.CACHE, cache=value[:_MAX_ID])
 
 
 def _alibaba(annotations: Mapping[str, str], remarks: list[str]) -> Request | None:
     pins = {
         key: annotations[key].strip()
-        for key in (ALIBABA_PIN, ALIBABA_PIN_LEGACY)
+        for key in (keys.ALIBABA_PIN, keys.ALIBABA_PIN_LEGACY)
         if annotations.get(key, "").strip()
     }
     automatic = _alibaba_automatic(annotations, remarks)
     if pins:
         key, pin = next(iter(pins.items()))
         if len(set(pins.values())) > 1:
-            remarks.append(f"{ALIBABA_PIN_LEGACY} names another cache: {ALIBABA_PIN} decides")
+            remarks.append(
+                f"{keys.ALIBABA_PIN_LEGACY} names another cache: {keys.ALIBABA_PIN} decides"
+            )
         if automatic:
             remarks.append(f"{automatic} is set as well: {key} decides")
         return Request(
@@ -153,10 +142,10 @@ def _alibaba(annotations: Mapping[str, str], remarks: list[str]) -> Request | No
         )
     if not automatic:
         return None
-    perfect = _boolean(annotations, ALIBABA_PERFECT, remarks) is True
+    perfect = _boolean(annotations, keys.ALIBABA_PERFECT, remarks) is True
     at_least = _count(annotations, remarks)
     if perfect and at_least:
-        remarks.append(f"{ALIBABA_COUNT} is set as well: {ALIBABA_PERFECT} decides")
+        remarks.append(f"{keys.ALIBABA_COUNT} is set as well: {keys.ALIBABA_PERFECT} decides")
         at_least = 0
     return Request(
         mode=Mode.AUTOMATIC,
@@ -175,41 +164,43 @@ def _alibaba_automatic(annotations: Mapping[str, str], remarks: list[str]) -> st
     cluster of ordinary nodes that default holds only for pods that show by another
     key of the family that they mean it; "false" holds against the older key, too.
     """
-    newer = _boolean(annotations, ALIBABA_AUTO, remarks)
-    older = _boolean(annotations, ALIBABA_AUTO_LEGACY, remarks)
+    newer = _boolean(annotations, keys.ALIBABA_AUTO, remarks)
+    older = _boolean(annotations, keys.ALIBABA_AUTO_LEGACY, remarks)
     if newer is not None:
         if older is not None and older is not newer:
-            remarks.append(f"{ALIBABA_AUTO_LEGACY} says otherwise: {ALIBABA_AUTO} decides")
-        return ALIBABA_AUTO if newer else ""
+            remarks.append(
+                f"{keys.ALIBABA_AUTO_LEGACY} says otherwise: {keys.ALIBABA_AUTO} decides"
+            )
+        return keys.ALIBABA_AUTO if newer else ""
     if older is not None:
-        return ALIBABA_AUTO_LEGACY if older else ""
-    if _boolean(annotations, ALIBABA_PERFECT, []) is True:
-        return ALIBABA_PERFECT
-    return ALIBABA_COUNT if _count(annotations, []) else ""
+        return keys.ALIBABA_AUTO_LEGACY if older else ""
+    if _boolean(annotations, keys.ALIBABA_PERFECT, []) is True:
+        return keys.ALIBABA_PERFECT
+    return keys.ALIBABA_COUNT if _count(annotations, []) else ""
 
 
 def _tencent(annotations: Mapping[str, str], remarks: list[str]) -> Request | None:
-    value = annotations.get(TENCENT_CACHE, "").strip()
+    value = annotations.get(keys.TENCENT_CACHE, "").strip()
     if not value:
-        if TENCENT_CACHE in annotations:
-            remarks.append(f"{TENCENT_CACHE} is empty: expected auto or imc-...")
+        if keys.TENCENT_CACHE in annotations:
+            remarks.append(f"{keys.TENCENT_CACHE} is empty: expected auto or imc-...")
         return None
     if value.lower() == "auto":
         # Tencent's automatic mode matches what there is; it creates nothing.
-        return Request(mode=Mode.AUTOMATIC, dialect=caches.Dialect.TENCENT, key=TENCENT_CACHE)
+        return Request(mode=Mode.AUTOMATIC, dialect=caches.Dialect.TENCENT, key=keys.TENCENT_CACHE)
     return Request(
         mode=Mode.EXPLICIT,
         dialect=caches.Dialect.TENCENT,
-        key=TENCENT_CACHE,
+        key=keys.TENCENT_CACHE,
         cache=value[:_MAX_ID],
     )
 
 
 def _by_name(pod: pods.Pod, classes: Mapping[str, str] | None) -> Iterator[Request]:
-    if pod.asks_for_node_with(UCLOUD_LABEL, _TRUE):
-        yield Request(mode=Mode.LABEL, dialect=caches.Dialect.UCLOUD, key=UCLOUD_LABEL)
-    if pod.asks_for_node_with(NATIVE_LABEL, _TRUE):
-        yield Request(mode=Mode.LABEL, key=NATIVE_LABEL)
+    if pod.asks_for_node_with(keys.CAPABLE_UCLOUD, _TRUE):
+        yield Request(mode=Mode.LABEL, dialect=caches.Dialect.UCLOUD, key=keys.CAPABLE_UCLOUD)
+    if pod.asks_for_node_with(keys.CAPABLE, _TRUE):
+        yield Request(mode=Mode.LABEL, key=keys.CAPABLE)
     if runtimes.uses_our_snapshotter(pod, classes):
         yield Request(mode=Mode.RUNTIME, key="runtimeClassName")
 
@@ -225,9 +216,9 @@ def _boolean(annotations: Mapping[str, str], key: str, remarks: list[str]) -> bo
 
 
 def _count(annotations: Mapping[str, str], remarks: list[str]) -> int:
-    text = annotations.get(ALIBABA_COUNT, "").strip()
+    text = annotations.get(keys.ALIBABA_COUNT, "").strip()
     if text.isascii() and text.isdigit() and 0 < len(text) <= 4 and int(text) > 0:
         return int(text)
-    if ALIBABA_COUNT in annotations:
-        remarks.append(f"{ALIBABA_COUNT}: expected a number of images, not {text[:80]!r}")
+    if keys.ALIBABA_COUNT in annotations:
+        remarks.append(f"{keys.ALIBABA_COUNT}: expected a number of images, not {text[:80]!r}")
     return 0

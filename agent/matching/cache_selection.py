@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 
 from agent.matching import annotations, coverage, decisions, ranking, subjects
-from agent.model import caches, pods
+from agent.model import caches, keys, pods
 
 # It names no namespace: events are read by people who need not know of the others.
 _FOREIGN = "it serves other namespaces only"
@@ -165,9 +165,9 @@ def _accepted(
 def _obstacle(match: ranking.Match, request: annotations.Request, count: int) -> str:
     """What keeps a cache out of automatic matching, "" where nothing does."""
     if request.perfect and match.full < count:
-        return f"{annotations.ALIBABA_PERFECT} wants all {count} images in one cache"
+        return f"{keys.ALIBABA_PERFECT} wants all {count} images in one cache"
     if match.full < request.at_least:
-        return f"{annotations.ALIBABA_COUNT} wants {request.at_least} images in one cache"
+        return f"{keys.ALIBABA_COUNT} wants {request.at_least} images in one cache"
     if request.dialect is caches.Dialect.TENCENT and not match.exact + match.near:
         return "no image of the same name"
     if request.dialect is caches.Dialect.ALIBABA and not match.full + match.near:

@@ -1,7 +1,7 @@
 """Decisions for pods that get nothing from the store, whatever is in it."""
 
 from agent.matching import annotations, decisions, events, runtimes, subjects
-from agent.model import pods
+from agent.model import keys, pods
 
 _Outcome = decisions.Outcome
 
@@ -28,7 +28,7 @@ def foreign(pod: pods.Pod, request: annotations.Request, *, handler: str) -> dec
     summary = (
         f"The pod's runtime ({handler or 'the default one'}) does not use uimgacc: its images are "
         "pulled as usual. Create it anew with a runtimeClassName that does, such as "
-        f"{example}, and the handler of that class in the annotation {runtimes.HANDLER_ANNOTATION}."
+        f"{example}, and the handler of that class in the annotation {keys.RUNTIME_HANDLER}."
     )
     return decisions.Decision(
         pod=pod,

@@ -6,10 +6,7 @@ Every handler of a node gets a twin with the same options and our snapshotter:
 
 from collections.abc import Mapping
 
-from agent.model import pods
-
-HANDLER_ANNOTATION = "io.containerd.cri.runtime-handler"
-"""On a pod: the handler whose snapshotter containerd 1.7 to 2.2 pull into."""
+from agent.model import keys, pods
 
 DEFAULT_TWIN = "uimgacc"
 WITHOUT = "without-uimgacc"
@@ -43,7 +40,7 @@ def handler_of(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> str:
     """
     if classes is not None:
         return classes.get(pod.runtime_class, pod.runtime_class)
-    return pod.annotations.get(HANDLER_ANNOTATION) or pod.runtime_class
+    return pod.annotations.get(keys.RUNTIME_HANDLER) or pod.runtime_class
 
 
 def uses_our_snapshotter(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> bool:

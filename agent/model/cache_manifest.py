@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.model import caches
+from agent.model import caches, keys
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ def write(draft: Draft) -> dict[str, Any]:
     registries = {
         caches.PLAIN_HTTP: ",".join(draft.plain_http),
         caches.INSECURE: ",".join(draft.insecure),
-        caches.ACR_INSTANCES[0]: ",".join(draft.acr_instances),
+        keys.ACR_INSTANCE_NAMES[0]: ",".join(draft.acr_instances),
     }
     annotations = {**draft.annotations, **_given(registries)}
     spec = {
@@ -48,7 +48,7 @@ def write(draft: Draft) -> dict[str, Any]:
     }
     return {
         "apiVersion": f"{caches.NATIVE_GROUP}/v1",
-        "kind": caches.KIND,
+        "kind": keys.IMAGE_CACHE,
         "metadata": {
             "name": draft.name,
             **_given({"labels": dict(draft.labels), "annotations": annotations}),

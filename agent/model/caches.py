@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 
-from agent.model import images, manifests, records
+from agent.model import images, keys, manifests, records
 
 MAX_IMAGES = 20
 MAX_SECRETS = 20
@@ -23,30 +23,8 @@ SIZE_DEFAULT = 20
 SIZE_MIN, SIZE_MAX = 20, 32768
 SIZE_AUTO = 30
 
-KIND = "ImageCache"
 NATIVE_GROUP = "uimgacc.io"
 
-AUTO_CREATED = "uimgacc.io/auto-created"
-"""Label "true" of an ImageCache object that an agent has made for a pod that matched none."""
-
-CREATED_FOR = "uimgacc.io/created-for"
-"""Annotation of such an object: the `namespace/name` of that pod."""
-
-CREATED_FOR_UID = "uimgacc.io/created-for-uid"
-"""Annotation of such an object: the UID of that pod."""
-
-CREATED_ON = "uimgacc.io/created-on"
-"""Annotation of such an object: the node of that pod. Admission holds agents to their own."""
-
-DIALECT = "uimgacc.io/dialect"
-"""Annotation of such an object: whose words the pod used (a value of Dialect)."""
-
-LAST_MATCHED = "uimgacc.io/last-matched"
-"""Annotation of such an object: when a pod was last served from it, RFC 3339.
-
-Agents write it, the controller's expiry reads it. It is absent until the first
-match, and up to six hours behind: of a whole fleet one node in six hours writes it.
-"""
 
 _DNS_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -64,8 +42,8 @@ class Dialect(enum.Enum):
 
 GROUPS = {
     NATIVE_GROUP: Dialect.NATIVE,
-    "eci.alibabacloud.com": Dialect.ALIBABA,
-    "eks.cloud.tencent.com": Dialect.TENCENT,
+    keys.ALIBABA_GROUP: Dialect.ALIBABA,
+    keys.TENCENT_GROUP: Dialect.TENCENT,
 }
 """API group of an ImageCache -> the dialect of its manifest; the version is v1 in each."""
 
@@ -83,32 +61,11 @@ MAX_NAMESPACES = 100
 EVERY = "*"
 """In the place of a namespace: all of them."""
 
-_REUSE = (
-    "uimgacc.io/reuse",
-    "k8s.aliyun.com/imc-enable-reuse",
-    "k8s.aliyun.com/auto-match-imagecache",
-    "k8s.aliyun.com/eci-image-cache",
-)
-PLAIN_HTTP = "uimgacc.io/plain-http-registry"
+PLAIN_HTTP = keys.PLAIN_HTTP
 """Annotation: registries without TLS, with commas."""
 
-INSECURE = "uimgacc.io/insecure-registry"
+INSECURE = keys.INSECURE
 """Annotation: registries whose certificate is not verified, with commas."""
-
-_PLAIN_HTTP = (
-    PLAIN_HTTP,
-    "k8s.aliyun.com/plain-http-registry",
-    "eks.tke.cloud.tencent.com/registry-http-endpoint",
-)
-_INSECURE = (
-    INSECURE,
-    "k8s.aliyun.com/insecure-registry",
-    "eks.tke.cloud.tencent.com/registry-insecure-skip-verify",
-)
-ACR_INSTANCES = ("k8s.aliyun.com/acr-instance-ids", "k8s.aliyun.com/acr-instance-id")
-"""Annotations of objects and pods: instances of Alibaba's Container Registry, the newer first."""
-
-_ARCHITECTURE = ("uimgacc.io/cpu-arch", "k8s.aliyun.com/imc-cpu-arch")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -322,10 +279,10 @@ def parse_request(manifest: Mapping[str, object]) -> CacheRequest:
         serves=_serves(spec.get("namespaces")) if dialect is Dialect.NATIVE else (),
         size_gib=_size(spec.get("imageCacheSize")),
         retention_days=_retention(spec.get("retentionDays"), dialect),
-        reuse=_first_of(annotations, _REUSE).lower() == "true",
-        architecture=_first_of(annotations, _ARCHITECTURE),
-        plain_http_registries=_list_of(annotations, _PLAIN_HTTP),
-        insecure_registries=_list_of(annotations, _INSECURE),
+        reuse=_first_of(annotations, keys.REUSE_NAMES).lower() == "true",
+        architecture=_first_of(annotations, keys.ARCHITECTURE_NAMES),
+        plain_http_registries=_list_of(annotations, keys.PLAIN_HTTP_NAMES),
+        insecure_registries=_list_of(annotations, keys.INSECURE_NAMES),
         acr_instances=acr_instances_of(annotations),
         remarks=tuple(
             f"spec.{key}: not known here, ignored"
@@ -337,8 +294,8 @@ def parse_request(manifest: Mapping[str, object]) -> CacheRequest:
 
 def _dialect(document: manifests.Field) -> Dialect:
     kind = document.get("kind")
-    if kind.text() != KIND:
-        raise kind.error(f"expected {KIND}, not {kind.text()}")
+    if kind.text() != keys.IMAGE_CACHE:
+        raise kind.error(f"expected {keys.IMAGE_CACHE}, not {kind.text()}")
     version = document.get("apiVersion")
     group, _, number = version.text().partition("/")
     if group not in GROUPS or number != "v1":
@@ -418,7 +375,7 @@ def _retention(field: manifests.Field, dialect: Dialect) -> int | None:
 
 def acr_instances_of(annotations: Mapping[str, str]) -> tuple[str, ...]:
     """The instances of Alibaba's Container Registry that an object or a pod names."""
-    return _list_of(annotations, ACR_INSTANCES)
+    return _list_of(annotations, keys.ACR_INSTANCE_NAMES)
 
 
 def _first_of(annotations: Mapping[str, str], keys: Iterable[str]) -> str:

@@ -2,17 +2,8 @@
 
 import msgspec
 
-SAVED = "uimgacc.io/saved"
-"""Annotation: what the agent has saved since its start, as `Saved` in JSON."""
-
-CAPABLE = "uimgacc"
-"""Label "true" of a node that serves images from the store."""
-
 SETUP_PROBLEM = "/run/uimgacc/node-setup-problem"
 """File on the node: a sentence of node set-up for the condition; usually not there."""
-
-CONDITION = "ImageAcceleration"
-"""The condition that says in a sentence why, or why not."""
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,8 @@ from typing import Any
 
 from agent import settings
 from agent.clients.kube import connection, node_pods, rest_client
-from agent.matching import annotations, runtimes
+from agent.matching import annotations
+from agent.model import keys
 from agent.node.health import capability, node_object, node_patch
 from agent.node.images import retirement
 from agent.node.pods import cache_requests, pod_source, prepare, scheduled, start_times
@@ -78,7 +79,7 @@ def _cluster(
 ) -> Surroundings:
     node = wanted.kubernetes
     taint = node_patch.parse_taint(wanted.startup_taint) if wanted.startup_taint else None
-    kept = annotations.KEYS | {runtimes.HANDLER_ANNOTATION}
+    kept = annotations.KEYS | {keys.RUNTIME_HANDLER}
     api = node_pods.NodePods(client, node, annotations=kept)
     poster = event_queue.Poster(client, node)
     creator = cache_requests.Creator(client, poster, now=client.now)

@@ -24,11 +24,11 @@ from agent.control.reconcile import cache_store, cluster, dispatch, leader_elect
 from agent.kits import jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline, workers
+from agent.model import keys
 from agent.roles import controller_api, controller_flags
 
 logger = logging.getLogger(__name__)
 
-_LEASE = "uimgacc-controller"
 _AGAIN = 5.0
 
 
@@ -50,7 +50,7 @@ class _Controller:
         wanted = self._wanted
         client = await stack.enter_async_context(
             rest_client.Client(
-                _credentials(wanted), deadline=wanted.api_seconds, user_agent="uimgacc-controller"
+                _credentials(wanted), deadline=wanted.api_seconds, user_agent=keys.CONTROLLER
             )
         )
         pool = await stack.enter_async_context(
@@ -62,7 +62,7 @@ class _Controller:
         self._election = election = leader_election.Election(
             client,
             namespace=wanted.namespace,
-            name=_LEASE,
+            name=keys.CONTROLLER_LEASE,
             times=leader_election.Times(lasts=wanted.lease_seconds),
             identity=wanted.pod or f"{os.uname().nodename}-{secrets.token_hex(4)}",
         )

@@ -20,6 +20,7 @@ from agent.control.reconcile import cache_store
 from agent.kits.aio import tasks
 from agent.kits.processes import workers
 from agent.kits.web import tls
+from agent.model import keys
 from agent.ucloud import accelerated_objects, acceleration, alias_push, endpoint
 
 logger = logging.getLogger(__name__)
@@ -53,9 +54,7 @@ async def run(wanted: settings.Controller, credentials: connection.Credentials) 
         await asyncio.Event().wait()
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(
-            rest_client.Client(
-                credentials, deadline=wanted.api_seconds, user_agent="uimgacc-controller"
-            )
+            rest_client.Client(credentials, deadline=wanted.api_seconds, user_agent=keys.CONTROLLER)
         )
         pool = await stack.enter_async_context(
             workers.Pool(

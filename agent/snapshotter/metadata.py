@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from agent import errors
+from agent.model import keys
 from agent.snapshotter import filters
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ Result = TypeVar("Result")
 VIEW, ACTIVE, COMMITTED = 1, 2, 3
 KIND_NAMES = {VIEW: "view", ACTIVE: "active", COMMITTED: "committed"}
 
-REF_LABEL = "containerd.io/snapshot.ref"
 
 _PAGE = 200
 _CHAINS = 64
@@ -251,7 +251,10 @@ class Reader:
     @staticmethod
     def _narrow(wanted: Sequence[tuple[filters.Selector, ...]]) -> tuple[str, tuple[str, ...]]:
         if len(wanted) == 1:
-            for column, field, key in (("s.ref", "labels", REF_LABEL), ("s.name", "name", "")):
+            for column, field, key in (
+                ("s.ref", "labels", keys.SNAPSHOT_REF),
+                ("s.name", "name", ""),
+            ):
                 value = filters.required(wanted[0], field, key)
                 if value is not None:
                     return f"{column} = ?", (value,)
@@ -317,7 +320,7 @@ class Transaction(Reader):
             self._connection.execute(
                 "INSERT INTO snapshots (id, name, parent, kind, created, updated, labels,"
                 " ref, diff_id, layer_size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, labels.get(REF_LABEL), diff_id, layer_size),
+                (*values, labels.get(keys.SNAPSHOT_REF), diff_id, layer_size),
             )
         except sqlite3.IntegrityError as error:
             raise ExistsError(name) from error
@@ -348,7 +351,7 @@ class Transaction(Reader):
                 now,
                 now,
                 json.dumps(dict(labels)),
-                labels.get(REF_LABEL),
+                labels.get(keys.SNAPSHOT_REF),
                 snapshot.id,
             ),
         )
@@ -369,7 +372,7 @@ class Transaction(Reader):
         self.get(name)
         self._connection.execute(
             "UPDATE snapshots SET labels = ?, ref = ?, updated = ? WHERE name = ?",
-            (json.dumps(dict(labels)), labels.get(REF_LABEL), time.time_ns(), name),
+            (json.dumps(dict(labels)), labels.get(keys.SNAPSHOT_REF), time.time_ns(), name),
         )
         return self.get(name)
 

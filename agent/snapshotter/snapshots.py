@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from agent import errors, metrics
 from agent.kits.processes import workers
+from agent.model import keys
 from agent.mounts import layer_mounts, overlay
 from agent.snapshotter import (
     filters,
@@ -100,7 +101,7 @@ class Snapshotter:
 
         Raises ReadyError, ExistsError, NotFoundError, InvalidError, UnavailableError.
         """
-        chain_id = labels.get(metadata.REF_LABEL, "")
+        chain_id = labels.get(keys.SNAPSHOT_REF, "")
         if chain_id and self._lookup and await self._serve(self._lookup, chain_id, parent, labels):
             raise ReadyError(chain_id)
         return await self._create(metadata.ACTIVE, key, parent, labels)

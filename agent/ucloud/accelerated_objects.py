@@ -15,25 +15,14 @@ from typing import Any
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.clients.registry import credentials
 from agent.control.caches import cache_object, cache_state
-from agent.model import cache_manifest, caches
+from agent.model import cache_manifest, caches, keys
 from agent.ucloud import accelerated_images, acceleration, protocol
-
-LABEL = "uimgacc.io/ucloud"
-"""Label "true" of an ImageCache that UCloud's API has made."""
-
-_ORIGINAL = "uimgacc.io/original-image"
-_TARGET = "uimgacc.io/target-image"
-_STAGE = "uimgacc.io/target-stage"
-_PROBLEM = "uimgacc.io/target-problem"
-_LAYERS = "uimgacc.io/layers"
-_TOLD = "uimgacc.io/deletion-told"
 
 _CONFIG_MAPS = rest_client.Resource(plural="configmaps")
 _NAME = "uimgacc-ucloud"
 _UHUB = "uimgacc-uhub"
 _SECRET_KEY = ".dockerconfigjson"  # noqa: S105 - the name of a field
 
-_LEASE = "uimgacc-controller"
 # Far longer than a Lease lasts: whoever asks may have another clock, and who leads may change.
 _FRESH = datetime.timedelta(minutes=2)
 
@@ -75,7 +64,9 @@ class KubeObjects:
         """See acceleration.Objects; in the order of their names."""
         found = [
             accelerated(body)
-            async for page in self._api.pages(rest_client.IMAGE_CACHES, labels=f"{LABEL}=true")
+            async for page in self._api.pages(
+                rest_client.IMAGE_CACHES, labels=f"{keys.UCLOUD_LABEL}=true"
+            )
             for body in page.items
         ]
         return sorted(found, key=lambda each: each.name)
@@ -93,8 +84,8 @@ class KubeObjects:
                 size_gib=caches.SIZE_MAX,
                 plain_http=settings.plain_http,
                 insecure=settings.insecure,
-                labels={LABEL: "true"},
-                annotations={_ORIGINAL: original, _TARGET: target},
+                labels={keys.UCLOUD_LABEL: "true"},
+                annotations={keys.ORIGINAL_IMAGE: original, keys.TARGET_IMAGE: target},
             )
         )
         try:
@@ -104,10 +95,10 @@ class KubeObjects:
             # Whatever new value: build anew what failed.
             again = {
                 **body["metadata"]["annotations"],
-                cache_object.REFRESH: str(found["metadata"]["resourceVersion"]),
-                _STAGE: None,
-                _PROBLEM: None,
-                _LAYERS: None,
+                keys.REFRESH: str(found["metadata"]["resourceVersion"]),
+                keys.TARGET_STAGE: None,
+                keys.TARGET_PROBLEM: None,
+                keys.TARGET_LAYERS: None,
             }
             # Without a user of UHub now, nothing of the one that there was.
             wanted = {"imagePullSecrets": None, "namespaces": None, **body["spec"]}
@@ -122,13 +113,15 @@ class KubeObjects:
 
     async def tell(self, each: accelerated_images.Accelerated, *, told: bool) -> None:
         """See acceleration.Objects."""
-        await self._note(each, {"metadata": {"annotations": {_TOLD: "true" if told else None}}})
+        await self._note(
+            each, {"metadata": {"annotations": {keys.DELETION_REPORTED: "true" if told else None}}}
+        )
 
     async def led(self) -> bool:
         """See acceleration.Objects; by the leader's Lease."""
         try:
             lease = await self._api.get(
-                rest_client.LEASES, _LEASE, namespace=self._settings.namespace
+                rest_client.LEASES, keys.CONTROLLER_LEASE, namespace=self._settings.namespace
             )
         except refusals.NotFound:
             return False
@@ -205,9 +198,9 @@ class KubeObjects:
     async def pushed(self, each: accelerated_images.Accelerated, layers: int) -> None:
         """Note that the other name is there, and have the cache hold it as well."""
         annotations = {
-            _STAGE: accelerated_images.Stage.PUSHED.value,
-            _PROBLEM: None,
-            _LAYERS: str(layers),
+            keys.TARGET_STAGE: accelerated_images.Stage.PUSHED.value,
+            keys.TARGET_PROBLEM: None,
+            keys.TARGET_LAYERS: str(layers),
         }
         body = {
             "metadata": {"annotations": annotations},
@@ -217,7 +210,10 @@ class KubeObjects:
 
     async def failed(self, each: accelerated_images.Accelerated, problem: str) -> None:
         """Note why the other name cannot be pushed."""
-        annotations = {_STAGE: accelerated_images.Stage.FAILED.value, _PROBLEM: problem[:1024]}
+        annotations = {
+            keys.TARGET_STAGE: accelerated_images.Stage.FAILED.value,
+            keys.TARGET_PROBLEM: problem[:1024],
+        }
         await self._note(each, {"metadata": {"annotations": annotations}})
 
     async def _note(self, each: accelerated_images.Accelerated, body: Mapping[str, Any]) -> None:
@@ -227,23 +223,23 @@ class KubeObjects:
 
 def is_ours(body: rest_client.Object) -> bool:
     """Whether UCloud's API has made an ImageCache."""
-    return (body["metadata"].get("labels") or {}).get(LABEL) == "true"
+    return (body["metadata"].get("labels") or {}).get(keys.UCLOUD_LABEL) == "true"
 
 
 def accelerated(body: rest_client.Object) -> accelerated_images.Accelerated:
     """An ImageCache that UCloud's API has made."""
     cache = cache_object.parse(body)
     annotations: Mapping[str, str] = body["metadata"].get("annotations") or {}
-    stage = annotations.get(_STAGE, "")
+    stage = annotations.get(keys.TARGET_STAGE, "")
     known = {each.value for each in accelerated_images.Stage}
-    layers = annotations.get(_LAYERS, "")
+    layers = annotations.get(keys.TARGET_LAYERS, "")
     return accelerated_images.Accelerated(
         name=cache.key.name,
         uid=cache.uid,
-        original=annotations.get(_ORIGINAL, ""),
-        target=annotations.get(_TARGET, ""),
+        original=annotations.get(keys.ORIGINAL_IMAGE, ""),
+        target=annotations.get(keys.TARGET_IMAGE, ""),
         stage=accelerated_images.Stage(stage if stage in known else ""),
-        problem=annotations.get(_PROBLEM, ""),
+        problem=annotations.get(keys.TARGET_PROBLEM, ""),
         layers=int(layers) if layers.isascii() and layers.isdigit() else 0,
         state=cache.state,
         built=cache.state.phase is cache_state.Phase.READY
@@ -252,5 +248,5 @@ def accelerated(body: rest_client.Object) -> accelerated_images.Accelerated:
         insecure=frozenset(cache.request.insecure_registries if cache.request else ()),
         failed=cache.state.build.failed == cache.spec_hash,
         deleted=cache.deleted,
-        told=annotations.get(_TOLD) == "true",
+        told=annotations.get(keys.DELETION_REPORTED) == "true",
     )

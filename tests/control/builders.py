@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agent.clients.kube import rest_client
-from agent.control.jobs import job_manifest
+from agent.model import keys
 from lab import places, processes
 from tests.kube import apis
 
@@ -169,7 +169,7 @@ class Builders:
         name = job["metadata"]["name"]
         folder = self.folder / f"{name}-{len(self.started)}"
         folder.mkdir(mode=0o755)
-        cache = job["metadata"]["annotations"][job_manifest.OWNER].partition("/")[2]
+        cache = job["metadata"]["annotations"][keys.JOB_OWNER].partition("/")[2]
         pod = Pod(job, folder, self.deadly.get(cache, COMMAND))
         files = {}
         for volume in pod.spec["volumes"]:

@@ -6,9 +6,8 @@ import pytest
 import yaml
 
 from agent.clients.kube import rest_client
-from agent.control.caches import cache_object
 from agent.control.reconcile import cluster
-from agent.model import images
+from agent.model import images, keys
 from agent.store import integrity
 from tests.control import conftest
 from tests.control.test_controller import docker_config, secret
@@ -54,12 +53,12 @@ def test_a_tag_that_has_moved_is_built_anew_in_time_and_on_request(plane, uhub: 
     # By itself nothing is looked up again.
     annotate("example.com/other", "1")
     wait(first.digest)
-    annotate(cache_object.REFRESH_HOURS, "0.0005")
+    annotate(keys.REFRESH_HOURS, "0.0005")
     wait(second.digest)
-    annotate(cache_object.REFRESH_HOURS, "0")
+    annotate(keys.REFRESH_HOURS, "0")
 
     third = uhub.push("team/app", b"3")
-    annotate(cache_object.REFRESH, "now")
+    annotate(keys.REFRESH, "now")
     wait(third.digest)
     record = plane.reader.image(images.parse_reference(uhub.name("team/app:1")))
     assert record is not None

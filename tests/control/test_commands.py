@@ -15,9 +15,7 @@ from agent.cli import commands
 from agent.cli.caches import cluster_caches
 from agent.cli.install import installation
 from agent.clients.kube import rest_client
-from agent.control.caches import cache_object
-from agent.model import images
-from agent.node.health import node_patch
+from agent.model import images, keys
 from agent.ucloud import accelerated_images
 from tests.control import conftest
 from tests.kube import apis, faults
@@ -291,15 +289,15 @@ class Nodes:
     def write(self) -> None:
         """What an agent leaves on its node when it drains, beside what others wrote."""
         labels = {
-            node_patch.HANDLER_LABEL: "true",
-            f"{node_patch.TWIN_LABEL}uimgacc-nvidia": "true",
+            keys.HANDLER_LABEL: "true",
+            f"{keys.TWIN_LABEL}uimgacc-nvidia": "true",
             "other": "1",
         }
-        notes = {node_patch.GENERATION: "3", node_patch.HELD: "[]", "other/note": "1"}
+        notes = {keys.GENERATION: "3", keys.HELD: "[]", "other/note": "1"}
         self.api.patch(
             rest_client.NODES, self.name, {"metadata": {"labels": labels, "annotations": notes}}
         )
-        conditions = [{"type": name, "status": "True"} for name in (node_patch.CONDITION, "Other")]
+        conditions = [{"type": name, "status": "True"} for name in (keys.NODE_CONDITION, "Other")]
         self.api.patch(
             rest_client.NODES,
             self.name,
@@ -382,7 +380,7 @@ class Abandoned:
         self.api = api
         self.names = [f"abandoned-{number}-{uuid.uuid4().hex[:8]}" for number in range(2)]
         for name, more in zip(self.names, (["example.com/others"], []), strict=True):
-            meta = {"name": name, "finalizers": [cache_object.FINALIZER, *more]}
+            meta = {"name": name, "finalizers": [keys.FINALIZER, *more]}
             body = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", "metadata": meta}
             api.create(rest_client.IMAGE_CACHES, {**body, "spec": {"images": ["nginx:1"]}})
         api.delete(rest_client.IMAGE_CACHES, self.names[1])
@@ -463,7 +461,7 @@ def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monke
 
         nodes.write()
         with contextlib.closing(Abandoned(api)) as abandoned:
-            held = [cache_object.FINALIZER, "example.com/others", cache_object.FINALIZER]
+            held = [keys.FINALIZER, "example.com/others", keys.FINALIZER]
             assert abandoned.finalizers() == held
             uninstall = ("disable", "--uninstall", "--component", "nvidia")
             # It breaks off while it waits for the nodes, twice; the agents are gone by then.

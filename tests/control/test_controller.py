@@ -11,9 +11,8 @@ import yaml
 
 from agent.clients.kube import rest_client
 from agent.control.caches import cache_object
-from agent.control.gc import roster
 from agent.control.reconcile import cluster
-from agent.model import caches, images
+from agent.model import caches, images, keys
 from agent.store import integrity
 from lab import services
 from tests.control import conftest
@@ -186,7 +185,7 @@ def test_a_deleted_cache_stops_its_build(plane) -> None:
 
 
 def test_a_deletion_says_who_holds_the_layers_and_waits(plane) -> None:
-    node = plane.api.node(annotations={roster.GENERATION: "0"})
+    node = plane.api.node(annotations={keys.GENERATION: "0"})
     plane.controller()
     key = plane.apply("tools", "lab/gzip:1")
     cache_id = plane.wait(key, "Ready")["imageCacheId"]
@@ -200,13 +199,13 @@ def test_a_deletion_says_who_holds_the_layers_and_waits(plane) -> None:
 
     apis.wait_until(lambda: told(f"waiting for {node}"), seconds=60)
     held = json.dumps([f"{cache_id}/{record.images[0].layers[0]}: team/app-0"])
-    plane.api.patch(rest_client.NODES, node, {"metadata": {"annotations": {roster.HELD: held}}})
+    plane.api.patch(rest_client.NODES, node, {"metadata": {"annotations": {keys.HELD: held}}})
     apis.wait_until(lambda: told(f"they are held by pod team/app-0 on {node}"), seconds=60)
     assert list(plane.store.layer_files.rglob("*.erofs"))
     assert plane.reader.cache(cache_id) is None
 
     newest = json.loads(plane.store.generation_record.read_text())["generation"]
-    let_go = {roster.GENERATION: str(newest), roster.HELD: None}
+    let_go = {keys.GENERATION: str(newest), keys.HELD: None}
     plane.api.patch(rest_client.NODES, node, {"metadata": {"annotations": let_go}})
     apis.wait_until(lambda: plane.gone(key), seconds=60)
     assert not list(plane.store.layer_files.rglob("*.erofs"))
@@ -317,7 +316,7 @@ def test_an_automatic_cache_has_the_id_that_nodes_know(plane) -> None:
     plane.controller("--auto-caches=1")
     reference = images.parse_reference(f"{plane.server.address}/lab/gzip:1")
     cache_id = caches.id_of_images([reference])
-    labels = {caches.AUTO_CREATED: "true"}
+    labels = {keys.AUTO_CREATED: "true"}
     key = plane.apply(caches.name_of_auto_cache(cache_id), "lab/gzip:1", labels=labels)
 
     status = plane.wait(key, "Ready")

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from agent.clients.kube import rest_client
-from agent.control.gc import roster
 from agent.control.reconcile import cluster
-from agent.model import caches, images
+from agent.model import caches, images, keys
 from tests.control import conftest
 from tests.kube import apis
 from tests.snapshotter import conftest as snapshotters
@@ -30,7 +29,7 @@ class Agents:
         self.plane = plane
         self.nodes = []
         for _ in range(3):
-            name = plane.api.node(annotations={roster.GENERATION: "0"})
+            name = plane.api.node(annotations={keys.GENERATION: "0"})
             (folder / name).mkdir()
             process = snapshotters.Process(folder / name, plane.store.root)
             self.nodes.append(Node(name, process))
@@ -44,7 +43,7 @@ class Agents:
             while not self._ended.wait(0.1):
                 for node in self.nodes:
                     node.look(self.plane.store)
-                    said = {roster.GENERATION: str(node.acknowledged)}
+                    said = {keys.GENERATION: str(node.acknowledged)}
                     body = {"metadata": {"annotations": said}}
                     self.plane.api.patch(rest_client.NODES, node.name, body)
         except BaseException as error:  # noqa: BLE001 - it fails the test at its end
@@ -81,7 +80,7 @@ def test_a_cache_that_expires_leaves_its_layers_to_who_runs_on_them(plane, agent
     key = plane.apply(
         caches.name_of_auto_cache(caches.id_of_images([reference])),
         "lab/gzip:1",
-        labels={caches.AUTO_CREATED: "true"},
+        labels={keys.AUTO_CREATED: "true"},
     )
     plane.wait(key, "Ready")
     record = plane.reader.image(reference)
@@ -96,7 +95,7 @@ def test_a_cache_that_expires_leaves_its_layers_to_who_runs_on_them(plane, agent
         assert len(before) > 10
         idle.let_go(others)
         # For thirty days no node has said that a pod uses it.
-        long_ago = {"metadata": {"annotations": {caches.LAST_MATCHED: "2026-01-01T00:00:00Z"}}}
+        long_ago = {"metadata": {"annotations": {keys.LAST_MATCHED: "2026-01-01T00:00:00Z"}}}
         plane.api.patch(cluster.resource_of(key), key.name, long_ago)
         waiting = f"waiting for {running.name}."
         apis.wait_until(lambda: waiting in plane.status(key).get("message", ""), seconds=60)

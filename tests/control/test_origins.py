@@ -10,7 +10,7 @@ import yaml
 from agent.clients.kube import rest_client
 from agent.control.caches import cache_object
 from agent.matching import annotations, rules
-from agent.model import caches, images, pods
+from agent.model import caches, images, keys, pods
 from agent.node.pods import cache_requests
 from lab import services
 from tests.control import conftest
@@ -32,11 +32,11 @@ def automatic(
     name = caches.name_of_auto_cache(caches.id_of_images(references, pull_secrets=[named]))
     meta = pod["metadata"]
     said = {
-        caches.CREATED_FOR: f"{plane.api.namespace}/{meta['name']}",
-        caches.CREATED_FOR_UID: meta["uid"],
-        caches.CREATED_ON: pod["spec"]["nodeName"],
+        keys.CREATED_FOR: f"{plane.api.namespace}/{meta['name']}",
+        keys.CREATED_FOR_UID: meta["uid"],
+        keys.CREATED_ON: pod["spec"]["nodeName"],
     }
-    labels = {caches.AUTO_CREATED: "true"}
+    labels = {keys.AUTO_CREATED: "true"}
     return plane.apply(
         name, *wanted, labels=labels, annotations=said, imagePullSecrets=[str(named)]
     )

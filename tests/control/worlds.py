@@ -17,7 +17,7 @@ from agent.control.caches import cache_object
 from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed, step
-from agent.model import builds, caches, images, records
+from agent.model import builds, caches, images, keys, records
 from agent.store import layout
 from agent.store.publish import writer
 from tests.kube import apis
@@ -151,11 +151,11 @@ class World:
         )
         self._pod = pod
         said = {
-            caches.CREATED_FOR: f"{self.api.namespace}/{pod}",
-            caches.CREATED_FOR_UID: made["metadata"]["uid"],
-            caches.CREATED_ON: node,
+            keys.CREATED_FOR: f"{self.api.namespace}/{pod}",
+            keys.CREATED_FOR_UID: made["metadata"]["uid"],
+            keys.CREATED_ON: node,
         }
-        return {"labels": {caches.AUTO_CREATED: "true"}, "annotations": said}
+        return {"labels": {keys.AUTO_CREATED: "true"}, "annotations": said}
 
     def now(self) -> datetime.datetime:
         self._clock += datetime.timedelta(seconds=1)
@@ -192,7 +192,7 @@ class World:
         self.jobs = [
             self._went_on(job)
             for job in self.api.list(rest_client.JOBS, namespace=self.api.namespace)
-            if job["metadata"]["labels"][job_manifest.CACHE_LABEL] == self.cache_id
+            if job["metadata"]["labels"][keys.JOB_CACHE_ID] == self.cache_id
         ]
 
     def _went_on(self, job: apis.Object) -> apis.Object:

@@ -14,7 +14,7 @@ import yaml
 from agent import settings
 from agent.clients.kube import connection, refusals, rest_client
 from agent.matching import decisions
-from agent.model import caches, images, pods
+from agent.model import caches, images, keys, pods
 from agent.node.health import capability, node_object, node_patch
 from agent.node.pods import cache_requests
 from agent.node.report import event_queue, pod_events
@@ -169,7 +169,7 @@ class Reported:
         return [each["reason"] for each in found if each["involvedObject"]["name"] == self.name]
 
     def is_told(self, status: str) -> bool:
-        return self.conditions.get(node_patch.CONDITION, {}).get("status") == status
+        return self.conditions.get(keys.NODE_CONDITION, {}).get("status") == status
 
 
 @pytest.fixture
@@ -194,9 +194,9 @@ async def test_labels_condition_and_events_follow_the_verdict(reported, api) -> 
         await until(lambda: reported.is_told("False"))
         await until(lambda: len(reported.events()) == 2)
 
-    assert [capable.get(key) for key in (*node_patch.LABELS, "zone")] == ["true", "true", "a"]
-    assert not reported.labels.keys() & set(node_patch.LABELS)
-    condition = reported.conditions[node_patch.CONDITION]
+    assert [capable.get(key) for key in (*keys.CAPABLE_LABELS, "zone")] == ["true", "true", "a"]
+    assert not reported.labels.keys() & set(keys.CAPABLE_LABELS)
+    condition = reported.conditions[keys.NODE_CONDITION]
     assert (condition["reason"], condition["message"]) == (
         "StoreUnavailable",
         "the store does not answer",
@@ -233,17 +233,17 @@ async def test_what_somebody_takes_away_is_put_back(reported, api) -> None:
 
 async def test_generations_are_told_and_taken_over(reported, api, agent) -> None:
     async with reported.running():
-        reported.announcer.annotate(**{node_patch.GENERATION: "4", node_patch.HELD: '["x"]'})
+        reported.announcer.annotate(**{keys.GENERATION: "4", keys.HELD: '["x"]'})
         await asyncio.wait_for(reported.announcer.wait_known(), 60)
         written = reported.node["metadata"]["annotations"]
-        reported.announcer.annotate(**{node_patch.HELD: None})
-        await until(lambda: node_patch.HELD not in reported.node["metadata"]["annotations"])
+        reported.announcer.annotate(**{keys.HELD: None})
+        await until(lambda: keys.HELD not in reported.node["metadata"]["annotations"])
     successor = Reported(api, agent, reported.name)
     async with successor.running():
         before = await asyncio.wait_for(successor.announcer.annotations_before(), 60)
 
-    assert (written[node_patch.GENERATION], written[node_patch.HELD]) == ("4", '["x"]')
-    assert before[node_patch.GENERATION] == "4"
+    assert (written[keys.GENERATION], written[keys.HELD]) == ("4", '["x"]')
+    assert before[keys.GENERATION] == "4"
 
 
 async def test_the_wish_is_written_after_an_outage_of_the_api(
@@ -383,7 +383,7 @@ async def test_nodes_that_wish_for_the_same_cache_make_one(api, agent, image_cac
 
     assert [each.reasons for each in told] == [["ImageCacheAutoCreated"]] * 3
     assert made["metadata"]["labels"] == {"uimgacc.io/auto-created": "true"}
-    assert made["metadata"]["annotations"][caches.CREATED_FOR] == f"{api.namespace}/p"
+    assert made["metadata"]["annotations"][keys.CREATED_FOR] == f"{api.namespace}/p"
     assert made["spec"]["images"] == [f"registry.example/app:{api.namespace}"]
 
 
@@ -394,7 +394,7 @@ async def test_the_last_match_is_written_by_one_of_many(api, agent, image_caches
 
     def matched() -> str:
         found = api.get(rest_client.IMAGE_CACHES, request.name)["metadata"]
-        return found["annotations"].get(caches.LAST_MATCHED, "")
+        return found["annotations"].get(keys.LAST_MATCHED, "")
 
     creators = [cache_requests.Creator(agent, Told(), spread=0.3) for _ in range(5)]
     try:
@@ -421,7 +421,7 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
     proxy.clock = datetime.timedelta(days=days)
     request = wish(api.namespace).request
     manifest = cache_requests.manifest_of(request, pods.Pod(namespace=api.namespace, name="p"))
-    manifest["metadata"]["annotations"][caches.LAST_MATCHED] = node_patch.stamp(
+    manifest["metadata"]["annotations"][keys.LAST_MATCHED] = node_patch.stamp(
         datetime.datetime.now(datetime.UTC)
     )
     api.create(rest_client.IMAGE_CACHES, manifest)
@@ -432,9 +432,9 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
 
     def written() -> list[str]:
         conditions = api.get(rest_client.NODES, node).get("status", {}).get("conditions", [])
-        found = [each for each in conditions if each["type"] == node_patch.CONDITION]
+        found = [each for each in conditions if each["type"] == keys.NODE_CONDITION]
         matched = api.get(rest_client.IMAGE_CACHES, request.name)["metadata"]["annotations"]
-        return [found[0]["lastHeartbeatTime"] if found else "", matched[caches.LAST_MATCHED]]
+        return [found[0]["lastHeartbeatTime"] if found else "", matched[keys.LAST_MATCHED]]
 
     def off(text: str) -> float:
         moment = datetime.datetime.fromisoformat(text) - proxy.clock

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agent.matching import annotations
+from agent.model import keys
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
@@ -28,31 +28,29 @@ def affine(key: str, operator: str, *values: str, required: bool = True) -> dict
 
 
 ASKING = {
-    "ours, automatic": pod({annotations.NATIVE_CACHE: "auto"}),
-    "ours, a cache": pod({annotations.NATIVE_CACHE: "imc-1"}),
-    "Alibaba, newer pin": pod({annotations.ALIBABA_PIN: "imc-1"}),
-    "Alibaba, older pin": pod({annotations.ALIBABA_PIN_LEGACY: "imc-1"}),
-    "Alibaba, newer automatic": pod({annotations.ALIBABA_AUTO: "true"}),
-    "Alibaba, older automatic": pod({annotations.ALIBABA_AUTO_LEGACY: "true"}),
-    "Alibaba, all images or none": pod({annotations.ALIBABA_PERFECT: "true"}),
-    "Alibaba, so many images": pod({annotations.ALIBABA_COUNT: "2"}),
-    "Tencent, automatic": pod({annotations.TENCENT_CACHE: "auto"}),
-    "Tencent, a cache": pod({annotations.TENCENT_CACHE: "imc-1"}),
-    "UCloud, affinity": pod(**affine(annotations.UCLOUD_LABEL, "In", "true")),
-    "UCloud, preference": pod(**affine(annotations.UCLOUD_LABEL, "Exists", required=False)),
-    "our label, selected": pod(nodeSelector={annotations.NATIVE_LABEL: "true"}),
+    "ours, automatic": pod({keys.CACHE: "auto"}),
+    "ours, a cache": pod({keys.CACHE: "imc-1"}),
+    "Alibaba, newer pin": pod({keys.ALIBABA_PIN: "imc-1"}),
+    "Alibaba, older pin": pod({keys.ALIBABA_PIN_LEGACY: "imc-1"}),
+    "Alibaba, newer automatic": pod({keys.ALIBABA_AUTO: "true"}),
+    "Alibaba, older automatic": pod({keys.ALIBABA_AUTO_LEGACY: "true"}),
+    "Alibaba, all images or none": pod({keys.ALIBABA_PERFECT: "true"}),
+    "Alibaba, so many images": pod({keys.ALIBABA_COUNT: "2"}),
+    "Tencent, automatic": pod({keys.TENCENT_CACHE: "auto"}),
+    "Tencent, a cache": pod({keys.TENCENT_CACHE: "imc-1"}),
+    "UCloud, affinity": pod(**affine(keys.CAPABLE_UCLOUD, "In", "true")),
+    "UCloud, preference": pod(**affine(keys.CAPABLE_UCLOUD, "Exists", required=False)),
+    "our label, selected": pod(nodeSelector={keys.CAPABLE: "true"}),
 }
 
 
-AUTO = {annotations.NATIVE_CACHE: "auto"}
+AUTO = {keys.CACHE: "auto"}
 LEFT_ALONE = {
     "asks for nothing": pod(),
-    "says no": pod({annotations.NATIVE_CACHE: "false", annotations.TENCENT_CACHE: "auto"}),
-    "says no to Alibaba": pod(
-        {annotations.ALIBABA_AUTO: "false", annotations.ALIBABA_AUTO_LEGACY: "true"}
-    ),
-    "an empty wish": pod({annotations.NATIVE_CACHE: " "}),
-    "avoids the label": pod(**affine(annotations.NATIVE_LABEL, "NotIn", "true")),
+    "says no": pod({keys.CACHE: "false", keys.TENCENT_CACHE: "auto"}),
+    "says no to Alibaba": pod({keys.ALIBABA_AUTO: "false", keys.ALIBABA_AUTO_LEGACY: "true"}),
+    "an empty wish": pod({keys.CACHE: " "}),
+    "avoids the label": pod(**affine(keys.CAPABLE, "NotIn", "true")),
     "a class without a twin": pod(AUTO, runtimeClassName="kata"),
     "its node is chosen": pod(AUTO, nodeName="node-1"),
     "a DaemonSet's": pod(

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import strategies
 
 from agent.matching import annotations, runtimes
-from agent.model import pods
+from agent.model import keys, pods
 from tests.manifests import admission, cases, rendering
 
 HANDLER = "io.containerd.cri.runtime-handler"
-LABELS = (annotations.NATIVE_LABEL, annotations.UCLOUD_LABEL)
+LABELS = (keys.CAPABLE, keys.CAPABLE_UCLOUD)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_any_other_pod_stays_as_it_is(policy: admission.Mutator, other: dict[str
 def test_pods_that_must_start_without_us_stay_as_they_are(
     policy: admission.Mutator, namespace: str
 ) -> None:
-    asking = cases.pod({annotations.NATIVE_CACHE: "auto"})
+    asking = cases.pod({keys.CACHE: "auto"})
 
     assert policy.admitted(asking, namespace=namespace) == asking
 
@@ -80,14 +80,14 @@ def test_an_overhead_that_the_twin_has_as_well_is_no_obstacle(
 
 
 KEYS = (
-    annotations.NATIVE_CACHE,
-    annotations.ALIBABA_PIN,
-    annotations.ALIBABA_PIN_LEGACY,
-    annotations.ALIBABA_AUTO,
-    annotations.ALIBABA_AUTO_LEGACY,
-    annotations.ALIBABA_PERFECT,
-    annotations.ALIBABA_COUNT,
-    annotations.TENCENT_CACHE,
+    keys.CACHE,
+    keys.ALIBABA_PIN,
+    keys.ALIBABA_PIN_LEGACY,
+    keys.ALIBABA_AUTO,
+    keys.ALIBABA_AUTO_LEGACY,
+    keys.ALIBABA_PERFECT,
+    keys.ALIBABA_COUNT,
+    keys.TENCENT_CACHE,
     "unrelated.example.com/key",
 )
 VALUES = ("true", "false", "auto", "imc-1", "", " ", " True ", "FALSE", "0", "3", "0007", "12345")
@@ -158,16 +158,16 @@ def any_pods(draw: strategies.DrawFn) -> dict[str, Any]:
 
 
 def test_who_asks_in_every_combination_of_words(policy: admission.Mutator) -> None:
-    keys = (
-        annotations.NATIVE_CACHE,
-        annotations.ALIBABA_AUTO,
-        annotations.ALIBABA_AUTO_LEGACY,
-        annotations.ALIBABA_PERFECT,
-        annotations.ALIBABA_COUNT,
+    names = (
+        keys.CACHE,
+        keys.ALIBABA_AUTO,
+        keys.ALIBABA_AUTO_LEGACY,
+        keys.ALIBABA_PERFECT,
+        keys.ALIBABA_COUNT,
     )
-    for values in itertools.product((None, "true", "False", "1"), repeat=len(keys)):
-        said = {key: value for key, value in zip(keys, values, strict=True) if value is not None}
-        for spec in ({}, {"nodeSelector": {annotations.NATIVE_LABEL: "true"}}):
+    for values in itertools.product((None, "true", "False", "1"), repeat=len(names)):
+        said = {key: value for key, value in zip(names, values, strict=True) if value is not None}
+        for spec in ({}, {"nodeSelector": {keys.CAPABLE: "true"}}):
             wanted = annotations.request_of(pods.parse_pod(cases.pod(said, **spec))).asks
 
             assert policy.matches(cases.pod(said, **spec), policy.params[0], "asks") == wanted, said

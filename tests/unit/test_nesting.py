@@ -10,7 +10,7 @@ from agent.cli.caches import create_command
 from agent.clients.registry import credential_config, credentials, distribution, tag_push
 from agent.control.gc import roster
 from agent.control.reconcile import cluster
-from agent.model import builds, images, nodes, records
+from agent.model import builds, images, keys, nodes, records
 from agent.store import decoding
 
 DEEP = (b"[" * 200_000, b'{"unknown":' + b"[" * 200_000, b'{"unknown":' * 50_000)
@@ -45,7 +45,7 @@ def test_what_is_nested_too_deep_is_refused(read, data: bytes) -> None:
 def test_files_and_annotations_are_refused_as_well(data: bytes, tmp_path) -> None:
     assert not cluster._is_docker_config(base64.b64encode(data).decode())
     assert nodes.decode_saved(data.decode()) is None
-    annotations = {roster.GENERATION: "1", roster.HELD: data.decode()}
+    annotations = {keys.GENERATION: "1", keys.HELD: data.decode()}
     assert roster.node_of("n", annotations).held == ()
     path = tmp_path / "file.yaml"
     path.write_bytes(data[:20_000])

@@ -14,7 +14,7 @@ from agent.cli.caches import create_command
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.objects import exclusion
-from agent.model import cache_manifest, caches
+from agent.model import cache_manifest, caches, keys
 from agent.ucloud import accelerated_objects, acceleration, protocol
 
 _POLL = 0.5
@@ -207,7 +207,7 @@ async def _all(client: rest_client.Client) -> list[cache_object.CacheObject]:
         except refusals.NotFound:
             missing += 1  # that dialect is not installed
     if missing == len(caches.GROUPS):
-        raise output.NotFound(_NO_KIND.format(""), name=caches.KIND)
+        raise output.NotFound(_NO_KIND.format(""), name=keys.IMAGE_CACHE)
     return sorted(found, key=lambda each: each.key)
 
 

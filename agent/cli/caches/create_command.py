@@ -18,7 +18,7 @@ from agent.build import cache_build, layer_build
 from agent.cli import output
 from agent.cli.caches import store_caches
 from agent.clients.registry import distribution
-from agent.model import cache_manifest, caches, images, records
+from agent.model import cache_manifest, caches, images, keys, records
 from agent.roles import builder
 from agent.store import decoding
 from agent.store.lookup import direct_reader
@@ -97,10 +97,10 @@ def manifests_in(name: str) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = [
         document
         for document in read_documents(name)
-        if isinstance(document, dict) and document.get("kind") == caches.KIND
+        if isinstance(document, dict) and document.get("kind") == keys.IMAGE_CACHE
     ]
     if not found:
-        raise output.UsageError(f"{name}: no {caches.KIND} in it")
+        raise output.UsageError(f"{name}: no {keys.IMAGE_CACHE} in it")
     return found
 
 

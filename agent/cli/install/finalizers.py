@@ -6,8 +6,7 @@ object nor that of its kind would end.
 """
 
 from agent.clients.kube import refusals, rest_client
-from agent.control.caches import cache_object
-from agent.model import caches
+from agent.model import caches, keys
 
 _TRIES = 10
 
@@ -22,7 +21,7 @@ async def release_all(client: rest_client.Client) -> int:
                 body["metadata"]
                 async for page in client.pages(resource)
                 for body in page.items
-                if cache_object.FINALIZER in body["metadata"].get("finalizers", ())
+                if keys.FINALIZER in body["metadata"].get("finalizers", ())
             ]
         except refusals.NotFound:
             continue  # that dialect is not installed
@@ -37,7 +36,7 @@ async def _release(
 ) -> None:
     """Only as it was read: others may add a finalizer of theirs at this moment."""
     for left in reversed(range(_TRIES)):
-        kept = [each for each in meta.get("finalizers", ()) if each != cache_object.FINALIZER]
+        kept = [each for each in meta.get("finalizers", ()) if each != keys.FINALIZER]
         body = {"metadata": {"resourceVersion": meta["resourceVersion"], "finalizers": kept}}
         try:
             await client.patch(resource, meta["name"], body)

@@ -26,6 +26,7 @@ from agent.cli.caches import cluster_caches
 from agent.cli.install import finalizers, node_traces, support
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.control.objects import exclusion
+from agent.model import keys
 from agent.ucloud import accelerated_objects, protocol
 
 MANIFESTS = pathlib.Path(__file__).with_name("manifests")
@@ -35,15 +36,12 @@ _NFS = re.compile(r"(?P<server>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<path>/\S*)")
 CLAIM = "claim"
 _KUSTOMIZE_SECONDS = 60
 _POLL = 1.0
-_MANAGER = "uimgacc"
 # In this order: what others refer to first.
 _FIRST = ("Namespace", "CustomResourceDefinition")
 _WHO_HOLDS = (
     ": `kubectl -n uimgacc-uninstall logs daemonset/uimgacc-uninstall` names what holds them"
 )
-_AGENTS = "uimgacc-node"
 _UNDOING = "uimgacc-uninstall"
-_CAPABLE = ("uimgacc", "node.uk8s.ucloud.cn/uimgacc")
 
 Object = Mapping[str, Any]
 
@@ -169,13 +167,13 @@ def render(wanted: Wanted, target: cluster_access.Target) -> list[dict[str, Any]
     if wanted.nfs:
         generated = {
             "name": "uimgacc",
-            "namespace": cluster_access.NAMESPACE,
+            "namespace": keys.NAMESPACE,
             "behavior": "merge",
             "literals": [f"UIMGACC_NFS={wanted.nfs}"],
         }
         text["configMapGenerator"] = [generated]
-    if target.namespace != cluster_access.NAMESPACE:
-        raise output.UsageError(f"the manifests install into {cluster_access.NAMESPACE} only")
+    if target.namespace != keys.NAMESPACE:
+        raise output.UsageError(f"the manifests install into {keys.NAMESPACE} only")
     if wanted.image:
         text["images"] = [_image(wanted.image)]
     objects = _kustomize(text)
@@ -261,7 +259,7 @@ async def _apply(client: rest_client.Client, body: Object) -> None:
         body,
         namespace=meta.get("namespace", ""),
         how=rest_client.Patch.APPLY,
-        manager=_MANAGER,
+        manager=keys.COMPONENT,
         force=True,
     )
 
@@ -294,7 +292,7 @@ async def _wait_nodes(
 ) -> None:
     """Until as many nodes serve images as have agents, and those are of this installation."""
     while True:
-        found = await client.get(rest_client.DAEMON_SETS, _AGENTS, namespace=target.namespace)
+        found = await client.get(rest_client.DAEMON_SETS, keys.AGENTS, namespace=target.namespace)
         status = found.get("status") or {}
         wanted = status.get("desiredNumberScheduled", 0)
         new = 0
@@ -318,7 +316,7 @@ async def _wait_labels(client: rest_client.Client, tell: Callable[[str, int], No
 
 async def _labelled(client: rest_client.Client) -> set[str]:
     found = set()
-    for label in _CAPABLE:
+    for label in keys.CAPABLE_LABELS:
         async for page in client.pages(rest_client.NODES, labels=f"{label}=true"):
             found |= {str(node["metadata"]["name"]) for node in page.items}
     return found
@@ -378,8 +376,8 @@ async def _undoing(
 
 async def _running(client: rest_client.Client, target: cluster_access.Target) -> str:
     """The agents' image; of an uninstallation that goes on, its own: the agents are gone."""
-    for namespace, name in ((target.namespace, _AGENTS), (_UNDOING, _UNDOING)):
+    for namespace, name in ((target.namespace, keys.AGENTS), (_UNDOING, _UNDOING)):
         with contextlib.suppress(refusals.NotFound):
             found = await client.get(rest_client.DAEMON_SETS, name, namespace=namespace)
             return str(found["spec"]["template"]["spec"]["containers"][0]["image"])
-    raise acceleration_switch.NotInstalled(f"{target.namespace}/{_AGENTS}")
+    raise acceleration_switch.NotInstalled(f"{target.namespace}/{keys.AGENTS}")

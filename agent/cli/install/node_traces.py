@@ -3,9 +3,7 @@
 import contextlib
 
 from agent.clients.kube import refusals, rest_client
-from agent.node.health import node_patch
-
-_OURS = "uimgacc.io/"
+from agent.model import keys
 
 
 async def forget_all(client: rest_client.Client) -> None:
@@ -35,12 +33,12 @@ def _traces(node: rest_client.Object) -> tuple[dict[str, dict[str, None]], str]:
     """What to patch of a node's metadata, and the condition to take away; nothing where none is."""
     meta = node["metadata"]
     labels = [each for each in meta.get("labels") or () if _is_label(each)]
-    notes = [each for each in meta.get("annotations") or () if each.startswith(_OURS)]
+    notes = [each for each in meta.get("annotations") or () if each.startswith(keys.PREFIX)]
     found = {"labels": dict.fromkeys(labels), "annotations": dict.fromkeys(notes)}
     conditions = (node.get("status") or {}).get("conditions") or ()
-    has = any(each["type"] == node_patch.CONDITION for each in conditions)
-    return {key: gone for key, gone in found.items() if gone}, node_patch.CONDITION if has else ""
+    has = any(each["type"] == keys.NODE_CONDITION for each in conditions)
+    return {key: gone for key, gone in found.items() if gone}, keys.NODE_CONDITION if has else ""
 
 
 def _is_label(name: str) -> bool:
-    return name in node_patch.LABELS or name.startswith((_OURS, node_patch.TWIN_LABEL))
+    return name in keys.CAPABLE_LABELS or name.startswith((keys.PREFIX, keys.TWIN_LABEL))

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent import errors
-from agent.cli import cluster_access, output
+from agent.cli import output
 from agent.clients.kube import refusals, rest_client
+from agent.model import keys
 
 MINIMUM = (1, 30)
 """ValidatingAdmissionPolicy v1, and the node's name in the tokens that it checks."""
@@ -61,7 +62,7 @@ async def refuse_if_default(client: rest_client.Client) -> None:
     a node on which no pod can start, ours included.
     """
     with contextlib.suppress(refusals.NotFound):
-        await client.get(rest_client.DAEMON_SETS, _SETUP, namespace=cluster_access.NAMESPACE)
+        await client.get(rest_client.DAEMON_SETS, _SETUP, namespace=keys.NAMESPACE)
         raise StillDefault
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from agent import errors
 from agent.cli import output
 from agent.clients.containerd import rpc as clients
-from agent.model import images
+from agent.model import images, keys
 from agent.mounts import host_copies
 from agent.node.images import departure, image_snapshots, inventory
 from agent.setup.config import changes_needed, containerd_binary, places, settings_view
@@ -222,7 +222,7 @@ def _leave(machine: host.Host, here: places.Places) -> Mapping[str, str]:
 async def _left(address: str) -> departure.Left:
     async with clients.Client(address) as client:
         stock = inventory.Inventory(client, images.platform_of_machine(os.uname().machine))
-        known = image_snapshots.Chains(client, snapshotter=changes_needed.SNAPSHOTTER)
+        known = image_snapshots.Chains(client, snapshotter=keys.SNAPSHOTTER)
         return await departure.leave(client, stock, known)
 
 

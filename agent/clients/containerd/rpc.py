@@ -38,11 +38,10 @@ from agent._proto.containerd import (
     types_pb2,
     version_pb2_grpc,
 )
+from agent.model import keys
 
-_GC_EXPIRE = "containerd.io/gc.expire"
 _CRI_STATUS = "/runtime.v1.RuntimeService/Status"
 _CRI_PULL = "/runtime.v1.ImageService/PullImage"
-_HANDLER_ANNOTATION = "io.containerd.cri.runtime-handler"
 # containerd reads at most 16 MiB in one message, and answers with at most as much.
 _MESSAGE_LIMIT = 16 << 20
 
@@ -247,7 +246,7 @@ class Client:
         "" is the default one. Without credentials: the kubelet's are its own.
         containerd 1.7 to 2.2 look for the handler in the sandbox's annotation only.
         """
-        annotations = {_HANDLER_ANNOTATION: handler} if handler else {}
+        annotations = {keys.RUNTIME_HANDLER: handler} if handler else {}
         request = cri_pb2.PullImageRequest(
             image=cri_pb2.ImageSpec(image=name, runtime_handler=handler),
             sandbox_config=cri_pb2.PodSandboxConfig(annotations=annotations),
@@ -261,7 +260,7 @@ class Client:
         """Make a lease that ends by itself after so many seconds; its ID."""
         lease = f"uimgacc-{secrets.token_hex(8)}"
         ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
-        labels = {_GC_EXPIRE: ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        labels = {keys.GC_EXPIRE: ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
         request = leases_pb2.CreateRequest(id=lease, labels=labels)
         await self._call(self._leases.Create, request, "create a lease")
         return lease

@@ -17,6 +17,7 @@ from google.protobuf import empty_pb2, message
 
 from agent import errors
 from agent._proto.containerd import cri_pb2, introspection_pb2, snapshots_pb2, version_pb2
+from agent.model import keys
 
 Answer = TypeVar("Answer", bound=message.Message)
 
@@ -65,7 +66,7 @@ def snapshot_plugin(address: str, name: str, *, deadline: float) -> Plugin | Non
     request = introspection_pb2.PluginsRequest(filters=[f"id=={name}"])
     answer = _ask(address, method, request, introspection_pb2.PluginsResponse, deadline)
     for plugin in answer.plugins:
-        if plugin.id == name and plugin.type == "io.containerd.snapshotter.v1":
+        if plugin.id == name and plugin.type == keys.SNAPSHOTTER_PLUGINS:
             root = plugin.exports.get("root", "")
             return Plugin(name=name, root=root, problem=plugin.init_err.message)
     return None

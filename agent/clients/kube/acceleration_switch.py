@@ -12,13 +12,13 @@ from typing import Any
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
+from agent.model import keys
 
-_AGENTS = "uimgacc-node"
 _DRAIN = "UIMGACC_DRAIN"
 _BINDING = "uimgacc-pods"
 _GROUP = "admissionregistration.k8s.io"
 _VERSIONS = ("v1", "v1beta1")
-_NOTHING = {"objectSelector": {"matchLabels": {"uimgacc.io/disabled": "no-pod-has-this"}}}
+_NOTHING = {"objectSelector": {"matchLabels": {keys.NO_POD: "no-pod-has-this"}}}
 
 
 class NotInstalled(errors.PermanentError):
@@ -51,9 +51,11 @@ class Switch:
     async def is_off(self) -> bool:
         """Whether the agents were told to drain; raise NotInstalled."""
         try:
-            found = await self._api.get(rest_client.DAEMON_SETS, _AGENTS, namespace=self._namespace)
+            found = await self._api.get(
+                rest_client.DAEMON_SETS, keys.AGENTS, namespace=self._namespace
+            )
         except refusals.NotFound as error:
-            raise NotInstalled(f"{self._namespace}/{_AGENTS}") from error
+            raise NotInstalled(f"{self._namespace}/{keys.AGENTS}") from error
         return any(
             variable.get("name") == _DRAIN and variable.get("value") == "true"
             for container in found["spec"]["template"]["spec"]["containers"]
@@ -66,13 +68,13 @@ class Switch:
         try:
             await self._api.patch(
                 rest_client.DAEMON_SETS,
-                _AGENTS,
+                keys.AGENTS,
                 body,
                 namespace=self._namespace,
                 how=rest_client.Patch.STRATEGIC,
             )
         except refusals.NotFound as error:
-            raise NotInstalled(f"{self._namespace}/{_AGENTS}") from error
+            raise NotInstalled(f"{self._namespace}/{keys.AGENTS}") from error
 
     async def _bind(self, match: Mapping[str, Any] | None) -> None:
         """Clusters have the policy in either version, or do without it."""

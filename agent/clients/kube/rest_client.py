@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from agent.clients.kube import connection, refusals, requests
+from agent.model import keys
 
 Object = Mapping[str, Any]
 
@@ -51,7 +52,7 @@ SECRETS = Resource(plural="secrets")
 JOBS = Resource(group="batch", plural="jobs")
 LEASES = Resource(group="coordination.k8s.io", plural="leases")
 DAEMON_SETS = Resource(group="apps", plural="daemonsets")
-IMAGE_CACHES = Resource(group="uimgacc.io", plural="imagecaches")
+IMAGE_CACHES = Resource(group=keys.GROUP, plural="imagecaches")
 
 
 class Patch(enum.Enum):

@@ -9,16 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.control.caches import cache_state, status_format
-from agent.model import caches, manifests
-
-FINALIZER = "uimgacc.io/cache"
-"""Held while the store has the cache's record, or its layers wait for nodes; never for long."""
-
-REFRESH = "uimgacc.io/refresh"
-"""Annotation: any new value has the images looked up and built anew."""
-
-REFRESH_HOURS = "uimgacc.io/refresh-hours"
-"""Annotation: the same at this interval, for tags that move."""
+from agent.model import caches, keys, manifests
 
 _POD_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _LONG_AGO = datetime.datetime.fromtimestamp(0, datetime.UTC)
@@ -78,7 +69,7 @@ class CacheObject:
     @property
     def finalized(self) -> bool:
         """Whether our finalizer holds it."""
-        return FINALIZER in self.finalizers
+        return keys.FINALIZER in self.finalizers
 
     @property
     def unverified(self) -> bool:
@@ -122,7 +113,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
     dialect = caches.GROUPS[group]
     annotations = meta.get("annotations") or {}
     request, problem = _request(body)
-    labelled = (meta.get("labels") or {}).get(caches.AUTO_CREATED) == "true"
+    labelled = (meta.get("labels") or {}).get(keys.AUTO_CREATED) == "true"
     # Agents cannot change a spec: from its second generation on, a person answers for it.
     from_agent = labelled and meta.get("generation", 0) <= 1
     if request is not None and from_agent:
@@ -148,9 +139,9 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         finalizers=tuple(meta.get("finalizers") or ()),
         auto=from_agent or (request is not None and request.auto),
         origin=_origin(annotations) if from_agent else None,
-        matched=moment(annotations.get(caches.LAST_MATCHED)),
-        refresh=annotations.get(REFRESH, ""),
-        refresh_seconds=_hours(annotations.get(REFRESH_HOURS, "")),
+        matched=moment(annotations.get(keys.LAST_MATCHED)),
+        refresh=annotations.get(keys.REFRESH, ""),
+        refresh_seconds=_hours(annotations.get(keys.REFRESH_HOURS, "")),
         state=status_format.of_status(body.get("status"), dialect),
         status=body.get("status") or {},
     )
@@ -158,7 +149,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
 
 _NOT_ITS_NAME = (
     "metadata.name: the name of an automatic cache follows from its images and what opens them;"
-    f" take the label {caches.AUTO_CREATED} away to have one of another name"
+    f" take the label {keys.AUTO_CREATED} away to have one of another name"
 )
 
 
@@ -171,12 +162,12 @@ def _on_demand(request: caches.CacheRequest, origin: Origin) -> caches.CacheRequ
 
 
 def _origin(annotations: Mapping[str, str]) -> Origin:
-    namespace, _, pod = annotations.get(caches.CREATED_FOR, "").partition("/")
+    namespace, _, pod = annotations.get(keys.CREATED_FOR, "").partition("/")
     return Origin(
         namespace=namespace,
         pod=pod,
-        uid=annotations.get(caches.CREATED_FOR_UID, ""),
-        node=annotations.get(caches.CREATED_ON, ""),
+        uid=annotations.get(keys.CREATED_FOR_UID, ""),
+        node=annotations.get(keys.CREATED_ON, ""),
     )
 
 

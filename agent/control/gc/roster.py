@@ -10,13 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from agent.model import records
-
-GENERATION = "uimgacc.io/generation"
-"""On a node: the highest generation of which, and of all before, it holds nothing."""
-
-HELD = "uimgacc.io/held"
-"""On a node: what it holds of later ones, a list of `<cache or ->/<diff ID>: <who>`."""
+from agent.model import keys, records
 
 _SHOWN = 5
 _REFRESH = 0.1
@@ -36,12 +30,12 @@ class Node:
 
 def node_of(name: str, annotations: Mapping[str, str]) -> Node:
     """Read a node's annotations. What is there but makes no sense acknowledges nothing."""
-    text = annotations.get(GENERATION)
+    text = annotations.get(keys.GENERATION)
     if text is None:
         return Node(name, None)
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
     try:
-        held = msgspec.json.decode(annotations.get(HELD, "[]"), type=tuple[str, ...])
+        held = msgspec.json.decode(annotations.get(keys.HELD, "[]"), type=tuple[str, ...])
     except msgspec.DecodeError:
         # A hint only: nothing is deleted sooner for it.
         held = ()

@@ -12,18 +12,7 @@ from typing import Any
 
 from agent.control.caches import cache_object
 from agent.control.jobs import job_patch
-from agent.model import caches
-
-CACHE_LABEL = "uimgacc.io/cache-id"
-SPEC = "uimgacc.io/spec"
-"""Annotation of a Job: the hash of the spec that it builds."""
-
-OWNER = "uimgacc.io/image-cache"
-"""Annotation of a Job: `group/name` of its ImageCache object."""
-
-PLATFORMS = "uimgacc.io/platforms"
-
-SELECTOR = {"app.kubernetes.io/name": "uimgacc", "app.kubernetes.io/component": "builder"}
+from agent.model import caches, keys
 
 _SECRETS = "/run/uimgacc/secrets"
 _SCRATCH = "/tmp"  # noqa: S108 - a volume of the pod's own
@@ -47,11 +36,14 @@ _OURS: Sequence[job_patch.Path] = (
     ("kind",),
     # How the controller finds its Jobs and pods again, and says when which of them ends.
     *(("metadata", name) for name in ("name", "namespace")),
-    *(("metadata", "annotations", name) for name in (SPEC, OWNER, PLATFORMS)),
+    *(
+        ("metadata", "annotations", name)
+        for name in (keys.JOB_SPEC, keys.JOB_OWNER, keys.JOB_PLATFORMS)
+    ),
     *(
         (*place, "metadata", "labels", name)
         for place in ((), job_patch.POD[:2])
-        for name in (*SELECTOR, CACHE_LABEL)
+        for name in (*keys.BUILDER_LABELS, keys.JOB_CACHE_ID)
     ),
     *(
         ("spec", name)
@@ -135,7 +127,7 @@ def manifest(
 ) -> dict[str, Any]:
     """The Job of a build. With Secrets it is suspended until they are there."""
     name = name_of(cache, platforms)
-    labels = {**SELECTOR, CACHE_LABEL: cache.cache_id}
+    labels = {**keys.BUILDER_LABELS, keys.JOB_CACHE_ID: cache.cache_id}
     made = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -144,9 +136,9 @@ def manifest(
             "namespace": template.namespace,
             "labels": labels,
             "annotations": {
-                SPEC: cache.spec_hash,
-                OWNER: f"{cache.key.group}/{cache.key.name}",
-                PLATFORMS: ",".join(platforms),
+                keys.JOB_SPEC: cache.spec_hash,
+                keys.JOB_OWNER: f"{cache.key.group}/{cache.key.name}",
+                keys.JOB_PLATFORMS: ",".join(platforms),
             },
         },
         "spec": {
@@ -173,7 +165,7 @@ def secret_manifest(name: str, uid: str, *, namespace: str, data: Sequence[str])
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "labels": SELECTOR,
+            "labels": keys.BUILDER_LABELS,
             "ownerReferences": [owner],
         },
         "immutable": True,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.control.caches import cache_object
-from agent.control.jobs import job_manifest
+from agent.model import keys
 
 _DOCUMENTED = "docs/use/builders.md"
 
@@ -50,13 +50,13 @@ def parse(body: Mapping[str, Any], pod_reason: str = "", *, setback: str = "") -
         if condition.get("status") == "True"
     }
     failure = held.get("Failed") or held.get("FailureTarget")
-    platforms = annotations.get(job_manifest.PLATFORMS, "")
+    platforms = annotations.get(keys.JOB_PLATFORMS, "")
     return Job(
         name=meta["name"],
         uid=meta["uid"],
-        cache_id=(meta.get("labels") or {}).get(job_manifest.CACHE_LABEL, ""),
-        spec=annotations.get(job_manifest.SPEC, ""),
-        owner=annotations.get(job_manifest.OWNER, ""),
+        cache_id=(meta.get("labels") or {}).get(keys.JOB_CACHE_ID, ""),
+        spec=annotations.get(keys.JOB_SPEC, ""),
+        owner=annotations.get(keys.JOB_OWNER, ""),
         platforms=tuple(platforms.split(",")) if platforms else (),
         suspended=bool((body.get("spec") or {}).get("suspend")),
         deleting="deletionTimestamp" in meta,

@@ -12,10 +12,10 @@ from agent.clients.kube import rest_client
 from agent.control.caches import cache_object, status_format
 from agent.control.decisions import outcome
 from agent.kits.aio import token_bucket
+from agent.model import keys
 
 logger = logging.getLogger(__name__)
 
-_COMPONENT = "uimgacc"
 # Objects that are in no namespace have their events in this one.
 _NAMESPACE = "default"
 _WAITING = 1000
@@ -61,7 +61,7 @@ def _manifest(cache: cache_object.CacheObject, event: outcome.Event) -> dict[str
     now = status_format.stamp(datetime.datetime.now(datetime.UTC))
     involved = {
         "apiVersion": f"{cache.key.group}/v1",
-        "kind": "ImageCache",
+        "kind": keys.IMAGE_CACHE,
         "name": cache.key.name,
         "uid": cache.uid,
     }
@@ -76,8 +76,8 @@ def _manifest(cache: cache_object.CacheObject, event: outcome.Event) -> dict[str
         "reason": event.reason,
         "message": event.message[:_MESSAGE],
         "type": "Warning" if event.warning else "Normal",
-        "source": {"component": _COMPONENT},
-        "reportingComponent": _COMPONENT,
+        "source": {"component": keys.COMPONENT},
+        "reportingComponent": keys.COMPONENT,
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,

@@ -17,10 +17,9 @@ from typing import Any, Protocol
 from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object
+from agent.model import keys
 
 logger = logging.getLogger(__name__)
-
-_NAME = "uimgacc-operation"
 
 
 class Taken(errors.TemporaryError):
@@ -85,12 +84,14 @@ class Turns:
     async def _take(self) -> rest_client.Object:
         spec = self._spec(holder=uuid.uuid4().hex)
         try:
-            lease = await self._api.get(rest_client.LEASES, _NAME, namespace=self._namespace)
+            lease = await self._api.get(
+                rest_client.LEASES, keys.OPERATION_LEASE, namespace=self._namespace
+            )
         except refusals.NotFound:
             body = {
                 "apiVersion": "coordination.k8s.io/v1",
                 "kind": "Lease",
-                "metadata": {"name": _NAME, "namespace": self._namespace},
+                "metadata": {"name": keys.OPERATION_LEASE, "namespace": self._namespace},
                 "spec": spec,
             }
             try:
@@ -116,7 +117,9 @@ class Turns:
     ) -> rest_client.Object:
         meta = {"resourceVersion": lease["metadata"]["resourceVersion"]}
         body = {"metadata": meta, "spec": spec}
-        return await self._api.patch(rest_client.LEASES, _NAME, body, namespace=self._namespace)
+        return await self._api.patch(
+            rest_client.LEASES, keys.OPERATION_LEASE, body, namespace=self._namespace
+        )
 
     def _spec(self, *, holder: str) -> dict[str, Any]:
         return {

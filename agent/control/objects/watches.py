@@ -16,9 +16,8 @@ import aiohttp
 import kopf
 
 from agent.clients.kube import connection
-from agent.control.jobs import job_manifest
 from agent.kits.aio import threads
-from agent.model import caches
+from agent.model import caches, keys
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class Watcher:
         logging.getLogger("kopf.objects").setLevel(logging.WARNING)
         logging.getLogger("kopf._core.reactor.running").addFilter(_not_about_signals)
         # Else kopf asks for the name of its user, who has none in most clusters.
-        identity: Any = "uimgacc-controller"
+        identity: Any = keys.CONTROLLER
         asyncio.run(
             kopf.operator(
                 registry=_registry(self._credentials, deliver),
@@ -75,7 +74,7 @@ def _registry(credentials: connection.Credentials, deliver: Deliver) -> kopf.Ope
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:
         access = await credentials.read()
-        headers = {"User-Agent": "uimgacc-controller"}
+        headers = {"User-Agent": keys.CONTROLLER}
         if access.authorization:
             headers["Authorization"] = access.authorization
         connector = aiohttp.TCPConnector(limit=0, ssl=access.tls or True)
@@ -87,7 +86,7 @@ def _registry(credentials: connection.Credentials, deliver: Deliver) -> kopf.Ope
 
     for group in caches.GROUPS:
         kopf.on.event(group, "v1", "imagecaches", registry=registry, id=group)(saw)
-    ours: Any = dict(job_manifest.SELECTOR)
+    ours: Any = dict(keys.BUILDER_LABELS)
     kopf.on.event("batch", "v1", "jobs", labels=ours, registry=registry, id="jobs")(saw)
     kopf.on.event("", "v1", "pods", labels=ours, registry=registry, id="pods")(saw)
     return registry

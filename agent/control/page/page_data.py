@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object
-from agent.model import caches, nodes
+from agent.model import caches, keys, nodes
 
 _NODES_SHOWN = 500
 
@@ -88,11 +88,11 @@ def _node(body: rest_client.Object) -> Node | None:
     """A node of ours; None for one that never had an agent."""
     meta = body.get("metadata") or {}
     conditions = (body.get("status") or {}).get("conditions") or ()
-    told = [each for each in conditions if each.get("type") == nodes.CONDITION]
-    capable = (meta.get("labels") or {}).get(nodes.CAPABLE) == "true"
+    told = [each for each in conditions if each.get("type") == keys.NODE_CONDITION]
+    capable = (meta.get("labels") or {}).get(keys.CAPABLE) == "true"
     if not told and not capable:
         return None
-    saved = (meta.get("annotations") or {}).get(nodes.SAVED)
+    saved = (meta.get("annotations") or {}).get(keys.SAVED)
     return Node(
         name=str(meta.get("name", "")),
         capable=capable,

@@ -15,9 +15,8 @@ from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object, pull_permission
 from agent.control.gc import roster
 from agent.control.jobs import job_manifest, job_state
-from agent.model import caches, manifests, pods
+from agent.model import caches, keys, manifests, pods
 
-MANAGER = "uimgacc-controller"
 _DOCKER_KEYS = (".dockerconfigjson", ".dockercfg")
 
 
@@ -62,7 +61,7 @@ class Api(Protocol):
         *,
         namespace: str = "",
         subresource: str = "",
-        manager: str = MANAGER,
+        manager: str = keys.CONTROLLER,
     ) -> rest_client.Object:
         """Change an object by a merge patch."""
 
@@ -97,11 +96,11 @@ class Cluster:
 
     async def hold(self, cache: cache_object.CacheObject) -> rest_client.Object:
         """Add our finalizer."""
-        return await self._finalizers(cache, [*cache.finalizers, cache_object.FINALIZER])
+        return await self._finalizers(cache, [*cache.finalizers, keys.FINALIZER])
 
     async def release(self, cache: cache_object.CacheObject) -> rest_client.Object:
         """Remove our finalizer."""
-        kept = [each for each in cache.finalizers if each != cache_object.FINALIZER]
+        kept = [each for each in cache.finalizers if each != keys.FINALIZER]
         return await self._finalizers(cache, kept)
 
     async def _finalizers(
@@ -131,7 +130,7 @@ class Cluster:
                 cache.key.name,
                 body,
                 subresource="status" if status is not None else "",
-                manager=MANAGER,
+                manager=keys.CONTROLLER,
             )
         except refusals.NotFound as error:
             raise ObjectGone(cache.key.name) from error
@@ -182,7 +181,7 @@ class Cluster:
 
     async def reason_of(self, job: str) -> str:
         """Why the pod of a Job failed, asked now: the watch of pods may lag behind that of Jobs."""
-        selector = f"batch.kubernetes.io/job-name={job}"
+        selector = f"{keys.JOB_NAME}={job}"
         # The last one has made it fail: those before it were evicted, or had to leave a node.
         reasons = [
             (body["metadata"].get("creationTimestamp", ""), job_state.reason_of_pod(body))

@@ -12,9 +12,9 @@ from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object, cache_state
 from agent.control.decisions import outcome, retention
 from agent.control.gc import roster
-from agent.control.jobs import job_manifest, job_state
+from agent.control.jobs import job_state
 from agent.control.reconcile import cluster, observed, work_queue
-from agent.model import caches
+from agent.model import caches, keys
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class Leader:
 
     async def _relist(self) -> None:
         """The builds: a Job that went while no watch was there is active for ever, else."""
-        selector = ",".join(f"{key}={value}" for key, value in job_manifest.SELECTOR.items())
+        selector = ",".join(f"{key}={value}" for key, value in keys.BUILDER_LABELS.items())
         before = self._known.job_names()
         found = set()
         async for page in self._client.pages(

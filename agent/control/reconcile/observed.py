@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.control.caches import cache_object
 from agent.control.jobs import job_state
+from agent.model import keys
 
 Object = Mapping[str, Any]
 
@@ -61,7 +62,7 @@ class Knowledge:
 
     def put_pod(self, body: Object) -> job_state.Job | None:
         """Take in a builder's pod: what it says belongs to its Job."""
-        name = (body["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name", "")
+        name = (body["metadata"].get("labels") or {}).get(keys.JOB_NAME, "")
         reason = job_state.reason_of_pod(body)
         job = self._jobs.get(name)
         if name and job_state.is_evicted(body):

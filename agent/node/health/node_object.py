@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.matching import decisions
+from agent.model import keys
 from agent.node.health import capability, node_patch
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ class Announcer:
         written together with the labels that bring pods here, or before.
         """
         self._before = dict(node.get("metadata", {}).get("annotations") or {})
-        first = {node_patch.GENERATION: self._before.get(node_patch.GENERATION, "0")}
+        first = {keys.GENERATION: self._before.get(keys.GENERATION, "0")}
         annotations = {**first, **self._wanted.annotations}
         self._wanted = dataclasses.replace(self._wanted, annotations=annotations)
         self._read.set()

@@ -11,26 +11,8 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.model import keys
 from agent.node.health import capability
-
-LABELS = ("uimgacc", "node.uk8s.ucloud.cn/uimgacc")
-"""Set to "true" while the node is capable, and absent otherwise."""
-
-HANDLER_LABEL = "uimgacc.io/handler"
-"""Set to "true" while our runtime handlers start containers here, whether or not the store is
-there. Our RuntimeClasses select it: pods go on starting, by a pull, while the store is away."""
-
-TWIN_LABEL = "handler.uimgacc.io/"
-"""Followed by the name of a twin other than the default one's, `uimgacc-nvidia`: the same for it.
-A node gets the twin of a handler that is installed after us some seconds after it."""
-
-CONDITION = "ImageAcceleration"
-
-GENERATION = "uimgacc.io/generation"
-"""The highest generation of deletions of which this node holds nothing."""
-
-HELD = "uimgacc.io/held"
-"""What keeps this node from the next one: a JSON list of "cache/diff ID: namespace/pod"."""
 
 _HEARTBEAT = datetime.timedelta(minutes=30)
 _MESSAGE_LIMIT = 1024
@@ -142,14 +124,14 @@ def metadata_patch(node: Mapping[str, Any], wanted: Wanted) -> dict[str, Any] | 
     found = node.get("metadata") or {}
     labels: dict[str, str | None] = {}
     if wanted.capable is not None:
-        labels |= dict.fromkeys(LABELS, "true" if wanted.capable else None)
+        labels |= dict.fromkeys(keys.CAPABLE_LABELS, "true" if wanted.capable else None)
     if wanted.handlers is not None:
         labels |= dict.fromkeys(
-            (key for key in found.get("labels") or {} if key.startswith(TWIN_LABEL)), None
+            (key for key in found.get("labels") or {} if key.startswith(keys.TWIN_LABEL)), None
         )
         twins = wanted.twins if wanted.handlers else ()
-        labels |= {f"{TWIN_LABEL}{twin}": "true" for twin in twins}
-        labels[HANDLER_LABEL] = "true" if wanted.handlers else None
+        labels |= {f"{keys.TWIN_LABEL}{twin}": "true" for twin in twins}
+        labels[keys.HANDLER_LABEL] = "true" if wanted.handlers else None
     parts = {
         "labels": _differing(found.get("labels") or {}, labels),
         "annotations": _differing(found.get("annotations") or {}, wanted.annotations),
@@ -194,7 +176,7 @@ def status_patch(
         return None
     changed_at = found.get("lastTransitionTime") if same else None
     condition = {
-        "type": CONDITION,
+        "type": keys.NODE_CONDITION,
         "status": status,
         "reason": wanted.reason,
         "message": wanted.message,
@@ -216,7 +198,7 @@ def stamp(moment: datetime.datetime) -> str:
 
 def _condition(node: Mapping[str, Any]) -> Mapping[str, Any]:
     for condition in (node.get("status") or {}).get("conditions") or ():
-        if condition.get("type") == CONDITION:
+        if condition.get("type") == keys.NODE_CONDITION:
             return dict(condition)
     return {}
 

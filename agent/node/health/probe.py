@@ -14,13 +14,12 @@ from agent import errors, metrics
 from agent.clients.containerd import rpc, sockets
 from agent.kits.aio import tasks
 from agent.matching import runtimes
-from agent.model import nodes, records
+from agent.model import keys, nodes, records
 from agent.node.health import capability
 
 logger = logging.getLogger(__name__)
 
 _Check = capability.Check
-_SNAPSHOTTER = "io.containerd.snapshotter.v1"
 _NEEDED = (_Check.PLUGIN, _Check.SNAPSHOTTER)
 _FILE_SYSTEMS = ("erofs", "overlay")
 _ANSWER_SECONDS = 2.0
@@ -164,7 +163,7 @@ class Prober:
 
     async def _containerd_findings(self) -> list[capability.Finding]:
         try:
-            plugin = await self._client.plugin(_SNAPSHOTTER, self._snapshotter)
+            plugin = await self._client.plugin(keys.SNAPSHOTTER_PLUGINS, self._snapshotter)
             handlers: Collection[str] = ()
             if self._handlers_needed:
                 handlers = await self._client.runtime_handlers()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from agent import errors
 from agent.clients.containerd import rpc
 from agent.matching import annotations, decisions
-from agent.model import pods
+from agent.model import keys, pods
 from agent.node.images import image_snapshots, inventory
 from agent.node.pods import prepare
 
@@ -24,8 +24,6 @@ SWITCHED_OFF = "acceleration is switched off for the whole cluster (`uimgacc ena
 _SECONDS = 60.0
 _YOUNG = datetime.timedelta(minutes=5)
 """An image that came just now may be that of a container which is about to be made."""
-
-_PINNED = "io.cri-containerd.pinned"
 
 
 class Idle:
@@ -76,7 +74,7 @@ class Drainer:
         removed = []
         for image in await self._stock.all():
             names = [record.name for record in image.records]
-            pinned = any(_PINNED in record.labels for record in image.records)
+            pinned = any(keys.CRI_PINNED in record.labels for record in image.records)
             young = self._clock() - image.since < _YOUNG
             ours = self._known.snapshotter in image.snapshotters
             if not ours or pinned or young or used.intersection(names):

@@ -10,13 +10,12 @@ import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from agent.clients.containerd import rpc
-from agent.model import images, pods, records
+from agent.model import images, keys, pods, records
 from agent.mounts import mount_users
 from agent.node.images import inventory
 
 _NAMESPACE = "io.kubernetes.pod.namespace"
 _NAME = "io.kubernetes.pod.name"
-_PINNED = "io.cri-containerd.pinned"
 _FINISHED = ("Succeeded", "Failed")
 _SHORT = 16
 SHOWN = 20
@@ -186,4 +185,6 @@ def _names(pod: pods.Pod) -> Iterator[str]:
 
 def _pins(record: rpc.Image) -> set[str]:
     """An image that the kubelet is never to remove (the sandbox's) is not ours to remove."""
-    return {f"pinned image {record.name}"} if record.labels.get(_PINNED) == "pinned" else set()
+    return (
+        {f"pinned image {record.name}"} if record.labels.get(keys.CRI_PINNED) == "pinned" else set()
+    )

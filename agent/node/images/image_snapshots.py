@@ -11,9 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from agent import errors
 from agent.clients.containerd import rpc
 from agent.kits.aio import shared_lock, tasks
-from agent.node.images import registration_plan
-
-REF_LABEL = "containerd.io/snapshot.ref"
+from agent.model import keys
 
 _LEASE_SECONDS = 600.0
 _REMEMBERED = 512
@@ -120,7 +118,7 @@ class Chains:
 
     async def _serve(self, chain_id: str, parent: str, lease: str) -> bool:
         key = f"extract-uimgacc-{self._make_key()} {chain_id}"
-        labels = {REF_LABEL: chain_id}
+        labels = {keys.SNAPSHOT_REF: chain_id}
         try:
             await self._client.prepare(
                 self.snapshotter, key, parent=parent, labels=labels, lease=lease
@@ -150,8 +148,8 @@ class Chains:
     async def refer(self, config: str, chain_id: str, *, lease: str) -> None:
         """Have the config of an image keep its chain from being collected, as containerd does."""
         labels = {
-            f"{registration_plan.SNAPSHOT_LABEL}{self.snapshotter}": chain_id,
-            f"{registration_plan.ASIDE_LABEL}{self.snapshotter}": "",
+            f"{keys.GC_SNAPSHOT}{self.snapshotter}": chain_id,
+            f"{keys.SET_ASIDE}{self.snapshotter}": "",
         }
         await self._client.label_blob(config, labels, lease=lease)
 
@@ -162,7 +160,7 @@ class Chains:
     @property
     def _below_label(self) -> str:
         # What follows a slash is for telling references apart: containerd, core/metadata/gc.go.
-        return f"{registration_plan.SNAPSHOT_LABEL}{self.snapshotter}/below"
+        return f"{keys.GC_SNAPSHOT}{self.snapshotter}/below"
 
     async def set_aside(self, config: str) -> None:
         """End that, with a note that the image has stood on our snapshotter.
@@ -171,18 +169,18 @@ class Chains:
         stands again.
         """
         labels = {
-            f"{registration_plan.SNAPSHOT_LABEL}{self.snapshotter}": "",
+            f"{keys.GC_SNAPSHOT}{self.snapshotter}": "",
             self._below_label: "",
-            f"{registration_plan.ASIDE_LABEL}{self.snapshotter}": "true",
+            f"{keys.SET_ASIDE}{self.snapshotter}": "true",
         }
         await self._client.label_blob(config, labels)
 
     async def forget(self, config: str) -> None:
         """Let an image be none of our snapshotter's: it stands on another one."""
         labels = {
-            f"{registration_plan.SNAPSHOT_LABEL}{self.snapshotter}": "",
+            f"{keys.GC_SNAPSHOT}{self.snapshotter}": "",
             self._below_label: "",
-            f"{registration_plan.ASIDE_LABEL}{self.snapshotter}": "",
+            f"{keys.SET_ASIDE}{self.snapshotter}": "",
         }
         await self._client.label_blob(config, labels)
 

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from agent.clients.containerd import rpc
-from agent.model import digests, images
-from agent.node.images import registration_plan
+from agent.model import digests, images, keys
 
 _INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -113,7 +112,7 @@ class Inventory:
         self._contents[target.digest] = contents
         while len(self._contents) > _REMEMBERED:
             del self._contents[next(iter(self._contents))]
-        prefixes = (registration_plan.SNAPSHOT_LABEL, registration_plan.ASIDE_LABEL)
+        prefixes = (keys.GC_SNAPSHOT, keys.SET_ASIDE)
         return Present(
             target=target.digest,
             records=records,

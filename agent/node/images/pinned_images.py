@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from agent import errors
 from agent.clients.containerd import rpc
 from agent.matching import runtimes
+from agent.model import keys
 from agent.node.images import inventory
 
 logger = logging.getLogger(__name__)
 
-_PINNED = "io.cri-containerd.pinned"
 _PULL_SECONDS = 120.0
 _PAUSE_SECONDS = 30.0
 _SETTLE_SECONDS = 1.0
@@ -77,7 +77,7 @@ class PinnedImages:
         pulled: list[str] = []
         pinned: dict[str, list[rpc.Image]] = {}
         for record in await self._client.images():
-            if _PINNED in record.labels:
+            if keys.CRI_PINNED in record.labels:
                 pinned.setdefault(record.target.digest, []).append(record)
         for same in pinned.values():
             image = await self._stock.look_up(same)

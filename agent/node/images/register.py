@@ -16,7 +16,7 @@ from typing import Protocol
 from agent import errors
 from agent.clients.containerd import rpc
 from agent.kits.aio import tasks
-from agent.model import records
+from agent.model import keys, records
 from agent.node.images import image_snapshots, registration_plan
 
 logger = logging.getLogger(__name__)
@@ -173,8 +173,8 @@ class Registrar:
         # Also where nothing changes: the event of the update makes the CRI plugin look again.
         paths = ["target", "labels"] if found.target.digest != image.target.digest else ["labels"]
         labels = {**found.labels, **image.labels}
-        if registration_plan.MARK not in found.labels:
-            del labels[registration_plan.MARK]
+        if keys.REGISTERED not in found.labels:
+            del labels[keys.REGISTERED]
         await self._client.update_image(
             dataclasses.replace(image, labels=labels), *paths, lease=lease
         )
@@ -198,4 +198,4 @@ def _has_target(found: rpc.Image | None, wanted: registration_plan.Registration)
 
 def _is_free(found: rpc.Image | None, wanted: registration_plan.Registration) -> bool:
     """Whether a name may be given to the target: what the kubelet has pulled keeps its own."""
-    return found is None or _has_target(found, wanted) or registration_plan.MARK in found.labels
+    return found is None or _has_target(found, wanted) or keys.REGISTERED in found.labels

@@ -9,19 +9,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from agent.clients.containerd import rpc
-from agent.model import images, records
+from agent.model import images, keys, records
 
-SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot."
-"""Followed by the snapshotter's name; the value is the top chain ID."""
-
-ASIDE_LABEL = "uimgacc.io/set-aside.snapshot."
-"""The same while what it names is lost and is to be collected."""
-
-MARK = "uimgacc.io/registered"
-"""On image records that we made: a tag that the kubelet has pulled has none."""
-
-_CONTENT = "containerd.io/gc.ref.content"
-_LABELS = {"io.cri-containerd.image": "managed", MARK: "true"}
+_LABELS = {keys.CRI_IMAGE: "managed", keys.REGISTERED: "true"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +65,11 @@ def registration_of(
     target = rpc.Descriptor(record.target_media_type, record.target, record.target_size)
     top = made.layers[-1].chain_id if made.layers else ""
     blobs: dict[str, Mapping[str, str]] = {
-        made.config: {f"{SNAPSHOT_LABEL}{snapshotter}": top} if top else {},
-        made.manifest: {f"{_CONTENT}.config": made.config},
+        made.config: {f"{keys.GC_SNAPSHOT}{snapshotter}": top} if top else {},
+        made.manifest: {f"{keys.GC_CONTENT}.config": made.config},
     }
     if target.digest != made.manifest:
-        blobs[target.digest] = {f"{_CONTENT}.m.0": made.manifest}
+        blobs[target.digest] = {f"{keys.GC_CONTENT}.m.0": made.manifest}
     # As containerd normalises it: a reference by tag and digest is one by digest.
     tag = "" if reference.digest else str(reference)
     return Registration(

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Sequence
 
 from agent.clients.containerd import rpc
+from agent.model import keys
 from agent.node.images import image_snapshots, inventory
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class Healer:
 
     async def _touch(self, image: inventory.Present) -> int:
         for record in image.records:
-            labels = {"io.cri-containerd.image": "managed"}
+            labels = {keys.CRI_IMAGE: "managed"}
             touched = dataclasses.replace(record, labels={**record.labels, **labels})
             with contextlib.suppress(rpc.NotFoundError):
                 await self._client.update_image(touched, _TOUCHED)

@@ -21,9 +21,8 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.clients.containerd import rpc
-from agent.model import pods, records
+from agent.model import keys, pods, records
 from agent.mounts import mount_users
-from agent.node.health import node_patch
 from agent.node.images import holdings, image_snapshots, inventory
 
 logger = logging.getLogger(__name__)
@@ -126,7 +125,7 @@ class Retirer:
         That stays true while no agent runs: what was let go cannot come back, as the
         snapshotter serves nothing that is retired.
         """
-        before = (await self._board.annotations_before()).get(node_patch.GENERATION, "")
+        before = (await self._board.annotations_before()).get(keys.GENERATION, "")
         self._acknowledge(int(before) if before.isascii() and before.isdigit() else 0, ())
 
     async def look(self) -> str:
@@ -224,7 +223,7 @@ class Retirer:
         metrics.GENERATION.labels("acknowledged").set(generation)
         self._board.annotate(
             **{
-                node_patch.GENERATION: str(generation),
-                node_patch.HELD: json.dumps(list(held)) if held else None,
+                keys.GENERATION: str(generation),
+                keys.HELD: json.dumps(list(held)) if held else None,
             }
         )

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.matching import decisions
-from agent.model import cache_manifest, caches, pods
+from agent.model import cache_manifest, caches, keys, pods
 from agent.node.health import node_patch
 from agent.node.report import pod_events
 
@@ -181,7 +181,7 @@ class Creator:
         kind = dataclasses.replace(rest_client.IMAGE_CACHES, group=group)
         try:
             found = (await self._api.get(kind, name)).get("metadata", {})
-            if not self._is_stale((found.get("annotations") or {}).get(caches.LAST_MATCHED, "")):
+            if not self._is_stale((found.get("annotations") or {}).get(keys.LAST_MATCHED, "")):
                 return
             await self._api.patch(
                 kind,
@@ -189,7 +189,7 @@ class Creator:
                 {
                     "metadata": {
                         "resourceVersion": found["resourceVersion"],
-                        "annotations": {caches.LAST_MATCHED: node_patch.stamp(self._now())},
+                        "annotations": {keys.LAST_MATCHED: node_patch.stamp(self._now())},
                     }
                 },
             )
@@ -241,12 +241,12 @@ def manifest_of(request: caches.CacheRequest, pod: pods.Pod) -> dict[str, Any]:
             pull_secrets=request.pull_secrets,
             size_gib=request.size_gib,
             acr_instances=request.acr_instances,
-            labels={caches.AUTO_CREATED: "true"},
+            labels={keys.AUTO_CREATED: "true"},
             annotations={
-                caches.CREATED_FOR: f"{pod.namespace}/{pod.name}",
-                caches.CREATED_FOR_UID: pod.uid,
-                caches.CREATED_ON: pod.node,
-                caches.DIALECT: request.dialect.value,
+                keys.CREATED_FOR: f"{pod.namespace}/{pod.name}",
+                keys.CREATED_FOR_UID: pod.uid,
+                keys.CREATED_ON: pod.node,
+                keys.DIALECT: request.dialect.value,
             },
         )
     )

@@ -23,12 +23,11 @@ from agent import errors, metrics
 from agent.clients.kube import refusals, rest_client
 from agent.kits.aio import token_bucket
 from agent.matching import annotations, decisions
-from agent.model import caches, pods
+from agent.model import caches, keys, pods
 from agent.node.health import node_patch
 
 logger = logging.getLogger(__name__)
 
-COMPONENT = "uimgacc"
 _SOURCES = {caches.Dialect.ALIBABA: "EciService", caches.Dialect.TENCENT: "eklet"}
 _PREFIXES = {caches.Dialect.ALIBABA: "[eci.imagecache]"}
 _MESSAGE_LIMIT = 1024
@@ -153,8 +152,8 @@ def pod_event(
     identity = (pod.uid, event.reason, message)
     return {
         **_event(involved, dataclasses.replace(event, message=message), now, identity),
-        "source": {"component": _SOURCES.get(dialect, COMPONENT), "host": node},
-        "reportingComponent": COMPONENT,
+        "source": {"component": _SOURCES.get(dialect, keys.COMPONENT), "host": node},
+        "reportingComponent": keys.COMPONENT,
         "reportingInstance": node,
     }
 
@@ -167,8 +166,8 @@ def node_event(
     identity = (uid, event.reason, event.message, now.isoformat())
     return {
         **_event(involved, event, now, identity),
-        "source": {"component": COMPONENT, "host": node},
-        "reportingComponent": COMPONENT,
+        "source": {"component": keys.COMPONENT, "host": node},
+        "reportingComponent": keys.COMPONENT,
         "reportingInstance": node,
     }
 

@@ -20,8 +20,8 @@ from agent import errors, metrics
 from agent.clients.containerd import rpc
 from agent.kits import files
 from agent.matching import estimates
-from agent.model import records
-from agent.node.images import inventory, register, registration_plan
+from agent.model import keys, records
+from agent.node.images import inventory, register
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Ledger:
     async def noticed(self, name: str) -> None:
         """Look at an image record that has come or changed: a pull, if it is not our doing."""
         image = await self._client.image(name)
-        if image is None or registration_plan.MARK in image.labels:
+        if image is None or keys.REGISTERED in image.labels:
             return
         present = await self._stock.look_up([image])
         if present is None or (key := (present.target, present.since)) in self._seen:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.model import nodes
+from agent.model import keys, nodes
 from agent.node.report import savings
 
 _SECONDS = 600.0
@@ -48,4 +48,4 @@ class Accountant:
         saved = nodes.Saved(
             seconds=round(found.seconds, 1), size=found.size, images=dict(found.images)
         )
-        self._board.annotate(**{nodes.SAVED: nodes.encode_saved(saved)})
+        self._board.annotate(**{keys.SAVED: nodes.encode_saved(saved)})

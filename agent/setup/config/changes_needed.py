@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.matching import runtimes
+from agent.model import keys
 from agent.setup.config import settings_view, toml_edit
 
-SNAPSHOTTER = "uimgacc"
 ADDRESS = "/run/uimgacc/snapshotter.sock"
 DROP_IN = "99-uimgacc.toml"
 WITHOUT = runtimes.WITHOUT
@@ -110,9 +110,9 @@ def faults(
 ) -> list[str]:
     """What a configuration lacks of what is meant; an empty list when it is all there."""
     found = []
-    proxy = view.proxies.get(SNAPSHOTTER, {})
+    proxy = view.proxies.get(keys.SNAPSHOTTER, {})
     if proxy.get("type") != "snapshot" or proxy.get("address") != wanted.address:
-        found.append(f"proxy_plugins.{SNAPSHOTTER} is not at {wanted.address}")
+        found.append(f"proxy_plugins.{keys.SNAPSHOTTER} is not at {wanted.address}")
     # 1.7 dumps nothing of a plugin that is turned off.
     for twin, (copied, table) in () if view.cri_disabled else twins.items():
         if view.runtimes.get(twin, {}).get("snapshotter") != table["snapshotter"]:
@@ -124,7 +124,7 @@ def faults(
             found.append(f"runtime_platforms.{twin} is not there")
     if view.annotations_disabled and not pulls_itself(view, release):
         found.append("disable_snapshot_annotations is still true")
-    if wanted.default_snapshotter and view.snapshotter != SNAPSHOTTER:
+    if wanted.default_snapshotter and view.snapshotter != keys.SNAPSHOTTER:
         found.append(f"the default snapshotter is still {view.snapshotter}")
     return found
 
@@ -147,13 +147,13 @@ def remains(
     """
     text = toml_edit.cut(text)
     data = settings_view.parse(settings_view.File(path, text))
-    ours: list[settings_view.KeyPath] = [("proxy_plugins", SNAPSHOTTER)]
+    ours: list[settings_view.KeyPath] = [("proxy_plugins", keys.SNAPSHOTTER)]
     for version in (1, 2, 3):
         table = settings_view.keys_of(version).runtimes
         ours += _ours_in(data, table)
     ours += _ours_in(data, settings_view.platforms_key())
-    for keys in ours:
-        text = toml_edit.remove(text, keys, path=path)
+    for key_path in ours:
+        text = toml_edit.remove(text, key_path, path=path)
     imports = data.get("imports")
     if drop_in is not None and isinstance(imports, list) and str(drop_in) in imports:
         left = [entry for entry in imports if entry != str(drop_in)]
@@ -169,15 +169,15 @@ def restored(text: str, before: str, *, path: settings_view.Path) -> str:
     for version in (1, 2, 3):
         images = settings_view.keys_of(version).images
         ours.append(((*images, "disable_snapshot_annotations"), False))
-        ours.append(((*images, "snapshotter"), SNAPSHOTTER))
-    for keys, value in ours:
-        if settings_view.value_at(now, keys) != value:
+        ours.append(((*images, "snapshotter"), keys.SNAPSHOTTER))
+    for key_path, value in ours:
+        if settings_view.value_at(now, key_path) != value:
             continue
-        former = settings_view.value_at(old, keys)
+        former = settings_view.value_at(old, key_path)
         if former is None:
-            text = toml_edit.remove(text, keys, path=path)
+            text = toml_edit.remove(text, key_path, path=path)
         else:
-            text = toml_edit.assign(text, keys, former, path=path)
+            text = toml_edit.assign(text, key_path, former, path=path)
     return text
 
 
@@ -189,7 +189,7 @@ def _ours_in(data: Mapping[str, Any], table: settings_view.KeyPath) -> list[sett
         or (
             runtimes.is_ours(name)
             and isinstance(value, Mapping)
-            and value.get("snapshotter") == SNAPSHOTTER
+            and value.get("snapshotter") == keys.SNAPSHOTTER
         )
     ]
 
@@ -215,7 +215,7 @@ def _twins(view: settings_view.View) -> tuple[dict[str, tuple[str, Mapping[str, 
                 f"no twin for the runtime handler {name}: it has a snapshotter of its own ({own})"
             )
             continue
-        settings = {**table, "snapshotter": SNAPSHOTTER}
+        settings = {**table, "snapshotter": keys.SNAPSHOTTER}
         found[runtimes.twin_of(name)] = (name, settings)
         if name == view.default_runtime:
             found[runtimes.DEFAULT_TWIN] = (name, settings)
@@ -264,9 +264,9 @@ def _warnings(main: settings_view.File, node: Node, view: settings_view.View) ->
 def _proxy(
     view: settings_view.View, wanted: Wanted
 ) -> list[tuple[settings_view.KeyPath, dict[str, Any]]]:
-    root = wanted.root or f"{view.root}/io.containerd.snapshotter.v1.{SNAPSHOTTER}"
+    root = wanted.root or f"{view.root}/{keys.SNAPSHOTTER_PLUGINS}.{keys.SNAPSHOTTER}"
     settings = {"type": "snapshot", "address": wanted.address, "exports": {"root": root}}
-    return [(("proxy_plugins", SNAPSHOTTER), settings)]
+    return [(("proxy_plugins", keys.SNAPSHOTTER), settings)]
 
 
 def _with_drop_in(
@@ -274,14 +274,14 @@ def _with_drop_in(
 ) -> tuple[dict[settings_view.Path, str], list[str]]:
     # Version 1 is migrated too, but its CRI settings are not: ours are in version 3 there.
     version = 3 if view.version == 1 else view.version
-    keys = settings_view.keys_of(version)
+    places = settings_view.keys_of(version)
     images: dict[str, Any] = {"disable_snapshot_annotations": False}
     if wanted.default_snapshotter:
-        images["snapshotter"] = SNAPSHOTTER
+        images["snapshotter"] = keys.SNAPSHOTTER
     tables = _proxy(view, wanted)
-    tables.append((keys.images, images))
+    tables.append((places.images, images))
     tables += _platforms(twins)
-    tables += [((*keys.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
+    tables += [((*places.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
     text = (
         "# Made by `uimgacc node-setup`; `uimgacc node-setup --undo` removes it.\n"
         f"version = {version}\n\n" + toml_edit.render(tables)
@@ -317,12 +317,12 @@ def _drop_in_folder(main: settings_view.File) -> settings_view.Path | None:
 def _additions(
     view: settings_view.View, wanted: Wanted, twins: Twins
 ) -> list[tuple[settings_view.KeyPath, dict[str, Any]]]:
-    keys = settings_view.keys_of(view.version)
+    places = settings_view.keys_of(view.version)
     tables = _proxy(view, wanted)
     if not view.has_runtimes_table:
         # A `runtimes` table replaces the built-in one.
-        tables += [((*keys.runtimes, name), dict(table)) for name, table in view.runtimes.items()]
-    tables += [((*keys.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
+        tables += [((*places.runtimes, name), dict(table)) for name, table in view.runtimes.items()]
+    tables += [((*places.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
     return tables
 
 
@@ -331,18 +331,18 @@ def _in_place(
 ) -> tuple[dict[settings_view.Path, str], list[str]]:
     files = {file.path: file for file in (main, *node.imported)}
     owner = files[view.cri_owner]
-    keys = settings_view.keys_of(view.version)
+    places = settings_view.keys_of(view.version)
     values: dict[str, Any] = {"disable_snapshot_annotations": False}
     if wanted.default_snapshotter:
-        values["snapshotter"] = SNAPSHOTTER
+        values["snapshotter"] = keys.SNAPSHOTTER
     tables = _additions(view, wanted, twins)
     try:
-        text = toml_edit.append(owner.text, [*tables, (keys.images, values)], path=owner.path)
+        text = toml_edit.append(owner.text, [*tables, (places.images, values)], path=owner.path)
     except settings_view.ConfigError:
         # The table is there already, so the values are set within it.
         text = owner.text
         for key, value in values.items():
-            text = toml_edit.assign(text, (*keys.images, key), value, path=owner.path)
+            text = toml_edit.assign(text, (*places.images, key), value, path=owner.path)
         text = toml_edit.append(text, tables, path=owner.path)
     notes = []
     if owner.path != main.path:

@@ -7,7 +7,8 @@ start and says where the rest is; both listen on the same socket.
 import dataclasses
 from collections.abc import Iterator
 
-from agent.setup.config import changes_needed, settings_view
+from agent.model import keys
+from agent.setup.config import settings_view
 from agent.setup.node import host
 
 DEFAULT_CONFIG = settings_view.Path("/etc/containerd/config.toml")
@@ -92,7 +93,7 @@ def of(machine: host.Host, main: settings_view.Path) -> Places:
     found: dict[str, object] = {}
     for data in _files(machine, main):
         settings_view.merge(found, data)
-    ours = settings_view.table_at(found, ("proxy_plugins", changes_needed.SNAPSHOTTER, "exports"))
+    ours = settings_view.table_at(found, ("proxy_plugins", keys.SNAPSHOTTER, "exports"))
     root = settings_view.value_at(found, ("root",)) or default_root(main)
     socket = str(settings_view.value_at(found, ("grpc", "address")) or default_socket(main))
     if socket.startswith("/var/run/"):
@@ -101,14 +102,11 @@ def of(machine: host.Host, main: settings_view.Path) -> Places:
     return Places(
         socket=settings_view.Path(socket),
         root=settings_view.Path(
-            str(
-                ours.get("root")
-                or f"{root}/io.containerd.snapshotter.v1.{changes_needed.SNAPSHOTTER}"
-            )
+            str(ours.get("root") or f"{root}/{keys.SNAPSHOTTER_PLUGINS}.{keys.SNAPSHOTTER}")
         ),
         is_default=any(
             settings_view.value_at(found, (*settings_view.keys_of(version).images, "snapshotter"))
-            == changes_needed.SNAPSHOTTER
+            == keys.SNAPSHOTTER
             for version in (1, 2, 3)
         ),
     )

@@ -17,6 +17,7 @@ from agent import errors
 from agent.clients.containerd import sockets
 from agent.kits.processes import workers
 from agent.matching import runtimes
+from agent.model import keys
 from agent.setup.config import changes_needed, containerd_binary, settings_view
 from agent.setup.node import apply, host
 from agent.store import decoding, layout
@@ -182,7 +183,7 @@ def snapshotter(address: str, *, deadline: float) -> Finding:
         return bad("snapshotter", f"{address} may not be opened", "run it as root")
     started = time.monotonic()
     try:
-        sockets.snapshotter_answers(address, changes_needed.SNAPSHOTTER, deadline=deadline)
+        sockets.snapshotter_answers(address, keys.SNAPSHOTTER, deadline=deadline)
     except sockets.SilentError:
         hangs = f"{address} accepts connections, and nothing is answered within {deadline:g} s"
         return bad(
@@ -250,7 +251,7 @@ def running(address: str, *, deadline: float) -> list[Finding]:
 
 
 def _plugin(address: str, *, deadline: float) -> Finding:
-    name = changes_needed.SNAPSHOTTER
+    name = keys.SNAPSHOTTER
     plugin = sockets.snapshot_plugin(address, name, deadline=deadline)
     if plugin is None:
         fix = "run uimgacc node-setup --restart (containerd reads its configuration at start)"
@@ -262,11 +263,11 @@ def _plugin(address: str, *, deadline: float) -> Finding:
 
 def _handlers(address: str, *, deadline: float) -> Finding:
     found = sockets.runtime_snapshotters(address, deadline=deadline)
-    ours = sorted(name for name in found if found[name] == changes_needed.SNAPSHOTTER)
-    others = {name for name, used in found.items() if used != changes_needed.SNAPSHOTTER}
+    ours = sorted(name for name in found if found[name] == keys.SNAPSHOTTER)
+    others = {name for name, used in found.items() if used != keys.SNAPSHOTTER}
     if runtimes.DEFAULT_TWIN not in ours:
         fix = "run uimgacc node-setup --restart"
-        return bad("handlers", f"no runtime handler {changes_needed.SNAPSHOTTER}", fix)
+        return bad("handlers", f"no runtime handler {keys.SNAPSHOTTER}", fix)
     missing = sorted(
         name for name in others if not found[name] and runtimes.twin_of(name) not in found
     )

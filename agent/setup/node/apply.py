@@ -12,6 +12,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from agent import errors
+from agent.model import keys
 from agent.setup.config import (
     changes_needed,
     containerd_binary,
@@ -181,7 +182,7 @@ class _Past:
             text = now.decode()
         except UnicodeDecodeError as error:
             raise settings_view.ConfigError(path, f"not valid TOML: {error}") from error
-        if changes_needed.SNAPSHOTTER not in text:
+        if keys.SNAPSHOTTER not in text:
             return now
         if path.suffix == ".tmpl":
             return toml_edit.cut(text).encode()

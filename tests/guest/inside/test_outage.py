@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.clients.kube import rest_client
-from agent.node.health import node_patch
+from agent.model import keys
 from tests.guest.inside import conftest
 from tests.kube import apis, servers, threads
 
@@ -44,7 +44,7 @@ class Member(conftest.Node):
     def labelled(self) -> bool:
         """Whether pods that ask for a cache are scheduled here."""
         labels = self.api.get(rest_client.NODES, self.name)["metadata"].get("labels", {})
-        found = {labels.get(label) for label in node_patch.LABELS}
+        found = {labels.get(label) for label in keys.CAPABLE_LABELS}
         assert found in ({"true"}, {None})
         return found == {"true"}
 

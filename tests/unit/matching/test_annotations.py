@@ -1,9 +1,12 @@
 """What a pod asks for, by each key alone and by keys that contradict each other."""
 
+import inspect
+import re
+
 import pytest
 
 from agent.matching import annotations
-from agent.model import caches, pods
+from agent.model import caches, keys, pods
 from tests.unit.matching import making
 
 Mode = annotations.Mode
@@ -173,11 +176,9 @@ def test_false_holds_against_the_runtime_class(key: str) -> None:
 
 def test_every_annotation_that_is_read_is_among_the_keys_to_keep() -> None:
     """A pod source drops all others: one that is missing here would never be seen."""
-    named = {
-        value
-        for name, value in vars(annotations).items()
-        if name.isupper() and isinstance(value, str) and not name.endswith("_LABEL")
-    }
+    source = inspect.getsource(annotations)
+    labels = {"CAPABLE", "CAPABLE_UCLOUD"}
+    names = set(re.findall(r"\bkeys\.([A-Z_]+)\b", source)) - labels - {"ACR_INSTANCE_NAMES"}
 
-    keys = {name for name in named if "/" in name} | set(caches.ACR_INSTANCES)
-    assert keys == annotations.KEYS
+    read = {getattr(keys, name) for name in names} | set(keys.ACR_INSTANCE_NAMES)
+    assert read == annotations.KEYS

@@ -6,20 +6,20 @@ import hypothesis
 from hypothesis import strategies as st
 
 from agent.matching import annotations, decisions, ranking
-from agent.model import caches, pods
+from agent.model import caches, keys, pods
 from tests.unit.matching import making
 
 KEYS = [
-    annotations.NATIVE_CACHE,
-    annotations.ALIBABA_PIN,
-    annotations.ALIBABA_PIN_LEGACY,
-    annotations.ALIBABA_AUTO,
-    annotations.ALIBABA_AUTO_LEGACY,
-    annotations.ALIBABA_PERFECT,
-    annotations.ALIBABA_COUNT,
-    annotations.TENCENT_CACHE,
+    keys.CACHE,
+    keys.ALIBABA_PIN,
+    keys.ALIBABA_PIN_LEGACY,
+    keys.ALIBABA_AUTO,
+    keys.ALIBABA_AUTO_LEGACY,
+    keys.ALIBABA_PERFECT,
+    keys.ALIBABA_COUNT,
+    keys.TENCENT_CACHE,
 ]
-PINS = [annotations.NATIVE_CACHE, annotations.ALIBABA_PIN, annotations.ALIBABA_PIN_LEGACY]
+PINS = [keys.CACHE, keys.ALIBABA_PIN, keys.ALIBABA_PIN_LEGACY]
 
 # A small world, so that things meet: each reference has one build in the store.
 BUILDS = {
@@ -104,8 +104,8 @@ def test_a_pin_beats_automatic_matching(
 ) -> None:
     annotated = {
         key: pin,
-        annotations.ALIBABA_AUTO_LEGACY: "true",
-        annotations.TENCENT_CACHE: "auto",
+        keys.ALIBABA_AUTO_LEGACY: "true",
+        keys.TENCENT_CACHE: "auto",
     }
     decision = making.decide(
         making.pod(*pod.images, namespace=pod.namespace, annotated=annotated), views, STORED
@@ -153,7 +153,7 @@ def test_no_annotation_makes_it_fail(annotated: dict[str, str]) -> None:
 
 @hypothesis.given(st.text())
 def test_no_image_makes_it_fail(image: str) -> None:
-    making.decide(making.pod(image, annotated={annotations.NATIVE_CACHE: "auto"}), [], STORED)
+    making.decide(making.pod(image, annotated={keys.CACHE: "auto"}), [], STORED)
 
 
 @hypothesis.given(cache_views(), st.sampled_from(list(caches.Dialect)), st.data())

@@ -3,6 +3,7 @@
 import pytest
 
 from agent.matching import runtimes
+from agent.model import keys
 from tests.unit.matching import making
 
 
@@ -52,7 +53,7 @@ def test_a_class_is_read_through_the_clusters_handlers(
 def test_where_classes_are_not_known_the_admission_policys_annotation_tells(
     annotated: str, runtime_class: str, ours: bool
 ) -> None:
-    annotations = {runtimes.HANDLER_ANNOTATION: annotated}
+    annotations = {keys.RUNTIME_HANDLER: annotated}
     pod = making.pod("nginx", runtime_class=runtime_class, annotated=annotations)
 
     assert runtimes.uses_our_snapshotter(pod) is ours

@@ -64,7 +64,8 @@ def test_no_other_module_writes_one() -> None:
     writers = [
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*.py")
-        if '"kind": caches.KIND' in (text := path.read_text()) or '"kind": "ImageCache"' in text
+        if '"kind": keys.IMAGE_CACHE' in (text := path.read_text())
+        or '"kind": "ImageCache"' in text
     ]
 
     # An Event names the kind of its object.

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agent.clients.containerd import rpc
-from agent.model import digests, images, records
+from agent.model import digests, images, keys, records
 from agent.node.images import image_snapshots, inventory, registration_plan
 from tests.fakes import containerd as fakes
 
@@ -98,7 +98,7 @@ class Image:
         for digest, data in self.blobs.items():
             labels = {}
             if digest == self.config:
-                labels = {f"{registration_plan.SNAPSHOT_LABEL}{snapshotter}": self.chain[-1]}
+                labels = {f"{keys.GC_SNAPSHOT}{snapshotter}": self.chain[-1]}
             fake.add_blob(digest, data, labels)
         fake.tick()
         parent = ""

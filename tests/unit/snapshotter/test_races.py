@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agent.kits.processes import workers
-from agent.model import digests, records
+from agent.model import digests, keys, records
 from agent.mounts import layer_mounts, mountinfo, syscalls
 from agent.snapshotter import (
-    metadata,
     overlay_folders,
     snapshots,
     state_db,
@@ -206,7 +205,7 @@ class Stored:
 
     async def is_served(self, chain_id: str, key: str = "k") -> bool:
         try:
-            await self.served.prepare(key, "", {metadata.REF_LABEL: chain_id})
+            await self.served.prepare(key, "", {keys.SNAPSHOT_REF: chain_id})
         except snapshots.ReadyError:
             return True
         return False

@@ -9,7 +9,7 @@ import pytest
 from agent.clients.kube import acceleration_switch, rest_client
 from agent.control.caches import cache_state
 from agent.control.objects import exclusion
-from agent.model import images
+from agent.model import images, keys
 from agent.ucloud import accelerated_images, accelerated_objects, acceleration, protocol
 from tests.fakes import api as fakes
 
@@ -254,7 +254,7 @@ async def test_what_a_password_has_opened_is_for_the_namespaces_of_the_setting(
 async def test_that_it_was_told_stands_in_the_object() -> None:
     """So another controller, or this one after a restart, goes on from there."""
     api = fakes.Api()
-    meta = {"name": "ucloud-1", "labels": {accelerated_objects.LABEL: "true"}}
+    meta = {"name": "ucloud-1", "labels": {keys.UCLOUD_LABEL: "true"}}
     body = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", "metadata": meta}
     api.put(rest_client.IMAGE_CACHES, {**body, "spec": {"images": ["r.io/app:1"]}})
     switch = acceleration_switch.Switch(api, namespace="system")

@@ -10,7 +10,8 @@ import pytest
 from agent import errors
 from agent.clients.registry import credentials, tag_push
 from agent.control.caches import cache_object
-from agent.ucloud import accelerated_images, accelerated_objects, alias_push
+from agent.model import keys
+from agent.ucloud import accelerated_images, alias_push
 
 pytestmark = pytest.mark.looptime
 
@@ -69,7 +70,7 @@ def body(*, ready: bool = True, ours: bool = True, stage: str = "") -> dict[str,
             "name": "ucloud-1",
             "uid": "u",
             "resourceVersion": "1",
-            "labels": {accelerated_objects.LABEL: "true"} if ours else {},
+            "labels": {keys.UCLOUD_LABEL: "true"} if ours else {},
             "annotations": {
                 "uimgacc.io/original-image": "r.io/app:1",
                 "uimgacc.io/target-image": "r.io/app:1-acc",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agent.control.caches import cache_object
-from agent.model import caches, images
+from agent.model import caches, images, keys
 
 
 def automatic(*, generation: int, **spec: Any) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def automatic(*, generation: int, **spec: Any) -> dict[str, Any]:
             "uid": "u",
             "resourceVersion": "1",
             "generation": generation,
-            "labels": {caches.AUTO_CREATED: "true"},
+            "labels": {keys.AUTO_CREATED: "true"},
         },
         "spec": {"images": ["r.io/a:1"], "imagePullSecrets": [str(secret)], **spec},
     }

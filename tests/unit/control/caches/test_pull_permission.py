@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from agent.control.caches import cache_object, pull_permission
-from agent.matching import annotations
-from agent.model import caches, images, pods
+from agent.model import caches, images, keys, pods
 from agent.node.pods import cache_requests
 
 POD: dict[str, Any] = {
@@ -15,7 +14,7 @@ POD: dict[str, Any] = {
         "namespace": "team",
         "name": "app-0",
         "uid": "u-1",
-        "annotations": {annotations.NATIVE_CACHE: "auto"},
+        "annotations": {keys.CACHE: "auto"},
     },
     "spec": {
         "nodeName": "node-1",
@@ -65,8 +64,8 @@ def test_what_an_agent_asks_for_a_pod_of_its_node_is_granted() -> None:
 
 
 def test_instances_of_a_registry_are_those_that_the_pod_names() -> None:
-    asked = {annotations.NATIVE_CACHE: "auto"}
-    naming = pod(meta={"annotations": {**asked, caches.ACR_INSTANCES[1]: "cn-a:cri-1"}})
+    asked = {keys.CACHE: "auto"}
+    naming = pod(meta={"annotations": {**asked, keys.ACR_INSTANCE_NAMES[1]: "cn-a:cri-1"}})
     wanted = cache(naming, secrets=(), instances=("cn-a:cri-1",))
 
     assert (wanted.problem, wanted.unverified) == ("", True)
@@ -88,7 +87,7 @@ def test_instances_of_a_registry_are_those_that_the_pod_names() -> None:
         (pod(spec={"nodeName": ""}), "not on the node that asks, node-1"),
         (pod(meta={"annotations": {}}), "does not ask for automatic caches"),
         (
-            pod(meta={"annotations": {annotations.NATIVE_CACHE: "imc-1"}}),
+            pod(meta={"annotations": {keys.CACHE: "imc-1"}}),
             "does not ask for automatic caches",
         ),
         (pod(spec={"initContainers": []}), "does not use the image r.io/team/tools:1"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.control.caches import cache_object, cache_state, status_format
-from agent.model import caches
+from agent.model import caches, keys
 
 DIALECTS = [caches.Dialect.NATIVE, caches.Dialect.ALIBABA, caches.Dialect.TENCENT]
 MOMENTS = st.integers(0, 2**32).map(lambda at: datetime.datetime.fromtimestamp(at, datetime.UTC))
@@ -145,7 +145,7 @@ def test_any_object_can_be_read(annotations: dict[str, str], spec: Any, status: 
                 "uid": "u",
                 "resourceVersion": "1",
                 "annotations": annotations,
-                "labels": {caches.AUTO_CREATED: "true"},
+                "labels": {keys.AUTO_CREATED: "true"},
             },
             "spec": spec,
             "status": status,

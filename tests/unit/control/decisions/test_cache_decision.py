@@ -10,7 +10,7 @@ from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.decisions import cache_decision, outcome, retention
 from agent.control.gc import roster
 from agent.control.jobs import job_manifest, job_state
-from agent.model import builds, caches, records
+from agent.model import builds, caches, keys, records
 
 NOW = datetime.datetime(2026, 7, 1, 12, tzinfo=datetime.UTC)
 RULES = retention.Rules()
@@ -29,7 +29,7 @@ def body(group: str = "uimgacc.io", **changes: Any) -> dict[str, Any]:
         "resourceVersion": "1",
         "generation": 1,
         "creationTimestamp": "2026-07-01T11:00:00Z",
-        "finalizers": [cache_object.FINALIZER],
+        "finalizers": [keys.FINALIZER],
         **changes.pop("metadata", {}),
     }
     spec = {"images": ["nginx:1"], **changes.pop("spec", {})}
@@ -274,11 +274,11 @@ def test_an_object_that_names_its_platform_gets_only_that_one() -> None:
     ("annotations", "refresh_hours", "hours", "built"),
     [
         ({}, 0, 1000, False),
-        ({cache_object.REFRESH: "x"}, 0, 0, True),
-        ({cache_object.REFRESH_HOURS: "24"}, 0, 23, False),
-        ({cache_object.REFRESH_HOURS: "24"}, 0, 24, True),
+        ({keys.REFRESH: "x"}, 0, 0, True),
+        ({keys.REFRESH_HOURS: "24"}, 0, 23, False),
+        ({keys.REFRESH_HOURS: "24"}, 0, 24, True),
         ({}, 24, 24, True),
-        ({cache_object.REFRESH_HOURS: "soon"}, 0, 1000, False),
+        ({keys.REFRESH_HOURS: "soon"}, 0, 1000, False),
     ],
 )
 def test_tags_are_looked_up_again(annotations, refresh_hours, hours, built) -> None:
@@ -292,7 +292,7 @@ def test_tags_are_looked_up_again(annotations, refresh_hours, hours, built) -> N
 
 
 def test_after_a_refresh_the_next_one_is_due_from_then() -> None:
-    cache = cache_of(ready(), metadata={"annotations": {cache_object.REFRESH_HOURS: "1"}})
+    cache = cache_of(ready(), metadata={"annotations": {keys.REFRESH_HOURS: "1"}})
     now = later(hours=1)
     new = record(created="2026-07-01T12:59:00Z")
     report = builds.Report(result=builds.Result(cache=new))
@@ -372,7 +372,7 @@ def test_a_deletion_ends_the_build_before_it_takes_the_record() -> None:
     assert verbs(step) == [Verb.STOP]
 
 
-AUTO = {"labels": {caches.AUTO_CREATED: "true"}}
+AUTO = {"labels": {keys.AUTO_CREATED: "true"}}
 
 
 def automatic(state: cache_state.State, **annotations: str) -> cache_object.CacheObject:
@@ -382,8 +382,8 @@ def automatic(state: cache_state.State, **annotations: str) -> cache_object.Cach
         state,
         metadata={
             "name": name,
-            "labels": {caches.AUTO_CREATED: "true"},
-            "annotations": {caches.LAST_MATCHED: annotations["matched"]} if annotations else {},
+            "labels": {keys.AUTO_CREATED: "true"},
+            "annotations": {keys.LAST_MATCHED: annotations["matched"]} if annotations else {},
         },
     )
 

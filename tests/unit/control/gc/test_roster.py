@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.control.gc import roster
-from agent.model import records
-from agent.node.health import node_patch
+from agent.model import keys, records
 
 GRACE = 100.0
 
@@ -19,12 +18,12 @@ def known(acknowledged: int, seen: float = 0.0) -> records.KnownNode:
 
 
 def test_the_annotations_are_those_that_agents_write() -> None:
-    assert (roster.GENERATION, roster.HELD) == (node_patch.GENERATION, node_patch.HELD)
+    assert (keys.GENERATION, keys.HELD) == (keys.GENERATION, keys.HELD)
 
 
 def test_a_node_is_read_from_its_annotations() -> None:
     held = json.dumps(["imc-a/sha256:x: ns/pod"])
-    annotations = {roster.GENERATION: "7", roster.HELD: held}
+    annotations = {keys.GENERATION: "7", keys.HELD: held}
 
     assert roster.node_of("n", annotations) == roster.Node("n", 7, ("imc-a/sha256:x: ns/pod",))
     assert roster.node_of("n", {"other": "1"}) == roster.Node("n", None)
@@ -32,14 +31,14 @@ def test_a_node_is_read_from_its_annotations() -> None:
 
 @given(st.text() | st.text("0123456789"), st.text() | st.integers(1, 50_000).map("[".__mul__))
 def test_whatever_stands_in_annotations_acknowledges_at_most_what_it_says(number, held) -> None:
-    node = roster.node_of("n", {roster.GENERATION: number, roster.HELD: held})
+    node = roster.node_of("n", {keys.GENERATION: number, keys.HELD: held})
 
     assert node.acknowledged in (0, int(number) if number.isascii() and number.isdigit() else 0)
 
 
 @given(st.integers(0, 10**18 - 1))
 def test_every_number_of_a_generation_is_understood(number: int) -> None:
-    assert roster.node_of("n", {roster.GENERATION: str(number)}).acknowledged == number
+    assert roster.node_of("n", {keys.GENERATION: str(number)}).acknowledged == number
 
 
 def test_who_is_gone_is_waited_for_until_the_end_of_its_grace() -> None:

@@ -2,17 +2,18 @@
 
 import pytest
 
-from agent.control.jobs import job_manifest, job_state
+from agent.control.jobs import job_state
 from agent.control.reconcile import observed
+from agent.model import keys
 
 META = {
     "name": "j",
     "uid": "u",
-    "labels": {job_manifest.CACHE_LABEL: "imc-a", **job_manifest.SELECTOR},
+    "labels": {keys.JOB_CACHE_ID: "imc-a", **keys.BUILDER_LABELS},
     "annotations": {
-        job_manifest.SPEC: "s",
-        job_manifest.OWNER: "uimgacc.io/tools",
-        job_manifest.PLATFORMS: "a,b",
+        keys.JOB_SPEC: "s",
+        keys.JOB_OWNER: "uimgacc.io/tools",
+        keys.JOB_PLATFORMS: "a,b",
     },
 }
 

@@ -4,7 +4,7 @@ import msgspec
 
 from agent.clients.kube import refusals, rest_client
 from agent.control.page import page_data
-from agent.model import nodes
+from agent.model import keys, nodes
 from tests.fakes import api as fakes
 
 
@@ -25,10 +25,10 @@ class Client:
 
 
 def node(number: int) -> dict:
-    labels = {} if number == 1199 else {nodes.CAPABLE: "true"}
+    labels = {} if number == 1199 else {keys.CAPABLE: "true"}
     saved = nodes.encode_saved(nodes.Saved(seconds=2.0, size=3, images={}))
-    meta = {"name": f"n{number:04}", "labels": labels, "annotations": {nodes.SAVED: saved}}
-    told = [{"type": nodes.CONDITION, "message": "its reason"}]
+    meta = {"name": f"n{number:04}", "labels": labels, "annotations": {keys.SAVED: saved}}
+    told = [{"type": keys.NODE_CONDITION, "message": "its reason"}]
     return {"metadata": meta, "status": {"conditions": told}}
 
 

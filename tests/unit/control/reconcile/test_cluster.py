@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object
 from agent.control.reconcile import cluster
-from agent.model import caches
+from agent.model import caches, keys
 from tests.fakes import api as fakes
 
 DAY = "2026-11-21T00:00:0"
@@ -77,9 +77,9 @@ async def test_any_content_is_a_docker_config_or_none(content: bytes) -> None:
 
 def cache(pod: str = "app") -> cache_object.CacheObject:
     annotations = {
-        caches.CREATED_FOR: f"team/{pod}",
-        caches.CREATED_FOR_UID: "u",
-        caches.CREATED_ON: "n",
+        keys.CREATED_FOR: f"team/{pod}",
+        keys.CREATED_FOR_UID: "u",
+        keys.CREATED_ON: "n",
     }
     spec = {"images": ["nginx:1"], "imagePullSecrets": [str(NAME)]}
     made = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", "spec": spec}
@@ -88,9 +88,7 @@ def cache(pod: str = "app") -> cache_object.CacheObject:
         caches.id_of_images(request.images, pull_secrets=request.pull_secrets)
     )
     meta = {"name": name, "uid": "c", "resourceVersion": "1", "annotations": annotations}
-    return cache_object.parse(
-        {**made, "metadata": {**meta, "labels": {caches.AUTO_CREATED: "true"}}}
-    )
+    return cache_object.parse({**made, "metadata": {**meta, "labels": {keys.AUTO_CREATED: "true"}}})
 
 
 @pytest.mark.parametrize(

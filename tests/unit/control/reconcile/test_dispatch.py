@@ -11,9 +11,8 @@ import pytest
 from agent.clients.kube import rest_client
 from agent.control.caches import cache_object
 from agent.control.decisions import outcome, retention
-from agent.control.jobs import job_manifest
 from agent.control.reconcile import cluster, dispatch, observed
-from agent.model import caches, images
+from agent.model import caches, images, keys
 
 pytestmark = pytest.mark.looptime
 
@@ -41,7 +40,7 @@ class Client:
 
 def automatic(tag: str, matched: str = "") -> dict[str, Any]:
     reference = images.parse_reference(f"r.io/app:{tag}")
-    annotations = {caches.LAST_MATCHED: matched} if matched else {}
+    annotations = {keys.LAST_MATCHED: matched} if matched else {}
     return {
         "apiVersion": f"{GROUP}/v1",
         "metadata": {
@@ -49,7 +48,7 @@ def automatic(tag: str, matched: str = "") -> dict[str, Any]:
             "uid": tag,
             "resourceVersion": "1",
             "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": {caches.AUTO_CREATED: "true"},
+            "labels": {keys.AUTO_CREATED: "true"},
             "annotations": annotations,
         },
         "kind": "ImageCache",
@@ -63,8 +62,8 @@ def job(name: str, cache: dict[str, Any]) -> dict[str, Any]:
             "name": name,
             "uid": name,
             "resourceVersion": "1",
-            "labels": {job_manifest.CACHE_LABEL: cache_object.parse(cache).cache_id},
-            "annotations": {job_manifest.OWNER: f"{GROUP}/{cache['metadata']['name']}"},
+            "labels": {keys.JOB_CACHE_ID: cache_object.parse(cache).cache_id},
+            "annotations": {keys.JOB_OWNER: f"{GROUP}/{cache['metadata']['name']}"},
         },
         "spec": {},
     }

@@ -10,6 +10,7 @@ import pytest
 
 from agent import errors
 from agent.clients.kube import rest_client
+from agent.model import keys
 from agent.node.health import capability, node_object, node_patch
 from tests.fakes import api as fakes
 
@@ -74,7 +75,7 @@ async def test_before_the_first_verdict_only_the_generation_is_written(given) ->
         pass
 
     assert [entry[0] for entry in given.api.log] == ["get", "patch"]
-    assert given.node["metadata"]["annotations"] == {node_patch.GENERATION: "0"}
+    assert given.node["metadata"]["annotations"] == {keys.GENERATION: "0"}
     assert given.labels == {"zone": "a"}
 
 
@@ -85,7 +86,7 @@ async def test_a_node_is_never_labelled_before_the_collector_knows_it(given) -> 
 
     first = next(body for what, *_, body in given.api.log if what == "patch")
     assert first["metadata"]["labels"]["uimgacc"] == "true"
-    assert first["metadata"]["annotations"] == {node_patch.GENERATION: "0"}
+    assert first["metadata"]["annotations"] == {keys.GENERATION: "0"}
 
 
 async def test_the_twin_of_a_handler_that_comes_later_is_told_at_once(given) -> None:
@@ -277,17 +278,17 @@ async def test_a_node_that_always_changes_is_not_fought_over(given) -> None:
 
 
 async def test_what_the_last_agent_acknowledged_stands_until_it_is_judged_anew(given) -> None:
-    given.node["metadata"]["annotations"] = {node_patch.GENERATION: "7", node_patch.HELD: "[]"}
+    given.node["metadata"]["annotations"] = {keys.GENERATION: "7", keys.HELD: "[]"}
     known = asyncio.create_task(given.announcer.wait_known())
     async with given.running():
         before = await given.announcer.annotations_before()
         await known
         taken_over = dict(given.node["metadata"]["annotations"])
-        given.announcer.annotate(**{node_patch.GENERATION: "5", node_patch.HELD: None})
+        given.announcer.annotate(**{keys.GENERATION: "5", keys.HELD: None})
         await asyncio.sleep(0.1)
 
-    assert dict(before) == taken_over == {node_patch.GENERATION: "7", node_patch.HELD: "[]"}
-    assert given.node["metadata"]["annotations"] == {node_patch.GENERATION: "5"}
+    assert dict(before) == taken_over == {keys.GENERATION: "7", keys.HELD: "[]"}
+    assert given.node["metadata"]["annotations"] == {keys.GENERATION: "5"}
 
 
 async def test_a_node_is_not_known_while_that_cannot_be_written(given) -> None:

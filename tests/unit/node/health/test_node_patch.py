@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from agent.model import keys
 from agent.node.health import capability, node_patch
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -58,7 +59,7 @@ def wanted_of(verdict, **annotations):
 
 texts = strategies.text("ab", min_size=1, max_size=2)
 labels = strategies.dictionaries(
-    strategies.sampled_from([*node_patch.LABELS, node_patch.HANDLER_LABEL, "zone", "uimgacc.io/x"]),
+    strategies.sampled_from([*keys.CAPABLE_LABELS, keys.HANDLER_LABEL, "zone", "uimgacc.io/x"]),
     texts,
 )
 taints = strategies.lists(
@@ -74,7 +75,7 @@ taints = strategies.lists(
 conditions = strategies.lists(
     strategies.fixed_dictionaries(
         {
-            "type": strategies.sampled_from(["Ready", node_patch.CONDITION]),
+            "type": strategies.sampled_from(["Ready", keys.NODE_CONDITION]),
             "status": strategies.sampled_from(["True", "False", "Unknown"]),
         },
         optional={
@@ -103,7 +104,7 @@ found_nodes = strategies.builds(
 wishes = strategies.builds(
     wanted_of,
     strategies.sampled_from([WELL, ILL, capability.Verdict()]),
-    **{node_patch.GENERATION: texts, node_patch.HELD: strategies.none() | texts},
+    **{keys.GENERATION: texts, keys.HELD: strategies.none() | texts},
 )
 
 
@@ -117,7 +118,7 @@ def test_any_node_is_right_after_its_patches_and_then_left_alone(node, wanted) -
 @hypothesis.given(found_nodes, wishes)
 def test_nothing_of_others_is_touched(node, wanted) -> None:
     after = applied(node, wanted, TAINT)
-    ours = {*node_patch.LABELS, node_patch.HANDLER_LABEL, node_patch.GENERATION, node_patch.HELD}
+    ours = {*keys.CAPABLE_LABELS, keys.HANDLER_LABEL, keys.GENERATION, keys.HELD}
 
     for part in ("labels", "annotations"):
         before_, after_ = node["metadata"][part], after["metadata"].get(part, {})
@@ -134,7 +135,7 @@ def test_nothing_of_others_is_touched(node, wanted) -> None:
 
 @hypothesis.given(found_nodes)
 def test_before_the_first_verdict_only_annotations_are_written(node) -> None:
-    wanted = node_patch.Wanted(annotations={node_patch.GENERATION: "0"})
+    wanted = node_patch.Wanted(annotations={keys.GENERATION: "0"})
     _, taint, status = patches(node, wanted, TAINT)
 
     assert (taint, status) == (None, None)
@@ -155,12 +156,12 @@ def test_before_the_first_verdict_only_annotations_are_written(node) -> None:
     ],
 )
 def test_pods_of_our_handlers_find_the_node_also_while_the_store_is_away(failing, expected) -> None:
-    labels = {node_patch.HANDLER_LABEL: "as it was", **dict.fromkeys(node_patch.LABELS, "true")}
+    labels = {keys.HANDLER_LABEL: "as it was", **dict.fromkeys(keys.CAPABLE_LABELS, "true")}
     verdict = capability.Verdict(capable=False, problems=dict.fromkeys(failing, "gone"))
     after = applied({"metadata": {"labels": labels}}, wanted_of(verdict), TAINT)
 
     found = after["metadata"].get("labels", {})
-    assert (found.get(node_patch.HANDLER_LABEL), found.get("uimgacc")) == (expected, None)
+    assert (found.get(keys.HANDLER_LABEL), found.get("uimgacc")) == (expected, None)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_each_twin_of_a_handler_has_a_label_of_its_own(handled, expected) -> Non
     after = applied(node, wanted, TAINT)
 
     found = after["metadata"].get("labels", {})
-    found.pop(node_patch.HANDLER_LABEL, None)
+    found.pop(keys.HANDLER_LABEL, None)
     assert found == expected
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from agent.clients.containerd import rpc
 from agent.kits.aio import tasks
+from agent.model import keys
 from agent.node.images import register, registration_plan
 from tests.unit.node import conftest
 
@@ -186,7 +187,7 @@ async def test_an_image_that_overlayfs_has_gets_the_label_and_keeps_its_own(
     }
     labels = dict(fake.images[str(image.reference)].labels)
     assert labels["pinned"] == "yes"
-    assert registration_plan.MARK not in labels
+    assert keys.REGISTERED not in labels
 
 
 async def test_a_tag_of_another_target_is_not_moved(registrar, fake, image) -> None:
@@ -200,9 +201,7 @@ async def test_a_tag_of_another_target_is_not_moved(registrar, fake, image) -> N
 
 
 async def test_a_tag_that_we_have_set_is_moved(registrar, fake, image) -> None:
-    fake.add_image(
-        str(image.reference), "sha256:" + "9" * 64, labels={registration_plan.MARK: "true"}
-    )
+    fake.add_image(str(image.reference), "sha256:" + "9" * 64, labels={keys.REGISTERED: "true"})
     fake.served.update(image.chain)
     done = await registrar.register(image.wanted)
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent.clients.kube import refusals, rest_client
 from agent.matching import decisions
-from agent.model import caches, images, pods
+from agent.model import caches, images, keys, pods
 from agent.node.pods import cache_requests
 from tests.fakes import api as fakes
 
@@ -167,7 +167,7 @@ def put_cache(api: fakes.Api, **annotations: str) -> None:
 
 def last_matched(api: fakes.Api) -> str:
     (found,) = api.all(rest_client.IMAGE_CACHES)
-    return found["metadata"]["annotations"].get(caches.LAST_MATCHED, "")
+    return found["metadata"]["annotations"].get(keys.LAST_MATCHED, "")
 
 
 async def test_a_fleet_writes_the_last_match_once(given) -> None:
@@ -192,7 +192,7 @@ async def test_what_another_node_writes_at_the_same_time_stands(given) -> None:
 
     def be_faster(_patch) -> None:
         found = given.api.objects["imagecaches", "", "auto-x"]
-        found["metadata"]["annotations"][caches.LAST_MATCHED] = "2026-01-01T00:00:00Z"
+        found["metadata"]["annotations"][keys.LAST_MATCHED] = "2026-01-01T00:00:00Z"
         found["metadata"]["resourceVersion"] = "2"
 
     given.api.before_patch = be_faster
@@ -219,7 +219,7 @@ async def test_a_match_is_told_again_after_hours(given) -> None:
     ["", "yesterday", "2025-12-01T00:00:00", "2025-12-01", "1970-01-01T00:00:09Z", "2036-01-01"],
 )
 async def test_a_time_that_is_old_or_none_or_of_the_future_is_written_anew(given, damaged) -> None:
-    put_cache(given.api, **{caches.LAST_MATCHED: damaged})
+    put_cache(given.api, **{keys.LAST_MATCHED: damaged})
     async with given.running():
         given.creator.matched("uimgacc.io", "auto-x")
         await asyncio.sleep(400)

@@ -1,6 +1,7 @@
 import pytest
 
-from agent.node.images import register, registration_plan
+from agent.model import keys
+from agent.node.images import register
 from agent.node.report import savings
 from tests.unit.node import conftest
 
@@ -42,7 +43,7 @@ async def test_a_record_before_its_snapshots_is_looked_at_again(ledger, fake, im
 
 async def test_what_we_have_registered_is_no_pull(ledger, fake, image) -> None:
     image.pull_into(fake, "uimgacc")
-    fake.images[str(image.reference)].labels[registration_plan.MARK] = "true"
+    fake.images[str(image.reference)].labels[keys.REGISTERED] = "true"
     await ledger.noticed(str(image.reference))
 
     assert ledger.throughput.samples == ()

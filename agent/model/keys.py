@@ -1,0 +1,219 @@
+"""Every name under which something is written to Kubernetes or containerd, once.
+
+Labels, annotations, taints, finalizers, condition types, Leases, API groups. A name here is
+part of what users, manifests and older versions see: it is never renamed. What a value means
+is said beside the code that writes it.
+"""
+
+GROUP = "uimgacc.io"
+ALIBABA_GROUP = "eci.alibabacloud.com"
+TENCENT_GROUP = "eks.cloud.tencent.com"
+API_VERSION = f"{GROUP}/v1"
+"""Of an ImageCache in the native dialect."""
+
+IMAGE_CACHE = "ImageCache"
+"""Kind of the object, in each of the three groups."""
+
+# --- Nodes ---
+
+CAPABLE = "uimgacc"
+"""Label "true" of a node that serves images from the store."""
+
+CAPABLE_UCLOUD = "node.uk8s.ucloud.cn/uimgacc"
+"""The same label under the name that UCloud's users know."""
+
+CAPABLE_LABELS = (CAPABLE, CAPABLE_UCLOUD)
+"""Set to "true" while the node is capable, and absent otherwise."""
+
+HANDLER_LABEL = "uimgacc.io/handler"
+"""Label "true" while the runtime handlers of uimgacc start containers on the node, whether or not
+the store is mounted. The RuntimeClasses select it: while the store is away, pods start
+by a pull."""
+
+TWIN_LABEL = "handler.uimgacc.io/"
+"""Prefix; followed by the name of a twin handler such as `uimgacc-nvidia`: the same for that one.
+A node gets the twin of a handler that is installed after uimgacc some seconds later."""
+
+NODE_CONDITION = "ImageAcceleration"
+"""Condition that says in a sentence why the node is capable, or why not."""
+
+GENERATION = "uimgacc.io/generation"
+"""Annotation: the highest generation of deletions of which, and of all before, the node holds
+nothing."""
+
+HELD = "uimgacc.io/held"
+"""Annotation: what keeps the node from the next generation, a JSON list of
+"<cache or ->/<diff ID>: <holder>"."""
+
+SAVED = "uimgacc.io/saved"
+"""Annotation: what the agent has saved since its start, as agent.model.nodes.Saved in JSON."""
+
+PREFIX = f"{GROUP}/"
+"""What all labels and annotations of uimgacc begin with, except CAPABLE_LABELS and TWIN_LABEL."""
+
+# --- ImageCaches ---
+
+AUTO_CREATED = "uimgacc.io/auto-created"
+"""Label "true" of an ImageCache that an agent has created for a pod that matched none."""
+
+CREATED_FOR = "uimgacc.io/created-for"
+"""Annotation of such an object: the `namespace/name` of that pod."""
+
+CREATED_FOR_UID = "uimgacc.io/created-for-uid"
+"""Annotation of such an object: the UID of that pod."""
+
+CREATED_ON = "uimgacc.io/created-on"
+"""Annotation of such an object: the node of that pod. Admission holds agents to their own node."""
+
+DIALECT = "uimgacc.io/dialect"
+"""Annotation of such an object: the dialect that the pod used (a value of caches.Dialect)."""
+
+LAST_MATCHED = "uimgacc.io/last-matched"
+"""Annotation of such an object: when a pod was last served from it, RFC 3339.
+
+Agents write it, the controller's expiry reads it. It is absent until the first
+match, and up to six hours behind: of all nodes one writes it in six hours.
+"""
+
+FINALIZER = "uimgacc.io/cache"
+"""Held while the store has the cache's record, or its layers wait for nodes; the wait is
+bounded."""
+
+REFRESH = "uimgacc.io/refresh"
+"""Annotation: any new value has the images looked up and built again."""
+
+REFRESH_HOURS = "uimgacc.io/refresh-hours"
+"""Annotation: the same at this interval, for tags that move."""
+
+PLAIN_HTTP = "uimgacc.io/plain-http-registry"
+"""Annotation: registries without TLS, separated by commas."""
+
+INSECURE = "uimgacc.io/insecure-registry"
+"""Annotation: registries whose certificate is not verified, separated by commas."""
+
+ACR_INSTANCE_IDS = "k8s.aliyun.com/acr-instance-ids"
+"""Annotation: instances of Alibaba's Container Registry, separated by commas."""
+
+# Each of these is read under several names, the first one first.
+REUSE_NAMES = (
+    "uimgacc.io/reuse",
+    "k8s.aliyun.com/imc-enable-reuse",
+    "k8s.aliyun.com/auto-match-imagecache",
+    "k8s.aliyun.com/eci-image-cache",
+)
+PLAIN_HTTP_NAMES = (
+    PLAIN_HTTP,
+    "k8s.aliyun.com/plain-http-registry",
+    "eks.tke.cloud.tencent.com/registry-http-endpoint",
+)
+INSECURE_NAMES = (
+    INSECURE,
+    "k8s.aliyun.com/insecure-registry",
+    "eks.tke.cloud.tencent.com/registry-insecure-skip-verify",
+)
+ACR_INSTANCE_NAMES = (ACR_INSTANCE_IDS, "k8s.aliyun.com/acr-instance-id")
+"""Of ImageCaches and of pods."""
+ARCHITECTURE_NAMES = ("uimgacc.io/cpu-arch", "k8s.aliyun.com/imc-cpu-arch")
+
+# --- ImageCaches that UCloud's API has made ---
+
+UCLOUD_LABEL = "uimgacc.io/ucloud"
+"""Label "true" of such an object."""
+
+ORIGINAL_IMAGE = "uimgacc.io/original-image"
+TARGET_IMAGE = "uimgacc.io/target-image"
+TARGET_STAGE = "uimgacc.io/target-stage"
+TARGET_PROBLEM = "uimgacc.io/target-problem"
+TARGET_LAYERS = "uimgacc.io/layers"
+DELETION_REPORTED = "uimgacc.io/deletion-told"
+
+# --- Pods ---
+
+CACHE = "uimgacc.io/image-cache"
+"""Annotation of a pod: the cache that it asks for, or `auto`."""
+
+ALIBABA_PIN = "k8s.aliyun.com/eci-imc-id"
+ALIBABA_PIN_LEGACY = "k8s.aliyun.com/eci-image-snapshot-id"
+ALIBABA_AUTO = "k8s.aliyun.com/eci-auto-imc"
+ALIBABA_AUTO_LEGACY = "k8s.aliyun.com/eci-image-cache"
+ALIBABA_PERFECT = "k8s.aliyun.com/imc-perfect-match"
+ALIBABA_COUNT = "k8s.aliyun.com/imc-match-count-request"
+TENCENT_CACHE = "eks.tke.cloud.tencent.com/use-image-cache"
+
+NO_POD = "uimgacc.io/disabled"
+"""Label that no pod has: while acceleration is switched off, admission policies select it."""
+
+RUNTIME_HANDLER = "io.containerd.cri.runtime-handler"
+"""Annotation of a pod, read by containerd 1.7 to 2.2: the handler to pull its images for."""
+
+# --- Build Jobs ---
+
+BUILDER_LABELS = {"app.kubernetes.io/name": "uimgacc", "app.kubernetes.io/component": "builder"}
+"""Labels of every build Job and its pods."""
+
+JOB_CACHE_ID = "uimgacc.io/cache-id"
+"""Label of a Job: the cache that it builds."""
+
+JOB_OWNER = "uimgacc.io/image-cache"
+"""Annotation of a Job: the ImageCache, as `group/name`."""
+
+JOB_SPEC = "uimgacc.io/spec"
+"""Annotation of a Job: the hash of the specification that it builds."""
+
+JOB_PLATFORMS = "uimgacc.io/platforms"
+"""Annotation of a Job: the platforms that it builds for."""
+
+JOB_NAME = "batch.kubernetes.io/job-name"
+"""Label of a Job's pods, by Kubernetes."""
+
+# --- Leases, field managers, the installation ---
+
+NAMESPACE = "uimgacc-system"
+"""Where uimgacc is installed, unless its user chose another namespace."""
+
+CONTROLLER_LEASE = "uimgacc-controller"
+"""Lease of the controller that leads."""
+
+OPERATION_LEASE = "uimgacc-operation"
+"""Lease that is held while an operation of UCloud's API is decided and begun."""
+
+AGENTS = "uimgacc-node"
+"""DaemonSet of the agents and snapshotters."""
+
+COMPONENT = "uimgacc"
+"""Source of events, and field manager of objects that a person applies."""
+
+CONTROLLER = "uimgacc-controller"
+"""Field manager and user agent of the controller."""
+
+# --- containerd ---
+
+SNAPSHOTTER = "uimgacc"
+"""Name of the snapshotter in containerd's configuration, and of the default runtime handler."""
+
+SNAPSHOT_REF = "containerd.io/snapshot.ref"
+"""Label of a snapshot: the chain ID that it was asked for."""
+
+GC_SNAPSHOT = "containerd.io/gc.ref.snapshot."
+"""Prefix of a label of an image's config, followed by a snapshotter: the snapshot to keep."""
+
+GC_CONTENT = "containerd.io/gc.ref.content"
+"""Label of a manifest: the content to keep with it."""
+
+GC_EXPIRE = "containerd.io/gc.expire"
+"""Label of a lease: when it ends."""
+
+SET_ASIDE = "uimgacc.io/set-aside.snapshot."
+"""Prefix of a label of an image's config: GC_SNAPSHOT while the snapshots are lost."""
+
+REGISTERED = "uimgacc.io/registered"
+"""Label "true" of an image that the agent has registered."""
+
+CRI_IMAGE = "io.cri-containerd.image"
+"""Label "managed" of an image that CRI has seen."""
+
+CRI_PINNED = "io.cri-containerd.pinned"
+"""Label "pinned" of an image that the kubelet must not delete."""
+
+SNAPSHOTTER_PLUGINS = "io.containerd.snapshotter.v1"
+"""Type of containerd's snapshotter plugins."""
