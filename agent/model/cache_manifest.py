@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.model import caches, keys
+from agent.model import keys
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +35,9 @@ class Draft:
 def write(draft: Draft) -> dict[str, Any]:
     """The manifest."""
     registries = {
-        caches.PLAIN_HTTP: ",".join(draft.plain_http),
-        caches.INSECURE: ",".join(draft.insecure),
-        keys.ACR_INSTANCE_NAMES[0]: ",".join(draft.acr_instances),
+        keys.PLAIN_HTTP: ",".join(draft.plain_http),
+        keys.INSECURE: ",".join(draft.insecure),
+        keys.ACR_INSTANCE_IDS: ",".join(draft.acr_instances),
     }
     annotations = {**draft.annotations, **_given(registries)}
     spec = {
@@ -47,7 +47,7 @@ def write(draft: Draft) -> dict[str, Any]:
         "retentionDays": draft.retention_days,
     }
     return {
-        "apiVersion": f"{caches.NATIVE_GROUP}/v1",
+        "apiVersion": keys.API_VERSION,
         "kind": keys.IMAGE_CACHE,
         "metadata": {
             "name": draft.name,

@@ -23,8 +23,6 @@ SIZE_DEFAULT = 20
 SIZE_MIN, SIZE_MAX = 20, 32768
 SIZE_AUTO = 30
 
-NATIVE_GROUP = "uimgacc.io"
-
 
 _DNS_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -41,7 +39,7 @@ class Dialect(enum.Enum):
 
 
 GROUPS = {
-    NATIVE_GROUP: Dialect.NATIVE,
+    keys.GROUP: Dialect.NATIVE,
     keys.ALIBABA_GROUP: Dialect.ALIBABA,
     keys.TENCENT_GROUP: Dialect.TENCENT,
 }
@@ -60,12 +58,6 @@ MAX_NAMESPACES = 100
 
 EVERY = "*"
 """In the place of a namespace: all of them."""
-
-PLAIN_HTTP = keys.PLAIN_HTTP
-"""Annotation: registries without TLS, with commas."""
-
-INSECURE = keys.INSECURE
-"""Annotation: registries whose certificate is not verified, with commas."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
