@@ -112,6 +112,15 @@ class _Probe(msgspec.Struct, frozen=True, rename="camel"):
     layers: msgspec.Raw = msgspec.Raw(b"")
 
 
+# Made in the one thread that imports; see agent.model.records.
+_PROBE, _INDEX, _MANIFEST, _CONFIG = (
+    msgspec.json.Decoder(_Probe),
+    msgspec.json.Decoder(Index),
+    msgspec.json.Decoder(Manifest),
+    msgspec.json.Decoder(Config),
+)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layer:
     """One layer as planned: its identity, what stands below, and the blob to fetch."""
@@ -124,17 +133,17 @@ class Layer:
 def parse(data: bytes, media_type: str) -> Index | Manifest:
     """Read what a registry served for a tag or digest; raise UnsupportedImage."""
     try:
-        probe = msgspec.json.decode(data, type=_Probe)
+        probe = _PROBE.decode(data)
         kind = probe.media_type or media_type
         if kind in _INDEXES or (kind not in _MANIFESTS and probe.manifests):
-            index = msgspec.json.decode(data, type=Index)
+            index = _INDEX.decode(data)
             _require_digests(index.manifests)
             return index
         if kind in _MANIFESTS or probe.layers:
-            manifest = msgspec.json.decode(data, type=Manifest)
+            manifest = _MANIFEST.decode(data)
             _require_digests([manifest.config, *manifest.layers])
             return manifest
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnsupportedImage(f"its manifest is damaged ({error})") from error
     if probe.schema_version == 1:
         raise UnsupportedImage("it has the old manifest schema 1; push it again with a new docker")
@@ -144,8 +153,8 @@ def parse(data: bytes, media_type: str) -> Index | Manifest:
 def parse_config(data: bytes) -> Config:
     """Read an image's config; raise UnsupportedImage."""
     try:
-        return msgspec.json.decode(data, type=Config)
-    except (msgspec.DecodeError, RecursionError) as error:
+        return _CONFIG.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnsupportedImage(f"its config is damaged ({error})") from error
 
 

@@ -35,6 +35,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     result: Result | None = None
 
 
+# Made in the one thread that imports; see agent.model.records.
+_REPORT = msgspec.json.Decoder(Report)
+
+
 def is_job(text: str) -> bool:
     """Whether a string may be the name of a Job, and so of a report's file."""
     return _JOB.fullmatch(text) is not None
@@ -48,6 +52,6 @@ def encode(report: Report) -> bytes:
 def decode(data: bytes, name: str) -> Report:
     """Read a report; raise RecordError where it is none."""
     try:
-        return msgspec.json.decode(data, type=Report)
+        return _REPORT.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise records.RecordError(name, str(error)) from error

@@ -14,6 +14,10 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     images: dict[str, int] = {}
 
 
+# Made in the one thread that imports; see agent.model.records.
+_SAVED = msgspec.json.Decoder(Saved)
+
+
 def encode_saved(saved: Saved) -> str:
     """The value of the annotation."""
     return msgspec.json.encode(saved).decode()
@@ -22,6 +26,6 @@ def encode_saved(saved: Saved) -> str:
 def decode_saved(text: str) -> Saved | None:
     """What an annotation says; None where it makes no sense."""
     try:
-        return msgspec.json.decode(text, type=Saved)
+        return _SAVED.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return None

@@ -8,7 +8,7 @@ strings, durations seconds.
 """
 
 import re
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -241,6 +241,13 @@ Record = TypeVar(
 )
 
 
+# Made here, in the one thread that imports: msgspec describes a type when it is first used, and
+# several threads that do so at the same time end the process (SIGSEGV).
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in Record.__constraints__
+}
+
+
 def encode(record: msgspec.Struct) -> bytes:
     """The bytes of a record's file: JSON, indented, with a newline at the end."""
     return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
@@ -249,9 +256,10 @@ def encode(record: msgspec.Struct) -> bytes:
 def decode(data: bytes, kind: type[Record], name: str) -> Record:
     """Read a record of the given kind; `name` is for the message of RecordError."""
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+        record: Record = _DECODERS[kind].decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(name, str(error)) from error
+    return record
 
 
 def is_cache_id(text: str) -> bool:

@@ -5,9 +5,10 @@ site-packages it needs 8 MB and 15 ms. MODULE (found below FOLDER) has a dict
 OPERATIONS of the functions that may be called. Messages are marshal, preceded by
 their length in 4 bytes; both sides are the same interpreter.
 
-The child ends when its parent does: the socket reads as closed.
+The child ends when its parent does: the socket reads as closed, or cannot be written.
 """
 
+import contextlib
 import importlib
 import marshal
 import socket
@@ -49,7 +50,8 @@ def main() -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     operations = importlib.import_module(module).OPERATIONS
-    with socket.socket(fileno=int(descriptor)) as connection:
+    parent_gone = contextlib.suppress(BrokenPipeError, ConnectionResetError)
+    with socket.socket(fileno=int(descriptor)) as connection, parent_gone:
         while header := receive(connection, LENGTH.size):
             reply = answer(operations, receive(connection, LENGTH.unpack(header)[0]))
             connection.sendall(LENGTH.pack(len(reply)) + reply)

@@ -2,13 +2,17 @@
 
 import asyncio
 import errno
+import marshal
 import os
 import pathlib
 import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
-from agent.kits.processes import workers
+from agent.kits.processes import worker_child, workers
 
 MODULE = "tests.unit.kits.operations"
 
@@ -119,3 +123,21 @@ async def test_stuck_workers_are_bounded(pool, monkeypatch: pytest.MonkeyPatch) 
         worker.process.wait()
 
     assert await pool.call("echo", 1, deadline=10) == 1
+
+
+def test_a_worker_whose_parent_has_ended_before_the_answer_is_silent() -> None:
+    """As after each kill -9 of a snapshotter or an agent: the worker shares its stderr."""
+    ours, theirs = socket.socketpair()
+    folder = str(pathlib.Path(__file__).parents[4])
+    with theirs:
+        child = subprocess.Popen(
+            [sys.executable, worker_child.__file__, str(theirs.fileno()), folder, MODULE],
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+        )
+    with ours:
+        request = marshal.dumps(("pid_after", (0.3,)))
+        ours.sendall(worker_child.LENGTH.pack(len(request)) + request)
+    _, errors = child.communicate(timeout=20)
+
+    assert (child.returncode, errors) == (0, b"")
