@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from agent import errors
-from agent.mounts import mount_users, mountinfo, mountpoints
+from agent.mounts import mountinfo, mountpoints
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Caller(Protocol):
 class LayerMounts:
     """The mounted layers below `folder`, which must exist, on the local file system.
 
-    `pool` runs agent.mounts.syscalls.OPERATIONS. `store` is where the store appears; if
+    `pool` runs the OPERATIONS of agent.mounts.syscalls and mount_users. `store` is where the store appears; if
     that is a link to one of several mounts (agent.mounts.nfs), a layer from another one
     than now is not taken for mounted: that one's export may be gone.
     """
@@ -203,11 +203,14 @@ class LayerMounts:
         idle = [known for known in self._devices if known not in wanted]
         if not idle:
             return True
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, mount_users.of, str(self._folder))
+        try:
+            used = await self._pool.call("used_layers", str(self._folder), deadline=self._deadline)
+        except (OSError, errors.AgentError) as error:
+            logger.warning("idle layers stay mounted", extra={"reason": str(error)})
+            return False
         all_went = True
         for diff_id in idle:
-            if pathlib.PurePath(self.path(diff_id)).name in found.used:
+            if pathlib.PurePath(self.path(diff_id)).name in used:
                 all_went = False
                 continue
             # Nothing may be awaited between this answer and `_drop`.

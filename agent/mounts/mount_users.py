@@ -98,6 +98,11 @@ def _uses(entry: mountinfo.Entry, before: set[str], names: Mapping[int, str]) ->
                 yield name
 
 
+def used_layers(folder: str) -> list[str]:
+    """The layers below `folder` that something uses, by their 16 hex digits; for workers."""
+    return sorted(of(folder).used)
+
+
 def all_tables() -> Iterator[list[mountinfo.Entry]]:
     """The mount tables of all processes that can be seen, each namespace's once."""
     for _, table in tables():
@@ -121,3 +126,6 @@ def tables() -> Iterator[tuple[str, list[mountinfo.Entry]]]:
             continue
         seen.add(namespace)
         yield process, table
+
+
+OPERATIONS = {"used_layers": used_layers}

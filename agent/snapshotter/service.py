@@ -6,6 +6,7 @@ of the message). An exception that is none of ours would land verbatim in a pod'
 events, so each is caught here, logged, and answered as Internal.
 """
 
+import asyncio
 import functools
 import logging
 import os
@@ -37,6 +38,15 @@ _CODES: dict[type[errors.AgentError], grpc.StatusCode] = {
 }
 
 _Handler = Callable[[Any, Any, Any], Awaitable[Response]]
+
+_AT_ONCE = 256
+"""Requests at a time that may need the store, a mount or many files. More wait for their turn, within
+the deadlines that containerd gave them: to refuse one would fail a pull or a pod's start. Requests
+that need only the database do not wait behind them: containerd holds locks around some of these."""
+
+_REQUESTS = 4096
+"""Requests at a time, with those that wait; one more is answered RESOURCE_EXHAUSTED. A node with
+hundreds of pods does not come near; what waits takes about 20 KB each."""
 
 _LIST_SECONDS = metrics.SNAPSHOT_REQUEST.labels("List")
 
@@ -76,6 +86,17 @@ def _unary(handler: _Handler[Response]) -> _Handler[Response]:
     return call
 
 
+def _in_turn(handler: _Handler[Response]) -> _Handler[Response]:
+    """Let at most `_AT_ONCE` requests of such methods work at a time."""
+
+    @functools.wraps(handler)
+    async def call(self: "Service", request: Any, context: Any) -> Response:
+        async with self.turns:
+            return await handler(self, request, context)
+
+    return call
+
+
 def _time(nanoseconds: int) -> timestamp_pb2.Timestamp:
     seconds, nanos = divmod(nanoseconds, 1_000_000_000)
     return timestamp_pb2.Timestamp(seconds=seconds, nanos=nanos)
@@ -105,8 +126,10 @@ class Service(snapshots_pb2_grpc.SnapshotsServicer):
     def __init__(self, served: snapshots.Snapshotter, database: state_db.Database) -> None:
         self._served = served
         self.database = database
+        self.turns = asyncio.Semaphore(_AT_ONCE)
 
     @_unary
+    @_in_turn
     async def Prepare(  # noqa: N802 - gRPC's names
         self, request: snapshots_pb2.PrepareSnapshotRequest, context: Any
     ) -> snapshots_pb2.PrepareSnapshotResponse:
@@ -115,6 +138,7 @@ class Service(snapshots_pb2_grpc.SnapshotsServicer):
         return snapshots_pb2.PrepareSnapshotResponse(mounts=_mounts(mounts))
 
     @_unary
+    @_in_turn
     async def View(  # noqa: N802
         self, request: snapshots_pb2.ViewSnapshotRequest, context: Any
     ) -> snapshots_pb2.ViewSnapshotResponse:
@@ -123,6 +147,7 @@ class Service(snapshots_pb2_grpc.SnapshotsServicer):
         return snapshots_pb2.ViewSnapshotResponse(mounts=_mounts(mounts))
 
     @_unary
+    @_in_turn
     async def Mounts(  # noqa: N802
         self, request: snapshots_pb2.MountsRequest, context: Any
     ) -> snapshots_pb2.MountsResponse:
@@ -177,6 +202,7 @@ class Service(snapshots_pb2_grpc.SnapshotsServicer):
             _LIST_SECONDS.observe(time.perf_counter() - started)
 
     @_unary
+    @_in_turn
     async def Usage(  # noqa: N802
         self, request: snapshots_pb2.UsageRequest, context: Any
     ) -> snapshots_pb2.UsageResponse:
@@ -202,8 +228,12 @@ async def serve(service: Service, address: str, *, grace: float) -> None:
         options=[
             ("grpc.max_receive_message_length", 16 << 20),
             ("grpc.max_send_message_length", 16 << 20),
+            # Of more than 1000 that the event loop has not seen yet, gRPC refuses some by chance.
+            ("grpc.server.max_pending_requests", _REQUESTS),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * _REQUESTS),
             ("grpc.so_reuseport", 0),
-        ]
+        ],
+        maximum_concurrent_rpcs=_REQUESTS,
     )
     snapshots_pb2_grpc.add_SnapshotsServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"unix://{address}")

@@ -30,6 +30,8 @@ _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _FILES = ("", "-wal")
 """What the name of the database's file ends with where changes are kept; -shm has none."""
 _BATCH = 64
+_WAITING = 512
+"""Changes that may wait for the thread, which takes them in batches; more wait to be queued."""
 
 
 class NewerError(errors.PermanentError):
@@ -130,6 +132,7 @@ class Database:
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._queue: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._free = asyncio.Semaphore(_WAITING)
         self._thread = threading.Thread(target=self._run, name="metadata", daemon=True)
         self._thread.start()
 
@@ -137,7 +140,7 @@ class Database:
         """Apply a change and return its result once it is durable.
 
         Raises what the change raised (it then did nothing), or sqlite3.Error.
-        A caller that is cancelled does not take the change back.
+        A caller that is cancelled does not take the change back once it is queued.
         """
         return await self._enqueue(change)
 
@@ -145,12 +148,11 @@ class Database:
         """Wait until `read` shows all changes so far, also those whose callers have gone."""
         await self._enqueue(lambda _: None)
 
-    def _enqueue(
-        self, change: Callable[[metadata.Transaction], Result]
-    ) -> "asyncio.Future[Result]":
+    async def _enqueue(self, change: Callable[[metadata.Transaction], Result]) -> Result:
+        await self._free.acquire()
         future: asyncio.Future[Result] = self._loop.create_future()
         self._queue.put(_Change(change, future))
-        return future
+        return await future
 
     def close(self) -> None:
         """Finish the writes that are waiting, then close."""
@@ -215,6 +217,7 @@ class Database:
 
     def _deliver(self, changes: "list[_Change]", outcomes: "list[_Outcome]") -> None:
         for change, outcome in zip(changes, outcomes, strict=True):
+            self._free.release()
             if change.future.done():
                 continue
             if outcome.error is None:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from agent.mounts import mountpoints, syscalls
+from agent.mounts import mount_users, mountpoints, syscalls
 from agent.store.lookup import chain_index, file_reads
 
 Answer = tuple[bytes, bytes, int, int | None, bool]
@@ -64,6 +64,7 @@ def _stands(store: str, chain_id: str, chain: bytes) -> bool:
 OPERATIONS = {
     **file_reads.OPERATIONS,
     **chain_index.OPERATIONS,
+    **mount_users.OPERATIONS,
     **syscalls.OPERATIONS,
     "serve_chain": serve_chain,
 }
