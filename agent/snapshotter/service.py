@@ -40,9 +40,9 @@ _CODES: dict[type[errors.AgentError], grpc.StatusCode] = {
 _Handler = Callable[[Any, Any, Any], Awaitable[Response]]
 
 _AT_ONCE = 256
-"""Requests at a time that may need the store, a mount or many files. More wait for their turn, within
-the deadlines that containerd gave them: to refuse one would fail a pull or a pod's start. Requests
-that need only the database do not wait behind them: containerd holds locks around some of these."""
+"""Requests at a time that may need the store, a mount or many files. More wait for their turn,
+within the deadlines that containerd gave them: to refuse one would fail a pull or a pod's start.
+Requests that need only the database do not wait behind them: containerd holds locks around some."""
 
 _REQUESTS = 4096
 """Requests at a time, with those that wait; one more is answered RESOURCE_EXHAUSTED. A node with
