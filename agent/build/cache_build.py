@@ -6,7 +6,6 @@ goes on where it was. Everything a record names is there before the record is.
 
 import asyncio
 import dataclasses
-import datetime
 import time
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +13,7 @@ from agent import errors
 from agent.build import image_plan, layer_build
 from agent.build.tar import inheritance
 from agent.kits.aio import tasks, threads
-from agent.model import images, records
+from agent.model import images, records, times
 from agent.store.lookup import direct_reader
 from agent.store.publish import build_claims, writer
 
@@ -329,4 +328,4 @@ def _listed(names: tuple[str, ...] | None) -> list[str] | None:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return times.stamp(times.now())

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import datetime
 import os
 import pathlib
 from collections.abc import Awaitable, Callable
@@ -55,8 +54,3 @@ def run(target: Target, work: Callable[[rest_client.Client], Awaitable[Result]])
             return await work(client)
 
     return asyncio.run(opened())
-
-
-def now() -> datetime.datetime:
-    """The time, for ages and freshness."""
-    return datetime.datetime.now(datetime.UTC)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec
 import typer
 
 from agent import errors
+from agent.model import times
 
 if TYPE_CHECKING:
     import rich.console
@@ -118,12 +119,9 @@ def size(count: float) -> str:
 
 def age(created: str, now: datetime.datetime) -> str:
     """How long ago an RFC 3339 time was: 5m, 3h, 12d."""
-    try:
-        moment = datetime.datetime.fromisoformat(created)
-    except ValueError:
+    moment = times.parse(created)
+    if moment is None:
         return "?"
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
     seconds = max(0, int((now - moment).total_seconds()))
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * length or (seconds >= length and unit != "m"):

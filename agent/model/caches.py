@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 
-from agent.model import images, keys, manifests, records
+from agent.model import images, keys, manifests, records, times
 
 MAX_IMAGES = 20
 MAX_SECRETS = 20
@@ -222,9 +222,6 @@ class Cache:
         return any(image.target == target for image in self.of_repository(reference))
 
 
-_LONG_AGO = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-
 def cache_of(record: records.CacheRecord) -> Cache:
     """The view of a record. An image whose reference cannot be read is left out."""
     by_name: dict[str, list[tuple[images.Reference, records.CachedImage]]] = {}
@@ -240,16 +237,8 @@ def cache_of(record: records.CacheRecord) -> Cache:
         by_name={name: tuple(pairs) for name, pairs in by_name.items()},
         layers=frozenset(layer for image in held for layer in image.layers),
         image_bytes=sum(image.size for image in held),
-        created=_moment(record.created),
+        created=times.parse(record.created) or times.EPOCH,
     )
-
-
-def _moment(text: str) -> datetime.datetime:
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return _LONG_AGO
-    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
 def parse_request(manifest: Mapping[str, object]) -> CacheRequest:

@@ -10,7 +10,7 @@ import decimal
 import enum
 from collections.abc import Iterator, Mapping
 
-from agent.model import manifests
+from agent.model import manifests, times
 
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -242,11 +242,10 @@ def _time(field: manifests.Field) -> datetime.datetime | None:
         text = field.text("")
         if not text:
             return None
-        try:
-            moment = datetime.datetime.fromisoformat(text)
-        except ValueError:
-            raise field.error("expected a time such as 2026-01-31T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+        moment = times.parse(text)
+        if moment is None:
+            raise field.error("expected a time such as 2026-01-31T12:00:00Z")
+    return times.in_utc(moment)
 
 
 def _started_at(status: manifests.Field, pod: Pod) -> datetime.datetime | None:

@@ -22,7 +22,7 @@ from agent.clients.containerd import rpc
 from agent.kits import jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline, workers
-from agent.model import images
+from agent.model import images, times
 from agent.mounts import host_copies, mountinfo, nfs
 from agent.node.health import probe, store_mount
 from agent.node.images import (
@@ -63,7 +63,7 @@ class _Parts:
     name: str
     drainer: drain.Drainer | None = None
     started: datetime.datetime = dataclasses.field(
-        default_factory=lambda: datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        default_factory=lambda: times.now().replace(microsecond=0)
     )
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -211,7 +211,7 @@ async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
 def _drainer(
     client: rpc.Client, stock: inventory.Inventory, known: image_snapshots.Chains
 ) -> drain.Drainer:
-    return drain.Drainer(client, stock, known, clock=lambda: datetime.datetime.now(datetime.UTC))
+    return drain.Drainer(client, stock, known, clock=times.now)
 
 
 async def _mounting(

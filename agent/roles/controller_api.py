@@ -6,7 +6,6 @@ cluster's objects. What takes long is done by the one that leads.
 
 import asyncio
 import contextlib
-import datetime
 import logging
 from collections.abc import AsyncIterator
 
@@ -20,7 +19,7 @@ from agent.control.reconcile import cache_store
 from agent.kits.aio import tasks
 from agent.kits.processes import workers
 from agent.kits.web import tls
-from agent.model import keys
+from agent.model import keys, times
 from agent.ucloud import accelerated_objects, acceleration, alias_push, endpoint
 
 logger = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ def _application(
         exclusion.Turns(client, namespace=wanted.namespace),
         nfs=wanted.nfs,
         store_problem=lambda: store.problem,
-        clock=lambda: datetime.datetime.now(datetime.UTC),
+        clock=times.now,
     )
     keys = api_keys.Keys(wanted.api_keys)
     app = endpoint.application(endpoint.Api(actions, keys, cluster=wanted.cluster_id))
@@ -106,7 +105,7 @@ def _application(
         client,
         keys,
         lambda: page_data.read(client, store_problem=store.problem),
-        clock=lambda: datetime.datetime.now(datetime.UTC),
+        clock=times.now,
     )
     shown.add_to(app)
     return app

@@ -9,13 +9,13 @@ import base64
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.clients.registry import credentials
 from agent.control.caches import cache_object, cache_state
-from agent.model import cache_manifest, caches, keys
+from agent.model import cache_manifest, caches, keys, times
 from agent.ucloud import accelerated_images, acceleration, protocol
 
 _CONFIG_MAPS = rest_client.Resource(plural="configmaps")
@@ -53,7 +53,7 @@ class KubeObjects:
         switch: acceleration_switch.Switch,
         settings: Settings,
         *,
-        clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        clock: times.Clock = times.now,
     ) -> None:
         self._api = api
         self._switch = switch
@@ -126,7 +126,7 @@ class KubeObjects:
         except refusals.NotFound:
             return False
         # Whoever holds it: while one hands it to the next, nobody need be told.
-        renewed = cache_object.moment((lease.get("spec") or {}).get("renewTime"))
+        renewed = times.parse((lease.get("spec") or {}).get("renewTime"))
         return renewed is not None and self._clock() - renewed < _FRESH
 
     async def switch(self) -> acceleration.Switch:

@@ -14,12 +14,12 @@ keeps nobody from the next operation, which is told of from then on.
 import asyncio
 import contextlib
 import dataclasses
-import datetime
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from agent import errors
 from agent.control.objects import exclusion
+from agent.model import times
 from agent.ucloud import accelerated_images, protocol
 
 LEADERLESS = (
@@ -83,7 +83,7 @@ class Actions:
         *,
         nfs: str,
         store_problem: Callable[[], str],
-        clock: Callable[[], datetime.datetime],
+        clock: times.Clock,
     ) -> None:
         self._objects = objects
         self._turns = turns

@@ -14,7 +14,7 @@ import yaml
 from agent import settings
 from agent.clients.kube import connection, refusals, rest_client
 from agent.matching import decisions
-from agent.model import caches, images, keys, pods
+from agent.model import caches, images, keys, pods, times
 from agent.node.health import capability, node_object, node_patch
 from agent.node.pods import cache_requests
 from agent.node.report import event_queue, pod_events
@@ -421,7 +421,7 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
     proxy.clock = datetime.timedelta(days=days)
     request = wish(api.namespace).request
     manifest = cache_requests.manifest_of(request, pods.Pod(namespace=api.namespace, name="p"))
-    manifest["metadata"]["annotations"][keys.LAST_MATCHED] = node_patch.stamp(
+    manifest["metadata"]["annotations"][keys.LAST_MATCHED] = times.stamp(
         datetime.datetime.now(datetime.UTC)
     )
     api.create(rest_client.IMAGE_CACHES, manifest)

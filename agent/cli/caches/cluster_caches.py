@@ -14,7 +14,7 @@ from agent.cli.caches import create_command
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.objects import exclusion
-from agent.model import cache_manifest, caches, keys
+from agent.model import cache_manifest, caches, keys, times
 from agent.ucloud import accelerated_objects, acceleration, protocol
 
 _POLL = 0.5
@@ -43,7 +43,7 @@ def show_all(target: cluster_access.Target, *, as_json: bool) -> None:
             f"{each.state.progress}%",
             output.size(each.state.size) if each.state.size else "-",
             str(len(each.request.images)) if each.request else "-",
-            output.age(each.created.isoformat(), cluster_access.now()),
+            output.age(each.created.isoformat(), times.now()),
         )
     output.console().print(made)
 
@@ -68,7 +68,7 @@ def show_one(target: cluster_access.Target, name: str, *, as_json: bool) -> None
         "In store": output.size(each.state.size),
         "Kept": keep,
         "Serves": who,
-        "Last used": f"{output.age(each.matched.isoformat(), cluster_access.now())} ago"
+        "Last used": f"{output.age(each.matched.isoformat(), times.now())} ago"
         if each.matched
         else "-",
     }
@@ -361,7 +361,7 @@ def _actions(
         nfs="",
         # Whether the store is there is the controller's to know: a build that cannot begin waits.
         store_problem=str,
-        clock=cluster_access.now,
+        clock=times.now,
     )
 
 

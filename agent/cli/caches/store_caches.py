@@ -1,13 +1,12 @@
 """`uimgacc get` and `uimgacc delete`: the caches of a store."""
 
-import datetime
 import pathlib
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from agent.cli import output
-from agent.model import images, records
+from agent.model import images, records, times
 from agent.store import layout
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
@@ -34,7 +33,7 @@ def show_all(store: pathlib.Path, *, as_json: bool) -> None:
     if not found:
         output.say(f"no caches in {store}")
         return
-    now = datetime.datetime.now(datetime.UTC)
+    now = times.now()
     made = output.table("CACHEID", "NAME", "IMAGES", "SIZE", "NAMESPACES", "AGE")
     for cache in found:
         made.add_row(

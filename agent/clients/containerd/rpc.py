@@ -38,7 +38,7 @@ from agent._proto.containerd import (
     types_pb2,
     version_pb2_grpc,
 )
-from agent.model import keys
+from agent.model import keys, times
 
 _CRI_STATUS = "/runtime.v1.RuntimeService/Status"
 _CRI_PULL = "/runtime.v1.ImageService/PullImage"
@@ -259,8 +259,8 @@ class Client:
     async def create_lease(self, seconds: float) -> str:
         """Make a lease that ends by itself after so many seconds; its ID."""
         lease = f"uimgacc-{secrets.token_hex(8)}"
-        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
-        labels = {keys.GC_EXPIRE: ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        ends = times.now() + datetime.timedelta(seconds=seconds)
+        labels = {keys.GC_EXPIRE: times.stamp(ends)}
         request = leases_pb2.CreateRequest(id=lease, labels=labels)
         await self._call(self._leases.Create, request, "create a lease")
         return lease

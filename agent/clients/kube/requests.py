@@ -22,6 +22,7 @@ from kubernetes_asyncio import client
 
 from agent import metrics
 from agent.clients.kube import connection, http_session, refusals
+from agent.model import times
 
 _ANSWER_LIMIT = 64 << 20
 _LINE_LIMIT = 8 << 20
@@ -75,9 +76,10 @@ class Requests:
         try:
             date = email.utils.parsedate_to_datetime(text)
         except ValueError:
-            return datetime.datetime.now(datetime.UTC)
-        date = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
-        return date + datetime.timedelta(seconds=asyncio.get_running_loop().time() - received)
+            return times.now()
+        return times.in_utc(date) + datetime.timedelta(
+            seconds=asyncio.get_running_loop().time() - received
+        )
 
     async def __aenter__(self) -> "Requests":
         self._session = http_session.Session()

@@ -9,7 +9,6 @@ again with growing delays until a deadline; a blob goes on where it stopped.
 
 import contextlib
 import dataclasses
-import datetime
 import email.utils
 import logging
 import ssl
@@ -23,7 +22,7 @@ from agent import errors
 from agent.clients.registry import challenges, credentials
 from agent.kits.aio import backoff
 from agent.kits.web import tls
-from agent.model import digests, images
+from agent.model import digests, images, times
 
 logger = logging.getLogger(__name__)
 
@@ -451,5 +450,5 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
         return float(text)
     with contextlib.suppress(ValueError, TypeError):
         when = email.utils.parsedate_to_datetime(text)
-        return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())
+        return max(0.0, (when - times.now()).total_seconds())
     return None

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.control.caches import cache_state, status_format
-from agent.model import caches, keys, manifests
+from agent.model import caches, keys, manifests, times
 
 _POD_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
-_LONG_AGO = datetime.datetime.fromtimestamp(0, datetime.UTC)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -131,15 +130,15 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         uid=meta["uid"],
         version=meta["resourceVersion"],
         generation=meta.get("generation", 0),
-        created=moment(meta.get("creationTimestamp")) or _LONG_AGO,
+        created=times.parse(meta.get("creationTimestamp")) or times.EPOCH,
         dialect=dialect,
         request=request,
         problem=problem,
-        deleted=moment(meta.get("deletionTimestamp")),
+        deleted=times.parse(meta.get("deletionTimestamp")),
         finalizers=tuple(meta.get("finalizers") or ()),
         auto=from_agent or (request is not None and request.auto),
         origin=_origin(annotations) if from_agent else None,
-        matched=moment(annotations.get(keys.LAST_MATCHED)),
+        matched=times.parse(annotations.get(keys.LAST_MATCHED)),
         refresh=annotations.get(keys.REFRESH, ""),
         refresh_seconds=_hours(annotations.get(keys.REFRESH_HOURS, "")),
         state=status_format.of_status(body.get("status"), dialect),
@@ -176,15 +175,6 @@ def _request(body: Mapping[str, Any]) -> tuple[caches.CacheRequest | None, str]:
         return caches.parse_request(body), ""
     except manifests.ManifestError as error:
         return None, str(error)
-
-
-def moment(text: object) -> datetime.datetime | None:
-    """A time of the API; None where there is none, or nothing of that form."""
-    try:
-        found = datetime.datetime.fromisoformat(str(text or ""))
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
 def _hours(text: str) -> float | None:

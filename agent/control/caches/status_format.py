@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from agent.control.caches import cache_state
-from agent.model import caches
+from agent.model import caches, times
 
 Status = dict[str, Any]
 
@@ -104,7 +104,7 @@ def of_status(status: object, dialect: caches.Dialect) -> cache_state.State:
             cache_state.Happening(
                 name=str(each.metadata.get("name", "")),
                 message=each.message,
-                at=_surely_utc(each.last_timestamp),
+                at=times.in_utc(each.last_timestamp),
                 warning=each.type == "Warning",
             )
             for each in found.events
@@ -165,7 +165,7 @@ def patch_of(
 
 def conditions(state: cache_state.State, before: object) -> list[Status]:
     """The conditions Ready and Building; their times change with their status only."""
-    at = state.changed or _epoch()
+    at = state.changed or times.EPOCH
     known: dict[str, _Condition] = {}
     for each in before if isinstance(before, list) else ():
         try:
@@ -200,12 +200,7 @@ def stamp(moment: datetime.datetime | None) -> str | None:
     """RFC 3339 in UTC, to the second, as the API has its times."""
     if moment is None:
         return None
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _epoch() -> datetime.datetime:
-    """The time of what has none."""
-    return datetime.datetime.fromtimestamp(0, datetime.UTC)
+    return times.stamp(moment)
 
 
 def _event(each: cache_state.Happening) -> Status:
@@ -247,8 +242,4 @@ def _percent(text: str) -> int:
 
 
 def _utc(moment: datetime.datetime | None) -> datetime.datetime | None:
-    return None if moment is None else _surely_utc(moment)
-
-
-def _surely_utc(moment: datetime.datetime) -> datetime.datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+    return None if moment is None else times.in_utc(moment)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from agent.control.caches import cache_object, cache_state
 from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest, job_state
-from agent.model import builds, caches, records
+from agent.model import builds, caches, records, times
 
 _POLL = 1.0
 _STOPPING = 2.0
@@ -213,7 +213,7 @@ def _running(
 
 
 def _built_by(job: job_state.Job, record: records.CacheRecord) -> bool:
-    created = cache_object.moment(record.created)
+    created = times.parse(record.created)
     return created is not None and (
         job.created is None or created >= job.created - _MATCHING_CLOCKS
     )
@@ -227,7 +227,7 @@ def _built(
 ) -> outcome.Decision:
     record = stored.record
     state = cache.state
-    at = cache_object.moment(record.created)
+    at = times.parse(record.created)
     told = {(event.name, event.at) for event in state.events}
     for image in record.images:
         begun = state.started or at

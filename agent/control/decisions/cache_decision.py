@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from agent.control.caches import cache_object, cache_state
 from agent.control.decisions import building, deletion, outcome, retention
 from agent.control.jobs import job_manifest
-from agent.model import caches, records
+from agent.model import caches, records, times
 
 _AWAY = 10.0
 _MATCHING_CLOCKS = datetime.timedelta(minutes=1)
@@ -121,7 +121,7 @@ def _adopted(cache: cache_object.CacheObject, seen: outcome.Seen) -> cache_objec
     if job_manifest.name_of(cache, platforms_of(cache, seen.platforms)) in seen.jobs:
         return cache  # whose end is followed
     record = seen.stored.record
-    created = cache_object.moment(record.created)
+    created = times.parse(record.created)
     if created is None or created == state.build.time or not _holds(record, request):
         return cache
     since = state.started

@@ -5,8 +5,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from agent.control.caches import cache_object
-from agent.model import keys
+from agent.model import keys, times
 
 _DOCUMENTED = "docs/use/builders.md"
 
@@ -65,7 +64,7 @@ def parse(body: Mapping[str, Any], pod_reason: str = "", *, setback: str = "") -
         reason=_reason(failure, pod_reason),
         explained=bool(pod_reason),
         setback=setback,
-        created=cache_object.moment(meta.get("creationTimestamp")),
+        created=times.parse(meta.get("creationTimestamp")),
     )
 
 

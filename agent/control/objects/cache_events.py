@@ -1,7 +1,6 @@
 """Events on ImageCache objects: what `kubectl describe` shows. Never in anybody's way."""
 
 import asyncio
-import datetime
 import logging
 import uuid
 from collections.abc import Mapping
@@ -9,10 +8,10 @@ from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.kube import rest_client
-from agent.control.caches import cache_object, status_format
+from agent.control.caches import cache_object
 from agent.control.decisions import outcome
 from agent.kits.aio import token_bucket
-from agent.model import keys
+from agent.model import keys, times
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class Teller:
 
 
 def _manifest(cache: cache_object.CacheObject, event: outcome.Event) -> dict[str, Any]:
-    now = status_format.stamp(datetime.datetime.now(datetime.UTC))
+    now = times.stamp(times.now())
     involved = {
         "apiVersion": f"{cache.key.group}/v1",
         "kind": keys.IMAGE_CACHE,

@@ -11,13 +11,12 @@ import contextlib
 import datetime
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
-from agent.control.caches import cache_object
-from agent.model import keys
+from agent.model import keys, times
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Turns:
         *,
         namespace: str,
         lasts: float = 60.0,
-        wall_clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        wall_clock: times.Clock = times.now,
     ) -> None:
         self._api = api
         self._namespace = namespace
@@ -125,10 +124,10 @@ class Turns:
         return {
             "holderIdentity": holder,
             "leaseDurationSeconds": max(1, round(self._lasts)),
-            "renewTime": self._wall_clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "renewTime": times.micro_stamp(self._wall_clock()),
         }
 
     def _is_over(self, held: rest_client.Object) -> bool:
-        since = cache_object.moment(held.get("renewTime"))
+        since = times.parse(held.get("renewTime"))
         lasts = float(held.get("leaseDurationSeconds") or self._lasts)
         return since is None or self._wall_clock() - since > datetime.timedelta(seconds=lasts)

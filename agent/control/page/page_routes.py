@@ -22,7 +22,7 @@ from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.control.page import api_keys, page_data, page_html
 from agent.kits.web import forms, html
-from agent.model import cache_manifest, caches, manifests
+from agent.model import cache_manifest, caches, manifests, times
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Pages:
         keys: api_keys.Keys,
         read: Callable[[], Awaitable[page_data.View]],
         *,
-        clock: Callable[[], datetime.datetime],
+        clock: times.Clock,
     ) -> None:
         self._client = client
         self._keys = keys

@@ -8,13 +8,13 @@ under the same names, and once.
 
 import asyncio
 import dataclasses
-import datetime
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
+from agent.model import times
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Election:
         name: str,
         identity: str,
         times: Times | None = None,
-        wall_clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        wall_clock: times.Clock = times.now,
     ) -> None:
         self._api = api
         self._namespace = namespace
@@ -137,7 +137,7 @@ class Election:
 
     async def _try(self) -> bool:
         """Take or renew the Lease; whether it is ours now."""
-        now = self._wall_clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = times.micro_stamp(self._wall_clock())
         spec: dict[str, Any] = {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": max(1, round(self._times.lasts)),

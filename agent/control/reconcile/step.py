@@ -5,9 +5,8 @@ controller or of another one.
 """
 
 import dataclasses
-import datetime
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from agent import errors, metrics
@@ -16,6 +15,7 @@ from agent.control.decisions import building, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
 from agent.control.objects import cache_events
 from agent.control.reconcile import cache_store, cluster, observed
+from agent.model import times
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Reconciler:
         template: job_manifest.Template,
         rules: retention.Rules,
         parallel: int,
-        wall_clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        wall_clock: times.Clock = times.now,
     ) -> None:
         self._known = known
         self._api = api

@@ -12,16 +12,15 @@ serves on, and one whose agent is gone for good is withdrawn by `uimgacc disable
 import asyncio
 import contextlib
 import dataclasses
-import datetime
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.matching import decisions
-from agent.model import keys
+from agent.model import keys, times
 from agent.node.health import capability, node_patch
 
 logger = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class Announcer:
         taint: node_patch.Taint | None = None,
         reread: float = 300.0,
         pauses: Sequence[float] = _PAUSES,
-        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        now: times.Clock = times.now,
     ) -> None:
         self._api = api
         self._events = events

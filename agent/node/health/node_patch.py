@@ -11,7 +11,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.model import keys
+from agent.model import keys, times
 from agent.node.health import capability
 
 _HEARTBEAT = datetime.timedelta(minutes=30)
@@ -172,7 +172,11 @@ def status_patch(
     same = found.get("status") == status
     said = (found.get("reason"), found.get("message")) == (wanted.reason, wanted.message)
     # One of the future was written by a clock that has been set since.
-    if same and said and abs(now - _moment(found.get("lastHeartbeatTime"))) < _HEARTBEAT:
+    if (
+        same
+        and said
+        and abs(now - (times.parse(found.get("lastHeartbeatTime")) or times.EPOCH)) < _HEARTBEAT
+    ):
         return None
     changed_at = found.get("lastTransitionTime") if same else None
     condition = {
@@ -180,8 +184,8 @@ def status_patch(
         "status": status,
         "reason": wanted.reason,
         "message": wanted.message,
-        "lastHeartbeatTime": stamp(now),
-        "lastTransitionTime": changed_at or stamp(now),
+        "lastHeartbeatTime": times.stamp(now),
+        "lastTransitionTime": changed_at or times.stamp(now),
     }
     return {"status": {"conditions": [condition]}}
 
@@ -189,11 +193,6 @@ def status_patch(
 def was_capable(node: Mapping[str, Any]) -> bool | None:
     """What our condition on the node says; None where it has none."""
     return {"True": True, "False": False}.get(_condition(node).get("status", ""))
-
-
-def stamp(moment: datetime.datetime) -> str:
-    """A time as the API server writes it."""
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _condition(node: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -205,14 +204,6 @@ def _condition(node: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _differing(found: Mapping[str, str], wanted: Mapping[str, str | None]) -> dict[str, str | None]:
     return {key: value for key, value in wanted.items() if found.get(key) != value}
-
-
-def _moment(text: str | None) -> datetime.datetime:
-    try:
-        moment = datetime.datetime.fromisoformat(text or "")
-    except ValueError:
-        return datetime.datetime.fromtimestamp(0, datetime.UTC)
-    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
 def _shortened(text: str) -> str:

@@ -8,12 +8,12 @@ they have; one of them that starts again finds its image missing and pulls it.
 import asyncio
 import datetime
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from agent import errors
 from agent.clients.containerd import rpc
 from agent.matching import annotations, decisions
-from agent.model import keys, pods
+from agent.model import keys, pods, times
 from agent.node.images import image_snapshots, inventory
 from agent.node.pods import prepare
 
@@ -49,7 +49,7 @@ class Drainer:
         stock: inventory.Inventory,
         known: image_snapshots.Chains,
         *,
-        clock: Callable[[], datetime.datetime],
+        clock: times.Clock,
         seconds: float = _SECONDS,
     ) -> None:
         self._client = client

@@ -13,7 +13,6 @@ every six hours, and leaves it alone where somebody has been there.
 import asyncio
 import collections
 import dataclasses
-import datetime
 import functools
 import logging
 import random
@@ -23,8 +22,7 @@ from typing import Any, Protocol
 from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.matching import decisions
-from agent.model import cache_manifest, caches, keys, pods
-from agent.node.health import node_patch
+from agent.model import cache_manifest, caches, keys, pods, times
 from agent.node.report import pod_events
 
 logger = logging.getLogger(__name__)
@@ -80,7 +78,7 @@ class Creator:
         matched_every: float = _MATCHED,
         spread: float = _SPREAD,
         pauses: Sequence[float] = _PAUSES,
-        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        now: times.Clock = times.now,
     ) -> None:
         self._api = api
         self._sink = sink
@@ -189,7 +187,7 @@ class Creator:
                 {
                     "metadata": {
                         "resourceVersion": found["resourceVersion"],
-                        "annotations": {keys.LAST_MATCHED: node_patch.stamp(self._now())},
+                        "annotations": {keys.LAST_MATCHED: times.stamp(self._now())},
                     }
                 },
             )
@@ -198,12 +196,9 @@ class Creator:
             return
 
     def _is_stale(self, text: str) -> bool:
-        try:
-            moment = datetime.datetime.fromisoformat(text)
-        except ValueError:
+        moment = times.parse(text)
+        if moment is None:
             return True
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=datetime.UTC)
         # What another node wrote after its own wait counts as old when this one looks again. So
         # does what is of the future: a wrong clock must not keep an unused cache for ever.
         oldest = self._matched_every - 2 * self._spread

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Protocol
 
 from agent import errors
-from agent.model import pods
+from agent.model import pods, times
 from agent.node.pods import pod_source, prepare
 from agent.node.report import pod_events
 
@@ -26,10 +26,6 @@ _GIVE_UP_SECONDS = 600.0
 _ENDED = 50
 _WAITING = "waiting"
 _MISSED = "it ended before its turn came"
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
 
 
 class Premounter(Protocol):
@@ -51,7 +47,7 @@ class Served:
     done: int = -1
     sentence: str = _WAITING
     result: prepare.Result | None = None
-    since: datetime.datetime = dataclasses.field(default_factory=_now)
+    since: datetime.datetime = dataclasses.field(default_factory=times.now)
     ended: datetime.datetime | None = None
     task: asyncio.Task[None] | None = None
     changed: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
@@ -132,7 +128,7 @@ class Server:
         else:
             served.pod = pod
         if pod.has_ended:
-            served.ended = served.ended or _now()
+            served.ended = served.ended or times.now()
         _change(served)
 
     def _drop(self, key: str) -> None:
@@ -223,7 +219,7 @@ def _remembered(served: Served) -> Served:
         sentence=served.sentence if served.sentence != _WAITING else _MISSED,
         result=result,
         since=served.since,
-        ended=served.ended or _now(),
+        ended=served.ended or times.now(),
     )
 
 

@@ -23,8 +23,7 @@ from agent import errors, metrics
 from agent.clients.kube import refusals, rest_client
 from agent.kits.aio import token_bucket
 from agent.matching import annotations, decisions
-from agent.model import caches, keys, pods
-from agent.node.health import node_patch
+from agent.model import caches, keys, pods, times
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +82,11 @@ class Poster:
 
     def emit(self, pod: pods.Pod, event: decisions.Event) -> None:
         """Take one event of a pod for delivery."""
-        self._take(pod.namespace, pod_event(pod, event, self._node, _now()))
+        self._take(pod.namespace, pod_event(pod, event, self._node, times.now()))
 
     def emit_for_node(self, uid: str, event: decisions.Event) -> None:
         """Take one event of the node for delivery."""
-        self._take("default", node_event(self._node, uid, event, _now()))
+        self._take("default", node_event(self._node, uid, event, times.now()))
 
     async def run(self) -> None:
         """Deliver for ever, one after the other."""
@@ -180,7 +179,7 @@ def _event(
 ) -> dict[str, Any]:
     digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
     stem = involved["name"][:_NAME_LIMIT].rstrip("-.")
-    moment = node_patch.stamp(now)
+    moment = times.stamp(now)
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -196,10 +195,6 @@ def _event(
         "firstTimestamp": moment,
         "lastTimestamp": moment,
     }
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
 
 
 def _time() -> float:

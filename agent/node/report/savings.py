@@ -20,7 +20,7 @@ from agent import errors, metrics
 from agent.clients.containerd import rpc
 from agent.kits import files
 from agent.matching import estimates
-from agent.model import keys, records
+from agent.model import keys, records, times
 from agent.node.images import inventory, register
 
 logger = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ class Ledger:
         metrics.PULL_SAVED_BYTES.inc(saving.size)
         self.totals.seconds += saving.seconds
         self.totals.size += saving.size
-        when = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        when = times.now().replace(microsecond=0)
         self._entries.append(Entry(image=image, when=when, saving=saving))
 
     def _learn(self, pull: Pull) -> None:

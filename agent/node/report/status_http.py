@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
@@ -11,6 +10,7 @@ from aiohttp import web
 
 from agent import metrics
 from agent.kits.web import html
+from agent.model import times
 from agent.node.report import status
 from agent.node.report import status_page as views
 
@@ -35,7 +35,7 @@ def application(
     """The routes. `is_ready` says "" or what is missing."""
 
     async def index(_request: web.Request) -> web.Response:
-        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        now = times.now().replace(microsecond=0)
         return web.Response(body=views.render(describe(), now=now), headers=html.headers())
 
     async def healthz(_request: web.Request) -> web.Response:

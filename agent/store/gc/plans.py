@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import pathlib
 from collections.abc import Collection, Mapping
 
 from agent.kits import parallel
-from agent.model import records
+from agent.model import records, times
 from agent.store import layout
 from agent.store.gc import digest_spool, generations, reachability
 
@@ -102,7 +101,7 @@ class _Writer:
             blobs=self.blobs,
             earlier=sorted(self.earlier),
             caches=sorted(self.caches),
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=times.stamp(times.now()),
         )
         generations.plan(self.place, self.written, record)
         self.layers, self.images, self.blobs = [], [], []

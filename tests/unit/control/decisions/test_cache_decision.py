@@ -10,7 +10,7 @@ from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.decisions import cache_decision, outcome, retention
 from agent.control.gc import roster
 from agent.control.jobs import job_manifest, job_state
-from agent.model import builds, caches, keys, records
+from agent.model import builds, caches, keys, records, times
 
 NOW = datetime.datetime(2026, 7, 1, 12, tzinfo=datetime.UTC)
 RULES = retention.Rules()
@@ -297,7 +297,7 @@ def test_after_a_refresh_the_next_one_is_due_from_then() -> None:
     new = record(created="2026-07-01T12:59:00Z")
     report = builds.Report(result=builds.Result(cache=new))
     step = decide(cache, seen(jobs=job_of(cache), stored=stored(), report=report, now=now))
-    assert step.state.build.time == cache_object.moment(new.created)
+    assert step.state.build.time == times.parse(new.created)
 
     done = dataclasses.replace(cache, state=step.state)
     after = decide(done, seen(stored=outcome.Stored(record=new), now=now))
