@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Sequence
 
 from agent import errors, metrics
+from agent.kits.aio import backoff
 from agent.kits.processes import workers
 from agent.model import digests, records
 from agent.snapshotter import store_worker
@@ -82,8 +83,7 @@ class Lookup:
         self._pool = pool
         self._mounts = str(mounts)
         self._deadline = deadline
-        self._pauses = pauses
-        self._failures = 0
+        self._pauses = backoff.Backoff(pauses)
         self._closed_until = 0.0
         self._identified = False
 
@@ -103,7 +103,7 @@ class Lookup:
         """
         if self.is_resting:
             return Miss("store_unhealthy")
-        if self._failures:
+        if self._pauses.failures:
             self._closed_until = asyncio.get_running_loop().time() + self._deadline
         try:
             answer = await self._ask(chain_id, whole=whole)
@@ -116,7 +116,8 @@ class Lookup:
                 extra={"chain_id": chain_id, "reason": str(error)},
             )
             return Miss("damaged_record", mounted=whole)
-        self._failures, self._closed_until = 0, 0.0
+        self._pauses.reset()
+        self._closed_until = 0.0
         return answer
 
     async def confirm(self, layers: Sequence[Layer]) -> Miss | None:
@@ -211,8 +212,7 @@ class Lookup:
 
     def rest_after(self, error: Exception) -> None:
         """Leave the store alone for a while after it has failed, in a look-up or in a mount."""
-        pause = self._pauses[min(self._failures, len(self._pauses) - 1)]
-        self._failures += 1
+        pause = self._pauses.take()
         self._identified = False
         self._closed_until = asyncio.get_running_loop().time() + pause
         logger.warning(

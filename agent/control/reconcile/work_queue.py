@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from agent import errors, metrics
+from agent.kits.aio import backoff
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Queue(Generic[Key]):
         self._heap: list[tuple[float, int, Key]] = []
         self._order = 0
         self._busy: set[Key] = set()
-        self._failures: dict[Key, int] = {}
+        self._backoffs: dict[Key, backoff.Backoff] = {}
         self._changed = asyncio.Event()
 
     def add(self, key: Key, delay: float = 0.0) -> None:
@@ -64,7 +65,7 @@ class Queue(Generic[Key]):
                 again = self._later(key, error)
                 metrics.reconciled(time.monotonic() - began, failed=True)
             else:
-                self._failures.pop(key, None)
+                self._backoffs.pop(key, None)
                 metrics.reconciled(time.monotonic() - began, failed=False)
             finally:
                 self._busy.discard(key)
@@ -110,11 +111,9 @@ class Queue(Generic[Key]):
         return found, wait
 
     def _later(self, key: Key, error: Exception) -> float:
-        count = self._failures.get(key, 0)
-        self._failures[key] = count + 1
-        delay = self._delays[min(count, len(self._delays) - 1)]
-        if isinstance(error, errors.TemporaryError) and error.delay is not None:
-            delay = max(delay, error.delay)
-        log = logger.warning if count else logger.info
+        # One process, which takes one step after the other: there is nothing to spread.
+        again = self._backoffs.setdefault(key, backoff.Backoff(self._delays, jitter=0.0))
+        log = logger.warning if again.failures else logger.info
+        delay = again.take(error.delay if isinstance(error, errors.TemporaryError) else None)
         log("a step failed", extra={"key": str(key), "reason": str(error), "again": delay})
         return delay

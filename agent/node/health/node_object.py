@@ -13,12 +13,12 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
+from agent.kits.aio import backoff
 from agent.matching import decisions
 from agent.model import keys, times
 from agent.node.health import capability, node_patch
@@ -123,21 +123,20 @@ class Announcer:
 
     async def run(self) -> None:
         """Keep the node as it should be, for ever; what fails is tried again."""
-        failures = 0
+        pauses = backoff.Backoff(self._pauses)
         while True:
             self._changed.clear()
             try:
                 await self._settle()
-                failures = 0
-                pause = self._reread * random.uniform(0.9, 1.1)  # noqa: S311 - not a secret
+                pauses.reset()
+                pause = backoff.spread(self._reread, 0.1)
                 self.problem = ""
             except errors.AgentError as error:
                 self._complain(str(error))
                 # What the server asks for (at most a minute: agent.clients.kube.refusals) holds for
                 # whatever is wished meanwhile, too; our own pauses end with a new wish.
                 await asyncio.sleep(getattr(error, "delay", None) or 0.0)
-                pause = self._pauses[min(failures, len(self._pauses) - 1)]
-                failures += 1
+                pause = pauses.take()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()

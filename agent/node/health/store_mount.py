@@ -16,11 +16,11 @@ import asyncio
 import contextlib
 import errno
 import logging
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from agent import errors
+from agent.kits.aio import backoff
 from agent.kits.processes import workers
 from agent.mounts import mountinfo, nfs
 
@@ -77,20 +77,17 @@ class Mounting:
 
     async def run(self) -> None:
         """Look after the mount for ever."""
-        failures = 0
+        pauses = backoff.Backoff(self._pauses)
         while True:
             self._wakened.clear()
             try:
                 left = await self._look()
             except (errors.AgentError, OSError) as error:
                 self._tell(explain(self._wanted.export, error))
-                pause = self._pauses[min(failures, len(self._pauses) - 1)]
-                failures += 1
-                # Thousands of nodes may wait for the same server.
-                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - not a secret
+                await pauses.wait()
             else:
                 self._tell("")
-                failures = 0
+                pauses.reset()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_TIDY_SECONDS if left else None):
                         await self._wakened.wait()

@@ -13,6 +13,7 @@ import msgspec
 from agent import errors
 from agent.clients.containerd import rpc
 from agent.kits import files
+from agent.kits.aio import backoff
 from agent.node.images import register, repair
 from agent.node.report import savings
 
@@ -80,11 +81,11 @@ class Follower:
 
     async def run(self) -> None:
         """Follow for ever; what fails is tried again."""
-        failures = 0
+        pauses = backoff.Backoff(self._pauses)
         while True:
             try:
                 await self._connect()
-                failures = 0
+                pauses.reset()
                 await self._follow()
             except errors.AgentError as error:
                 if not self.state.problem:
@@ -92,8 +93,7 @@ class Follower:
                 self.state.connected = False
                 self.state.problem = str(error)
                 self._unsettled = True
-            await asyncio.sleep(self._pauses[min(failures, len(self._pauses) - 1)])
-            failures += 1
+            await pauses.wait()
 
     async def run_canary(self) -> None:
         """Look every few seconds whether the snapshotter still has what it is known to have."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
+from agent.kits.aio import backoff
 from agent.matching import decisions
 from agent.model import cache_manifest, caches, keys, pods, times
 from agent.node.report import pod_events
@@ -144,9 +145,7 @@ class Creator:
 
     async def _try(self, act: Callable[[], Awaitable[None]]) -> bool:
         """Act until it is done or given up; whether it is done."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _PATIENCE
-        failures = 0
+        pauses = backoff.Backoff(self._pauses, deadline=_PATIENCE)
         while True:
             try:
                 await act()
@@ -154,11 +153,8 @@ class Creator:
                 if isinstance(error, refusals.Denied) and error.refusal.status == _FORBIDDEN:
                     _complain(error)
                     return False
-                pause = error.delay or self._pauses[min(failures, len(self._pauses) - 1)]
-                failures += 1
-                if loop.time() + pause > until:
+                if not await pauses.wait(error.delay):
                     return False
-                await asyncio.sleep(pause)
             except errors.PermanentError as error:
                 _complain(error)
                 return False

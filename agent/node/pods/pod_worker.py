@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Protocol
 
 from agent import errors
+from agent.kits.aio import backoff
 from agent.model import pods, times
 from agent.node.pods import pod_source, prepare
 from agent.node.report import pod_events
@@ -158,9 +159,7 @@ class Server:
 
     async def _serve_until_done(self, key: str, served: Served, version: int) -> None:
         """Serve one version of a pod; a newer one ends it."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._give_up
-        failures = 0
+        pauses = backoff.Backoff(self._pauses, deadline=self._give_up)
         while served.version == version:
             try:
                 async with self._slots:
@@ -168,18 +167,13 @@ class Server:
                     result = await self._premounter.serve(served.pod, running=running)
             except errors.TemporaryError as error:
                 served.sentence = str(error)
-                if failures == 0:
+                if pauses.failures == 0:
                     logger.warning(
                         "a pod is not served yet", extra={"pod": key, "reason": str(error)}
                     )
-                pause = error.delay or self._pauses[min(failures, len(self._pauses) - 1)]
-                failures += 1
-                if loop.time() + pause > until:
+                if not await pauses.wait(error.delay, wake=served.changed):
                     logger.warning("a pod is left to itself", extra={"pod": key})
                     return
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await served.changed.wait()
             except errors.AgentError as error:
                 served.sentence = str(error)
                 logger.warning("a pod is not served", extra={"pod": key, "reason": str(error)})

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -85,7 +84,7 @@ class Scheduled:
         self._known.clear()
         self._started_with.clear()
         self._version = ""
-        pauses = backoff.Backoff(self._delays, deadline=math.inf, jitter=_JITTER)
+        pauses = backoff.Backoff(self._delays, jitter=_JITTER)
         while True:
             before = self._version
             try:

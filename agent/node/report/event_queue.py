@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from agent import errors, metrics
 from agent.clients.kube import refusals, rest_client
-from agent.kits.aio import token_bucket
+from agent.kits.aio import backoff, token_bucket
 from agent.matching import annotations, decisions
 from agent.model import caches, keys, pods, times
 
@@ -107,7 +107,7 @@ class Poster:
             self._wake.set()
 
     async def _deliver(self, post: _Post) -> None:
-        failures = 0
+        pauses = backoff.Backoff(self._pauses, deadline=post.until - _time())
         while True:
             try:
                 await self._api.create(rest_client.EVENTS, post.body, namespace=post.namespace)
@@ -118,12 +118,9 @@ class Poster:
                     # Its namespace is going, or we may not: nobody will read it.
                     self._refused(error)
                     return
-                pause = error.delay or self._pauses[min(failures, len(self._pauses) - 1)]
-                failures += 1
-                if _time() + pause > post.until:
+                if not await pauses.wait(error.delay):
                     metrics.event_dropped("api_unavailable")
                     return
-                await asyncio.sleep(pause)
             except errors.PermanentError as error:
                 self._refused(error)
                 return
