@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from agent import errors, metrics, settings
-from agent.clients.kube import connection, rest_client
+from agent.clients.kube import connection, lease, rest_client
 from agent.control.decisions import retention
 from agent.control.gc import collector_rounds
 from agent.control.jobs import job_manifest, job_template
@@ -60,9 +60,7 @@ class _Controller:
         )
         store = cache_store.Storage(str(wanted.store), pool, deadline=wanted.store_seconds)
         self._election = election = leader_election.Election(
-            client,
-            namespace=wanted.namespace,
-            name=keys.CONTROLLER_LEASE,
+            lease.Leasing(client, namespace=wanted.namespace, name=keys.CONTROLLER_LEASE),
             times=leader_election.Times(lasts=wanted.lease_seconds),
             identity=wanted.pod or f"{os.uname().nodename}-{secrets.token_hex(4)}",
         )

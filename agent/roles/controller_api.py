@@ -13,7 +13,7 @@ from aiohttp import web
 
 from agent import errors, settings
 from agent.clients.kube import acceleration_switch, connection, rest_client
-from agent.control.objects import exclusion
+from agent.control.objects import operation_lock
 from agent.control.page import api_keys, page_data, page_routes
 from agent.control.reconcile import cache_store
 from agent.kits.aio import tasks
@@ -94,7 +94,7 @@ def _application(
         raise errors.PermanentError("--api-listen needs --api-keys: who may ask")
     actions = acceleration.Actions(
         _objects(wanted, client),
-        exclusion.Turns(client, namespace=wanted.namespace),
+        operation_lock.OperationLock(client, namespace=wanted.namespace),
         nfs=wanted.nfs,
         store_problem=lambda: store.problem,
         clock=times.now,

@@ -8,14 +8,13 @@ that `agent.clients.kube.acceleration_switch` turns on and off.
 import base64
 import contextlib
 import dataclasses
-import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.clients.kube import acceleration_switch, refusals, rest_client
+from agent.clients.kube import acceleration_switch, lease, refusals, rest_client
 from agent.clients.registry import credentials
 from agent.control.caches import cache_object, cache_state
-from agent.model import cache_manifest, caches, keys, times
+from agent.model import cache_manifest, caches, keys
 from agent.ucloud import accelerated_images, acceleration, protocol
 
 _CONFIG_MAPS = rest_client.Resource(plural="configmaps")
@@ -23,8 +22,8 @@ _NAME = "uimgacc-ucloud"
 _UHUB = "uimgacc-uhub"
 _SECRET_KEY = ".dockerconfigjson"  # noqa: S105 - the name of a field
 
-# Far longer than a Lease lasts: whoever asks may have another clock, and who leads may change.
-_FRESH = datetime.timedelta(minutes=2)
+# Far longer than a Lease lasts: one controller may be taking over from another.
+_FRESH_SECONDS = 120.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +51,11 @@ class KubeObjects:
         api: rest_client.Client,
         switch: acceleration_switch.Switch,
         settings: Settings,
-        *,
-        clock: times.Clock = times.now,
     ) -> None:
         self._api = api
         self._switch = switch
         self._settings = settings
-        self._clock = clock
+        self._leader = lease.Leasing(api, namespace=settings.namespace, name=keys.CONTROLLER_LEASE)
 
     async def all(self) -> Sequence[accelerated_images.Accelerated]:
         """See acceleration.Objects; in the order of their names."""
@@ -118,16 +115,9 @@ class KubeObjects:
         )
 
     async def led(self) -> bool:
-        """See acceleration.Objects; by the leader's Lease."""
-        try:
-            lease = await self._api.get(
-                rest_client.LEASES, keys.CONTROLLER_LEASE, namespace=self._settings.namespace
-            )
-        except refusals.NotFound:
-            return False
-        # Whoever holds it: while one hands it to the next, nobody need be told.
-        renewed = times.parse((lease.get("spec") or {}).get("renewTime"))
-        return renewed is not None and self._clock() - renewed < _FRESH
+        """See acceleration.Objects; by the leader's Lease, also while no controller holds it."""
+        current = await self._leader.read()
+        return current is not None and self._leader.age(current) < _FRESH_SECONDS
 
     async def switch(self) -> acceleration.Switch:
         """See acceleration.Objects."""

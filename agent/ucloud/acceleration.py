@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from agent import errors
-from agent.control.objects import exclusion
+from agent.control.objects import operation_lock
 from agent.model import times
 from agent.ucloud import accelerated_images, protocol
 
@@ -63,11 +63,11 @@ class Objects(Protocol):
         """Switch acceleration of the whole cluster on, or off with None."""
 
 
-class Turns(Protocol):
-    """Who may begin an operation (exclusion.Turns)."""
+class OperationLock(Protocol):
+    """One operation at a time in the cluster (operation_lock.OperationLock)."""
 
-    def one(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Be the only one in the cluster for the time of the context; raise Taken."""
+    def held(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Begin an operation within the context; raise Taken."""
 
 
 class Actions:
@@ -79,14 +79,14 @@ class Actions:
     def __init__(
         self,
         objects: Objects,
-        turns: Turns,
+        lock: OperationLock,
         *,
         nfs: str,
         store_problem: Callable[[], str],
         clock: times.Clock,
     ) -> None:
         self._objects = objects
-        self._turns = turns
+        self._cluster_lock = lock
         self._nfs = nfs
         self._store_problem = store_problem
         self._clock = clock
@@ -100,10 +100,10 @@ class Actions:
         try:
             if isinstance(request, protocol.Get):
                 return await self._look()
-            # Those who ask here wait for each other; those who ask elsewhere are seen by the turn.
-            async with self._lock, self._turns.one():
+            # Requests to this process wait for each other; those to others find the lock taken.
+            async with self._lock, self._cluster_lock.held():
                 await self._change(request)
-        except exclusion.Taken as error:
+        except operation_lock.Taken as error:
             raise protocol.ApiError(
                 protocol.RetCode.BUSY, f"{error}: one operation at a time"
             ) from error

@@ -3,10 +3,14 @@
 What merges how, and what is refused, is as in the real one; tests/kube has that and kmock.
 """
 
+import asyncio
 import copy
+import datetime
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
+
+START = datetime.datetime(2026, 7, 1, tzinfo=datetime.UTC)
 
 
 def refusal(status: int, reason: str) -> refusals.Refusal:
@@ -27,7 +31,11 @@ def merged(target, patch):
 
 
 class Api:
-    """`objects` by (plural, namespace, name). `failures` are raised first, one a request."""
+    """`objects` by (plural, namespace, name). `failures` are raised first, one a request.
+
+    A change is committed first and answered `answer_seconds` later: until then the
+    client does not know of it, and others see it.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], dict] = {}
@@ -35,7 +43,22 @@ class Api:
         self.log: list[tuple] = []
         self.down = False
         self.before_patch = None
-        """Called with each patch before it is applied: what somebody else does just then."""
+        """Called with each patch before it is applied: a change by another client."""
+        self.answer_seconds = 0.0
+        self._began: float | None = None
+
+    def now(self) -> datetime.datetime:
+        """START at the first call, then with the loop's clock."""
+        time = asyncio.get_running_loop().time()
+        if self._began is None:
+            self._began = time
+        return START + datetime.timedelta(seconds=time - self._began)
+
+    async def _answer(self, body):
+        answer = copy.deepcopy(body)
+        if self.answer_seconds:
+            await asyncio.sleep(self.answer_seconds)
+        return answer
 
     def _ask(self, *request: object) -> None:
         self.log.append(request)
@@ -58,16 +81,18 @@ class Api:
     async def get(self, resource: rest_client.Resource, name: str, *, namespace: str = ""):
         self._ask("get", resource.plural, name)
         try:
-            return copy.deepcopy(self.objects[resource.plural, namespace, name])
+            body = self.objects[resource.plural, namespace, name]
         except KeyError:
             raise refusals.NotFound(refusal(404, "NotFound")) from None
+        return await self._answer(body)
 
     async def create(self, resource: rest_client.Resource, body, *, namespace: str = ""):
         self._ask("create", resource.plural, body["metadata"]["name"])
         if (resource.plural, namespace, body["metadata"]["name"]) in self.objects:
             raise refusals.AlreadyExists(refusal(409, "AlreadyExists"))
         self.put(resource, body, namespace=namespace)
-        return copy.deepcopy(self.objects[resource.plural, namespace, body["metadata"]["name"]])
+        made = self.objects[resource.plural, namespace, body["metadata"]["name"]]
+        return await self._answer(made)
 
     async def patch(
         self,
@@ -102,4 +127,4 @@ class Api:
             found = merged(found, body)
         found["metadata"]["resourceVersion"] = str(int(version) + 1)
         self.objects[resource.plural, namespace, name] = found
-        return copy.deepcopy(found)
+        return await self._answer(found)

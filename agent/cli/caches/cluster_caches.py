@@ -13,7 +13,7 @@ from agent.cli import cluster_access, output
 from agent.cli.caches import create_command
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.control.caches import cache_object, cache_state, status_format
-from agent.control.objects import exclusion
+from agent.control.objects import operation_lock
 from agent.model import cache_manifest, caches, keys, times
 from agent.ucloud import accelerated_objects, acceleration, protocol
 
@@ -357,7 +357,7 @@ def _actions(
 ) -> acceleration.Actions:
     return acceleration.Actions(
         _objects(client, target, settings),
-        exclusion.Turns(client, namespace=target.namespace),
+        operation_lock.OperationLock(client, namespace=target.namespace),
         nfs="",
         # Whether the store is there is the controller's to know: a build that cannot begin waits.
         store_problem=str,

@@ -25,7 +25,7 @@ from agent.cli import cluster_access, output
 from agent.cli.caches import cluster_caches
 from agent.cli.install import finalizers, node_traces, support
 from agent.clients.kube import acceleration_switch, refusals, rest_client
-from agent.control.objects import exclusion
+from agent.control.objects import operation_lock
 from agent.model import keys
 from agent.ucloud import accelerated_objects, protocol
 
@@ -93,7 +93,7 @@ def enable(
             asked = protocol.Enable(
                 nfs=wanted.nfs, username=wanted.username, password=wanted.password
             )
-            async with exclusion.Turns(client, namespace=target.namespace).one():
+            async with operation_lock.OperationLock(client, namespace=target.namespace).held():
                 # This is the way to update, too: what was given before by UCloud's API stays.
                 await _turn(client, target).turn(asked, keep=True)
             if wait:
@@ -273,7 +273,7 @@ async def _remove(client: rest_client.Client, body: Object) -> None:
 async def _switch_off(client: rest_client.Client, target: cluster_access.Target) -> None:
     """Raise NotInstalled before anything is written: its namespace may be on its way out."""
     await acceleration_switch.Switch(client, namespace=target.namespace).is_off()
-    async with exclusion.Turns(client, namespace=target.namespace).one():
+    async with operation_lock.OperationLock(client, namespace=target.namespace).held():
         await _turn(client, target).turn(None)
 
 

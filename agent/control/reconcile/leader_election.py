@@ -1,20 +1,18 @@
 """One leader among the controllers: a Lease, written only as it was read.
 
-Who leads renews it every few seconds; who does not get that done in time stops before
-another one may begin. Clocks are not compared: a Lease is over when it was seen
-unchanged for its duration. What two leaders would do in a moment of overlap they do
-under the same names, and once.
+The leader renews it every few seconds. If it cannot renew it in time, it stops before
+another one may begin: the time runs from before the request, because a reply that is
+slow says nothing of when the server has written. A controller that waits compares no
+clocks: for it a Lease is over when it saw it unchanged for as long as it lasts. In a
+moment of overlap two leaders would write the same names, and each object once.
 """
 
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Mapping
-from typing import Any, Protocol
 
 from agent import errors
-from agent.clients.kube import refusals, rest_client
-from agent.model import times
+from agent.clients.kube import lease
 
 logger = logging.getLogger(__name__)
 
@@ -23,169 +21,116 @@ class LeadershipLost(errors.TemporaryError):
     """Another controller leads, or may by now: this one ends."""
 
 
-class Api(Protocol):
-    """What of the API is used: agent.clients.kube.rest_client.Client."""
-
-    async def get(
-        self, resource: rest_client.Resource, name: str, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Read an object."""
-
-    async def create(
-        self, resource: rest_client.Resource, body: rest_client.Object, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Create an object."""
-
-    async def patch(
-        self, resource: rest_client.Resource, name: str, body: object, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Change an object by a merge patch."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """In seconds; `lasts` is how long a Lease lasts that nobody renews."""
+    """In seconds; `lasts` is how long a Lease lasts that is not renewed."""
 
     lasts: float = 15.0
 
     @property
     def deadline(self) -> float:
-        """Until when it must be renewed."""
+        """The time after a renewal by which the next must be done."""
         return self.lasts * 2 / 3
 
     @property
     def every(self) -> float:
-        """Between two renewals, and two looks of one who waits."""
+        """Between two renewals, and between two looks of a controller that waits."""
         return self.lasts / 5
 
 
 class Election:
-    """The Lease `namespace/name`; `identity` is this controller's, and its next container's."""
+    """The election by a Lease; `identity` is this controller's, and its next container's."""
 
     def __init__(
-        self,
-        api: Api,
-        *,
-        namespace: str,
-        name: str,
-        identity: str,
-        times: Times | None = None,
-        wall_clock: times.Clock = times.now,
+        self, leasing: lease.Leasing, *, identity: str, times: Times | None = None
     ) -> None:
-        self._api = api
-        self._namespace = namespace
-        self._name = name
+        self._leasing = leasing
         self._identity = identity
         self._times = times or Times()
-        self._wall_clock = wall_clock
-        self._seen: tuple[str, float] = ("", 0.0)
+        self._observed: tuple[str, float] = ("", 0.0)
+        self._renewed = 0.0
+        self._held: lease.Lease | None = None
         self.leading = False
         self.leader = ""
         self.problem = ""
-        """Why one that waits could not take over: it cannot even ask who leads."""
+        """Why a controller that waits could not take over: the Lease cannot be read."""
 
     async def win(self) -> None:
         """Return when this controller leads."""
         while True:
             try:
-                self.leading = await self._try()
+                # A reply that came too late is a Lease that may be over: it is renewed first.
+                self.leading = await self._try() and self._left() > 0
                 self.problem = ""
                 if self.leading:
                     logger.info("leading", extra={"identity": self._identity})
                     return
             except errors.TemporaryError as error:
-                self.problem = f"nobody can be asked who leads: {error}"
+                self.problem = f"the leader's Lease cannot be read: {error}"
                 logger.warning("no election yet", extra={"reason": str(error)})
             await asyncio.sleep(self._times.every)
 
     async def keep(self) -> None:
         """Renew for ever; raise LeadershipLost."""
-        loop = asyncio.get_running_loop()
-        renewed = loop.time()
-        while True:
-            await asyncio.sleep(self._times.every)
-            left = renewed + self._times.deadline - loop.time()
-            try:
-                async with asyncio.timeout(max(0.0, left)):
-                    held = await self._try()
-            except TimeoutError as error:
-                self.leading = False
-                raise LeadershipLost("the Lease could not be renewed in time") from error
-            except errors.AgentError as error:
-                logger.warning("the Lease is not renewed", extra={"reason": str(error)})
-                held = True
-                if loop.time() - renewed > self._times.deadline:
-                    self.leading = False
-                    raise LeadershipLost(f"the Lease is not renewed: {error}") from error
-            else:
-                renewed = loop.time()
-            if not held:
-                self.leading = False
-                raise LeadershipLost(f"{self.leader} leads now")
+        while self._left() > 0:
+            await asyncio.sleep(min(self._times.every, self._left()))
+            await self._renew()
+        self.leading = False
+        raise LeadershipLost("the Lease could not be renewed in time")
 
     async def resign(self) -> None:
-        """Leave the Lease to the next, at once."""
+        """Leave the Lease to the next leader, at once."""
         if not self.leading:
             return
         self.leading = False
         try:
-            lease = await self._api.get(rest_client.LEASES, self._name, namespace=self._namespace)
-            if (lease.get("spec") or {}).get("holderIdentity") == self._identity:
-                await self._write(lease, {"holderIdentity": "", "leaseDurationSeconds": 1})
+            current = await self._leasing.read()
+            if current is not None and current.holder == self._identity:
+                await self._leasing.release(current)
         except errors.AgentError as error:
-            logger.info("the Lease stays until it is over", extra={"reason": str(error)})
+            logger.info("the Lease is not released", extra={"reason": str(error)})
+
+    def _left(self) -> float:
+        """The seconds until the Lease must have been renewed."""
+        deadline = self._renewed + self._times.deadline
+        return deadline - asyncio.get_running_loop().time()
+
+    async def _renew(self) -> None:
+        """Try it once; raise LeadershipLost if another controller has the Lease."""
+        try:
+            async with asyncio.timeout(self._left()):
+                held = await self._try()
+        except (TimeoutError, errors.AgentError) as error:
+            reason = str(error) or "no answer in time"
+            logger.warning("the Lease is not renewed", extra={"reason": reason})
+            return
+        if not held:
+            self.leading = False
+            raise LeadershipLost(f"{self.leader or 'another controller'} leads now")
 
     async def _try(self) -> bool:
-        """Take or renew the Lease; whether it is ours now."""
-        now = times.micro_stamp(self._wall_clock())
-        spec: dict[str, Any] = {
-            "holderIdentity": self._identity,
-            "leaseDurationSeconds": max(1, round(self._times.lasts)),
-            "renewTime": now,
-        }
-        try:
-            lease = await self._api.get(rest_client.LEASES, self._name, namespace=self._namespace)
-        except refusals.NotFound:
-            spec |= {"acquireTime": now, "leaseTransitions": 0}
-            return await self._create(spec)
-        held = lease.get("spec") or {}
-        self.leader = str(held.get("holderIdentity") or "")
-        if self.leader != self._identity:
-            if self.leader and not self._is_over(lease):
+        """Take or renew the Lease; whether this controller holds it now."""
+        current = self._held
+        if current is None:
+            current = await self._leasing.read()
+        if current is not None:
+            self.leader = current.holder
+            if self.leader not in ("", self._identity) and not self._is_over(current):
                 return False
-            transitions = int(held.get("leaseTransitions") or 0) + 1
-            spec |= {"acquireTime": now, "leaseTransitions": transitions}
+        sent, self._held = asyncio.get_running_loop().time(), None
         try:
-            await self._write(lease, spec)
-        except refusals.Conflict:
+            taken = await self._leasing.take(
+                current, holder=self._identity, seconds=self._times.lasts
+            )
+        except lease.Raced:
             return False if not self.leading else await self._try()
         self.leader = self._identity
+        self._held, self._renewed = taken, sent
         return True
 
-    async def _create(self, spec: Mapping[str, Any]) -> bool:
-        body = {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": self._name, "namespace": self._namespace},
-            "spec": spec,
-        }
-        try:
-            await self._api.create(rest_client.LEASES, body, namespace=self._namespace)
-        except refusals.AlreadyExists:
-            return False
-        self.leader = self._identity
-        return True
-
-    async def _write(self, lease: rest_client.Object, spec: Mapping[str, Any]) -> None:
-        meta = {"resourceVersion": lease["metadata"]["resourceVersion"]}
-        body = {"metadata": meta, "spec": spec}
-        await self._api.patch(rest_client.LEASES, self._name, body, namespace=self._namespace)
-
-    def _is_over(self, lease: rest_client.Object) -> bool:
-        """Whether the Lease was seen unchanged for as long as it lasts."""
-        version = str(lease["metadata"]["resourceVersion"])
+    def _is_over(self, current: lease.Lease) -> bool:
+        """Whether the Lease was observed unchanged for as long as it lasts."""
         now = asyncio.get_running_loop().time()
-        if self._seen[0] != version:
-            self._seen = (version, now)
-        lasts = float((lease.get("spec") or {}).get("leaseDurationSeconds") or self._times.lasts)
-        return now - self._seen[1] >= lasts
+        if self._observed[0] != current.version:
+            self._observed = (current.version, now)
+        return now - self._observed[1] >= (current.seconds or self._times.lasts)

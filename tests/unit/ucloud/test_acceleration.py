@@ -8,7 +8,7 @@ import pytest
 
 from agent.clients.kube import acceleration_switch, rest_client
 from agent.control.caches import cache_state
-from agent.control.objects import exclusion
+from agent.control.objects import operation_lock
 from agent.model import images, keys
 from agent.ucloud import accelerated_images, accelerated_objects, acceleration, protocol
 from tests.fakes import api as fakes
@@ -53,8 +53,8 @@ class Objects:
 
 
 def controller(objects: Objects, api: fakes.Api, nfs: str = "h:/p") -> acceleration.Actions:
-    turns = exclusion.Turns(api, namespace="system", wall_clock=lambda: NOW)
-    return acceleration.Actions(objects, turns, nfs=nfs, store_problem=str, clock=lambda: NOW)
+    lock = operation_lock.OperationLock(api, namespace="system")
+    return acceleration.Actions(objects, lock, nfs=nfs, store_problem=str, clock=lambda: NOW)
 
 
 def create(tag: str) -> protocol.Create:
@@ -91,8 +91,7 @@ async def test_of_two_operations_at_the_same_moment_one_begins(second, several: 
 
 async def test_nothing_is_asked_of_who_only_looks() -> None:
     objects, api = Objects(), fakes.Api()
-    turns = exclusion.Turns(api, namespace="system", wall_clock=lambda: NOW)
-    async with turns.one():
+    async with operation_lock.OperationLock(api, namespace="system").held():
         assert await outcome(controller(objects, api), protocol.Get()) == "done"
 
 
@@ -208,7 +207,7 @@ async def test_who_leads_is_seen_by_the_lease(lease, expected: bool) -> None:
         api.put(rest_client.LEASES, body, namespace="system")
     settings = accelerated_objects.Settings(namespace="system")
     switch = acceleration_switch.Switch(api, namespace="system")
-    objects = accelerated_objects.KubeObjects(api, switch, settings, clock=lambda: NOW)
+    objects = accelerated_objects.KubeObjects(api, switch, settings)
 
     assert await objects.led() is expected
 

@@ -2,79 +2,37 @@
 
 import asyncio
 import contextlib
-import copy
 from typing import Any
 
 import pytest
 
-from agent.clients.kube import refusals, rest_client
+from agent.clients.kube import lease, rest_client
 from agent.control.reconcile import leader_election
+from tests.fakes import api as fakes
 
 pytestmark = pytest.mark.looptime
 
 TIMES = leader_election.Times(lasts=15.0)
 
 
-def refusal(status: int) -> Any:
-    return refusals.error_of("a request", status, b"{}", {})
+def the_api() -> fakes.Api:
+    """Each change is committed at once and answered a moment later."""
+    api = fakes.Api()
+    api.answer_seconds = 0.01
+    return api
 
 
-class Api:
-    """One Lease, written only as it was read; may be away."""
-
-    def __init__(self) -> None:
-        self.lease: dict[str, Any] | None = None
-        self.version = 0
-        self.away = False
-        self.hangs = False
-
-    async def _answer(self) -> None:
-        if self.hangs:
-            await asyncio.Event().wait()
-        await asyncio.sleep(0.01)
-        if self.away:
-            raise refusals.Unavailable("away")
-
-    async def get(self, _resource: rest_client.Resource, _name: str, *, namespace: str = "") -> Any:
-        await self._answer()
-        if self.lease is None:
-            raise refusal(404)
-        return copy.deepcopy(self.lease)
-
-    async def create(
-        self, _resource: rest_client.Resource, body: Any, *, namespace: str = ""
-    ) -> Any:
-        await self._answer()
-        if self.lease is not None:
-            raise refusals.error_of("r", 409, b'{"reason": "AlreadyExists"}', {})
-        self._write(body["spec"])
-        return self.lease
-
-    async def patch(
-        self, _resource: rest_client.Resource, _name: str, body: Any, *, namespace: str = ""
-    ) -> Any:
-        await self._answer()
-        assert self.lease is not None
-        if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
-            raise refusal(409)
-        self._write({**self.lease["spec"], **body["spec"]})
-        return self.lease
-
-    def _write(self, spec: Any) -> None:
-        self.version += 1
-        self.lease = {"metadata": {"resourceVersion": str(self.version)}, "spec": spec}
-
-    @property
-    def holder(self) -> str:
-        return str(self.lease["spec"]["holderIdentity"]) if self.lease else ""
+def election(api: fakes.Api, identity: str) -> leader_election.Election:
+    leasing = lease.Leasing(api, namespace="n", name="l")
+    return leader_election.Election(leasing, identity=identity, times=TIMES)
 
 
-def election(api: Api, identity: str) -> leader_election.Election:
-    return leader_election.Election(api, namespace="n", name="l", identity=identity, times=TIMES)
+def spec(api: fakes.Api) -> dict[str, Any]:
+    return api.objects["leases", "n", "l"]["spec"]
 
 
 async def test_the_first_leads_and_others_wait_while_it_renews() -> None:
-    api = Api()
+    api = the_api()
     first, second = election(api, "a"), election(api, "b")
     await first.win()
     keeping = asyncio.create_task(first.keep())
@@ -89,7 +47,7 @@ async def test_the_first_leads_and_others_wait_while_it_renews() -> None:
 
 
 async def test_of_many_at_once_exactly_one_wins() -> None:
-    api = Api()
+    api = the_api()
     all_ = [election(api, f"c{at}") for at in range(10)]
     tasks = [asyncio.create_task(each.win()) for each in all_]
     await asyncio.sleep(10)
@@ -101,18 +59,18 @@ async def test_of_many_at_once_exactly_one_wins() -> None:
 
 
 async def test_who_ends_without_a_word_is_replaced_when_its_lease_is_over() -> None:
-    api = Api()
+    api = the_api()
     await election(api, "a").win()
     began = asyncio.get_running_loop().time()
 
     await election(api, "b").win()
 
     assert 15.0 <= asyncio.get_running_loop().time() - began <= 20.0
-    assert (api.holder, api.lease["spec"]["leaseTransitions"]) == ("b", 1)
+    assert (spec(api)["holderIdentity"], spec(api)["leaseTransitions"]) == ("b", 1)
 
 
 async def test_who_resigns_is_replaced_at_once_and_its_next_container_goes_on() -> None:
-    api = Api()
+    api = the_api()
     first = election(api, "a")
     await first.win()
     await election(api, "a").win()  # the same pod, after its container was killed
@@ -124,13 +82,13 @@ async def test_who_resigns_is_replaced_at_once_and_its_next_container_goes_on() 
     assert asyncio.get_running_loop().time() - began < 1
 
 
-@pytest.mark.parametrize("fault", ["away", "hangs"])
-async def test_who_cannot_renew_stops_before_another_may_begin(fault: str) -> None:
-    api = Api()
+@pytest.mark.parametrize(("fault", "value"), [("down", True), ("answer_seconds", 1e6)])
+async def test_who_cannot_renew_stops_before_another_may_begin(fault: str, value: Any) -> None:
+    api = the_api()
     first = election(api, "a")
     await first.win()
     began = asyncio.get_running_loop().time()
-    setattr(api, fault, True)
+    setattr(api, fault, value)
 
     with pytest.raises(leader_election.LeadershipLost):
         await first.keep()
@@ -139,13 +97,70 @@ async def test_who_cannot_renew_stops_before_another_may_begin(fault: str) -> No
     assert asyncio.get_running_loop().time() - began < TIMES.lasts
 
 
+async def test_a_reply_that_is_slow_does_not_outlive_the_lease() -> None:
+    """The server wrote the renewal at once: for others the Lease runs since then."""
+    api = the_api()
+    first, second = election(api, "a"), election(api, "b")
+    await first.win()
+    first._leasing._api = link = Link(api)
+    keeping = asyncio.create_task(first.keep())
+    taking = asyncio.create_task(second.win())
+    await asyncio.sleep(10)
+    link.seconds = 6.8
+    await asyncio.sleep(4)
+    link.hangs = True
+    async with asyncio.timeout(60):
+        await taking
+
+    assert not first.leading
+    with pytest.raises(leader_election.LeadershipLost):
+        await keeping
+
+
+async def test_a_lease_that_was_won_by_a_late_reply_is_renewed_before_it_is_used() -> None:
+    api = the_api()
+    first = election(api, "a")
+    api.answer_seconds = 10.5
+    winning = asyncio.create_task(first.win())
+    await asyncio.sleep(30)
+    assert not first.leading
+    api.answer_seconds = 0.01
+    async with asyncio.timeout(60):
+        await winning
+
+    assert first.leading
+
+
+class Link:
+    """The way of one client to the server: replies come late, or no request gets through."""
+
+    def __init__(self, api: fakes.Api) -> None:
+        self.now = api.now
+        self.seconds = 0.0
+        self.hangs = False
+        self._api = api
+
+    async def get(self, *request: Any, **more: Any) -> Any:
+        return await self._pass(self._api.get, *request, **more)
+
+    async def patch(self, *request: Any, **more: Any) -> Any:
+        return await self._pass(self._api.patch, *request, **more)
+
+    async def _pass(self, call: Any, *request: Any, **more: Any) -> Any:
+        if self.hangs:
+            await asyncio.Event().wait()
+        reply = await call(*request, **more)
+        await asyncio.sleep(self.seconds)
+        return reply
+
+
 async def test_a_short_absence_of_the_api_server_costs_nothing() -> None:
-    api = Api()
+    api = the_api()
     first = election(api, "a")
     await first.win()
     keeping = asyncio.create_task(first.keep())
     for _ in range(20):
-        api.away = not api.away
+        api.down = not api.down
         await asyncio.sleep(4)
 
     assert first.leading
@@ -155,16 +170,16 @@ async def test_a_short_absence_of_the_api_server_costs_nothing() -> None:
 
 
 async def test_who_cannot_ask_who_leads_is_not_ready_to_take_over() -> None:
-    api = Api()
+    api = the_api()
     await election(api, "a").win()
     second = election(api, "b")
     waiting = asyncio.create_task(second.win())
     await asyncio.sleep(1)
     assert second.problem == ""
-    api.away = True
+    api.down = True
     await asyncio.sleep(4)
-    assert "who leads" in second.problem
-    api.away = False
+    assert "cannot be read" in second.problem
+    api.down = False
 
     await waiting
 
@@ -172,13 +187,13 @@ async def test_who_cannot_ask_who_leads_is_not_ready_to_take_over() -> None:
 
 
 async def test_who_was_replaced_notices() -> None:
-    api = Api()
+    api = the_api()
     first = election(api, "a")
     await first.win()
-    api._write({**api.lease["spec"], "holderIdentity": "b"})
+    await api.patch(rest_client.LEASES, "l", {"spec": {"holderIdentity": "b"}}, namespace="n")
 
     with pytest.raises(leader_election.LeadershipLost, match="b leads"):
         await first.keep()
     with contextlib.suppress(leader_election.LeadershipLost):
         await first.resign()
-    assert api.holder == "b"
+    assert spec(api)["holderIdentity"] == "b"

@@ -1,42 +1,35 @@
-"""One operation at a time in a cluster, whoever asks, and none is shut out for ever."""
+"""One operation at a time in a cluster, and none is blocked for ever."""
 
 import asyncio
 import contextlib
-import datetime
 
 import pytest
 
 from agent import errors
 from agent.clients.kube import rest_client
-from agent.control.objects import exclusion
+from agent.control.objects import operation_lock
 from tests.fakes import api as fakes
 
 pytestmark = pytest.mark.looptime
 
-START = datetime.datetime(2026, 7, 1, tzinfo=datetime.UTC)
 
-
-def now() -> datetime.datetime:
-    return START + datetime.timedelta(seconds=asyncio.get_running_loop().time())
-
-
-def turns(api: fakes.Api) -> exclusion.Turns:
-    """Of one of several processes."""
-    return exclusion.Turns(api, namespace="system", wall_clock=now)
+def lock(api: fakes.Api) -> operation_lock.OperationLock:
+    """That of one of several processes."""
+    return operation_lock.OperationLock(api, namespace="system")
 
 
 async def taken(api: fakes.Api) -> bool:
     try:
-        async with turns(api).one():
+        async with lock(api).held():
             return False
-    except exclusion.Taken:
+    except operation_lock.Taken:
         return True
 
 
-async def test_who_comes_second_is_told_so() -> None:
+async def test_a_second_operation_is_refused() -> None:
     api = fakes.Api()
     for _ in range(2):  # a Lease that is new, and one that is there
-        async with turns(api).one():
+        async with lock(api).held():
             assert await taken(api)
         assert not await taken(api)
 
@@ -49,8 +42,8 @@ async def test_of_many_at_the_same_moment_one_begins(there: bool) -> None:
     begun = []
 
     async def ask() -> None:
-        with contextlib.suppress(exclusion.Taken):
-            async with turns(Slow(api)).one():
+        with contextlib.suppress(operation_lock.Taken):
+            async with lock(Slow(api)).held():
                 begun.append(asyncio.get_running_loop().time())
                 await asyncio.sleep(10)
 
@@ -77,33 +70,33 @@ class Slow:
         return getattr(self._api, name)
 
 
-async def test_an_operation_that_fails_leaves_the_turn_to_others() -> None:
+async def test_an_operation_that_fails_releases_the_lock() -> None:
     api = fakes.Api()
     with pytest.raises(LookupError):
-        async with turns(api).one():
+        async with lock(api).held():
             raise LookupError
 
     assert not await taken(api)
 
 
-async def test_who_ends_in_its_turn_is_waited_for_as_long_as_the_lease_lasts() -> None:
+async def test_a_holder_that_ends_is_waited_for_as_long_as_the_lease_lasts() -> None:
     api = fakes.Api()
-    dead = turns(api)
+    dead = lock(api)
     lease = await dead._take()
     await asyncio.sleep(59)
     assert await taken(api)
     await asyncio.sleep(2)
 
-    async with turns(api).one():
-        # Who was only asleep takes nobody's turn by giving back its own.
-        await dead._give_back(lease)
+    async with lock(api).held():
+        # A holder that was only asleep does not release the lock of the next one.
+        await dead._release(lease)
         assert await taken(api)
 
 
-async def test_no_operation_outlasts_its_turn() -> None:
+async def test_no_operation_outlasts_its_lock() -> None:
     api = fakes.Api()
     with pytest.raises(errors.TemporaryError, match="too long"):
-        async with turns(api).one():
+        async with lock(api).held():
             await asyncio.sleep(100)
 
     assert not await taken(api)
@@ -113,11 +106,11 @@ async def test_an_api_server_that_is_away_is_an_error_like_any_other() -> None:
     api = fakes.Api()
     api.down = True
     with pytest.raises(errors.TemporaryError):
-        async with turns(api).one():
+        async with lock(api).held():
             raise AssertionError
     api.down = False
 
-    async with turns(api).one():
+    async with lock(api).held():
         api.down = True
     api.down = False
     assert await taken(api)
