@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterable, Sequence
 
 from agent import errors
-from agent.build import image_plan, layer_build
+from agent.build import layer_build
 from agent.build.tar import inheritance
 from agent.kits.aio import tasks, threads
-from agent.model import images, records, times
+from agent.model import images, oci, records, times
 from agent.store.lookup import direct_reader
 from agent.store.publish import build_claims, writer
 
@@ -68,6 +68,20 @@ async def build_cache(request: Request, tools: layer_build.Tools) -> records.Cac
         except layer_build.CacheTooLarge:
             await threads.run("clean", build.remove_new_layers)
             raise
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The manifest of an image for one platform, and what was read on the way to it.
+
+    `indexes` are those below the one that the reference names.
+    """
+
+    served: layer_build.Manifest
+    manifest: oci.Manifest
+    config: oci.Config
+    config_data: bytes
+    indexes: tuple[layer_build.Manifest, ...]
 
 
 class _Build:
@@ -132,21 +146,18 @@ class _Build:
     async def _image(self, reference: images.Reference, *, compression: str) -> records.CachedImage:
         tally = layer_build.Tally(started=time.monotonic())
         top = await self._tools.registry.manifest(reference)
-        parsed = image_plan.parse(top.data, top.media_type)
+        parsed = oci.parse(top.data, top.media_type)
         await self._count_on([top.digest], [str(reference)])
         blobs = [top.data]
         platforms: dict[str, records.PlatformImage] = {}
-        missing: list[image_plan.WrongPlatform] = []
+        missing: list[oci.WrongPlatform] = []
         for wanted in self._request.platforms:
             try:
-                manifest = top
-                if isinstance(parsed, image_plan.Index):
-                    chosen = image_plan.choose(parsed, wanted, reference=str(reference))
-                    manifest = await self._tools.registry.manifest(reference, chosen.digest)
+                chosen = await self._choose(reference, top, wanted)
                 one, more = await self._platform(
-                    reference, manifest, wanted, tally=tally, compression=compression
+                    reference, chosen, wanted, tally=tally, compression=compression
                 )
-            except image_plan.WrongPlatform as error:
+            except oci.WrongPlatform as error:
                 missing.append(error)
                 continue
             blobs += more
@@ -156,7 +167,7 @@ class _Build:
         record = records.ImageRecord(
             ref=str(reference),
             target=top.digest,
-            target_media_type=_media_type(parsed, top),
+            target_media_type=parsed.media_type,
             target_size=len(top.data),
             platforms=list(platforms.values()),
             created=_now(),
@@ -172,25 +183,39 @@ class _Build:
             layers=list(layers),
         )
 
+    async def _choose(
+        self, reference: images.Reference, top: layer_build.Manifest, wanted: images.Platform
+    ) -> "_Chosen":
+        """Follow indexes to the manifest for a platform; raise WrongPlatform, UnsupportedImage."""
+        served, parsed = top, oci.parse(top.data, top.media_type)
+        indexes: list[layer_build.Manifest] = []
+        while isinstance(parsed, oci.Index):
+            if len(indexes) == oci.MAX_INDEXES:
+                raise oci.UnsupportedImage("its indexes name one another without end")
+            indexes.append(served)
+            entry = oci.choose(parsed, wanted, reference=str(reference))
+            served = await self._tools.registry.manifest(reference, entry.digest)
+            parsed = oci.parse(served.data, entry.media_type or served.media_type)
+        data = await self._tools.registry.small_blob(reference, parsed.config.digest)
+        config = oci.parse_config(data)
+        if not oci.fits(config, wanted):
+            raise oci.WrongPlatform(str(reference), str(wanted), [str(config.platform)])
+        return _Chosen(served, parsed, config, data, tuple(indexes[1:]))
+
     async def _platform(
         self,
         reference: images.Reference,
-        manifest: layer_build.Manifest,
+        chosen: "_Chosen",
         wanted: images.Platform,
         *,
         tally: layer_build.Tally,
         compression: str,
     ) -> tuple[records.PlatformImage, list[bytes]]:
-        parsed = image_plan.parse(manifest.data, manifest.media_type)
-        if not isinstance(parsed, image_plan.Manifest):
-            raise image_plan.UnsupportedImage("its index names another index")
-        config_data = await self._tools.registry.small_blob(reference, parsed.config.digest)
-        config = image_plan.parse_config(config_data)
-        planned = image_plan.layers(parsed, config)
-        if not image_plan.fits(config.platform, wanted):
-            raise image_plan.WrongPlatform(str(reference), str(wanted), [str(config.platform)])
+        planned = oci.layers(chosen.manifest, chosen.config)
+        blobs = [one.digest for one in chosen.indexes]
+        blobs += [chosen.served.digest, chosen.manifest.config.digest]
         names = [name for layer in planned for name in (layer.diff_id, layer.chain_id)]
-        await self._count_on([manifest.digest, parsed.config.digest, *names])
+        await self._count_on([*blobs, *names])
         for layer in planned:
             self._report(reference, layer, layer_build.Stage.WAITING)
         used = await tasks.together(
@@ -207,10 +232,11 @@ class _Build:
             self._files[layer.chain_id] = used[at].diff_id
         one = records.PlatformImage(
             platform=str(wanted),
-            manifest=manifest.digest,
-            manifest_media_type=_media_type(parsed, manifest),
-            manifest_size=len(manifest.data),
-            config=parsed.config.digest,
+            manifest=chosen.served.digest,
+            manifest_media_type=chosen.manifest.media_type,
+            manifest_size=len(chosen.served.data),
+            config=chosen.manifest.config.digest,
+            indexes=[index.digest for index in chosen.indexes],
             layers=[
                 records.ImageLayer(
                     diff_id=layer.diff_id,
@@ -224,12 +250,13 @@ class _Build:
                 for layer, record in zip(planned, used, strict=True)
             ],
         )
-        return one, [manifest.data, config_data]
+        indexes = [index.data for index in chosen.indexes]
+        return one, [*indexes, chosen.served.data, chosen.config_data]
 
     async def _layer(
         self,
         reference: images.Reference,
-        layer: image_plan.Layer,
+        layer: oci.Layer,
         *,
         tally: layer_build.Tally,
         compression: str,
@@ -248,7 +275,7 @@ class _Build:
     async def _variant(
         self,
         reference: images.Reference,
-        layer: image_plan.Layer,
+        layer: oci.Layer,
         stack: Sequence[records.LayerRecord],
         *,
         tally: layer_build.Tally,
@@ -275,14 +302,14 @@ class _Build:
             self._budget.add(layer.diff_id, found.size)
             return found
 
-    def _reuse(self, layer: image_plan.Layer) -> records.LayerRecord | None:
+    def _reuse(self, layer: oci.Layer) -> records.LayerRecord | None:
         found = direct_reader.Reader(self._place).layer(layer.diff_id)
         if found is None:
             return None
         return writer.add_blobs(self._place, found, [layer.blob.digest])
 
     def _report(
-        self, reference: images.Reference, layer: image_plan.Layer, stage: layer_build.Stage
+        self, reference: images.Reference, layer: oci.Layer, stage: layer_build.Stage
     ) -> None:
         size = layer.blob.size
         done = 0 if stage is layer_build.Stage.WAITING else size
@@ -315,12 +342,6 @@ class _Build:
         """Take back the layers that this build made, and nobody else wants."""
         writer.take_back(self._place, self._new, self._claim.others)
         self._claim.withdraw()
-
-
-def _media_type(
-    parsed: image_plan.Index | image_plan.Manifest, manifest: layer_build.Manifest
-) -> str:
-    return parsed.media_type or manifest.media_type
 
 
 def _listed(names: tuple[str, ...] | None) -> list[str] | None:

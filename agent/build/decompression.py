@@ -1,11 +1,11 @@
 """From a layer blob to its tar: gzip (any number of members, eStargz), zstd, or plain.
 
-The kind is told by the first bytes, as in containerd: media types are often wrong.
+The media type says whether a blob is compressed, its first bytes say how, as in containerd.
 Output comes in bounded pieces, however well the input is compressed. The calls
 release the interpreter's lock.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO, Protocol, cast
 
 import zstandard
@@ -20,6 +20,8 @@ PIECE = 1 << 20
 
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD_WINDOW = 512 << 20
+"""What containerd's decoder takes; `zstd --long=31` alone makes larger ones."""
 
 
 class DamagedBlob(errors.PermanentError):
@@ -30,6 +32,10 @@ class DamagedBlob(errors.PermanentError):
         self.reason = reason
 
 
+class _NoMember(DamagedBlob):
+    """What begins as a gzip member does is none."""
+
+
 class Source(Protocol):
     """Where compressed bytes come from."""
 
@@ -37,8 +43,10 @@ class Source(Protocol):
         """Some bytes, at most `size` where that is positive; b"" at the end."""
 
 
-def pieces(source: Source) -> Iterator[bytes]:
+def pieces(source: Source, *, compressed: bool) -> Iterator[bytes]:
     """The tar in pieces of at most PIECE bytes; raise DamagedBlob."""
+    if not compressed:
+        return _plain(source)
     first = b""
     while len(first) < 4 and (more := source.read()):
         first += more
@@ -71,7 +79,7 @@ def _plain(source: Source) -> Iterator[bytes]:
 
 
 def _zstd(source: Source) -> Iterator[bytes]:
-    reader = zstandard.ZstdDecompressor().stream_reader(
+    reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(
         cast("BinaryIO", source),
         read_size=PIECE,
         read_across_frames=True,
@@ -85,22 +93,36 @@ def _zstd(source: Source) -> Iterator[bytes]:
 
 def _gzip(source: Source) -> Iterator[bytes]:
     data = source.read()
+    is_first = True
     while data.startswith(_GZIP[:2]):
-        member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-        while not member.eof:
-            if member.needs_input and not data and not (data := source.read()):
-                raise DamagedBlob("it ends in the middle of a gzip member")
-            try:
-                piece = member.decompress(data, PIECE)
-            except IsalError as error:
-                raise DamagedBlob(str(error)) from error
-            data = b""
-            if piece:
-                yield piece
-        data = member.unused_data
+        try:
+            data = yield from _member(source, data)
+        except _NoMember:
+            if is_first:
+                raise
+            break
+        is_first = False
         while len(data) < len(_GZIP) and (more := source.read()):
             data += more
-    # What follows the last member is padding. That no tar is missing is for the
-    # diff ID to tell, so it is read to its end and no more.
+    # What follows the last member is padding, also where it begins as a member does. That no
+    # tar is missing is for the diff ID to say, so the blob is read to its end and no more.
     while source.read():
         pass
+
+
+def _member(source: Source, data: bytes) -> Generator[bytes, None, bytes]:
+    """One gzip member that begins with `data`; returns what was read beyond it."""
+    member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    fault: type[DamagedBlob] = _NoMember
+    while not member.eof:
+        if member.needs_input and not data and not (data := source.read()):
+            raise fault("it ends in the middle of a gzip member")
+        try:
+            piece = member.decompress(data, PIECE)
+        except IsalError as error:
+            raise fault(str(error)) from error
+        data = b""
+        if piece:
+            fault = DamagedBlob
+            yield piece
+    return bytes(member.unused_data)

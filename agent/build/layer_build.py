@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol
 
 from agent import errors
-from agent.build import image_plan, mkfs_erofs, unpack
+from agent.build import mkfs_erofs, unpack
 from agent.build.tar import headers, inheritance, stream
 from agent.kits.aio import threads
-from agent.model import images, records
+from agent.model import images, oci, records
 from agent.store import integrity, layout
 from agent.store.publish import writer
 
@@ -160,7 +160,7 @@ class LayerWork:
         self,
         tools: Tools,
         reference: images.Reference,
-        layer: image_plan.Layer,
+        layer: oci.Layer,
         *,
         compression: str,
         inherited: Mapping[bytes, stream.DirInfo] | None = None,
@@ -234,6 +234,7 @@ class LayerWork:
                     unpacked = await unpack.unpack(
                         chunks,
                         run.pipe,
+                        compressed=oci.is_compressed(layer.blob.media_type),
                         below=self._inherited.get,
                         overrides=overrides,
                         on_bytes=on_bytes,

@@ -70,6 +70,7 @@ async def unpack(
     chunks: AsyncIterator[bytes],
     pipe: int,
     *,
+    compressed: bool,
     below: stream.Below,
     overrides: Mapping[bytes, headers.Entry],
     on_bytes: Callable[[int], None],
@@ -93,7 +94,7 @@ async def unpack(
 
     blob = _Blob(compressed, taken)
     work = _Normalising(tar, pipe, stream.Normaliser(below, overrides))
-    first = threads.start("decompress", _decompress, blob, tar)
+    first = threads.start("decompress", _decompress, blob, tar, compressed)
     second = threads.start("normalise", work.run, compressed)
     for future in (first, second):
         # When one failure ends everything, the others' are not looked at.
@@ -149,10 +150,12 @@ async def _feed(
     channel.close()
 
 
-def _decompress(blob: _Blob, tar: threads.Channel[bytes]) -> errors.AgentError | None:
+def _decompress(
+    blob: _Blob, tar: threads.Channel[bytes], compressed: bool
+) -> errors.AgentError | None:
     fault = None
     try:
-        for piece in decompression.pieces(blob):
+        for piece in decompression.pieces(blob, compressed=compressed):
             tar.put(piece)
     except decompression.DamagedBlob as error:
         fault = error

@@ -109,28 +109,83 @@ class Platform:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
-_MACHINES = {
-    "x86_64": ("amd64", ""),
-    "aarch64": ("arm64", ""),
-    "armv7l": ("arm", "v7"),
-    "ppc64le": ("ppc64le", ""),
-    "s390x": ("s390x", ""),
-    "riscv64": ("riscv64", ""),
+_ARCHITECTURES = {
+    "i386": "386",
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "armhf": "arm",
+    "armel": "arm",
+    "armv7l": "arm",
 }
+_VARIANTS = {
+    ("amd64", "v1"): "",
+    ("arm64", "8"): "",
+    ("arm64", "v8"): "",
+    ("arm64", "v8.0"): "",
+    ("arm64", "9"): "v9",
+    ("arm64", "9.0"): "v9",
+    ("arm64", "v9.0"): "v9",
+    ("arm", ""): "v7",
+    ("arm", "5"): "v5",
+    ("arm", "6"): "v6",
+    ("arm", "7"): "v7",
+    ("arm", "8"): "v8",
+}
+
+
+def normalised(os: str, architecture: str, variant: str = "") -> Platform:
+    """A platform in the one spelling that containerd compares (containerd/platforms, Normalize)."""
+    os, name, variant = os.lower() or "linux", architecture.lower(), variant.lower()
+    architecture = _ARCHITECTURES.get(name, name)
+    if name in ("i386", "armhf", "armel"):
+        variant = {"armhf": "v7", "armel": "v6"}.get(name, "")
+    return Platform(os, architecture, _VARIANTS.get((architecture, variant), variant))
+
+
+def compatible(platform: Platform) -> list[Platform]:
+    """The platforms whose images containerd runs on this one, the nearest first.
+
+    Source: containerd/platforms, platformVector.
+    """
+    wanted = normalised(platform.os, platform.architecture, platform.variant)
+    below: list[tuple[str, str]] = []
+    if wanted.architecture == "amd64":
+        below = [("amd64", f"v{version}") for version in range(_version(wanted) - 1, 0, -1)]
+        below.append(("386", ""))
+    elif wanted.architecture == "arm":
+        below = [("arm", f"v{version}") for version in range(_version(wanted) - 1, 4, -1)]
+    elif wanted.architecture == "arm64":
+        below = [("arm64", variant) for variant in _arm64_below(wanted.variant)]
+        below += [("arm", f"v{version}") for version in (8, 7, 6, 5)]
+    return [wanted, *(normalised(wanted.os, *pair) for pair in below)]
+
+
+def _version(platform: Platform) -> int:
+    text = platform.variant.removeprefix("v")
+    return int(text) if text.isdecimal() else 0
+
+
+def _arm64_below(variant: str) -> list[str]:
+    """Versions of ARM's architecture that one includes: 9.n has all of 8.(n + 5)."""
+    major, _, minor = (variant or "v8").removeprefix("v").partition(".")
+    at = int(minor) if minor.isdecimal() else 0
+    if major not in ("8", "9"):
+        return []
+    names = [f"v{major}.{number}" for number in range(at - 1, -1, -1)]
+    if major == "9":
+        names += [f"v8.{number}" for number in range(min(at + 5, 9), -1, -1)]
+    return names
 
 
 def platform_of_machine(machine: str) -> Platform:
     """The platform of a Linux machine, from what uname calls it (`x86_64`)."""
-    architecture, variant = _MACHINES.get(machine, (machine, ""))
-    return Platform("linux", architecture, variant)
+    return normalised("linux", machine)
 
 
 def parse_platform(text: str) -> Platform:
-    """Parse `linux/arm64` or `linux/arm/v7`; arm64's variant v8 is its default and dropped."""
+    """Parse `linux/arm64` or `linux/arm/v7`; the variant that is the default is dropped."""
     parts = text.split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise ImageReferenceError(text, "a platform is os/architecture or os/architecture/variant")
-    variant = parts[2] if len(parts) == 3 else ""
-    if parts[1] == "arm64" and variant == "v8":
-        variant = ""
-    return Platform(parts[0], parts[1], variant)
+    return normalised(*parts)

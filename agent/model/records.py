@@ -99,7 +99,11 @@ class ImageLayer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlatformImage(msgspec.Struct, frozen=True, kw_only=True):
-    """An image for one platform: `platform` is `linux/amd64`; layers bottom first."""
+    """An image for one platform: `platform` is `linux/amd64`; layers bottom first.
+
+    `indexes` are those between the image's target and the manifest, where an index names
+    an index, the upper one first.
+    """
 
     platform: str
     manifest: DigestText
@@ -107,6 +111,12 @@ class PlatformImage(msgspec.Struct, frozen=True, kw_only=True):
     manifest_size: Size
     config: DigestText
     layers: list[ImageLayer]
+    indexes: list[DigestText] = []
+
+    @property
+    def blobs(self) -> list[str]:
+        """The digests of all that was read of it beside its layers."""
+        return [*self.indexes, self.manifest, self.config]
 
 
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):

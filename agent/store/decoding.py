@@ -11,7 +11,10 @@ from agent import errors
 from agent.model import digests, images, records
 
 RECORD_LIMIT = 16 << 20
-"""No record is larger than this, in bytes; an index or manifest is at most 4 MiB."""
+"""No record is larger than this, in bytes."""
+
+BLOB_LIMIT = 64 << 20
+"""No manifest, index or config is larger than this, in bytes."""
 
 
 class NotAStore(errors.PermanentError):

@@ -148,6 +148,7 @@ def _check_images(place: layout.Layout, reader: direct_reader.Reader) -> Iterato
         path = place.image_record(images.parse_reference(record.ref))
         needed = {place.blob(record.target): "its target"}
         for one in record.platforms:
+            needed |= {place.blob(index): f"an index of {one.platform}" for index in one.indexes}
             needed[place.blob(one.manifest)] = f"the manifest of {one.platform}"
             needed[place.blob(one.config)] = f"the config of {one.platform}"
             needed |= {

@@ -14,10 +14,10 @@ import time
 import pytest
 import zstandard
 
-from agent.build import erofs, image_plan, layer_build, mkfs_erofs, mkfs_stall
+from agent.build import erofs, layer_build, mkfs_erofs, mkfs_stall
 from agent.build.tar import stream
 from agent.clients.registry import distribution
-from agent.model import images
+from agent.model import images, oci
 from agent.store import integrity
 from agent.store.gc import prune_now
 from agent.store.lookup import direct_reader
@@ -132,8 +132,8 @@ async def test_an_index_is_built_for_the_platforms_asked_for(bench) -> None:
     index = bench.fake.add_index({"linux/amd64": amd, "linux/arm64": arm, "linux/s390x": arm}, "1")
 
     await bench.build(
-        platforms=(image_plan.images.Platform("linux", "amd64"),
-                   image_plan.images.Platform("linux", "arm64"))
+        platforms=(images.Platform("linux", "amd64"),
+                   images.Platform("linux", "arm64"))
     )  # fmt: skip
 
     image = direct_reader.Reader(bench.place).image(bench.reference(f"team/app@{index}"))
@@ -148,10 +148,10 @@ async def test_a_build_for_some_platforms_takes_what_there_is(bench) -> None:
     arm, amd = images.Platform("linux", "arm64"), images.Platform("linux", "amd64")
     platforms = (arm, amd)
 
-    with pytest.raises(image_plan.WrongPlatform):
+    with pytest.raises(oci.WrongPlatform):
         await bench.build(platforms=platforms)
     await bench.build(platforms=platforms, every_platform=False)
-    with pytest.raises(image_plan.WrongPlatform, match="linux/arm64"):
+    with pytest.raises(oci.WrongPlatform, match="linux/arm64"):
         await bench.build(platforms=platforms[:1], every_platform=False)
 
     found = direct_reader.Reader(bench.place).image(bench.reference())
@@ -162,11 +162,66 @@ async def test_the_wrong_architecture_says_what_there_is(bench) -> None:
     bench.fake.add_index({"linux/arm64": bench.fake.add_image([OTHER], architecture="arm64")}, "1")
     bench.fake.add_image([OTHER], "2", architecture="s390x")
 
-    with pytest.raises(
-        image_plan.WrongPlatform, match=r"no image for linux/amd64; there is: .*arm64"
-    ):
+    with pytest.raises(oci.WrongPlatform, match=r"no image for linux/amd64; there is: .*arm64"):
         await bench.build()
-    with pytest.raises(image_plan.WrongPlatform, match="s390x"):
+    with pytest.raises(oci.WrongPlatform, match="s390x"):
+        await bench.build("team/app:2")
+
+
+async def test_nested_indexes_are_followed_and_kept(bench) -> None:
+    fake = bench.fake
+    image = fake.add_image([LAYER])
+    inner = fake.add_index({"linux/s390x": image, "linux/amd64": image})
+    entry = {"digest": inner, "size": 1, "mediaType": f"{fakes.OCI}.index.v1+json"}
+    kind = f"{fakes.OCI}.index.v1+json"
+    outer = fake.add_manifest(json.dumps({"manifests": [entry]}).encode(), kind, "1")
+
+    await bench.build()
+
+    record = direct_reader.Reader(bench.place).image(bench.reference())
+    assert record.target == outer
+    assert [(one.manifest, one.indexes) for one in record.platforms] == [(image, [inner])]
+    shutil.rmtree(bench.place.claims)
+    assert prune_now.prune(bench.place, min_age=0.0) == prune_now.Pruned(0, 0)
+    assert list(integrity.check(bench.place)) == []
+    assert direct_reader.Reader(bench.place).blob(inner) == fake.manifests[inner].data
+
+
+async def test_an_index_that_names_itself_through_others_is_refused(bench) -> None:
+    fake = bench.fake
+    inner = fake.add_image([LAYER])
+    for depth in range(6):
+        entry = {"digest": inner, "size": 1, "mediaType": f"{fakes.OCI}.index.v1+json"}
+        data = json.dumps({"manifests": [entry], "depth": depth}).encode()
+        inner = fake.add_manifest(data, f"{fakes.OCI}.index.v1+json", "1")
+
+    with pytest.raises(oci.UnsupportedImage, match="without end"):
+        await bench.build()
+
+
+async def test_a_config_of_twenty_megabytes_is_stored_and_read(bench) -> None:
+    fake = bench.fake
+    manifest = json.loads(fake.manifests[fake.add_image([LAYER])].data)
+    config = json.loads(fake.blobs[manifest["config"]["digest"]].data)
+    data = json.dumps({**config, "history": [{"comment": "x" * (20 << 20)}]}).encode()
+    manifest["config"] |= {"digest": fake.add_blob(data), "size": len(data)}
+    fake.add_manifest(json.dumps(manifest).encode(), manifest["mediaType"], "1")
+
+    await bench.build()
+
+    assert direct_reader.Reader(bench.place).blob(manifest["config"]["digest"]) == data
+
+
+async def test_a_manifest_without_platform_is_judged_by_its_config(bench) -> None:
+    fake = bench.fake
+    for tag, architecture in ("1", "x86_64"), ("2", "arm64"):
+        image = fake.add_image([LAYER], architecture=architecture)
+        entry = {"digest": image, "size": 1, "mediaType": f"{fakes.OCI}.manifest.v1+json"}
+        data = json.dumps({"manifests": [entry]}).encode()
+        fake.add_manifest(data, f"{fakes.OCI}.index.v1+json", tag)
+
+    await bench.build()
+    with pytest.raises(oci.WrongPlatform, match="linux/arm64"):
         await bench.build("team/app:2")
 
 
@@ -325,7 +380,7 @@ async def test_what_is_no_image_says_what_it_is(bench) -> None:
     bench.fake.add_manifest(json.dumps(chart).encode(), "", "3")
 
     for tag, words in ("1", "schema 1"), ("2", "damaged"), ("3", "Helm chart"):
-        with pytest.raises(image_plan.UnsupportedImage, match=words):
+        with pytest.raises(oci.UnsupportedImage, match=words):
             await bench.build(f"team/app:{tag}")
 
 
@@ -440,7 +495,7 @@ BUILD = """
 import asyncio, pathlib, sys
 from agent.build import cache_build
 from agent.clients.registry import distribution
-from agent.model import images
+from agent.model import images, oci
 from agent.roles import builder
 root, host = sys.argv[1:]
 asyncio.run(builder.build(

@@ -200,14 +200,17 @@ class Services:
         yield content_pb2.ReadContentResponse(data=self.fake.blobs[request.digest][0])
 
     async def Write(self, requests, context):
+        written = b""
         async for request in requests:
             assert lease_of(context) in self.fake.leases
-            assert request.action == content_pb2.COMMIT
-            assert request.total == len(request.data)
             if request.expected in self.fake.blobs:
                 await exists(context, request.expected)
-            self.fake.add_blob(request.expected, request.data, dict(request.labels))
-            self.fake.log.append(f"write {request.expected}")
+            assert request.offset == len(written)
+            written += request.data
+            if request.action == content_pb2.COMMIT:
+                assert request.total == len(written)
+                self.fake.add_blob(request.expected, written, dict(request.labels))
+                self.fake.log.append(f"write {request.expected}")
             yield content_pb2.WriteContentResponse(action=request.action)
 
     async def Subscribe(self, request, _context):

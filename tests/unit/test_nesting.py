@@ -5,12 +5,11 @@ import base64
 import pytest
 
 from agent import errors
-from agent.build import image_plan
 from agent.cli.caches import create_command
 from agent.clients.registry import credential_config, credentials, distribution, tag_push
 from agent.control.gc import roster
 from agent.control.reconcile import cluster
-from agent.model import builds, images, keys, nodes, records
+from agent.model import builds, images, keys, nodes, oci, records
 from agent.store import decoding
 
 DEEP = (b"[" * 200_000, b'{"unknown":' + b"[" * 200_000, b'{"unknown":' * 50_000)
@@ -18,10 +17,10 @@ DIGEST = f"sha256:{'0' * 64}"
 REFERENCE = images.parse_reference("r.io/app:1")
 
 READERS = {
-    "a manifest": lambda data: image_plan.parse(data, ""),
-    "an index": lambda data: image_plan.parse(data, "application/vnd.oci.image.index.v1+json"),
-    "a config": image_plan.parse_config,
-    "a manifest to push": lambda data: tag_push._decoded(
+    "a manifest": lambda data: oci.parse(data, ""),
+    "an index": lambda data: oci.parse(data, "application/vnd.oci.image.index.v1+json"),
+    "a config": oci.parse_config,
+    "a manifest to push": lambda data: tag_push._parsed(
         distribution.Manifest(data=data, media_type="", digest=DIGEST), REFERENCE
     ),
     "a pull secret": lambda data: credentials.DockerConfig(data, source="a test"),

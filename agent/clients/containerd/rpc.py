@@ -44,6 +44,7 @@ _CRI_STATUS = "/runtime.v1.RuntimeService/Status"
 _CRI_PULL = "/runtime.v1.ImageService/PullImage"
 # containerd reads at most 16 MiB in one message, and answers with at most as much.
 _MESSAGE_LIMIT = 16 << 20
+_CHUNK = 4 << 20
 
 _OPTIONS = (
     # A restarted containerd is found again at once; the socket is on this machine.
@@ -295,19 +296,25 @@ class Client:
         self, digest: str, data: bytes, *, labels: Mapping[str, str], lease: str
     ) -> None:
         """Put a small blob into the content store; one that is there gets the labels, too."""
-        request = content_pb2.WriteContentRequest(
-            action=content_pb2.COMMIT,
-            # A name of its own: two writers of one ref would wait for each other.
-            ref=f"uimgacc-{secrets.token_hex(8)}-{digest}",
-            total=len(data),
-            expected=digest,
-            data=data,
-            labels=dict(labels),
-        )
+        # A name of its own: two writers of one ref would wait for each other.
+        ref = f"uimgacc-{secrets.token_hex(8)}-{digest}"
+        starts = range(0, max(len(data), 1), _CHUNK)
+        requests = [
+            content_pb2.WriteContentRequest(
+                action=content_pb2.COMMIT if start == starts[-1] else content_pb2.WRITE,
+                ref=ref,
+                total=len(data),
+                expected=digest,
+                offset=start,
+                data=data[start : start + _CHUNK],
+                labels=dict(labels),
+            )
+            for start in starts
+        ]
         try:
             with _translated(f"write blob {digest}"):
                 answers = self._content.Write(
-                    iter((request,)), timeout=self._deadline, metadata=self._metadata(lease)
+                    iter(requests), timeout=self._deadline, metadata=self._metadata(lease)
                 )
                 async for _ in answers:
                     pass

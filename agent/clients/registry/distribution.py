@@ -22,22 +22,16 @@ from agent import errors
 from agent.clients.registry import challenges, credentials
 from agent.kits.aio import backoff
 from agent.kits.web import tls
-from agent.model import digests, images, times
+from agent.model import digests, images, oci, times
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_LIMIT = 4 << 20
 """No manifest or index is larger, in bytes (distribution-spec: registries need accept no more)."""
 
-CONFIG_LIMIT = 16 << 20
-"""No image config is larger, in bytes."""
+CONFIG_LIMIT = 64 << 20
+"""No image config is larger, in bytes; it is read into memory."""
 
-_ACCEPT = (
-    "application/vnd.oci.image.index.v1+json,"
-    " application/vnd.docker.distribution.manifest.list.v2+json,"
-    " application/vnd.oci.image.manifest.v1+json,"
-    " application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1"
-)
 _HOSTS = {"docker.io": "registry-1.docker.io"}
 _GOOD = frozenset({200, 201, 202, 204, 206})
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -190,7 +184,7 @@ class Client:
         url = self._url(reference, f"manifests/{wanted}")
         what = f"manifest {wanted}"
         data, headers = await self._read(
-            reference, url, what=what, limit=MANIFEST_LIMIT, headers={"Accept": _ACCEPT}
+            reference, url, what=what, limit=MANIFEST_LIMIT, headers={"Accept": oci.ACCEPT}
         )
         found = digests.sha256(data)
         expected = wanted if digests.is_digest(wanted) else ""

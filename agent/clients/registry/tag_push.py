@@ -6,41 +6,14 @@ are read and uploaded. OCI distribution-spec v1.1, "Push".
 """
 
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
-import msgspec
 import yarl
 
 from agent.clients.registry import distribution
 from agent.kits.aio import backoff
-from agent.model import images
-
-_MANIFESTS = frozenset(
-    {
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    }
-)
-_DEPTH = 3
-"""An index of indexes of manifests is the most that anybody makes."""
-
-
-class _Descriptor(msgspec.Struct, frozen=True, rename="camel"):
-    media_type: str
-    digest: str
-    size: int
-    urls: Sequence[str] = ()
-
-
-class _Manifest(msgspec.Struct, frozen=True):
-    """What an index (`manifests`) or a manifest (the rest) refers to."""
-
-    manifests: list[_Descriptor] = []
-    config: _Descriptor | None = None
-    layers: list[_Descriptor] = []
+from agent.model import images, oci
 
 
 class Client(distribution.Client):
@@ -53,39 +26,44 @@ class Client(distribution.Client):
 
         Raises what registry.Client does, and WrongContent for a manifest that is none.
         """
-        found = await self.manifest(source)
+        top = await self.manifest(source)
         if source.name != target.name:
-            for part in _parts(found, source):
+            for part in _parts(_parsed(top, source)):
                 await self._copy(part, source, target, depth=1)
-        await self._put_manifest(target, found, target.tag)
-        return found
+        await self._put_manifest(target, top, target.tag)
+        return top
 
     async def layers(self, reference: images.Reference) -> int:
         """How many layers an image has; of an index, its first image."""
-        found = _decoded(await self.manifest(reference), reference)
-        for _ in range(_DEPTH):
-            if not found.manifests:
+        parsed = _parsed(await self.manifest(reference), reference)
+        for _ in range(oci.MAX_INDEXES):
+            if isinstance(parsed, oci.Manifest) or not parsed.manifests:
                 break
-            manifest = await self.manifest(reference, found.manifests[0].digest)
-            found = _decoded(manifest, reference)
-        return len(found.layers)
+            manifest = await self.manifest(reference, parsed.manifests[0].digest)
+            parsed = _parsed(manifest, reference)
+        return len(parsed.layers) if isinstance(parsed, oci.Manifest) else 0
 
     async def _copy(
-        self, part: _Descriptor, source: images.Reference, target: images.Reference, *, depth: int
+        self,
+        part: oci.Descriptor,
+        source: images.Reference,
+        target: images.Reference,
+        *,
+        depth: int,
     ) -> None:
         """Have a blob, or a manifest with all that it refers to, in the other repository."""
-        if part.media_type not in _MANIFESTS:
+        if part.media_type not in oci.INDEX_TYPES | oci.MANIFEST_TYPES:
             await self._copy_blob(part, source, target)
             return
-        if depth > _DEPTH:
+        if depth > oci.MAX_INDEXES:
             raise distribution.RequestRefused(f"{source}: indexes within indexes, too deep to copy")
         manifest = await self.manifest(source, part.digest)
-        for each in _parts(manifest, source):
+        for each in _parts(_parsed(manifest, source)):
             await self._copy(each, source, target, depth=depth + 1)
         await self._put_manifest(target, manifest, part.digest)
 
     async def _copy_blob(
-        self, part: _Descriptor, source: images.Reference, target: images.Reference
+        self, part: oci.Descriptor, source: images.Reference, target: images.Reference
     ) -> None:
         query = {}
         if source.registry == target.registry:
@@ -161,19 +139,19 @@ def _query(parameters: Mapping[str, str]) -> str:
     return f"?{urllib.parse.urlencode(parameters, safe=':/')}" if parameters else ""
 
 
-def _parts(manifest: distribution.Manifest, source: images.Reference) -> Iterator[_Descriptor]:
-    found = _decoded(manifest, source)
-    yield from found.manifests
-    # Layers with URLs are elsewhere by their licence; no registry has them.
-    yield from (each for each in found.layers if not each.urls)
-    if found.config is not None:
-        yield found.config
+def _parts(parsed: oci.Index | oci.Manifest) -> Iterator[oci.Descriptor]:
+    """What a manifest or index refers to, except layers that lie elsewhere by their licence."""
+    if isinstance(parsed, oci.Index):
+        yield from parsed.manifests
+    else:
+        yield from (layer for layer in parsed.layers if not layer.urls)
+        yield parsed.config
 
 
-def _decoded(manifest: distribution.Manifest, source: images.Reference) -> _Manifest:
+def _parsed(manifest: distribution.Manifest, source: images.Reference) -> oci.Index | oci.Manifest:
     try:
-        return msgspec.json.decode(manifest.data, type=_Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return oci.parse(manifest.data, manifest.media_type)
+    except oci.UnsupportedImage as error:
         raise distribution.WrongContent(
-            f"the manifest of {source}", expected="an image's manifest", found=str(error)
+            f"the manifest of {source}", expected="an image's manifest", found=error.what
         ) from error

@@ -9,45 +9,10 @@ import datetime
 import itertools
 from collections.abc import Sequence
 
-import msgspec
-
 from agent.clients.containerd import rpc
-from agent.model import digests, images, keys
+from agent.model import digests, images, keys, oci
 
-_INDEX_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
 _REMEMBERED = 512
-
-
-class _Platform(msgspec.Struct):
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
-
-
-class _Descriptor(msgspec.Struct):
-    digest: str
-    size: int = 0
-    platform: _Platform | None = None
-
-
-class _Index(msgspec.Struct):
-    manifests: list[_Descriptor]
-
-
-class _Manifest(msgspec.Struct):
-    config: _Descriptor
-    layers: list[_Descriptor]
-
-
-class _RootFS(msgspec.Struct):
-    diff_ids: list[str]
-
-
-class _Config(msgspec.Struct):
-    rootfs: _RootFS
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +72,12 @@ class Inventory:
             contents = self._contents.get(target.digest) or await self._read(target)
             config = await self._client.blob(contents.config)
             manifest = await self._client.blob(contents.manifest)
-        except (rpc.NotFoundError, digests.DigestError, msgspec.MsgspecError):
+        except (
+            rpc.NotFoundError,
+            digests.DigestError,
+            oci.UnsupportedImage,
+            oci.WrongPlatform,
+        ):
             return None
         self._contents[target.digest] = contents
         while len(self._contents) > _REMEMBERED:
@@ -137,25 +107,19 @@ class Inventory:
 
     async def _read(self, target: rpc.Descriptor) -> Contents:
         digest = target.digest
-        if target.media_type in _INDEX_TYPES:
-            index = msgspec.json.decode(await self._client.read(digest), type=_Index)
-            digest = self._pick(index, digest)
-        manifest = msgspec.json.decode(await self._client.read(digest), type=_Manifest)
-        config = msgspec.json.decode(await self._client.read(manifest.config.digest), type=_Config)
+        parsed = oci.parse(await self._client.read(digest), target.media_type)
+        for _ in range(oci.MAX_INDEXES):
+            if isinstance(parsed, oci.Manifest):
+                break
+            entry = oci.choose(parsed, self._platform, reference=digest)
+            digest = entry.digest
+            parsed = oci.parse(await self._client.read(digest), entry.media_type)
+        else:
+            raise oci.UnsupportedImage("its indexes name one another without end")
+        config = oci.parse_config(await self._client.read(parsed.config.digest))
         return Contents(
             manifest=digest,
-            config=manifest.config.digest,
-            layers=[(layer.digest, layer.size) for layer in manifest.layers],
-            chain=digests.chain_ids(config.rootfs.diff_ids),
+            config=parsed.config.digest,
+            layers=[(layer.digest, layer.size) for layer in parsed.layers],
+            chain=digests.chain_ids(config.diff_ids),
         )
-
-    def _pick(self, index: _Index, digest: str) -> str:
-        wanted = self._platform
-        for variant in (wanted.variant, "", None):
-            for found in index.manifests:
-                platform = found.platform or _Platform()
-                if (platform.os, platform.architecture) != (wanted.os, wanted.architecture):
-                    continue
-                if variant is None or platform.variant == variant:
-                    return found.digest
-        raise rpc.NotFoundError(f"index {digest} has nothing for {wanted}")

@@ -68,8 +68,11 @@ def registration_of(
         made.config: {f"{keys.GC_SNAPSHOT}{snapshotter}": top} if top else {},
         made.manifest: {f"{keys.GC_CONTENT}.config": made.config},
     }
-    if target.digest != made.manifest:
-        blobs[target.digest] = {f"{keys.GC_CONTENT}.m.0": made.manifest}
+    below = made.manifest
+    for index in [*reversed(made.indexes), target.digest]:
+        if index != below:
+            blobs[index] = {f"{keys.GC_CONTENT}.m.0": below}
+            below = index
     # As containerd normalises it: a reference by tag and digest is one by digest.
     tag = "" if reference.digest else str(reference)
     return Registration(

@@ -195,7 +195,7 @@ def _need_of(place: layout.Layout, cache_id: str) -> _Need | None:
             )
         wanted.add(raw(record.target))
         for one in record.platforms:
-            wanted |= {raw(one.manifest), raw(one.config)}
+            wanted |= {raw(digest) for digest in one.blobs}
             wanted |= {raw(layer.diff_id) for layer in one.layers}
             chains |= {raw(layer.chain_id) for layer in one.layers}
     return _Need(cache_id, b"".join(wanted | chains), b"".join(chains), frozenset(paths))

@@ -144,7 +144,7 @@ class Catalog:
 
     async def blob(self, digest: str) -> bytes | None:
         """A manifest, index or config, verified against its digest; None when not there."""
-        data = await self._read("blob", self.layout.blob(digest))
+        data = await self._read("blob", self.layout.blob(digest), limit=decoding.BLOB_LIMIT)
         return None if data is None else self._decode("blob", lambda: decoding.blob(data, digest))
 
     async def generation(self) -> int:
@@ -181,10 +181,14 @@ class Catalog:
             raise
 
     async def _read(
-        self, kind: records.RecordKind, path: pathlib.Path, operation: str = "read"
+        self,
+        kind: records.RecordKind,
+        path: pathlib.Path,
+        operation: str = "read",
+        limit: int = decoding.RECORD_LIMIT,
     ) -> bytes | None:
         try:
-            data = await self._call(operation, str(path), decoding.RECORD_LIMIT)
+            data = await self._call(operation, str(path), limit)
         except OSError as error:
             if error.errno in _MISSING:
                 return None

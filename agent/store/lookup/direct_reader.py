@@ -70,7 +70,7 @@ class Reader:
 
     def blob(self, digest: str) -> bytes | None:
         """A manifest, index or config, verified."""
-        data = self._read(self.layout.blob(digest))
+        data = self._read(self.layout.blob(digest), decoding.BLOB_LIMIT)
         return None if data is None else self._decode(lambda: decoding.blob(data, digest))
 
     def image(self, reference: images.Reference) -> records.ImageRecord | None:
@@ -119,9 +119,9 @@ class Reader:
             self._on_damage(error.name, error.reason)
             return None
 
-    def _read(self, path: pathlib.Path) -> bytes | None:
+    def _read(self, path: pathlib.Path, limit: int = decoding.RECORD_LIMIT) -> bytes | None:
         try:
-            return file_reads.read(str(path), decoding.RECORD_LIMIT)
+            return file_reads.read(str(path), limit)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 self._on_damage(str(path), str(error))

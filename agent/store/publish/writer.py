@@ -234,7 +234,7 @@ def referenced(reader: direct_reader.Reader) -> set[str]:
     for image in reader.images():
         wanted.add(digests.hex_of(image.target))
         for one in image.platforms:
-            wanted |= {digests.hex_of(one.manifest), digests.hex_of(one.config)}
+            wanted |= {digests.hex_of(digest) for digest in one.blobs}
             for item in one.layers:
                 wanted |= {digests.hex_of(item.diff_id), digests.hex_of(item.chain_id)}
                 chain = reader.chain(item.chain_id)

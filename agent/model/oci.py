@@ -1,0 +1,262 @@
+"""Manifests, indexes and configs of images, as OCI and Docker define them; pure.
+
+Read as containerd reads them, so that an image that it pulls is one here, too. It is written in
+Go, whose JSON ignores the case of member names and takes null for absent. An index may name
+another index, and a manifest without a platform, whose config then decides.
+
+Sources: OCI image-spec v1.1; containerd core/images/{image,handlers,mediatypes}.go and
+containerd/platforms.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from agent import errors
+from agent.model import digests, images
+
+INDEX_TYPES = frozenset(
+    {
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    }
+)
+MANIFEST_TYPES = frozenset(
+    {
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    }
+)
+ACCEPT = ", ".join([*sorted(INDEX_TYPES), *sorted(MANIFEST_TYPES), "*/*;q=0.1"])
+"""The header by which a registry knows what is understood here."""
+
+MAX_INDEXES = 4
+"""Indexes within indexes are followed this far."""
+
+_PLAIN_LAYERS = (
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+)
+_DOCKER_LAYERS = ("application/vnd.docker.image.rootfs.diff.tar",)
+_FOREIGN_LAYERS = ("application/vnd.docker.image.rootfs.foreign.diff.tar",)
+_COMPRESSED_LAYERS = (
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+)
+
+# Made here, not at first use: msgspec builds type information lazily, which threads must not do.
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_TEXT = msgspec.json.Decoder(str)
+_TEXTS = msgspec.json.Decoder(list[str])
+_NUMBER = msgspec.json.Decoder(int)
+
+_Members = Mapping[str, msgspec.Raw]
+
+
+class UnsupportedImage(errors.PermanentError):
+    """What the registry serves is nothing that can be cached. `what` it is."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"this image cannot be cached: {what}")
+        self.what = what
+
+
+class WrongPlatform(errors.PermanentError):
+    """An image has nothing for the wanted platform.
+
+    `wanted` is the platform, `available` what there is instead.
+    """
+
+    def __init__(self, reference: str, wanted: str, available: Sequence[str]) -> None:
+        there = ", ".join(sorted(set(available))) or "nothing"
+        super().__init__(f"{reference} has no image for {wanted}; there is: {there}")
+        self.wanted = wanted
+        self.available = tuple(available)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a manifest says about a blob, or an index about a manifest."""
+
+    digest: str
+    size: int
+    media_type: str = ""
+    platform: images.Platform | None = None
+    urls: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Index:
+    """Several manifests, by platform."""
+
+    manifests: Sequence[Descriptor]
+    media_type: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Manifest:
+    """One image: its config and its layers, bottom first."""
+
+    config: Descriptor
+    layers: Sequence[Descriptor]
+    media_type: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    """What of an image's config matters here; an unknown architecture is ""."""
+
+    platform: images.Platform
+    diff_ids: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an image: its identity, what stands below, and the blob to fetch."""
+
+    diff_id: digests.DiffID
+    chain_id: digests.ChainID
+    blob: Descriptor
+
+
+def parse(data: bytes, media_type: str) -> Index | Manifest:
+    """Read what a registry served for a tag or digest; raise UnsupportedImage."""
+    try:
+        members = _members(data)
+        kind = _text(members, "mediatype") or media_type
+        has_manifests, has_layers = "manifests" in members, "layers" in members
+        if kind in INDEX_TYPES or (kind not in MANIFEST_TYPES and has_manifests):
+            if has_layers or "config" in members:
+                raise UnsupportedImage("its index has layers of its own, as a manifest has")
+            return Index(_descriptors(members, "manifests"), kind)
+        if kind in MANIFEST_TYPES or has_layers:
+            if has_manifests:
+                raise UnsupportedImage("its manifest names manifests, as an index does")
+            config = _descriptor(members.get("config", msgspec.Raw(b"{}")))
+            return Manifest(config, _descriptors(members, "layers"), kind)
+        schema = _number(members, "schemaversion")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnsupportedImage(f"its manifest is damaged ({error})") from error
+    if schema == 1:
+        raise UnsupportedImage("it has the old manifest schema 1; push it again with a new docker")
+    raise UnsupportedImage(f"unknown manifest type {kind or 'without a media type'}")
+
+
+def parse_config(data: bytes) -> Config:
+    """Read an image's config; raise UnsupportedImage."""
+    try:
+        members = _members(data)
+        rootfs = _members(members.get("rootfs", msgspec.Raw(b"{}")))
+        diff_ids = _TEXTS.decode(rootfs["diff_ids"]) if "diff_ids" in rootfs else []
+        return Config(_platform(members), tuple(diff_ids))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnsupportedImage(f"its config is damaged ({error})") from error
+
+
+def choose(index: Index, wanted: images.Platform, *, reference: str) -> Descriptor:
+    """The entry of an index that containerd takes for a platform; raise WrongPlatform.
+
+    The nearest platform is best, the first of equals; an entry without a platform is the
+    last resort, and what it leads to may yet be for another one (see `fits`).
+    """
+    order = images.compatible(wanted)
+    ranked = [
+        (order.index(entry.platform) if entry.platform else len(order), entry)
+        for entry in index.manifests
+        if entry.platform is None or entry.platform in order
+    ]
+    if not ranked:
+        platforms = [entry.platform for entry in index.manifests if entry.platform]
+        available = [str(platform) for platform in platforms if platform.os != "unknown"]
+        raise WrongPlatform(reference, str(wanted), available)
+    return min(ranked, key=lambda pair: pair[0])[1]
+
+
+def fits(config: Config, wanted: images.Platform) -> bool:
+    """Whether an image whose config says this runs where another platform is wanted."""
+    platform = config.platform
+    return not platform.architecture or any(
+        (platform.os, platform.architecture) == (one.os, one.architecture)
+        for one in images.compatible(wanted)
+    )
+
+
+def layers(manifest: Manifest, config: Config) -> list[Layer]:
+    """The layers of an image, bottom first; raise UnsupportedImage."""
+    diff_ids = config.diff_ids
+    for diff_id in diff_ids:
+        if not digests.is_digest(diff_id):
+            raise UnsupportedImage(f"its config names a layer {diff_id[:80]!r}")
+    if len(diff_ids) != len(manifest.layers):
+        raise UnsupportedImage(
+            f"its manifest has {len(manifest.layers)} layers, its config {len(diff_ids)}:"
+            " is it an image at all (and not, say, a Helm chart)?"
+        )
+    for blob in manifest.layers:
+        is_compressed(blob.media_type)
+    return [
+        Layer(digests.DiffID(diff_id), chain_id, blob)
+        for diff_id, chain_id, blob in zip(
+            diff_ids, digests.chain_ids(diff_ids), manifest.layers, strict=True
+        )
+    ]
+
+
+def is_compressed(media_type: str) -> bool:
+    """Whether containerd decompresses a layer of this type; raise UnsupportedImage for no layer.
+
+    It then looks at the first bytes for how. Where it does not, a compressed blob is no tar.
+    """
+    base, *suffixes = media_type.split("+")
+    if base not in _PLAIN_LAYERS + _DOCKER_LAYERS + _FOREIGN_LAYERS + _COMPRESSED_LAYERS or (
+        "encrypted" in suffixes
+    ):
+        raise UnsupportedImage(f"it has a layer of type {media_type!r}")
+    if base in _PLAIN_LAYERS:
+        return bool(suffixes) and max(suffixes) in ("gzip", "zstd")
+    return not suffixes
+
+
+def _members(data: bytes | msgspec.Raw) -> _Members:
+    """The members of an object, by their names in lower case; without those that are null."""
+    members = _OBJECT.decode(data) or {}
+    return {name.casefold(): raw for name, raw in members.items() if bytes(raw).strip() != b"null"}
+
+
+def _text(members: _Members, name: str) -> str:
+    return _TEXT.decode(members[name]) if name in members else ""
+
+
+def _number(members: _Members, name: str) -> int:
+    return _NUMBER.decode(members[name]) if name in members else 0
+
+
+def _descriptors(members: _Members, name: str) -> tuple[Descriptor, ...]:
+    entries = _LIST.decode(members[name]) if name in members else []
+    return tuple(_descriptor(entry) for entry in entries)
+
+
+def _descriptor(data: msgspec.Raw) -> Descriptor:
+    members = _members(data)
+    descriptor = Descriptor(
+        digest=_text(members, "digest"),
+        size=_number(members, "size"),
+        media_type=_text(members, "mediatype"),
+        platform=_platform(_members(members["platform"])) if "platform" in members else None,
+        urls=tuple(_TEXTS.decode(members["urls"])) if "urls" in members else (),
+    )
+    if not digests.is_digest(descriptor.digest):
+        raise UnsupportedImage(f"its manifest names {descriptor.digest[:80]!r}")
+    if descriptor.size <= 0:
+        # containerd fetches nothing that is said to be empty.
+        raise UnsupportedImage(f"{descriptor.digest} has a size of {descriptor.size} bytes")
+    return descriptor
+
+
+def _platform(members: _Members) -> images.Platform:
+    return images.normalised(
+        _text(members, "os"), _text(members, "architecture"), _text(members, "variant")
+    )

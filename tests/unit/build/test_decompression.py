@@ -1,0 +1,41 @@
+"""Layer blobs of every compression, and what may follow one."""
+
+import gzip
+import io
+
+import pytest
+import zstandard
+
+from agent.build import decompression
+
+DATA = bytes(range(256)) * 4000
+
+
+def decompressed(blob: bytes, *, compressed: bool = True) -> bytes:
+    return b"".join(decompression.pieces(io.BytesIO(blob), compressed=compressed))
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", bytes(1000), b"junk", b"\x1f\x8b", b"\x1f\x8bjunk", b"\x1f\x8b\x08junk" * 99]
+)
+def test_what_follows_gzip_is_ignored(junk: bytes) -> None:
+    assert decompressed(gzip.compress(DATA) + gzip.compress(b"more") + junk) == DATA + b"more"
+
+
+@pytest.mark.parametrize("blob", [gzip.compress(DATA)[:-9], b"\x1f\x8b\x08junk", b"\x1f\x8b\x08"])
+def test_gzip_that_is_damaged_or_cut_off_is_refused(blob: bytes) -> None:
+    with pytest.raises(decompression.DamagedBlob):
+        decompressed(blob)
+
+
+@pytest.mark.parametrize("window", [27, 28, 29])
+def test_zstd_with_a_large_window_is_read(window: int) -> None:
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window)
+    blob = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+
+    assert decompressed(blob.compress(DATA) + blob.flush()) == DATA
+
+
+def test_a_blob_whose_type_says_plain_is_not_decompressed() -> None:
+    assert decompressed(gzip.compress(DATA), compressed=False) == gzip.compress(DATA)
+    assert decompressed(DATA) == DATA

@@ -1,0 +1,138 @@
+"""Manifests, indexes and configs: what containerd takes and refuses, which platform it picks."""
+
+import json
+
+import pytest
+
+from agent.model import images, oci
+
+DIGEST = "sha256:" + "1" * 64
+OTHER = "sha256:" + "2" * 64
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+AMD64 = images.Platform("linux", "amd64")
+
+
+def index(*platforms: dict | None) -> oci.Index:
+    """An index with one manifest for each platform; the digests end in its number."""
+    manifests = [
+        {"digest": f"{DIGEST[:-1]}{at}", "size": 1, "mediaType": MANIFEST, "platform": platform}
+        for at, platform in enumerate(platforms)
+    ]
+    parsed = oci.parse(json.dumps({"manifests": manifests}).encode(), INDEX)
+    assert isinstance(parsed, oci.Index)
+    return parsed
+
+
+def chosen(wanted: str, *platforms: dict | None) -> int:
+    platform = images.parse_platform(wanted)
+    return int(oci.choose(index(*platforms), platform, reference="r.io/app:1").digest[-1])
+
+
+def on(architecture: str, variant: str = "", os: str = "linux") -> dict:
+    return {"os": os, "architecture": architecture, "variant": variant}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "platforms", "number"),
+    [
+        ("linux/amd64", [on("arm64"), on("amd64")], 1),
+        ("linux/amd64", [on("amd64"), on("amd64")], 0),
+        ("linux/amd64", [on("386"), on("x86_64")], 1),
+        ("linux/amd64", [on("amd64", "v3"), on("amd64", "v1")], 1),
+        ("linux/amd64", [on("arm64"), on("i386")], 1),
+        ("linux/amd64", [None, on("386")], 1),
+        ("linux/amd64", [on("arm64"), None, None], 1),
+        ("linux/amd64/v3", [on("amd64"), on("amd64", "v2"), on("amd64", "v4")], 1),
+        ("linux/arm64", [on("arm", "v7"), on("aarch64", "v8")], 1),
+        ("linux/arm64", [on("arm", "v6"), on("arm")], 1),
+        ("linux/arm", [on("arm", "v6"), on("arm", "7")], 1),
+        ("linux/arm64/v9", [on("arm64"), on("arm64", "v8.5")], 1),
+        ("linux/amd64", [on("AMD64", os="Linux")], 0),
+    ],
+)
+def test_the_platform_is_chosen_as_containerd_does(wanted, platforms, number) -> None:
+    assert chosen(wanted, *platforms) == number
+
+
+@pytest.mark.parametrize(
+    "platforms", [[], [on("amd64", "v3")], [on("arm64")], [on("unknown", os="unknown")]]
+)
+def test_no_platform_fits(platforms) -> None:
+    with pytest.raises(oci.WrongPlatform, match="no image for linux/amd64"):
+        chosen("linux/amd64", *platforms)
+
+
+def test_names_of_members_count_in_any_case_and_null_is_absent() -> None:
+    data = {
+        "SchemaVersion": 2,
+        "CONFIG": {"Digest": DIGEST, "SIZE": 7, "mediatype": None},
+        "layers": None,
+        "annotations": None,
+    }
+    config = {"OS": None, "Architecture": "x86_64", "RootFS": {"Diff_IDs": [OTHER]}}
+
+    manifest = oci.parse(json.dumps(data).encode(), MANIFEST)
+
+    assert manifest == oci.Manifest(oci.Descriptor(DIGEST, 7), (), MANIFEST)
+    assert oci.parse_config(json.dumps(config).encode()) == oci.Config(AMD64, (OTHER,))
+
+
+def test_a_config_without_platform_runs_anywhere() -> None:
+    for text in (b"{}", b'{"os": null, "architecture": null}', b"null"):
+        assert oci.fits(oci.parse_config(text), AMD64)
+    assert not oci.fits(oci.parse_config(b'{"architecture": "arm64"}'), AMD64)
+    assert not oci.fits(oci.parse_config(b'{"os": "windows", "architecture": "amd64"}'), AMD64)
+
+
+@pytest.mark.parametrize(
+    ("document", "kind", "words"),
+    [
+        ({"schemaVersion": 1}, "", "schema 1"),
+        ({"manifests": [], "layers": []}, INDEX, "layers of its own"),
+        ({"manifests": [], "layers": []}, MANIFEST, "names manifests"),
+        ({"config": {"digest": DIGEST, "size": 0}}, MANIFEST, "size of 0 bytes"),
+        ({"config": {"digest": "sha256:x", "size": 1}}, MANIFEST, "names 'sha256:x'"),
+        ({"config": {"digest": DIGEST, "size": "1"}}, MANIFEST, "damaged"),
+        ({}, "text/html", "text/html"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(document, kind, words) -> None:
+    with pytest.raises(oci.UnsupportedImage, match=words):
+        oci.parse(json.dumps(document).encode(), kind)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "compressed"),
+    [
+        (LAYER, True),
+        ("application/vnd.oci.image.layer.v1.tar", False),
+        ("application/vnd.oci.image.layer.v1.tar+zstd", True),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", True),
+        ("application/vnd.oci.image.layer.v1.tar+lz4", False),
+        ("application/vnd.docker.image.rootfs.diff.tar", True),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", True),
+        ("application/vnd.docker.image.rootfs.diff.tar.zstd", True),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", True),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip+x", False),
+    ],
+)
+def test_the_media_type_says_whether_a_layer_is_compressed(media_type, compressed) -> None:
+    assert oci.is_compressed(media_type) is compressed
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "",
+        "application/helm",
+        "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+        "application/vnd.oci.image.layer.v2.squashfs",
+        "application/vnd.oci.image.layer.v1.erofs",
+        "application/vnd.docker.image.rootfs.diff.tar.xz",
+    ],
+)
+def test_what_is_no_layer_is_refused(media_type) -> None:
+    with pytest.raises(oci.UnsupportedImage, match="a layer of type"):
+        oci.is_compressed(media_type)
