@@ -45,17 +45,16 @@ class Source(Protocol):
 
 def pieces(source: Source, *, compressed: bool) -> Iterator[bytes]:
     """The tar in pieces of at most PIECE bytes; raise DamagedBlob."""
-    if not compressed:
-        return _plain(source)
     first = b""
     while len(first) < 4 and (more := source.read()):
         first += more
     pushed = _Pushed(first, source)
-    if first.startswith(_GZIP):
-        return _gzip(pushed)
-    if first.startswith(_ZSTD) or (first[1:4] == b"\x2a\x4d\x18" and first[0] & 0xF0 == 0x50):
-        return _zstd(pushed)
-    return _plain(pushed)
+    is_zstd = first.startswith(_ZSTD) or (first[1:4] == b"\x2a\x4d\x18" and first[0] & 0xF0 == 0x50)
+    if not first.startswith(_GZIP) and not is_zstd:
+        return _plain(pushed)
+    if not compressed:
+        raise DamagedBlob("its media type says that it is not compressed; containerd believes that")
+    return _zstd(pushed) if is_zstd else _gzip(pushed)
 
 
 class _Pushed:

@@ -85,22 +85,22 @@ async def unpack(
     """
     loop = asyncio.get_running_loop()
     room = asyncio.Semaphore(_DEPTH)
-    compressed: threads.Channel[bytes] = threads.Channel(_DEPTH + 1)
+    packed: threads.Channel[bytes] = threads.Channel(_DEPTH + 1)
     tar: threads.Channel[bytes] = threads.Channel(_DEPTH)
 
     def taken() -> None:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(room.release)
 
-    blob = _Blob(compressed, taken)
+    blob = _Blob(packed, taken)
     work = _Normalising(tar, pipe, stream.Normaliser(below, overrides))
     first = threads.start("decompress", _decompress, blob, tar, compressed)
-    second = threads.start("normalise", work.run, compressed)
+    second = threads.start("normalise", work.run, packed)
     for future in (first, second):
         # When one failure ends everything, the others' are not looked at.
         future.add_done_callback(_retrieved)
     try:
-        await _feed(chunks, compressed, room, on_bytes)
+        await _feed(chunks, packed, room, on_bytes)
         fault = await first
         fault = await second or fault
     except threads.Closed:
@@ -108,7 +108,7 @@ async def unpack(
         await second
         raise
     finally:
-        compressed.abort()
+        packed.abort()
         tar.abort()
     return Unpacked(
         blob_digest=f"sha256:{blob.digest.hexdigest()}",

@@ -212,6 +212,17 @@ async def test_a_config_of_twenty_megabytes_is_stored_and_read(bench) -> None:
     assert direct_reader.Reader(bench.place).blob(manifest["config"]["digest"]) == data
 
 
+async def test_a_compressed_layer_whose_type_says_plain_is_refused_as_in_containerd(bench) -> None:
+    fake = bench.fake
+    manifest = json.loads(fake.manifests[fake.add_image([LAYER])].data)
+    for tag, suffix in ("1", ""), ("2", "+lz4"):
+        manifest["layers"][0]["mediaType"] = f"{fakes.OCI}.layer.v1.tar{suffix}"
+        fake.add_manifest(json.dumps(manifest).encode(), manifest["mediaType"], tag)
+
+        with pytest.raises(layer_build.LayerUnusable, match="media type says"):
+            await bench.build(f"team/app:{tag}")
+
+
 async def test_a_manifest_without_platform_is_judged_by_its_config(bench) -> None:
     fake = bench.fake
     for tag, architecture in ("1", "x86_64"), ("2", "arm64"):

@@ -36,6 +36,8 @@ def test_zstd_with_a_large_window_is_read(window: int) -> None:
     assert decompressed(blob.compress(DATA) + blob.flush()) == DATA
 
 
-def test_a_blob_whose_type_says_plain_is_not_decompressed() -> None:
-    assert decompressed(gzip.compress(DATA), compressed=False) == gzip.compress(DATA)
-    assert decompressed(DATA) == DATA
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_a_compressed_blob_whose_type_says_plain_is_refused(compress) -> None:
+    with pytest.raises(decompression.DamagedBlob, match="media type says"):
+        decompressed(compress(DATA), compressed=False)
+    assert decompressed(DATA, compressed=False) == decompressed(DATA) == DATA
