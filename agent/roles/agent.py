@@ -22,6 +22,7 @@ from agent.clients.containerd import rpc
 from agent.kits import jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline, workers
+from agent.kits.web import listener
 from agent.model import images, times
 from agent.mounts import host_copies, mountinfo, nfs
 from agent.node.health import probe, store_mount
@@ -257,7 +258,7 @@ async def _listening(app: aiohttp.web.Application, address: str) -> AsyncIterato
     if not address:
         yield
         return
-    async with status_http.listening(app, address) as where:
+    async with listener.serving(app, address) as where:
         logger.info("listening", extra={"address": where})
         yield
 

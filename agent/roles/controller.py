@@ -13,17 +13,19 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from aiohttp import web
+
 from agent import errors, metrics, settings
 from agent.clients.kube import connection, lease, rest_client
 from agent.control.decisions import retention
 from agent.control.gc import collector_rounds
 from agent.control.jobs import job_manifest, job_template
 from agent.control.objects import cache_events, watches
-from agent.control.page import probes
 from agent.control.reconcile import cache_store, cluster, dispatch, leader_election, observed, step
 from agent.kits import jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline, workers
+from agent.kits.web import listener
 from agent.model import keys
 from agent.roles import controller_api, controller_flags
 
@@ -192,8 +194,10 @@ def _patience(wanted: settings.Controller) -> collector_rounds.Patience:
 @contextlib.asynccontextmanager
 async def _opened(wanted: settings.Controller) -> AsyncIterator[tuple[_Controller, str]]:
     controller = _Controller(wanted)
-    app = probes.application(lambda: controller.missing)
-    async with probes.listening(app, wanted.listen) as where:
+    app = web.Application()
+    listener.add_metrics(app, metrics.CONTROLLER)
+    listener.add_probes(app, lambda: controller.missing)
+    async with listener.serving(app, wanted.listen) as where:
         yield controller, where
 
 

@@ -7,7 +7,6 @@ cluster's objects. What takes long is done by the one that leads.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -18,7 +17,7 @@ from agent.control.page import api_keys, page_data, page_routes
 from agent.control.reconcile import cache_store
 from agent.kits.aio import tasks
 from agent.kits.processes import workers
-from agent.kits.web import tls
+from agent.kits.web import listener, tls
 from agent.model import keys, times
 from agent.ucloud import accelerated_objects, acceleration, alias_push, endpoint
 
@@ -63,7 +62,10 @@ async def run(wanted: settings.Controller, credentials: connection.Credentials) 
         store = _Store(cache_store.Storage(str(wanted.store), pool, deadline=wanted.store_seconds))
         app = _application(wanted, client, store)
         certificate = tls.Certificate(wanted.api_tls) if wanted.api_tls is not None else None
-        where = await stack.enter_async_context(_listening(app, wanted, certificate))
+        context = certificate.context if certificate is not None else None
+        where = await stack.enter_async_context(
+            listener.serving(app, wanted.api_listen, tls=context)
+        )
         logger.info("the API is listening", extra={"address": where})
         services = {"store": store.run(), "certificate": _renew(certificate)}
         await tasks.run_services(services, asyncio.Event())
@@ -124,23 +126,3 @@ async def _renew(certificate: tls.Certificate | None) -> None:
                 logger.info("the certificate was replaced")
         except OSError as error:  # of the files, or of what is in them
             logger.warning("the new certificate cannot be used", extra={"reason": str(error)})
-
-
-@contextlib.asynccontextmanager
-async def _listening(
-    app: web.Application, wanted: settings.Controller, certificate: tls.Certificate | None
-) -> AsyncIterator[str]:
-    """Serve, with TLS where there is a certificate; yields where."""
-    context = certificate.context if certificate is not None else None
-    host, _, port = wanted.api_listen.rpartition(":")
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context)
-        await site.start()
-        found = runner.addresses[0]
-        yield f"{found[0]}:{found[1]}"
-    finally:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await runner.cleanup()

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import prometheus_client
 
 from agent import errors, metrics
-from agent.kits import jsonlog
+from agent.kits import addresses, jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import heartbeat, workers
 from agent.mounts import layer_mounts
@@ -161,11 +161,9 @@ async def _opened(
 
 def _serve_metrics(address: str) -> None:
     """Serve /metrics in a thread. Pulls do not depend on it: a taken port is logged."""
-    host, _, port = address.rpartition(":")
+    host, port = addresses.split(address)
     try:
-        prometheus_client.start_http_server(
-            int(port), host.strip("[]") or "127.0.0.1", registry=metrics.SNAPSHOTTER
-        )
+        prometheus_client.start_http_server(port, host, registry=metrics.SNAPSHOTTER)
     except OSError as error:
         logger.warning("no metrics", extra={"address": address, "reason": str(error)})
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agent.kits.web import listener
 from agent.node.report import status, status_http
 from tests.pages import conftest
 from tests.unit.node import statuses
@@ -26,7 +27,7 @@ HOSTILE = (
 @contextlib.asynccontextmanager
 async def served(shown: status.Status) -> AsyncIterator[str]:
     app = status_http.application(lambda: shown, str)
-    async with status_http.listening(app, "127.0.0.1:0") as address:
+    async with listener.serving(app, "127.0.0.1:0") as address:
         yield f"http://{address}/"
 
 

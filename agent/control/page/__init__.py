@@ -1,1 +1,1 @@
-"""The controller's page for people, and its probes."""
+"""The controller's page for people, and the keys of who may use it."""

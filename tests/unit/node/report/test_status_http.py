@@ -3,6 +3,7 @@ import json
 import aiohttp
 import pytest
 
+from agent.kits.web import listener
 from agent.node.report import status_http
 from tests.unit.node import statuses
 
@@ -12,7 +13,7 @@ async def served():
     missing = [""]
     app = status_http.application(statuses.busy, lambda: missing[0])
     async with (
-        status_http.listening(app, "127.0.0.1:0") as address,
+        listener.serving(app, "127.0.0.1:0") as address,
         aiohttp.ClientSession() as session,
     ):
 
@@ -68,7 +69,7 @@ async def test_the_page_lets_nothing_be_loaded_run_framed_or_kept(served) -> Non
 async def test_an_address_for_metrics_shows_nothing_else() -> None:
     app = status_http.metrics_application()
     async with (
-        status_http.listening(app, "127.0.0.1:0") as address,
+        listener.serving(app, "127.0.0.1:0") as address,
         aiohttp.ClientSession() as session,
     ):
         codes = {}
