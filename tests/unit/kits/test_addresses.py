@@ -19,7 +19,7 @@ def test_an_address_is_host_and_port(text: str, expected: tuple[str, int]) -> No
 
 @pytest.mark.parametrize("text", ["", "localhost", "a:", "a:b", "a:-1", "a:65536", "::1:80", "a:²"])
 def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="HOST:PORT|brackets"):
+    with pytest.raises(ValueError, match=r"HOST:PORT|brackets"):
         addresses.split(text)
 
 
