@@ -102,7 +102,7 @@ class Node:
         self.agent.wait_for_socket(("127.0.0.1", self.port))
         deadline = time.monotonic() + 30
         while not self.is_ready():
-            if time.monotonic() > deadline:
+            if self.agent.has_ended or time.monotonic() > deadline:
                 raise processes.LabError(f"the agent is not ready:\n{self.agent.said()}")
             time.sleep(0.05)
 

@@ -6,9 +6,31 @@ import pathlib
 import re
 import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+
+from lab import places
+
+# In place of a folder ($1) one that everybody may enter, with some folders of it (up to "--").
+_SHOW = """
+umask 022
+hidden=$1 stage=$(mktemp -d)
+shift
+mount -t tmpfs -o mode=0755 shown "$stage"
+while [ "$1" != -- ]; do
+    mkdir -p "$stage/${1#"$hidden"}"
+    mount --bind "$1" "$stage/${1#"$hidden"}"
+    shift
+done
+shift
+mount --rbind "$stage" "$hidden"
+umount -l "$stage"
+rmdir "$stage"
+cd "$PWD"
+exec "$@"
+"""
 
 
 class LabError(Exception):
@@ -36,6 +58,11 @@ class Process:
             raise LabError(f"{self.command[0]} was not started")
         return self.running.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process was never started, or has ended."""
+        return self.running is None or self.running.poll() is not None
+
     def start(self) -> None:
         """Start the process; what it says is appended to its log."""
         with self.log.open("ab") as output, self.errors.open("ab") as errors:
@@ -61,7 +88,7 @@ class Process:
             with socket.socket(family, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
                 probe.connect(address)
                 return
-            if self.running is None or self.running.poll() is not None:
+            if self.has_ended:
                 raise LabError(f"{self.command[0]} ended at start:\n{self.said()}")
             if time.monotonic() > deadline:
                 raise LabError(f"{self.command[0]} is not ready in {seconds} s:\n{self.said()}")
@@ -90,8 +117,29 @@ def as_user(user: int) -> list[str]:
 
     Popen's own `user` makes Python fork instead of vfork, and a fork runs what libraries have
     asked to be run: gRPC's, where its threads are busy, has left a child hanging before its start.
+
+    A checkout below a folder that only root may enter, as in /root, is shown to the command at the
+    same place: in mounts of its own, which end with it.
     """
-    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
+    command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
+    shown: dict[pathlib.Path, list[str]] = {}
+    for path in (places.CHECKOUT, places.LAB):
+        if not path.stat().st_mode & stat.S_IXOTH:
+            raise LabError(f"other users must be able to read {path}: chmod -R o+rX {path}")
+        if hidden := closed_above(path):
+            shown.setdefault(hidden, []).append(str(path))
+    for hidden, paths in shown.items():
+        mounts = ["unshare", "--mount", "--propagation=slave", "--"]
+        command = [*mounts, "sh", "-euc", _SHOW, "sh", str(hidden), *paths, "--", *command]
+    return command
+
+
+def closed_above(path: pathlib.Path) -> pathlib.Path | None:
+    """Return the outermost folder above a path that other users may not enter; None if none is."""
+    for folder in reversed(path.parents):
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            return folder
+    return None
 
 
 def free_port() -> int:
@@ -162,7 +210,7 @@ def kill(pid: int, *, seconds: float = 5) -> None:
 def is_dead(pid: int) -> bool:
     """Tell whether a process is gone, or waits only for its parent to notice."""
     try:
-        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
+    return fields.rpartition(")")[2].split()[0] == "Z"

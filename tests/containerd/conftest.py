@@ -15,6 +15,7 @@ from agent.model import images
 from agent.roles import builder
 from agent.store.publish import writer
 from lab import processes, services
+from tests import waiting
 from tests.snapshotter import conftest as snapshotters
 
 STORED = ("lab/layers2:1", "lab/layers40:1", "lab/odd:1", "lab/layers127:1", "lab/zstd:1")
@@ -107,6 +108,13 @@ class Node:
     def forget(self, name: str, namespace: str = "default") -> None:
         """Remove an image and all that belonged to it."""
         self.containerd.ctr("images", "rm", "--sync", self.reference(name), namespace=namespace)
+
+    def wait_until_collected(self) -> None:
+        """Return when containerd's garbage collector has removed the snapshots of containers.
+
+        A container's own snapshot goes some time after the container.
+        """
+        waiting.wait_until(lambda: not self.snapshotter.walk("kind==active"))
 
 
 @pytest.fixture(params=["1.7", "2"])

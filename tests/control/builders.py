@@ -113,6 +113,8 @@ class Builders:
         self.killed: list[str] = []
         self.pods: dict[str, Pod] = {}
         self.started: list[str] = []
+        self.ended_at_start = ""
+        """The output of a build that did not get as far as to write its termination message."""
         self.held = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="builders", daemon=True)
@@ -203,6 +205,10 @@ class Builders:
         assert pod.process is not None
         code = pod.process.returncode
         self.killed += [name] * (code == -signal.SIGKILL)
+        if code > 0 and not pod.message.read_text():
+            # A build that fails says why in its message.
+            output = pod.log.read_text()[-4000:]
+            self.ended_at_start = f"the build {name} ended without a reason ({code}):\n{output}"
         ended = {
             "exitCode": code if code >= 0 else 128 - code,
             "reason": "Completed" if code == 0 else "Error",

@@ -19,6 +19,7 @@ from agent.control.reconcile import cluster
 from agent.store import layout
 from agent.store.lookup import direct_reader
 from lab import places, processes, registries, services
+from tests import waiting
 from tests.control import builders
 from tests.kube import apis
 from tests.kube.conftest import api, api_access, api_loop, proxy
@@ -92,6 +93,13 @@ class Controller:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(60)
+
+    def ended_at_start(self) -> str:
+        """Its output if it ended before it logged anything, as where Python cannot import it."""
+        if self.process is None or self.process.poll() is None or self.lines():
+            return ""
+        status = self.process.returncode
+        return f"{self.log.stem} ended at its start ({status}):\n{self.log.read_text()[-4000:]}"
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line[:1] == "{"]
@@ -226,6 +234,11 @@ class Plane:
         found = [each for each in uid_events if each["involvedObject"].get("name") == key.name]
         return [each["reason"] for each in found]
 
+    def ended_at_start(self) -> str:
+        """The output of a helper process that ended at its start, "" if there is none."""
+        reasons = [made.ended_at_start() for made in self.controllers]
+        return next(filter(None, [*reasons, self.builders.ended_at_start]), "")
+
     def close(self) -> None:
         for made in self.controllers:
             if made.process is not None and made.process.poll() is None:
@@ -256,6 +269,7 @@ def plane(
     made = Plane(api, folder, server)
     made.builders.start()
     try:
-        yield made
+        with waiting.failing_on(made.ended_at_start):
+            yield made
     finally:
         made.close()

@@ -16,6 +16,7 @@ import yaml
 
 from agent.mounts import mountinfo
 from lab import containerds, cri, kubelet, processes, restarter, services
+from tests import waiting
 from tests.manifests import rendering
 
 WORKER = "worker-1"
@@ -208,12 +209,7 @@ def shared(folder: pathlib.Path) -> Iterator[None]:
         processes.unmount_below(folder)
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float = 60) -> None:
-    """Return when a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
-        time.sleep(0.05)
+wait_until = waiting.wait_until
 
 
 def bind(source: pathlib.Path, target: pathlib.Path) -> None:

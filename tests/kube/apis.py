@@ -5,16 +5,15 @@ import json
 import os
 import pathlib
 import ssl
-import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import yaml
 
 from agent.clients.kube import connection, rest_client
+from tests import waiting
 
 Object = dict[str, Any]
 
@@ -178,9 +177,4 @@ def pod(name: str, node: str, *, image: str = "registry/app:1", **more: Any) -> 
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **more}, "spec": spec}
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float = 30) -> None:
-    """Return when a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
-        time.sleep(0.01)
+wait_until = waiting.wait_until

@@ -3,13 +3,13 @@
 import contextlib
 import json
 import pathlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from lab import cri, nodes, services
+from tests import waiting
 from tests.containerd import conftest as containerds
 
 # Fixtures that the tests of containerd have, too.
@@ -79,12 +79,7 @@ class Node(nodes.Node):
         return output
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float = 20) -> None:
-    """Return when a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
-        time.sleep(0.02)
+wait_until = waiting.wait_until
 
 
 @contextlib.contextmanager

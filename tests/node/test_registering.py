@@ -1,7 +1,6 @@
 """A pod's images are present before the kubelet asks, and nothing is downloaded."""
 
 import json
-import time
 
 import pytest
 
@@ -100,18 +99,18 @@ def test_events_are_in_the_words_of_the_pods_cloud(node2) -> None:
     alibaba = {"k8s.aliyun.com/eci-image-cache": "true"}
     node2.schedule(node2.manifest("pod", "lab/layers2:1", annotations=alibaba))
     node2.schedule(node2.manifest("miss", "lab/estargz:1"))
-    conftest.wait_until(
-        lambda: node2.status("pod").get("served") and node2.status("miss").get("served")
-    )
-    time.sleep(0.2)
-    log = node2.events()
 
-    told = {line["pod"]: line for line in log if line["message"] == "event"}
-    assert told["pod"]["reason"] == "SuccessfulHitImageCache"
-    assert told["miss"]["type"] == "Warning"
-    wished = [line for line in log if line["message"] == "a cache is asked for"]
-    assert [line["pod"] for line in wished] == ["miss"]
-    assert wished[0]["images"] == [node2.reference("lab/estargz:1")]
+    def logged(message: str) -> dict[str, dict]:
+        return {line["pod"]: line for line in node2.events() if line["message"] == message}
+
+    conftest.wait_until(lambda: {"pod", "miss"} <= logged("event").keys())
+    conftest.wait_until(lambda: logged("a cache is asked for"))
+
+    events, requests = logged("event"), logged("a cache is asked for")
+    assert events["pod"]["reason"] == "SuccessfulHitImageCache"
+    assert events["miss"]["type"] == "Warning"
+    assert list(requests) == ["miss"]
+    assert requests["miss"]["images"] == [node2.reference("lab/estargz:1")]
 
 
 def test_savings_rest_on_the_pulls_of_this_node(node2) -> None:

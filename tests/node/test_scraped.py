@@ -19,6 +19,7 @@ import yaml
 
 from agent.control.reconcile import cluster
 from lab import processes, prometheus
+from tests import waiting
 from tests.control import conftest as control
 from tests.kube import apis, faults
 from tests.kube import conftest as servers
@@ -48,7 +49,8 @@ def plane(api: apis.Api, kinds: None, registry) -> Iterator[control.Plane]:
         made = control.Plane(api, folder, registry)
         made.builders.start()
         try:
-            yield made
+            with waiting.failing_on(made.ended_at_start):
+                yield made
         finally:
             made.close()
 

@@ -53,11 +53,22 @@ class Process:
         ]
         self.channel = grpc.insecure_channel(f"unix://{self.socket}", options)
         try:
-            grpc.channel_ready_future(self.channel).result(timeout=20)
-        except grpc.FutureTimeoutError:
+            self._wait_until_ready()
+        except AssertionError:
             self.kill()
             raise
         self.client = snapshots_pb2_grpc.SnapshotsStub(self.channel)
+
+    def _wait_until_ready(self) -> None:
+        ready = grpc.channel_ready_future(self.channel)
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(grpc.FutureTimeoutError):
+                ready.result(timeout=0.2)
+                return
+            status = self.process.poll()
+            assert status is None, f"the snapshotter ended at its start ({status}):\n{self.log}"
+            assert time.monotonic() < deadline, f"the snapshotter is not ready:\n{self.log}"
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""

@@ -17,7 +17,7 @@ from agent.model import caches, images, records
 from agent.store import layout
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
-from tests import conftest
+from lab import places
 
 DIGEST = "sha256:" + "ab" * 32
 RESULT = typer.testing.CliRunner()
@@ -319,7 +319,7 @@ def test_the_daemons_and_help_load_little() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=conftest.LAB.parent,
+        cwd=places.CHECKOUT,
     )
 
     assert done.stdout.strip() == "[]"

@@ -11,12 +11,12 @@ import pytest
 
 from agent.setup.config import changes_needed, containerd_binary, places, settings_view
 from agent.setup.node import apply, host
-from tests import conftest
+from lab import places as lab_places
 from tests.unit.setup import machines
 
 BINARIES = {
-    "1.7": conftest.LAB / "containerd-1.7" / "usr" / "bin" / "containerd",
-    "2": conftest.LAB / "containerd-2" / "usr" / "bin" / "containerd",
+    "1.7": lab_places.CONTAINERDS["1.7"] / "containerd",
+    "2": lab_places.CONTAINERDS["2"] / "containerd",
 }
 
 pytestmark = pytest.mark.skipif(

@@ -8,7 +8,7 @@ import pytest
 from agent.kits.processes import workers
 from agent.setup.doctor import checks, examination
 from agent.store.publish import writer
-from tests import conftest
+from lab import places
 
 SHARED = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -131,7 +131,7 @@ async def test_every_finding_that_is_not_well_has_a_fix(tmp_path: pathlib.Path) 
 
 
 async def test_a_configuration_without_ours_is_found(tmp_path: pathlib.Path) -> None:
-    binary = conftest.LAB / "containerd-2" / "usr" / "bin" / "containerd"
+    binary = places.CONTAINERDS["2"] / "containerd"
     if not binary.exists():
         pytest.skip("lab/setup was not run")
     main = tmp_path / "config.toml"

@@ -1,0 +1,36 @@
+"""How a test waits for what another program does: for the state, never for a time.
+
+A helper process that has ended at its start will never bring the state about. A fixture
+that starts helpers adds a check of them (`failing_on`): waits fail at once with what it returns.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Check = Callable[[], str]
+"""Says why waiting is in vain, "" as long as it is not."""
+
+_checks: list[Check] = []
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 60) -> None:
+    """Return when a condition holds; fail where it does not within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        for check in _checks:
+            reason = check()
+            assert not reason, reason
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds:g} s"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def failing_on(check: Check) -> Iterator[None]:
+    """Let each `wait_until` of the block fail as soon as the check has a reason."""
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
