@@ -4,7 +4,6 @@ tests/manifests evaluates them on the same objects, without a server.
 """
 
 import json
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -14,11 +13,11 @@ import pytest
 
 from agent.clients.kube import connection, rest_client
 from tests.control import rights
-from tests.kube import apis
+from tests.kube import apis, servers
 from tests.manifests import policing, rendering
 
 pytestmark = [
-    pytest.mark.skipif(not os.environ.get("KUBEBUILDER_ASSETS"), reason="needs a real API server"),
+    servers.needs_own,
     pytest.mark.timeout(300),
 ]
 

@@ -1,7 +1,6 @@
 """What only a real API server does: schemas in force, columns, and the roles of the manifests."""
 
 import json
-import os
 import pathlib
 import re
 import uuid
@@ -11,11 +10,11 @@ import pytest
 from agent.clients.kube import rest_client
 from tests.control import conftest, rights
 from tests.control.test_controller import secret
-from tests.kube import apis
+from tests.kube import apis, servers
 from tests.manifests import crds
 
 pytestmark = [
-    pytest.mark.skipif(not os.environ.get("KUBEBUILDER_ASSETS"), reason="needs a real API server"),
+    servers.needs_own,
     pytest.mark.timeout(300),
 ]
 

@@ -27,7 +27,7 @@ from agent.model import caches, images, pods
 from agent.ucloud import accelerated_images
 from lab import pushing, services, tars
 from tests.control import conftest, rights
-from tests.kube import apis
+from tests.kube import apis, servers
 from tests.manifests import rendering
 from tests.unit.matching import making
 
@@ -372,7 +372,7 @@ def test_the_forms_of_the_page_make_and_delete_a_cache(plane, caller, uhub) -> N
     use_forms(plane, caller, uhub.name("team/form:1"))
 
 
-@pytest.mark.skipif(not os.environ.get("KUBEBUILDER_ASSETS"), reason="needs a real API server")
+@servers.needs_own
 def test_it_lives_within_the_rights_of_the_manifests(plane, uhub, folder) -> None:
     """Everything that the API does, by the controller's own account."""
     uhub.push("team/app", b"app")

@@ -17,23 +17,33 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
+import pytest
 from aiohttp import web
 
 from agent.clients.kube import connection
-from lab import processes
+from lab import processes, testing
 from tests.kube import emulating, threads
 
 ADMIN = "admin-of-the-tests"
 
 
 def is_cluster() -> bool:
-    """Whether the server is that of somebody's cluster, with nodes that are in use."""
+    """Whether the server is that of a cluster, with nodes that are in use."""
     return os.environ.get("UIMGACC_TEST_CLUSTER") == "1"
 
 
 def is_real() -> bool:
-    """Whether the server is a kube-apiserver, whoever's."""
-    return is_cluster() or bool(os.environ.get("KUBEBUILDER_ASSETS"))
+    """Whether the server is a kube-apiserver: the test run's own, or a cluster's."""
+    return is_cluster() or is_own()
+
+
+def is_own() -> bool:
+    """Whether the server is a kube-apiserver that the test run starts for itself."""
+    return not is_cluster() and bool(os.environ.get("KUBEBUILDER_ASSETS"))
+
+
+needs_real = pytest.mark.skipif(not is_real(), reason=testing.NEEDS_API_SERVER)
+needs_own = pytest.mark.skipif(not is_own(), reason=testing.NEEDS_API_SERVER)
 
 
 @contextlib.contextmanager

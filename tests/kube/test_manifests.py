@@ -22,7 +22,7 @@ from tests.kube import apis, servers
 from tests.manifests import cases, rendering, test_kustomize
 
 pytestmark = [
-    pytest.mark.skipif(not servers.is_real(), reason="admission needs a real API server"),
+    servers.needs_real,
     pytest.mark.timeout(300),
 ]
 

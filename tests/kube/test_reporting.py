@@ -28,9 +28,7 @@ TAINT = node_patch.Taint("uimgacc.io/starting", "", "NoSchedule")
 DEFINITIONS = rest_client.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
 HIT = decisions.Event(reason="SuccessfulHitImageCache", message="Successfully hit image cache imc.")
 
-needs_roles = pytest.mark.skipif(
-    not servers.is_real(), reason="the emulated server has no roles and no policies"
-)
+needs_roles = servers.needs_real  # the emulated server has no roles and no policies
 
 
 class Account:

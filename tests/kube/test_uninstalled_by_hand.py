@@ -5,16 +5,12 @@ import pathlib
 import re
 import subprocess
 
-import pytest
-
 from agent.clients.kube import rest_client
 from lab import places
 from tests.kube import apis, servers
 
-pytestmark = pytest.mark.skipif(
-    not servers.is_real() or servers.is_cluster(),
-    reason="kubectl needs a real API server, and its nodes must be nobody's",
-)
+# Not on a cluster: the commands change every node.
+pytestmark = servers.needs_own
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs/install/uninstall.md"
 
