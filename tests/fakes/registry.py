@@ -73,7 +73,8 @@ class FakeRegistry:
         app.router.add_route("*", "/token", self._token)
         app.router.add_get("/elsewhere/{name:.*}", self._elsewhere)
         app.router.add_get("/v2/{name:.+}/{kind:manifests|blobs}/{what}", self._get)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        # A request that stalls ends with its client.
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()

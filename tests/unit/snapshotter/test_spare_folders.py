@@ -36,7 +36,8 @@ class Parts:
             await asyncio.wait([running])
 
     async def wait_made(self, number: int) -> None:
-        while len(self.places.ids()) < number:
+        """Return when so many folders were made, and the last of them is in stock."""
+        while len(self.places.ids()) < number or len(self.stock._ready) < 4:
             await asyncio.sleep(0.01)
 
 
