@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 
 from agent import errors
 from agent.build import mkfs_stall
+from agent.kits import units
 from agent.model import digests, records
 
 MINIMUM = (1, 8)
@@ -229,4 +230,4 @@ def _free(folder: str) -> str:
         found = os.statvfs(folder)
     except OSError as error:
         return errno.errorcode.get(error.errno or 0, "?")
-    return f"{found.f_bavail * found.f_frsize / 2**30:.1f} GiB"
+    return units.size(found.f_bavail * found.f_frsize)

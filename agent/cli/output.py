@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec
 import typer
 
 from agent import errors
+from agent.kits import units
 from agent.model import times
 
 if TYPE_CHECKING:
@@ -108,25 +109,12 @@ def table(*columns: str) -> "rich.table.Table":
     return made
 
 
-def size(count: float) -> str:
-    """Bytes for people: 1.5 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 def age(created: str, now: datetime.datetime) -> str:
     """How long ago an RFC 3339 time was: 5m, 3h, 12d."""
     moment = times.parse(created)
     if moment is None:
         return "?"
-    seconds = max(0, int((now - moment).total_seconds()))
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length or (seconds >= length and unit != "m"):
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
+    return units.age((now - moment).total_seconds())
 
 
 def _of_system(error: OSError) -> str:

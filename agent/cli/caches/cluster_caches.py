@@ -14,6 +14,7 @@ from agent.cli.caches import create_command
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.objects import operation_lock
+from agent.kits import units
 from agent.model import cache_manifest, caches, keys, times
 from agent.ucloud import accelerated_objects, acceleration, protocol
 
@@ -41,7 +42,7 @@ def show_all(target: cluster_access.Target, *, as_json: bool) -> None:
             each.cache_id,
             _phase(each),
             f"{each.state.progress}%",
-            output.size(each.state.size) if each.state.size else "-",
+            units.size(each.state.size) if each.state.size else "-",
             str(len(each.request.images)) if each.request else "-",
             output.age(each.created.isoformat(), times.now()),
         )
@@ -65,7 +66,7 @@ def show_one(target: cluster_access.Target, name: str, *, as_json: bool) -> None
         "Name": each.key.name,
         "Phase": f"{_phase(each)} {each.state.progress}%",
         "Says": each.state.message or "-",
-        "In store": output.size(each.state.size),
+        "In store": units.size(each.state.size),
         "Kept": keep,
         "Serves": who,
         "Last used": f"{output.age(each.matched.isoformat(), times.now())} ago"
@@ -77,7 +78,7 @@ def show_one(target: cluster_access.Target, name: str, *, as_json: bool) -> None
     console.print()
     made = output.table("IMAGE", "PULLED", "DIGEST")
     for image in each.state.images:
-        made.add_row(image.image, output.size(image.size), image.digest[:19])
+        made.add_row(image.image, units.size(image.size), image.digest[:19])
     console.print(made)
 
 

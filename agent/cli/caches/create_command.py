@@ -18,6 +18,7 @@ from agent.build import cache_build, layer_build
 from agent.cli import output
 from agent.cli.caches import store_caches
 from agent.clients.registry import distribution
+from agent.kits import units
 from agent.model import cache_manifest, caches, images, keys, records
 from agent.roles import builder
 from agent.store import decoding
@@ -213,7 +214,7 @@ class _Lines:
             self._told.add(key)
             output.say(
                 f"{progress.image} {progress.digest[:_DIGEST_SHOWN]}"
-                f" {output.size(progress.total)} {progress.stage.value}"
+                f" {units.size(progress.total)} {progress.stage.value}"
             )
 
 
@@ -259,7 +260,7 @@ def _summarise(store: pathlib.Path, record: records.CacheRecord, seconds: float)
     console.print(store_caches.images_table(reader, record))
     who = "every namespace" if record.namespaces is None else ", ".join(record.namespaces)
     console.print(
-        f"{record.name} is Ready as {record.id}: {output.size(record.size)} in the store,"
+        f"{record.name} is Ready as {record.id}: {units.size(record.size)} in the store,"
         f" built in {seconds:.1f} s, serves {who}"
     )
     try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.cli import output
+from agent.kits import units
 from agent.model import images, records, times
 from agent.store import layout
 from agent.store.lookup import direct_reader
@@ -40,7 +41,7 @@ def show_all(store: pathlib.Path, *, as_json: bool) -> None:
             cache.id,
             cache.name,
             str(len(cache.images)),
-            output.size(cache.size),
+            units.size(cache.size),
             "*" if cache.namespaces is None else ",".join(cache.namespaces),
             output.age(cache.created, now),
         )
@@ -61,7 +62,7 @@ def show_one(store: pathlib.Path, name: str, *, as_json: bool) -> None:
         "Cache": cache.id,
         "Name": cache.name,
         "Created": cache.created,
-        "In store": f"{output.size(cache.size)} of at most {output.size(cache.capacity)}",
+        "In store": f"{units.size(cache.size)} of at most {units.size(cache.capacity)}",
         "Built in": f"{cache.build_seconds:.1f} s",
         "Kept": keep,
         "Serves": who,
@@ -117,7 +118,7 @@ def images_table(reader: direct_reader.Reader, cache: records.CacheRecord) -> "r
     for image in cache.images:
         record = reader.image(images.parse_reference(image.ref))
         if record is None:
-            missing = ("missing in the store", str(len(image.layers)), output.size(image.size))
+            missing = ("missing in the store", str(len(image.layers)), units.size(image.size))
             made.add_row(image.ref, *missing, "-", image.target[:19])
             continue
         for one in record.platforms:
@@ -126,8 +127,8 @@ def images_table(reader: direct_reader.Reader, cache: records.CacheRecord) -> "r
                 image.ref,
                 one.platform,
                 str(len(one.layers)),
-                output.size(sum(layer.size for layer in one.layers)),
-                output.size(sum(layer.erofs_size for layer in layers.values())),
+                units.size(sum(layer.size for layer in one.layers)),
+                units.size(sum(layer.erofs_size for layer in layers.values())),
                 record.target[:19],
             )
     return made

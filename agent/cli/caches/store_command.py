@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import rich.progress
 
 from agent.cli import output
+from agent.kits import units
 from agent.mounts import mountinfo
 from agent.store import integrity, layout
 from agent.store.gc import collection, prune_now
@@ -74,7 +75,7 @@ def prune(store: pathlib.Path, *, older_than: float, as_json: bool) -> None:
     if as_json:
         output.show_json({"layers": pruned.layers, "bytes": pruned.freed})
     else:
-        print(f"removed {pruned.layers} layers, {output.size(pruned.freed)}")
+        print(f"removed {pruned.layers} layers, {units.size(pruned.freed)}")
 
 
 def _settle_seconds(store: pathlib.Path) -> float:

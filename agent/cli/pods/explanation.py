@@ -6,6 +6,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from agent.kits import units
 from agent.matching import annotations, decisions, runtimes
 
 _STYLES = {
@@ -127,7 +128,7 @@ def _image_table(decision: decisions.Decision) -> rich.table.Table:
         layers = "-" if covered is None else f"{covered.held_layers}/{covered.layers}"
         size = "-"
         if covered is not None:
-            size = f"{_size(covered.held_size)} of {_size(covered.size)}"
+            size = f"{units.size(covered.held_size)} of {units.size(covered.size)}"
         why = image.reason
         if image.registrable is not None:
             why += "; registered before the kubelet asks"
@@ -148,7 +149,7 @@ def _candidate_table(candidates: Iterable[decisions.Candidate]) -> rich.table.Ta
             "-" if candidate.rank is None else str(candidate.rank),
             rich.text.Text(candidate.cache_id, style="green" if candidate.chosen else ""),
             rich.text.Text(candidate.name),
-            _size(candidate.covered),
+            units.size(candidate.covered),
             rich.text.Text("; ".join(candidate.reasons)),
         )
     return table
@@ -163,14 +164,3 @@ def _event_table(decision: decisions.Decision) -> rich.table.Table:
 
 def _word(outcome: decisions.Outcome) -> str:
     return outcome.value.replace("_", " ")
-
-
-def _size(size: int) -> str:
-    amount = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return (
-                f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.1f} {unit}"
-            )
-        amount /= 1000
-    return f"{amount:.1f} TB"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from agent.control.caches import cache_object, cache_state
 from agent.control.page import page_data
+from agent.kits import units
 from agent.kits.web import html
 from agent.model import caches
 
@@ -63,10 +64,10 @@ def _overview(view: page_data.View) -> html.Html:
     return html.tiles(
         ("Caches", f"{ready} of {len(view.caches)}", "serve pods"),
         ("Nodes", f"{fleet.capable} of {fleet.count}", "serve images"),
-        ("Time saved", html.ago(fleet.seconds), "since the agents' start"),
-        ("Not downloaded", html.size(fleet.size), "since the agents' start"),
+        ("Time saved", units.span(fleet.seconds), "since the agents' start"),
+        ("Not downloaded", units.size(fleet.size), "since the agents' start"),
         ("Store", store, note),
-        ("In caches", html.size(size), "layers that caches share count for each"),
+        ("In caches", units.size(size), "layers that caches share count for each"),
     )
 
 
@@ -90,13 +91,13 @@ def _cache(
         else html.badge(_KINDS.get(phase, "plain"), phase.value)
     )
     yield _progress(each)
-    yield html.size(each.state.size) if each.state.size else html.NONE
+    yield units.size(each.state.size) if each.state.size else units.UNKNOWN
     names = [str(image) for image in each.request.images] if each.request else []
-    yield html.tag("ul", [html.tag("li", name) for name in names]) if names else html.NONE
-    yield html.ago((now - each.created).total_seconds())
-    yield each.problem or each.state.message or html.NONE
+    yield html.tag("ul", [html.tag("li", name) for name in names]) if names else units.UNKNOWN
+    yield units.span((now - each.created).total_seconds())
+    yield each.problem or each.state.message or units.UNKNOWN
     yield (
-        html.NONE
+        units.UNKNOWN
         if going
         else _form(
             "delete",
@@ -156,12 +157,12 @@ def _nodes(view: page_data.View) -> html.Html:
 def _node(node: page_data.Node) -> Iterator[html.Child]:
     yield node.name
     yield html.badge("good", "yes") if node.capable else html.badge("bad", "no")
-    yield node.reason or html.NONE
+    yield node.reason or units.UNKNOWN
     saved = node.saved
-    yield html.ago(saved.seconds) if saved else html.NONE
-    yield html.size(saved.size) if saved else html.NONE
+    yield units.span(saved.seconds) if saved else units.UNKNOWN
+    yield units.size(saved.size) if saved else units.UNKNOWN
     counts = [f"{count} {name}" for name, count in saved.images.items() if count] if saved else []
-    yield ", ".join(counts) or html.NONE
+    yield ", ".join(counts) or units.UNKNOWN
 
 
 def _form(action: str, token: str, *content: html.Child) -> html.Html:

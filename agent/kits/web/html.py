@@ -11,11 +11,10 @@ import hashlib
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
+from agent.kits import units
 from agent.kits.web import html_style
 
 _SYMBOLS = {"good": "✓", "warn": "!", "bad": "✕", "plain": ""}
-NONE = "-"
-"""What stands where there is nothing to show; on a phone such a cell is left out."""
 
 _VOID = frozenset({"input", "link", "meta"})
 # A data URL, so that no browser asks for /favicon.ico.
@@ -114,7 +113,7 @@ def _row(header: Sequence[str], row: Sequence[Child]) -> Html:
 
 
 def _cell(name: str, content: Child) -> Html:
-    empty = {"class_": "none"} if content == NONE else {}
+    empty = {"class_": "none"} if content == units.UNKNOWN else {}
     return tag("td", tag("div", content), role="cell", data_label=name, **empty)
 
 
@@ -173,37 +172,3 @@ def headers(*, form_action: str = "'none'") -> dict[str, str]:
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
     }
-
-
-def ago(seconds: float) -> str:
-    """A time span in one unit and a half: "12 s", "5 min", "3 h 20 min", "2 d 4 h"."""
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
-    if minutes < 1:
-        return f"{max(0, int(seconds))} s"
-    if hours < 1:
-        return f"{minutes} min"
-    if days < 1:
-        return f"{hours} h {minutes % 60} min"
-    return f"{days} d {hours % 24} h"
-
-
-def duration(seconds: float | None) -> str:
-    """A measured time; NONE where there is none."""
-    if seconds is None:
-        return NONE
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 120 else ago(seconds)
-
-
-def size(number: float) -> str:
-    """Bytes in decimal units, as registries count them."""
-    if number < 1000:
-        return f"{number:.0f} B"
-    units = iter(("kB", "MB", "GB", "TB"))
-    unit = next(units)
-    number /= 1000
-    while number >= 1000 and (larger := next(units, "")):
-        unit = larger
-        number /= 1000
-    return f"{number:.1f} {unit}"

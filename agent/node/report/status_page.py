@@ -8,6 +8,7 @@ escapes them.
 import datetime
 from collections.abc import Iterator, Mapping
 
+from agent.kits import units
 from agent.kits.web import html
 from agent.matching import decisions
 from agent.matching import estimates as arithmetic
@@ -66,7 +67,7 @@ def render(shown: status.Status, *, now: datetime.datetime) -> bytes:
 
 def _span(since: datetime.datetime, now: datetime.datetime) -> html.Html:
     """How long ago, with the moment itself for programs and on hovering."""
-    text = html.ago((now - since).total_seconds())
+    text = units.span((now - since).total_seconds())
     return html.tag("time", text, datetime=since.isoformat(), title=since.isoformat())
 
 
@@ -90,13 +91,13 @@ def _verdict(node: status.Node) -> html.Html:
 def _tiles(shown: status.Status) -> html.Html:
     account = shown.savings
     came = sum(account.images.values())
-    ratio = f"{account.images['hit'] / came:.0%}" if came else html.NONE
-    answered = html.duration(shown.store.probe_seconds)
+    ratio = f"{account.images['hit'] / came:.0%}" if came else units.UNKNOWN
+    answered = units.duration(shown.store.probe_seconds)
     prepared = sum(bool(pod.registered) for pod in shown.pods)
     counts = ", ".join(f"{number} {result}" for result, number in account.images.items())
     return html.tiles(
-        ("Time saved", html.duration(account.seconds), "since the agent started, measured"),
-        ("Not downloaded", html.size(account.bytes), "compressed bytes"),
+        ("Time saved", units.duration(account.seconds), "since the agent started, measured"),
+        ("Not downloaded", units.size(account.bytes), "compressed bytes"),
         ("Hit ratio", ratio, counts),
         ("Pods", len(shown.pods), f"{prepared} had images prepared"),
         ("Layers mounted", len(shown.mounts.layers), "shared by all containers"),
@@ -109,8 +110,8 @@ def _checks(node: status.Node) -> html.Html:
         (
             _CHECKS[check.name],
             html.badge("bad", "problem") if check.problem else html.badge("good", "well"),
-            html.prose(check.problem) if check.problem else html.NONE,
-            html.prose(check.advice) if check.advice else html.NONE,
+            html.prose(check.problem) if check.problem else units.UNKNOWN,
+            html.prose(check.advice) if check.advice else units.UNKNOWN,
         )
         for check in node.checks
     ]
@@ -153,7 +154,7 @@ def _pod(pod: status.Pod, now: datetime.datetime) -> tuple[html.Child, ...]:
         f"{pod.namespace}/{pod.name}",
         html.badge(kind, word),
         why,
-        html.duration(pod.seconds if pod.registered else None),
+        units.duration(pod.seconds if pod.registered else None),
         html.join(
             _span(pod.since, now),
             " ago",
@@ -166,7 +167,7 @@ def _savings(account: status.Savings, now: datetime.datetime) -> html.Html:
     rate, pulls = account.bytes_per_second, len(account.samples)
     if rate:
         basis = (
-            f"Ordinary pulls on this node run at {html.size(rate)}/s, download and unpacking: the "
+            f"Ordinary pulls on this node run at {units.size(rate)}/s, download and unpacking: the "
             f"median of the last {_counted(pulls, 'pull')}, each weighed by its bytes."
         )
     else:
@@ -193,10 +194,10 @@ def _savings(account: status.Savings, now: datetime.datetime) -> html.Html:
 def _saving(entry: status.Saving, now: datetime.datetime) -> tuple[html.Child, ...]:
     return (
         entry.image,
-        html.duration(entry.seconds),
-        html.size(entry.bytes),
-        html.duration(entry.actual_seconds),
-        html.duration(entry.expected_seconds),
+        units.duration(entry.seconds),
+        units.size(entry.bytes),
+        units.duration(entry.actual_seconds),
+        units.duration(entry.expected_seconds),
         _method(entry.method, entry.inputs),
         html.join(_span(entry.when, now), " ago"),
     )
@@ -206,13 +207,13 @@ def _method(method: str, inputs: Mapping[str, float]) -> str:
     """The arithmetic of one expectation, with its figures."""
     if method == arithmetic.Method.PULLS.value:
         return (
-            f"{html.size(inputs['bytes'])} at {html.size(inputs['bytes_per_second'])}/s, "
+            f"{units.size(inputs['bytes'])} at {units.size(inputs['bytes_per_second'])}/s, "
             f"from {_counted(int(inputs['samples']), 'pull')} of this node"
         )
     if method == arithmetic.Method.BUILD.value:
         return (
-            f"the build: {html.duration(inputs['build_seconds'])} for "
-            f"{html.size(inputs['fetched_bytes'])}, of which {html.size(inputs['bytes'])} count"
+            f"the build: {units.duration(inputs['build_seconds'])} for "
+            f"{units.size(inputs['fetched_bytes'])}, of which {units.size(inputs['bytes'])} count"
         )
     return "nothing measured, so nothing claimed"
 
@@ -220,14 +221,14 @@ def _method(method: str, inputs: Mapping[str, float]) -> str:
 def _store(shown: status.Status) -> html.Html:
     store, mounts = shown.store, shown.mounts
     mounted = f"{store.kind} from {store.source}" if store.kind else "not known"
-    state = store.problem or f"answered in {html.duration(store.probe_seconds)}"
+    state = store.problem or f"answered in {units.duration(store.probe_seconds)}"
     facts: dict[str, html.Child] = {
         "Folder": html.tag("code", store.path),
         "Mount": mounted,
         "Last probe": state,
         "Layers": f"{len(mounts.layers)} mounted in {mounts.folder}"
         if mounts.folder
-        else html.NONE,
+        else units.UNKNOWN,
     }
     return html.section("Store and mounts", html.facts(facts), *_layers(mounts))
 

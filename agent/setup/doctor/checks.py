@@ -15,6 +15,7 @@ import time
 
 from agent import errors
 from agent.clients.containerd import sockets
+from agent.kits import units
 from agent.kits.processes import workers
 from agent.matching import runtimes
 from agent.model import keys
@@ -145,7 +146,7 @@ def space(name: str, folder: pathlib.Path) -> Finding:
             f"space {name}", f"{folder}: {error.strerror}", "make the folder, mount its disk"
         )
     free = usage.free / usage.total if usage.total else 0.0
-    what = f"{usage.free / 2**30:.1f} GiB ({free:.0%}) free in {folder}"
+    what = f"{units.size(usage.free)} ({free:.0%}) free in {folder}"
     if free < 0.05:
         return bad(f"space {name}", what, "free some; the kubelet evicts pods at 15 %")
     if free < 0.15:

@@ -299,14 +299,6 @@ def test_ages_are_short(seconds: int, expected: str) -> None:
     assert output.age(then.isoformat(), now) == expected
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (150 << 20, "150 MiB"), (2 << 40, "2.0 TiB")],
-)
-def test_sizes_are_short(count: int, expected: str) -> None:
-    assert output.size(count) == expected
-
-
 def test_the_daemons_and_help_load_little() -> None:
     """`--help` answers at once: nothing heavy is imported for it."""
     code = (

@@ -40,7 +40,7 @@ def test_images_caches_and_events_are_told(partial: decisions.Decision) -> None:
         "default/pod: partial",
         "Asked by uimgacc.io/image-cache (native, automatic).",
         "runtime class uimgacc",
-        "3.1 MB of 3.1 MB",
+        "3.0 MiB of 3.0 MiB",
         "registered before the kubelet asks",
         "imc-theirs has it, but does not serve this namespace",
         "the best match",

@@ -44,15 +44,6 @@ def test_code_in_a_sentence_is_set_as_code_and_escaped() -> None:
     assert html.prose("run `a <b>` & wait") == "run <code>a &lt;b&gt;</code> &amp; wait"
 
 
-def test_sizes_and_times_are_readable() -> None:
-    sizes = [html.size(number) for number in (0, 999, 1000, 1.5e9, 2e12, 3e16)]
-
-    assert sizes == ["0 B", "999 B", "1.0 kB", "1.5 GB", "2.0 TB", "30000.0 TB"]
-    times = [html.duration(seconds) for seconds in (None, 0.0414, 1.25, 119, 600, 7300)]
-    assert times == ["-", "41 ms", "1.2 s", "119.0 s", "10 min", "2 h 1 min"]
-    assert [html.ago(s) for s in (-5, 59, 200_000)] == ["0 s", "59 s", "2 d 7 h"]
-
-
 def test_a_row_that_is_too_short_is_a_mistake_not_a_page() -> None:
     with pytest.raises(ValueError, match="shorter"):
         html.table("c", ("a", "b"), [("only",)])

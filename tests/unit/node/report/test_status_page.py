@@ -53,11 +53,11 @@ def test_every_outcome_has_a_word_and_a_reason(outcome) -> None:
 def test_savings_show_the_figures_behind_them() -> None:
     text = text_of(statuses.busy())
 
-    assert "run at 40.0 MB/s" in text
-    assert "1.2 GB at 40.0 MB/s, from 5 pulls of this node" in text
-    assert "the build: 61.0 s for 600.0 MB, of which 300.0 MB count" in text
+    assert "run at 38.1 MiB/s" in text
+    assert "1.1 GiB at 38.1 MiB/s, from 5 pulls of this node" in text
+    assert "the build: 61.0 s for 572 MiB, of which 286 MiB count" in text
     assert "nothing measured, so nothing claimed" in text
-    assert "182.0 GB" in text
+    assert "170 GiB" in text
     assert "1 h 10 min" in text
     assert "82%" in text
 
