@@ -1,13 +1,14 @@
 """The events of a decision, with the reasons and texts of the cloud it belongs to.
 
-Alibaba's texts are those of its documentation, to the letter, and so are the types: a
-hit is Normal, be it of a part of the images. Where we know more than its text says, that
-follows as a sentence of its own. Tencent has an event for a hit only. What neither has an
-event for is told in our own words beside theirs: that a cache which the pod named lacks
-some of it. UCloud has none, so its pods get ours.
+Alibaba's texts and types are exactly those of its documentation: a hit is Normal, even
+of a part of the images. Details that its text lacks follow as another sentence. Tencent
+has an event for a hit only. Where neither cloud has an event (a named cache lacks some of
+the images, an image could not be registered), a native event is emitted beside theirs.
+UCloud has no events, so its pods get the native ones.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from agent.matching import annotations, decisions
 from agent.model import caches
@@ -18,7 +19,7 @@ RESTRICTED = (
     "The images are in the store, but not for this namespace: the registry is asked,"
     " then their layers come from the store."
 )
-"""What becomes of a pod that may have the images only if the registry says so."""
+"""For a pod that may use the images only if the registry allows it to."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ def events_of(given: Circumstances) -> tuple[decisions.Event, ...]:
 
 
 def created(dialect: caches.Dialect, cache_id: str) -> decisions.Event:
-    """The event for a cache that a pod has caused: its build starts, it is not Ready yet."""
+    """The event for a cache that is created for a pod: its build starts, it is not Ready yet."""
     if dialect is caches.Dialect.ALIBABA:
         message = f"Image cache {cache_id} is auto created"
     else:
@@ -68,6 +69,25 @@ def unusable(dialect: caches.Dialect, why: str) -> decisions.Event:
     """The warning for a pod that can use no cache, whatever the store has; `why` as a sentence."""
     message = _with("Missed image cache.", why) if dialect is caches.Dialect.ALIBABA else why
     return decisions.Event(reason="ImageCacheMissed", message=message, warning=True)
+
+
+def incomplete(
+    decision: decisions.Decision, *, registered: Sequence[str], failed: Mapping[str, str]
+) -> tuple[decisions.Event, ...]:
+    """The events where only some images could be registered; `failed` has the reasons.
+
+    A cloud's own event for a hit stays, as for a part of the images. The native one would
+    say that all images come from the store.
+    """
+    reasons = "; ".join(f"{image} ({reason})" for image, reason in failed.items())
+    message = (
+        f"Present from image cache {decision.reported}: {', '.join(registered)}. "
+        f"Not registered, pulled as usual unless a retry succeeds: {reasons}."
+    )
+    event = decisions.Event(reason="ImageCachePartial", message=_with(message, ""), warning=True)
+    if decision.request.dialect in (caches.Dialect.ALIBABA, caches.Dialect.TENCENT):
+        return (*decision.events, event)
+    return (event,)
 
 
 def _alibaba(given: Circumstances) -> tuple[decisions.Event, ...]:
@@ -155,7 +175,7 @@ def _native_event(given: Circumstances, *, warning: bool) -> decisions.Event:
                 "ImageCacheMissed",
                 "No image cache serves this pod; its images are pulled as usual.",
             )
-    # A pin that is not Ready is told completely by the message.
+    # For a named cache that is not Ready, the message says everything.
     why = "" if given.outcome is _Outcome.NOT_READY else given.why
     return decisions.Event(reason=reason, message=_with(message, why), warning=warning)
 

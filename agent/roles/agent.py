@@ -1,8 +1,8 @@
 """`uimgacc agent`: the node agent as a process of its own.
 
 It may be killed at any time: what it has registered stays, running containers do
-not depend on it, and what was under way is done again after the next start.
-Nothing is ever unmounted at the end.
+not depend on it, and unfinished work is done after the next start. Nothing is
+unmounted when it ends.
 """
 
 import asyncio
@@ -23,21 +23,20 @@ from agent.kits import jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline, workers
 from agent.kits.web import listener
-from agent.model import images, times
+from agent.model import images, pods, times
 from agent.mounts import host_copies, mountinfo, nfs
 from agent.node.health import probe, store_mount
 from agent.node.images import (
+    containerd_images,
     containerd_watch,
-    drain,
-    evict,
-    image_snapshots,
-    inventory,
+    image_removal,
     pinned_images,
+    provide,
     register,
     repair,
     retirement,
 )
-from agent.node.pods import pod_worker, prepare
+from agent.node.pods import pod_source, pod_worker, prepare, served_pods
 from agent.node.report import pod_events, savings, savings_note, status, status_http
 from agent.roles import agent_environment, agent_flags
 from agent.store import layout
@@ -53,16 +52,17 @@ class _Parts:
     """What runs, and what /status shows of it."""
 
     prober: probe.Prober
-    follower: containerd_watch.Follower
-    server: pod_worker.Server
+    watcher: containerd_watch.Watcher
+    worker: pod_worker.Worker
+    served: served_pods.ServedPods
     ledger: savings.Ledger
     pinned: pinned_images.PinnedImages
     retirer: retirement.Retirer
-    around: agent_environment.Surroundings
+    environment: agent_environment.Environment
     store: pathlib.Path
     mount: store_mount.Mounting | store_mount.Impossible | None
     name: str
-    drainer: drain.Drainer | None = None
+    drainer: image_removal.Drainer | None
     started: datetime.datetime = dataclasses.field(
         default_factory=lambda: times.now().replace(microsecond=0)
     )
@@ -71,26 +71,27 @@ class _Parts:
         """For run_services."""
         mount = {} if self.mount is None else {"mount": self.mount.run()}
         return mount | {
-            "pods": self.server.run(),
+            "pods": self.worker.run(),
             "retired": self.retirer.run(),
-            "containerd": self.follower.run(),
-            "canary": self.follower.run_canary(),
-            "pulls": self.follower.run_pulls(),
+            "containerd": self.watcher.run(),
+            "canary": self.watcher.run_canary(),
+            "pulls": self.watcher.run_pulls(),
             "probe": self.prober.run(warm=_WORKERS),
             "pinned": self.pinned.run() if self.drainer is None else self.drainer.run(),
-            "account": savings_note.Accountant(lambda: self.ledger.totals, self.around.board).run(),
-            **self.around.services(),
+            "account": savings_note.Accountant(self.ledger, self.environment.node).run(),
+            **self.environment.services(),
         }
 
     def missing(self) -> str:
-        """What keeps the agent from being ready; "" where nothing does."""
-        if not self.around.source.synced:
-            reasons = "; ".join(self.around.source.problems.values())
+        """Why the agent is not ready; "" once it is."""
+        source = self.environment.source
+        if not source.synced:
+            reasons = "; ".join(source.problems.values())
             return f"the pods have not been read yet{reasons and ': '}{reasons}"
-        if unknown := self.around.unknown():
-            return f"the node object is not written yet: {unknown}"
-        if not self.follower.state.connected:
-            return f"containerd: {self.follower.state.problem or 'not connected yet'}"
+        if unwritten := self.environment.node.unwritten:
+            return f"the node object is not written yet: {unwritten}"
+        if not self.watcher.state.connected:
+            return f"containerd: {self.watcher.state.problem or 'not connected yet'}"
         return self.prober.obstacle
 
     def describe(self) -> status.Status:
@@ -98,14 +99,14 @@ class _Parts:
         table = mountinfo.read()
         return status.Status(
             node=status.node_of(self.prober.verdict, name=self.name, started=self.started),
-            containerd=dataclasses.replace(self.follower.state),
+            containerd=dataclasses.replace(self.watcher.state),
             store=status.store_of(
                 self.store, self.prober, table, source=self.mount.source if self.mount else ""
             ),
             mounts=status.mounts_of(self.prober.root, table),
-            pods=status.pods_of(self.server.served),
-            ended_pods=status.ended_of(self.server.ended),
-            manifest_problems=dict(self.around.source.problems),
+            pods=status.pods_of(self.served.current),
+            ended_pods=status.ended_of(self.served.ended),
+            manifest_problems=dict(self.environment.source.problems),
             savings=status.savings_of(self.ledger),
             deletions=dataclasses.replace(self.retirer.state),
         )
@@ -113,112 +114,136 @@ class _Parts:
 
 @contextlib.asynccontextmanager
 async def _opened(wanted: settings.Agent) -> AsyncIterator[_Parts]:
-    """Build everything; leaving closes it in reverse."""
+    """Build everything; leaving closes it in reverse. Each part is built from earlier ones."""
     async with contextlib.AsyncExitStack() as stack:
-        platform = images.platform_of_machine(os.uname().machine)
-        pool = await stack.enter_async_context(
-            workers.Pool("agent.store.lookup.file_reads", name="the agent", size=_WORKERS)
-        )
-        mount = await _mounting(wanted, stack)
-        gate = pool if mount is None else store_mount.Gate(pool, mount)
-        store = catalog.Catalog(layout.Layout(wanted.store), gate, deadline=wanted.store_seconds)
+        signals = store_mount.Signals()
+        mount = await _mounting(wanted, signals, stack)
+        store = await _store(wanted, mount, stack)
         client = await stack.enter_async_context(
             rpc.Client(wanted.containerd, deadline=wanted.containerd_seconds)
         )
-        name = wanted.snapshotter_name
-        stock = inventory.Inventory(client, platform)
-        ledger = savings.Ledger(client, stock, snapshotter=name, folder=wanted.state)
-        known = image_snapshots.Chains(client, snapshotter=name)
-        registrar = register.Registrar(client, store, known)
-        healer = repair.Healer(client, stock, known)
-
-        def accelerated(key: str) -> bool:
-            return server.accelerated(key)  # which is made below, over these surroundings
-
-        around = await stack.enter_async_context(
-            agent_environment.opened(wanted, accelerated=accelerated)
-        )
-        server = pod_worker.Server(
-            around.source,
-            drain.Idle()
-            if wanted.drain
-            else prepare.Premounter(
-                store,
-                registrar,
-                healer,
-                ledger,
-                around.creator,
-                evict.Clearer(client, stock, known),
-                platform=platform,
-                snapshotter=name,
-                only_ours=not wanted.default_snapshotter,
-            ),
-            pod_events.Once(around.events),
-            wait_known=around.wait_known,
-            parallel=wanted.parallel,
-        )
-        retirer = retirement.Retirer(
-            store,
-            client,
-            known,
-            stock,
-            around.board,
-            root=lambda: prober.root,  # which is made below
-            on_node=lambda: server.on_node() if around.source.synced else None,
-            interval=wanted.retired_seconds,
-        )
-        pinned = pinned_images.PinnedImages(
-            client, stock, snapshotter=name, default=wanted.default_snapshotter
-        )
-        follower = containerd_watch.Follower(
-            client,
-            healer,
-            ledger,
-            registrar,
-            on_reset=server.serve_again,
-            on_image=pinned.look_again,
-            folder=wanted.state,
-            canary_seconds=wanted.canary_seconds,
-        )
+        platform = images.platform_of_machine(os.uname().machine)
+        containerd = containerd_images.of(client, platform, snapshotter=wanted.snapshotter_name)
+        ledger = savings.Ledger(containerd, folder=wanted.state)
+        healer = repair.Healer(containerd)
+        served = served_pods.ServedPods()
+        environment = await stack.enter_async_context(agent_environment.opened(wanted, served))
         prober = probe.Prober(
-            store,
-            client,
-            snapshotter=name,
-            interval=wanted.probe_seconds,
-            handlers_needed=not wanted.default_snapshotter,
-            switched_off=drain.SWITCHED_OFF if wanted.drain else "",
-            on_store_back=server.retry_now,
-            on_store_problem=mount.wake if mount is not None else lambda: None,
-            on_verdict=around.judged,
+            store, client, environment.node, served, signals, _probe_settings(wanted)
         )
-        if mount is not None:
-            mount.on_mounted = prober.wake
+        images_changed = asyncio.Event()
         yield _Parts(
             prober=prober,
-            follower=follower,
-            server=server,
+            watcher=containerd_watch.Watcher(
+                containerd,
+                healer,
+                ledger,
+                served,
+                images_changed,
+                containerd_watch.Settings(
+                    folder=wanted.state, canary_seconds=wanted.canary_seconds
+                ),
+            ),
+            worker=pod_worker.Worker(
+                environment.source,
+                _preparer(wanted, store, containerd, healer, ledger, environment.creator),
+                pod_events.Once(environment.events),
+                served,
+                environment.node,
+                pod_worker.Limits(parallel=wanted.parallel),
+            ),
+            served=served,
             ledger=ledger,
-            pinned=pinned,
-            retirer=retirer,
-            around=around,
+            pinned=pinned_images.PinnedImages(
+                containerd, images_changed, default=wanted.default_snapshotter
+            ),
+            retirer=retirement.Retirer(
+                store,
+                containerd,
+                environment.node,
+                _Node(prober, environment.source, served),
+                interval=wanted.retired_seconds,
+            ),
+            environment=environment,
             store=wanted.store,
             mount=mount,
-            # A cluster may call the machine otherwise than it does itself.
+            # A cluster may have another name for the machine than the machine itself.
             name=wanted.kubernetes or os.uname().nodename,
-            drainer=_drainer(client, stock, known) if wanted.drain else None,
+            drainer=image_removal.Drainer(containerd) if wanted.drain else None,
         )
 
 
-def _drainer(
-    client: rpc.Client, stock: inventory.Inventory, known: image_snapshots.Chains
-) -> drain.Drainer:
-    return drain.Drainer(client, stock, known, clock=times.now)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Node:
+    """The node as retirement sees it."""
+
+    prober: probe.Prober
+    source: pod_source.PodSource
+    served: served_pods.ServedPods
+
+    @property
+    def root(self) -> str:
+        """The snapshotter's root folder, "" before that is known."""
+        return self.prober.root
+
+    def on_node(self) -> Sequence[pods.Pod] | None:
+        """The pods of this node, None before they are known."""
+        return self.served.on_node() if self.source.synced else None
+
+
+def _probe_settings(wanted: settings.Agent) -> probe.Settings:
+    return probe.Settings(
+        snapshotter=wanted.snapshotter_name,
+        interval=wanted.probe_seconds,
+        handlers_needed=not wanted.default_snapshotter,
+        switched_off=prepare.SWITCHED_OFF if wanted.drain else "",
+    )
+
+
+def _preparer(
+    wanted: settings.Agent,
+    store: catalog.Catalog,
+    containerd: containerd_images.ContainerdImages,
+    healer: repair.Healer,
+    ledger: savings.Ledger,
+    creator: prepare.CacheCreator,
+) -> pod_worker.Preparer:
+    """What serves a pod."""
+    if wanted.drain:
+        return prepare.SwitchedOff()
+    platform = images.platform_of_machine(os.uname().machine)
+    return prepare.Preparer(
+        store,
+        provide.Provider(
+            register.Registrar(containerd, store),
+            healer,
+            ledger,
+            platform=platform,
+            snapshotter=containerd.snapshotter,
+        ),
+        image_removal.Clearer(containerd),
+        creator,
+        prepare.Rules(platform=platform, every_runtime=wanted.default_snapshotter),
+    )
+
+
+async def _store(
+    wanted: settings.Agent,
+    mount: store_mount.Mounting | store_mount.Impossible | None,
+    stack: contextlib.AsyncExitStack,
+) -> catalog.Catalog:
+    """The store's records, read by workers that can be killed."""
+    pool = await stack.enter_async_context(
+        workers.Pool("agent.store.lookup.file_reads", name="the agent", size=_WORKERS)
+    )
+    gate = pool if mount is None else store_mount.Gate(pool, mount)
+    return catalog.Catalog(layout.Layout(wanted.store), gate, deadline=wanted.store_seconds)
 
 
 async def _mounting(
-    wanted: settings.Agent, stack: contextlib.AsyncExitStack
+    wanted: settings.Agent, signals: store_mount.Signals, stack: contextlib.AsyncExitStack
 ) -> store_mount.Mounting | store_mount.Impossible | None:
-    """What mounts the store, in a pool of its own: look-ups do not wait for a mount."""
+    """What mounts the store, with a pool of its own: look-ups do not wait for a mount."""
     if not wanted.nfs:
         return None
     # The mount table names folders as they are without links.
@@ -232,7 +257,7 @@ async def _mounting(
         )
     pool = workers.Pool("agent.mounts.nfs_worker", name="the mount of the store", size=1)
     await stack.enter_async_context(pool)
-    return store_mount.Mounting(aim, pool, deadline=wanted.nfs_seconds)
+    return store_mount.Mounting(aim, pool, signals, deadline=wanted.nfs_seconds)
 
 
 async def run(wanted: settings.Agent) -> None:
@@ -266,7 +291,7 @@ async def _listening(app: aiohttp.web.Application, address: str) -> AsyncIterato
 def main(arguments: Sequence[str]) -> int:
     """The command; returns the exit status."""
     wanted = agent_flags.parse(arguments)
-    # The library's own lines about connections are no JSON, and told by us anyway.
+    # The library's own log lines about connections are not JSON, and the agent logs the same.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     code = 0
     with jsonlog.to_stderr(logging.DEBUG if wanted.verbose else logging.INFO):
@@ -275,7 +300,7 @@ def main(arguments: Sequence[str]) -> int:
                 host_copies.detach_below(str(wanted.copied_mounts))
             asyncio.run(run(wanted))
         except* (errors.AgentError, OSError) as group:
-            # Foreseen: a message for people, not a traceback.
+            # Expected failures get a message for people, not a traceback.
             logger.error("ended", extra={"reason": "; ".join(map(str, group.exceptions))})  # noqa: TRY400
             code = 1
     return code

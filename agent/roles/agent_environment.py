@@ -1,58 +1,88 @@
-"""What surrounds the agent: a cluster's API server, or a folder of manifests and a log.
+"""The environment of the agent: a cluster's API server, or a folder of manifests and a log.
 
-The same pods, events and wishes for caches, from and to another place. This is the
-only part of the agent that knows which of both it is.
+Pods come from the one or the other, and events and requests for caches go there. This is
+the only part of the agent that knows which of both it is.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 from agent import settings
 from agent.clients.kube import connection, node_pods, rest_client
 from agent.matching import annotations
 from agent.model import keys
 from agent.node.health import capability, node_object, node_patch
-from agent.node.images import retirement
-from agent.node.pods import cache_requests, pod_source, prepare, scheduled, start_times
+from agent.node.pods import (
+    cache_requests,
+    pod_source,
+    prepare,
+    scheduled,
+    served_pods,
+    start_times,
+)
 from agent.node.report import event_queue, pod_events
 
 
-def _tell_nobody(_verdict: capability.Verdict) -> None:
-    """Without a cluster a verdict is in the log and in /status only."""
+class NodeObject(Protocol):
+    """What the cluster knows of this node: agent.node.health.node_object.Announcer."""
+
+    def judged(self, verdict: capability.Verdict) -> None:
+        """Take a verdict on the node."""
+
+    def annotate(self, **annotations: str | None) -> None:
+        """Write annotations; never waits."""
+
+    async def annotations_before(self) -> Mapping[str, str]:
+        """The annotations that the node had before this agent."""
+
+    async def wait_known(self) -> None:
+        """Wait until the node says what it has acknowledged: no pod is served before."""
+
+    @property
+    def unwritten(self) -> str:
+        """Why the node object has not been written yet; "" once it has."""
 
 
-async def _known_to_nobody() -> None:
-    """Without a cluster nobody has to know of this node before it serves."""
+class NoNodeObject:
+    """The NodeObject without a cluster: verdicts and deletions are in the log and in /status."""
+
+    unwritten = ""
+
+    def judged(self, verdict: capability.Verdict) -> None:
+        """Do nothing."""
+
+    def annotate(self, **annotations: str | None) -> None:
+        """Do nothing."""
+
+    async def annotations_before(self) -> Mapping[str, str]:
+        """There are none."""
+        return {}
+
+    async def wait_known(self) -> None:
+        """Return at once: no collector waits for this node."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """Where pods come from, and where what there is to tell goes.
+class Environment:
+    """Where pods come from, and where events, cache requests and the node's state go.
 
-    `judged` takes each verdict on the node. No pod may be served before `wait_known`
-    returns: see announcing.Announcer. Until then `unknown` says what it waits for, else
-    "". `services` are to be run with the agent's own.
-    `client` is None without a cluster.
+    `services` are to be run with the agent's own.
     """
 
     source: pod_source.PodSource
     events: pod_events.EventSink
     creator: prepare.CacheCreator
-    board: retirement.Board
-    judged: Callable[[capability.Verdict], None] = _tell_nobody
-    wait_known: Callable[[], Awaitable[None]] = _known_to_nobody
-    unknown: Callable[[], str] = str
+    node: NodeObject
     services: Callable[[], Mapping[str, Coroutine[Any, Any, None]]] = dict
-    client: rest_client.Client | None = None
 
 
 @contextlib.asynccontextmanager
 async def opened(
-    wanted: settings.Agent, *, accelerated: Callable[[str], bool]
-) -> AsyncIterator[Surroundings]:
-    """The surroundings that the settings name; `accelerated` is for readiness.Starts."""
+    wanted: settings.Agent, served: served_pods.ServedPods
+) -> AsyncIterator[Environment]:
+    """The environment that the settings name; `served` are the pods of this node."""
     if wanted.kubernetes:
         credentials = (
             connection.Kubeconfig(wanted.kubeconfig)
@@ -62,31 +92,30 @@ async def opened(
         async with rest_client.Client(
             credentials, deadline=wanted.api_seconds, user_agent="uimgacc-agent"
         ) as client:
-            yield _cluster(wanted, client, accelerated)
+            yield _cluster(wanted, client, served)
     elif wanted.pods:
-        yield Surroundings(
+        yield Environment(
             source=pod_source.Folder(wanted.pods),
             events=pod_events.LogSink(),
             creator=prepare.LogCreator(),
-            board=retirement.NoBoard(),
+            node=NoNodeObject(),
         )
     else:
         raise ValueError("neither a node of Kubernetes nor a folder of pods")
 
 
 def _cluster(
-    wanted: settings.Agent, client: rest_client.Client, accelerated: Callable[[str], bool]
-) -> Surroundings:
+    wanted: settings.Agent, client: rest_client.Client, served: served_pods.ServedPods
+) -> Environment:
     node = wanted.kubernetes
     taint = node_patch.parse_taint(wanted.startup_taint) if wanted.startup_taint else None
     kept = annotations.KEYS | {keys.RUNTIME_HANDLER}
     api = node_pods.NodePods(client, node, annotations=kept)
     poster = event_queue.Poster(client, node)
     creator = cache_requests.Creator(client, poster, now=client.now)
-    announcer = node_object.Announcer(client, poster, node, taint=taint, now=client.now)
-
-    def unknown() -> str:
-        return "" if announcer.is_known else announcer.problem or "it has not been read yet"
+    announcer = node_object.Announcer(
+        client, poster, node_object.Settings(name=node, taint=taint), now=client.now
+    )
 
     def services() -> Mapping[str, Coroutine[Any, Any, None]]:
         return {
@@ -96,14 +125,10 @@ def _cluster(
             "caches matched": creator.run_matched(),
         }
 
-    return Surroundings(
-        source=scheduled.Scheduled(api, start_times.Starts(accelerated)),
+    return Environment(
+        source=scheduled.Scheduled(api, start_times.Starts(served)),
         events=poster,
         creator=creator,
-        board=announcer,
-        judged=announcer.judged,
-        wait_known=announcer.wait_known,
-        unknown=unknown,
+        node=announcer,
         services=services,
-        client=client,
     )

@@ -16,7 +16,7 @@ from agent.clients.kube import connection, refusals, rest_client
 from agent.matching import decisions
 from agent.model import caches, images, keys, pods, times
 from agent.node.health import capability, node_object, node_patch
-from agent.node.pods import cache_requests
+from agent.node.pods import cache_requests, served_pods
 from agent.node.report import event_queue, pod_events
 from agent.roles import agent_environment
 from tests.kube import apis, faults, servers
@@ -144,7 +144,9 @@ class Reported:
         self.name = name
         self.poster = event_queue.Poster(client, name)
         self.announcer = node_object.Announcer(
-            client, self.poster, name, taint=TAINT, reread=0.5, pauses=(0.1,)
+            client,
+            self.poster,
+            node_object.Settings(name=name, taint=TAINT, reread=0.5, pauses=(0.1,)),
         )
 
     def running(self):
@@ -394,7 +396,10 @@ async def test_the_last_match_is_written_by_one_of_many(api, agent, image_caches
         found = api.get(rest_client.IMAGE_CACHES, request.name)["metadata"]
         return found["annotations"].get(keys.LAST_MATCHED, "")
 
-    creators = [cache_requests.Creator(agent, Told(), spread=0.3) for _ in range(5)]
+    creators = [
+        cache_requests.Creator(agent, Told(), timing=cache_requests.Timing(spread=0.3))
+        for _ in range(5)
+    ]
     try:
         before = agent.requests
         async with running(*(creator.run_matched() for creator in creators)):
@@ -439,12 +444,12 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
         return abs((moment - datetime.datetime.now(datetime.UTC)).total_seconds())
 
     try:
-        surroundings = agent_environment.opened(wanted, accelerated=lambda key: False)
-        async with surroundings as around, running(*around.services().values()):
-            around.judged(WELL)
-            # Without the pause that spreads a fleet's looks over minutes.
-            around.creator._spread = 0.0
-            around.creator.matched("uimgacc.io", request.name)
+        environment = agent_environment.opened(wanted, served_pods.ServedPods())
+        async with environment as opened, running(*opened.services().values()):
+            opened.node.judged(WELL)
+            # Without the pause that spreads the reads of a fleet over minutes.
+            opened.creator._timing = cache_requests.Timing(spread=0.0)
+            opened.creator.matched("uimgacc.io", request.name)
             await until(lambda: all(text and off(text) < 3600 for text in written()))
     finally:
         api.delete(rest_client.IMAGE_CACHES, request.name)

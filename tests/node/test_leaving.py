@@ -7,7 +7,7 @@ import pytest
 
 from agent.clients.containerd import rpc
 from agent.model import images
-from agent.node.images import departure, image_snapshots, inventory
+from agent.node.images import containerd_images, image_removal
 from tests.node import conftest
 
 pytestmark = pytest.mark.containerd
@@ -15,11 +15,12 @@ pytestmark = pytest.mark.containerd
 IMAGE = "lab/layers2:1"
 
 
-async def leave(node: conftest.Node) -> departure.Left:
+async def leave(node: conftest.Node) -> image_removal.Left:
     async with rpc.Client(str(node.containerd.address)) as client:
-        stock = inventory.Inventory(client, images.platform_of_machine(os.uname().machine))
-        known = image_snapshots.Chains(client, snapshotter="uimgacc")
-        return await departure.leave(client, stock, known)
+        platform = images.platform_of_machine(os.uname().machine)
+        return await image_removal.leave(
+            containerd_images.of(client, platform, snapshotter="uimgacc")
+        )
 
 
 @pytest.mark.parametrize("snapshotter_runs", [True, False])
@@ -31,7 +32,7 @@ async def test_images_go_when_no_container_needs_them_and_pods_start_without_us(
     scheduled = node.schedule(manifest)
     conftest.wait_until(lambda: node.has(IMAGE), seconds=60)
     with node.client.pod(manifest):
-        with pytest.raises(departure.InUseError, match="default/served"):
+        with pytest.raises(image_removal.InUseError, match="default/served"):
             await leave(node)
         assert node.has(IMAGE)
     scheduled.unlink()

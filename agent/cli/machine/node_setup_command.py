@@ -12,7 +12,7 @@ from agent.cli import output
 from agent.clients.containerd import rpc as clients
 from agent.model import images, keys
 from agent.mounts import host_copies
-from agent.node.images import departure, image_snapshots, inventory
+from agent.node.images import containerd_images, image_removal
 from agent.setup.config import changes_needed, containerd_binary, places, settings_view
 from agent.setup.node import (
     apply,
@@ -54,7 +54,7 @@ class Wanted:
 class DefaultError(errors.TemporaryError):
     """Ours is containerd's default snapshotter, and containers stand on it."""
 
-    def __init__(self, in_use: departure.InUseError) -> None:
+    def __init__(self, in_use: image_removal.InUseError) -> None:
         super().__init__(
             "all containers of this node stand on ours as containerd's default snapshotter: go"
             f" back from that first, see docs/install/uninstall.md; {in_use}"
@@ -210,7 +210,7 @@ def _leave(machine: host.Host, here: places.Places) -> Mapping[str, str]:
     """Take our images out of containerd; returns the names of the node's pods by their UID."""
     try:
         left = asyncio.run(_left(str(machine.place(here.socket))))
-    except departure.InUseError as error:
+    except image_removal.InUseError as error:
         if here.is_default:
             raise DefaultError(error) from error
         raise
@@ -219,11 +219,12 @@ def _leave(machine: host.Host, here: places.Places) -> Mapping[str, str]:
     return left.pods
 
 
-async def _left(address: str) -> departure.Left:
+async def _left(address: str) -> image_removal.Left:
     async with clients.Client(address) as client:
-        stock = inventory.Inventory(client, images.platform_of_machine(os.uname().machine))
-        known = image_snapshots.Chains(client, snapshotter=keys.SNAPSHOTTER)
-        return await departure.leave(client, stock, known)
+        platform = images.platform_of_machine(os.uname().machine)
+        return await image_removal.leave(
+            containerd_images.of(client, platform, snapshotter=keys.SNAPSHOTTER)
+        )
 
 
 def _changed(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Outcome:

@@ -1,12 +1,12 @@
 """Keeping the node object as it should be: labels, condition, annotations, startup taint.
 
-One service reads the node, compares, and writes what differs: at each change, and
-rarely besides, so that what somebody else has edited is put right. While the API is
-away only the last wish is kept; it is written when the API is back. Whoever wishes
-never waits.
+One service reads the node, compares, and writes the differences: at each change, and
+every few minutes besides, so that edits by others are undone. While the API server is
+away only the last wanted state is kept; it is written when the server is back. Callers
+never wait.
 
-Nothing is withdrawn when the agent ends: a node whose agent is being replaced
-serves on, and one whose agent is gone for good is withdrawn by `uimgacc disable`.
+Nothing is removed when the agent ends: a node whose agent is being replaced still serves
+images, and `uimgacc disable` removes the labels of one whose agent is gone for good.
 """
 
 import asyncio
@@ -25,7 +25,6 @@ from agent.node.health import capability, node_patch
 
 logger = logging.getLogger(__name__)
 
-_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 _CONFLICTS = 5
 
 
@@ -48,36 +47,38 @@ class Api(Protocol):
 
 
 class NodeEvents(Protocol):
-    """Where the node's events go: agent.node.report.event_queue.Poster."""
+    """Where the node's events go."""
 
     def emit_for_node(self, uid: str, event: decisions.Event) -> None:
         """Take one event for delivery."""
 
 
-class Announcer:
-    """Writes what is wished about one node.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Which node, and how it is kept.
 
-    `reread` is how often, in seconds, the node is looked at when nothing changes;
-    `now` is the API server's clock, for the condition's times.
+    `taint` is the startup taint to remove, `reread` how often, in seconds, the node is
+    compared when nothing changes, `pauses` the seconds before each retry.
     """
 
+    name: str
+    taint: node_patch.Taint | None = None
+    reread: float = 300.0
+    pauses: Sequence[float] = (0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Announcer:
+    """Writes the wanted state of one node; `now` is the API server's clock."""
+
     def __init__(
-        self,
-        api: Api,
-        events: NodeEvents,
-        node: str,
-        *,
-        taint: node_patch.Taint | None = None,
-        reread: float = 300.0,
-        pauses: Sequence[float] = _PAUSES,
-        now: times.Clock = times.now,
+        self, api: Api, events: NodeEvents, wanted: Settings, *, now: times.Clock = times.now
     ) -> None:
         self._api = api
         self._events = events
-        self._name = node
-        self._taint = taint
-        self._reread = reread
-        self._pauses = pauses
+        self._name = wanted.name
+        self._taint = wanted.taint
+        self._reread = wanted.reread
+        self._pauses = wanted.pauses
         self._now = now
         self._wanted = node_patch.Wanted()
         self._changed = asyncio.Event()
@@ -88,16 +89,16 @@ class Announcer:
         """Why the node object could not be written, for people; "" where it was."""
 
     def judged(self, verdict: capability.Verdict) -> None:
-        """Wish what follows from a verdict on the node."""
+        """Want what follows from a verdict on the node."""
         wanted = node_patch.of_verdict(self._wanted, verdict)
-        # Another wording of the same reason is no hurry: it goes with the next look.
+        # Another wording of the same reason is not urgent: it is written at the next comparison.
         before = dataclasses.replace(self._wanted, message=wanted.message)
         self._wanted = wanted
         if wanted != before:
             self._changed.set()
 
     def annotate(self, **annotations: str | None) -> None:
-        """Wish annotations, by their keys; those whose value is None should go."""
+        """Want annotations, by their keys; those whose value is None are removed."""
         merged = {**self._wanted.annotations, **annotations}
         if merged != self._wanted.annotations:
             self._wanted = dataclasses.replace(self._wanted, annotations=merged)
@@ -117,12 +118,14 @@ class Announcer:
         await self._known.wait()
 
     @property
-    def is_known(self) -> bool:
-        """Whether `wait_known` would not wait."""
-        return self._known.is_set()
+    def unwritten(self) -> str:
+        """Why the node object has not been written yet; "" once it has."""
+        if self._known.is_set():
+            return ""
+        return self.problem or "it has not been read yet"
 
     async def run(self) -> None:
-        """Keep the node as it should be, for ever; what fails is tried again."""
+        """Keep the node as it should be, for ever; what fails is retried."""
         pauses = backoff.Backoff(self._pauses)
         while True:
             self._changed.clear()
@@ -133,8 +136,8 @@ class Announcer:
                 self.problem = ""
             except errors.AgentError as error:
                 self._complain(str(error))
-                # What the server asks for (at most a minute: agent.clients.kube.refusals) holds for
-                # whatever is wished meanwhile, too; our own pauses end with a new wish.
+                # A delay that the server names (at most a minute, see clients.kube.refusals) holds
+                # for later changes, too; the pauses of this list end at a change.
                 await asyncio.sleep(getattr(error, "delay", None) or 0.0)
                 pause = pauses.take()
             with contextlib.suppress(TimeoutError):
@@ -147,7 +150,7 @@ class Announcer:
         self.problem = problem
 
     async def _settle(self) -> None:
-        """Read the node and write what differs from what is wished now."""
+        """Read the node and write what differs from the wanted state."""
         node = await self._api.get(rest_client.NODES, self._name)
         if not self._read.is_set():
             self._take_over(node)
@@ -164,16 +167,16 @@ class Announcer:
                     subresource="status",
                     how=rest_client.Patch.STRATEGIC,
                 )
-            self._tell(node, wanted)
+            self._emit(node, wanted)
         finally:
-            # Pods wait for the taint to go, only people for a condition that is refused.
+            # Pods wait until the taint is removed. A refused condition is only shown to people.
             await self._remove_taint(node, wanted)
 
     def _take_over(self, node: Mapping[str, Any]) -> None:
-        """Begin where the last agent of this node ended.
+        """Start from the state that the last agent of this node left.
 
-        What it acknowledged stands; a node that has acknowledged nothing says so. That is
-        written together with the labels that bring pods here, or before.
+        Its acknowledgement stays valid; a node without one acknowledges generation 0. That
+        is written together with the labels that bring pods here, or before.
         """
         self._before = dict(node.get("metadata", {}).get("annotations") or {})
         first = {keys.GENERATION: self._before.get(keys.GENERATION, "0")}
@@ -182,20 +185,20 @@ class Announcer:
         self._read.set()
 
     async def _remove_taint(self, node: Mapping[str, Any], wanted: node_patch.Wanted) -> None:
-        """Take the startup taint away, and no other that comes or goes at the same time."""
-        found = (
+        """Remove the startup taint, and no other that is added or removed at the same time."""
+        current = (
             await self._api.get(rest_client.NODES, self._name)
             if self._is_tainted(node, wanted)
             else node
         )
         for _ in range(_CONFLICTS):
-            patch = node_patch.taint_patch(found, wanted, self._taint)
+            patch = node_patch.taint_patch(current, wanted, self._taint)
             if patch is None:
                 return
             try:
                 await self._api.patch(rest_client.NODES, self._name, patch)
             except refusals.Conflict:
-                found = await self._api.get(rest_client.NODES, self._name)
+                current = await self._api.get(rest_client.NODES, self._name)
             else:
                 logger.info("the startup taint is removed", extra={"taint": self._taint})
                 return
@@ -204,8 +207,8 @@ class Announcer:
     def _is_tainted(self, node: Mapping[str, Any], wanted: node_patch.Wanted) -> bool:
         return node_patch.taint_patch(node, wanted, self._taint) is not None
 
-    def _tell(self, node: Mapping[str, Any], wanted: node_patch.Wanted) -> None:
-        """An event for a change of what the node could do before."""
+    def _emit(self, node: Mapping[str, Any], wanted: node_patch.Wanted) -> None:
+        """Emit an event where the node has become capable, or no longer is."""
         before = node_patch.was_capable(node)
         if wanted.capable is None or wanted.capable is before:
             return

@@ -1,4 +1,4 @@
-"""Looking, every few seconds, whether everything that serving needs is there."""
+"""Checking, every few seconds, that everything which serving images needs is there."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Protocol
 
 from agent import errors, metrics
@@ -15,7 +15,7 @@ from agent.clients.containerd import rpc, sockets
 from agent.kits.aio import tasks
 from agent.matching import runtimes
 from agent.model import keys, nodes, records
-from agent.node.health import capability
+from agent.node.health import capability, store_mount
 
 logger = logging.getLogger(__name__)
 
@@ -34,53 +34,69 @@ class Store(Protocol):
         """What the folder is; AgentError when it is no store, or does not answer."""
 
 
+class NodeObject(Protocol):
+    """What the cluster knows of this node: agent.node.health.node_object.Announcer."""
+
+    def judged(self, verdict: capability.Verdict) -> None:
+        """Take a verdict; never waits."""
+
+
+class Pods(Protocol):
+    """The pods of this node: agent.node.pods.served_pods.ServedPods."""
+
+    def retry_now(self) -> None:
+        """Have those that wait for a retry served now."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What is probed, and how often.
+
+    `handlers_needed` is False where the uimgacc snapshotter is containerd's default one,
+    `switched_off` a sentence where this node is not to serve even if all is well.
+    """
+
+    snapshotter: str
+    interval: float
+    handlers_needed: bool = True
+    switched_off: str = ""
+    patience: capability.Patience = dataclasses.field(default_factory=capability.Patience)
+
+
 class Prober:
     """Probes store, containerd, snapshotter and kernel, and keeps the verdict.
 
-    `handlers_needed` is False where our snapshotter is containerd's default one,
-    `switched_off` a sentence where this node is not to serve whatever is found.
-    `on_store_back` is called when the store answers again after it did not,
-    `on_store_problem` each time that it does not answer as it should. `on_verdict` is told
-    each verdict, but not that a node cannot serve before it was found so often enough: a
-    new agent would else take the label away for one late answer.
+    Pods are retried when the store answers again after it did not. The node object gets
+    each verdict, but not that a node cannot serve before that was found often enough: a
+    new agent would otherwise remove the label after one late answer.
     """
 
     def __init__(
         self,
         store: Store,
         client: rpc.Client,
-        *,
-        snapshotter: str,
-        interval: float,
-        on_store_back: Callable[[], None] = lambda: None,
-        on_store_problem: Callable[[], None] = lambda: None,
-        on_verdict: Callable[[capability.Verdict], None] = lambda verdict: None,
-        handlers_needed: bool = True,
-        switched_off: str = "",
-        patience: capability.Patience | None = None,
+        node: NodeObject,
+        pods: Pods,
+        signals: store_mount.Signals,
+        wanted: Settings,
     ) -> None:
         self._store = store
         self._client = client
-        self._snapshotter = snapshotter
-        self._interval = interval
-        self._handlers_needed = handlers_needed
-        self._switched_off = switched_off
-        self._patience = patience or capability.Patience()
+        self._node = node
+        self._pods = pods
+        self._signals = signals
+        self._settings = wanted
         self.verdict = capability.Verdict()
         self._twins: frozenset[str] = frozenset()
         self.store_seconds: float | None = None
-        """What the store took for its last answer, or until it was given up."""
+        """The seconds until the store's last answer, or until the probe was given up."""
         self.root = ""
         """The snapshotter's root folder as containerd knows it, "" before that is known."""
-        self._on_store_back = on_store_back
-        self._on_store_problem = on_store_problem
-        self._on_verdict = on_verdict
         self._looks = 0
         self._store_away = False
-        self._wakened = asyncio.Event()
 
     async def run(self, *, warm: int = 1) -> None:
-        """Probe for ever. At first so many probes go to the store at once.
+        """Probe for ever. The first `warm` probes of the store run at once.
 
         They start its workers, so that the first pod does not wait for that.
         """
@@ -88,30 +104,28 @@ class Prober:
         await tasks.together(*(self._store_findings() for _ in range(warm)))
         next_ = loop.time()
         while True:
-            self._wakened.clear()
+            self._signals.mounted.clear()
             await self.look()
-            # A problem is looked at sooner: whether it lasts must be known before many pods come.
-            # The label of a node whose store hangs goes within 15 s: 5 s until a look begins, and
-            # three of 2 s (the store's deadline) with 0.5 s between them.
-            interval = self._interval / 2 if self.verdict.problems else self._interval
-            next_ = max(next_ + interval, loop.time() + self._interval / 10)
+            # A problem is checked again sooner: whether it lasts must be known before many pods
+            # come. The label of a node whose store hangs is removed within 15 s: 5 s until a probe
+            # begins, and three of 2 s (the store's deadline) with 0.5 s between them.
+            full = self._settings.interval
+            interval = full / 2 if self.verdict.problems else full
+            next_ = max(next_ + interval, loop.time() + full / 10)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_):
-                    await self._wakened.wait()
-
-    def wake(self) -> None:
-        """Look now: something has changed."""
-        self._wakened.set()
+                    await self._signals.mounted.wait()
 
     async def look(self) -> capability.Verdict:
         """Probe once; changes of the verdict are logged."""
         # Side by side: where both are silent, the label goes as soon as where one is.
         store, rest = await tasks.together(self._store_findings(), self._containerd_findings())
         findings = [*store, *rest]
-        findings.append(await asyncio.get_running_loop().run_in_executor(None, _kernel_finding))
-        findings.append(capability.Finding(_Check.SWITCH, self._switched_off))
-        last, judged = self.verdict, capability.judge(self.verdict, findings, self._patience)
-        remark = await asyncio.get_running_loop().run_in_executor(None, _set_up_problem)
+        findings.append(_kernel_finding())
+        findings.append(capability.Finding(_Check.SWITCH, self._settings.switched_off))
+        patience = self._settings.patience
+        last, judged = self.verdict, capability.judge(self.verdict, findings, patience)
+        remark = _set_up_problem()
         self.verdict = dataclasses.replace(judged, twins=self._twins, remark=remark)
         metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():
@@ -124,22 +138,22 @@ class Prober:
                 extra={"reason": self.verdict.sentence},
             )
         elif self.verdict.problems != last.problems:
-            found = "a probe has found a problem" if self.verdict.problems else "all is well again"
-            logger.info(found, extra={"reason": self.verdict.sentence})
+            message = "a probe failed" if self.verdict.problems else "all probes succeed again"
+            logger.info(message, extra={"reason": self.verdict.sentence})
         self._looks += 1
-        if self.verdict.capable or self._looks >= self._patience.to_lose:
-            self._on_verdict(self.verdict)
+        if self.verdict.capable or self._looks >= patience.to_lose:
+            self._node.judged(self.verdict)
         return self.verdict
 
     @property
     def obstacle(self) -> str:
-        """What keeps pods of our runtime handlers from starting here, "" where nothing is known.
+        """What keeps pods of the uimgacc runtime handlers from starting here; "" if nothing does.
 
-        A roll-out of ours stops at it, before a broken snapshotter is on every node. The store
-        is no part of it: pods start without, and a new version may be what brings it back.
+        A roll-out stops at it, before a broken snapshotter is on every node. The store does
+        not count: pods start without it, and a new version may be the mend.
         """
         if not self._looks:
-            return "nothing has been looked at yet"
+            return "nothing has been probed yet"
         problems = self.verdict.problems
         return "; ".join(problems[check] for check in _NEEDED if check in problems)
 
@@ -155,25 +169,25 @@ class Prober:
             metrics.STORE_PROBE.observe(self.store_seconds)
         metrics.STORE_HEALTHY.set(not problem)
         if problem:
-            self._on_store_problem()
+            self._signals.silent.set()
         was_away, self._store_away = self._store_away, bool(problem)
         if was_away and not problem:
-            self._on_store_back()
+            self._pods.retry_now()
         return [capability.Finding(_Check.STORE, problem)]
 
     async def _containerd_findings(self) -> list[capability.Finding]:
         try:
-            plugin = await self._client.plugin(keys.SNAPSHOTTER_PLUGINS, self._snapshotter)
+            plugin = await self._client.plugin(keys.SNAPSHOTTER_PLUGINS, self._settings.snapshotter)
             handlers: Collection[str] = ()
-            if self._handlers_needed:
+            if self._settings.handlers_needed:
                 handlers = await self._client.runtime_handlers()
-                ours = frozenset(filter(runtimes.is_ours, handlers))
-                self._twins = ours - {runtimes.DEFAULT_TWIN}
+                twins = frozenset(filter(runtimes.is_ours, handlers))
+                self._twins = twins - {runtimes.DEFAULT_TWIN}
         except errors.AgentError as error:
             return [capability.Finding(_Check.CONTAINERD, str(error))]
         self.root = plugin.exports.get("root", self.root) if plugin is not None else self.root
         findings = [self._plugin_finding(plugin)]
-        if self._handlers_needed and not any(map(runtimes.is_ours, handlers)):
+        if self._settings.handlers_needed and not any(map(runtimes.is_ours, handlers)):
             findings.append(
                 capability.Finding(
                     _Check.HANDLER,
@@ -183,25 +197,25 @@ class Prober:
             )
         if plugin is not None and (address := plugin.exports.get("address", "")):
             address = address.removeprefix("unix://")
-            findings.append(await _snapshotter_finding(address, self._snapshotter))
+            findings.append(await _snapshotter_finding(address, self._settings.snapshotter))
         return findings
 
     def _plugin_finding(self, plugin: rpc.Plugin | None) -> capability.Finding:
-        problem = ""
+        problem, name = "", self._settings.snapshotter
         if plugin is None:
             problem = (
-                f"containerd has no snapshotter {self._snapshotter}: "
+                f"containerd has no snapshotter {name}: "
                 "run `uimgacc node-setup` and restart containerd"
             )
         elif plugin.error:
-            problem = f"containerd could not load snapshotter {self._snapshotter}: {plugin.error}"
+            problem = f"containerd could not load snapshotter {name}: {plugin.error}"
         return capability.Finding(_Check.PLUGIN, problem)
 
 
 async def _snapshotter_finding(address: str, name: str) -> capability.Finding:
-    """Whether somebody answers where containerd expects the snapshotter; to accept is too little.
+    """Whether the snapshotter answers at its socket.
 
-    The kernel accepts connections for a process that is stopped, or whose loop is stuck.
+    A connection proves nothing: the kernel accepts it for a process that is stopped or stuck.
     """
     problem = ""
     try:
@@ -209,7 +223,7 @@ async def _snapshotter_finding(address: str, name: str) -> capability.Finding:
     except sockets.SilentError:
         problem = (
             f"the snapshotter at {address} hangs: it does not answer within {_ANSWER_SECONDS:g} s. "
-            "It is killed and started again after a minute or so; if it is not, end its process: "
+            "It is killed and started again after about a minute; if it is not, end its process: "
             "running containers do not need it"
         )
     except sockets.SocketError as error:
@@ -229,7 +243,7 @@ def _kernel_finding() -> capability.Finding:
 
 
 def _set_up_problem() -> str:
-    """What node set-up, which stays in a container of its own, left for the node's condition."""
+    """What node set-up, in a container of its own, wrote for the node's condition."""
     try:
         return _text(nodes.SETUP_PROBLEM)
     except OSError:
@@ -246,4 +260,5 @@ def _is_module(name: str) -> bool:
 
 
 def _text(path: str) -> str:
+    """The content of a file that the kernel has in memory: no thread is worth it."""
     return pathlib.Path(path).read_text()

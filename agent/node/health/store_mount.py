@@ -1,9 +1,8 @@
-"""Having the store's NFS export mounted on this node, for as long as the node lives.
+"""Keeping the store's NFS export mounted on this node.
 
-Mounts at the start, with growing pauses until the server answers; takes what is
-mounted already; puts a new mount in the place of one whose export was replaced;
-unmounts the old one when nobody uses it any more, and nothing ever at the end: what
-runs on the store goes on without us.
+Mounts at the start, with growing pauses until the server answers; adopts an existing
+mount; replaces a mount whose export was replaced; unmounts the old one when nothing uses
+it any more. Nothing is unmounted when the agent ends: containers on the store continue.
 
 One hard mount serves look-ups and data. A soft one for look-ups would not be
 quicker to give up: measured against a stopped server, one with timeo=10,retrans=1
@@ -14,9 +13,10 @@ mount of their own would not warm the caches of the one that layers are read thr
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from agent import errors
@@ -44,6 +44,18 @@ class Pool(Protocol):
         """Run an operation; raise TemporaryError when it does not end, OSError as it did."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Signals:
+    """What the mount of the store and the prober of the store let each other know.
+
+    `mounted` is set when the store is mounted after it was not, `silent` each time that
+    the store does not answer as it should.
+    """
+
+    mounted: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    silent: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+
 class Mounting:
     """Keeps one export mounted.
 
@@ -55,20 +67,19 @@ class Mounting:
         self,
         wanted: nfs.Wanted,
         pool: Pool,
+        signals: Signals,
         *,
         deadline: float,
         pauses: Sequence[float] = _PAUSES,
     ) -> None:
         self._wanted = wanted
         self._pool = pool
+        self._signals = signals
         self._deadline = deadline
         self._pauses = pauses
         self._stale: set[str] = set()
-        self._wakened = asyncio.Event()
         self.problem = f"{wanted.export.source} is not mounted yet"
-        """Why the store is not to be had, and what to do; "" while it is mounted."""
-        self.on_mounted: Callable[[], None] = lambda: None
-        """Called when the store is there after it was not."""
+        """Why the store is not mounted, and what to do; "" while it is mounted."""
 
     @property
     def source(self) -> str:
@@ -76,28 +87,24 @@ class Mounting:
         return self._wanted.export.source
 
     async def run(self) -> None:
-        """Look after the mount for ever."""
+        """Keep it mounted for ever."""
         pauses = backoff.Backoff(self._pauses)
         while True:
-            self._wakened.clear()
+            self._signals.silent.clear()
             try:
                 left = await self._look()
             except (errors.AgentError, OSError) as error:
-                self._tell(explain(self._wanted.export, error))
+                self._report(explain(self._wanted.export, error))
                 await pauses.wait()
             else:
-                self._tell("")
+                self._report("")
                 pauses.reset()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_TIDY_SECONDS if left else None):
-                        await self._wakened.wait()
-
-    def wake(self) -> None:
-        """Look now: the store did not answer as it should."""
-        self._wakened.set()
+                        await self._signals.silent.wait()
 
     async def _look(self) -> int:
-        """Bring it in order; return how many old mounts are left, as they are in use."""
+        """Mount and link what should be; return how many old mounts are still in use."""
         seen = await self._survey()
         self._stale &= {entry.target for entry in seen.mounts}
         plan = nfs.plan(self._wanted, seen, self._stale)
@@ -106,8 +113,8 @@ class Mounting:
             logger.warning("the store's export was replaced", extra={"path": str(plan.path)})
             plan = nfs.plan(self._wanted, seen, self._stale)
         if plan.mount:
-            took = await self._mount(plan.mount)
-            logger.info("mounted the store", extra={"path": plan.mount, "options": took})
+            used = await self._mount(plan.mount)
+            logger.info("mounted the store", extra={"path": plan.mount, "options": used})
             if not any(entry.group for entry in mountinfo.read() if entry.target == plan.mount):
                 logger.warning(
                     "the mount is not shared with the host: in a pod, the volume with the store's"
@@ -116,7 +123,7 @@ class Mounting:
                 )
         if plan.link:
             await self._call("link", str(self._wanted.place), plan.link)
-            logger.info("the store is there", extra={"path": str(plan.path)})
+            logger.info("the store is mounted", extra={"path": str(plan.path)})
         return len(plan.old) - await self._tidy(plan.unmount)
 
     async def _survey(self) -> nfs.Seen:
@@ -127,7 +134,7 @@ class Mounting:
         return nfs.Seen(kind, link, empty=empty, mounts=table, layers=layers)
 
     async def _is_stale(self, path: str) -> bool:
-        """Whether its export is gone. A server that does not answer leaves that open."""
+        """Whether its export is gone. False too where the server does not answer."""
         try:
             await self._call("check", path)
         except errors.TemporaryError:
@@ -137,11 +144,11 @@ class Mounting:
         return False
 
     async def _mount(self, path: str) -> str:
-        """Mount at the first of the server's addresses that answers; the options it took.
+        """Mount from the first of the server's addresses that answers; return the options used.
 
-        The name is resolved now, so that a server that has moved is found. An address that
-        drops what is sent to it (a dead one of several heads) costs little at first, and
-        has its whole time only where no other works.
+        The name is resolved now, so that a server that has moved is reached. An address that
+        drops packets (a dead one of several heads) costs little at first, and gets the whole
+        deadline only where no other address works.
         """
         server = self._wanted.export.server
         addresses: list[str] = await self._pool.call("resolve", server, deadline=self._deadline)
@@ -162,7 +169,7 @@ class Mounting:
     async def _mount_from(self, address: str, path: str, *, deadline: float) -> str:
         source, attempts = self.source, nfs.attempts(self._wanted.options)
         try:
-            took: str = await self._pool.call(
+            used: str = await self._pool.call(
                 "mount", source, address, path, attempts, deadline=deadline
             )
         except (errors.TemporaryError, OSError) as error:
@@ -170,11 +177,11 @@ class Mounting:
                 "not mounted from an address", extra={"address": address, "why": str(error)}
             )
             raise
-        return took
+        return used
 
     async def _tidy(self, paths: Sequence[str]) -> int:
-        """Unmount old mounts that nobody uses; how many went."""
-        went = 0
+        """Unmount old mounts that nothing uses; return how many."""
+        unmounted = 0
         for path in paths:
             try:
                 gone = await self._call("unmount", path)
@@ -182,46 +189,42 @@ class Mounting:
                 logger.warning("an old mount stays", extra={"path": path, "reason": str(error)})
                 continue
             if gone:
-                logger.info("unmounted what nobody uses", extra={"path": path})
-                went += 1
-        return went
+                logger.info("unmounted an old mount", extra={"path": path})
+                unmounted += 1
+        return unmounted
 
     async def _call(self, operation: str, *arguments: Any) -> Any:
         return await self._pool.call(operation, *arguments, deadline=_ANSWER_SECONDS)
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if problem and problem != self.problem:
             logger.warning("the store is not mounted", extra={"reason": problem})
         was, self.problem = self.problem, problem
         if was and not problem:
-            self.on_mounted()
+            self._signals.mounted.set()
 
 
 class Impossible:
-    """In the place of a Mounting where what the operator wrote names no mount; `problem` says so.
+    """Stands for a Mounting where the settings name no valid mount; `problem` says why.
 
     An agent that ended instead would leave its node with the label and without the store,
-    and the reason in nothing but its log.
+    and the reason only in its log.
     """
 
     def __init__(self, source: str, problem: str) -> None:
         self.source = source
         self.problem = problem
-        self.on_mounted: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
-        """Wait for the end: another setting comes with another process."""
+        """Wait for the end: other settings come with another process."""
         logger.error("the store cannot be mounted", extra={"reason": self.problem})
         await asyncio.Event().wait()
 
-    def wake(self) -> None:
-        """See Mounting; there is nothing to look at."""
-
 
 class Gate:
-    """A pool in front of which calls fail at once while the store is not mounted.
+    """A pool whose calls fail at once while the store is not mounted.
 
-    Else its empty place would be taken for a store without images.
+    The empty mount point would be taken for a store without images.
     """
 
     def __init__(self, pool: Pool, mounting: Mounting | Impossible) -> None:
@@ -246,7 +249,7 @@ _ADVICE: Mapping[int, str] = {
     errno.ENODEV: "this kernel has no NFS client: install its nfs modules",
     errno.EPROTONOSUPPORT: "it speaks none of the versions tried: see --nfs-options vers=",
     errno.EINVAL: "the kernel refuses the options: see --nfs-options",
-    errno.EBUSY: "something holds the place: the store must lie inside a volume, not be one",
+    errno.EBUSY: "something uses the mount point: the store must lie inside a volume, not be one",
 }
 
 

@@ -1,4 +1,4 @@
-"""Following containerd: what it does with images, and when it, or the snapshotter, is a new one."""
+"""Watching containerd: what it does with images, and when it or the snapshotter has restarted."""
 
 import asyncio
 import collections
@@ -6,27 +6,26 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
 from agent import errors
-from agent.clients.containerd import rpc
 from agent.kits import files
 from agent.kits.aio import backoff
-from agent.node.images import register, repair
+from agent.node.images import containerd_images, repair
 from agent.node.report import savings
 
 logger = logging.getLogger(__name__)
 
-_PAUSES = (0.1, 0.2, 0.5, 1.0)
 _PENDING = 256
-"""Images to be measured; of more the oldest are let go. Only the knowledge of speed loses by it."""
+"""Pulls to be measured; of more the oldest are dropped, and the measured speed is less exact."""
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """Which containerd has been reconciled: it survives our restart, not the machine's."""
+    """Which containerd has been reconciled, over restarts of the agent but not of the machine."""
 
     boot: str
     uuid: str
@@ -44,49 +43,63 @@ class State:
     problem: str = ""
 
 
-class Follower:
+class Pods(Protocol):
+    """The pods of this node: agent.node.pods.served_pods.ServedPods."""
+
+    def serve_again(self) -> None:
+        """Have all of them served again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`folder` remembers which containerd has been reconciled (None: nothing is remembered).
+
+    `canary_seconds` is how often a registered image is checked, `pauses` the seconds
+    before each attempt to connect, of which the last repeats.
+    """
+
+    folder: pathlib.Path | None
+    canary_seconds: float
+    pauses: Sequence[float] = (0.1, 0.2, 0.5, 1.0)
+
+
+class Watcher:
     """Reconciles after each (re)start of containerd, then listens for images.
 
-    `on_reset` is called when registered images may be gone: all pods are to be
-    served again; `on_image` when there may be other images than before. `folder`
-    remembers which containerd has been seen (None: nothing).
+    Pods are served again when registered images may be gone; `images_changed` is set when
+    there may be other images than before.
     """
 
     def __init__(
         self,
-        client: rpc.Client,
+        containerd: containerd_images.ContainerdImages,
         healer: repair.Healer,
         ledger: savings.Ledger,
-        registrar: register.Registrar,
-        *,
-        on_reset: Callable[[], None],
-        on_image: Callable[[], None] = lambda: None,
-        folder: pathlib.Path | None,
-        canary_seconds: float,
-        pauses: Sequence[float] = _PAUSES,
+        pods: Pods,
+        images_changed: asyncio.Event,
+        wanted: Settings,
     ) -> None:
-        self._client = client
+        self._client = containerd.client
+        self._chains = containerd.chains
         self._healer = healer
         self._ledger = ledger
-        self._registrar = registrar
-        self._on_reset = on_reset
-        self._on_image = on_image
-        self._file = folder / "containerd.json" if folder else None
-        self._canary_seconds = canary_seconds
-        self._pauses = pauses
+        self._pods = pods
+        self._images_changed = images_changed
+        self._settings = wanted
+        self._file = wanted.folder / "containerd.json" if wanted.folder else None
         self._pending: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._wake = asyncio.Event()
         self._unsettled = True
         self.state = State()
 
     async def run(self) -> None:
-        """Follow for ever; what fails is tried again."""
-        pauses = backoff.Backoff(self._pauses)
+        """Watch for ever; what fails is retried."""
+        pauses = backoff.Backoff(self._settings.pauses)
         while True:
             try:
                 await self._connect()
                 pauses.reset()
-                await self._follow()
+                await self._listen()
             except errors.AgentError as error:
                 if not self.state.problem:
                     logger.warning("containerd is lost", extra={"reason": str(error)})
@@ -96,20 +109,20 @@ class Follower:
             await pauses.wait()
 
     async def run_canary(self) -> None:
-        """Look every few seconds whether the snapshotter still has what it is known to have."""
+        """Check every few seconds that the snapshotter still has the registered images."""
         away = False
         while True:
-            await asyncio.sleep(self._canary_seconds)
+            await asyncio.sleep(self._settings.canary_seconds)
             if not self.state.connected:
                 continue
             try:
                 lost = await self._healer.lost_something()
                 if lost or away:
-                    # It has been away: it is another process, perhaps with nothing mounted.
-                    self._registrar.forget_mounts()
-                    # What was lost may as well be an image that the kubelet has removed.
+                    # After an absence it is another process, perhaps with nothing mounted.
+                    self._chains.forget_mounts()
+                    # The image may also be gone because the kubelet has removed it.
                     if (await self._reconcile(touch=away)).lost or away:
-                        self._on_reset()
+                        self._pods.serve_again()
                 away = False
             except errors.AgentError as error:
                 if not away:
@@ -117,7 +130,7 @@ class Follower:
                 away = True
 
     async def run_pulls(self) -> None:
-        """Measure the pulls that containerd makes, away from everything urgent."""
+        """Measure the pulls that containerd makes, apart from everything urgent."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -133,34 +146,34 @@ class Follower:
         known = _Known(_boot_id(), process.uuid, process.pid)
         is_new = known != self._load()
         if is_new:
-            self._registrar.forget_mounts()
+            self._chains.forget_mounts()
         await self._reconcile(touch=is_new)
         if is_new:
             self._save(known)
             logger.info(
-                "a containerd that is new to us",
+                "connected to another containerd",
                 extra={"version": self.state.version, "pid": process.pid},
             )
         self.state.connected, self.state.problem = True, ""
         if self._unsettled:
             self._unsettled = False
-            self._on_reset()
-            self._on_image()
+            self._pods.serve_again()
+            self._images_changed.set()
 
     async def _reconcile(self, *, touch: bool) -> repair.Outcome:
         outcome = await self._healer.reconcile(touch=touch)
         self.state.sentence = outcome.sentence
         level = logging.WARNING if outcome.lost else logging.INFO
-        logger.log(level, "looked after containerd's images", extra={"outcome": outcome.sentence})
+        logger.log(level, "reconciled containerd's images", extra={"outcome": outcome.sentence})
         return outcome
 
-    async def _follow(self) -> None:
+    async def _listen(self) -> None:
         async for event in self._client.image_events():
             self._pending[event.name] = None
             while len(self._pending) > _PENDING:
                 self._pending.popitem(last=False)
             self._wake.set()
-            self._on_image()
+            self._images_changed.set()
 
     def _load(self) -> _Known | None:
         if self._file is None:
@@ -175,7 +188,7 @@ class Follower:
             try:
                 files.write(self._file, msgspec.json.encode(known))
             except OSError as error:
-                logger.warning("state is not kept", extra={"reason": str(error)})
+                logger.warning("state is not saved", extra={"reason": str(error)})
 
 
 def _boot_id() -> str:

@@ -1,7 +1,7 @@
-"""The snapshots of images: which there are, and having the snapshotter serve them from the store.
+"""The snapshots of images: which exist, and having the snapshotter serve them from the store.
 
 Everything goes through containerd, which keeps its own record of each snapshot
-beside the snapshotter's: one is there only where both have it.
+beside the snapshotter's: a snapshot exists only where both have it.
 """
 
 import contextlib
@@ -15,11 +15,12 @@ from agent.model import keys
 
 _LEASE_SECONDS = 600.0
 _REMEMBERED = 512
-"""Chains of images that are known to stand, for what others share with them."""
+"""Chains whose snapshots are known to exist: other images share layers with them."""
+_MOUNTED = 4096
 
 
 def random_key() -> str:
-    """What makes the key of a snapshot one that nobody else uses."""
+    """A part that makes the key of a snapshot unique."""
     return secrets.token_hex(6)
 
 
@@ -36,25 +37,26 @@ class Chains:
         self._client = client
         self._make_key = make_key
         self.gate = shared_lock.Gate()
-        """Images are made inside together; what is lost is removed alone."""
+        """Registrations share it; the removal of lost snapshots holds it alone."""
         self.snapshotter = snapshotter
         self._standing: dict[str, Sequence[str]] = {}
+        self._mounted: set[str] = set()
 
     async def stands(self, chain_id: str, *, snapshotter: str = "") -> bool:
-        """Whether a snapshot is there, in ours or another snapshotter."""
+        """Whether a snapshot exists, in the uimgacc snapshotter or in another one."""
         try:
             await self._client.stat(snapshotter or self.snapshotter, chain_id)
         except rpc.NotFoundError:
             return False
         except rpc.RefusedError:
-            # containerd has no such snapshotter any more. Of ours, nothing follows from that.
+            # containerd no longer has that snapshotter. About the own one this says nothing.
             if not snapshotter:
                 raise
             return False
         return True
 
     def remember(self, chain: Sequence[str]) -> None:
-        """Note that a whole chain stands: others that begin alike are partly here."""
+        """Note that the snapshots of a chain exist: chains that begin alike are partly here."""
         if chain:
             self._standing.pop(chain[-1], None)  # the oldest go first
             self._standing[chain[-1]] = chain
@@ -62,9 +64,9 @@ class Chains:
                 del self._standing[next(iter(self._standing))]
 
     async def count(self, chain: Sequence[str]) -> int:
-        """How many layers of a chain, from the bottom, are snapshots.
+        """How many layers of a chain, from the bottom, have snapshots.
 
-        Nearly always it is all of them or none. Else, as each needs the one below it,
+        Nearly always it is all of them or none. Otherwise, as each needs the one below it,
         a bisection finds the first that is missing.
         """
         if not chain:
@@ -82,23 +84,23 @@ class Chains:
         return low
 
     async def count_shared(self, chain: Sequence[str]) -> int:
-        """How many layers a chain shares with another one that stands, in one snapshot maybe."""
+        """How many layers a chain shares with another one whose snapshots exist."""
         shared = [(_common(chain, other), top) for top, other in self._standing.items()]
         for number, top in sorted(shared, reverse=True):
             if not number:
                 break
             if await self.stands(top):
                 return number
-            # Two may ask at once: another has taken it out, maybe.
+            # Two callers may ask at once, and the other one may have removed it.
             self._standing.pop(top, None)
         return 0
 
     async def serve(self, chain: Sequence[str], *, lease: str) -> bool:
         """Have all of a chain served from the store as one snapshot; whether it is.
 
-        On no parent, our snapshotter takes a chain ID for all its layers: whatever their
+        Without a parent, the snapshotter takes a chain ID for all its layers: whatever their
         number, one request of containerd has them mounted and recorded. False where the
-        snapshotter would rather unpack it.
+        snapshotter would unpack the chain instead.
         """
         if chain and not await self._serve(chain[-1], "", lease):
             return False
@@ -108,7 +110,7 @@ class Chains:
     async def lay_out(self, chain: Sequence[str], *, lease: str) -> bool:
         """Have each layer of a chain served as a snapshot of its own; whether all are.
 
-        A pull looks for them one by one, from the bottom.
+        A pull looks for these snapshots one by one, from the bottom.
         """
         parents = ["", *chain]
         for parent, chain_id in zip(parents, chain, strict=False):
@@ -126,27 +128,44 @@ class Chains:
         except rpc.ExistsError:
             return True
         with contextlib.suppress(errors.AgentError):
-            # Else the end of the lease removes it.
+            # If this fails, the end of the lease removes it.
             await self._client.remove(self.snapshotter, key)
         return False
 
-    async def mount(self, chain_id: str) -> None:
-        """Have everything of a chain mounted now: a view of it needs that."""
+    async def ensure_mounted(self, chain_id: str) -> None:
+        """Have the layers of a chain mounted, as after a reboot; does nothing where they are.
+
+        A view of the chain makes the snapshotter mount all of it.
+        """
+        if not chain_id or chain_id in self._mounted:
+            return
         async with self.lease() as lease:
             key = f"uimgacc-view-{self._make_key()}"
             await self._client.view(self.snapshotter, key, parent=chain_id, lease=lease)
             await self._client.remove(self.snapshotter, key)
+        self.note_mounted(chain_id)
+
+    def note_mounted(self, chain_id: str) -> None:
+        """Note that the layers of a chain are mounted."""
+        if len(self._mounted) >= _MOUNTED:
+            # It takes months to get here; each image is then checked once more.
+            self._mounted.clear()
+        self._mounted.add(chain_id)
+
+    def forget_mounts(self) -> None:
+        """Check mounts again: the snapshotter has restarted, perhaps with nothing mounted."""
+        self._mounted.clear()
 
     async def remove(self, key: str) -> None:
-        """Have containerd let go of a snapshot; one that is gone is fine.
+        """Remove a snapshot from containerd; one that is gone is fine.
 
-        Raises StateError where another one stands on it.
+        Raises StateError where another snapshot has it as its parent.
         """
         with contextlib.suppress(rpc.NotFoundError):
             await self._client.remove(self.snapshotter, key)
 
     async def refer(self, config: str, chain_id: str, *, lease: str) -> None:
-        """Have the config of an image keep its chain from being collected, as containerd does."""
+        """Have the config of an image protect its chain from garbage collection."""
         labels = {
             f"{keys.GC_SNAPSHOT}{self.snapshotter}": chain_id,
             f"{keys.SET_ASIDE}{self.snapshotter}": "",
@@ -154,7 +173,7 @@ class Chains:
         await self._client.label_blob(config, labels, lease=lease)
 
     async def refer_below(self, config: str, chain_id: str, *, lease: str) -> None:
-        """Have it keep another chain too: its layers below the top, each by itself."""
+        """Have it protect another chain too: its layers below the top, each by itself."""
         await self._client.label_blob(config, {self._below_label: chain_id}, lease=lease)
 
     @property
@@ -163,10 +182,10 @@ class Chains:
         return f"{keys.GC_SNAPSHOT}{self.snapshotter}/below"
 
     async def set_aside(self, config: str) -> None:
-        """End that, with a note that the image has stood on our snapshotter.
+        """End that protection, with a note that the image was on the uimgacc snapshotter.
 
-        Without the note, an image would be nobody's if we were killed before it
-        stands again.
+        Without the note, an agent that is killed before the image is served again
+        would not know that it has to look after the image.
         """
         labels = {
             f"{keys.GC_SNAPSHOT}{self.snapshotter}": "",
@@ -176,7 +195,7 @@ class Chains:
         await self._client.label_blob(config, labels)
 
     async def forget(self, config: str) -> None:
-        """Let an image be none of our snapshotter's: it stands on another one."""
+        """Remove all references to the uimgacc snapshotter: the image is on another one."""
         labels = {
             f"{keys.GC_SNAPSHOT}{self.snapshotter}": "",
             self._below_label: "",
@@ -191,7 +210,7 @@ class Chains:
 
     @contextlib.asynccontextmanager
     async def lease(self) -> AsyncIterator[str]:
-        """A lease for the time of the context; if ending it fails, it ends by itself."""
+        """A lease for the time of the context; if deleting it fails, it expires."""
         lease = await self._client.create_lease(_LEASE_SECONDS)
         try:
             yield lease

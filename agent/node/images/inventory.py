@@ -1,7 +1,7 @@
-"""Which images containerd has, and on which snapshots each of them stands.
+"""Which images containerd has, and which snapshots each of them needs.
 
-Read from containerd's own content store, for images that we have registered and
-for those that the kubelet has pulled alike.
+Read from containerd's own content store, both for images that the agent has registered
+and for those that the kubelet has pulled.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ _REMEMBERED = 512
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What an image is made of; it follows from its target and never changes.
+    """What an image consists of; it follows from its target and never changes.
 
     `layers` are the digests and sizes of the compressed blobs, `chain` the chain
     IDs, both from the bottom.
@@ -30,7 +30,7 @@ class Contents:
 
     @property
     def top(self) -> str:
-        """The chain ID that containers stand on; "" without layers."""
+        """The chain ID of the top layer, the parent of containers' snapshots; "" without layers."""
         return self.chain[-1] if self.chain else ""
 
 
@@ -38,7 +38,7 @@ class Contents:
 class Present:
     """An image in containerd: `snapshotters` are those that it has been unpacked for.
 
-    `since` is when its manifest came.
+    `since` is when its manifest was written.
     """
 
     target: str
@@ -57,16 +57,16 @@ class Inventory:
         self._contents: dict[str, Contents] = {}
 
     async def all(self) -> Sequence[Present]:
-        """All images whose manifest and config are there, each with all its records."""
-        found = sorted(await self._client.images(), key=lambda image: image.target.digest)
+        """All images whose manifest and config exist, each with all its records."""
+        images = sorted(await self._client.images(), key=lambda image: image.target.digest)
         present = []
-        for _, group in itertools.groupby(found, key=lambda image: image.target.digest):
+        for _, group in itertools.groupby(images, key=lambda image: image.target.digest):
             image = await self.look_up(list(group))
             present += [image] if image is not None else []
         return present
 
     async def look_up(self, records: Sequence[rpc.Image]) -> Present | None:
-        """The image that these records of one target name; None where it is not complete."""
+        """The image that these records of one target belong to; None where it is incomplete."""
         target = records[0].target
         try:
             contents = self._contents.get(target.digest) or await self._read(target)
@@ -97,7 +97,7 @@ class Inventory:
         )
 
     async def has_blobs(self, image: Present, *, first: int = 0) -> bool:
-        """Whether the blobs of all layers from number `first` on are here, to be unpacked."""
+        """Whether containerd has the blobs of all layers from number `first` on, to unpack them."""
         try:
             for digest, _ in image.contents.layers[first:]:
                 await self._client.blob(digest)

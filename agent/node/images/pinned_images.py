@@ -1,12 +1,12 @@
-"""Having the images that containerd pins, the sandbox's (pause), stand on our snapshotter, too.
+"""Having the images that containerd pins (the sandbox's, pause) on the uimgacc snapshotter, too.
 
-A pod of one of our runtime handlers has its sandbox on our snapshotter. containerd
+A pod of one of the uimgacc runtime handlers has its sandbox on the uimgacc snapshotter. containerd
 unpacks the sandbox's image there for the first such pod, from its blobs. But on
-nodes that discard the blobs of what is unpacked (`discard_unpacked_layers`, usual
-on EKS) there are none left, and that pod, and each after it, would fail with
-"content digest ... not found". The other way round, a sandbox's image that has come
-from the store has no blobs for the pods of other runtimes. So where blobs are
-missing, the image is pulled for both, before any pod needs it.
+nodes that discard blobs once they are unpacked (`discard_unpacked_layers`, usual on
+EKS) there are none left, and that pod, and each after it, would fail with "content
+digest ... not found". Conversely, a sandbox's image that has come from the store has
+no blobs for the pods of other runtimes. So where blobs are missing, the image is
+pulled for both, before any pod needs it.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from agent import errors
 from agent.clients.containerd import rpc
 from agent.matching import runtimes
 from agent.model import keys
-from agent.node.images import inventory
+from agent.node.images import containerd_images, inventory
 
 logger = logging.getLogger(__name__)
 
@@ -27,37 +27,35 @@ _SETTLE_SECONDS = 1.0
 
 
 class PinnedImages:
-    """Looks after the pinned images; `default` says that our snapshotter is the default one."""
+    """Keeps pinned images present, at the start and whenever `images_changed` is set.
+
+    `default` says that the uimgacc snapshotter is containerd's default one.
+    """
 
     def __init__(
         self,
-        client: rpc.Client,
-        stock: inventory.Inventory,
+        containerd: containerd_images.ContainerdImages,
+        images_changed: asyncio.Event,
         *,
-        snapshotter: str,
         default: bool,
         pause: float = _PAUSE_SECONDS,
     ) -> None:
-        self._client = client
-        self._stock = stock
-        self._snapshotter = snapshotter
+        self._client = containerd.client
+        self._inventory = containerd.inventory
+        self._snapshotter = containerd.snapshotter
         self._default = default
         self._pause = pause
-        self._wake = asyncio.Event()
-        self._wake.set()
+        self._images_changed = images_changed
+        self._images_changed.set()
         self._problem = ""
 
-    def look_again(self) -> None:
-        """Images have changed, or containerd is another one."""
-        self._wake.set()
-
     async def run(self) -> None:
-        """Look after them for ever; what fails is tried again after a pause."""
+        """Keep them present for ever; what fails is retried after a pause."""
         while True:
-            await self._wake.wait()
+            await self._images_changed.wait()
             # Images come in bursts, and this is in no hurry.
             await asyncio.sleep(_SETTLE_SECONDS)
-            self._wake.clear()
+            self._images_changed.clear()
             try:
                 await self.look()
                 self._problem = ""
@@ -65,23 +63,23 @@ class PinnedImages:
                 if str(error) != self._problem:
                     self._problem = str(error)
                     logger.warning(
-                        "the sandbox's image is not there for our snapshotter; "
-                        "pods with a runtime class of ours may not start",
+                        "the uimgacc snapshotter lacks the sandbox's image; "
+                        "pods with a uimgacc runtime class may not start",
                         extra={"reason": self._problem},
                     )
                 await asyncio.sleep(self._pause)
-                self._wake.set()
+                self._images_changed.set()
 
     async def look(self) -> Sequence[str]:
-        """Look once; the names of what had to be pulled. Raises AgentError."""
+        """Check once; return the names of the images that had to be pulled. Raises AgentError."""
         pulled: list[str] = []
         pinned: dict[str, list[rpc.Image]] = {}
         for record in await self._client.images():
             if keys.CRI_PINNED in record.labels:
                 pinned.setdefault(record.target.digest, []).append(record)
         for same in pinned.values():
-            image = await self._stock.look_up(same)
-            if image is None or await self._stock.has_blobs(image):
+            image = await self._inventory.look_up(same)
+            if image is None or await self._inventory.has_blobs(image):
                 continue
             name, others = _name_of(image), image.snapshotters - {self._snapshotter}
             if self._snapshotter not in image.snapshotters:
@@ -98,13 +96,13 @@ class PinnedImages:
         return (name,)
 
     async def _handler(self) -> str | None:
-        """A runtime handler with our snapshotter; None before node set-up has made one."""
+        """A runtime handler on the uimgacc snapshotter; None before node set-up has made one."""
         if self._default:
             return ""
         return min(filter(runtimes.is_ours, await self._client.runtime_handlers()), default=None)
 
 
 def _name_of(image: inventory.Present) -> str:
-    """What to pull it by: its tag, else its name with the digest; "" where it has neither."""
+    """The name to pull it by: its tag, or its name with the digest; "" where it has neither."""
     names = [record.name for record in image.records if not record.name.startswith("sha256:")]
     return min(names, key=lambda name: ("@" in name, name), default="")

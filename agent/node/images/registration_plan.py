@@ -18,10 +18,10 @@ _LABELS = {keys.CRI_IMAGE: "managed", keys.REGISTERED: "true"}
 class Registration:
     """An image for the node's platform, as containerd is to know it.
 
-    `tag` is the name that may belong to somebody else already ("" without one),
-    `names` the others: by config digest and by target digest. `blobs` are the
-    digests to write with their labels, what is referred to first. `layers` and
-    `chain` run from the bottom.
+    `tag` is the name that a pulled image may have already ("" without one), `names`
+    the others: by config digest and by target digest. `blobs` are the digests to
+    write with their labels, referenced blobs first. `layers` and `chain` run from
+    the bottom.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class Registration:
 
     @property
     def top(self) -> str:
-        """The chain ID that containers stand on, "" for an image without layers."""
+        """The chain ID of the top layer, the parent of containers' snapshots; "" without layers."""
         return self.layers[-1].chain_id if self.layers else ""
 
     @property
@@ -49,6 +49,20 @@ class Registration:
     def image(self, name: str) -> rpc.Image:
         """The image record under a name."""
         return rpc.Image(name=name, target=self.target, labels=_LABELS)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """The result of a registration.
+
+    `new` are the layers that this node did not have before: an ordinary pull would have
+    downloaded them. `complete` is False where an image that was pulled has the tag: it
+    keeps the tag.
+    """
+
+    new: tuple[records.ImageLayer, ...] = ()
+    already: bool = False
+    complete: bool = True
 
 
 def registration_of(

@@ -1,15 +1,15 @@
-"""The node's half of deleting safely: let go of what is retired, and say what is held.
+"""The node's half of deleting safely: release what is retired, and report what is held.
 
-Whoever deletes from a store (agent.control) takes the caches, images and chains out
-of it first and then publishes a new generation that names the layers. A node that has
-seen the generation drops the images that nobody needs, looks at what is left, and
-acknowledges the highest generation of which it holds nothing, on its node object.
-Files go when all nodes have. So the order here is fixed: read the generation, only
-then look. What comes to hold a retired layer after the look is refused by the
-snapshotter, which looks for the chain again after each new mount.
+The controller (agent.control) first removes caches, images and chains from the store and
+then publishes a new generation that names the retired layers. A node that has seen the
+generation removes the images that nothing needs, checks what is left, and acknowledges
+on its node object the highest generation of which it holds nothing. Files are deleted
+when all nodes have acknowledged. So the order here is fixed: read the generation, and
+only then check. The snapshotter refuses a retired layer after that check, because it
+looks up the chain again after each new mount.
 
-Where that cannot be told, because containerd, the snapshotter or the store does not
-answer or a record is damaged, nothing is acknowledged: the collector waits.
+Where containerd, the snapshotter or the store does not answer, or a record is damaged,
+nothing is acknowledged, and the collector waits.
 """
 
 import asyncio
@@ -21,31 +21,32 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.clients.containerd import rpc
+from agent.kits.aio import threads
 from agent.model import keys, pods, records
 from agent.mounts import mount_users
-from agent.node.images import holdings, image_snapshots, inventory
+from agent.node.images import containerd_images, holdings
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 1000
 
 
-class CannotTellError(errors.TemporaryError):
-    """What this node holds cannot be told now; str() says why."""
+class UnknownHoldingsError(errors.TemporaryError):
+    """What this node holds is not known now; str() says why."""
 
 
 class Store(Protocol):
     """What of the store is asked: agent.store.lookup.catalog.Catalog."""
 
     async def generation(self) -> int:
-        """The newest generation of deletions, 0 before the first; AgentError: cannot be told."""
+        """The newest generation of deletions, 0 before the first; AgentError: not known now."""
 
     async def retired(self, generation: int) -> records.RetiredRecord | None:
         """What a generation retires; None when its files have all been deleted already."""
 
 
 class Board(Protocol):
-    """Where acknowledgements are read by others: agent.node.health.node_object.Announcer."""
+    """Where the controller reads acknowledgements: agent.node.health.node_object.Announcer."""
 
     async def annotations_before(self) -> Mapping[str, str]:
         """The annotations that the node had before this agent."""
@@ -54,15 +55,15 @@ class Board(Protocol):
         """Write annotations; never waits."""
 
 
-class NoBoard:
-    """Without a cluster nobody waits for this node: what is retired is dropped all the same."""
+class Node(Protocol):
+    """This node, as the agent knows it."""
 
-    async def annotations_before(self) -> Mapping[str, str]:
-        """None."""
-        return {}
+    @property
+    def root(self) -> str:
+        """The snapshotter's root folder, "" before that is known."""
 
-    def annotate(self, **annotations: str | None) -> None:
-        """Nothing: /status has it."""
+    def on_node(self) -> Sequence[pods.Pod] | None:
+        """The pods bound to this node, None before they are known."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -72,42 +73,34 @@ class State:
     generation: int = 0
     acknowledged: int = 0
     held: Sequence[str] = ()
-    sentence: str = "not looked yet"
+    sentence: str = "not checked yet"
 
 
 class Retirer:
-    """Looks every `interval` seconds whether something was retired.
-
-    `root` gives the snapshotter's root folder, "" before that is known; `on_node` the
-    pods of this node, None before they are known.
-    """
+    """Checks every `interval` seconds whether something was retired."""
 
     def __init__(
         self,
         store: Store,
-        client: rpc.Client,
-        known: image_snapshots.Chains,
-        stock: inventory.Inventory,
+        containerd: containerd_images.ContainerdImages,
         board: Board,
+        node: Node,
         *,
-        root: Callable[[], str],
-        on_node: Callable[[], Sequence[pods.Pod] | None],
         interval: float = 30.0,
-        look_at_mounts: Callable[[str], mount_users.Layers] = mount_users.of,
+        layers_at: Callable[[str], mount_users.Layers] = mount_users.of,
     ) -> None:
         self._store = store
-        self._client = client
-        self._chains = known
-        self._stock = stock
+        self._client = containerd.client
+        self._chains = containerd.chains
+        self._inventory = containerd.inventory
         self._board = board
-        self._root = root
-        self._on_node = on_node
+        self._node = node
         self._interval = interval
-        self._look_at_mounts = look_at_mounts
+        self._layers_at = layers_at
         self.state = State()
 
     async def run(self) -> None:
-        """Look for ever. Before anything else the node says what it has acknowledged."""
+        """Check for ever. Before anything else the node says what it has acknowledged."""
         await self.begin()
         while True:
             try:
@@ -115,21 +108,21 @@ class Retirer:
             except errors.AgentError as error:
                 sentence = f"Nothing new is acknowledged: {error}"
             if sentence != self.state.sentence:
-                logger.info("looked at what is retired", extra={"outcome": sentence})
+                logger.info("checked retired layers", extra={"outcome": sentence})
             self.state.sentence = sentence
             await asyncio.sleep(self._interval)
 
     async def begin(self) -> None:
-        """Take over what the last agent of this node acknowledged, else nothing.
+        """Acknowledge again what the last agent of this node did, or nothing.
 
-        That stays true while no agent runs: what was let go cannot come back, as the
+        That stays true while no agent runs: what was released cannot come back, as the
         snapshotter serves nothing that is retired.
         """
         before = (await self._board.annotations_before()).get(keys.GENERATION, "")
         self._acknowledge(int(before) if before.isascii() and before.isdigit() else 0, ())
 
     async def look(self) -> str:
-        """Let go of what is retired and acknowledge what is gone; one sentence about it."""
+        """Release what is retired and acknowledge what is gone; one sentence about it."""
         newest = await self._store.generation()
         self.state.generation = newest
         metrics.GENERATION.labels("seen").set(newest)
@@ -142,9 +135,9 @@ class Retirer:
         if stock.is_empty:
             self._acknowledge(newest, ())
             return f"Nothing is held of generation {newest} and before."
-        return await self._let_go(newest, stock)
+        return await self._release(newest, stock)
 
-    async def _let_go(self, newest: int, stock: holdings.Stock) -> str:
+    async def _release(self, newest: int, stock: holdings.Stock) -> str:
         proven, left = self.state.acknowledged, list[holdings.Held]()
         dropped = 0
         for number in range(proven + 1, min(newest, proven + _AT_ONCE) + 1):
@@ -171,17 +164,16 @@ class Retirer:
 
         Mounts are looked at after snapshots, and both after the generation was read.
         """
-        root = self._root()
+        root = self._node.root
         if not root:
-            raise CannotTellError("the snapshotter is not known yet")
-        on_node = self._on_node()
+            raise UnknownHoldingsError("the snapshotter is not known yet")
+        on_node = self._node.on_node()
         if on_node is None:
-            raise CannotTellError("the pods of this node are not known yet")
+            raise UnknownHoldingsError("the pods of this node are not known yet")
         snapshots = await self._client.snapshots(self._chains.snapshotter)
         containers = await self._client.containers()
-        images = await self._stock.all()
-        loop = asyncio.get_running_loop()
-        layers = await loop.run_in_executor(None, self._look_at_mounts, f"{root}/layers")
+        images = await self._inventory.all()
+        layers = await threads.run("mounts", self._layers_at, f"{root}/layers")
         return holdings.Stock(
             snapshots=snapshots,
             layers=layers,
@@ -192,18 +184,18 @@ class Retirer:
 
     async def _served(self, candidates: frozenset[str]) -> frozenset[str]:
         """Those that are served from the store: they take no inode of the local disk."""
-        found = set()
+        served = set()
         for chain in candidates:
             try:
                 if not await self._client.usage(self._chains.snapshotter, chain):
-                    found.add(chain)
+                    served.add(chain)
             except rpc.NotFoundError:
                 continue
-        return frozenset(found)
+        return frozenset(served)
 
     async def _drop(self, here: frozenset[str]) -> int:
-        """Remove the images that nobody needs, and have what they stood on collected."""
-        # Nothing is registered meanwhile: what a pod has just asked for is needed.
+        """Remove the images that nothing needs, and have their snapshots collected."""
+        # Nothing is registered meanwhile: an image that a pod has just asked for is needed.
         async with self._chains.gate.alone():
             stock = await self._take_stock()
             going = holdings.droppable(stock, here, snapshotter=self._chains.snapshotter)
@@ -213,7 +205,7 @@ class Retirer:
                 await self._chains.collect()
         if going:
             logger.info(
-                "images of deleted caches are dropped",
+                "removed images of deleted caches",
                 extra={"images": [image.records[0].name for image in going]},
             )
         return len(going)

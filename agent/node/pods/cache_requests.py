@@ -1,13 +1,12 @@
-"""Caches made on demand: asking the control plane for them, and telling it which are used.
+"""Caches created on demand, and the time at which caches were last matched.
 
-Every node that meets the same pod asks for an object of the same name, so many
-nodes at once make one cache. That it exists already is success. What cannot be
-asked for now is asked for again by the next pod that wants it: nothing is kept
-for long.
+Every node that meets the same pod creates an object of the same name, so many nodes at
+once create one cache. That it exists already is success. A request that fails is repeated
+by the next pod that asks: nothing is kept for long.
 
-A cache that is matched says so by an annotation, which the controller shows, and its
-expiry reads. Of a whole fleet one node in a while writes it: each looks first, at most
-every six hours, and leaves it alone where somebody has been there.
+When a cache was last matched stands in an annotation that the controller shows and its
+expiry reads. Of a whole fleet one node in a while writes it: each reads it first, at most
+every six hours, and does not write where another node has.
 """
 
 import asyncio
@@ -31,10 +30,6 @@ logger = logging.getLogger(__name__)
 _REMEMBERED = 1024
 _WAITING = 256
 _PODS = 32
-_AGAIN = 600.0
-_MATCHED = 6 * 3600.0
-_SPREAD = 300.0
-_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _PATIENCE = 600.0
 _FORBIDDEN = 403
 
@@ -57,15 +52,29 @@ class Api(Protocol):
 
 
 @dataclasses.dataclass(slots=True)
-class _Wish:
-    """A cache asked for, and the pods to tell when it is being made."""
+class _Request:
+    """A cache asked for, and the pods that get an event when it is being built."""
 
     wanted: decisions.AutoCreate
     pods: list[pods.Pod]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How often, in seconds, objects are written.
+
+    `again` is how long a created cache is remembered, `matched_every` how often a use is
+    written, `spread` the time over which nodes write it, `pauses` those before each retry.
+    """
+
+    again: float = 600.0
+    matched_every: float = 6 * 3600.0
+    spread: float = 300.0
+    pauses: Sequence[float] = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
 class Creator:
-    """See premounting.CacheCreator. `sink` gets the pods' events.
+    """Creates caches: see prepare.CacheCreator. `sink` gets the pods' events.
 
     `now` is the clock that all nodes and the controller share: the API server's.
     """
@@ -75,61 +84,58 @@ class Creator:
         api: Api,
         sink: pod_events.EventSink,
         *,
-        again: float = _AGAIN,
-        matched_every: float = _MATCHED,
-        spread: float = _SPREAD,
-        pauses: Sequence[float] = _PAUSES,
+        timing: Timing | None = None,
         now: times.Clock = times.now,
     ) -> None:
+        timing = timing or Timing()
         self._api = api
         self._sink = sink
-        self._again = again
-        self._matched_every = matched_every
-        self._spread = spread
-        self._pauses = pauses
+        self._timing = timing
         self._now = now
-        self._wishes: collections.OrderedDict[str, _Wish] = collections.OrderedDict()
-        self._made = _Recent(again)
-        self._noted = _Recent(matched_every)
+        self._requests: collections.OrderedDict[str, _Request] = collections.OrderedDict()
+        self._made = _Recent(timing.again)
+        self._noted = _Recent(timing.matched_every)
         self._due: collections.OrderedDict[tuple[str, str], float] = collections.OrderedDict()
-        self._wished = asyncio.Event()
+        self._requested = asyncio.Event()
         self._matched = asyncio.Event()
 
     def create(self, pod: pods.Pod, wanted: decisions.AutoCreate) -> None:
-        """Take one wish; the pod gets its event when the cache is in the making."""
+        """Take one request; the pod gets its event when the cache is being built."""
         name = wanted.request.name
         if name in self._made:
             self._sink.emit(pod, wanted.event)
-        elif wish := self._wishes.get(name):
-            if len(wish.pods) < _PODS and pod not in wish.pods:
-                wish.pods.append(pod)
-        elif len(self._wishes) < _WAITING:
-            self._wishes[name] = _Wish(wanted, [pod])
-            self._wished.set()
+        elif request := self._requests.get(name):
+            if len(request.pods) < _PODS and pod not in request.pods:
+                request.pods.append(pod)
+        elif len(self._requests) < _WAITING:
+            self._requests[name] = _Request(wanted, [pod])
+            self._requested.set()
 
     def matched(self, group: str, name: str) -> None:
-        """Take note that a pod was served from the cache of an object of this API group."""
+        """Note that a pod was served from the cache of an object of this API group."""
         used = group, name
         if used in self._noted or len(self._due) >= _WAITING:
             return
         self._noted.add(used)
         # Not all nodes at once: by the time most of them look, one of them has written it.
-        wait = random.uniform(0, self._spread)  # noqa: S311 - not a secret
+        wait = random.uniform(0, self._timing.spread)  # noqa: S311 - not a secret
         self._due[used] = asyncio.get_running_loop().time() + wait
         self._matched.set()
 
     async def run(self) -> None:
-        """Create what is wished for, for ever."""
+        """Create the caches that are asked for, for ever."""
         while True:
-            await self._wished.wait()
-            self._wished.clear()
-            while self._wishes:
-                name, wish = next(iter(self._wishes.items()))
-                if await self._try(functools.partial(self._create, wish.wanted, wish.pods[0])):
+            await self._requested.wait()
+            self._requested.clear()
+            while self._requests:
+                name, request = next(iter(self._requests.items()))
+                if await self._try(
+                    functools.partial(self._create, request.wanted, request.pods[0])
+                ):
                     self._made.add(name)
-                    for pod in wish.pods:
-                        self._sink.emit(pod, wish.wanted.event)
-                del self._wishes[name]
+                    for pod in request.pods:
+                        self._sink.emit(pod, request.wanted.event)
+                del self._requests[name]
 
     async def run_matched(self) -> None:
         """Write when caches were last matched, for ever."""
@@ -144,8 +150,8 @@ class Creator:
                 await self._try(functools.partial(self._note, *used))
 
     async def _try(self, act: Callable[[], Awaitable[None]]) -> bool:
-        """Act until it is done or given up; whether it is done."""
-        pauses = backoff.Backoff(self._pauses, deadline=_PATIENCE)
+        """Act until that succeeds or is given up; whether it succeeded."""
+        pauses = backoff.Backoff(self._timing.pauses, deadline=_PATIENCE)
         while True:
             try:
                 await act()
@@ -174,30 +180,30 @@ class Creator:
     async def _note(self, group: str, name: str) -> None:
         kind = dataclasses.replace(rest_client.IMAGE_CACHES, group=group)
         try:
-            found = (await self._api.get(kind, name)).get("metadata", {})
-            if not self._is_stale((found.get("annotations") or {}).get(keys.LAST_MATCHED, "")):
+            metadata = (await self._api.get(kind, name)).get("metadata", {})
+            if not self._is_stale((metadata.get("annotations") or {}).get(keys.LAST_MATCHED, "")):
                 return
             await self._api.patch(
                 kind,
                 name,
                 {
                     "metadata": {
-                        "resourceVersion": found["resourceVersion"],
+                        "resourceVersion": metadata["resourceVersion"],
                         "annotations": {keys.LAST_MATCHED: times.stamp(self._now())},
                     }
                 },
             )
         except (refusals.Conflict, refusals.NotFound):
-            # Another node was faster, or the cache is gone, or never was an object: as good.
+            # Another node was faster, or the cache is gone, or was never an object.
             return
 
     def _is_stale(self, text: str) -> bool:
         moment = times.parse(text)
         if moment is None:
             return True
-        # What another node wrote after its own wait counts as old when this one looks again. So
+        # What another node wrote after its own wait counts as old when this one reads it again. So
         # does what is of the future: a wrong clock must not keep an unused cache for ever.
-        oldest = self._matched_every - 2 * self._spread
+        oldest = self._timing.matched_every - 2 * self._timing.spread
         return abs((self._now() - moment).total_seconds()) >= oldest
 
 

@@ -1,105 +1,72 @@
-"""Serving the pods of this node: each by itself in order, several side by side.
+"""Serving the pods of this node: each one in order, several side by side.
 
-What is served is a pod's last state, not each of its changes. What fails for now
-is tried again with growing pauses until the pod is gone, or an end is reached
-after which the kubelet has long pulled what it needed.
+A pod is served by its last state, not by each of its changes. What fails for now is
+retried with growing pauses until the pod is gone, or until the kubelet has long pulled
+what it needed.
 """
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
-import datetime
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from agent import errors
 from agent.kits.aio import backoff
 from agent.model import pods, times
-from agent.node.pods import pod_source, prepare
+from agent.node.pods import pod_source, prepare, served_pods
 from agent.node.report import pod_events
 
 logger = logging.getLogger(__name__)
 
-_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_GIVE_UP_SECONDS = 600.0
-_ENDED = 50
-_WAITING = "waiting"
-_MISSED = "it ended before its turn came"
 
-
-class Premounter(Protocol):
-    """Serves one pod: agent.node.pods.prepare.Premounter."""
+class Preparer(Protocol):
+    """Serves one pod: agent.node.pods.prepare.Preparer."""
 
     async def serve(self, pod: pods.Pod, *, running: bool = False) -> prepare.Result:
         """Have its images present; AgentError: not (yet). `running`: its containers run already."""
 
 
-@dataclasses.dataclass(slots=True)
-class Served:
-    """A pod of this node and how far it is. `version` grows with each change of it.
+class NodeObject(Protocol):
+    """What others know of this node: agent.node.health.node_object.Announcer."""
 
-    `ended` is when it was seen to have ended, None before.
+    async def wait_known(self) -> None:
+        """Wait until it says which deletions the node has acknowledged."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many pods are served side by side, and how long one that fails is retried.
+
+    `pauses` are the seconds before each retry, of which the last repeats; `give_up` the
+    seconds after which a pod is left to the kubelet.
     """
 
-    pod: pods.Pod
-    version: int = 0
-    done: int = -1
-    sentence: str = _WAITING
-    result: prepare.Result | None = None
-    since: datetime.datetime = dataclasses.field(default_factory=times.now)
-    ended: datetime.datetime | None = None
-    task: asyncio.Task[None] | None = None
-    changed: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    parallel: int = 8
+    pauses: Sequence[float] = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+    give_up: float = 600.0
 
 
-class Server:
-    """Takes pods from a source and serves them, `parallel` at a time.
-
-    None is served before `wait_known` returns. What became of the last pods that are gone is
-    kept, because it is often looked for afterwards: why a Job took so long, for instance.
-    """
+class Worker:
+    """Takes pods from a source and serves them; none before the node object is written."""
 
     def __init__(
         self,
         source: pod_source.PodSource,
-        premounter: Premounter,
-        reporter: pod_events.Once,
-        *,
-        wait_known: Callable[[], Awaitable[None]] | None = None,
-        parallel: int = 8,
-        pauses: Sequence[float] = _PAUSES,
-        give_up: float = _GIVE_UP_SECONDS,
+        preparer: Preparer,
+        events: pod_events.Once,
+        served: served_pods.ServedPods,
+        node: NodeObject,
+        limits: Limits | None = None,
     ) -> None:
         self._source = source
-        self._premounter = premounter
-        self._reporter = reporter
-        self._wait_known = wait_known
-        self._slots = asyncio.Semaphore(parallel)
-        self._pauses = pauses
-        self._give_up = give_up
-        self._served: dict[str, Served] = {}
-        self._ended: collections.deque[Served] = collections.deque(maxlen=_ENDED)
-
-    @property
-    def served(self) -> Mapping[str, Served]:
-        """The pods that there are, by `namespace/name`."""
-        return self._served
-
-    @property
-    def ended(self) -> Sequence[Served]:
-        """The last pods that are gone, the latest first."""
-        return tuple(self._ended)
-
-    def accelerated(self, key: str) -> bool:
-        """Whether images of a pod were made present here, for it or for one before it."""
-        served = self._served.get(key)
-        return bool(served and served.result and served.result.registered)
-
-    def on_node(self) -> list[pods.Pod]:
-        """The pods that there are."""
-        return [served.pod for served in self._served.values()]
+        self._preparer = preparer
+        self._events = events
+        self._served = served
+        self._node = node
+        self._limits = limits or Limits()
+        self._slots = asyncio.Semaphore(self._limits.parallel)
 
     async def run(self) -> None:
         """Serve for ever."""
@@ -110,82 +77,82 @@ class Server:
                 else:
                     self._take(group, change.key, change.pod)
 
-    def serve_again(self) -> None:
-        """Look at all pods again: what was registered may be gone."""
-        for served in self._served.values():
-            _change(served)
-
-    def retry_now(self) -> None:
-        """Look at once at the pods that wait for another try: what failed them may be well."""
-        for served in self._served.values():
-            if served.done != served.version:
-                _change(served)
-
     def _take(self, group: asyncio.TaskGroup, key: str, pod: pods.Pod) -> None:
-        served = self._served.get(key)
+        served = self._served.current.get(key)
         if served is None:
-            served = self._served[key] = Served(pod)
-            served.task = group.create_task(self._look_after(key, served), name=f"pod {key}")
+            served = served_pods.Served(pod)
+            self._served.add(key, served)
+            served.task = group.create_task(self._serve(key, served), name=f"pod {key}")
         else:
             served.pod = pod
         if pod.has_ended:
             served.ended = served.ended or times.now()
-        _change(served)
+        served.change()
 
     def _drop(self, key: str) -> None:
-        served = self._served.pop(key, None)
+        served = self._served.remove(key)
         if served is None:
             return
         if served.task is not None:
             served.task.cancel()
-        self._reporter.forget(key)
-        self._ended.appendleft(_remembered(served))
+        self._events.forget(key)
 
-    async def _look_after(self, key: str, served: Served) -> None:
-        if self._wait_known is not None:
-            served.sentence = "waiting until the cluster knows what this node acknowledges"
-            await self._wait_known()
-            served.sentence = _WAITING
+    async def _serve(self, key: str, served: served_pods.Served) -> None:
+        """Serve a pod at each of its changes, until it is gone."""
+        served.sentence = "waiting until the cluster knows what this node acknowledges"
+        await self._node.wait_known()
+        served.sentence = served_pods.WAITING
         while True:
             await served.changed.wait()
             served.changed.clear()
             version = served.version
-            # One that has ended needs nothing; what was said of it stays: it is what became of it.
+            # A pod that has ended needs nothing, and keeps the sentence about what it got.
             if served.ended is None:
-                await self._serve_until_done(key, served, version)
-            elif served.sentence == _WAITING:
-                served.sentence = _MISSED
+                await self._serve_version(key, served, version)
+            elif served.sentence == served_pods.WAITING:
+                served.sentence = served_pods.MISSED
             served.done = version
 
-    async def _serve_until_done(self, key: str, served: Served, version: int) -> None:
-        """Serve one version of a pod; a newer one ends it."""
-        pauses = backoff.Backoff(self._pauses, deadline=self._give_up)
+    async def _serve_version(self, key: str, served: served_pods.Served, version: int) -> None:
+        """Serve one version of a pod until that is done; a newer version ends it."""
+        pauses = backoff.Backoff(self._limits.pauses, deadline=self._limits.give_up)
         while served.version == version:
-            try:
-                async with self._slots:
-                    running = self._source.is_running(key)
-                    result = await self._premounter.serve(served.pod, running=running)
-            except errors.TemporaryError as error:
-                served.sentence = str(error)
-                if pauses.failures == 0:
-                    logger.warning(
-                        "a pod is not served yet", extra={"pod": key, "reason": str(error)}
-                    )
-                if not await pauses.wait(error.delay, wake=served.changed):
-                    logger.warning("a pod is left to itself", extra={"pod": key})
-                    return
-            except errors.AgentError as error:
-                served.sentence = str(error)
-                logger.warning("a pod is not served", extra={"pod": key, "reason": str(error)})
+            failure = await self._try(key, served, first=pauses.failures == 0)
+            if failure is None:
                 return
-            else:
-                self._finish(key, served, result)
+            if not await pauses.wait(failure.delay, wake=served.changed):
+                logger.warning("a pod is left to the kubelet", extra={"pod": key})
                 return
 
-    def _finish(self, key: str, served: Served, result: prepare.Result) -> None:
-        """One sentence for the log where anything new came of it, and the pod's events."""
+    async def _try(
+        self, key: str, served: served_pods.Served, *, first: bool
+    ) -> errors.TemporaryError | None:
+        """Serve a pod once; the reason why it should be retried, None where it is done."""
+        try:
+            async with self._slots:
+                running = self._source.is_running(key)
+                result = await self._preparer.serve(served.pod, running=running)
+        except errors.TemporaryError as error:
+            served.sentence = str(error)
+            if first:
+                logger.warning("a pod is not served yet", extra={"pod": key, "reason": str(error)})
+            return error
+        except errors.AgentError as error:
+            served.sentence = str(error)
+            logger.warning("a pod is not served", extra={"pod": key, "reason": str(error)})
+            return None
+        before = served.result.failed.keys() if served.result else None
+        if result.retry is None or result.failed.keys() != before:
+            # Once, not at each retry: the wording of a failure may differ each time.
+            self._report(key, served, result)
+        served.sentence, served.result = result.sentence, result
+        return result.retry
+
+    def _report(self, key: str, served: served_pods.Served, result: prepare.Result) -> None:
+        """One sentence in the log where there is a new one, and the pod's events."""
         if served.sentence != result.sentence and result.decision.request.asks:
-            logger.info(
+            logger.log(
+                logging.WARNING if result.failed else logging.INFO,
                 "served a pod",
                 extra={
                     "pod": key,
@@ -195,31 +162,8 @@ class Server:
                     "milliseconds": round(result.seconds * 1000, 1),
                 },
             )
-        served.sentence, served.result = result.sentence, result
         for event in result.decision.events:
-            self._reporter.emit(served.pod, event)
-
-
-def _remembered(served: Served) -> Served:
-    """What people may want to know of a pod that is gone; the caches considered are many."""
-    result = served.result
-    if result is not None:
-        decision = dataclasses.replace(result.decision, candidates=(), events=())
-        result = dataclasses.replace(result, decision=decision)
-    return Served(
-        served.pod,
-        version=served.version,
-        done=served.version,
-        sentence=served.sentence if served.sentence != _WAITING else _MISSED,
-        result=result,
-        since=served.since,
-        ended=served.ended or times.now(),
-    )
-
-
-def _change(served: Served) -> None:
-    served.version += 1
-    served.changed.set()
+            self._events.emit(served.pod, event)
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,8 @@
-"""One pod: decide what the store does for it, and have its images present in time.
+"""One pod: decide what the store does for it, and have its images present before it starts.
 
-Nothing of the kubelet's is in the way: what cannot be registered is pulled as ever.
+Nothing here stops the kubelet: an image that cannot be registered is pulled as usual.
+Each image of a pod stands for itself: one that fails does not keep the others from being
+registered.
 """
 
 import asyncio
@@ -11,41 +13,46 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.kits.aio import tasks
-from agent.matching import annotations, decisions, exclusions, rules, runtimes, subjects
+from agent.matching import annotations, decisions, events, exclusions, rules, runtimes, subjects
 from agent.model import caches, images, pods, records
-from agent.node.images import register, registration_plan
+from agent.node.images import registration_plan
 from agent.node.pods import recent_caches
 
 logger = logging.getLogger(__name__)
 
+SWITCHED_OFF = "acceleration is switched off for the whole cluster (`uimgacc enable`)"
+"""Why no pod is prepared and the node does not count as capable, while that is so."""
+
 _LOOK_AGAIN_SECONDS = 10.0
 
 
-class Repairer(Protocol):
-    """Removes what containerd still knows of a chain that the snapshotter has lost."""
+class Provider(Protocol):
+    """Has one image present: agent.node.images.provide.Provider."""
 
-    def watch(self, top: str) -> None:
-        """Look after an image that is registered now, by its top chain ID."""
+    async def provide(
+        self, reference: images.Reference, record: records.ImageRecord
+    ) -> registration_plan.Registration | None:
+        """Register it; None where it is not for this platform; AgentError where that fails."""
 
-    async def repair(self, chain: Sequence[str]) -> None:
-        """Remove it; raises TemporaryError when that must be tried again."""
+    async def lay_out(self, wanted: registration_plan.Registration) -> None:
+        """Prepare for a pull of an image that is present. Raises nothing foreseen."""
 
 
 class CacheCreator(Protocol):
-    """Has caches made for pods that asked for one and matched none. Never waits, never raises."""
+    """Creates caches for pods that asked for one and matched none. Never waits, never raises."""
 
     def create(self, pod: pods.Pod, wanted: decisions.AutoCreate) -> None:
-        """Take one wish; the same one comes again with each such pod."""
+        """Take one request; the same one comes again with each such pod."""
 
     def matched(self, group: str, name: str) -> None:
         """Note that a pod is served from the cache of this object, by its API group and name."""
 
 
 class LogCreator:
-    """Without a cluster nobody makes caches on demand: the log says what to create."""
+    """The CacheCreator without a cluster: the log says which cache to create by hand."""
 
     def create(self, pod: pods.Pod, wanted: decisions.AutoCreate) -> None:
-        """Log the wish."""
+        """Log the request."""
         logger.info(
             "a cache is asked for",
             extra={
@@ -58,84 +65,101 @@ class LogCreator:
         )
 
     def matched(self, group: str, name: str) -> None:
-        """Nothing: without a cluster there are no objects."""
+        """Do nothing: without a cluster there are no objects."""
 
 
 class Clearer(Protocol):
-    """Removes images that pods of other runtimes would take for present in vain."""
+    """Removes images that pods of other runtimes would take for present, and could not run."""
 
     async def clear(self, names: Iterable[str]) -> Sequence[str]:
-        """Those that were removed; raises TemporaryError."""
-
-
-class Ledger(Protocol):
-    """Keeps the account of what was spared."""
-
-    async def registered(
-        self,
-        record: records.ImageRecord,
-        done: register.Registered,
-        *,
-        seconds: float,
-    ) -> None:
-        """An image was registered within so many seconds. Raises nothing foreseen."""
+        """Remove them and return their names; raises TemporaryError."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of a pod: the decision, and in a sentence what was done.
+    """What was done for a pod: the decision, and a sentence for people.
 
-    `registered` are the images that are present now, `seconds` what it took.
+    `registered` are the images that are present now, `seconds` how long that took.
+    `failed` are the images that could not be registered, with the reason; those with a
+    TemporaryError are worth a retry.
     """
 
     decision: decisions.Decision
     sentence: str
     registered: tuple[str, ...] = ()
+    failed: Mapping[str, errors.AgentError] = dataclasses.field(default_factory=dict, hash=False)
     seconds: float = 0.0
 
+    @property
+    def retry(self) -> errors.TemporaryError | None:
+        """Why to try again; None where another try would change nothing."""
+        failures = self.failed.values()
+        return next((each for each in failures if isinstance(each, errors.TemporaryError)), None)
 
-class Premounter:
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What decisions on this node depend on, beside the pod and the store.
+
+    `every_runtime` where the uimgacc snapshotter is containerd's default one: then pods of
+    all runtime handlers use it. `classes` as in `runtimes.handler_of`.
+    """
+
+    platform: images.Platform
+    every_runtime: bool = False
+    classes: Mapping[str, str] | None = None
+
+    def uses_snapshotter(self, handler: str) -> bool:
+        """Whether containers of a runtime handler are on the uimgacc snapshotter."""
+        if self.every_runtime:
+            return handler != runtimes.WITHOUT
+        return runtimes.is_ours(handler)
+
+
+class SwitchedOff:
+    """Prepares nothing: what an agent does while acceleration is switched off."""
+
+    async def serve(self, pod: pods.Pod, *, running: bool = False) -> Result:
+        """Leave a pod to the kubelet, and say why."""
+        decision = decisions.Decision(
+            pod=pod,
+            request=annotations.Request(),
+            outcome=decisions.Outcome.NOT_ASKED,
+            summary=SWITCHED_OFF,
+        )
+        return Result(decision=decision, sentence=SWITCHED_OFF)
+
+
+class Preparer:
     """Serves one pod after the other; any number may be served side by side."""
 
     def __init__(
         self,
         catalog: recent_caches.Catalog,
-        registrar: register.Registrar,
-        repairer: Repairer,
-        ledger: Ledger,
-        creator: CacheCreator,
+        provider: Provider,
         clearer: Clearer,
-        *,
-        platform: images.Platform,
-        snapshotter: str,
-        classes: Mapping[str, str] | None = None,
-        only_ours: bool = True,
+        creator: CacheCreator,
+        node: Rules,
     ) -> None:
-        """`only_ours` is False where our snapshotter is containerd's default one."""
         self._catalog = catalog
         self._caches = recent_caches.Caches(catalog)
-        self._registrar = registrar
-        self._repairer = repairer
-        self._ledger = ledger
-        self._creator = creator
+        self._provider = provider
         self._clearer = clearer
-        self._platform = platform
-        self._snapshotter = snapshotter
-        self._classes = classes
-        self._only_ours = only_ours
+        self._creator = creator
+        self._node = node
 
     async def serve(self, pod: pods.Pod, *, running: bool = False) -> Result:
         """Decide for a pod and register what may be. Raises AgentError: try again later.
 
-        One that is `running` has its images, from wherever: they are registered for its
-        next container, but that is no event, and neither makes a cache nor counts as a match.
+        A pod that is `running` has its images already: they are registered for its next
+        container, but that emits no event, creates no cache and counts as no match.
         """
-        request = annotations.request_of(pod, self._classes)
-        handler = runtimes.handler_of(pod, self._classes)
-        if not self._is_ours(handler):
+        request = annotations.request_of(pod, self._node.classes)
+        handler = runtimes.handler_of(pod, self._node.classes)
+        if not self._node.uses_snapshotter(handler):
             decision = exclusions.foreign(pod, request, handler=handler)
-            return await self._make_way(pod, _silent(decision) if running else decision)
-        begun = asyncio.get_running_loop().time()
+            return await self._clear_for(pod, _silent(decision) if running else decision)
+        started = asyncio.get_running_loop().time()
         try:
             decision = await self._decide(pod, request)
         except errors.TemporaryError:
@@ -144,15 +168,13 @@ class Premounter:
         if running:
             decision = _silent(decision)
         else:
-            self._tell_creator(pod, decision)
+            self._note_caches(pod, decision)
         if not decision.registrable:
             return Result(decision=decision, sentence=decision.summary)
-        return await self._register_all(pod, decision, begun)
+        return await self._provide_all(pod, decision, started)
 
-    def _is_ours(self, handler: str) -> bool:
-        return runtimes.is_ours(handler) if self._only_ours else handler != runtimes.WITHOUT
-
-    def _tell_creator(self, pod: pods.Pod, decision: decisions.Decision) -> None:
+    def _note_caches(self, pod: pods.Pod, decision: decisions.Decision) -> None:
+        """Ask for the cache that is missing, and note the one that is used."""
         if decision.auto_create is not None:
             self._creator.create(pod, decision.auto_create)
         for candidate in decision.candidates:
@@ -160,31 +182,51 @@ class Premounter:
                 group = caches.group_of(candidate.cache_id, candidate.name)
                 self._creator.matched(group, candidate.name)
 
-    async def _register_all(
-        self, pod: pods.Pod, decision: decisions.Decision, begun: float
+    async def _provide_all(
+        self, pod: pods.Pod, decision: decisions.Decision, started: float
     ) -> Result:
-        """Register what may be; `begun` is the loop's time at which the pod's turn came."""
-        wanted = await tasks.together(*(self._register(image) for image in decision.registrable))
-        seconds = asyncio.get_running_loop().time() - begun
-        metrics.PREMOUNT.observe(seconds)
-        present = [
-            (image, registration)
-            for image, registration in zip(decision.registrable, wanted, strict=True)
-            if registration is not None
-        ]
-        for image, registration in present:
-            if _is_always_pulled(pod, image):
-                await self._lay_out(registration)
-        registered = tuple(image.image for image, _ in present)
-        sentence = f"{decision.summary} Registered {len(registered)}."
-        return Result(decision=decision, sentence=sentence, registered=registered, seconds=seconds)
+        """Register all images that may be; `started` is the loop's time when serving began.
 
-    async def _make_way(self, pod: pods.Pod, decision: decisions.Decision) -> Result:
+        Raises only where none could be registered.
+        """
+        results = await tasks.together(*(self._provide(image) for image in decision.registrable))
+        seconds = asyncio.get_running_loop().time() - started
+        by_image = dict(zip((each.image for each in decision.registrable), results, strict=True))
+        failed = {
+            name: result for name, result in by_image.items() if isinstance(result, Exception)
+        }
+        present = {
+            name: result
+            for name, result in by_image.items()
+            if isinstance(result, registration_plan.Registration)
+        }
+        if failed and not present:
+            raise _worth_retrying(failed.values())
+        if not failed:
+            metrics.PREMOUNT.observe(seconds)
+        for name, registration in present.items():
+            if _is_always_pulled(pod, name):
+                await self._provider.lay_out(registration)
+        return _result(decision, tuple(present), failed, seconds)
+
+    async def _provide(
+        self, image: decisions.ImageDecision
+    ) -> registration_plan.Registration | errors.AgentError | None:
+        """Register one image; the reason where it fails, None where there is nothing to do."""
+        if image.registrable is None or image.reference is None:
+            return None
+        try:
+            return await self._provider.provide(image.reference, image.registrable)
+        except errors.AgentError as error:
+            return error
+
+    async def _clear_for(self, pod: pods.Pod, decision: decisions.Decision) -> Result:
         """See that a pod of another runtime can start; nothing is registered for it."""
         if cleared := await self._clearer.clear(pod.images):
-            # Somebody else may have it present again before this pod's kubelet has looked.
+            # Another pod may have it registered again before this pod's kubelet has looked.
             raise errors.TemporaryError(
-                f"made way for an ordinary pull of {', '.join(cleared)}", delay=_LOOK_AGAIN_SECONDS
+                f"removed {', '.join(cleared)} so that the pod can pull it",
+                delay=_LOOK_AGAIN_SECONDS,
             )
         return Result(decision=decision, sentence=decision.summary)
 
@@ -204,66 +246,52 @@ class Premounter:
         self, pod: pods.Pod, request: annotations.Request, views: Sequence[caches.Cache]
     ) -> decisions.Decision:
         references = subjects.references_to_look_up(pod, views)
-        found = await tasks.together(*(self._catalog.image(each) for each in references))
+        read = await tasks.together(*(self._catalog.image(each) for each in references))
         image_records = {
-            str(reference): record for reference, record in zip(references, found, strict=True)
+            str(reference): record for reference, record in zip(references, read, strict=True)
         }
-        return rules.decide(pod, request, views, image_records, platform=self._platform)
+        return rules.decide(pod, request, views, image_records, platform=self._node.platform)
 
-    async def _register(
-        self, image: decisions.ImageDecision
-    ) -> registration_plan.Registration | None:
-        """Register one image; what was registered, None where it is not for this platform."""
-        record, reference = image.registrable, image.reference
-        if record is None or reference is None:
-            return None
-        wanted = registration_plan.registration_of(
-            reference, record, self._platform, snapshotter=self._snapshotter
-        )
-        if wanted is None:
-            return None
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            done = await self._registrar.register(wanted)
-        except register.BrokenError as error:
-            await self._repairer.repair(error.chain)
-            done = await self._registrar.register(wanted)
-        except errors.AgentError as error:
-            metrics.image_left(_reason(error))
-            raise
-        self._repairer.watch(wanted.top)
-        await self._ledger.registered(record, done, seconds=loop.time() - started)
-        return wanted
 
-    async def _lay_out(self, wanted: registration_plan.Registration) -> None:
-        """Be ready for a pull of an image that is present; without, the pull is slower."""
-        try:
-            await self._registrar.lay_out(wanted)
-        except errors.AgentError as error:
-            logger.info("not laid out", extra={"image": wanted.tag, "reason": str(error)})
+def _result(
+    decision: decisions.Decision,
+    registered: tuple[str, ...],
+    failed: Mapping[str, errors.AgentError],
+    seconds: float,
+) -> Result:
+    """The result, with the events that say which images failed, beside those registered."""
+    sentence = f"{decision.summary} Registered {len(registered)}."
+    if failed:
+        reasons = {image: str(error) for image, error in failed.items()}
+        listed = "; ".join(f"{image} ({reason})" for image, reason in reasons.items())
+        sentence = f"{sentence} Not registered: {listed}."
+        if decision.events:
+            new = events.incomplete(decision, registered=registered, failed=reasons)
+            decision = dataclasses.replace(decision, events=new)
+    return Result(
+        decision=decision, sentence=sentence, registered=registered, failed=failed, seconds=seconds
+    )
+
+
+def _worth_retrying(failures: Iterable[errors.AgentError]) -> errors.AgentError:
+    """The failure to raise for a pod: one that a retry may end, where there is one."""
+    return min(failures, key=lambda error: not isinstance(error, errors.TemporaryError))
 
 
 def _silent(decision: decisions.Decision) -> decisions.Decision:
-    """A decision that nobody is told of."""
+    """A decision without events and without a cache to create."""
     return dataclasses.replace(decision, events=(), auto_create=None)
 
 
-def _is_always_pulled(pod: pods.Pod, image: decisions.ImageDecision) -> bool:
-    """Whether the kubelet pulls an image whether it is present or not."""
-    newest = image.reference is not None and image.reference.version == "latest"
+def _is_always_pulled(pod: pods.Pod, image: str) -> bool:
+    """Whether the kubelet pulls an image even if it is present."""
+    try:
+        newest = images.parse_reference(image).version == "latest"
+    except images.ImageReferenceError:
+        newest = False
     default = "Always" if newest else "IfNotPresent"
     return any(
         (container.pull_policy or default) == "Always"
         for container in pod.containers
-        if container.image == image.image
+        if container.image == image
     )
-
-
-def _reason(error: errors.AgentError) -> metrics.ImageReason:
-    """The label of uimgacc_fallback_total."""
-    if isinstance(error, register.NotServedError):
-        return "not_served"
-    if isinstance(error, register.BlobMissingError):
-        return "damaged_record"
-    return "not_registered"

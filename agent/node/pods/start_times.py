@@ -1,35 +1,42 @@
-"""How long pods take from their kubelet's first sight until their containers run, for the metric.
+"""How long pods take until their containers run, for the metric.
 
-Counted once for each pod that came to this node while we looked, from the times that its
-kubelet writes: of one clock, whole seconds, and with everything in between that is not
-ours (volumes, network, init containers). So it is compared, accelerated or not, and not
-added up.
+Counted once for each pod that came to this node while the agent ran, from the times that
+the pod's kubelet writes: whole seconds of one clock, and with everything in between that
+uimgacc has no part in (volumes, network, init containers). So accelerated and other pods
+are compared, and the times are not added up.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 from agent import metrics
 from agent.model import pods
 
 
-class Starts:
-    """Waits for the starts of pods. `accelerated` says of a pod whether it was helped."""
+class Served(Protocol):
+    """The pods of this node: agent.node.pods.served_pods.ServedPods."""
 
-    def __init__(self, accelerated: Callable[[str], bool]) -> None:
-        self._accelerated = accelerated
+    def accelerated(self, key: str) -> bool:
+        """Whether images of a pod were made present here."""
+
+
+class Starts:
+    """Waits for the starts of pods."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
         self._awaited: dict[str, str] = {}
 
     def seen(self, key: str, pod: pods.Pod, *, first: bool) -> None:
         """See scheduled.Observer.
 
-        A pod that was there before us is left out, whatever its state: it may have
-        started without help just because we were away.
+        A pod that was there before the agent is left out, whatever its state: it may have
+        started without help because the agent was away.
         """
         if pod.ready_seconds is None:
             if not first:
                 self._awaited.setdefault(key, pod.uid)
         elif self._awaited.pop(key, None) == pod.uid:
-            metrics.pod_ready(pod.ready_seconds, accelerated=self._accelerated(key))
+            metrics.pod_ready(pod.ready_seconds, accelerated=self._served.accelerated(key))
 
     def gone(self, key: str) -> None:
         """See scheduled.Observer."""

@@ -1,7 +1,7 @@
-"""The account of what was spared: this node's own pulls measured, and what came without.
+"""The account of what was saved: this node's own pulls are measured, and what needed none.
 
-An ordinary pull is read off containerd's records after it: from when the manifest
-came to when the top snapshot was there, with the blobs that came in between. The
+An ordinary pull is measured afterwards by containerd's records: from the time of the
+manifest to that of the top snapshot, with the blobs that were written in between. The
 arithmetic is in agent.matching.estimates; nothing here is estimated.
 """
 
@@ -21,7 +21,7 @@ from agent.clients.containerd import rpc
 from agent.kits import files
 from agent.matching import estimates
 from agent.model import keys, records, times
-from agent.node.images import inventory, register
+from agent.node.images import containerd_images, inventory, registration_plan
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Entry:
 
 @dataclasses.dataclass(slots=True)
 class Totals:
-    """What was spared since the start, and how many images came how."""
+    """What was saved since the start, and how many images were hits, partial hits and misses."""
 
     seconds: float = 0.0
     size: int = 0
@@ -64,22 +64,17 @@ class Totals:
 
 
 class Ledger:
-    """Learns this node's speed of ordinary pulls and counts what is spared.
+    """Learns this node's speed of ordinary pulls and counts what is saved.
 
     The speed survives a restart in `folder` (None: it does not).
     """
 
     def __init__(
-        self,
-        client: rpc.Client,
-        stock: inventory.Inventory,
-        *,
-        snapshotter: str,
-        folder: pathlib.Path | None,
+        self, containerd: containerd_images.ContainerdImages, *, folder: pathlib.Path | None
     ) -> None:
-        self._client = client
-        self._stock = stock
-        self._snapshotter = snapshotter
+        self._client = containerd.client
+        self._inventory = containerd.inventory
+        self._snapshotter = containerd.snapshotter
         self._file = folder / "pulls.json" if folder else None
         self._seen: collections.OrderedDict[tuple[str, datetime.datetime], None]
         self._seen = collections.OrderedDict()
@@ -93,11 +88,11 @@ class Ledger:
         return tuple(self._entries)
 
     async def registered(
-        self, record: records.ImageRecord, done: register.Registered, *, seconds: float
+        self, record: records.ImageRecord, done: registration_plan.Registered, *, seconds: float
     ) -> None:
-        """Count an image that was registered ahead. Raises nothing foreseen.
+        """Count an image that was registered. Raises nothing foreseen.
 
-        A layer whose blob is here would not have been downloaded.
+        A layer whose blob containerd has would not have been downloaded.
         """
         if not done.new:
             return
@@ -105,15 +100,15 @@ class Ledger:
         with contextlib.suppress(errors.AgentError):
             for layer in done.new:
                 size += 0 if await self._has(layer.digest) else layer.size
-        self._came_in("hit", seconds)
-        self._count(record.ref, size, seconds, record)
+        self._count_image("hit", seconds)
+        self._count_saving(record.ref, size, seconds, record)
 
     async def noticed(self, name: str) -> None:
-        """Look at an image record that has come or changed: a pull, if it is not our doing."""
+        """Measure the pull behind a new or changed image record, unless the agent registered it."""
         image = await self._client.image(name)
         if image is None or keys.REGISTERED in image.labels:
             return
-        present = await self._stock.look_up([image])
+        present = await self._inventory.look_up([image])
         if present is None or (key := (present.target, present.since)) in self._seen:
             return
         pull = await self._measure(present)
@@ -122,9 +117,9 @@ class Ledger:
         self._seen[key] = None
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        self._came_in(pull.result, pull.seconds)
+        self._count_image(pull.result, pull.seconds)
         if pull.spared:
-            self._count(name, pull.downloaded + pull.spared, pull.seconds, None, pull.spared)
+            self._count_saving(name, pull.downloaded + pull.spared, pull.seconds, None, pull.spared)
         else:
             self._learn(pull)
         logger.info(
@@ -133,7 +128,7 @@ class Ledger:
         )
 
     async def _measure(self, present: inventory.Present) -> Pull | None:
-        """Read a pull off the records; None where there was none to speak of."""
+        """Read a pull off containerd's records; None where nothing was pulled."""
         ended: list[datetime.datetime] = []
         for snapshotter in present.snapshotters:
             with contextlib.suppress(rpc.NotFoundError, rpc.RefusedError):
@@ -148,9 +143,9 @@ class Ledger:
         for (digest, size), chain_id in zip(
             present.contents.layers, present.contents.chain, strict=False
         ):
-            came = await self._came(digest)
-            if came is not None:
-                downloaded += size if came >= present.since else 0
+            written = await self._blob_time(digest)
+            if written is not None:
+                downloaded += size if written >= present.since else 0
             elif await self._was_served(chain_id, present.since):
                 spared += size
         if not downloaded and not spared:
@@ -161,33 +156,33 @@ class Ledger:
         return Pull(seconds=seconds, downloaded=downloaded, spared=spared, result=result)
 
     async def _was_served(self, chain_id: str, since: datetime.datetime) -> bool:
-        """Whether our snapshotter took a layer from the store in this pull.
+        """Whether the snapshotter served a layer from the store in this pull.
 
-        Such a layer takes no room on the local disk; one that was unpacked, and
+        Such a layer takes no space on the local disk; one that was unpacked, and
         whose blob containerd has discarded since, has at least its root folder.
         """
         try:
-            found = await self._client.stat(self._snapshotter, chain_id)
-            return found.created >= since and not await self._client.usage(
+            snapshot = await self._client.stat(self._snapshotter, chain_id)
+            return snapshot.created >= since and not await self._client.usage(
                 self._snapshotter, chain_id
             )
         except (rpc.NotFoundError, rpc.RefusedError):
             return False
 
-    async def _came(self, digest: str) -> datetime.datetime | None:
+    async def _blob_time(self, digest: str) -> datetime.datetime | None:
         try:
             return (await self._client.blob(digest)).created
         except rpc.NotFoundError:
             return None
 
     async def _has(self, digest: str) -> bool:
-        return await self._came(digest) is not None
+        return await self._blob_time(digest) is not None
 
-    def _came_in(self, result: metrics.PullResult, seconds: float) -> None:
+    def _count_image(self, result: metrics.PullResult, seconds: float) -> None:
         metrics.pulled(result, seconds)
         self.totals.images[result] += 1
 
-    def _count(
+    def _count_saving(
         self,
         image: str,
         size: int,
@@ -195,7 +190,7 @@ class Ledger:
         record: records.ImageRecord | None,
         spared: int | None = None,
     ) -> None:
-        """Count what an image of `size` bytes did not take; `spared` of them not downloaded."""
+        """Count the saving for an image of `size` bytes, `spared` of which were not downloaded."""
         expectation = estimates.expect(size, self.throughput, record)
         saving = estimates.saved(
             expectation, size=size if spared is None else spared, actual=seconds
@@ -216,7 +211,7 @@ class Ledger:
             try:
                 files.write(self._file, msgspec.json.encode(_Samples(list(learned.samples))))
             except OSError as error:
-                logger.warning("the speed of pulls is not kept", extra={"reason": str(error)})
+                logger.warning("the speed of pulls is not saved", extra={"reason": str(error)})
 
     def _load(self) -> estimates.Throughput:
         throughput = estimates.Throughput()

@@ -1,10 +1,9 @@
 """Writes what this node has saved to its node object, for the controller's page.
 
-Rarely, and only what has changed: the figures for graphs are in /metrics.
+Rarely: the figures for graphs are in /metrics.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 from agent.model import keys, nodes
@@ -14,23 +13,17 @@ _SECONDS = 600.0
 
 
 class Board(Protocol):
-    """What others may read of this node: agent.node.health.node_object.Announcer."""
+    """The annotations of this node: agent.node.health.node_object.Announcer."""
 
     def annotate(self, **annotations: str | None) -> None:
         """Write annotations; never waits."""
 
 
 class Accountant:
-    """A service; `totals` says what was saved since the agent's start."""
+    """A service that writes the totals of a ledger."""
 
-    def __init__(
-        self,
-        totals: Callable[[], savings.Totals],
-        board: Board,
-        *,
-        seconds: float = _SECONDS,
-    ) -> None:
-        self._totals = totals
+    def __init__(self, ledger: savings.Ledger, board: Board, *, seconds: float = _SECONDS) -> None:
+        self._ledger = ledger
         self._board = board
         self._seconds = seconds
 
@@ -41,11 +34,11 @@ class Accountant:
             self.write()
 
     def write(self) -> None:
-        """Write it now; nothing before there is something."""
-        found = self._totals()
-        if not any(found.images.values()):
+        """Write the totals now, unless they are all 0."""
+        totals = self._ledger.totals
+        if not any(totals.images.values()):
             return
         saved = nodes.Saved(
-            seconds=round(found.seconds, 1), size=found.size, images=dict(found.images)
+            seconds=round(totals.seconds, 1), size=totals.size, images=dict(totals.images)
         )
         self._board.annotate(**{keys.SAVED: nodes.encode_saved(saved)})

@@ -16,7 +16,7 @@ from agent.matching import estimates as arithmetic
 from agent.mounts import mountinfo
 from agent.node.health import capability, probe
 from agent.node.images import containerd_watch, retirement
-from agent.node.pods import pod_worker
+from agent.node.pods import served_pods
 from agent.node.report import savings
 
 
@@ -194,17 +194,17 @@ def mounts_of(root: str, table: Sequence[mountinfo.Entry]) -> Mounts:
     return Mounts(folder=folder, layers=layers)
 
 
-def pods_of(served: Mapping[str, pod_worker.Served]) -> list[Pod]:
+def pods_of(served: Mapping[str, served_pods.Served]) -> list[Pod]:
     """The pods that there are, the newest first."""
     return [_pod(each) for each in reversed(list(served.values()))]
 
 
-def ended_of(served: Iterable[pod_worker.Served]) -> list[Pod]:
+def ended_of(served: Iterable[served_pods.Served]) -> list[Pod]:
     """Pods that are gone, in their order."""
     return [_pod(each) for each in served]
 
 
-def _pod(served: pod_worker.Served) -> Pod:
+def _pod(served: served_pods.Served) -> Pod:
     result = served.result
     decision = result.decision if result else None
     return Pod(

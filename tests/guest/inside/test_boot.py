@@ -81,7 +81,7 @@ async def test_a_server_of_which_one_head_is_dead_is_mounted_from_the_other(
     wanted = nfs.wanted("heads.example:/store", "", tmp_path / "store")
     async with workers.Pool("agent.mounts.nfs_worker", name="the test", size=1) as pool:
         assert tuple(await pool.call("resolve", "heads.example", deadline=20)) == heads
-        kept = store_mount.Mounting(wanted, pool, deadline=60)
+        kept = store_mount.Mounting(wanted, pool, store_mount.Signals(), deadline=60)
         loop = asyncio.get_running_loop()
         started = loop.time()
         async with asyncio.TaskGroup() as group:

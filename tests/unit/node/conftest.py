@@ -10,7 +10,7 @@ import pytest
 
 from agent.clients.containerd import rpc
 from agent.model import digests, images, keys, records
-from agent.node.images import image_snapshots, inventory, registration_plan
+from agent.node.images import containerd_images, image_snapshots, registration_plan
 from tests.fakes import containerd as fakes
 
 PLATFORM = images.Platform("linux", "amd64")
@@ -142,10 +142,10 @@ async def client(fake) -> AsyncIterator[rpc.Client]:
 
 
 @pytest.fixture
-def known(client) -> image_snapshots.Chains:
-    return image_snapshots.Chains(client, snapshotter=NAME)
+def containerd(client) -> containerd_images.ContainerdImages:
+    return containerd_images.of(client, PLATFORM, snapshotter=NAME)
 
 
 @pytest.fixture
-def stock(client) -> inventory.Inventory:
-    return inventory.Inventory(client, PLATFORM)
+def chains(containerd) -> image_snapshots.Chains:
+    return containerd.chains

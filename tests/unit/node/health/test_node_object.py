@@ -27,7 +27,9 @@ class Setting:
         self.api = fakes.Api()
         self.api.put(rest_client.NODES, {"metadata": {"name": "n", "labels": {"zone": "a"}}})
         self.emitted: list[tuple[str, str, bool]] = []
-        self.announcer = node_object.Announcer(self.api, self, "n", taint=TAINT, now=self.now)
+        self.announcer = node_object.Announcer(
+            self.api, self, node_object.Settings(name="n", taint=TAINT), now=self.now
+        )
 
     def now(self) -> datetime.datetime:
         return START + datetime.timedelta(seconds=asyncio.get_running_loop().time())
@@ -122,11 +124,13 @@ async def test_labels_and_condition_follow_the_verdict_and_changes_are_told(give
     ]
 
 
-async def test_a_new_agent_tells_nothing_that_was_so_before(given) -> None:
+async def test_a_new_agent_emits_nothing_for_what_was_so_before(given) -> None:
     async with given.running():
         await judge(given, WELL)
     given.emitted.clear()
-    given.announcer = node_object.Announcer(given.api, given, "n", now=given.now)
+    given.announcer = node_object.Announcer(
+        given.api, given, node_object.Settings(name="n"), now=given.now
+    )
     async with given.running():
         await judge(given, WELL)
 
@@ -298,11 +302,11 @@ async def test_a_node_is_not_known_while_that_cannot_be_written(given) -> None:
     given.api.before_patch = refuse
     async with given.running():
         await asyncio.sleep(60)
-        away = given.announcer.is_known
+        away = given.announcer.unwritten
         given.api.before_patch = None
         await asyncio.sleep(15)
 
-    assert (away, given.announcer.is_known) == (False, True)
+    assert (bool(away), given.announcer.unwritten) == (True, "")
 
 
 async def test_a_node_that_does_not_exist_is_complained_about_and_looked_for(given) -> None:

@@ -9,7 +9,7 @@ from agent import errors, settings
 from agent._proto.containerd import introspection_pb2
 from agent.clients.containerd import rpc, sockets
 from agent.model import nodes
-from agent.node.health import capability, probe
+from agent.node.health import capability, probe, store_mount
 from tests.fakes import containerd as fakes
 
 Check = capability.Check
@@ -24,15 +24,40 @@ class Store:
             raise errors.TemporaryError(self.problem)
 
 
+class Others:
+    """The node object and the pods: they note what the prober lets them know."""
+
+    def __init__(self) -> None:
+        self.verdicts: list[bool] = []
+        self.retries = 0
+
+    def judged(self, verdict: capability.Verdict) -> None:
+        self.verdicts.append(verdict.capable)
+
+    def retry_now(self) -> None:
+        self.retries += 1
+
+
 @pytest.fixture
 def store() -> Store:
     return Store()
 
 
 @pytest.fixture
-def prober(store, client) -> probe.Prober:
-    # The fake has no CRI plugin, so there is nobody to ask for handlers.
-    return probe.Prober(store, client, snapshotter="uimgacc", interval=1, handlers_needed=False)
+def others() -> Others:
+    return Others()
+
+
+@pytest.fixture
+def signals() -> store_mount.Signals:
+    return store_mount.Signals()
+
+
+@pytest.fixture
+def prober(store, client, others, signals) -> probe.Prober:
+    # The fake has no CRI plugin that could be asked for handlers.
+    wanted = probe.Settings(snapshotter="uimgacc", interval=1, handlers_needed=False)
+    return probe.Prober(store, client, others, others, signals, wanted)
 
 
 def plug(fake, **fields: object) -> None:
@@ -48,7 +73,7 @@ async def test_a_node_with_everything_is_capable(prober, fake) -> None:
     assert verdict.capable, verdict.problems
 
 
-async def test_what_node_set_up_has_to_say_is_part_of_the_verdict_while_it_is_there(
+async def test_the_remark_of_node_set_up_is_part_of_the_verdict_while_it_exists(
     prober, fake, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plug(fake)
@@ -73,73 +98,47 @@ async def test_a_store_that_is_silent_for_long_takes_it_away(prober, store, fake
     assert [verdict.capable for verdict in verdicts] == [True, True, False]
 
 
-async def test_the_return_of_the_store_is_told_once(store, client) -> None:
-    returns = []
-    prober = probe.Prober(
-        store,
-        client,
-        snapshotter="uimgacc",
-        interval=1,
-        handlers_needed=False,
-        on_store_back=lambda: returns.append(1),
-    )
+async def test_pods_are_retried_once_when_the_store_answers_again(prober, store, others) -> None:
     for problem in ("", "hangs", "hangs", "", ""):
         store.problem = problem
         await prober.look()
 
-    assert returns == [1]
+    assert others.retries == 1
 
 
-async def test_a_new_agent_takes_nothing_away_for_one_late_answer(store, client, fake) -> None:
+async def test_a_new_agent_takes_nothing_away_for_one_late_answer(
+    prober, store, others, fake
+) -> None:
     plug(fake)
-    told = []
-    prober = probe.Prober(
-        store,
-        client,
-        snapshotter="uimgacc",
-        interval=1,
-        handlers_needed=False,
-        on_verdict=lambda verdict: told.append(verdict.capable),
-    )
     store.problem = "late"
     await prober.look()
-    early = list(told)
+    early = list(others.verdicts)
     store.problem = ""
     await prober.look()
 
-    assert (early, told) == ([], [True])
+    assert (early, others.verdicts) == ([], [True])
 
 
-async def test_a_new_agent_tells_what_lasts(store, client) -> None:
-    told = []
-    prober = probe.Prober(
-        store,
-        client,
-        snapshotter="uimgacc",
-        interval=1,
-        on_verdict=lambda verdict: told.append(verdict.capable),
-    )
+async def test_a_new_agent_reports_a_problem_that_lasts(store, client, others, signals) -> None:
+    wanted = probe.Settings(snapshotter="uimgacc", interval=1)
+    prober = probe.Prober(store, client, others, others, signals, wanted)
     for _ in range(3):
         await prober.look()
 
-    assert told == [False]
+    assert others.verdicts == [False]
 
 
-async def test_each_problem_of_the_store_is_told_to_who_mounts_it(store, client) -> None:
-    told = []
-    prober = probe.Prober(
-        store,
-        client,
-        snapshotter="uimgacc",
-        interval=1,
-        handlers_needed=False,
-        on_store_problem=lambda: told.append(store.problem),
-    )
+async def test_each_problem_of_the_store_wakes_the_mount_of_the_store(
+    prober, store, signals
+) -> None:
+    woken = []
     for problem in ("", "hangs", "hangs", ""):
         store.problem = problem
         await prober.look()
+        woken.append(signals.silent.is_set())
+        signals.silent.clear()
 
-    assert told == ["hangs", "hangs"]
+    assert woken == [False, True, True, False]
 
 
 class Silent(Store):
@@ -162,14 +161,16 @@ class Loaded:
 
 
 @contextlib.asynccontextmanager
-async def looking(store: Store, address: str = ""):
+async def looking(store: Store, address: str = "", *, signals: store_mount.Signals | None = None):
     """A prober at work with the default times."""
-    prober = probe.Prober(
-        store,
-        Loaded(address),
+    wanted = probe.Settings(
         snapshotter="uimgacc",
         interval=settings.Agent(store=pathlib.Path("store")).probe_seconds,
         handlers_needed=False,
+    )
+    others = Others()
+    prober = probe.Prober(
+        store, Loaded(address), others, others, signals or store_mount.Signals(), wanted
     )
     async with asyncio.TaskGroup() as group:
         task = group.create_task(prober.run())
@@ -221,10 +222,11 @@ async def test_a_store_and_a_snapshotter_that_are_silent_together_take_no_longer
 async def test_a_store_that_was_just_mounted_is_looked_at_now() -> None:
     store = Silent()
     store.problem = "silent"
-    async with looking(store) as prober:
+    signals = store_mount.Signals()
+    async with looking(store, signals=signals) as prober:
         await asyncio.sleep(30.5)
         store.problem = ""
-        prober.wake()
+        signals.mounted.set()
 
         assert await wait_for(prober, capable=True) <= 2.1
 
@@ -242,7 +244,7 @@ async def test_a_plugin_that_failed_is_a_problem(prober, fake) -> None:
     assert "no such socket" in verdict.problems[Check.PLUGIN]
 
 
-async def test_nobody_behind_the_socket_is_a_problem(prober, fake, tmp_path) -> None:
+async def test_a_socket_that_no_process_listens_on_is_a_problem(prober, fake, tmp_path) -> None:
     plug(fake, exports={"address": str(tmp_path / "s")})
     verdict = await prober.look()
 

@@ -106,8 +106,13 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
 
 
 @pytest.fixture
-def kept(node) -> store_mount.Mounting:
-    return store_mount.Mounting(nfs.wanted(EXPORT, "", PLACE), node, deadline=20)
+def signals() -> store_mount.Signals:
+    return store_mount.Signals()
+
+
+@pytest.fixture
+def kept(node, signals) -> store_mount.Mounting:
+    return store_mount.Mounting(nfs.wanted(EXPORT, "", PLACE), node, signals, deadline=20)
 
 
 @contextlib.asynccontextmanager
@@ -119,17 +124,16 @@ async def running(kept: store_mount.Mounting):
         task.cancel()
 
 
-async def test_the_store_is_mounted_at_the_start(node, kept) -> None:
-    told = []
-    kept.on_mounted = lambda: told.append(node.store)
+async def test_the_store_is_mounted_at_the_start(node, kept, signals) -> None:
     before = kept.problem
     async with running(kept):
         assert "not mounted yet" in before
         assert kept.problem == ""
-        assert node.table == [node.store] == told
+        assert node.table == [node.store]
+        assert signals.mounted.is_set()
 
 
-async def test_a_server_that_is_away_is_tried_again_with_pauses(node, kept) -> None:
+async def test_a_server_that_is_away_is_tried_again_with_pauses(node, kept, signals) -> None:
     node.failure = OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     async with running(kept):
         await asyncio.sleep(60)
@@ -144,11 +148,13 @@ async def test_a_server_that_is_away_is_tried_again_with_pauses(node, kept) -> N
     assert 7 < max(pauses) <= 12.5
 
 
-async def test_what_is_there_is_taken_without_a_word_to_the_server_but_one(node, kept) -> None:
+async def test_what_is_there_is_taken_without_a_word_to_the_server_but_one(
+    node, kept, signals
+) -> None:
     async with running(kept):
         pass
     node.failure = AssertionError("nothing is to be mounted")
-    successor = store_mount.Mounting(nfs.wanted(EXPORT, "", PLACE), node, deadline=20)
+    successor = store_mount.Mounting(nfs.wanted(EXPORT, "", PLACE), node, signals, deadline=20)
     async with running(successor):
         await asyncio.sleep(3600)
 
@@ -156,23 +162,25 @@ async def test_what_is_there_is_taken_without_a_word_to_the_server_but_one(node,
     assert len(node.table) == 1
 
 
-async def test_a_silent_server_changes_nothing(node, kept) -> None:
+async def test_a_silent_server_changes_nothing(node, kept, signals) -> None:
     async with running(kept):
         store = node.store
         node.silent = True
         for _ in range(20):
-            kept.wake()
+            signals.silent.set()
             await asyncio.sleep(3)
         assert kept.problem == ""
         assert node.table == [store] == [node.store]
 
 
-async def test_a_stale_mount_is_replaced_and_the_old_one_goes_when_it_is_idle(node, kept) -> None:
+async def test_a_stale_mount_is_replaced_and_the_old_one_goes_when_it_is_idle(
+    node, kept, signals
+) -> None:
     async with running(kept):
         old = node.store
         # A layer is from it, and then a worker looks something up in it.
         node.stale, node.busy, node.layers = {old}, {old}, [f"{old}/sha256/ab/ab.erofs"]
-        kept.wake()
+        signals.silent.set()
         await asyncio.sleep(0.01)
         new = node.store
         assert new != old
@@ -187,12 +195,12 @@ async def test_a_stale_mount_is_replaced_and_the_old_one_goes_when_it_is_idle(no
         assert node.table == [new]
 
 
-async def test_a_stale_mount_stays_while_nothing_can_take_its_place(node, kept) -> None:
+async def test_a_stale_mount_stays_while_nothing_can_take_its_place(node, kept, signals) -> None:
     async with running(kept):
         old = node.store
         node.stale = {old}
         node.failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-        kept.wake()
+        signals.silent.set()
         await asyncio.sleep(0.01)
         assert "no such export" in kept.problem
         assert node.store == old
@@ -205,7 +213,7 @@ async def test_a_stale_mount_stays_while_nothing_can_take_its_place(node, kept) 
 DEAD, ALIVE, LATE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 
 
-async def test_an_address_that_drops_everything_is_passed_over(node, kept) -> None:
+async def test_an_address_that_drops_everything_is_passed_over(node, kept, signals) -> None:
     node.addresses, node.answers_after = [DEAD, ALIVE], {DEAD: 1e9}
     async with running(kept):
         await asyncio.sleep(6)
@@ -214,7 +222,9 @@ async def test_an_address_that_drops_everything_is_passed_over(node, kept) -> No
     assert node.asked == [(DEAD, 5), (ALIVE, 5)]
 
 
-async def test_a_slow_server_has_its_whole_time_where_no_other_address_works(node, kept) -> None:
+async def test_a_slow_server_has_its_whole_time_where_no_other_address_works(
+    node, kept, signals
+) -> None:
     node.addresses, node.answers_after = [DEAD, LATE], {DEAD: 1e9, LATE: 12}
     async with running(kept):
         await asyncio.sleep(5 + 5 + 20 + 13)
@@ -223,7 +233,7 @@ async def test_a_slow_server_has_its_whole_time_where_no_other_address_works(nod
     assert node.asked == [(DEAD, 5), (LATE, 5), (DEAD, 20), (LATE, 20)]
 
 
-async def test_the_only_address_has_its_whole_time_at_once(node, kept) -> None:
+async def test_the_only_address_has_its_whole_time_at_once(node, kept, signals) -> None:
     node.answers_after = {"10.0.0.1": 12}
     async with running(kept):
         await asyncio.sleep(13)
@@ -232,7 +242,9 @@ async def test_the_only_address_has_its_whole_time_at_once(node, kept) -> None:
     assert node.asked == [("10.0.0.1", 20)]
 
 
-async def test_an_address_that_refuses_says_more_than_one_that_is_silent(node, kept) -> None:
+async def test_an_address_that_refuses_says_more_than_one_that_is_silent(
+    node, kept, signals
+) -> None:
     node.addresses, node.answers_after = [ALIVE, DEAD], {DEAD: 1e9}
     node.failure = OSError(errno.EACCES, os.strerror(errno.EACCES))
     async with running(kept):
@@ -254,7 +266,7 @@ async def test_a_mount_that_the_host_cannot_see_is_warned_of(
     assert caplog.text.count("Bidirectional") == warned
 
 
-async def test_look_ups_fail_at_once_while_it_is_not_mounted(node, kept) -> None:
+async def test_look_ups_fail_at_once_while_it_is_not_mounted(node, kept, signals) -> None:
     gate = store_mount.Gate(node, kept)
     with pytest.raises(store_mount.NotMounted, match="not mounted yet"):
         await gate.call("survey", "", deadline=1)

@@ -9,33 +9,31 @@ from tests.unit.node import conftest
 
 
 class Setting:
-    """A follower of the fake, on a folder that survives it."""
+    """A watcher of the fake, with a folder that survives it."""
 
-    def __init__(self, client, stock, known, image, folder) -> None:
+    def __init__(self, containerd, image, folder) -> None:
         self.resets = 0
-        self.ledger = savings.Ledger(client, stock, snapshotter="uimgacc", folder=None)
-        self.registrar = register.Registrar(client, conftest.Blobs(image), known)
-        self.follower = containerd_watch.Follower(
-            client,
-            repair.Healer(client, stock, known),
+        self.ledger = savings.Ledger(containerd, folder=None)
+        self.registrar = register.Registrar(containerd, conftest.Blobs(image))
+        self.watcher = containerd_watch.Watcher(
+            containerd,
+            repair.Healer(containerd),
             self.ledger,
-            self.registrar,
-            on_reset=self.reset,
-            folder=folder,
-            canary_seconds=0.05,
-            pauses=(0.02,),
+            self,
+            asyncio.Event(),
+            containerd_watch.Settings(folder=folder, canary_seconds=0.05, pauses=(0.02,)),
         )
 
-    def reset(self) -> None:
+    def serve_again(self) -> None:
         self.resets += 1
 
     async def __aenter__(self) -> "Setting":
         self.group = asyncio.TaskGroup()
         await self.group.__aenter__()
-        follower = self.follower
-        runs = (follower.run(), follower.run_canary(), follower.run_pulls())
+        watcher = self.watcher
+        runs = (watcher.run(), watcher.run_canary(), watcher.run_pulls())
         self.tasks = [self.group.create_task(run) for run in runs]
-        await until(lambda: follower.state.connected)
+        await until(lambda: watcher.state.connected)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -51,10 +49,10 @@ async def until(condition) -> None:
 
 
 @pytest.fixture
-async def setting(client, stock, known, image, fake, tmp_path):
+async def setting(containerd, image, fake, tmp_path):
     fake.served.update(image.chain)
     fake.plugins.append(introspection_pb2.Plugin(type="t", id="uimgacc"))
-    return Setting(client, stock, known, image, tmp_path)
+    return Setting(containerd, image, tmp_path)
 
 
 def touches(fake) -> int:
@@ -62,15 +60,15 @@ def touches(fake) -> int:
 
 
 async def test_records_are_touched_once_for_each_containerd(
-    setting, client, stock, known, image, fake, tmp_path
+    setting, containerd, image, fake, tmp_path
 ) -> None:
     await setting.registrar.register(image.wanted)
     async with setting:
         first = touches(fake)
-    async with Setting(client, stock, known, image, tmp_path):
+    async with Setting(containerd, image, tmp_path):
         second = touches(fake)
     fake.pid = 2
-    async with Setting(client, stock, known, image, tmp_path):
+    async with Setting(containerd, image, tmp_path):
         third = touches(fake)
 
     assert (first, second, third) == (3, 3, 6)
@@ -82,14 +80,14 @@ async def test_a_restart_of_containerd_is_noticed_and_pods_are_served_again(
     await setting.registrar.register(image.wanted)
     async with setting:
         await fake.stop()
-        await until(lambda: not setting.follower.state.connected)
+        await until(lambda: not setting.watcher.state.connected)
         fake.pid = 2
         fake.listeners.clear()
         before = setting.resets
         await fake.start(fake.address)
-        await until(lambda: setting.follower.state.connected)
+        await until(lambda: setting.watcher.state.connected)
 
-        assert setting.follower.state.pid == 2
+        assert setting.watcher.state.pid == 2
         assert setting.resets == before + 1
         assert touches(fake) == 6
 
@@ -148,7 +146,7 @@ async def test_of_a_flood_of_pulls_only_the_last_are_kept_for_measuring(
         await until(lambda: fake.listeners)
         for number in range(1000):
             fake.announce("/images/create", f"image-{number}")
-        await until(lambda: "image-999" in setting.follower._pending)
+        await until(lambda: "image-999" in setting.watcher._pending)
         blocked.set()
         await until(lambda: noticed[-1] == "image-999")
 

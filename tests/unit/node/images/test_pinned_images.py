@@ -1,4 +1,6 @@
-"""The sandbox's image, which every pod of ours needs."""
+"""The sandbox's image, which every pod of a uimgacc runtime class needs."""
+
+import asyncio
 
 import pytest
 
@@ -9,7 +11,7 @@ PINNED = {"io.cri-containerd.pinned": "pinned"}
 
 
 @pytest.fixture
-def pinned(client, stock, monkeypatch):
+def pinned(containerd, client, monkeypatch):
     """What looks after pinned images, and what it has asked the CRI plugin to pull."""
     asked = []
 
@@ -21,9 +23,7 @@ def pinned(client, stock, monkeypatch):
 
     monkeypatch.setattr(client, "pull", pull)
     monkeypatch.setattr(client, "runtime_handlers", handlers)
-    return pinned_images.PinnedImages(
-        client, stock, snapshotter=conftest.NAME, default=False
-    ), asked
+    return pinned_images.PinnedImages(containerd, asyncio.Event(), default=False), asked
 
 
 def pin(fake, image: conftest.Image) -> None:
@@ -31,7 +31,7 @@ def pin(fake, image: conftest.Image) -> None:
         record.labels.update(PINNED)
 
 
-async def test_one_whose_blobs_are_gone_is_pulled_for_our_snapshotter(pinned, fake, image) -> None:
+async def test_one_whose_blobs_are_gone_is_pulled_for_the_snapshotter(pinned, fake, image) -> None:
     image.pull_into(fake, "overlayfs", layers=False)
     pin(fake, image)
 
@@ -62,7 +62,7 @@ async def test_one_that_both_have_is_left_alone(pinned, fake, image) -> None:
     assert await pinned[0].look() == []
 
 
-async def test_images_that_are_not_pinned_are_none_of_its_business(pinned, fake, image) -> None:
+async def test_images_that_are_not_pinned_are_not_touched(pinned, fake, image) -> None:
     image.pull_into(fake, "overlayfs", layers=False)
 
     assert await pinned[0].look() == []

@@ -5,13 +5,13 @@ import pytest
 from agent.clients.containerd import rpc
 from agent.kits.aio import tasks
 from agent.model import keys
-from agent.node.images import register, registration_plan
+from agent.node.images import containerd_images, image_snapshots, register, registration_plan
 from tests.unit.node import conftest
 
 
 @pytest.fixture
-def registrar(client, known, image) -> register.Registrar:
-    return register.Registrar(client, conftest.Blobs(image), known)
+def registrar(containerd, image) -> register.Registrar:
+    return register.Registrar(containerd, conftest.Blobs(image))
 
 
 async def test_everything_is_there_before_the_image_is(registrar, fake, image) -> None:
@@ -35,10 +35,10 @@ async def test_labels_keep_the_snapshots_from_being_collected(registrar, fake, i
     assert labels["io.cri-containerd.image"] == "managed"
 
 
-async def test_an_index_is_the_target_and_refers_to_the_manifest(client, known, fake) -> None:
+async def test_an_index_is_the_target_and_refers_to_the_manifest(containerd, fake) -> None:
     image = conftest.Image("registry.example/app:1", index=True)
     fake.served.update(image.chain)
-    registrar = register.Registrar(client, conftest.Blobs(image), known)
+    registrar = register.Registrar(containerd, conftest.Blobs(image))
     await registrar.register(image.wanted)
 
     assert fake.images[str(image.reference)].target.digest == image.target
@@ -63,25 +63,26 @@ async def test_what_is_present_is_left_alone(registrar, fake, image) -> None:
     assert fake.log == []
 
 
-async def test_what_is_remembered_of_a_nodes_life_is_bounded(
-    client, known, fake, monkeypatch
-) -> None:
-    monkeypatch.setattr(register, "_REMEMBERED", 3)
+async def test_what_is_remembered_of_a_nodes_life_is_bounded(containerd, fake, monkeypatch) -> None:
+    monkeypatch.setattr(image_snapshots, "_MOUNTED", 3)
     images = [conftest.Image(f"registry.example/app-{number}:1") for number in range(10)]
-    registrar = register.Registrar(client, conftest.Blobs(*images), known)
+    registrar = register.Registrar(containerd, conftest.Blobs(*images))
     for image in images:
         fake.served.update(image.chain)
         await registrar.register(image.wanted)
 
-        assert image.chain[-1] in registrar._mounted
-        assert len(registrar._mounted) <= 3
+        assert image.chain[-1] in containerd.chains._mounted
+        assert len(containerd.chains._mounted) <= 3
 
 
-async def test_what_is_present_is_mounted_once_after_a_start(client, known, fake, image) -> None:
+async def test_what_is_present_is_mounted_once_after_a_start(
+    containerd, client, fake, image
+) -> None:
     fake.served.update(image.chain)
-    await register.Registrar(client, conftest.Blobs(image), known).register(image.wanted)
+    await register.Registrar(containerd, conftest.Blobs(image)).register(image.wanted)
     fake.log.clear()
-    registrar = register.Registrar(client, conftest.Blobs(image), known)
+    restarted = containerd_images.of(client, conftest.PLATFORM, snapshotter=conftest.NAME)
+    registrar = register.Registrar(restarted, conftest.Blobs(image))
     await registrar.register(image.wanted)
     await registrar.register(image.wanted)
 
@@ -129,13 +130,13 @@ async def test_an_image_that_is_pulled_all_the_same_is_laid_out_once(
 
 @pytest.mark.parametrize("way", ["forget", "set_aside"])
 async def test_an_image_that_was_laid_out_is_let_go_as_a_whole(
-    registrar, known, fake, image, way
+    registrar, chains, fake, image, way
 ) -> None:
     """A reference that stays keeps layers, and has the image taken for one of ours."""
     fake.served.update(image.chain)
     await registrar.register(image.wanted)
     await registrar.lay_out(image.wanted)
-    await getattr(known, way)(image.config)
+    await getattr(chains, way)(image.config)
 
     assert not [key for key in fake.blobs[image.config][1] if key.startswith("containerd.io/gc")]
 
@@ -148,19 +149,19 @@ async def test_layers_that_are_not_served_are_not_laid_out(registrar, fake, imag
     assert {key for _, key in fake.snapshots} == {image.chain[-1]}
 
 
-async def test_layers_of_another_image_that_stands_are_known(known, fake) -> None:
+async def test_layers_of_another_image_that_stands_are_known(chains, fake) -> None:
     """Its one snapshot has them, and theirs are no snapshots."""
     fake.add_snapshot("uimgacc", "c")
-    known.remember(["a", "b", "c"])
-    known.remember(["a", "b", "x", "gone"])
-    assert await known.count_shared(["a", "b", "x", "y"]) == 2
-    assert await known.count(["a", "b", "x", "y"]) == 0
-    assert await known.count_shared(["n", "o"]) == 0
+    chains.remember(["a", "b", "c"])
+    chains.remember(["a", "b", "x", "gone"])
+    assert await chains.count_shared(["a", "b", "x", "y"]) == 2
+    assert await chains.count(["a", "b", "x", "y"]) == 0
+    assert await chains.count_shared(["n", "o"]) == 0
 
 
-async def test_two_may_find_at_once_that_an_image_has_gone(known) -> None:
-    known.remember(["a", "b", "gone"])
-    asked = [known.count_shared(["a", "b", last]) for last in "xy"]
+async def test_two_may_find_at_once_that_an_image_has_gone(chains) -> None:
+    chains.remember(["a", "b", "gone"])
+    asked = [chains.count_shared(["a", "b", last]) for last in "xy"]
 
     assert await tasks.together(*asked) == [0, 0]
 
@@ -219,9 +220,9 @@ async def test_a_chain_that_the_snapshotter_has_lost_is_told(registrar, fake, im
     assert list(caught.value.chain) == image.chain
 
 
-async def test_a_record_without_its_blob_is_told(client, known, fake, image) -> None:
+async def test_a_record_without_its_blob_is_told(containerd, fake, image) -> None:
     fake.served.update(image.chain)
-    registrar = register.Registrar(client, conftest.Blobs(), known)
+    registrar = register.Registrar(containerd, conftest.Blobs())
     with pytest.raises(register.BlobMissingError):
         await registrar.register(image.wanted)
 

@@ -6,15 +6,15 @@ from tests.unit.node import conftest
 
 
 @pytest.fixture
-def healer(client, stock, known) -> repair.Healer:
-    return repair.Healer(client, stock, known)
+def healer(containerd) -> repair.Healer:
+    return repair.Healer(containerd)
 
 
 @pytest.fixture
-async def registered(client, known, fake, image) -> conftest.Image:
+async def registered(containerd, fake, image) -> conftest.Image:
     """An image that is registered, on a store that has it."""
     fake.served.update(image.chain)
-    await register.Registrar(client, conftest.Blobs(image), known).register(image.wanted)
+    await register.Registrar(containerd, conftest.Blobs(image)).register(image.wanted)
     fake.log.clear()
     return image
 
@@ -74,7 +74,7 @@ async def test_images_of_overlayfs_only_are_not_looked_at(healer, fake, image) -
 
 
 async def test_images_that_share_layers_are_removed_from_the_top(
-    healer, client, known, fake, registered
+    healer, client, chains, fake, registered
 ) -> None:
     """The bottom layer of one carries the top of the other."""
     other = conftest.Image("registry.example/other:1", layers=3)
@@ -119,10 +119,10 @@ async def test_a_layer_that_only_a_collection_removes_does_not_stand_in_the_way(
 
 
 async def test_an_image_that_is_set_aside_when_the_agent_dies_is_found_again(
-    healer, known, fake, registered
+    healer, chains, fake, registered
 ) -> None:
     fake.lose_backend()
-    await known.set_aside(registered.config)
+    await chains.set_aside(registered.config)
     outcome = await healer.reconcile(touch=False)
 
     assert (outcome.lost, outcome.restored) == (1, 1)
@@ -136,14 +136,14 @@ async def test_a_canary_tells_a_loss(healer, fake, registered) -> None:
     assert (before, await healer.lost_something()) == (False, True)
 
 
-async def test_of_very_many_images_so_many_are_canaries(healer, known, monkeypatch) -> None:
+async def test_of_very_many_images_so_many_are_canaries(healer, chains, monkeypatch) -> None:
     asked: list[str] = []
 
     async def stands(top: str) -> bool:
         asked.append(top)
         return True
 
-    monkeypatch.setattr(known, "stands", stands)
+    monkeypatch.setattr(chains, "stands", stands)
     for number in range(1000):
         healer.watch(f"sha256:{number}")
     for _ in range(1000):

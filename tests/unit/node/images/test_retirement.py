@@ -16,7 +16,7 @@ from tests.unit.node import conftest
 class Node:
     """A store's generations, a board, and the mounts that follow containerd's snapshots."""
 
-    def __init__(self, fake, client, known, stock) -> None:
+    def __init__(self, fake, containerd) -> None:
         self.fake = fake
         self.generations: list[records.RetiredRecord | None] = []
         self.store_problem = ""
@@ -25,16 +25,10 @@ class Node:
         self.root = "/r"
         self.pods: list[pods.Pod] | None = []
         self.extra_mounts: dict[str, int] = {}
-        self.retirer = retirement.Retirer(
-            self,
-            client,
-            known,
-            stock,
-            self,
-            root=lambda: self.root,
-            on_node=lambda: self.pods,
-            look_at_mounts=self.mounts,
-        )
+        self.retirer = retirement.Retirer(self, containerd, self, self, layers_at=self.mounts)
+
+    def on_node(self) -> list[pods.Pod] | None:
+        return self.pods
 
     def mounts(self, folder: str) -> mount_users.Layers:
         assert folder == "/r/layers"
@@ -102,10 +96,10 @@ def other() -> conftest.Image:
 
 
 @pytest.fixture
-async def node(fake, client, known, stock, image, other) -> Node:
+async def node(fake, containerd, image, other) -> Node:
     image.pull_into(fake, "uimgacc")
     other.pull_into(fake, "uimgacc")
-    made = Node(fake, client, known, stock)
+    made = Node(fake, containerd)
     await made.retirer.begin()
     return made
 
@@ -183,10 +177,10 @@ async def test_a_pod_that_is_about_to_start_keeps_its_image(node, fake, image) -
 
 
 async def test_nothing_is_removed_while_an_image_is_being_registered(
-    node, fake, known, image
+    node, fake, chains, image
 ) -> None:
     node.retire(image)
-    async with asyncio.TaskGroup() as group, known.gate.shared():
+    async with asyncio.TaskGroup() as group, chains.gate.shared():
         looking = group.create_task(node.retirer.look())
         await asyncio.wait([looking], timeout=1)
         meanwhile = str(image.reference) in fake.images

@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 
 import msgspec
@@ -6,7 +7,7 @@ import pytest
 from agent import errors
 from agent.matching import decisions
 from agent.model import caches, pods, records
-from agent.node.images import register
+from agent.node.images import provide, register, registration_plan
 from agent.node.pods import prepare
 from tests.unit.node import conftest
 
@@ -47,12 +48,17 @@ class Registrar:
         self.registered: list[str] = []
         self.laid_out: list[str] = []
         self.failures: list[Exception] = []
+        self.failing: dict[str, Exception] = {}
 
-    async def register(self, wanted) -> register.Registered:
+    async def register(self, wanted) -> registration_plan.Registered:
+        if wanted.tag in self.failing:
+            # So that another image, which takes longer, would be cancelled.
+            raise self.failing[wanted.tag]
+        await asyncio.sleep(0)
         self.registered.append(wanted.tag)
         if self.failures:
             raise self.failures.pop(0)
-        return register.Registered(new=tuple(wanted.layers))
+        return registration_plan.Registered(new=tuple(wanted.layers))
 
     async def lay_out(self, wanted) -> None:
         self.laid_out.append(wanted.tag)
@@ -67,7 +73,7 @@ class Others:
         self.counted: list[str] = []
         self.wished: list[str] = []
         self.matches: list[tuple[str, str]] = []
-        self.in_the_way: set[str] = set()
+        self.unusable: set[str] = set()
 
     def watch(self, top: str) -> None:
         self.watched.append(top)
@@ -82,7 +88,7 @@ class Others:
         self.wished.append(wanted.cache_id)
 
     async def clear(self, names) -> list[str]:
-        return [name for name in names if name in self.in_the_way]
+        return [name for name in names if name in self.unusable]
 
     def matched(self, group: str, name: str) -> None:
         self.matches.append((group, name))
@@ -91,16 +97,18 @@ class Others:
 class Setting:
     def __init__(self, image: conftest.Image, **options: object) -> None:
         self.catalog, self.registrar, self.others = Catalog(image), Registrar(), Others()
-        self.premounter = prepare.Premounter(
+        self.preparer = prepare.Preparer(
             self.catalog,
-            self.registrar,
+            provide.Provider(
+                self.registrar,
+                self.others,
+                self.others,
+                platform=conftest.PLATFORM,
+                snapshotter="uimgacc",
+            ),
             self.others,
             self.others,
-            self.others,
-            self.others,
-            platform=conftest.PLATFORM,
-            snapshotter="uimgacc",
-            **options,
+            prepare.Rules(platform=conftest.PLATFORM, **options),
         )
         self.pod = pods.Pod(
             namespace="default",
@@ -111,7 +119,7 @@ class Setting:
         )
 
     async def serve(self, **changes: object) -> prepare.Result:
-        return await self.premounter.serve(dataclasses.replace(self.pod, **changes))
+        return await self.preparer.serve(dataclasses.replace(self.pod, **changes))
 
 
 @pytest.fixture
@@ -159,7 +167,7 @@ async def refuse(wanted) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["", "nvidia", "uimgacc-"])
-async def test_a_pod_of_another_runtime_is_told_that_it_gets_nothing(given, runtime) -> None:
+async def test_a_pod_of_another_runtime_gets_an_event_that_it_is_pulled(given, runtime) -> None:
     """Though a cache has all of it: its kubelet pulls."""
     result = await given.serve(runtime_class=runtime)
 
@@ -180,7 +188,7 @@ async def test_a_pod_of_another_runtime_neither_makes_a_cache_nor_keeps_one(give
     assert given.others.wished == given.others.matches == []
 
 
-async def test_a_pod_of_another_runtime_that_asks_for_nothing_is_told_nothing(given) -> None:
+async def test_a_pod_of_another_runtime_that_asks_for_nothing_gets_no_event(given) -> None:
     result = await given.serve(runtime_class="nvidia", annotations={})
 
     assert result.decision.outcome is decisions.Outcome.NOT_ASKED
@@ -189,12 +197,12 @@ async def test_a_pod_of_another_runtime_that_asks_for_nothing_is_told_nothing(gi
 
 @pytest.mark.parametrize("ready", [True, False])
 @pytest.mark.parametrize("runtime", ["uimgacc", "nvidia"])
-async def test_of_a_pod_that_runs_already_nobody_is_told(given, image, ready, runtime) -> None:
+async def test_a_pod_that_runs_already_gets_no_event(given, image, ready, runtime) -> None:
     """As after an upgrade of the agent: it has its images since weeks, from wherever."""
     given.catalog.ready = ready
     given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, name="auto-one")
     pod = dataclasses.replace(given.pod, runtime_class=runtime)
-    result = await given.premounter.serve(pod, running=True)
+    result = await given.preparer.serve(pod, running=True)
 
     assert result.decision.events == ()
     assert given.others.wished == given.others.matches == []
@@ -204,27 +212,27 @@ async def test_of_a_pod_that_runs_already_nobody_is_told(given, image, ready, ru
 
 
 @pytest.mark.parametrize("annotations", [{}, {"uimgacc.io/image-cache": "auto"}])
-async def test_an_image_that_a_pod_of_another_runtime_cannot_start_from_makes_way(
+async def test_an_image_that_a_pod_of_another_runtime_cannot_start_from_is_removed(
     given, image, annotations
 ) -> None:
-    given.others.in_the_way.add(str(image.reference))
-    with pytest.raises(errors.TemporaryError, match="made way") as caught:
+    given.others.unusable.add(str(image.reference))
+    with pytest.raises(errors.TemporaryError, match="so that the pod can pull it") as caught:
         await given.serve(runtime_class="", annotations=annotations)
-    given.others.in_the_way.clear()
+    given.others.unusable.clear()
 
     assert caught.value.delay == 10
     assert (await given.serve(runtime_class="")).registered == ()
 
 
-async def test_as_default_snapshotter_every_runtime_is_ours(image) -> None:
-    given = Setting(image, only_ours=False)
+async def test_as_default_snapshotter_it_serves_every_runtime(image) -> None:
+    given = Setting(image, every_runtime=True)
     await given.serve(runtime_class="")
 
     assert given.registrar.registered == [str(image.reference)]
 
 
-async def test_as_default_snapshotter_the_handler_without_us_is_not_ours(image) -> None:
-    given = Setting(image, only_ours=False)
+async def test_as_default_snapshotter_it_does_not_serve_the_handler_without_it(image) -> None:
+    given = Setting(image, every_runtime=True)
     result = await given.serve(runtime_class="without-uimgacc")
 
     assert given.registrar.registered == []
@@ -232,9 +240,7 @@ async def test_as_default_snapshotter_the_handler_without_us_is_not_ours(image) 
 
 
 async def test_a_cache_of_another_namespace_is_not_registered(given) -> None:
-    given.catalog.cache = records.msgspec.structs.replace(
-        given.catalog.cache, namespaces=["theirs"]
-    )
+    given.catalog.cache = records.msgspec.structs.replace(given.catalog.cache, namespaces=["other"])
     result = await given.serve()
 
     assert result.decision.outcome is decisions.Outcome.FORBIDDEN
@@ -264,7 +270,7 @@ async def test_a_cache_that_has_just_become_ready_is_seen(given) -> None:
     assert after.decision.outcome is decisions.Outcome.HIT
 
 
-async def test_what_nobody_has_is_wished_for(given) -> None:
+async def test_a_cache_is_asked_for_where_none_has_the_image(given) -> None:
     given.catalog.ready = False
     await given.serve()
 
@@ -308,3 +314,100 @@ async def test_what_fails_goes_up_and_counts_nothing(given, image) -> None:
         await given.serve()
 
     assert given.others.counted == []
+
+
+async def test_pods_are_left_to_the_kubelet() -> None:
+    pod = pods.parse_pod(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "p", "annotations": {"uimgacc.io/image-cache": "auto"}},
+            "spec": {"containers": [{"name": "c", "image": "registry.example/app:1"}]},
+        }
+    )
+
+    result = await prepare.SwitchedOff().serve(pod)
+
+    assert result.registered == ()
+    assert result.decision.outcome.value == "not_asked"
+    assert "uimgacc enable" in result.sentence
+
+
+class TwoImages:
+    """A pod with two images in one cache, of which the second cannot be registered."""
+
+    def __init__(self, error: Exception) -> None:
+        self.images = [conftest.Image(f"registry.example/{name}:1") for name in ("good", "bad")]
+        self.good, self.bad = (str(image.reference) for image in self.images)
+        self.given = Setting(self.images[0])
+        catalog = self.given.catalog
+        other = Catalog(self.images[1])
+        catalog.images |= other.images
+        cached = [*catalog.cache.images, *other.cache.images]
+        catalog.cache = msgspec.structs.replace(catalog.cache, images=cached)
+        self.given.registrar.failing[self.bad] = error
+
+    async def serve(self, **changes: object) -> prepare.Result:
+        containers = tuple(pods.Container(name=n, image=n) for n in (self.good, self.bad))
+        return await self.given.serve(containers=containers, **changes)
+
+
+@pytest.mark.parametrize(
+    "error", [errors.TemporaryError("containerd is away"), register.BlobMissingError("sha256:0")]
+)
+async def test_an_image_that_fails_leaves_the_others_registered(error) -> None:
+    pod = TwoImages(error)
+    result = await pod.serve()
+
+    assert pod.given.registrar.registered == [pod.good]
+    assert result.registered == (pod.good,)
+    assert result.failed == {pod.bad: error}
+    assert result.retry is (error if isinstance(error, errors.TemporaryError) else None)
+
+
+async def test_the_event_says_which_images_are_registered_and_which_are_not() -> None:
+    result = await TwoImages(errors.TemporaryError("containerd is away")).serve()
+    (event,) = result.decision.events
+
+    assert (event.type, event.reason) == ("Warning", "ImageCachePartial")
+    assert event.message == (
+        "Present from image cache imc-one: registry.example/good:1. Not registered, pulled as "
+        "usual unless a retry succeeds: registry.example/bad:1 (containerd is away)."
+    )
+
+
+async def test_a_clouds_own_event_for_a_hit_stays_beside_it() -> None:
+    pod = TwoImages(errors.TemporaryError("containerd is away"))
+    result = await pod.serve(annotations={"k8s.aliyun.com/eci-image-cache": "true"})
+
+    assert [event.reason for event in result.decision.events] == [
+        "SuccessfulHitImageCache",
+        "ImageCachePartial",
+    ]
+
+
+async def test_a_retry_registers_the_image_that_failed_and_emits_the_hit() -> None:
+    pod = TwoImages(errors.TemporaryError("containerd is away"))
+    await pod.serve()
+    pod.given.registrar.failing.clear()
+    result = await pod.serve()
+
+    assert result.registered == (pod.good, pod.bad)
+    assert result.failed == {}
+    assert [event.reason for event in result.decision.events] == ["ImageCacheHit"]
+
+
+async def test_a_pod_that_runs_already_gets_no_event_for_a_failure_either() -> None:
+    pod = TwoImages(errors.TemporaryError("containerd is away"))
+    containers = tuple(pods.Container(name=n, image=n) for n in (pod.good, pod.bad))
+    running = dataclasses.replace(pod.given.pod, containers=containers)
+    result = await pod.given.preparer.serve(running, running=True)
+
+    assert result.decision.events == ()
+
+
+async def test_where_no_image_can_be_registered_a_failure_worth_a_retry_is_raised() -> None:
+    pod = TwoImages(errors.TemporaryError("containerd is away"))
+    pod.given.registrar.failing[pod.good] = register.BlobMissingError("sha256:0")
+    with pytest.raises(errors.TemporaryError, match="containerd is away"):
+        await pod.serve()

@@ -9,6 +9,16 @@ from agent.node.pods import start_times
 NOON = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 
 
+class Served:
+    """Pods of which all were accelerated, or none."""
+
+    def __init__(self, *, accelerated: bool) -> None:
+        self._accelerated = accelerated
+
+    def accelerated(self, key: str) -> bool:
+        return self._accelerated
+
+
 def pod(*, uid: str = "1", seconds: float | None = None) -> pods.Pod:
     """A pod that the kubelet took up at noon, and started after so many seconds."""
     started = None if seconds is None else NOON + datetime.timedelta(seconds=seconds)
@@ -39,7 +49,7 @@ def counted():
 
 @pytest.mark.parametrize("accelerated", [True, False])
 def test_a_pod_that_came_and_started_is_counted_once(counted, accelerated) -> None:
-    starts = start_times.Starts(lambda key: accelerated)
+    starts = start_times.Starts(Served(accelerated=accelerated))
     starts.seen("d/p", pod(), first=False)
     for _ in range(3):
         starts.seen("d/p", pod(seconds=7), first=False)
@@ -49,7 +59,7 @@ def test_a_pod_that_came_and_started_is_counted_once(counted, accelerated) -> No
 
 
 def test_a_pod_that_was_there_before_us_is_left_out(counted) -> None:
-    starts = start_times.Starts(lambda key: True)
+    starts = start_times.Starts(Served(accelerated=True))
     starts.seen("d/p", pod(), first=True)
     starts.seen("d/p", pod(seconds=7), first=False)
 
@@ -57,14 +67,14 @@ def test_a_pod_that_was_there_before_us_is_left_out(counted) -> None:
 
 
 def test_a_pod_that_had_started_when_it_was_first_seen_is_left_out(counted) -> None:
-    starts = start_times.Starts(lambda key: True)
+    starts = start_times.Starts(Served(accelerated=True))
     starts.seen("d/p", pod(seconds=7), first=False)
 
     assert counted()["true"] == (0, 0)
 
 
 def test_another_pod_of_the_same_name_is_another(counted) -> None:
-    starts = start_times.Starts(lambda key: True)
+    starts = start_times.Starts(Served(accelerated=True))
     starts.seen("d/p", pod(uid="1"), first=False)
     starts.gone("d/p")
     starts.seen("d/p", pod(uid="2", seconds=7), first=False)

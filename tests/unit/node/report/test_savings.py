@@ -1,14 +1,14 @@
 import pytest
 
 from agent.model import keys
-from agent.node.images import register
+from agent.node.images import registration_plan
 from agent.node.report import savings
 from tests.unit.node import conftest
 
 
 @pytest.fixture
-def ledger(client, stock, tmp_path) -> savings.Ledger:
-    return savings.Ledger(client, stock, snapshotter="uimgacc", folder=tmp_path)
+def ledger(containerd, tmp_path) -> savings.Ledger:
+    return savings.Ledger(containerd, folder=tmp_path)
 
 
 async def test_an_ordinary_pull_teaches_the_speed(ledger, fake, image) -> None:
@@ -74,7 +74,7 @@ async def test_unpacked_layers_whose_blobs_were_discarded_are_not_spared(
 
 async def test_a_registration_counts_only_what_was_not_here(ledger, fake, image) -> None:
     fake.add_blob(image.layer_blobs[0])
-    done = register.Registered(new=tuple(image.wanted.layers))
+    done = registration_plan.Registered(new=tuple(image.wanted.layers))
     await ledger.registered(image.record, done, seconds=0.5)
 
     (entry,) = ledger.entries
@@ -84,22 +84,22 @@ async def test_a_registration_counts_only_what_was_not_here(ledger, fake, image)
 
 
 async def test_an_image_that_was_present_spares_nothing(ledger, image) -> None:
-    await ledger.registered(image.record, register.Registered(already=True), seconds=0.1)
+    await ledger.registered(image.record, registration_plan.Registered(already=True), seconds=0.1)
 
     assert ledger.entries == ()
 
 
-async def test_the_speed_survives_a_restart(ledger, client, stock, fake, image, tmp_path) -> None:
+async def test_the_speed_survives_a_restart(ledger, containerd, fake, image, tmp_path) -> None:
     image.pull_into(fake, "overlayfs")
     await ledger.noticed(str(image.reference))
-    again = savings.Ledger(client, stock, snapshotter="uimgacc", folder=tmp_path)
+    again = savings.Ledger(containerd, folder=tmp_path)
 
     assert again.throughput == ledger.throughput
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"samples": 1}', '{"samples": [{"size": "x"}]}'])
-def test_a_damaged_file_is_as_none(client, stock, tmp_path, text) -> None:
+def test_a_damaged_file_is_as_none(containerd, tmp_path, text) -> None:
     (tmp_path / "pulls.json").write_text(text)
-    ledger = savings.Ledger(client, stock, snapshotter="uimgacc", folder=tmp_path)
+    ledger = savings.Ledger(containerd, folder=tmp_path)
 
     assert ledger.throughput.samples == ()

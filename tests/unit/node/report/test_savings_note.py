@@ -12,10 +12,15 @@ class Board:
         self.written.append(annotations)
 
 
+class Ledger:
+    def __init__(self, totals: savings.Totals) -> None:
+        self.totals = totals
+
+
 def test_nothing_is_written_before_something_came() -> None:
     board = Board()
 
-    savings_note.Accountant(savings.Totals, board).write()
+    savings_note.Accountant(Ledger(savings.Totals()), board).write()
 
     assert board.written == []
 
@@ -25,7 +30,7 @@ def test_what_was_saved_is_written_as_the_controller_reads_it() -> None:
     totals = savings.Totals(seconds=12.34, size=5)
     totals.images["hit"] = 2
 
-    savings_note.Accountant(lambda: totals, board).write()
+    savings_note.Accountant(Ledger(totals), board).write()
 
     ((key, text),) = board.written[0].items()
     found = nodes.decode_saved(text or "")

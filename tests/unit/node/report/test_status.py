@@ -7,7 +7,7 @@ import pytest
 
 from agent.model import pods
 from agent.mounts import mountinfo
-from agent.node.pods import pod_worker
+from agent.node.pods import served_pods
 from agent.node.report import status
 from tests.unit.node import statuses
 
@@ -85,8 +85,8 @@ def test_pods_come_newest_first_and_undecided_ones_are_there() -> None:
         "metadata": {"name": "a"},
         "spec": {"containers": [{"name": "c", "image": "i"}]},
     }
-    first = pod_worker.Served(pods.parse_pod(manifest))
-    second = pod_worker.Served(pods.parse_pod({**manifest, "metadata": {"name": "b"}}))
+    first = served_pods.Served(pods.parse_pod(manifest))
+    second = served_pods.Served(pods.parse_pod({**manifest, "metadata": {"name": "b"}}))
     found = status.pods_of({"default/a": first, "default/b": second})
 
     assert [pod.name for pod in found] == ["b", "a"]
@@ -94,7 +94,7 @@ def test_pods_come_newest_first_and_undecided_ones_are_there() -> None:
 
 
 def test_a_pod_that_is_gone_is_shown_with_its_end() -> None:
-    gone = pod_worker.Served(pods.Pod(namespace="d", name="a"), sentence="s", ended=statuses.NOW)
+    gone = served_pods.Served(pods.Pod(namespace="d", name="a"), sentence="s", ended=statuses.NOW)
     (found,) = status.ended_of([gone])
 
     assert (found.name, found.sentence, found.ended) == ("a", "s", statuses.NOW)

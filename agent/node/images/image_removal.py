@@ -1,0 +1,191 @@
+"""Removing images on the uimgacc snapshotter from containerd, on three occasions.
+
+For a pod of another runtime (Clearer): an image whose layers come from the store has no
+blobs here. Its record serves every runtime, though: such a pod finds the image present,
+containerd wants to unpack it for that runtime's snapshotter, and the pod fails with
+"content digest ... not found", again and again. Without the record, the kubelet pulls
+the image from the registry with its own credentials, and from then on both runtimes have
+it. Containers that run on it continue to run.
+
+While acceleration is switched off (Drainer): images that no container uses are removed,
+so that the snapshotter can unmount their layers. Running pods keep what they have; a
+container that starts again finds its image missing and pulls it.
+
+Before uninstallation (leave): a container on a snapshotter that containerd no longer
+knows cannot be removed, and an image whose snapshots are gone with it is present for the
+kubelet and cannot be run. So containers must be gone first, and images are removed.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from agent import errors
+from agent.clients.containerd import rpc
+from agent.model import images, keys, times
+from agent.node.images import containerd_images, inventory
+
+logger = logging.getLogger(__name__)
+
+_DRAIN_SECONDS = 60.0
+_YOUNG = datetime.timedelta(minutes=5)
+"""A younger image may be that of a container which is about to be created."""
+_LISTED = 20
+_UID = "io.kubernetes.pod.uid"
+
+
+class Clearer:
+    """Removes images that pods of other runtimes would take for present, and could not run."""
+
+    def __init__(self, containerd: containerd_images.ContainerdImages) -> None:
+        self._containerd = containerd
+
+    async def clear(self, names: Iterable[str]) -> Sequence[str]:
+        """Remove such images, by the names that a pod has for them; return those removed.
+
+        Raises TemporaryError.
+        """
+        async with self._containerd.chains.gate.shared():
+            return [name for name in names if await self._clear(name)]
+
+    async def _clear(self, name: str) -> bool:
+        client = self._containerd.client
+        try:
+            record = await client.image(str(images.parse_reference(name)))
+        except images.ImageReferenceError:
+            return False
+        if record is None:
+            return False
+        image = await self._containerd.inventory.look_up([record])
+        if image is None or self._containerd.snapshotter not in image.snapshotters:
+            return False
+        if await self._is_usable_elsewhere(image):
+            return False
+        for other in await client.images():
+            if other.target.digest == image.target:
+                await client.delete_image(other.name)
+        logger.info("removed an image so that its pod can pull it", extra={"image": name})
+        return True
+
+    async def _is_usable_elsewhere(self, image: inventory.Present) -> bool:
+        """Whether another snapshotter has an image, or can be given it from blobs."""
+        if await _other_snapshotter(image, self._containerd):
+            return True
+        return await self._containerd.inventory.has_blobs(image)
+
+
+class Drainer:
+    """A service that removes the images that no container uses."""
+
+    def __init__(
+        self,
+        containerd: containerd_images.ContainerdImages,
+        *,
+        clock: times.Clock = times.now,
+        seconds: float = _DRAIN_SECONDS,
+    ) -> None:
+        self._containerd = containerd
+        self._clock = clock
+        self._seconds = seconds
+
+    async def run(self) -> None:
+        """Remove unused images every so often, for ever."""
+        while True:
+            try:
+                if removed := await self.release():
+                    logger.info("removed images that no container uses", extra={"images": removed})
+            except errors.TemporaryError as error:
+                logger.warning("images cannot be removed", extra={"reason": str(error)})
+            await asyncio.sleep(self._seconds)
+
+    async def release(self) -> Sequence[str]:
+        """Remove the images on the snapshotter that no container uses; return their names."""
+        client = self._containerd.client
+        used = {container.image for container in await client.containers()}
+        removed = []
+        for image in await self._containerd.inventory.all():
+            names = [record.name for record in image.records]
+            if not self._may_go(image) or used.intersection(names):
+                continue
+            for name in names:
+                await client.delete_image(name)
+            removed += names
+        if removed:
+            await self._containerd.chains.collect()
+        return removed
+
+    def _may_go(self, image: inventory.Present) -> bool:
+        pinned = any(keys.CRI_PINNED in record.labels for record in image.records)
+        young = self._clock() - image.since < _YOUNG
+        return self._containerd.snapshotter in image.snapshotters and not pinned and not young
+
+
+class InUseError(errors.TemporaryError):
+    """Containers still use the snapshotter; `pods` are their pods, as namespace/name."""
+
+    def __init__(self, pods: Sequence[str]) -> None:
+        more = f" and {len(pods) - _LISTED} more" if len(pods) > _LISTED else ""
+        super().__init__(
+            f"containers of these pods use the snapshotter: {', '.join(pods[:_LISTED])}{more};"
+            " delete them, or drain the node",
+            delay=10,
+        )
+        self.pods = pods
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Left:
+    """What `leave` has done: the names of the images that were removed.
+
+    `pods` are the names of all pods of the node by their UID, as namespace/name.
+    """
+
+    removed: Sequence[str]
+    pods: Mapping[str, str] = dataclasses.field(hash=False)
+
+
+async def leave(containerd: containerd_images.ContainerdImages) -> Left:
+    """Take all images off the snapshotter; remove those that no other snapshotter has.
+
+    Raises InUseError, and removes nothing, while a container uses the snapshotter.
+    """
+    name = containerd.snapshotter
+    containers = await containerd.client.containers()
+    if users := [each for each in containers if each.snapshotter == name]:
+        raise InUseError(sorted({_pod(each) for each in users}))
+    removed = []
+    affected = [image for image in await containerd.inventory.all() if name in image.snapshotters]
+    for image in affected:
+        if image.contents.top and await _other_snapshotter(image, containerd):
+            await containerd.chains.forget(image.contents.config)
+            continue
+        for record in image.records:
+            with contextlib.suppress(rpc.NotFoundError):
+                await containerd.client.delete_image(record.name)
+            removed.append(record.name)
+    if affected:
+        # The snapshotter may have stopped already: then its folder is removed as a whole, later.
+        with contextlib.suppress(errors.TemporaryError):
+            await containerd.chains.collect()
+    pods = {uid: _pod(each) for each in containers if (uid := each.labels.get(_UID))}
+    return Left(removed, pods)
+
+
+async def _other_snapshotter(
+    image: inventory.Present, containerd: containerd_images.ContainerdImages
+) -> bool:
+    """Whether another snapshotter has all of an image, so that containers can start from it."""
+    for other in sorted(image.snapshotters - {containerd.snapshotter}):
+        if await containerd.chains.stands(image.contents.top, snapshotter=other):
+            return True
+    return False
+
+
+def _pod(container: rpc.Container) -> str:
+    labels = container.labels
+    if "io.kubernetes.pod.name" not in labels:
+        return f"container {container.id}"
+    return f"{labels.get('io.kubernetes.pod.namespace', '')}/{labels['io.kubernetes.pod.name']}"

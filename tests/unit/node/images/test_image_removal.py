@@ -1,0 +1,105 @@
+"""Removing images from a fake containerd: for pods of other runtimes, and while switched off."""
+
+import datetime
+
+import pytest
+
+from agent.node.images import image_removal, register
+from tests.fakes import containerd as fakes
+from tests.unit.node import conftest
+
+HOUR = datetime.timedelta(hours=1)
+
+
+@pytest.fixture
+def drainer(fake, containerd) -> image_removal.Drainer:
+    return image_removal.Drainer(containerd, clock=lambda: fake.now)
+
+
+async def test_an_image_that_no_container_uses_goes(fake, drainer, image) -> None:
+    image.pull_into(fake, conftest.NAME)
+    fake.tick(3600)
+
+    assert await drainer.release() == [str(image.reference)]
+    assert fake.images == {}
+    assert await drainer.release() == []
+
+
+async def test_what_a_container_uses_stays(fake, drainer, image) -> None:
+    image.pull_into(fake, conftest.NAME)
+    fake.tick(3600)
+    fake.containers.append(
+        fakes.containers_pb2.Container(id="c", snapshotter="other", image=str(image.reference))
+    )
+
+    assert await drainer.release() == []
+    assert list(fake.images) == [str(image.reference)]
+
+
+async def test_what_came_just_now_stays_for_a_while(fake, drainer, image) -> None:
+    image.pull_into(fake, conftest.NAME)
+    fake.tick(60)
+    assert await drainer.release() == []
+
+    fake.tick(600)
+    assert await drainer.release() == [str(image.reference)]
+
+
+async def test_images_of_other_snapshotters_and_pinned_ones_stay(fake, drainer, image) -> None:
+    image.pull_into(fake, "overlayfs")
+    pause = conftest.Image("registry.example/pause:1")
+    pause.pull_into(fake, conftest.NAME)
+    fake.add_image(
+        str(pause.reference),
+        pause.target,
+        labels={"io.cri-containerd.pinned": "pinned"},
+        media=pause.media_type,
+    )
+    fake.tick(3600)
+
+    assert await drainer.release() == []
+    assert len(fake.images) == 2
+
+
+@pytest.fixture
+def clearer(containerd) -> image_removal.Clearer:
+    return image_removal.Clearer(containerd)
+
+
+@pytest.fixture
+async def registered(containerd, fake, image) -> conftest.Image:
+    fake.served.update(image.chain)
+    await register.Registrar(containerd, conftest.Blobs(image)).register(image.wanted)
+    return image
+
+
+async def test_one_without_blobs_is_removed_under_all_its_names(clearer, fake, registered) -> None:
+    name = str(registered.reference)
+
+    assert await clearer.clear([name, "registry.example/another:1", "no/such image"]) == [name]
+    assert fake.images == {}
+
+
+async def test_one_that_can_be_unpacked_stays(clearer, fake, registered) -> None:
+    for blob in registered.layer_blobs:
+        fake.add_blob(blob)
+
+    assert await clearer.clear([str(registered.reference)]) == []
+    assert set(fake.images) == registered.names
+
+
+async def test_one_that_another_snapshotter_has_stays(clearer, fake, registered) -> None:
+    before = set(fake.images)
+    registered.pull_into(fake, "overlayfs", layers=False)
+    key = "containerd.io/gc.ref.snapshot.uimgacc"
+    fake.blobs[registered.config][1][key] = registered.chain[-1]
+
+    assert await clearer.clear([str(registered.reference)]) == []
+    assert before <= set(fake.images)
+
+
+async def test_an_image_on_another_snapshotter_is_not_touched(clearer, fake, image) -> None:
+    image.pull_into(fake, "overlayfs", layers=False)
+    fake.lose_backend("overlayfs")
+
+    assert await clearer.clear([str(image.reference)]) == []
