@@ -15,7 +15,7 @@ from agent.build.tar import inheritance
 from agent.kits.aio import tasks, threads
 from agent.model import images, oci, records, times
 from agent.store.lookup import direct_reader
-from agent.store.publish import build_claims, writer
+from agent.store.publish import build_claims, layer_writer, writer
 
 _DELETION_SECONDS = 600.0
 """A collector that lives is through with what it has begun long before."""
@@ -262,11 +262,10 @@ class _Build:
         compression: str,
     ) -> records.LayerRecord:
         async with self._locks.setdefault(layer.diff_id, asyncio.Lock()), self._slots:
-            found = await threads.run("look up", self._reuse, layer)
+            found = await self._stored(layer)
             if found is None:
-                self._new.add(layer.diff_id)
                 work = layer_build.LayerWork(self._tools, reference, layer, compression=compression)
-                found = await work.run(tally, self._budget)
+                found = await self._made(work, layer.diff_id, tally)
             else:
                 self._budget.add(layer.diff_id, found.size)
                 self._report(reference, layer, layer_build.Stage.REUSED)
@@ -292,21 +291,40 @@ class _Build:
         )
         await self._count_on([variant.diff_id])
         async with self._locks.setdefault(variant.diff_id, asyncio.Lock()), self._slots:
-            found = await threads.run("look up", self._reuse, variant)
+            found = await self._stored(variant)
             if found is None:
-                self._new.add(variant.diff_id)
                 work = layer_build.LayerWork(
                     self._tools, reference, layer, compression=compression, inherited=inherited
                 )
-                return await work.run(tally, self._budget)
+                return await self._made(work, variant.diff_id, tally)
             self._budget.add(layer.diff_id, found.size)
             return found
+
+    async def _stored(self, layer: oci.Layer) -> records.LayerRecord | None:
+        """The layer's record; what replaces a damaged layer is claimed by its own name first."""
+        found = await threads.run("look up", self._reuse, layer)
+        if found is not None and found.diff_id != layer.diff_id:
+            await self._count_on([found.diff_id])
+            found = await threads.run("look up", self._reuse, layer)
+        return found
+
+    async def _made(
+        self, work: layer_build.LayerWork, name: str, tally: layer_build.Tally
+    ) -> records.LayerRecord:
+        """Make a layer; where a damaged file has its name, the new one gets another."""
+        self._new.add(name)
+        made = await work.run(tally, self._budget)
+        if made.diff_id != name:
+            self._new.remove(name)
+            self._new.add(made.diff_id)
+            await self._count_on([made.diff_id])
+        return made
 
     def _reuse(self, layer: oci.Layer) -> records.LayerRecord | None:
         found = direct_reader.Reader(self._place).layer(layer.diff_id)
         if found is None:
             return None
-        return writer.add_blobs(self._place, found, [layer.blob.digest])
+        return layer_writer.add_blobs(self._place, found, [layer.blob.digest])
 
     def _report(
         self, reference: images.Reference, layer: oci.Layer, stage: layer_build.Stage
@@ -340,7 +358,7 @@ class _Build:
 
     def remove_new_layers(self) -> None:
         """Take back the layers that this build made, and nobody else wants."""
-        writer.take_back(self._place, self._new, self._claim.others)
+        layer_writer.take_back(self._place, self._new, self._claim.others)
         self._claim.withdraw()
 
 

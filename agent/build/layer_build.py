@@ -13,8 +13,8 @@ from agent.build import mkfs_erofs, unpack
 from agent.build.tar import headers, inheritance, stream
 from agent.kits.aio import threads
 from agent.model import images, oci, records
-from agent.store import integrity, layout
-from agent.store.publish import writer
+from agent.store import layer_file, layout
+from agent.store.publish import layer_writer, writer
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class LayerWork:
 
     async def _try(self, tally: Tally, budget: Budget) -> records.LayerRecord:
         store, layer = self._tools.store, self._layer
-        draft = await threads.run("draft", writer.draft_of, store, self._name)
+        draft = await threads.run("draft", layer_writer.draft_of, store, self._name)
         work = await threads.run("place", self._workplace, draft)
         try:
             unpacked = await self._convert(work, tally, {})
@@ -202,7 +202,7 @@ class LayerWork:
             self._report(Stage.PUBLISHING)
             record = await threads.run("describe", self._describe, work, draft, unpacked)
             budget.add(layer.diff_id, record.size)
-            record = await threads.run("publish", writer.publish_layer, store, draft, record)
+            record = await threads.run("publish", layer_writer.publish_layer, store, draft, record)
         finally:
             for path in (work, draft):
                 with contextlib.suppress(OSError):
@@ -273,14 +273,14 @@ class LayerWork:
         self, work: pathlib.Path, draft: pathlib.Path, unpacked: unpack.Unpacked
     ) -> records.LayerRecord:
         """Bring the finished file into the store's tmp/, and say what it is."""
-        fault = integrity.superblock_fault(work)
+        fault = layer_file.superblock_fault(work)
         if fault is not None:
             raise mkfs_erofs.ConversionFailed(self._name, fault)
         if work == draft:
-            digest = integrity.sha256_of(draft)
+            digest = layer_file.sha256_of(draft)
         else:
             with writer.translated(draft):
-                digest = writer.copy(work, draft)
+                digest = layer_file.copy(work, draft)
         return records.LayerRecord(
             diff_id=self._name,
             size=draft.stat().st_size,

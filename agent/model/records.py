@@ -7,7 +7,9 @@ so that a later version may add some. Sizes are bytes, times are RFC 3339 UTC
 strings, durations seconds.
 """
 
+import base64
 import re
+import zlib
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -59,7 +61,12 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     `size` and `sha256` are of the .erofs file, `tar_size` of the uncompressed tar
     it was made from, `blobs` the digests of the compressed blobs known to unpack to it.
     `implied` are the directories (percent-encoded) that the tar has things in but does
-    not name: they look as below, so an image may use a variant of this layer.
+    not name: they look as below, so an image may use a variant of this layer. In the file
+    a long list is `implied_packed` instead: a pull reads the record of each layer.
+
+    `damaged` says what is wrong with the layer file, "" for nothing that is known. Such a
+    layer is not served, and the next build makes it anew; its file stays as it is, for
+    nodes may have it mounted, and `replaced_by` is the name of the new one.
     """
 
     diff_id: DigestText
@@ -69,6 +76,9 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     blobs: list[DigestText]
     mkfs: Toolchain
     implied: list[str] = []
+    implied_packed: str = ""
+    damaged: str = ""
+    replaced_by: DigestText | None = None
 
 
 class ChainRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,8 +268,20 @@ _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
 }
 
 
+_NAMES = msgspec.json.Decoder(list[str])
+
+_PACKED_FROM = 32 << 10
+"""Bytes; a list of directories that is longer is packed."""
+
+_UNPACKED_LIMIT = 64 << 20
+
+
 def encode(record: msgspec.Struct) -> bytes:
     """The bytes of a record's file: JSON, indented, with a newline at the end."""
+    if isinstance(record, LayerRecord) and sum(map(len, record.implied)) > _PACKED_FROM:
+        names = msgspec.json.encode(record.implied)
+        packed = base64.b64encode(zlib.compress(names, 9)).decode()
+        record = msgspec.structs.replace(record, implied=[], implied_packed=packed)
     return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
 
 
@@ -270,6 +292,25 @@ def decode(data: bytes, kind: type[Record], name: str) -> Record:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(name, str(error)) from error
     return record
+
+
+def with_names(record: LayerRecord, name: str) -> LayerRecord:
+    """The record of a layer as it was before `encode` packed it; raise RecordError."""
+    if not record.implied_packed:
+        return record
+    names = _unpacked(record.implied_packed, name)
+    return msgspec.structs.replace(record, implied=names, implied_packed="")
+
+
+def _unpacked(packed: str, name: str) -> list[str]:
+    try:
+        unpacker = zlib.decompressobj()
+        names = unpacker.decompress(base64.b64decode(packed, validate=True), _UNPACKED_LIMIT)
+        if not unpacker.eof:
+            raise RecordError(name, "implied_packed is cut off or too long")
+        return _NAMES.decode(names)
+    except (ValueError, zlib.error, msgspec.DecodeError, RecursionError) as error:
+        raise RecordError(name, f"implied_packed: {error}") from error
 
 
 def is_cache_id(text: str) -> bool:

@@ -19,7 +19,7 @@ from agent.kits.processes import workers
 from agent.model import digests, records
 from agent.snapshotter import store_worker
 from agent.store import decoding, layout
-from agent.store.lookup import chain_index
+from agent.store.lookup import file_reads
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class Lookup:
     ) -> tuple[Layer, str | None]:
         """One layer of an answer, and the chain ID that it stands on. Raises RecordError."""
         chain = decoding.chain(chain_data, chain_id)
-        layer = decoding.layer(layer_data, chain.diff_id)
+        layer = decoding.sound_layer(layer_data, chain.diff_id)
         if layer.size != size:
             raise records.RecordError(
                 f"of layer {chain.diff_id}", f"says {layer.size} bytes, its file has {size}"
@@ -196,7 +196,7 @@ class Lookup:
         path = str(self._layout.store_record)
         try:
             data = await self._pool.call(
-                "read", path, chain_index.RECORD_LIMIT, deadline=self._deadline
+                "read", path, file_reads.RECORD_LIMIT, deadline=self._deadline
             )
         except FileNotFoundError:
             return "no_store"

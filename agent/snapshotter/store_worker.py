@@ -42,7 +42,7 @@ def _find(store: str, chain_id: str, most: int) -> list[tuple[str, bytes, bytes,
 
 
 def _mount(store: str, folder: str, chain: bytes, layer: bytes, size: int) -> int | None:
-    if chain_index.size_of(layer) != size:
+    if chain_index.size_of(layer) != size or chain_index.is_damaged(layer):
         return None
     name = chain_index.layer_of(chain)
     target = mountpoints.mountpoint(folder, name)

@@ -10,12 +10,6 @@ from collections.abc import Iterable
 from agent import errors
 from agent.model import digests, images, records
 
-RECORD_LIMIT = 16 << 20
-"""No record is larger than this, in bytes."""
-
-BLOB_LIMIT = 64 << 20
-"""No manifest, index or config is larger than this, in bytes."""
-
 
 class NotAStore(errors.PermanentError):
     """A folder has no store.json, or one that is damaged.
@@ -57,8 +51,17 @@ def store(data: bytes, root: str) -> records.StoreRecord:
 
 def layer(data: bytes, diff_id: str) -> records.LayerRecord:
     """Decode the record of a layer; raise RecordError."""
-    record = records.decode(data, records.LayerRecord, f"of layer {diff_id}")
-    _must_be(f"of layer {diff_id}", asked=diff_id, found=record.diff_id)
+    name = f"of layer {diff_id}"
+    record = records.with_names(records.decode(data, records.LayerRecord, name), name)
+    _must_be(name, asked=diff_id, found=record.diff_id)
+    return record
+
+
+def sound_layer(data: bytes, diff_id: str) -> records.LayerRecord:
+    """Decode the record of a layer that may be served; raise RecordError."""
+    record = layer(data, diff_id)
+    if record.damaged:
+        raise records.RecordError(f"of layer {diff_id}", f"its file is damaged: {record.damaged}")
     return record
 
 

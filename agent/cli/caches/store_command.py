@@ -33,9 +33,13 @@ def init(store: pathlib.Path, *, compression: str, as_json: bool) -> None:
 
 
 def check(store: pathlib.Path, *, quick: bool, as_json: bool) -> None:
-    """Verify a store; ends with status 1 where anything is damaged or missing."""
+    """Verify a store; ends with status 1 where anything is damaged or missing.
+
+    Damaged layers are marked: no node serves them, and the next build makes them anew.
+    """
     with _progress(quiet=as_json or quick) as progress:
-        found = list(integrity.check(layout.Layout(store), content=not quick, progress=progress))
+        place = layout.Layout(store)
+        found = list(integrity.check(place, content=not quick, mark=True, progress=progress))
     bad = [
         finding
         for finding in found

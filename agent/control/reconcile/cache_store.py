@@ -17,7 +17,7 @@ from agent.control.decisions import outcome
 from agent.model import builds, images, records
 from agent.store import decoding, layout
 from agent.store.gc import generations
-from agent.store.lookup import direct_reader
+from agent.store.lookup import direct_reader, file_reads
 from agent.store.publish import writer
 
 _SECONDS = 20.0
@@ -194,7 +194,7 @@ def _platforms(place: layout.Layout, record: records.CacheRecord) -> list[str]:
 def _read(path: pathlib.Path) -> bytes | None:
     try:
         with path.open("rb") as file:
-            return file.read(decoding.RECORD_LIMIT)
+            return file.read(file_reads.RECORD_LIMIT)
     except FileNotFoundError:
         return None
 

@@ -283,7 +283,7 @@ def _is_digest(text: str) -> bool:
 
 def _read(path: pathlib.Path | str) -> bytes | None:
     try:
-        return file_reads.read(str(path), decoding.RECORD_LIMIT)
+        return file_reads.read(str(path), file_reads.RECORD_LIMIT)
     except FileNotFoundError:
         return None
 

@@ -10,18 +10,26 @@ import errno
 import logging
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from agent import errors, metrics
 from agent.model import images, records
 from agent.store import decoding, layout
+from agent.store.lookup import file_reads
 
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
+
+
+_LIMITS: Mapping[records.RecordKind, int] = {
+    "blob": file_reads.BLOB_LIMIT,
+    "chain": file_reads.LOOKUP_LIMIT,
+    "layer": file_reads.LOOKUP_LIMIT,
+}
 
 
 class StoreUnavailable(errors.TemporaryError):
@@ -129,11 +137,11 @@ class Catalog:
         )
 
     async def layer(self, diff_id: str) -> records.LayerRecord | None:
-        """The record of a layer; None when the layer is not in the store."""
+        """The record of a layer; None when the layer is not in the store, or is damaged."""
         data = await self._read("layer", self.layout.layer_record(diff_id))
-        return (
-            None if data is None else self._decode("layer", lambda: decoding.layer(data, diff_id))
-        )
+        if data is None:
+            return None
+        return self._decode("layer", lambda: decoding.sound_layer(data, diff_id))
 
     async def chain(self, chain_id: str) -> records.ChainRecord | None:
         """The record of a chain ID; None when it is not in the store."""
@@ -144,7 +152,7 @@ class Catalog:
 
     async def blob(self, digest: str) -> bytes | None:
         """A manifest, index or config, verified against its digest; None when not there."""
-        data = await self._read("blob", self.layout.blob(digest), limit=decoding.BLOB_LIMIT)
+        data = await self._read("blob", self.layout.blob(digest))
         return None if data is None else self._decode("blob", lambda: decoding.blob(data, digest))
 
     async def generation(self) -> int:
@@ -181,12 +189,9 @@ class Catalog:
             raise
 
     async def _read(
-        self,
-        kind: records.RecordKind,
-        path: pathlib.Path,
-        operation: str = "read",
-        limit: int = decoding.RECORD_LIMIT,
+        self, kind: records.RecordKind, path: pathlib.Path, operation: str = "read"
     ) -> bytes | None:
+        limit = _LIMITS.get(kind, file_reads.RECORD_LIMIT)
         try:
             data = await self._call(operation, str(path), limit)
         except OSError as error:
@@ -203,7 +208,7 @@ class Catalog:
         self, kind: records.RecordKind, path: pathlib.Path
     ) -> list[tuple[str, bytes]]:
         try:
-            files = await self._call("read_folder", str(path), ".json", decoding.RECORD_LIMIT)
+            files = await self._call("read_folder", str(path), ".json", file_reads.RECORD_LIMIT)
         except OSError as error:
             if error.errno in _MISSING:
                 return []

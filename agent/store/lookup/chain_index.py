@@ -10,11 +10,9 @@ import re
 
 from agent.store.lookup import file_reads
 
-RECORD_LIMIT = 1 << 20
-"""Bytes; no record of a layer or chain comes near."""
-
 _DIFF_ID = re.compile(rb'"diff_id"\s*:\s*"sha256:([0-9a-f]{64})"')
 _PARENT = re.compile(rb'"parent"\s*:\s*(?:null|"sha256:([0-9a-f]{64})")')
+_DAMAGED = re.compile(rb'"damaged"\s*:\s*"[^"]')
 _SIZE = re.compile(rb'"size"\s*:\s*(\d+)')
 
 
@@ -26,16 +24,20 @@ def find_chain(store: str, chain_id: str) -> tuple[bytes, bytes, int] | None:
     or whose record is damaged raises OSError EUCLEAN.
     """
     try:
-        chain = file_reads.read(f"{store}/meta/chains/{chain_id[:2]}/{chain_id}.json", RECORD_LIMIT)
+        chain = _read(f"{store}/meta/chains/{chain_id[:2]}/{chain_id}.json")
     except FileNotFoundError:
         return None
     name = layer_of(chain)
     try:
-        record = file_reads.read(f"{store}/meta/layers/{name[:2]}/{name}.json", RECORD_LIMIT)
+        record = _read(f"{store}/meta/layers/{name[:2]}/{name}.json")
         size = file_reads.size_of(file_of(store, name))
     except FileNotFoundError as error:
         raise OSError(errno.EUCLEAN, "the layer of a chain is missing", error.filename) from error
     return chain, record, size
+
+
+def _read(path: str) -> bytes:
+    return file_reads.read(path, file_reads.LOOKUP_LIMIT)
 
 
 def layer_of(chain: bytes) -> str:
@@ -60,6 +62,11 @@ def size_of(layer: bytes) -> int | None:
     return int(named[1]) if named else None
 
 
+def is_damaged(layer: bytes) -> bool:
+    """Whether a layer record says that the file is damaged."""
+    return _DAMAGED.search(layer) is not None
+
+
 def file_of(store: str, name: str) -> str:
     """The file of a layer by its diff ID (64 hex digits)."""
     return f"{store}/sha256/{name[:2]}/{name}.erofs"
@@ -76,7 +83,7 @@ def confirm_chain(store: str, chain_id: str) -> bytes | None:
         with open(path, "rb") as file:
             if not os.fstat(file.fileno()).st_nlink:
                 return None
-            return file.read(RECORD_LIMIT)
+            return file.read(file_reads.LOOKUP_LIMIT)
     except FileNotFoundError:
         return None
 

@@ -29,7 +29,7 @@ def open_store(root: pathlib.Path) -> records.StoreRecord:
     """Read what a folder is; raise NotAStore or UnknownFormat."""
     place = layout.Layout(root)
     try:
-        data = file_reads.read(str(place.store_record), decoding.RECORD_LIMIT)
+        data = file_reads.read(str(place.store_record), file_reads.RECORD_LIMIT)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise decoding.NotAStore(str(root), "it has no store.json") from error
     except OSError as error:
@@ -47,30 +47,43 @@ class Reader:
         self._on_damage = on_damage
 
     def layer(self, diff_id: str) -> records.LayerRecord | None:
-        """The record of a layer, provided that its file is there and of the right size."""
-        data = self._read(self.layout.layer_record(diff_id))
-        record = None if data is None else self._decode(lambda: decoding.layer(data, diff_id))
-        if record is None:
-            return None
-        path = self.layout.layer(diff_id)
+        """The record of a layer, provided that its file is there and of the right size.
+
+        Of a damaged one that was built again, the record of the new one: it has the name of
+        the file to use.
+        """
+        record = self._layer_record(diff_id)
+        if record is not None and record.damaged and record.replaced_by is not None:
+            record = self._layer_record(record.replaced_by)
+        return record if record is not None and self._has_file(record) else None
+
+    def _layer_record(self, diff_id: str) -> records.LayerRecord | None:
+        data = self._read(self.layout.layer_record(diff_id), file_reads.LOOKUP_LIMIT)
+        return None if data is None else self._decode(lambda: decoding.layer(data, diff_id))
+
+    def _has_file(self, record: records.LayerRecord) -> bool:
+        """Whether a layer's file is what its record says, as far as shows without reading it."""
+        path = self.layout.layer(record.diff_id)
+        reason = record.damaged
         try:
             size = file_reads.size_of(str(path))
         except FileNotFoundError:
-            self._on_damage(str(path), "the record is there, the layer file is not")
-            return None
-        if size != record.size:
-            self._on_damage(str(path), f"has {size} bytes, its record says {record.size}")
-            return None
-        return record
+            reason = "the record is there, the layer file is not"
+        else:
+            if size != record.size:
+                reason = f"has {size} bytes, its record says {record.size}"
+        if reason:
+            self._on_damage(str(path), reason)
+        return not reason
 
     def chain(self, chain_id: str) -> records.ChainRecord | None:
         """The record of a chain ID."""
-        data = self._read(self.layout.chain_record(chain_id))
+        data = self._read(self.layout.chain_record(chain_id), file_reads.LOOKUP_LIMIT)
         return None if data is None else self._decode(lambda: decoding.chain(data, chain_id))
 
     def blob(self, digest: str) -> bytes | None:
         """A manifest, index or config, verified."""
-        data = self._read(self.layout.blob(digest), decoding.BLOB_LIMIT)
+        data = self._read(self.layout.blob(digest), file_reads.BLOB_LIMIT)
         return None if data is None else self._decode(lambda: decoding.blob(data, digest))
 
     def image(self, reference: images.Reference) -> records.ImageRecord | None:
@@ -119,7 +132,7 @@ class Reader:
             self._on_damage(error.name, error.reason)
             return None
 
-    def _read(self, path: pathlib.Path, limit: int = decoding.RECORD_LIMIT) -> bytes | None:
+    def _read(self, path: pathlib.Path, limit: int = file_reads.RECORD_LIMIT) -> bytes | None:
         try:
             return file_reads.read(str(path), limit)
         except OSError as error:
@@ -129,7 +142,7 @@ class Reader:
 
     def _read_folder(self, folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
         for name, data, number in file_reads.read_folder(
-            str(folder), ".json", decoding.RECORD_LIMIT
+            str(folder), ".json", file_reads.RECORD_LIMIT
         ):
             if number:
                 self._on_damage(f"{folder}/{name}", os.strerror(number))

@@ -6,6 +6,16 @@ Standard library only and few imports: it runs in children without site-packages
 import errno
 import os
 
+RECORD_LIMIT = 16 << 20
+"""Bytes of a record. What is larger is refused where it would be written, and is damage where it
+is read."""
+
+BLOB_LIMIT = 64 << 20
+"""The same for manifests, indexes and configs."""
+
+LOOKUP_LIMIT = 1 << 20
+"""The same for the records that each pull waits for: those of layers and chains."""
+
 _PART = 1 << 16
 """Bytes; almost every record is smaller, and memory for a part is had without a system call."""
 

@@ -4,21 +4,17 @@ Order is the caller's duty: layers, chains and blobs, then the image, then the
 cache that names it. A crash in between leaves things that nothing names, never a
 name without its thing.
 
-A layer file that is there is not replaced while its record vouches for it: nodes
-have it mounted, and on NFS a rename over a file that another client reads takes
-it away from that client (ESTALE). The bytes would be the same anyway. So layers
-are published with link(2), which fails where something is.
+Layer files are written by agent.store.publish.layer_writer.
 """
 
 import contextlib
 import errno
-import hashlib
-import os
+import logging
 import pathlib
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -26,7 +22,9 @@ from agent import errors
 from agent.kits import files
 from agent.model import digests, images, records
 from agent.store import decoding, layout
-from agent.store.lookup import direct_reader
+from agent.store.lookup import direct_reader, file_reads
+
+logger = logging.getLogger(__name__)
 
 COMPRESSIONS = ("lz4", "none")
 DAY = 86400.0
@@ -44,6 +42,22 @@ class StoreFull(errors.PermanentError):
             " free some space there or delete caches, then build again"
         )
         self.path = path
+
+
+class RecordTooLarge(errors.PermanentError):
+    """A record would be larger than what is read of it.
+
+    `path` is its file, `size` its bytes, `limit` how many are read.
+    """
+
+    def __init__(self, path: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"the record {path} would have {size} bytes, and at most {limit} are read: its layer"
+            " has too many folders that the tar does not name; this image cannot be in a store"
+        )
+        self.path = path
+        self.size = size
+        self.limit = limit
 
 
 class StoreMismatch(errors.PermanentError):
@@ -96,65 +110,11 @@ def create(root: pathlib.Path, *, compression: str = "lz4") -> records.StoreReco
     return found
 
 
-def draft_of(place: layout.Layout, diff_id: str) -> pathlib.Path:
-    """A new path in tmp/ for the making of a layer file."""
-    files.make_folder(place.tmp)
-    return place.tmp / f"{digests.hex_of(diff_id)}.{secrets.token_hex(6)}.erofs"
-
-
-def copy(source: pathlib.Path, draft: pathlib.Path) -> str:
-    """Bring a file from elsewhere to a draft's path; returns the digest of its bytes."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(4 << 20))
-    with source.open("rb", buffering=0) as reader, draft.open("xb", buffering=0) as writer:
-        while count := reader.readinto(buffer):
-            digest.update(buffer[:count])
-            done = 0
-            while done < count:
-                done += writer.write(buffer[done:count]) or 0
-    return f"sha256:{digest.hexdigest()}"
-
-
-def publish_layer(
-    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord
-) -> records.LayerRecord:
-    """Move a finished layer file to its place, then write its record.
-
-    Returns the record that is in the store afterwards: another builder's where that
-    one was faster. The draft is gone in any case.
-    """
-    target = place.layer(record.diff_id)
-    try:
-        with translated(target):
-            there = direct_reader.Reader(place).layer(record.diff_id)
-            if there is None:
-                _move_layer(draft, target)
-                there = record
-                _write_record(place, place.layer_record(record.diff_id), record)
-            else:
-                there = add_blobs(place, there, record.blobs)
-            return there
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def add_blobs(
-    place: layout.Layout, record: records.LayerRecord, blobs: list[str]
-) -> records.LayerRecord:
-    """Note that more blobs unpack to a layer; nothing is written where all are known."""
-    union = sorted({*record.blobs, *blobs})
-    if union == sorted(record.blobs):
-        return record
-    record = msgspec.structs.replace(record, blobs=union)
-    _write_record(place, place.layer_record(record.diff_id), record)
-    return record
-
-
 def publish_chain(place: layout.Layout, chain_id: str, record: records.ChainRecord) -> None:
     """Write the record of a chain ID."""
     path = place.chain_record(chain_id)
     if direct_reader.Reader(place).chain(chain_id) != record:
-        _write_record(place, path, record)
+        write_record(place, path, record)
 
 
 def publish_blob(place: layout.Layout, data: bytes) -> digests.Digest:
@@ -169,12 +129,12 @@ def publish_blob(place: layout.Layout, data: bytes) -> digests.Digest:
 def publish_image(place: layout.Layout, record: records.ImageRecord) -> None:
     """Write the record of an image; its layers, chains and blobs must be there."""
     reference = images.parse_reference(record.ref)
-    _write_record(place, place.image_record(reference), record)
+    write_record(place, place.image_record(reference), record)
 
 
 def publish_cache(place: layout.Layout, record: records.CacheRecord) -> None:
     """Write the record of a cache, which makes it Ready; its images must be there."""
-    _write_record(place, place.cache_record(record.id), record)
+    write_record(place, place.cache_record(record.id), record)
 
 
 def delete_cache(place: layout.Layout, cache_id: str) -> None:
@@ -204,30 +164,6 @@ def sweep(place: layout.Layout, *, older_than: float = DAY) -> list[pathlib.Path
     return gone
 
 
-def take_back(
-    place: layout.Layout, diff_ids: Collection[str], others: Callable[[], Collection[str]]
-) -> None:
-    """Remove layers that a build has just made and that no image needs.
-
-    `others` tells what other builds count on. A build claims a layer before it looks for
-    its record: so either it finds none, or `others`, asked after the record is gone, has it.
-    """
-    needed = referenced(direct_reader.Reader(place))
-    going: dict[str, bytes] = {}
-    for diff_id in diff_ids:
-        if digests.hex_of(diff_id) not in needed:
-            path = place.layer_record(diff_id)
-            with contextlib.suppress(FileNotFoundError):
-                going[diff_id] = path.read_bytes()
-                path.unlink()
-    claimed = others() if going else ()
-    for diff_id, data in going.items():
-        if diff_id in claimed:
-            files.write(place.layer_record(diff_id), data, tmp=place.tmp)
-        else:
-            place.layer(diff_id).unlink(missing_ok=True)
-
-
 def referenced(reader: direct_reader.Reader) -> set[str]:
     """The hex digests of everything that an image in the store needs."""
     wanted = set()
@@ -249,25 +185,21 @@ def age(path: pathlib.Path) -> float:
     return 0.0
 
 
-def _move_layer(draft: pathlib.Path, target: pathlib.Path) -> None:
-    files.make_folder(target.parent)
-    descriptor = os.open(draft, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
-        target.hardlink_to(draft)
-    except OSError:
-        # Something without a record is there: no image names it, so it may be
-        # replaced. Or this file system has no hard links.
-        draft.rename(target)
-    files.sync_folder(target.parent)
-
-
-def _write_record(place: layout.Layout, path: pathlib.Path, record: msgspec.Struct) -> None:
+def write_record(place: layout.Layout, path: pathlib.Path, record: msgspec.Struct) -> None:
+    """Replace a record; raise RecordTooLarge and StoreFull."""
+    data = encoded(path, record)
     with translated(path):
-        files.write(path, records.encode(record), tmp=place.tmp)
+        files.write(path, data, tmp=place.tmp)
+
+
+def encoded(path: pathlib.Path, record: msgspec.Struct) -> bytes:
+    """The bytes of a record's file; raise RecordTooLarge where they would not be read."""
+    data = records.encode(record)
+    is_looked_up = isinstance(record, records.LayerRecord | records.ChainRecord)
+    limit = file_reads.LOOKUP_LIMIT if is_looked_up else file_reads.RECORD_LIMIT
+    if len(data) > limit:
+        raise RecordTooLarge(str(path), len(data), limit)
+    return data
 
 
 def _write_once(place: layout.Layout, path: pathlib.Path, data: bytes) -> None:

@@ -3,9 +3,11 @@
 import os
 import pathlib
 
+import msgspec
+
 from agent.model import digests, records
-from agent.store import integrity, layout
-from agent.store.publish import writer
+from agent.store import layer_file, layout
+from agent.store.publish import layer_writer, writer
 
 MKFS = records.Toolchain(version="1.8", options=[])
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -34,32 +36,36 @@ def store(root: pathlib.Path) -> layout.Layout:
 def layer(place: layout.Layout, name: str) -> records.LayerRecord:
     """Publish a layer."""
     diff_id = digest(name)
-    draft = writer.draft_of(place, diff_id)
+    draft = layer_writer.draft_of(place, diff_id)
     draft.write_bytes(erofs(name.encode()))
     record = records.LayerRecord(
         diff_id=diff_id,
         size=draft.stat().st_size,
         tar_size=10,
-        sha256=integrity.sha256_of(draft),
+        sha256=layer_file.sha256_of(draft),
         blobs=[digest(f"blob of {name}")],
         mkfs=MKFS,
     )
-    return writer.publish_layer(place, draft, record)
+    return layer_writer.publish_layer(place, draft, record)
 
 
 def image(place: layout.Layout, *names: str, ref: str = REF) -> records.ImageRecord:
     """Publish an image of layers of these names, with all that belongs to it."""
     layers = [layer(place, name) for name in names]
-    chain = digests.chain_ids(one.diff_id for one in layers)
+    diff_ids = [digest(name) for name in names]
+    chain = digests.chain_ids(diff_ids)
     parent = None
-    for one, chain_id in zip(layers, chain, strict=True):
-        writer.publish_chain(
-            place, chain_id, records.ChainRecord(diff_id=one.diff_id, parent=parent)
-        )
+    for one, diff_id, chain_id in zip(layers, diff_ids, chain, strict=True):
+        variant_of = None if one.diff_id == diff_id else diff_id
+        made = records.ChainRecord(diff_id=one.diff_id, parent=parent, variant_of=variant_of)
+        writer.publish_chain(place, chain_id, made)
         parent = chain_id
     for data in blobs(ref):
         writer.publish_blob(place, data)
-    record = image_record(ref, layers)
+    named = zip(layers, diff_ids, strict=True)
+    record = image_record(
+        ref, [msgspec.structs.replace(one, diff_id=diff_id) for one, diff_id in named]
+    )
     writer.publish_image(place, record)
     return record
 

@@ -68,12 +68,45 @@ def test_missing_files_are_found(place) -> None:
 
 
 def test_a_layer_without_record_and_a_chain_without_layer_are_found(place) -> None:
-    place.layer_record(making.digest("a")).unlink()
+    """Missing where an image needs them: to free their space heals nothing."""
+    making.layer(place, "alone")
+    for name in ("a", "alone"):
+        place.layer_record(making.digest(name)).unlink()
 
     kinds = found(place)
 
-    assert ("orphaned", place.layer(making.digest("a"))) in kinds
-    assert ("orphaned", place.chain_record(making.digest("a"))) in kinds
+    assert ("missing", place.layer(making.digest("a"))) in kinds
+    assert ("missing", place.chain_record(making.digest("a"))) in kinds
+    assert ("orphaned", place.layer(making.digest("alone"))) in kinds
+
+
+def test_a_chain_that_still_names_a_damaged_layer_is_found(place) -> None:
+    """Another image's build has made the layer anew; this one is not served until its own does."""
+    making.image(place, "a", "c", ref="registry.io/team/other:1")
+    place.layer(making.digest("a")).write_bytes(b"short")
+    list(integrity.check(place, mark=True))
+    new = making.layer(place, "a")
+
+    (finding,) = integrity.check(place)
+    assert (finding.kind, finding.path) == (
+        integrity.Kind.DAMAGED,
+        place.chain_record(making.digest("a")),
+    )
+    making.image(place, "a", "b")
+    assert new.diff_id != making.digest("a")
+    assert found(place) == set()
+
+
+def test_a_store_that_cannot_be_written_is_checked_all_the_same(place, monkeypatch) -> None:
+    place.layer(making.digest("a")).write_bytes(b"short")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("agent.kits.files.write", refuse)
+    (finding,) = integrity.check(place, mark=True)
+
+    assert "where the store can be written" in finding.fix
 
 
 def test_a_missing_image_of_a_cache_is_found(place) -> None:

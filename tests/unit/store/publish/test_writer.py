@@ -45,57 +45,6 @@ def test_an_unknown_format_is_refused_with_a_reason(tmp_path) -> None:
         writer.create(tmp_path)
 
 
-def test_a_published_layer_is_there_with_its_record_and_no_draft(tmp_path) -> None:
-    place = making.store(tmp_path)
-
-    record = making.layer(place, "a")
-
-    assert direct_reader.Reader(place).layer(record.diff_id) == record
-    assert list(place.tmp.iterdir()) == []
-
-
-def test_the_second_builder_of_a_layer_leaves_the_first_ones_file(tmp_path) -> None:
-    place = making.store(tmp_path)
-    first = making.layer(place, "a")
-    inode = place.layer(first.diff_id).stat().st_ino
-
-    assert making.layer(place, "a") == first
-    assert place.layer(first.diff_id).stat().st_ino == inode
-    assert list(place.tmp.iterdir()) == []
-
-
-def test_a_second_blob_of_a_layer_is_noted(tmp_path) -> None:
-    place = making.store(tmp_path)
-    record = making.layer(place, "a")
-
-    writer.add_blobs(place, record, [making.digest("other")])
-
-    found = direct_reader.Reader(place).layer(record.diff_id)
-    assert found is not None
-    assert set(found.blobs) == {making.digest("other"), making.digest("blob of a")}
-
-
-def test_a_damaged_layer_is_replaced(tmp_path) -> None:
-    place = making.store(tmp_path)
-    record = making.layer(place, "a")
-    place.layer(record.diff_id).write_bytes(b"short")
-    damage = []
-    reader = direct_reader.Reader(place, on_damage=lambda name, reason: damage.append(reason))
-
-    assert reader.layer(record.diff_id) is None
-    assert "has 5 bytes" in damage[0]
-    assert making.layer(place, "a") == record
-    assert reader.layer(record.diff_id) == record
-
-
-def test_a_layer_file_without_a_record_is_taken_over(tmp_path) -> None:
-    place = making.store(tmp_path)
-    record = making.layer(place, "a")
-    place.layer_record(record.diff_id).unlink()
-
-    assert making.layer(place, "a") == record
-
-
 def test_a_full_store_says_what_to_do(tmp_path, monkeypatch) -> None:
     place = making.store(tmp_path)
 
@@ -139,26 +88,6 @@ def test_sweeping_takes_only_what_is_old(tmp_path) -> None:
 
     assert writer.sweep(place) == [old]
     assert list(place.tmp.iterdir()) == [new]
-
-
-def test_taking_layers_back_leaves_what_others_count_on(tmp_path) -> None:
-    place = making.store(tmp_path)
-    making.image(place, "needed")
-    for name in ("claimed", "alone"):
-        making.layer(place, name)
-    asked = []
-
-    def others() -> set[str]:
-        asked.append(direct_reader.Reader(place).layer(making.digest("claimed")))
-        return {making.digest("claimed")}
-
-    names = [making.digest(name) for name in ("needed", "claimed", "alone")]
-    writer.take_back(place, names, others)
-
-    assert asked == [None]
-    reader = direct_reader.Reader(place)
-    assert [reader.layer(name) is not None for name in names] == [True, True, False]
-    assert not place.layer(making.digest("alone")).exists()
 
 
 def test_records_are_replaced_atomically(tmp_path) -> None:

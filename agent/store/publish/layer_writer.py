@@ -1,0 +1,186 @@
+"""The layer files of a store, and the records that vouch for them.
+
+A layer file that is there is never replaced: nodes may have it mounted, and on NFS a
+rename over a file that another client reads takes it away from that client (ESTALE).
+So layers are published with link(2), which fails where something is. A file there with
+the same bytes is kept; beside one with other bytes, which is damaged then, the new one is
+published under another name, and the chains that a build writes name that one.
+"""
+
+import contextlib
+import logging
+import os
+import pathlib
+import secrets
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from agent import errors
+from agent.kits import files
+from agent.model import digests, records
+from agent.store import decoding, layer_file, layout
+from agent.store.lookup import direct_reader
+from agent.store.publish import writer
+
+logger = logging.getLogger(__name__)
+
+_REPLACEMENTS = 16
+"""Files of one layer, of which all but the last are damaged."""
+
+
+class NoPlaceLeft(errors.PermanentError):
+    """A layer was found damaged again and again. `diff_id` is the layer."""
+
+    def __init__(self, diff_id: str) -> None:
+        super().__init__(
+            f"layer {diff_id} was damaged {_REPLACEMENTS} times: is the store's server sound?"
+        )
+        self.diff_id = diff_id
+
+
+def draft_of(place: layout.Layout, diff_id: str) -> pathlib.Path:
+    """A new path in tmp/ for the making of a layer file."""
+    files.make_folder(place.tmp)
+    return place.tmp / f"{digests.hex_of(diff_id)}.{secrets.token_hex(6)}.erofs"
+
+
+def publish_layer(
+    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord
+) -> records.LayerRecord:
+    """Bring a finished layer file to its place, then write its record.
+
+    Returns the record that is in the store afterwards: another builder's where that
+    one was faster. Where a file with other bytes is at its place, that one stays: the new
+    one is published under another name, which is the `diff_id` of the returned record.
+    The draft is gone in any case. Raises RecordTooLarge, StoreFull and NoPlaceLeft.
+    """
+    try:
+        # What is too large is refused before anything is published.
+        writer.encoded(place.layer_record(record.diff_id), record)
+        with writer.translated(place.layer(record.diff_id)):
+            return _publish_layer(place, draft, record)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _publish_layer(
+    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord
+) -> records.LayerRecord:
+    if (there := _publish_as(place, draft, record)) is not None:
+        return there
+    for number in range(1, _REPLACEMENTS):
+        name = replacement_id(record.diff_id, number)
+        there = _publish_as(place, draft, msgspec.structs.replace(record, diff_id=name))
+        if there is not None:
+            _note_replacement(place, record, name)
+            return there
+    raise NoPlaceLeft(record.diff_id)
+
+
+def _publish_as(
+    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord
+) -> records.LayerRecord | None:
+    """Publish a layer under the name in its record; None where a file with other bytes is there."""
+    reader = direct_reader.Reader(place)
+    there = reader.layer(record.diff_id)
+    if there is None:
+        is_there = _link_layer(draft, place.layer(record.diff_id), record.sha256)
+        # Another builder may have written its record meanwhile.
+        there = reader.layer(record.diff_id)
+        if there is None and not is_there:
+            return None
+    if there is None:
+        writer.write_record(place, place.layer_record(record.diff_id), record)
+        return record
+    return add_blobs(place, there, record.blobs)
+
+
+def _note_replacement(place: layout.Layout, record: records.LayerRecord, name: str) -> None:
+    logger.warning(
+        "a layer file is not what a build makes; it stays, and the new one is beside it",
+        extra={"layer": record.diff_id, "new": name},
+    )
+    reason = "a build made other bytes of this layer"
+    noted = msgspec.structs.replace(record, damaged=reason, replaced_by=name)
+    writer.write_record(place, place.layer_record(record.diff_id), noted)
+
+
+def replacement_id(diff_id: str, number: int) -> digests.Digest:
+    """The name of the file that replaces a damaged layer for the first, second, ... time."""
+    return digests.sha256(f"{diff_id} replaced {number}".encode())
+
+
+def mark_damaged(place: layout.Layout, diff_id: str, reason: str) -> None:
+    """Have a layer not served any more, and made anew by the next build that needs it.
+
+    For a layer whose record can be read; one whose record cannot is like that already.
+    """
+    path = place.layer_record(diff_id)
+    record = decoding.layer(path.read_bytes(), diff_id)
+    marked = msgspec.structs.replace(record, damaged=reason, replaced_by=None)
+    writer.write_record(place, path, marked)
+
+
+def add_blobs(
+    place: layout.Layout, record: records.LayerRecord, blobs: list[str]
+) -> records.LayerRecord:
+    """Note that more blobs unpack to a layer; nothing is written where all are known."""
+    union = sorted({*record.blobs, *blobs})
+    if union == sorted(record.blobs):
+        return record
+    record = msgspec.structs.replace(record, blobs=union)
+    writer.write_record(place, place.layer_record(record.diff_id), record)
+    return record
+
+
+def take_back(
+    place: layout.Layout, diff_ids: Collection[str], others: Callable[[], Collection[str]]
+) -> None:
+    """Remove layers that a build has just made and that no image needs.
+
+    `others` tells what other builds count on. A build claims a layer before it looks for
+    its record: so either it finds none, or `others`, asked after the record is gone, has it.
+    """
+    needed = writer.referenced(direct_reader.Reader(place))
+    going: dict[str, bytes] = {}
+    for diff_id in diff_ids:
+        if digests.hex_of(diff_id) not in needed:
+            path = place.layer_record(diff_id)
+            with contextlib.suppress(FileNotFoundError):
+                going[diff_id] = path.read_bytes()
+                path.unlink()
+    claimed = others() if going else ()
+    for diff_id, data in going.items():
+        if diff_id in claimed:
+            files.write(place.layer_record(diff_id), data, tmp=place.tmp)
+        else:
+            place.layer(diff_id).unlink(missing_ok=True)
+
+
+def _link_layer(draft: pathlib.Path, target: pathlib.Path, digest: str) -> bool:
+    """Bring a layer file to its place; whether a file with its bytes is there now.
+
+    A file that is there is never replaced, whatever its record says: nodes may have it mounted.
+    """
+    files.make_folder(target.parent)
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        target.hardlink_to(draft)
+    except FileExistsError:
+        if not _has_bytes(target, draft, digest):
+            return False
+    except OSError:
+        if target.exists():
+            return _has_bytes(target, draft, digest)
+        draft.rename(target)  # this file system has no hard links
+    files.sync_folder(target.parent)
+    return True
+
+
+def _has_bytes(target: pathlib.Path, draft: pathlib.Path, digest: str) -> bool:
+    return target.stat().st_size == draft.stat().st_size and layer_file.sha256_of(target) == digest

@@ -1,0 +1,236 @@
+"""Layer files: published once, never replaced."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from agent.model import records
+from agent.store import integrity, layer_file, layout
+from agent.store.lookup import direct_reader, file_reads
+from agent.store.publish import layer_writer, writer
+from tests.unit.store import making
+
+ROOT = pathlib.Path(__file__).parents[4]
+
+
+def flip(path: pathlib.Path) -> None:
+    """Change the last byte in place: the file stays the same one, of the same size."""
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        byte = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_a_published_layer_is_there_with_its_record_and_no_draft(tmp_path) -> None:
+    place = making.store(tmp_path)
+
+    record = making.layer(place, "a")
+
+    assert direct_reader.Reader(place).layer(record.diff_id) == record
+    assert list(place.tmp.iterdir()) == []
+
+
+def test_the_second_builder_of_a_layer_leaves_the_first_ones_file(tmp_path) -> None:
+    place = making.store(tmp_path)
+    first = making.layer(place, "a")
+    inode = place.layer(first.diff_id).stat().st_ino
+
+    assert making.layer(place, "a") == first
+    assert place.layer(first.diff_id).stat().st_ino == inode
+    assert list(place.tmp.iterdir()) == []
+
+
+def test_a_second_blob_of_a_layer_is_noted(tmp_path) -> None:
+    place = making.store(tmp_path)
+    record = making.layer(place, "a")
+
+    layer_writer.add_blobs(place, record, [making.digest("other")])
+
+    found = direct_reader.Reader(place).layer(record.diff_id)
+    assert found is not None
+    assert set(found.blobs) == {making.digest("other"), making.digest("blob of a")}
+
+
+def test_a_layer_file_without_a_record_is_taken_over(tmp_path) -> None:
+    place = making.store(tmp_path)
+    record = making.layer(place, "a")
+    place.layer_record(record.diff_id).unlink()
+
+    assert making.layer(place, "a") == record
+
+
+def test_taking_layers_back_leaves_what_others_count_on(tmp_path) -> None:
+    place = making.store(tmp_path)
+    making.image(place, "needed")
+    for name in ("claimed", "alone"):
+        making.layer(place, name)
+    asked = []
+
+    def others() -> set[str]:
+        asked.append(direct_reader.Reader(place).layer(making.digest("claimed")))
+        return {making.digest("claimed")}
+
+    names = [making.digest(name) for name in ("needed", "claimed", "alone")]
+    layer_writer.take_back(place, names, others)
+
+    assert asked == [None]
+    reader = direct_reader.Reader(place)
+    assert [reader.layer(name) is not None for name in names] == [True, True, False]
+    assert not place.layer(making.digest("alone")).exists()
+
+
+def damage_of_every_kind(place: layout.Layout, diff_id: str) -> dict:
+    path, record_path = place.layer(diff_id), place.layer_record(diff_id)
+    edited = json.loads(record_path.read_text()) | {"sha256": making.digest("other")}
+    return {
+        "a flipped byte": lambda: flip(path),
+        "a cut file": lambda: path.write_bytes(path.read_bytes()[:-1]),
+        "no superblock": lambda: path.write_bytes(bytes(path.stat().st_size)),
+        "a cut record": lambda: record_path.write_bytes(record_path.read_bytes()[:-9]),
+        "an edited record": lambda: record_path.write_text(json.dumps(edited)),
+        "no record": record_path.unlink,
+        "a missing file": path.unlink,
+        "a missing chain": place.chain_record(diff_id).unlink,
+        "a cut chain": lambda: place.chain_record(diff_id).write_text("{"),
+    }
+
+
+KINDS = (
+    "a flipped byte",
+    "a cut file",
+    "no superblock",
+    "a cut record",
+    "an edited record",
+    "no record",
+    "a missing file",
+    "a missing chain",
+    "a cut chain",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_check_advises_heals_and_replaces_no_file(tmp_path, kind: str) -> None:
+    """Check, then create the cache again; the file stays as it is under its mounts."""
+    place = making.store(tmp_path)
+    diff_id = making.digest("a")
+    making.cache(place, "imc-one", making.image(place, "a", "b"))
+    inode = place.layer(diff_id).stat().st_ino
+    damage_of_every_kind(place, diff_id)[kind]()
+
+    bad = {integrity.Kind.DAMAGED, integrity.Kind.MISSING}
+    assert [one for one in integrity.check(place, mark=True) if one.kind in bad]
+    making.cache(place, "imc-one", making.image(place, "a", "b"))
+
+    assert list(integrity.check(place)) == []
+    if kind != "a missing file":
+        assert place.layer(diff_id).stat().st_ino == inode
+    chain = direct_reader.Reader(place).chain(diff_id)
+    assert chain is not None
+    made = direct_reader.Reader(place).layer(chain.diff_id)
+    assert made is not None
+    assert layer_file.sha256_of(place.layer(chain.diff_id)) == made.sha256
+
+
+def test_a_layer_that_is_damaged_again_gets_another_name_again(tmp_path) -> None:
+    place = making.store(tmp_path)
+    names = []
+    for _ in range(3):
+        made = making.layer(place, "a")
+        names.append(made.diff_id)
+        flip(place.layer(made.diff_id))
+        layer_writer.mark_damaged(place, made.diff_id, "its bytes")
+
+    assert len(set(names)) == 3
+    assert names[0] == making.digest("a")
+    assert direct_reader.Reader(place).layer(names[0]) is None
+
+
+def test_a_replacement_is_used_by_the_next_build_and_not_made_again(tmp_path) -> None:
+    place = making.store(tmp_path)
+    making.layer(place, "a")
+    flip(place.layer(making.digest("a")))
+    layer_writer.mark_damaged(place, making.digest("a"), "its bytes")
+    made = making.layer(place, "a")
+
+    assert direct_reader.Reader(place).layer(making.digest("a")) == made
+    assert making.layer(place, "a") == made
+
+
+def test_a_layer_with_many_folders_that_its_tar_does_not_name_has_a_small_record(tmp_path) -> None:
+    """The snapshotter reads no record over 1 MiB, for each pull waits for it."""
+    place = making.store(tmp_path)
+    deep = [f"{number}/" + "/".join("abcdefgh" for _ in range(40)) for number in range(5000)]
+    record = msgspec.structs.replace(making.layer(place, "a"), implied=deep)
+    writer.write_record(place, place.layer_record(record.diff_id), record)
+
+    assert sum(map(len, deep)) > file_reads.LOOKUP_LIMIT
+    assert place.layer_record(record.diff_id).stat().st_size < file_reads.LOOKUP_LIMIT // 8
+    assert direct_reader.Reader(place).layer(record.diff_id) == record
+
+
+def test_a_record_that_would_not_be_read_is_refused_before_its_layer_is_published(tmp_path) -> None:
+    place = making.store(tmp_path)
+    digest = making.digest("a")
+    draft = layer_writer.draft_of(place, digest)
+    draft.write_bytes(making.erofs(b"a"))
+    random = [making.digest(str(number)) for number in range(40_000)]
+    record = records.LayerRecord(
+        diff_id=digest,
+        size=draft.stat().st_size,
+        tar_size=1,
+        sha256=layer_file.sha256_of(draft),
+        blobs=[],
+        mkfs=making.MKFS,
+        implied=random,
+    )
+
+    with pytest.raises(writer.RecordTooLarge, match="too many folders"):
+        layer_writer.publish_layer(place, draft, record)
+    assert not place.layer(digest).exists()
+    assert not draft.exists()
+
+
+def test_a_record_over_the_limit_is_damage_for_all_and_is_written_anew(tmp_path) -> None:
+    """As a version before wrote it."""
+    place = making.store(tmp_path)
+    record = making.cache(place, "imc-one", making.image(place, "a")) and making.layer(place, "a")
+    path = place.layer_record(record.diff_id)
+    large = json.loads(path.read_text()) | {"implied": ["a" * 100] * 20_000}
+    path.write_text(json.dumps(large))
+    inode = place.layer(record.diff_id).stat().st_ino
+
+    assert [finding.path for finding in integrity.check(place)] == [path]
+    assert making.layer(place, "a") == record
+    assert place.layer(record.diff_id).stat().st_ino == inode
+
+
+BUILDER = """
+import pathlib, sys
+from agent.store import layout
+from tests.unit.store import making
+place = layout.Layout(pathlib.Path(sys.argv[1]))
+for number in range(300):
+    making.layer(place, f"layer {number}")
+"""
+
+
+def test_builders_that_race_for_the_same_layers_leave_each_file_as_it_was_first(tmp_path) -> None:
+    """Real processes: the file that a node may have mounted is never another one afterwards."""
+    place = making.store(tmp_path)
+    building = [
+        subprocess.Popen([sys.executable, "-c", BUILDER, str(tmp_path)], cwd=ROOT) for _ in range(3)
+    ]
+    inodes: dict[pathlib.Path, set[int]] = {}
+    while any(process.poll() is None for process in building):
+        for path in place.layer_files.glob("*/*.erofs"):
+            inodes.setdefault(path, set()).add(path.stat().st_ino)
+
+    assert [process.returncode for process in building] == [0, 0, 0]
+    assert len(list(place.layer_files.glob("*/*.erofs"))) == 300
+    assert all(len(seen) == 1 for seen in inodes.values())
+    assert [one for one in integrity.check(place) if one.kind.value != "orphaned"] == []
