@@ -417,7 +417,7 @@ async def test_a_full_store_leaves_nothing_behind(bench, monkeypatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agent.store.publish.writer._move_layer", full)
+    monkeypatch.setattr("agent.store.publish.layer_writer._link_layer", full)
 
     with pytest.raises(writer.StoreFull, match="no space left in the store"):
         await bench.build()
