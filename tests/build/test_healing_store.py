@@ -52,7 +52,9 @@ async def test_a_flipped_byte_is_healed_for_each_image_that_has_the_layer(bench)
         assert not chain_index.is_damaged(found[1])
 
 
-async def test_a_layer_with_thousands_of_folders_that_its_tar_does_not_name_is_served(bench) -> None:
+async def test_a_layer_with_thousands_of_folders_that_its_tar_does_not_name_is_served(
+    bench,
+) -> None:
     deep = "/".join(f"{level:02}-folder" for level in range(40))
     above = tars.archive([tars.file(f"{number:04}/{deep}/file") for number in range(1000)])
     bench.fake.add_image([above], "1")
