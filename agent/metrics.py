@@ -178,16 +178,18 @@ EventDrop = typing.Literal["api_unavailable", "queue_full", "refused", "too_many
 
 _EVENT_DROPPED = prometheus_client.Counter(
     "uimgacc_events_dropped_total",
-    "Events of pods and of the node that were not written to the API, by reason.",
+    "Events that were not written to the API, by reason.",
     ["reason"],
-    registry=AGENT,
+    registry=None,
 )
+for _registry in (AGENT, CONTROLLER):
+    _registry.register(_EVENT_DROPPED)
 for _event_drop in typing.get_args(EventDrop):
     _EVENT_DROPPED.labels(_event_drop)
 
 
 def event_dropped(reason: EventDrop) -> None:
-    """Count an event that nobody will see."""
+    """Count an event that is not written."""
     _EVENT_DROPPED.labels(reason).inc()
 
 

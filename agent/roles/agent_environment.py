@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from agent import settings
-from agent.clients.kube import connection, node_pods, rest_client
+from agent.clients.kube import connection, event_writer, node_pods, rest_client
 from agent.matching import annotations
 from agent.model import keys
 from agent.node.health import capability, node_object, node_patch
@@ -22,7 +22,7 @@ from agent.node.pods import (
     served_pods,
     start_times,
 )
-from agent.node.report import event_queue, pod_events
+from agent.node.report import kube_events, pod_events
 
 
 class NodeObject(Protocol):
@@ -111,23 +111,24 @@ def _cluster(
     taint = node_patch.parse_taint(wanted.startup_taint) if wanted.startup_taint else None
     kept = annotations.KEYS | {keys.RUNTIME_HANDLER}
     api = node_pods.NodePods(client, node, annotations=kept)
-    poster = event_queue.Poster(client, node)
-    creator = cache_requests.Creator(client, poster, now=client.now)
+    writer = event_writer.EventWriter(client)
+    events = kube_events.KubeEvents(writer, node)
+    creator = cache_requests.Creator(client, events, now=client.now)
     announcer = node_object.Announcer(
-        client, poster, node_object.Settings(name=node, taint=taint), now=client.now
+        client, events, node_object.Settings(name=node, taint=taint), now=client.now
     )
 
     def services() -> Mapping[str, Coroutine[Any, Any, None]]:
         return {
             "node object": announcer.run(),
-            "events": poster.run(),
+            "events": writer.run(),
             "caches asked for": creator.run(),
             "caches matched": creator.run_matched(),
         }
 
     return Environment(
         source=scheduled.Scheduled(api, start_times.Starts(served)),
-        events=poster,
+        events=events,
         creator=creator,
         node=announcer,
         services=services,

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from agent import errors, metrics, settings
-from agent.clients.kube import connection, lease, rest_client
+from agent.clients.kube import connection, event_writer, lease, rest_client
 from agent.control.decisions import retention
 from agent.control.gc import collector_rounds
 from agent.control.jobs import job_manifest, job_template
@@ -100,7 +100,8 @@ class _Controller:
         known = observed.Knowledge()
         api = cluster.Cluster(client, namespace=wanted.namespace)
         rules = _rules(wanted)
-        teller = cache_events.Teller(client)
+        events = event_writer.EventWriter(client, cache_events.LIMITS)
+        teller = cache_events.CacheEvents(events)
         leader = dispatch.Leader(
             client, api, known, namespace=wanted.namespace, rules=rules, teller=teller
         )
@@ -134,7 +135,7 @@ class _Controller:
         watcher = watches.Watcher(_credentials(wanted), namespace=wanted.namespace, deliver=deliver)
         services = {
             "watches": watcher.run(),
-            "events": teller.run(),
+            "events": events.run(),
             "collector": collector.run(),
             "aliases": aliaser.run(),
             **leader.services(reconciler.step),

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from agent import settings
-from agent.clients.kube import connection, refusals, rest_client
+from agent.clients.kube import connection, event_writer, refusals, rest_client
 from agent.matching import decisions
 from agent.model import caches, images, keys, pods, times
 from agent.node.health import capability, node_object, node_patch
 from agent.node.pods import cache_requests, served_pods
-from agent.node.report import event_queue, pod_events
+from agent.node.report import kube_events, pod_events
 from agent.roles import agent_environment
 from tests.kube import apis, faults, servers
 
@@ -137,20 +137,21 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 class Reported:
-    """A node object with its announcer and poster."""
+    """A node object with its announcer and events."""
 
     def __init__(self, api: apis.Api, client: rest_client.Client, name: str) -> None:
         self.api = api
         self.name = name
-        self.poster = event_queue.Poster(client, name)
+        self.writer = event_writer.EventWriter(client)
+        self.emitter = kube_events.KubeEvents(self.writer, name)
         self.announcer = node_object.Announcer(
             client,
-            self.poster,
+            self.emitter,
             node_object.Settings(name=name, taint=TAINT, reread=0.5, pauses=(0.1,)),
         )
 
     def running(self):
-        return running(self.announcer.run(), self.poster.run())
+        return running(self.announcer.run(), self.writer.run())
 
     @property
     def node(self) -> apis.Object:
@@ -274,10 +275,11 @@ async def test_a_pods_event_is_found_by_the_pod_once(api, agent) -> None:
         annotations={"k8s.aliyun.com/eci-image-cache": "true"},
     )
     for _ in range(2):
-        poster = event_queue.Poster(agent, name)
-        async with running(poster.run()):
-            pod_events.Once(poster).emit(pod, HIT)
-            poster.emit(pod, decisions.Event(reason="Other", message="m", warning=True))
+        writer = event_writer.EventWriter(agent)
+        events = kube_events.KubeEvents(writer, name)
+        async with running(writer.run()):
+            pod_events.Once(events).emit(pod, HIT)
+            events.emit(pod, decisions.Event(reason="Other", message="m", warning=True))
             await until(lambda: len(api.list(rest_client.EVENTS, namespace=api.namespace)) == 2)
 
     fields = f"involvedObject.name=web-0,involvedObject.uid={pod.uid},involvedObject.kind=Pod"
@@ -302,10 +304,11 @@ async def agent_pages(api: apis.Api, fields: str) -> AsyncIterator[rest_client.P
 
 
 async def test_an_event_for_a_namespace_that_is_not_there_holds_up_no_other(api, agent) -> None:
-    poster = event_queue.Poster(agent, "n")
-    async with running(poster.run()):
-        poster.emit(pods.Pod(namespace="never-made", name="p", uid="u"), HIT)
-        poster.emit(pods.Pod(namespace=api.namespace, name="p", uid="u"), HIT)
+    writer = event_writer.EventWriter(agent)
+    events = kube_events.KubeEvents(writer, "n")
+    async with running(writer.run()):
+        events.emit(pods.Pod(namespace="never-made", name="p", uid="u"), HIT)
+        events.emit(pods.Pod(namespace=api.namespace, name="p", uid="u"), HIT)
         await until(lambda: api.list(rest_client.EVENTS, namespace=api.namespace))
 
 

@@ -33,9 +33,9 @@ class Step(Protocol):
 
 
 class Teller(Protocol):
-    """Who hears of news (agent.control.objects.cache_events.Teller)."""
+    """Who hears of news (agent.control.objects.cache_events.CacheEvents)."""
 
-    def tell(self, cache: cache_object.CacheObject, event: outcome.Event) -> None:
+    def emit(self, cache: cache_object.CacheObject, event: outcome.Event) -> None:
         """Take an event."""
 
 
@@ -201,7 +201,7 @@ class Leader:
             await self._api.expire(cache)
             if cache.uid not in self._evicted:
                 self._evicted.add(cache.uid)
-                self._teller.tell(cache, _eviction(cache, self._rules))
+                self._teller.emit(cache, _eviction(cache, self._rules))
         self._evicted &= {cache.uid for cache in surplus}
 
     async def _run_counts(self) -> None:

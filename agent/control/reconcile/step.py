@@ -40,7 +40,7 @@ class Reconciler:
         api: cluster.Cluster,
         store: cache_store.Storage,
         holders: Holders,
-        teller: cache_events.Teller,
+        teller: cache_events.CacheEvents,
         template: job_manifest.Template,
         rules: retention.Rules,
         parallel: int,
@@ -81,7 +81,7 @@ class Reconciler:
         finally:
             self._starting -= begun
         for event in decision.events:
-            self._teller.tell(cache, event)
+            self._teller.emit(cache, event)
         await self._act_all(written, decision.afterwards, seen)
         if decision.sentence != cache.state.message:
             logger.info("reconciled", extra={"cache": key.name, "outcome": decision.sentence})

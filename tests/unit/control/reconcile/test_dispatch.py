@@ -86,7 +86,7 @@ class Leader:
             teller=self,
         )
 
-    def tell(self, cache: cache_object.CacheObject, event: outcome.Event) -> None:
+    def emit(self, cache: cache_object.CacheObject, event: outcome.Event) -> None:
         self.told.append((cache.key.name, event))
 
     async def step(self, key: cache_object.Key) -> float | None:
