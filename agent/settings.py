@@ -1,219 +1,372 @@
-"""Settings of the roles: frozen dataclasses, one per subject.
+"""Settings of the roles: frozen dataclasses, one for each role, and the reference page of them.
 
-Each field's docstring has unit, default and consequence. Values come from flags
-and environment variables of the same name (agent.cli).
+Each field is declared once, with its type, what it means and its default; flags, environment
+variables, `--help` and docs/reference/settings.md follow from it (agent.kits.flags). Times are in
+seconds unless the name says otherwise, sizes in bytes.
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
+from agent.kits import addresses, flags
 from agent.model import keys
+
+SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+_SOCKET_LIMIT = 107
+"""Bytes of a Unix socket's path; sockaddr_un has 108 with the zero at its end."""
+
+
+def _check_address(text: str) -> None:
+    if text:
+        addresses.split(text)
+
+
+def _check_socket(text: str) -> None:
+    path = str(pathlib.Path(text).absolute())
+    if len(path.encode("utf-8", "surrogateescape")) > _SOCKET_LIMIT:
+        raise ValueError(f"a socket's path has at most {_SOCKET_LIMIT} bytes: {path}")
+
+
+_Address = flags.Checked(_check_address)
+_Socket = flags.Checked(_check_socket)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """The node agent. Times are in seconds."""
+    """`uimgacc agent`."""
 
-    store: pathlib.Path
-    """The root folder of the shared store, mounted read-only; with `nfs`, where it will appear."""
+    store: Annotated[
+        pathlib.Path,
+        "Root folder of the shared store, mounted read-only; with --nfs, where it will appear.",
+    ]
+    pods: Annotated[
+        pathlib.Path | None,
+        "Folder of pod manifests, where there is no cluster. Needed: this or --kubernetes.",
+    ] = None
+    kubernetes: Annotated[
+        str, "Name of this node in Kubernetes: its pods come from the API server."
+    ] = ""
+    kubeconfig: Annotated[
+        pathlib.Path | None,
+        "Kubeconfig file for the API server; empty: by the service account of the agent's pod.",
+    ] = None
+    service_account: Annotated[
+        pathlib.Path,
+        "Folder with that account's token and certificate authority, which are read again as they"
+        " change.",
+    ] = SERVICE_ACCOUNT
+    api_seconds: Annotated[float, "How long the API server may take for one answer."] = 10.0
+    drain: Annotated[
+        bool,
+        "Switched off: no label, nothing is prepared for pods, and what nothing uses is removed."
+        " `uimgacc disable` sets it.",
+    ] = False
+    startup_taint: Annotated[
+        str, "KEY[=VALUE]:EFFECT of a taint to remove from the node once it can serve images."
+    ] = ""
+    nfs: Annotated[
+        str,
+        "SERVER:/EXPORT of the store: the agent mounts it beside --store and makes that a link to"
+        " the mount. Empty: the store is there already.",
+    ] = ""
+    nfs_options: Annotated[
+        str, "Options of that mount (nfs(5)), beside or in place of the defaults."
+    ] = ""
+    nfs_seconds: Annotated[
+        float,
+        "How long the NFS server may take for one mount before it is tried again, at each of its"
+        " addresses; where there are several, each has 5 s first.",
+    ] = 20.0
+    containerd: Annotated[str, "containerd's socket."] = "/run/containerd/containerd.sock"
+    snapshotter_name: Annotated[str, "Name of the snapshotter in containerd's configuration."] = (
+        keys.SNAPSHOTTER
+    )
+    default_snapshotter: Annotated[
+        bool,
+        "True where it is containerd's default snapshotter: pods of every runtime class are then"
+        " served, not only those of its own runtime handlers.",
+    ] = False
+    listen: Annotated[
+        str,
+        "HOST:PORT of the page for people, /status, /metrics, /healthz and /readyz; empty: none."
+        " The page names the images that run here: keep it on the node.",
+        _Address,
+    ] = "127.0.0.1:9465"
+    metrics_address: Annotated[
+        str, "HOST:PORT of /metrics alone, for a Prometheus elsewhere; empty: none.", _Address
+    ] = ""
+    copied_mounts: Annotated[
+        pathlib.Path | None,
+        "In a container: a volume with copies of the host's mounts, which are detached at the"
+        " start. They would keep the layers of containers that have ended in use.",
+    ] = None
+    state: Annotated[
+        pathlib.Path | None,
+        "Local folder for what survives a restart: the measured speed of pulls, and which"
+        " containerd was repaired. Empty: savings are estimated from build times until this node"
+        " has pulled an image.",
+    ] = None
+    store_seconds: Annotated[
+        float,
+        "How long the store may take for one answer. Longer: a dead store is noticed later;"
+        " shorter: a busy one counts as dead.",
+    ] = 2.0
+    containerd_seconds: Annotated[float, "How long containerd may take for one call."] = 10.0
+    probe_seconds: Annotated[
+        float, "Pause between two checks of store, containerd and snapshotter."
+    ] = 5.0
+    retired_seconds: Annotated[
+        float,
+        "Pause between two checks for deletions in the store. Deleted layers leave the store's"
+        " disk after this time at the earliest.",
+    ] = 30.0
+    canary_seconds: Annotated[
+        float, "Pause between two checks that a registered image still has its snapshots."
+    ] = 10.0
+    parallel: Annotated[
+        int, "Pods that are prepared at the same time. The images of one pod always are."
+    ] = 8
+    stop_seconds: Annotated[
+        float,
+        "How long a clean stop may take; then the process ends itself, which harms nothing.",
+    ] = 10.0
+    verbose: Annotated[bool, "Log routine as well."] = False
 
-    pods: pathlib.Path | None = None
-    """The folder of pod manifests, where there is no cluster. Either this or `kubernetes`."""
 
-    kubernetes: str = ""
-    """The name of this node in Kubernetes: its pods come from the API server."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshotter:
+    """`uimgacc snapshotter`."""
 
-    kubeconfig: pathlib.Path | None = None
-    """How to reach the API server. None: with the service account of the pod that this is in."""
-
-    service_account: pathlib.Path = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
-    """Where that service account's token and authority are; they are read again as they change."""
-
-    api_seconds: float = 10.0
-    """How long the API server may take for one answer."""
-
-    drain: bool = False
-    """Acceleration is switched off: no label, nothing for pods, what nothing uses is let go."""
-
-    startup_taint: str = ""
-    """KEY[=VALUE]:EFFECT of a taint that is taken off the node once it can serve. "": none."""
-
-    nfs: str = ""
-    """SERVER:/EXPORT of the store: the agent mounts it beside `store`, and makes that a link to it.
-    "": whatever is at `store` is the store."""
-
-    nfs_options: str = ""
-    """Options of that mount, as of nfs(5), that take the place of agent.mounts.nfs.DEFAULTS."""
-
-    nfs_seconds: float = 20.0
-    """How long the NFS server may take for one mount before it is tried again, at each of its
-    addresses; where there are several, each has 5 s first."""
-
-    containerd: str = "/run/containerd/containerd.sock"
-    """containerd's socket."""
-
-    snapshotter_name: str = keys.SNAPSHOTTER
-    """The name of our snapshotter in containerd's configuration."""
-
-    default_snapshotter: bool = False
-    """Whether it is containerd's default one; then pods of every runtime class are served, not
-    only those of our runtime handlers."""
-
-    listen: str = "127.0.0.1:9465"
-    """host:port for the page for people, /status, /metrics, /healthz and /readyz; "" serves
-    nothing. The page and /status show which images run here: keep them to this node."""
-
-    metrics_address: str = ""
-    """host:port for /metrics alone, for a Prometheus elsewhere; "" is nowhere."""
-
-    copied_mounts: pathlib.Path | None = None
-    """In a container, a private volume with copies of the host's mounts (the folder of containerd's
-    socket), which are detached at the start: they would hold layers of containers that are gone."""
-
-    state: pathlib.Path | None = None
-    """A local folder for what should survive a restart: the measured speed of pulls, and which
-    containerd has been looked after. None keeps nothing: savings are then counted from the times
-    of builds until this node has pulled something."""
-
-    store_seconds: float = 2.0
-    """How long the store may take for one answer. Longer, and a dead store is noticed later;
-    shorter, and a busy one is taken for dead."""
-
-    containerd_seconds: float = 10.0
-    """How long containerd may take for one call."""
-
-    probe_seconds: float = 5.0
-    """How often store, containerd and snapshotter are probed."""
-
-    retired_seconds: float = 30.0
-    """How often the store is asked whether something was deleted. What is deleted leaves the
-    store's disk at the earliest after as long."""
-
-    canary_seconds: float = 10.0
-    """How often a registered image is checked for its snapshots being there."""
-
-    parallel: int = 8
-    """Pods served at the same time. A pod's own images are always registered side by side."""
-
-    stop_seconds: float = 10.0
-    """How long a clean stop may take; then the process ends itself, which harms nothing."""
-
-    verbose: bool = False
-    """Log routine, too."""
+    root: Annotated[
+        pathlib.Path,
+        "Local folder for records, layer mounts and what containers write, on the file system of"
+        " containerd's own folder; containerd's `exports.root`.",
+    ]
+    address: Annotated[
+        pathlib.Path,
+        "Unix socket on which containerd asks: `address` of its `proxy_plugins` entry.",
+        _Socket,
+    ]
+    store: Annotated[
+        pathlib.Path | None,
+        "Root folder of the shared store; empty: a plain overlayfs snapshotter.",
+    ] = None
+    metrics_address: Annotated[str, "HOST:PORT of /metrics; empty: none.", _Address] = ""
+    lookup_seconds: Annotated[
+        float,
+        "How long the store may take to answer for one layer before the pull goes on without it.",
+    ] = 2.0
+    mount_seconds: Annotated[float, "How long one mount may take."] = 10.0
+    hang_seconds: Annotated[
+        float,
+        "After which a snapshotter whose event loop stands still is killed, to be started again;"
+        " 0: never.",
+    ] = 60.0
+    lock_seconds: float = 20.0
+    """How long to wait for a predecessor to end (an upgrade) before giving up."""
+    tidy_seconds: float = 10.0
+    """Pause between two looks at layers that had to stay mounted, but that no snapshot needs."""
+    grace_seconds: float = 5.0
+    """How long calls may go on after SIGTERM."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Controller:
-    """The controller. Times are in seconds unless the name says days or hours."""
+    """`uimgacc controller`."""
 
-    store: pathlib.Path
-    """The root folder of the shared store, mounted writable; one that is empty becomes a store."""
-
-    namespace: str = keys.NAMESPACE
-    """Where the builders' Jobs are, and the Lease of the leader."""
-
-    pod: str = ""
-    """The name of the controller's own pod: builders get its image and its volume `store`."""
-
-    kubeconfig: pathlib.Path | None = None
-    """How to reach the API server. None: with the service account of the pod that this is in."""
-
-    service_account: pathlib.Path = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
-    """Where that service account's token and authority are; they are read again as they change."""
-
-    api_seconds: float = 10.0
-    """How long the API server may take for one answer."""
-
-    store_seconds: float = 20.0
-    """How long the store may take for one answer."""
-
-    compression: str = "lz4"
-    """Of a store that is made: lz4, or none, which containerd 2.4 itself can read."""
-
-    listen: str = "0.0.0.0:9467"
-    """host:port for /metrics, /healthz and /readyz; "" serves nothing."""
-
-    api_listen: str = ""
-    """host:port of UCloud's API and of the page for people; "" serves neither."""
-
-    api_keys: pathlib.Path | None = None
-    """A JSON file of who may use those: private keys by public key."""
-
-    api_tls: pathlib.Path | None = None
-    """A folder with tls.crt and tls.key for them. None: plain HTTP, for a proxy that has TLS."""
-
-    cluster_id: str = ""
-    """The ClusterId that UCloud's API answers for; "": any."""
-
-    nfs: str = ""
-    """SERVER:/EXPORT of the store, as the nodes mount it; UCloud's API names it."""
-
-    uhub: str = "uhub.service.ucloud.cn"
-    """The registries, with commas between them, that UCloud's user and password are for."""
-
-    uhub_namespaces: str = "default"
-    """The namespaces, with commas between them, whose pods may have what UCloud's user has opened
-    without Secrets of their own; *: all, "": none, so that the registry is always asked."""
-
-    plain_http: str = ""
-    """Registries that all builds and UCloud's API reach without TLS, with commas between them."""
-
-    parallel_builds: int = 4
-    """Builds that run at the same time; others wait. Each takes a processor or more."""
-
-    build_seconds: float = 14400.0
-    """After which a build is given up."""
-
-    retry_seconds: float = 10.0
-    """After which a failed build is tried again; three times as long after each failure, up to an
-    hour."""
-
-    lease_seconds: float = 15.0
-    """After which another controller takes over from one that is silent."""
-
-    keep_seconds: float = 3600.0
-    """For how long the Job of a build, and its log, are there after its end."""
-
-    scratch: str = "64Gi"
-    """What a builder's local folder may take: the files of a few layers, uncompressed."""
-
-    builder_patch: pathlib.Path | None = None
-    """A file with a part of a Job, merged into each builder's: resources, tolerations, proxies."""
-
-    deletion_seconds: float = 600.0
-    """For how long the object of a deleted cache waits for nodes that hold its layers."""
-
-    grace_seconds: float = 86400.0
-    """After which a node that is gone from the cluster holds nothing any more."""
-
-    settle_seconds: float = 180.0
-    """Until what is announced in the store is seen by all machines: three times acregmax."""
-
-    collect_seconds: float = 60.0
-    """How often the collector looks whether something may be deleted."""
-
-    refresh_hours: float = 0.0
-    """After which every cache's tags are looked up again; 0: only where its object says so."""
-
-    auto_caches: int = 100
-    """Automatic caches that may exist; beyond, the one unused for the longest goes."""
-
-    unused_days: float = 7.0
-    """For which an automatic cache is kept that no pod has used."""
-
-    used_days: float = 30.0
-    """For which an automatic cache is kept after its last use."""
-
-    failed_hours: float = 24.0
-    """For which the object of an automatic or Alibaba cache that cannot be built is kept."""
-
-    stop_seconds: float = 10.0
-    """How long a clean stop may take; then the process ends itself, which harms nothing."""
-
-    verbose: bool = False
-    """Log routine, too."""
+    store: Annotated[
+        pathlib.Path,
+        "Root folder of the shared store, mounted writable; an empty folder becomes a store.",
+    ]
+    namespace: Annotated[str, "Namespace of the builders' Jobs and of the Leases."] = keys.NAMESPACE
+    pod: Annotated[
+        str, "Name of the controller's own pod: builders get its image and its volume `store`."
+    ] = ""
+    kubeconfig: Annotated[
+        pathlib.Path | None,
+        "Kubeconfig file for the API server; empty: by the service account of the controller's"
+        " pod.",
+    ] = None
+    service_account: Annotated[
+        pathlib.Path,
+        "Folder with that account's token and certificate authority, which are read again as they"
+        " change.",
+    ] = SERVICE_ACCOUNT
+    api_seconds: Annotated[float, "How long the API server may take for one answer."] = 10.0
+    store_seconds: Annotated[float, "How long the store may take for one answer."] = 20.0
+    compression: Annotated[
+        Literal["lz4", "none"],
+        "Compression of a store that is made: lz4, or none, which containerd 2.4 itself can read.",
+    ] = "lz4"
+    listen: Annotated[
+        str, "HOST:PORT of /metrics, /healthz and /readyz; empty: none.", _Address
+    ] = "0.0.0.0:9467"
+    api_listen: Annotated[
+        str, "HOST:PORT of UCloud's API and of the page for people; empty: neither.", _Address
+    ] = ""
+    api_keys: Annotated[
+        pathlib.Path | None,
+        "JSON file with the private key of each public key that may use these.",
+    ] = None
+    api_tls: Annotated[
+        pathlib.Path | None,
+        "Folder with tls.crt and tls.key for these; empty: plain HTTP, for a proxy that does TLS.",
+    ] = None
+    cluster_id: Annotated[str, "ClusterId that UCloud's API answers for; empty: any."] = ""
+    nfs: Annotated[
+        str, "SERVER:/EXPORT of the store as the nodes mount it; UCloud's API returns it."
+    ] = ""
+    uhub: Annotated[
+        str, "Registries, separated by commas, that UCloud's user and password are for."
+    ] = "uhub.service.ucloud.cn"
+    uhub_namespaces: Annotated[
+        str,
+        "Namespaces, separated by commas, whose pods may use what was pulled with UCloud's user,"
+        " without pull secrets of their own; *: all, empty: none, so the registry is always asked.",
+    ] = "default"
+    plain_http: Annotated[
+        str,
+        "Registries, separated by commas, that all builds and UCloud's API reach without TLS.",
+    ] = ""
+    parallel_builds: Annotated[
+        int, "Builds that run at the same time; others wait. Each takes a processor or more."
+    ] = 4
+    build_seconds: Annotated[float, "After which a build is given up."] = 14400.0
+    retry_seconds: Annotated[
+        float,
+        "After which a failed build is tried again; three times as long after each failure, up to"
+        " an hour.",
+    ] = 10.0
+    keep_job_seconds: Annotated[
+        float, "How long the Job of a build, and its log, are kept.", flags.Formerly("keep-seconds")
+    ] = 3600.0
+    scratch: Annotated[
+        str, "What a builder's local folder may take: the files of a few layers, uncompressed."
+    ] = "64Gi"
+    builder_patch: Annotated[
+        pathlib.Path | None,
+        "File with a part of a Job, merged into each builder's: resources, tolerations, proxies.",
+    ] = None
+    lease_seconds: Annotated[
+        float, "After which another controller takes over from one that has not renewed its Lease."
+    ] = 15.0
+    deletion_seconds: Annotated[
+        float, "How long the object of a deleted cache waits for nodes that hold its layers."
+    ] = 600.0
+    grace_seconds: Annotated[
+        float, "After which a node that is gone from the cluster counts as holding nothing."
+    ] = 86400.0
+    settle_seconds: Annotated[
+        float,
+        "Until all machines see what was announced in the store: three times acregmax of their"
+        " mounts.",
+    ] = 180.0
+    collect_seconds: Annotated[float, "Pause between two rounds of the garbage collector."] = 60.0
+    refresh_hours: Annotated[
+        float,
+        "After which every cache's tags are looked up again; 0: only where the object asks for it.",
+    ] = 0.0
+    auto_caches: Annotated[
+        int,
+        "Automatic caches that may exist; beyond, the one that was not used for the longest is"
+        " deleted.",
+    ] = 100
+    unused_days: Annotated[float, "How long an automatic cache is kept that no pod has used."] = 7.0
+    used_days: Annotated[float, "How long an automatic cache is kept after its last use."] = 30.0
+    failed_hours: Annotated[
+        float,
+        "How long the object of an automatic or Alibaba cache that cannot be built is kept.",
+    ] = 24.0
+    stop_seconds: Annotated[
+        float,
+        "How long a clean stop may take; then the process ends itself, which harms nothing.",
+    ] = 10.0
+    verbose: Annotated[bool, "Log routine as well."] = False
 
     @property
     def plain_http_registries(self) -> tuple[str, ...]:
         """`plain_http`, one by one."""
         return tuple(filter(None, (part.strip() for part in self.plain_http.split(","))))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """`uimgacc build`, as the controller's Jobs run it.
+
+    What is the same for all builds of a cluster may also come from the environment, which the
+    cluster's own part of the Job sets (docs/use/builders.md).
+    """
+
+    store: Annotated[pathlib.Path, "Root folder of the store."]
+    cache_id: Annotated[str, "ID of the cache.", flags.FlagOnly()]
+    name: Annotated[str, "Name of the cache.", flags.FlagOnly()]
+    image: Annotated[tuple[str, ...], "An image that the cache holds.", flags.FlagOnly()]
+    capacity_gib: Annotated[int, "What the layers may take in the store.", flags.FlagOnly()]
+    platform: Annotated[
+        tuple[str, ...],
+        "Platform to build for, as linux/arm64; the builder's own where none is named.",
+        flags.FlagOnly(),
+    ] = ()
+    some_platform: Annotated[
+        bool, "An image need not have all of the platforms.", flags.FlagOnly()
+    ] = False
+    namespace: Annotated[
+        tuple[str, ...],
+        "Namespace whose pods may use the cache; all where none is named.",
+        flags.FlagOnly(),
+    ] = ()
+    retention_days: Annotated[
+        int | None, "Days after which the cache is deleted.", flags.FlagOnly()
+    ] = None
+    plain_http: Annotated[tuple[str, ...], "Registry without TLS.", flags.FlagOnly()] = ()
+    insecure: Annotated[
+        tuple[str, ...], "Registry whose certificate is not verified.", flags.FlagOnly()
+    ] = ()
+    ca: Annotated[
+        pathlib.Path | None, "PEM file of certificate authorities besides the public ones."
+    ] = None
+    docker_configs: Annotated[
+        pathlib.Path | None,
+        "Folder of docker config JSON files with credentials.",
+        flags.FlagOnly(),
+    ] = None
+    acr_instance: Annotated[
+        tuple[str, ...],
+        "Instance of Alibaba's Container Registry, as [REGION:]cri-...",
+        flags.FlagOnly(),
+    ] = ()
+    image_credential_provider_config: Annotated[
+        pathlib.Path | None, "The kubelet's CredentialProviderConfig: its plug-ins are asked, too."
+    ] = None
+    image_credential_provider_bin_dir: Annotated[
+        pathlib.Path | None,
+        "Folder of the programs of these plug-ins; empty: beside their configuration.",
+    ] = None
+    scratch: Annotated[
+        pathlib.Path | None,
+        "Local folder for the files of layers at work; empty: TMPDIR, else /tmp.",
+        flags.FlagOnly(),
+    ] = None
+    parallel: Annotated[
+        int,
+        "Layers worked on at a time; each may take a processor and 40 MiB.",
+        flags.FlagOnly(),
+    ] = 3
+    job: Annotated[
+        str, "Name of the Job, under which the controller reads the report.", flags.FlagOnly()
+    ] = ""
+    termination_message: Annotated[
+        pathlib.Path | None, "File for the reason of a failure.", flags.FlagOnly()
+    ] = None
+
+
+ROLES: Mapping[str, type] = {
+    "agent": Agent,
+    "snapshotter": Snapshotter,
+    "controller": Controller,
+    "build": Build,
+}
+"""The settings of each role, by the name of its command."""

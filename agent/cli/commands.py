@@ -422,7 +422,7 @@ def node_setup(
         float,
         typer.Option(
             min=0.05,
-            envvar="UIMGACC_KEEP_SECONDS",
+            envvar=["UIMGACC_RECHECK_SECONDS", "UIMGACC_KEEP_SECONDS"],
             help="For --keep: seconds from one look at the files to the next.",
         ),
     ] = 10.0,

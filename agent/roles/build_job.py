@@ -4,20 +4,18 @@ It has no access to the API. How far it is stands in a file of the store, the re
 failure also in the container's termination message.
 """
 
-import argparse
 import asyncio
 import dataclasses
 import logging
-import os
 import pathlib
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from agent import errors
+from agent import errors, settings
 from agent.build import build_progress, cache_build
 from agent.clients.registry import distribution
-from agent.kits import files, jsonlog
+from agent.kits import files, flags, jsonlog
 from agent.model import builds, images, records
 from agent.roles import builder
 from agent.store import layout
@@ -33,7 +31,7 @@ _MESSAGE_LIMIT = 2048
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the flags say."""
+    """What to build, and how; `job` names the report, `termination` is a file for a failure."""
 
     settings: builder.Settings
     request: cache_build.Request
@@ -52,79 +50,58 @@ class Stopped(errors.TemporaryError):
 
 
 def parse(arguments: Sequence[str]) -> Wanted:
-    """Read the flags.
-
-    What is the same for all builds of a cluster may also come from the environment, for which
-    the cluster's own part of the Job is the place (docs/use/builders.md).
-    """
-    parser = argparse.ArgumentParser(
-        prog="uimgacc build", description="Builds one cache into the store, as the controller asks."
-    )
-    add = parser.add_argument
-    store = os.environ.get("UIMGACC_STORE")
-    add("--store", type=pathlib.Path, default=store, required=not store, help="root of the store")
-    add("--cache-id", required=True, help="ID of the cache")
-    add("--name", required=True, help="name of the cache")
-    add("--image", action="append", required=True, help="an image to hold; repeatable")
-    add("--platform", action="append", default=[], help="like linux/arm64; repeatable")
-    add("--some-platform", action="store_true", help="an image need not have all platforms")
-    add("--capacity-gib", type=int, required=True, help="what the layers may take")
-    add("--namespace", action="append", help="a namespace that is served; all without one")
-    add("--retention-days", type=int, help="days for which it is wanted")
-    add("--plain-http", action="append", default=[], help="a registry without TLS; repeatable")
-    add("--insecure", action="append", default=[], help="a registry not verified; repeatable")
-    authorities = os.environ.get("UIMGACC_CA")
-    add("--ca", type=pathlib.Path, default=authorities, help="more authorities, a PEM file")
-    add("--docker-configs", type=pathlib.Path, help="folder of docker config JSON files")
-    add("--acr-instance", action="append", default=[], help="[REGION:]cri-...; repeatable")
-    plugins, folder = (
-        os.environ.get(f"UIMGACC_IMAGE_CREDENTIAL_PROVIDER_{name}")
-        for name in ("CONFIG", "BIN_DIR")
-    )
-    add("--image-credential-provider-config", dest="plugins", type=pathlib.Path, default=plugins)
-    add("--image-credential-provider-bin-dir", dest="folder", type=pathlib.Path, default=folder)
-    add("--scratch", type=pathlib.Path, help="local folder for the files of layers at work")
-    add("--parallel", type=int, default=3, help="layers worked on at a time")
-    add("--job", default="", help="name of the Job, by which the controller finds the report")
-    add("--termination-message", type=pathlib.Path, help="file for the reason of a failure")
-    found = parser.parse_args(arguments)
-    try:
-        return _wanted(found)
-    except errors.AgentError as error:
-        parser.error(str(error))
-
-
-def _wanted(found: argparse.Namespace) -> Wanted:
-    platforms = tuple(images.parse_platform(text) for text in found.platform)
-    request = cache_build.Request(
-        cache_id=found.cache_id,
-        name=found.name,
-        references=tuple(images.parse_reference(text) for text in found.image),
-        platforms=platforms or (builder.own_platform(),),
-        capacity=found.capacity_gib << 30,
-        namespaces=tuple(found.namespace) if found.namespace else None,
-        retention_days=found.retention_days,
-        every_platform=not found.some_platform,
-    )
-    settings = builder.Settings(
-        store=found.store,
-        scratch=found.scratch,
-        parallel=found.parallel,
-        registries=distribution.Options(
-            plain_http=frozenset(found.plain_http),
-            insecure=frozenset(found.insecure),
-            ca_file=str(found.ca or ""),
-        ),
-        docker_configs=_files(found.docker_configs),
-        plugin_config=found.plugins,
-        plugin_folder=found.folder,
-        acr_instances=tuple(found.acr_instance),
+    """What flags and environment say; the process ends where they are wrong."""
+    given = flags.read(
+        settings.Build,
+        arguments,
+        program="uimgacc build",
+        description="Builds one cache into the store, in a Job that the controller creates.",
+        check=_problems,
     )
     return Wanted(
-        settings=settings,
-        request=request,
-        job=found.job,
-        termination=found.termination_message,
+        settings=_settings(given),
+        request=_request(given),
+        job=given.job,
+        termination=given.termination_message,
+    )
+
+
+def _problems(given: settings.Build) -> Iterator[str]:
+    try:
+        _request(given)
+    except errors.AgentError as error:
+        yield str(error)
+
+
+def _request(given: settings.Build) -> cache_build.Request:
+    """The cache to build; raise AgentError."""
+    platforms = tuple(images.parse_platform(text) for text in given.platform)
+    return cache_build.Request(
+        cache_id=given.cache_id,
+        name=given.name,
+        references=tuple(images.parse_reference(text) for text in given.image),
+        platforms=platforms or (builder.own_platform(),),
+        capacity=given.capacity_gib << 30,
+        namespaces=given.namespace or None,
+        retention_days=given.retention_days,
+        every_platform=not given.some_platform,
+    )
+
+
+def _settings(given: settings.Build) -> builder.Settings:
+    return builder.Settings(
+        store=given.store,
+        scratch=given.scratch,
+        parallel=given.parallel,
+        registries=distribution.Options(
+            plain_http=frozenset(given.plain_http),
+            insecure=frozenset(given.insecure),
+            ca_file=str(given.ca or ""),
+        ),
+        docker_configs=_files(given.docker_configs),
+        plugin_config=given.image_credential_provider_config,
+        plugin_folder=given.image_credential_provider_bin_dir,
+        acr_instances=given.acr_instance,
     )
 
 

@@ -101,7 +101,7 @@ class Node:
     def _own_settings(self) -> Mapping[str, str]:
         return {
             "UIMGACC_CONTAINERD_CONFIG": str(self.containerd.config),
-            "UIMGACC_KEEP_SECONDS": "0.2",
+            "UIMGACC_RECHECK_SECONDS": "0.2",
             "UIMGACC_CONTAINERD_BINARY": str(self.containerd.binaries / "containerd"),
         }
 

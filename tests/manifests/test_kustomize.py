@@ -120,7 +120,7 @@ def test_every_container_s_settings_are_what_its_command_reads(
     agent = agent_flags.parse(arguments["agent"][1:])
 
     # Both, and containerd, mean the same places, and see them at the same paths as the host.
-    assert served.address == environment["agent"]["UIMGACC_ADDRESS"] == changes_needed.ADDRESS
+    assert str(served.address) == environment["agent"]["UIMGACC_ADDRESS"] == changes_needed.ADDRESS
     assert agent.store == served.store
     assert agent.kubernetes == "<spec.nodeName>"
     assert agent.nfs == ("" if "claim" in components else "nfs.example.internal:/uimgacc")
@@ -129,8 +129,8 @@ def test_every_container_s_settings_are_what_its_command_reads(
     assert snapshots["mountPropagation"] == "Bidirectional"
     assert host_path(spec, snapshots) == str(served.root)
     for name, container in found.items():
-        socket = mount_at(container, str(pathlib.Path(served.address).parent))
-        assert host_path(spec, socket) == str(pathlib.Path(served.address).parent)
+        socket = mount_at(container, str(served.address.parent))
+        assert host_path(spec, socket) == str(served.address.parent)
         store = mount_at(container, str(agent.store.parent))
         assert host_path(spec, store) == str(agent.store.parent)
         expected = "Bidirectional" if name == "agent" else "HostToContainer"

@@ -4,12 +4,9 @@ What a page shows is also tried elsewhere: kustomizations by tests/manifests, th
 status by tests/unit/node/report, metrics and alerts by their own tests.
 """
 
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import typer
@@ -102,21 +99,3 @@ def test_every_command_that_is_shown_is_there_with_its_flags() -> None:
             wrong.append(f"{page}: {line}")
 
     assert wrong == []
-
-
-@pytest.mark.parametrize("role", ["agent", "snapshotter", "controller"])
-def test_every_setting_of_a_role_is_in_its_part_of_the_settings(role: str) -> None:
-    page = (CHECKOUT / "docs/reference/settings.md").read_text()
-    (part,) = re.findall(rf"^## {role.capitalize()}\n(.*?)(?=^## )", page, re.DOTALL | re.MULTILINE)
-    documented = set(re.findall(r"UIMGACC_[A-Z_]+", re.sub(r"(?m)\|[^|]*\|$", "", part)))
-    shown = subprocess.run(
-        [sys.executable, "-c", "from agent.cli import entry; entry.main()", role, "--help"],
-        cwd=CHECKOUT,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-
-    flags = set(re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE))
-    assert documented == {f"UIMGACC_{flag.replace('-', '_').upper()}" for flag in flags}

@@ -60,7 +60,7 @@ def of_pod(
                         if key in _TAKEN
                     },
                     deadline_seconds=round(wanted.build_seconds),
-                    keep_seconds=round(wanted.keep_seconds),
+                    keep_seconds=round(wanted.keep_job_seconds),
                     scratch=wanted.scratch,
                     plain_http=wanted.plain_http_registries,
                     patch=patch,

@@ -1,0 +1,47 @@
+"""The reference page of the settings says what the code does.
+
+`UIMGACC_GOLDEN=write` writes the tables of the page anew.
+"""
+
+import os
+import pathlib
+import re
+
+import pytest
+
+from agent import settings
+from agent.kits import flags
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+
+
+def table(role: str) -> str:
+    rows = "\n".join(flags.markdown(settings.ROLES[role]))
+    return f"<!-- settings of {role} -->\n{rows}\n<!-- end -->"
+
+
+@pytest.mark.parametrize("role", settings.ROLES)
+def test_the_page_has_the_settings_of_each_role(role: str) -> None:
+    text = PAGE.read_text()
+    pattern = re.compile(rf"<!-- settings of {role} -->\n.*?<!-- end -->", re.DOTALL)
+    if os.environ.get("UIMGACC_GOLDEN") == "write":
+        PAGE.write_text(pattern.sub(lambda _: table(role), text))
+        text = PAGE.read_text()
+
+    assert table(role) == "".join(pattern.findall(text))
+
+
+@pytest.mark.parametrize("role", settings.ROLES)
+def test_every_setting_is_described_by_a_sentence(role: str) -> None:
+    for setting in flags.settings_of(settings.ROLES[role]):
+        assert re.fullmatch(r"[A-Zc].*(\.|cri-\.\.\.)", setting.help), setting.field
+
+
+def test_a_variable_means_one_thing_in_all_roles_that_share_a_configmap() -> None:
+    """Agent, snapshotter and node set-up read the same ConfigMap."""
+    meanings: dict[str, set[str]] = {}
+    for role in ("agent", "snapshotter"):
+        for setting in flags.settings_of(settings.ROLES[role]):
+            meanings.setdefault(setting.variables[0], set()).add(setting.field)
+
+    assert all(len(fields) == 1 for fields in meanings.values())
