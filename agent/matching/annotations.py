@@ -1,8 +1,8 @@
-"""What a pod asks for, in whose words: its annotations and node labels read together.
+"""What a pod asks for, by the annotations and node labels of each cloud.
 
-A pin beats automatic matching, a newer key beats the older one of its cloud, and
-ours beats a cloud's. What contradicts itself is told in a remark and never an
-error: a pod does not fail because of us.
+A named cache takes precedence over automatic matching, a newer key over the older one
+of its cloud, and a native key over a cloud's. A contradiction is a remark and never an
+error: a pod does not fail because of uimgacc.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ KEYS = frozenset(
         *keys.ACR_INSTANCE_NAMES,
     }
 )
-"""All annotations that are read here: who holds many pods may drop the others."""
+"""All annotations that are read here; the others need not be kept in memory."""
 
 
 _TRUE, _FALSE = "true", "false"
@@ -35,8 +35,8 @@ _MAX_ID = 253
 class Mode(enum.Enum):
     """How a pod asks for a cache.
 
-    LABEL: it selects nodes by our label or UCloud's, RUNTIME: it names a runtime
-    class of ours. In both, the name of its image is what it asks for.
+    LABEL: it selects nodes by uimgacc's label or UCloud's, RUNTIME: it names a
+    uimgacc runtime class. In both, its images' names are what it asks for.
     """
 
     NONE = "none"
@@ -51,7 +51,7 @@ class Request:
     """What a pod asks for.
 
     `key` is the annotation or label that decided; `cache` the ID (or, natively, the
-    name) that it pins. `perfect` wants one cache with all of the pod's images,
+    name) that it names. `perfect` wants one cache with all of the pod's images,
     `at_least` one with so many of them (0: any). `remarks` are for the pod's owner.
     """
 
@@ -82,7 +82,7 @@ def request_of(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> Reque
         )
         if request is not None
     ]
-    # sorted() is stable: among equals ours comes first, then Alibaba, then Tencent.
+    # sort() is stable: among equals the native one comes first, then Alibaba, then Tencent.
     asked.sort(key=lambda request: request.mode is not Mode.EXPLICIT)
     refusal = _refusal(pod.annotations)
     if refusal and (refusal == keys.CACHE or not asked):
@@ -103,7 +103,7 @@ def request_of(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> Reque
 def _refusal(annotations: Mapping[str, str]) -> str:
     """The key by which a pod wants no cache, "" where it does not say so.
 
-    Ours holds against everything, Alibaba's against what is not an annotation.
+    The native one overrides everything, Alibaba's what is not an annotation.
     """
     for key in (keys.CACHE, keys.ALIBABA_AUTO):
         if annotations.get(key, "").strip().lower() == _FALSE:
@@ -160,9 +160,9 @@ def _alibaba(annotations: Mapping[str, str], remarks: list[str]) -> Request | No
 def _alibaba_automatic(annotations: Mapping[str, str], remarks: list[str]) -> str:
     """The key that asks for automatic matching, "" where none does.
 
-    At Alibaba eci-auto-imc is "true" where it is absent, for every pod. In a
-    cluster of ordinary nodes that default holds only for pods that show by another
-    key of the family that they mean it; "false" holds against the older key, too.
+    At Alibaba an absent eci-auto-imc means "true", for every pod. In a cluster of
+    ordinary nodes that default holds only for pods with another key of the family;
+    "false" overrides the older key, too.
     """
     newer = _boolean(annotations, keys.ALIBABA_AUTO, remarks)
     older = _boolean(annotations, keys.ALIBABA_AUTO_LEGACY, remarks)
@@ -201,7 +201,7 @@ def _by_name(pod: pods.Pod, classes: Mapping[str, str] | None) -> Iterator[Reque
         yield Request(mode=Mode.LABEL, dialect=caches.Dialect.UCLOUD, key=keys.CAPABLE_UCLOUD)
     if pod.asks_for_node_with(keys.CAPABLE, _TRUE):
         yield Request(mode=Mode.LABEL, key=keys.CAPABLE)
-    if runtimes.uses_our_snapshotter(pod, classes):
+    if runtimes.uses_snapshotter(pod, classes):
         yield Request(mode=Mode.RUNTIME, key="runtimeClassName")
 
 

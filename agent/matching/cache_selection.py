@@ -1,9 +1,19 @@
-"""Which caches may serve a pod, best first, and in words why not the others."""
+"""Which caches may serve a pod, best first, and in words why not the others.
+
+Each cloud has an order of its own. A match is compared criterion by criterion; the one
+that decided between two is said in words, so that people see why a cache lost. The ID is
+the last criterion: the order never depends on that of the input.
+
+- Alibaba: degree of match, then closest size, then newest.
+- Tencent: the same image name, then smaller, then newer. Its two documents
+  disagree on whether another tag counts; here it does, after the same tag.
+- Native and UCloud: most bytes covered, then as Alibaba.
+"""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from agent.matching import annotations, coverage, decisions, ranking, subjects
+from agent.matching import annotations, decisions, subjects
 from agent.model import caches, keys, pods
 
 # It names no namespace: events are read by people who need not know of the others.
@@ -11,11 +21,81 @@ _FOREIGN = "it serves other namespaces only"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """How a cache fits a pod.
+
+    `exact` of the pod's images it has by name and version, `full` of them with all
+    their layers (the exact ones, and others by content), `near` of the others in
+    another version. `held` is what it has of the layers that are known, and
+    `distance` how many bytes its images are larger or smaller than the pod's.
+    """
+
+    cache: caches.Cache
+    exact: int
+    full: int
+    near: int
+    held: subjects.Coverage
+    distance: int
+
+    @property
+    def helps(self) -> bool:
+        """Whether it has anything for the pod."""
+        return bool(self.full or self.near or self.held.held_layers)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Criterion:
+    """The better match has the smaller key; `loss` says so of the worse one."""
+
+    key: Callable[[Match], float | str]
+    loss: str
+
+
+_FULL = _Criterion(lambda match: -match.full, "fewer of the pod's images match fully")
+_EXACT = _Criterion(lambda match: -match.exact, "fewer of the pod's images are there by their tag")
+_NEAR = _Criterion(lambda match: -match.near, "fewer of the pod's images are there in another tag")
+_NAMED = _Criterion(
+    lambda match: -(match.exact + match.near), "fewer of the pod's images are there by name"
+)
+_BYTES = _Criterion(lambda match: -match.held.held_size, "covers fewer bytes")
+_CLOSEST = _Criterion(lambda match: match.distance, "its size is farther from the pod's images")
+_CAPACITY = _Criterion(lambda match: match.cache.record.capacity, "is larger")
+_SMALLER = _Criterion(lambda match: match.cache.record.size, "holds more bytes")
+_NEWEST = _Criterion(lambda match: -match.cache.created.timestamp(), "is older")
+_ID = _Criterion(lambda match: match.cache.id, "is as good; the first ID in order is taken")
+
+_ALIBABA = (_FULL, _EXACT, _NEAR, _CLOSEST, _NEWEST, _ID)
+_TENCENT = (_NAMED, _EXACT, _CAPACITY, _SMALLER, _NEWEST, _ID)
+_NATIVE = (_BYTES, *_ALIBABA)
+
+_CRITERIA = {
+    caches.Dialect.NATIVE: _NATIVE,
+    caches.Dialect.UCLOUD: _NATIVE,
+    caches.Dialect.ALIBABA: _ALIBABA,
+    caches.Dialect.TENCENT: _TENCENT,
+}
+
+
+def rank_matches(matches: Iterable[Match], dialect: caches.Dialect) -> list[Match]:
+    """The matches, best first."""
+    criteria = _CRITERIA[dialect]
+    return sorted(matches, key=lambda match: [criterion.key(match) for criterion in criteria])
+
+
+def why_worse(match: Match, better: Match, dialect: caches.Dialect) -> str:
+    """Which criterion a match lost by, as the end of a sentence about its cache."""
+    for criterion in _CRITERIA[dialect]:
+        if criterion.key(match) != criterion.key(better):
+            return criterion.loss
+    return "is the same"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """What may serve the pod: `pool`, best first.
 
     `foreign` are caches that have something for the pod but do not serve its
-    namespace. `barred` is the outcome for all images where the pod pins a cache
+    namespace. `barred` is the outcome for all images where the pod names a cache
     that cannot be used, `why` a sentence about an empty pool.
     """
 
@@ -34,14 +114,14 @@ def select(
     *,
     unfinished: Collection[str],
 ) -> Selection:
-    """Select for a request that asks. A cache with nothing for the pod leaves no trace."""
+    """Select for a request that asks. A cache with nothing for the pod is left out."""
     if request.mode is annotations.Mode.EXPLICIT:
         return _pinned(pod, request, cache_views, wanted, unfinished)
     return _matching(pod, request, cache_views, wanted)
 
 
 def _meets(cache: caches.Cache, wanted: Sequence[subjects.Subject]) -> bool:
-    """Whether a cache can have anything for the pod: the quick answer for most of a store."""
+    """Whether a cache can have anything for the pod: a quick test that most caches fail."""
     return any(
         (subject.wanted is not None and subject.wanted.name in cache.by_name)
         or any(layer.diff_id in cache.layers for layer in (subject.layers or ())[:1])
@@ -49,7 +129,7 @@ def _meets(cache: caches.Cache, wanted: Sequence[subjects.Subject]) -> bool:
     )
 
 
-def _match(cache: caches.Cache, wanted: Sequence[subjects.Subject]) -> ranking.Match:
+def _match(cache: caches.Cache, wanted: Sequence[subjects.Subject]) -> Match:
     exact = full = near = 0
     for subject in wanted:
         if subject.wanted is None:
@@ -61,8 +141,8 @@ def _match(cache: caches.Cache, wanted: Sequence[subjects.Subject]) -> ranking.M
         elif cache.of_repository(subject.wanted):
             near += 1
     known = [subject.layers for subject in wanted if subject.layers is not None]
-    held = coverage.cover(known, cache.layers)
-    return ranking.Match(
+    held = subjects.cover(known, cache.layers)
+    return Match(
         cache=cache,
         exact=exact,
         full=exact + full,
@@ -105,7 +185,7 @@ def _pinned(
 
 
 def _find(request: annotations.Request, cache_views: Iterable[caches.Cache]) -> caches.Cache | None:
-    """The pinned cache; natively the name of the ImageCache does as well as the ID."""
+    """The named cache; natively by the name of the ImageCache or by its ID."""
     named: list[caches.Cache] = []
     for cache in cache_views:
         if cache.id == request.cache:
@@ -121,7 +201,7 @@ def _matching(
     cache_views: Iterable[caches.Cache],
     wanted: Sequence[subjects.Subject],
 ) -> Selection:
-    eligible: list[ranking.Match] = []
+    eligible: list[Match] = []
     foreign: list[caches.Cache] = []
     rejected: list[decisions.Candidate] = []
     for cache in cache_views:
@@ -138,7 +218,7 @@ def _matching(
             rejected.append(_candidate(match, reasons=(obstacle, *_counts(match, wanted))))
         else:
             eligible.append(match)
-    ranked = ranking.rank(eligible, request.dialect)
+    ranked = rank_matches(eligible, request.dialect)
     rejected.sort(key=lambda candidate: candidate.cache_id)
     return Selection(
         pool=tuple(match.cache for match in ranked),
@@ -149,7 +229,7 @@ def _matching(
 
 
 def _accepted(
-    ranked: Sequence[ranking.Match],
+    ranked: Sequence[Match],
     request: annotations.Request,
     wanted: Sequence[subjects.Subject],
 ) -> Iterable[decisions.Candidate]:
@@ -157,13 +237,13 @@ def _accepted(
         verdict = "the best match"
         if rank > 1:
             better = ranked[rank - 2]
-            loss = ranking.why_worse(match, better, request.dialect)
+            loss = why_worse(match, better, request.dialect)
             verdict = f"behind {better.cache.id}: {loss}"
         yield _candidate(match, rank=rank, reasons=(verdict, *_counts(match, wanted)))
 
 
-def _obstacle(match: ranking.Match, request: annotations.Request, count: int) -> str:
-    """What keeps a cache out of automatic matching, "" where nothing does."""
+def _obstacle(match: Match, request: annotations.Request, count: int) -> str:
+    """Why a cache is not matched automatically; "" where it may be."""
     if request.perfect and match.full < count:
         return f"{keys.ALIBABA_PERFECT} wants all {count} images in one cache"
     if match.full < request.at_least:
@@ -175,13 +255,13 @@ def _obstacle(match: ranking.Match, request: annotations.Request, count: int) ->
     return ""
 
 
-def _counts(match: ranking.Match, wanted: Sequence[subjects.Subject]) -> tuple[str, ...]:
+def _counts(match: Match, wanted: Sequence[subjects.Subject]) -> tuple[str, ...]:
     others = (f"{match.near} in another version",) if match.near else ()
     return (f"has {match.full} of {len(wanted)} images", *others)
 
 
 def _candidate(
-    match: ranking.Match, *, reasons: tuple[str, ...], rank: int | None = None
+    match: Match, *, reasons: tuple[str, ...], rank: int | None = None
 ) -> decisions.Candidate:
     return decisions.Candidate(
         cache_id=match.cache.id,

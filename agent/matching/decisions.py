@@ -1,10 +1,9 @@
-"""What was decided for a pod: values that the agent acts on and a person reads."""
+"""The decision for a pod: values that the agent acts on and people read."""
 
 import dataclasses
 import enum
 
-from agent.matching import annotations
-from agent.matching import coverage as arithmetic
+from agent.matching import annotations, subjects
 from agent.model import caches, pods, records
 from agent.model import images as image_values
 
@@ -12,8 +11,8 @@ from agent.model import images as image_values
 class Outcome(enum.Enum):
     """What the store does for an image, or for a pod as a whole.
 
-    FORBIDDEN: it is there, but in caches that serve other namespaces; its
-    layers still come from the store after the registry has let the pod in.
+    FORBIDDEN: the store has it, but in caches that serve other namespaces; its
+    layers come from the store once the registry has allowed the pull.
     """
 
     HIT = "hit"
@@ -44,9 +43,9 @@ class ImageDecision:
 
     `registrable` is its record exactly where it may be registered in containerd
     before the kubelet asks: it is complete, and this namespace may use it without
-    being asked by the registry. `layers` are the diff IDs to mount ahead, bottom
-    first. `coverage` is None where the image's layers are not known, `cache_id`
-    the cache that provides it.
+    the registry's permission. `layers` are the diff IDs that the store can serve,
+    bottom first. `coverage` is None where the image's layers are not known,
+    `cache_id` the cache that provides it.
     """
 
     image: str
@@ -55,7 +54,7 @@ class ImageDecision:
     reason: str
     cache_id: str = ""
     registrable: records.ImageRecord | None = None
-    coverage: arithmetic.Coverage | None = None
+    coverage: subjects.Coverage | None = None
     layers: tuple[str, ...] = ()
 
 
@@ -63,8 +62,8 @@ class ImageDecision:
 class Candidate:
     """A cache that was considered, and in words why it was taken or not.
 
-    `rank` counts from 1; None where it was out of the question. `full`, `near` and
-    `covered` as in `ranking.Match`.
+    `rank` counts from 1; None where it was excluded. `full`, `near` and `covered` as in
+    `cache_selection.Match`.
     """
 
     cache_id: str
@@ -94,8 +93,8 @@ class Decision:
     """What the store does for a pod, and why.
 
     `reported` is the ID of the cache that events and status name, "" for none. The
-    images may come from others as well. It says nothing about the pod's runtime:
-    whoever registers images asks `runtimes.uses_our_snapshotter` first.
+    images may come from others as well. `foreign` says that the pod's runtime does not
+    use the uimgacc snapshotter: nothing may be registered for it.
     """
 
     pod: pods.Pod
@@ -107,6 +106,7 @@ class Decision:
     candidates: tuple[Candidate, ...] = ()
     events: tuple[Event, ...] = ()
     auto_create: AutoCreate | None = None
+    foreign: bool = False
 
     @property
     def registrable(self) -> tuple[ImageDecision, ...]:
@@ -115,14 +115,14 @@ class Decision:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The diff IDs of all layers to mount ahead, each once, below before above."""
+        """The diff IDs of all layers that the store can serve, each once, below before above."""
         return tuple(dict.fromkeys(layer for image in self.images for layer in image.layers))
 
     @property
-    def coverage(self) -> arithmetic.Coverage:
+    def coverage(self) -> subjects.Coverage:
         """The sum over the images whose layers are known; shared layers count for each."""
         known = [image.coverage for image in self.images if image.coverage is not None]
-        return arithmetic.Coverage(
+        return subjects.Coverage(
             layers=sum(each.layers for each in known),
             held_layers=sum(each.held_layers for each in known),
             size=sum(each.size for each in known),

@@ -40,7 +40,7 @@ class Throughput:
     samples: tuple[Sample, ...] = ()
 
     def learn(self, size: int, seconds: float) -> "Throughput":
-        """With one more pull. One too small to tell the speed by (1 MiB) is left out."""
+        """With one more pull. One that is too small to measure the speed (1 MiB) is left out."""
         if size < _MIN_BYTES or not math.isfinite(seconds) or seconds <= 0:
             return self
         return Throughput((*self.samples, Sample(size, seconds))[-_WINDOW:])

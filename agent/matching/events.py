@@ -56,6 +56,28 @@ def events_of(given: Circumstances) -> tuple[decisions.Event, ...]:
             return _native(given)
 
 
+def left_over(chosen: Sequence[decisions.ImageDecision]) -> str:
+    """A sentence about the first image that is not a hit, "" where all are."""
+    short = [image for image in chosen if image.outcome is not _Outcome.HIT]
+    if not short:
+        return ""
+    more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
+    return f"{short[0].image[:200]}: {short[0].reason}{more}."
+
+
+def summary(outcome: decisions.Outcome, reported: str, why: str) -> str:
+    sentence = {
+        _Outcome.HIT: f"All images come from the store, image cache {reported}.",
+        _Outcome.PARTIAL: f"Image cache {reported} has a part; the rest is pulled as usual.",
+        _Outcome.MISS: "No image cache serves this pod: its images are pulled as usual.",
+        _Outcome.NOT_READY: "The image cache that the pod names is not Ready: "
+        "its images are pulled as usual.",
+        _Outcome.FORBIDDEN: RESTRICTED,
+        _Outcome.NOT_ASKED: "",
+    }[outcome]
+    return f"{sentence} {why}".strip()
+
+
 def created(dialect: caches.Dialect, cache_id: str) -> decisions.Event:
     """The event for a cache that is created for a pod: its build starts, it is not Ready yet."""
     if dialect is caches.Dialect.ALIBABA:

@@ -1,28 +1,20 @@
-"""The decision for a pod: which cache serves it, what may be done ahead, and why.
+"""The decision for a pod: which cache serves it, which images may be registered, and why.
 
-Pure: what the store holds comes in as values, what to do goes out as a value. A
-cache that cannot be used never stops a pod: all it costs is an ordinary pull.
+Pure: the content of the store comes in as values, the decision goes out as a value. A
+cache that cannot be used never stops a pod: its images are pulled as usual.
 
 Permission: a cache built with pull secrets serves only the namespaces that it
-names. An image may be registered ahead (which spares the registry's question who
-is pulling) only where a cache that serves the pod's namespace has exactly this
-target of this repository. Layers need no permission: containerd asks for them
+names. An image may be registered before the kubelet asks (so that the registry does
+not check the pull) only where a cache that serves the pod's namespace has exactly
+this target of this repository. Layers need no permission: containerd asks for them
 only after the registry has given it the manifest.
 """
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
-from agent.matching import (
-    annotations,
-    cache_selection,
-    coverage,
-    decisions,
-    events,
-    exclusions,
-    subjects,
-)
-from agent.model import caches, images, pods, records
+from agent.matching import annotations, cache_selection, decisions, events, runtimes, subjects
+from agent.model import caches, images, keys, pods, records
 
 _Outcome = decisions.Outcome
 
@@ -38,12 +30,12 @@ def decide(
 ) -> decisions.Decision:
     """Decide what the store does for a pod that asks as `request` says. Never raises.
 
-    `cache_views` are the Ready caches, `image_records` what was found for
-    `subjects.references_to_look_up`, `unfinished` the IDs of caches known to be in
-    the making. Without a platform the first one of each image is taken.
+    `cache_views` are the Ready caches, `image_records` the records for
+    `subjects.references_to_look_up`, `unfinished` the IDs of caches known to be
+    under construction. Without a platform the first one of each image is taken.
     """
     if not request.asks:
-        return exclusions.not_asked(pod, request)
+        return _not_asked(pod, request)
     wanted = [subjects.subject_of(image, image_records, platform) for image in pod.images]
     selection = cache_selection.select(pod, request, cache_views, wanted, unfinished=unfinished)
     needed = {layer.diff_id for subject in wanted for layer in subject.layers or ()}
@@ -52,13 +44,13 @@ def decide(
     outcome = _overall(chosen)
     used = outcome in (_Outcome.HIT, _Outcome.PARTIAL)
     reported = selection.pool[0].id if used else ""
-    why = selection.why or _left_over(chosen)
+    why = selection.why or events.left_over(chosen)
     existing = {*unfinished, *(cache.id for cache in cache_views)}
     return decisions.Decision(
         pod=pod,
         request=request,
         outcome=outcome,
-        summary=_summary(outcome, reported, why),
+        summary=events.summary(outcome, reported, why),
         reported=reported,
         images=chosen,
         candidates=selection.candidates,
@@ -85,12 +77,12 @@ def _image(
         reason=subject.problem or "no cache has it",
     )
     if subject.layers is not None:
-        # Of an image whose layers are not known nothing is mounted ahead: which ones it
-        # shares shows when containerd has its manifest, and then they are mounted on demand.
-        usable = coverage.usable(subject.layers, stored)
+        # The layers of an image without a record are not known here: containerd asks the
+        # snapshotter for them one by one, once it has the manifest.
+        usable = subjects.usable(subject.layers, stored)
         base = dataclasses.replace(
             base,
-            coverage=coverage.cover([subject.layers], stored),
+            coverage=subjects.cover([subject.layers], stored),
             layers=tuple(dict.fromkeys(layer.diff_id for layer in usable)),
         )
     if selection.barred is not None:
@@ -143,7 +135,7 @@ def _partial(
 
 
 def _part_exact(subject: subjects.Subject, wanted: images.Reference, cache: caches.Cache) -> str:
-    """What of an image is in a cache that has it but not so that it could be registered."""
+    """Which part of an image a cache has, where it cannot be registered from it."""
     held = cache.image(wanted)
     if held is None:
         return "its layers under another name" if subject.within(cache) else ""
@@ -158,7 +150,7 @@ def _part_near(subject: subjects.Subject, wanted: images.Reference, cache: cache
     others = cache.of_repository(wanted)
     if others:
         return f"another version of it: {others[0].ref}"
-    if subject.layers and coverage.usable(subject.layers, cache.layers):
+    if subject.layers and subjects.usable(subject.layers, cache.layers):
         return "some of its layers"
     return ""
 
@@ -195,28 +187,6 @@ def _overall(chosen: Sequence[decisions.ImageDecision]) -> decisions.Outcome:
     return _Outcome.MISS
 
 
-def _left_over(chosen: Sequence[decisions.ImageDecision]) -> str:
-    """A sentence about the first image that is not a hit, "" where all are."""
-    short = [image for image in chosen if image.outcome is not _Outcome.HIT]
-    if not short:
-        return ""
-    more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
-    return f"{short[0].image[:200]}: {short[0].reason}{more}."
-
-
-def _summary(outcome: decisions.Outcome, reported: str, why: str) -> str:
-    sentence = {
-        _Outcome.HIT: f"All images come from the store, image cache {reported}.",
-        _Outcome.PARTIAL: f"Image cache {reported} has a part; the rest is pulled as usual.",
-        _Outcome.MISS: "No image cache serves this pod: its images are pulled as usual.",
-        _Outcome.NOT_READY: "The image cache that the pod names is not Ready: "
-        "its images are pulled as usual.",
-        _Outcome.FORBIDDEN: events.RESTRICTED,
-        _Outcome.NOT_ASKED: "",
-    }[outcome]
-    return f"{sentence} {why}".strip()
-
-
 def _auto_create(
     pod: pods.Pod,
     request: annotations.Request,
@@ -225,11 +195,11 @@ def _auto_create(
     *,
     existing: Collection[str],
 ) -> decisions.AutoCreate | None:
-    """The cache to create where an automatic request matched none, None where not wanted.
+    """The cache to create where an automatic request matched none; None where not wanted.
 
-    Some layers in common, such as those of a distribution, are no match. What another
-    namespace's secrets opened is worth trying only with secrets of our own, or with
-    instances of a registry that opens without.
+    Some layers in common, such as those of a distribution, are no match. An image that
+    was built with another namespace's secrets is worth a build only with secrets of this
+    pod, or with registry instances that need none.
     """
     matched = any(each.full or each.near for each in selection.candidates if each.rank)
     if not request.auto_create or matched:
@@ -248,7 +218,7 @@ def _auto_create(
     secrets = tuple(
         sorted({caches.SecretName(pod.namespace, secret) for secret in pod.pull_secrets})
     )
-    wish = caches.CacheRequest(
+    wanted_cache = caches.CacheRequest(
         name="",
         images=names,
         dialect=request.dialect,
@@ -258,11 +228,64 @@ def _auto_create(
         auto=True,
         acr_instances=instances,
     )
-    cache_id = wish.cache_id
+    cache_id = wanted_cache.cache_id
     if cache_id in existing:
         return None
     return decisions.AutoCreate(
-        request=dataclasses.replace(wish, name=caches.name_of_auto_cache(cache_id)),
+        request=dataclasses.replace(wanted_cache, name=caches.name_of_auto_cache(cache_id)),
         cache_id=cache_id,
         event=events.created(request.dialect, cache_id),
+    )
+
+
+def _not_asked(pod: pods.Pod, request: annotations.Request) -> decisions.Decision:
+    """For a pod that asks for no cache."""
+    return decisions.Decision(
+        pod=pod,
+        request=request,
+        outcome=_Outcome.NOT_ASKED,
+        summary="The pod asks for no image cache: its images are pulled as usual.",
+        images=_left_alone(pod, _Outcome.NOT_ASKED, "the pod asks for no cache"),
+    )
+
+
+def decide_foreign(
+    pod: pods.Pod, request: annotations.Request, *, handler: str
+) -> decisions.Decision:
+    """Decide for a pod whose runtime `handler` ("": the default one) does not use uimgacc.
+
+    All its images are pulled, even if the store has them. No cache is created: it would
+    not be used.
+    """
+    if not request.asks:
+        return dataclasses.replace(_not_asked(pod, request), foreign=True)
+    example = runtimes.DEFAULT_TWIN if handler == runtimes.WITHOUT else runtimes.twin_of(handler)
+    summary = (
+        f"The pod's runtime ({handler or 'the default one'}) does not use uimgacc: its images are "
+        "pulled as usual. Create it anew with a runtimeClassName that does, such as "
+        f"{example}, and the handler of that class in the annotation {keys.RUNTIME_HANDLER}."
+    )
+    return decisions.Decision(
+        pod=pod,
+        request=request,
+        outcome=_Outcome.MISS,
+        summary=summary,
+        images=_left_alone(pod, _Outcome.MISS, "the pod's runtime does not use uimgacc"),
+        events=(events.unusable(request.dialect, summary),),
+        foreign=True,
+    )
+
+
+def _left_alone(
+    pod: pods.Pod, outcome: decisions.Outcome, reason: str
+) -> tuple[decisions.ImageDecision, ...]:
+    """The same for each image, without reading the store."""
+    return tuple(
+        decisions.ImageDecision(
+            image=image,
+            reference=subjects.subject_of(image, {}, None).reference,
+            outcome=outcome,
+            reason=reason,
+        )
+        for image in pod.images
     )

@@ -36,7 +36,7 @@ from agent.node.images import (
     repair,
     retirement,
 )
-from agent.node.pods import pod_source, pod_worker, prepare, served_pods
+from agent.node.pods import decide, pod_source, pod_worker, prepare, served_pods
 from agent.node.report import pod_events, savings, savings_note, status, status_http
 from agent.roles import agent_environment, agent_flags
 from agent.store import layout
@@ -213,7 +213,9 @@ def _preparer(
         return prepare.SwitchedOff()
     platform = images.platform_of_machine(os.uname().machine)
     return prepare.Preparer(
-        store,
+        decide.Decider(
+            store, decide.Node(platform=platform, every_runtime=wanted.default_snapshotter)
+        ),
         provide.Provider(
             register.Registrar(containerd, store),
             healer,
@@ -223,7 +225,6 @@ def _preparer(
         ),
         image_removal.Clearer(containerd),
         creator,
-        prepare.Rules(platform=platform, every_runtime=wanted.default_snapshotter),
     )
 
 

@@ -198,7 +198,7 @@ def test_a_pod_is_moved_only_where_it_asks_and_can_go(
         return
     read = pods.parse_pod(any_pod)
     # What is to run on our snapshotter must be pulled into it, even where no cache is wanted.
-    assert annotations.request_of(read).asks or runtimes.is_ours(read.runtime_class)
+    assert annotations.request_of(read).asks or runtimes.is_twin(read.runtime_class)
     name = found["spec"]["runtimeClassName"]
     assert name == runtimes.twin_of(read.runtime_class)
     # Nothing but the two fields is changed.

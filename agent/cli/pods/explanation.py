@@ -55,7 +55,7 @@ def to_json(decision: decisions.Decision) -> dict[str, object]:
         "outcome": decision.outcome.value,
         "summary": decision.summary,
         "cacheId": decision.reported or None,
-        "acceleratedRuntime": runtimes.uses_our_snapshotter(pod),
+        "acceleratedRuntime": runtimes.uses_snapshotter(pod),
         "images": [_image_json(image) for image in decision.images],
         "candidates": [
             {
@@ -106,7 +106,7 @@ def _lines(decision: decisions.Decision) -> Iterable[str]:
     if request.asks:
         yield f"Asked by {request.key} ({request.dialect.value}, {request.mode.value})."
     yield from (f"Note: {remark}." for remark in request.remarks)
-    if request.asks and not runtimes.uses_our_snapshotter(decision.pod):
+    if request.asks and not runtimes.uses_snapshotter(decision.pod):
         twin = runtimes.twin_of(decision.pod.runtime_class)
         yield (
             f"It needs the runtime class {twin}, which the admission policy of a cluster sets; "

@@ -181,13 +181,13 @@ class Prober:
             handlers: Collection[str] = ()
             if self._settings.handlers_needed:
                 handlers = await self._client.runtime_handlers()
-                twins = frozenset(filter(runtimes.is_ours, handlers))
+                twins = frozenset(filter(runtimes.is_twin, handlers))
                 self._twins = twins - {runtimes.DEFAULT_TWIN}
         except errors.AgentError as error:
             return [capability.Finding(_Check.CONTAINERD, str(error))]
         self.root = plugin.exports.get("root", self.root) if plugin is not None else self.root
         findings = [self._plugin_finding(plugin)]
-        if self._settings.handlers_needed and not any(map(runtimes.is_ours, handlers)):
+        if self._settings.handlers_needed and not any(map(runtimes.is_twin, handlers)):
             findings.append(
                 capability.Finding(
                     _Check.HANDLER,

@@ -99,7 +99,7 @@ class PinnedImages:
         """A runtime handler on the uimgacc snapshotter; None before node set-up has made one."""
         if self._default:
             return ""
-        return min(filter(runtimes.is_ours, await self._client.runtime_handlers()), default=None)
+        return min(filter(runtimes.is_twin, await self._client.runtime_handlers()), default=None)
 
 
 def _name_of(image: inventory.Present) -> str:

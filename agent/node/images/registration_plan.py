@@ -102,7 +102,7 @@ def registration_of(
 def _for_platform(
     record: records.ImageRecord, platform: images.Platform
 ) -> records.PlatformImage | None:
-    """As `matching.coverage.layers_for` picks: the very platform, then without variant."""
+    """As `matching.subjects.layers_for` picks: the exact platform, then without variant."""
     for wanted in (platform, dataclasses.replace(platform, variant="")):
         for made in record.platforms:
             try:

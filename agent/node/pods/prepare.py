@@ -13,10 +13,9 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.kits.aio import tasks
-from agent.matching import annotations, decisions, events, exclusions, rules, runtimes, subjects
+from agent.matching import annotations, decisions, events
 from agent.model import caches, images, pods, records
 from agent.node.images import registration_plan
-from agent.node.pods import recent_caches
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +23,13 @@ SWITCHED_OFF = "acceleration is switched off for the whole cluster (`uimgacc ena
 """Why no pod is prepared and the node does not count as capable, while that is so."""
 
 _LOOK_AGAIN_SECONDS = 10.0
+
+
+class Decider(Protocol):
+    """Decides what the store does for a pod: agent.node.pods.decide.Decider."""
+
+    async def decide(self, pod: pods.Pod) -> decisions.Decision:
+        """Decide; TemporaryError: the store does not answer."""
 
 
 class Provider(Protocol):
@@ -97,25 +103,6 @@ class Result:
         return next((each for each in failures if isinstance(each, errors.TemporaryError)), None)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What decisions on this node depend on, beside the pod and the store.
-
-    `every_runtime` where the uimgacc snapshotter is containerd's default one: then pods of
-    all runtime handlers use it. `classes` as in `runtimes.handler_of`.
-    """
-
-    platform: images.Platform
-    every_runtime: bool = False
-    classes: Mapping[str, str] | None = None
-
-    def uses_snapshotter(self, handler: str) -> bool:
-        """Whether containers of a runtime handler are on the uimgacc snapshotter."""
-        if self.every_runtime:
-            return handler != runtimes.WITHOUT
-        return runtimes.is_ours(handler)
-
-
 class SwitchedOff:
     """Prepares nothing: what an agent does while acceleration is switched off."""
 
@@ -134,19 +121,12 @@ class Preparer:
     """Serves one pod after the other; any number may be served side by side."""
 
     def __init__(
-        self,
-        catalog: recent_caches.Catalog,
-        provider: Provider,
-        clearer: Clearer,
-        creator: CacheCreator,
-        node: Rules,
+        self, decider: Decider, provider: Provider, clearer: Clearer, creator: CacheCreator
     ) -> None:
-        self._catalog = catalog
-        self._caches = recent_caches.Caches(catalog)
+        self._decider = decider
         self._provider = provider
         self._clearer = clearer
         self._creator = creator
-        self._node = node
 
     async def serve(self, pod: pods.Pod, *, running: bool = False) -> Result:
         """Decide for a pod and register what may be. Raises AgentError: try again later.
@@ -154,20 +134,13 @@ class Preparer:
         A pod that is `running` has its images already: they are registered for its next
         container, but that emits no event, creates no cache and counts as no match.
         """
-        request = annotations.request_of(pod, self._node.classes)
-        handler = runtimes.handler_of(pod, self._node.classes)
-        if not self._node.uses_snapshotter(handler):
-            decision = exclusions.foreign(pod, request, handler=handler)
-            return await self._clear_for(pod, _silent(decision) if running else decision)
         started = asyncio.get_running_loop().time()
-        try:
-            decision = await self._decide(pod, request)
-        except errors.TemporaryError:
-            metrics.image_left("store_unavailable")
-            raise
+        decision = await self._decider.decide(pod)
         if running:
-            decision = _silent(decision)
-        else:
+            decision = dataclasses.replace(decision, events=(), auto_create=None)
+        if decision.foreign:
+            return await self._clear_for(pod, decision)
+        if not running:
             self._note_caches(pod, decision)
         if not decision.registrable:
             return Result(decision=decision, sentence=decision.summary)
@@ -230,28 +203,6 @@ class Preparer:
             )
         return Result(decision=decision, sentence=decision.summary)
 
-    async def _decide(self, pod: pods.Pod, request: annotations.Request) -> decisions.Decision:
-        """What the store does for a pod. A verdict against it rests on caches just read."""
-        if not request.asks:
-            return rules.decide(pod, request, (), {})
-        started = asyncio.get_running_loop().time()
-        views, read_at = await self._caches.get()
-        decision = await self._decide_by(pod, request, views)
-        if decision.outcome is not decisions.Outcome.HIT and read_at < started:
-            views, _ = await self._caches.get(not_before=started)
-            decision = await self._decide_by(pod, request, views)
-        return decision
-
-    async def _decide_by(
-        self, pod: pods.Pod, request: annotations.Request, views: Sequence[caches.Cache]
-    ) -> decisions.Decision:
-        references = subjects.references_to_look_up(pod, views)
-        read = await tasks.together(*(self._catalog.image(each) for each in references))
-        image_records = {
-            str(reference): record for reference, record in zip(references, read, strict=True)
-        }
-        return rules.decide(pod, request, views, image_records, platform=self._node.platform)
-
 
 def _result(
     decision: decisions.Decision,
@@ -276,11 +227,6 @@ def _result(
 def _worth_retrying(failures: Iterable[errors.AgentError]) -> errors.AgentError:
     """The failure to raise for a pod: one that a retry may end, where there is one."""
     return min(failures, key=lambda error: not isinstance(error, errors.TemporaryError))
-
-
-def _silent(decision: decisions.Decision) -> decisions.Decision:
-    """A decision without events and without a cache to create."""
-    return dataclasses.replace(decision, events=(), auto_create=None)
 
 
 def _is_always_pulled(pod: pods.Pod, image: str) -> bool:

@@ -187,7 +187,7 @@ def _ours_in(data: Mapping[str, Any], table: settings_view.KeyPath) -> list[sett
         for name, value in settings_view.table_at(data, table).items()
         if name == WITHOUT
         or (
-            runtimes.is_ours(name)
+            runtimes.is_twin(name)
             and isinstance(value, Mapping)
             and value.get("snapshotter") == keys.SNAPSHOTTER
         )
@@ -207,7 +207,7 @@ def _twins(view: settings_view.View) -> tuple[dict[str, tuple[str, Mapping[str, 
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
     notes = []
     for name, table in sorted(view.runtimes.items()):
-        if runtimes.is_ours(name):
+        if runtimes.is_twin(name):
             continue
         own = table.get("snapshotter")
         if own and own != view.snapshotter:

@@ -214,7 +214,7 @@ def configuration(
     if not text:
         return [bad(name, f"{main} does not exist: containerd runs on its defaults", fix)]
     seen = containerd_binary.view_of_dump(text, release)
-    twins = [handler for handler in seen.runtimes if runtimes.is_ours(handler)]
+    twins = [handler for handler in seen.runtimes if runtimes.is_twin(handler)]
     try:
         outcome = apply.set_up(machine, apply.Target(main, release, None), wanted, dry_run=True)
     except (errors.AgentError, OSError) as error:

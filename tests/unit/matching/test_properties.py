@@ -5,7 +5,7 @@ import itertools
 import hypothesis
 from hypothesis import strategies as st
 
-from agent.matching import annotations, decisions, ranking
+from agent.matching import annotations, cache_selection, decisions
 from agent.model import caches, keys, pods
 from tests.unit.matching import making
 
@@ -161,18 +161,18 @@ def test_ranking_is_a_total_order(
     views: list[caches.Cache], dialect: caches.Dialect, data: st.DataObject
 ) -> None:
     matches = [
-        ranking.Match(
+        cache_selection.Match(
             cache=cache,
             exact=data.draw(st.integers(0, 1)),
             full=data.draw(st.integers(0, 2)),
             near=data.draw(st.integers(0, 2)),
-            held=ranking.coverage.Coverage(1, 1, 1, data.draw(st.integers(0, 1))),
+            held=cache_selection.subjects.Coverage(1, 1, 1, data.draw(st.integers(0, 1))),
             distance=data.draw(st.integers(0, 1)),
         )
         for cache in views
     ]
-    ranked = ranking.rank(matches, dialect)
+    ranked = cache_selection.rank_matches(matches, dialect)
 
-    assert ranking.rank(data.draw(st.permutations(matches)), dialect) == ranked
+    assert cache_selection.rank_matches(data.draw(st.permutations(matches)), dialect) == ranked
     for better, worse in itertools.pairwise(ranked):
-        assert ranking.rank([worse, better], dialect) == [better, worse]
+        assert cache_selection.rank_matches([worse, better], dialect) == [better, worse]

@@ -19,12 +19,12 @@ from tests.unit.matching import making
 )
 def test_every_handler_has_a_twin(handler: str, twin: str) -> None:
     assert runtimes.twin_of(handler, default="runc") == twin
-    assert runtimes.is_ours(runtimes.twin_of(handler, default="runc"))
+    assert runtimes.is_twin(runtimes.twin_of(handler, default="runc"))
 
 
 @pytest.mark.parametrize("handler", ["", "runc", "nvidia", "uimgacc-", "my-uimgacc", "uimgaccx"])
 def test_others_are_not_ours(handler: str) -> None:
-    assert not runtimes.is_ours(handler)
+    assert not runtimes.is_twin(handler)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_class_is_read_through_the_clusters_handlers(
 ) -> None:
     pod = making.pod("nginx", runtime_class=runtime_class)
 
-    assert runtimes.uses_our_snapshotter(pod, classes) is ours
+    assert runtimes.uses_snapshotter(pod, classes) is ours
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_where_classes_are_not_known_the_admission_policys_annotation_tells(
     annotations = {keys.RUNTIME_HANDLER: annotated}
     pod = making.pod("nginx", runtime_class=runtime_class, annotated=annotations)
 
-    assert runtimes.uses_our_snapshotter(pod) is ours
+    assert runtimes.uses_snapshotter(pod) is ours

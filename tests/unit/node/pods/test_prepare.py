@@ -8,7 +8,7 @@ from agent import errors
 from agent.matching import decisions
 from agent.model import caches, pods, records
 from agent.node.images import provide, register, registration_plan
-from agent.node.pods import prepare
+from agent.node.pods import decide, prepare
 from tests.unit.node import conftest
 
 
@@ -98,7 +98,7 @@ class Setting:
     def __init__(self, image: conftest.Image, **options: object) -> None:
         self.catalog, self.registrar, self.others = Catalog(image), Registrar(), Others()
         self.preparer = prepare.Preparer(
-            self.catalog,
+            decide.Decider(self.catalog, decide.Node(platform=conftest.PLATFORM, **options)),
             provide.Provider(
                 self.registrar,
                 self.others,
@@ -108,7 +108,6 @@ class Setting:
             ),
             self.others,
             self.others,
-            prepare.Rules(platform=conftest.PLATFORM, **options),
         )
         self.pod = pods.Pod(
             namespace="default",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.matching import annotations, decisions, exclusions
+from agent.matching import annotations, decisions, rules
 from tests.unit.matching import making
 
 ASKED = {
@@ -17,7 +17,7 @@ ASKED = {
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())
 def test_a_pod_of_another_runtime_gets_one_warning_with_the_remedy(asked) -> None:
     pod = making.pod("nginx", "redis", annotated=asked, runtime_class="nvidia")
-    decision = exclusions.foreign(pod, annotations.request_of(pod), handler="nvidia")
+    decision = rules.decide_foreign(pod, annotations.request_of(pod), handler="nvidia")
 
     (event,) = decision.events
     assert (event.type, event.reason) == ("Warning", "ImageCacheMissed")
@@ -32,7 +32,7 @@ def test_a_pod_of_another_runtime_gets_one_warning_with_the_remedy(asked) -> Non
 
 def test_the_default_runtime_has_no_name() -> None:
     pod = making.pod("nginx", annotated=ASKED["native"], runtime_class="")
-    decision = exclusions.foreign(pod, annotations.request_of(pod), handler="")
+    decision = rules.decide_foreign(pod, annotations.request_of(pod), handler="")
 
     assert "runtime (the default one) does not use uimgacc" in decision.summary
     assert "such as uimgacc," in decision.summary
@@ -40,6 +40,6 @@ def test_the_default_runtime_has_no_name() -> None:
 
 def test_a_pod_that_asks_for_nothing_is_told_nothing() -> None:
     pod = making.pod("nginx", annotated={}, runtime_class="")
-    decision = exclusions.foreign(pod, annotations.request_of(pod), handler="")
+    decision = rules.decide_foreign(pod, annotations.request_of(pod), handler="")
 
     assert (decision.outcome, decision.events) == (decisions.Outcome.NOT_ASKED, ())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.matching import coverage
+from agent.matching import subjects
 from agent.model import images
 from tests.unit.matching import making
 
@@ -29,20 +29,20 @@ def held(letters: str) -> set[str]:
 def test_only_layers_from_the_bottom_in_a_row_count(
     letters: str, having: str, expected: tuple[int, int]
 ) -> None:
-    covered = coverage.cover([layers(letters)], held(having))
+    covered = subjects.cover([layers(letters)], held(having))
 
     assert (covered.layers, covered.held_layers) == expected
 
 
 def test_a_layer_of_two_images_counts_once() -> None:
-    covered = coverage.cover([layers("ab"), layers("ac")], held("ab"))
+    covered = subjects.cover([layers("ab"), layers("ac")], held("ab"))
 
     assert covered.size == sum(map(making.layer_size, "abc"))
     assert covered.held_size == sum(map(making.layer_size, "ab"))
 
 
 def test_a_layer_that_one_image_reaches_counts_though_another_does_not() -> None:
-    assert coverage.cover([layers("xb"), layers("ab")], held("ab")).held_layers == 2
+    assert subjects.cover([layers("xb"), layers("ab")], held("ab")).held_layers == 2
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_a_layer_that_one_image_reaches_counts_though_another_does_not() -> None
 def test_the_layers_are_those_of_the_nodes_platform(made_for: str, node: str, found: bool) -> None:
     record = making.image("app", "ab", platform=made_for)
 
-    assert (coverage.layers_for(record, images.parse_platform(node)) is not None) is found
+    assert (subjects.layers_for(record, images.parse_platform(node)) is not None) is found
 
 
 def test_without_a_platform_the_first_is_taken() -> None:
-    assert coverage.layers_for(making.image("app", "ab", platform="linux/s390x"), None)
+    assert subjects.layers_for(making.image("app", "ab", platform="linux/s390x"), None)
