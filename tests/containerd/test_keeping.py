@@ -37,6 +37,7 @@ class Machine:
         self.folder = folder
         self.containerd = Containerd(folder=folder)
         self.log = folder / "node-setup.log"
+        place_program(self.containerd.binaries / "containerd", folder)
         self._systemd = restarter.Restarter(self.containerd, folder / "restart")
 
     def __enter__(self) -> "Machine":
@@ -58,7 +59,7 @@ class Machine:
         return f'--restart-command=sh -c "{self._systemd.command}"'
 
     def command(self, *arguments: str) -> list[str]:
-        place = ["--config=/config.toml", f"--host-root={self.folder}", "--containerd-version=2.1"]
+        place = ["--config=/config.toml", f"--host-root={self.folder}"]
         return [*COMMAND, *place, *arguments]
 
     def handlers(self) -> frozenset[str]:
@@ -71,6 +72,16 @@ class Machine:
     def said(self, text: str) -> int:
         """How often node set-up has said something."""
         return self.log.read_text().count(text)
+
+
+def place_program(program: pathlib.Path, root: pathlib.Path) -> None:
+    """Have a program in another root, with the libraries that it loads, as a node has it."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    libraries = [word for word in listed.split() if word.startswith("/")]
+    for source in [*libraries, str(program)]:
+        target = root / ("usr/bin/containerd" if source == str(program) else source.lstrip("/"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
 
 
 @pytest.fixture
@@ -117,7 +128,7 @@ def test_a_handler_that_comes_later_gets_its_twin_and_nothing_else_a_restart(
         # Undone by hand, it stays undone.
         undone = subprocess.run(machine.command("--undo"), timeout=120, check=False)
         assert undone.returncode == 0
-        nodes.wait_until(lambda: machine.said("somebody has undone") == 1)
+        nodes.wait_until(lambda: machine.said("was undone") == 1)
         assert machine.restarts == 2
         assert not list(machine.folder.glob("conf.d/*uimgacc*"))
         assert keeper.poll() is None

@@ -52,11 +52,11 @@ class Wanted:
 
 
 class DefaultError(errors.TemporaryError):
-    """Ours is containerd's default snapshotter, and containers stand on it."""
+    """uimgacc is containerd's default snapshotter, and containers run on it."""
 
     def __init__(self, in_use: image_removal.InUseError) -> None:
         super().__init__(
-            "all containers of this node stand on ours as containerd's default snapshotter: go"
+            "all containers of this node run on uimgacc as containerd's default snapshotter: go"
             f" back from that first, see docs/install/uninstall.md; {in_use}"
         )
 
@@ -96,7 +96,7 @@ def _once(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_js
         host_copies.detach_below(str(machine.root), but=but)
     if root:
         store, state = settings_view.Path(wanted.store), settings_view.Path(wanted.state)
-        uninstall.clear(machine, uninstall.Ours(root, store, state), pods)
+        uninstall.clear(machine, uninstall.Places(root, store, state), pods)
         uninstall.forget_root(machine)
     _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
     if wanted.keep:
@@ -120,7 +120,7 @@ def _begun(
 
 
 def _stay(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_json: bool) -> None:
-    """Look again when there is news, for ever; does not return."""
+    """Look again when a file has changed, for ever; does not return."""
     while True:
         watched = upkeep.watched(machine, main)
         seen = upkeep.seen(watched)
@@ -138,7 +138,7 @@ def _look(
     try:
         planned = _changed(machine, main, dataclasses.replace(wanted, dry_run=True))
         if not planned.changed and not containerd_restart.Due(machine).already:
-            upkeep.tell(machine, "")
+            upkeep.report(machine, "")
             output.say("note: nothing is missing")
             return upkeep.Rest()
         if turns.is_over:
@@ -153,7 +153,7 @@ def _look(
         return upkeep.Rest()
     except errors.AgentError as error:
         output.say(f"warning: {error}")
-        upkeep.tell(machine, str(error))
+        upkeep.report(machine, str(error))
         return turns.rest if turns.is_over else upkeep.RETRY
     _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
     return None
@@ -255,18 +255,23 @@ def _with_restart(
 
 
 def _target(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Target:
-    if wanted.containerd_version:
-        release = containerd_binary.parse_release(wanted.containerd_version)
-        return apply.Target(main, release, wanted.containerd_binary or None)
-    binary = wanted.containerd_binary or places.find_binary(main)
+    binary = wanted.containerd_binary or _program(machine, main)
     try:
         release = containerd_binary.release_of(binary, enter=machine.enter)
-        return apply.Target(main, release, binary)
     except containerd_binary.ContainerdError as error:
         raise output.UsageError(
-            f"containerd's version is not known ({error});"
-            " give --containerd-binary PROGRAM or --containerd-version 2.1"
+            f"a configuration that containerd cannot check is not written ({error});"
+            " give the node's containerd with --containerd-binary PROGRAM"
         ) from error
+    if wanted.containerd_version:
+        release = containerd_binary.parse_release(wanted.containerd_version)
+    return apply.Target(main, release, binary)
+
+
+def _program(machine: host.Host, main: settings_view.Path) -> str:
+    """The program of the running containerd; where none runs, the one that the node would run."""
+    socket = places.of(machine, main).socket
+    return containerd_binary.running(str(machine.place(socket))) or places.find_binary(main)
 
 
 def _show(
@@ -280,7 +285,7 @@ def _show(
         print(outcome.diff(), end="")
         return
     if not outcome.changed and not restarted:
-        what = "has nothing of ours" if wanted.undo else "is set up already"
+        what = "has nothing from node-setup" if wanted.undo else "is set up already"
         print(f"{main} {what}; nothing changed")
         return
     for path, (_, after) in outcome.changes.items():

@@ -1,6 +1,6 @@
 """What has to change in containerd's configuration; pure.
 
-In: the texts of the files without anything of ours. Out: the texts as they should
+In: the texts of the files without node-setup's part. Out: the texts as they should
 be. With containerd 2.x everything is in a drop-in file of our own, and the main
 file at most gets an `imports` entry. With 1.7 a drop-in would wipe the rest of
 the CRI table (agent.setup.config.settings_view), so the file that has it is edited. k3s and RKE2
@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.matching import runtimes
 from agent.model import keys
-from agent.setup.config import settings_view, toml_edit
+from agent.setup.config import settings_view, start_faults, toml_edit
 
 ADDRESS = "/run/uimgacc/snapshotter.sock"
 DROP_IN = "99-uimgacc.toml"
@@ -34,16 +34,17 @@ class Wanted:
     default_snapshotter: bool = False
     """Every pod through our snapshotter, not only those of our runtime handlers."""
     former_handler: bool = False
-    """The handler WITHOUT also where ours is not the default snapshotter: what has run under it
-    goes on to need it on the way there, and back."""
+    """The handler WITHOUT also where uimgacc is not the default snapshotter: pods that run under it
+    need it while a cluster moves to that mode, and back."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Node:
-    """The configuration that a node has, without anything of ours.
+    """The configuration that a node has, without node-setup's part.
 
     `text` is None where the main file does not exist. `rendered` says that k3s or
-    RKE2 makes the main file anew at each start, `templates` are their texts.
+    RKE2 makes the main file anew at each start, `templates` are their texts. `dumped` is
+    what containerd itself makes of these files, None where it was not asked.
     """
 
     main: settings_view.Path
@@ -52,6 +53,19 @@ class Node:
     release: settings_view.Release
     rendered: bool = False
     templates: Mapping[settings_view.Path, str] = dataclasses.field(default_factory=dict)
+    dumped: settings_view.View | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Style:
+    """How a drop-in for containerd 2.x is written.
+
+    `version` is what it states (None: nothing), `names` the version whose names its CRI settings
+    have: migration leaves names of version 3 in an older file alone.
+    """
+
+    version: int | None
+    names: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,8 +83,34 @@ class Plan:
     """What is wrong with a configuration that should be this plan's result."""
 
 
-def plan(node: Node, wanted: Wanted) -> Plan:
+def styles(node: Node) -> list[Style]:
+    """The ways to write the drop-in, the usual one first; none is in a version above the main's.
+
+    With a higher version than the main file's containerd 2.3 does not start. 2.0 to 2.2 migrate
+    the merged files from the last version that any of them states: where those are
+    mixed, another tool's settings may need that version to stay the last one.
+    """
+    text = _fresh(node.release) if node.text is None else node.text
+    main = settings_view.parse(settings_view.File(node.main, text))
+    stated = settings_view.stated_version(main)
+    own = None if stated is None else min(stated, node.release.newest_version)
+    versions = [own]
+    for file in node.imported:
+        last = settings_view.stated_version(settings_view.parse(file))
+        if last is not None and (stated is None or last <= stated):
+            versions.append(last)
+    usual = 2 if own == 2 else 3
+    found = [Style(own, usual)]
+    if node.imported and not node.release.migrates_each:
+        last = versions[-1]
+        found += [Style(last, 2 if last == 2 else 3)]
+        found += [Style(version, names) for version in (own, last) for names in (3, 2)]
+    return list(dict.fromkeys(found))
+
+
+def plan(node: Node, wanted: Wanted, style: Style | None = None) -> Plan:
     """Decide; raise ConfigError where the node cannot be set up as it is."""
+    style = style or styles(node)[0]
     if (node.release.major, node.release.minor) < (1, 7):
         raise settings_view.ConfigError(
             node.main,
@@ -78,7 +118,7 @@ def plan(node: Node, wanted: Wanted) -> Plan:
             " needed",
         )
     main = settings_view.File(node.main, _fresh(node.release) if node.text is None else node.text)
-    view = settings_view.view(main, node.imported, node.release)
+    view = _in_force(settings_view.view(main, node.imported, node.release), node.dumped)
     twins, notes = _twins(view)
     former = wanted.former_handler or wanted.default_snapshotter
     if former and view.default_runtime in view.runtimes:
@@ -88,7 +128,7 @@ def plan(node: Node, wanted: Wanted) -> Plan:
     if node.text is None:
         notes.append(f"{node.main} did not exist; containerd's defaults go on to apply")
     if node.release.merges:
-        files, more = _with_drop_in(main, node, view, wanted, twins)
+        files, more = _with_drop_in(main, node, view, wanted, twins, style)
     elif node.rendered:
         files, more = _with_template(node, view, wanted, twins)
     else:
@@ -98,8 +138,50 @@ def plan(node: Node, wanted: Wanted) -> Plan:
         twins={twin: copied for twin, (copied, _) in twins.items()},
         notes=notes + more,
         warnings=warnings,
-        meant=lambda found: faults(found, twins, wanted, node.release),
+        meant=lambda found: [
+            *faults(found, twins, wanted, node.release),
+            *(
+                f"the runtime handler {name} would be lost"
+                for name in sorted({*view.runtimes} - {*found.runtimes})
+                if not runtimes.is_twin(name)
+            ),
+        ],
     )
+
+
+def _in_force(read: settings_view.View, dumped: settings_view.View | None) -> settings_view.View:
+    """What containerd has, where it was asked, with the tables as the files have them.
+
+    A dump shows every setting, defaults included: a twin that copied those would change with
+    each release of containerd.
+    """
+    if dumped is None:
+        return read
+    runtimes_in_force = {
+        name: read.runtimes[name] if name in read.runtimes else _without_defaults(table)
+        for name, table in dumped.runtimes.items()
+    }
+    if read.version == 2 and not read.has_runtimes_table:
+        # Settings that were ignored, until a `runtimes` table is there: see _warnings.
+        dumped = dataclasses.replace(
+            dumped, snapshotter=read.snapshotter, discards_layers=read.discards_layers
+        )
+    return dataclasses.replace(
+        dumped,
+        version=read.version,
+        runtimes=runtimes_in_force,
+        has_runtimes_table=read.has_runtimes_table,
+        cri_owner=read.cri_owner,
+    )
+
+
+def _without_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of a dump without the settings that are empty, as those are defaults."""
+    kept = {
+        key: _without_defaults(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+    }
+    return {key: value for key, value in kept.items() if value}
 
 
 Twins = Mapping[str, tuple[str, Mapping[str, Any]]]
@@ -141,18 +223,18 @@ def pulls_itself(view: settings_view.View, release: settings_view.Release) -> bo
 def remains(
     text: str, *, path: settings_view.Path, drop_in: settings_view.Path | None = None
 ) -> str:
-    """A text of the user's without what is ours: how an edited file is undone.
+    """A text without node-setup's part: how an edited file is undone.
 
     Single values that were set are not touched here; see `restored`.
     """
     text = toml_edit.cut(text)
     data = settings_view.parse(settings_view.File(path, text))
-    ours: list[settings_view.KeyPath] = [("proxy_plugins", keys.SNAPSHOTTER)]
+    own: list[settings_view.KeyPath] = [("proxy_plugins", keys.SNAPSHOTTER)]
     for version in (1, 2, 3):
         table = settings_view.keys_of(version).runtimes
-        ours += _ours_in(data, table)
-    ours += _ours_in(data, settings_view.platforms_key())
-    for key_path in ours:
+        own += _own_handlers(data, table)
+    own += _own_handlers(data, settings_view.platforms_key())
+    for key_path in own:
         text = toml_edit.remove(text, key_path, path=path)
     imports = data.get("imports")
     if drop_in is not None and isinstance(imports, list) and str(drop_in) in imports:
@@ -165,12 +247,12 @@ def restored(text: str, before: str, *, path: settings_view.Path) -> str:
     """Single values that node set-up sets, as they were in the text `before`."""
     now = settings_view.parse(settings_view.File(path, text))
     old = settings_view.parse(settings_view.File(path, before))
-    ours: list[tuple[settings_view.KeyPath, object]] = [(("imports",), [])]
+    own: list[tuple[settings_view.KeyPath, object]] = [(("imports",), [])]
     for version in (1, 2, 3):
         images = settings_view.keys_of(version).images
-        ours.append(((*images, "disable_snapshot_annotations"), False))
-        ours.append(((*images, "snapshotter"), keys.SNAPSHOTTER))
-    for key_path, value in ours:
+        own.append(((*images, "disable_snapshot_annotations"), False))
+        own.append(((*images, "snapshotter"), keys.SNAPSHOTTER))
+    for key_path, value in own:
         if settings_view.value_at(now, key_path) != value:
             continue
         former = settings_view.value_at(old, key_path)
@@ -181,7 +263,9 @@ def restored(text: str, before: str, *, path: settings_view.Path) -> str:
     return text
 
 
-def _ours_in(data: Mapping[str, Any], table: settings_view.KeyPath) -> list[settings_view.KeyPath]:
+def _own_handlers(
+    data: Mapping[str, Any], table: settings_view.KeyPath
+) -> list[settings_view.KeyPath]:
     return [
         (*table, name)
         for name, value in settings_view.table_at(data, table).items()
@@ -195,7 +279,7 @@ def _ours_in(data: Mapping[str, Any], table: settings_view.KeyPath) -> list[sett
 
 
 def _fresh(release: settings_view.Release) -> str:
-    return "version = 3\n" if release.merges else "version = 2\n"
+    return f"version = {release.newest_version}\n"
 
 
 def _twins(view: settings_view.View) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], list[str]]:
@@ -239,25 +323,37 @@ def _warnings(main: settings_view.File, node: Node, view: settings_view.View) ->
             " not in the store must be pulled again before a pod with the other one can use it;"
             " set it to false unless the disk is scarce"
         )
-    if node.release.merges and view.version == 1:
+    if node.release.merges and not node.release.migrates_each and view.version == 1:
         found.append(
-            "the configuration is in version 1, whose CRI settings containerd 2.x ignores;"
+            "the configuration is in version 1, whose CRI settings containerd 2.0 to 2.2 ignore;"
             " convert it with `containerd config migrate`"
         )
     hidden = view.discards_layers or view.snapshotter != "overlayfs"
     if node.release.merges and view.version == 2 and not view.has_runtimes_table and hidden:
         found.append(
             "without a `runtimes` table containerd 2.x has ignored some CRI settings of this"
-            " file; with ours they take effect: snapshotter ="
+            " file; with node-setup's handlers they take effect: snapshotter ="
             f" {view.snapshotter}, discard_unpacked_layers = {str(view.discards_layers).lower()}"
         )
-    for file in node.imported:
-        version = settings_view.version_of(settings_view.parse(file), default=view.version)
-        if node.release.merges and version != view.version:
+    if node.release.merges and not node.release.migrates_each:
+        found += _mixed_versions(main, node.imported, view.version)
+    return found
+
+
+def _mixed_versions(
+    main: settings_view.File, imported: Sequence[settings_view.File], version: int
+) -> list[str]:
+    """Warnings about files in other versions than the main file, for containerd 2.0 to 2.2."""
+    found = []
+    for file in imported:
+        other = settings_view.version_of(settings_view.parse(file), default=version)
+        if other != version:
             found.append(
-                f"{file.path} is in version {version}, {main.path} in {view.version}: containerd"
-                " 2.x loses the CRI settings of one of them"
+                f"{file.path} is in version {other}, {main.path} in {version}: containerd"
+                " 2.0 to 2.2 lose the CRI settings of one of them"
             )
+    if higher := start_faults.higher_version([main, *imported]):
+        found.append(f"containerd 2.3 does not start with this configuration: {higher}")
     return found
 
 
@@ -270,11 +366,14 @@ def _proxy(
 
 
 def _with_drop_in(
-    main: settings_view.File, node: Node, view: settings_view.View, wanted: Wanted, twins: Twins
+    main: settings_view.File,
+    node: Node,
+    view: settings_view.View,
+    wanted: Wanted,
+    twins: Twins,
+    style: Style,
 ) -> tuple[dict[settings_view.Path, str], list[str]]:
-    # Version 1 is migrated too, but its CRI settings are not: ours are in version 3 there.
-    version = 3 if view.version == 1 else view.version
-    places = settings_view.keys_of(version)
+    places = settings_view.keys_of(style.names)
     images: dict[str, Any] = {"disable_snapshot_annotations": False}
     if wanted.default_snapshotter:
         images["snapshotter"] = keys.SNAPSHOTTER
@@ -284,7 +383,8 @@ def _with_drop_in(
     tables += [((*places.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
     text = (
         "# Made by `uimgacc node-setup`; `uimgacc node-setup --undo` removes it.\n"
-        f"version = {version}\n\n" + toml_edit.render(tables)
+        + (f"version = {style.version}\n\n" if style.version else "\n")
+        + toml_edit.render(tables)
     )
     folder = _drop_in_folder(main)
     if folder is not None:

@@ -4,7 +4,10 @@
 process is in a container (agent.setup.node.host).
 """
 
+import pathlib
 import re
+import socket
+import struct
 import subprocess
 from collections.abc import Sequence
 
@@ -17,11 +20,12 @@ _RELEASE = re.compile(r"\bv?(\d+)\.(\d+)(?:\.\d+|\b)")
 
 
 class ContainerdError(errors.PermanentError):
-    """A containerd binary could not answer; `command` is what was run."""
+    """A containerd binary did not answer; `command` is what was run, `reason` what it said."""
 
     def __init__(self, command: str, reason: str) -> None:
         super().__init__(f"`{command}`: {reason}")
         self.command = command
+        self.reason = reason
 
 
 def parse_release(text: str) -> settings_view.Release:
@@ -35,6 +39,26 @@ def parse_release(text: str) -> settings_view.Release:
 def release_of(binary: str, *, enter: Sequence[str] = ()) -> settings_view.Release:
     """The release of a binary."""
     return parse_release(_run(*enter, binary, "--version"))
+
+
+def running(socket_path: str) -> str | None:
+    """The program of the containerd that listens on a socket, by the node's own path.
+
+    It is the one whose configuration is to change, wherever PATH leads. None where no process
+    of this PID namespace listens there. The name of a program that was replaced while it ran is
+    that of its successor, which reads the configuration at the next start.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(SECONDS)
+            connection.connect(socket_path)
+            size = struct.calcsize("3i")
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        process, _, _ = struct.unpack("3i", credentials)
+        program = str(pathlib.Path(f"/proc/{process}/exe").readlink())
+    except OSError:
+        return None
+    return program.removesuffix(" (deleted)")
 
 
 def dump(binary: str, main: str, *, enter: Sequence[str] = ()) -> str:
@@ -58,6 +82,12 @@ def _run(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ContainerdError(line, str(error)) from error
     if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise ContainerdError(line, last[0] if last else f"exit status {done.returncode}")
+        raise ContainerdError(line, _reason(done.stderr) or f"exit status {done.returncode}")
     return done.stdout
+
+
+def _reason(output: str) -> str:
+    """The line that says why containerd ended: its last, or the one above a stack trace."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    panics = [line for line in lines if line.startswith("panic:")]
+    return (panics or lines[-1:] or [""])[0].removeprefix("containerd: ")

@@ -30,7 +30,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     backup: str | None
-    ours: list[str]
+    written: list[str] = msgspec.field(name="ours")
 
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ def encode(journal: Journal) -> bytes:
 
 
 def decode(data: bytes, path: str) -> Journal:
-    """Read a journal; raise JournalError where that is none of ours."""
+    """Read a journal; raise JournalError where that is not one."""
     try:
         found = msgspec.json.decode(data, type=Journal)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:

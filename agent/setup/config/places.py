@@ -5,7 +5,7 @@ start and says where the rest is; both listen on the same socket.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from agent.model import keys
 from agent.setup.config import settings_view
@@ -27,7 +27,7 @@ RANCHER_SOCKET = settings_view.Path("/run/k3s/containerd/containerd.sock")
 class Places:
     """What a containerd's configuration says about where things are.
 
-    `socket` is containerd's, `root` the folder of our snapshotter; `is_default` tells
+    `socket` is containerd's, `root` the folder of uimgacc's snapshotter; `is_default`:
     whether that one is containerd's default snapshotter.
     """
 
@@ -48,7 +48,7 @@ def find_config(machine: host.Host) -> settings_view.Path:
     """The main file of the containerd that this node's kubelet uses.
 
     A node may have two: Docker's package brings one, which a k3s beside it does not use;
-    and a k3s that was removed leaves its files. What listens tells them apart, for
+    and a k3s that was removed leaves its files. The socket that exists decides, as
     sockets are gone after a reboot. Of k3s and RKE2 the one that was started last counts.
     """
     made = [path for path in RANCHER.values() if machine.read(path) is not None]
@@ -93,22 +93,30 @@ def of(machine: host.Host, main: settings_view.Path) -> Places:
     found: dict[str, object] = {}
     for data in _files(machine, main):
         settings_view.merge(found, data)
-    ours = settings_view.table_at(found, ("proxy_plugins", keys.SNAPSHOTTER, "exports"))
+    exports = settings_view.table_at(found, ("proxy_plugins", keys.SNAPSHOTTER, "exports"))
     root = settings_view.value_at(found, ("root",)) or default_root(main)
-    socket = str(settings_view.value_at(found, ("grpc", "address")) or default_socket(main))
+    socket = str(_address(found) or default_socket(main))
     if socket.startswith("/var/run/"):
         # On most distributions a link with an absolute target, which leads astray in a container.
         socket = socket.removeprefix("/var")
     return Places(
         socket=settings_view.Path(socket),
         root=settings_view.Path(
-            str(ours.get("root") or f"{root}/{keys.SNAPSHOTTER_PLUGINS}.{keys.SNAPSHOTTER}")
+            str(exports.get("root") or f"{root}/{keys.SNAPSHOTTER_PLUGINS}.{keys.SNAPSHOTTER}")
         ),
         is_default=any(
             settings_view.value_at(found, (*settings_view.keys_of(version).images, "snapshotter"))
             == keys.SNAPSHOTTER
             for version in (1, 2, 3)
         ),
+    )
+
+
+def _address(found: Mapping[str, object]) -> object:
+    """Where containerd listens: since version 4 a setting of the plugin that listens."""
+    listener = ("plugins", "io.containerd.server.v1.grpc", "address")
+    return settings_view.value_at(found, listener) or settings_view.value_at(
+        found, ("grpc", "address")
     )
 
 

@@ -1,15 +1,20 @@
 """containerd's configuration as containerd itself would understand it; pure.
 
-The rules were tried out on containerd 1.7.24 and 2.1.9 (tests/unit/setup runs
-them again wherever real binaries are at hand):
+The rules were tried out on containerd 1.7.24, 2.1.9, 2.3.4 and 2.4.0-beta.0
+(tests/unit/setup runs them again wherever real binaries are at hand):
 
 - 1.x: an imported file *replaces* the whole table of each plugin that it names;
   a `runtimes` table replaces the built-in one, so the built-in `runc` is gone.
 - 2.x: imported files are merged key by key; the built-in `runc` stays.
-- 2.x: a file in version 2 is migrated only if the CRI table has `runtimes`;
-  CRI settings in another version than the main file's are lost.
-- A main file without a version is in version 1; an imported one is in the main
-  file's.
+- 2.x: the image settings of a file in version 2 are migrated only if its CRI
+  table has `runtimes`.
+- 2.0 to 2.2 merge first and migrate the result: CRI settings in another version
+  than the main file's are lost, and those of version 1 are not migrated at all.
+- 2.3 and newer migrate each file by itself and merge the results. 2.3 and
+  2.4.0-beta.0 do not start where an imported file has a higher version than the
+  main file (or, where that has none, than the first file that has one).
+- A file without a version is in version 1; with 1.x an imported one is in the
+  main file's.
 """
 
 import copy
@@ -29,7 +34,9 @@ BUILT_IN_RUNC: Mapping[str, Any] = {"runtime_type": "io.containerd.runc.v2"}
 
 _IMAGES = "io.containerd.cri.v1.images"
 _RUNTIME = "io.containerd.cri.v1.runtime"
-_CRI_NAMES = ("cri", "io.containerd.grpc.v1.cri")
+_CRI_V2 = "io.containerd.grpc.v1.cri"
+_CRI_NAMES = ("cri", _CRI_V2, _RUNTIME)
+_MIGRATED_IMAGES = ("snapshotter", "disable_snapshot_annotations", "discard_unpacked_layers")
 
 
 class ConfigError(errors.PermanentError):
@@ -58,6 +65,26 @@ class Release:
     def merges(self) -> bool:
         """Whether imported files are merged key by key, not plugin by plugin."""
         return self.major >= 2
+
+    @property
+    def migrates_each(self) -> bool:
+        """Whether each file is migrated by itself, and the results are merged."""
+        return (self.major, self.minor) >= (2, 3)
+
+    @property
+    def refuses_higher_versions(self) -> bool:
+        """Whether it may not start where a drop-in is in a higher version than the main file.
+
+        2.3 and the beta of 2.4 do not; what newer ones do is left to their `config dump`.
+        """
+        return (self.major, self.minor) == (2, 3)
+
+    @property
+    def newest_version(self) -> int:
+        """The newest version of the configuration that this release reads."""
+        if not self.merges:
+            return 2
+        return 4 if self.migrates_each else 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,7 +137,7 @@ def keys_of(version: int) -> Keys:
     """Where things are in a configuration of that version."""
     if version >= 3:
         return Keys(("plugins", _IMAGES), ("plugins", _RUNTIME, "containerd"))
-    cri = "io.containerd.grpc.v1.cri" if version == 2 else "cri"
+    cri = _CRI_V2 if version == 2 else "cri"
     return Keys(("plugins", cri, "containerd"), ("plugins", cri, "containerd"))
 
 
@@ -124,8 +151,13 @@ def parse(file: File) -> dict[str, Any]:
 
 def version_of(data: Mapping[str, Any], *, default: int = 1) -> int:
     """The version that a file says it is in; a main file that says none is in version 1."""
-    version = data.get("version", default)
-    return version if isinstance(version, int) and version > 0 else default
+    return stated_version(data) or default
+
+
+def stated_version(data: Mapping[str, Any]) -> int | None:
+    """The version that stands in a file; None where it states none."""
+    version = data.get("version")
+    return version if isinstance(version, int) and version > 0 else None
 
 
 def imports_of(file: File) -> list[str]:
@@ -154,14 +186,15 @@ def view(main: File, imported: Sequence[File], release: Release) -> View:
     """What a main file and the files that it imports, in their order, mean together."""
     parsed = [(file, parse(file)) for file in (main, *imported)]
     version = version_of(parsed[0][1])
-    # 2.x does not migrate the CRI settings of version 1: what counts are its own keys.
-    keys = keys_of(3 if release.merges and version == 1 else version)
+    # 2.0 to 2.2 do not migrate the CRI settings of version 1: what counts are their own keys.
+    newest = release.migrates_each or (release.merges and version == 1)
+    keys = keys_of(3 if newest else version)
     together: dict[str, Any] = {}
     owner = main.path
     for file, data in parsed:
         if value_at(data, keys.containerd[:2]) is not None:
             owner = file.path
-        _merge_file(together, data, release)
+        _merge_file(together, _migrated(data) if release.migrates_each else data, release)
     containerd = table_at(together, keys.containerd)
     images = table_at(together, keys.images)
     runtimes, default = _runtimes(containerd, release)
@@ -204,6 +237,31 @@ def _runtimes(
         found["default"] = legacy
         default = "default"
     return found, default
+
+
+def _migrated(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A file with its CRI settings where version 3 and 4 have them.
+
+    Source: containerd 2.3, configMigration of plugins/cri/images and plugins/cri/runtime.
+    """
+    copied = copy.deepcopy(dict(data))
+    plugins = copied.get("plugins")
+    if version_of(data) >= 3 or not isinstance(plugins, dict):
+        return copied
+    cri = plugins.pop(_CRI_V2, None)
+    if version_of(data) == 1:
+        cri = plugins.pop("cri", cri)
+    old = cri.get("containerd") if isinstance(cri, dict) else None
+    if not isinstance(old, dict):
+        return copied
+    runtime = plugins.setdefault(_RUNTIME, {}).setdefault("containerd", {})
+    for key, value in old.items():
+        if key not in _MIGRATED_IMAGES:
+            runtime.setdefault(key, value)
+    if "runtimes" in old:
+        kept = {key: old[key] for key in _MIGRATED_IMAGES if key in old}
+        plugins.setdefault(_IMAGES, {}).update(kept)
+    return copied
 
 
 def _merge_file(together: dict[str, Any], data: Mapping[str, Any], release: Release) -> None:

@@ -161,5 +161,6 @@ def _refusal(path: settings_view.Path) -> settings_view.ConfigError:
     return settings_view.ConfigError(
         path,
         "is written in a way that cannot be edited without risk (inline or dotted tables where"
-        " ours belong?); write it as `containerd config dump` prints it, then try again",
+        " node-setup's tables belong?); write it as `containerd config dump` prints it, then"
+        " try again",
     )

@@ -208,15 +208,14 @@ def configuration(
     machine = host.Host()
     try:
         release = containerd_binary.release_of(binary)
-        text = containerd_binary.dump(binary, str(main)) if machine.read(main) is not None else ""
     except errors.AgentError as error:
         return [warn(name, str(error), "name the program with --containerd-binary")]
-    if not text:
+    if machine.read(main) is None:
         return [bad(name, f"{main} does not exist: containerd runs on its defaults", fix)]
-    seen = containerd_binary.view_of_dump(text, release)
-    twins = [handler for handler in seen.runtimes if runtimes.is_twin(handler)]
+    # Only root can write the drafts of which containerd is asked.
+    target = apply.Target(main, release, binary if os.geteuid() == 0 else None)
     try:
-        outcome = apply.set_up(machine, apply.Target(main, release, None), wanted, dry_run=True)
+        outcome = apply.set_up(machine, target, wanted, dry_run=True)
     except (errors.AgentError, OSError) as error:
         return [bad(name, str(error), "see the message; then run uimgacc node-setup")]
     found = []
@@ -224,7 +223,7 @@ def configuration(
         files = ", ".join(str(path) for path in outcome.changes)
         found.append(bad(name, f"not, or no longer, what node-setup makes ({files})", fix))
     else:
-        what = f"containerd {release}, handlers {', '.join(sorted(twins))}"
+        what = f"containerd {release}, handlers {', '.join(sorted(outcome.twins))}"
         found.append(ok(name, what))
     found += [warn(name, warning, "see the message") for warning in outcome.warnings]
     return found
@@ -264,9 +263,9 @@ def _plugin(address: str, *, deadline: float) -> Finding:
 
 def _handlers(address: str, *, deadline: float) -> Finding:
     found = sockets.runtime_snapshotters(address, deadline=deadline)
-    ours = sorted(name for name in found if found[name] == keys.SNAPSHOTTER)
+    twins = sorted(name for name in found if found[name] == keys.SNAPSHOTTER)
     others = {name for name, used in found.items() if used != keys.SNAPSHOTTER}
-    if runtimes.DEFAULT_TWIN not in ours:
+    if runtimes.DEFAULT_TWIN not in twins:
         fix = "run uimgacc node-setup --restart"
         return bad("handlers", f"no runtime handler {keys.SNAPSHOTTER}", fix)
     missing = sorted(
@@ -275,7 +274,7 @@ def _handlers(address: str, *, deadline: float) -> Finding:
     if missing:
         fix = "run uimgacc node-setup --restart again: they were added after it"
         return warn("handlers", f"no twin for {', '.join(missing)}", fix)
-    return ok("handlers", ", ".join(ours))
+    return ok("handlers", ", ".join(twins))
 
 
 async def store(root: pathlib.Path, tries: workers.Pool, *, deadline: float) -> list[Finding]:

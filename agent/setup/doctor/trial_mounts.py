@@ -1,6 +1,6 @@
 """Mounts tried out for the doctor; operations for agent.kits.processes.workers, in a child.
 
-The child enters a mount namespace of its own first, so nobody sees what it tries
+The child enters a mount namespace of its own first, so no other process sees what it tries
 and nothing stays. Standard library only.
 """
 

@@ -1,14 +1,19 @@
 """Node set-up on a machine: reads the files, plans, writes, checks, undoes.
 
+containerd itself is asked twice: what it makes of the files without node-setup's part, and
+whether it reads the result as intended. If it does not, all is put back; where
+nothing had to change, the fault is reported all the same, with file and line.
+
 Order of writing: the backups, the journal, the drop-in, the main file; each file
 is replaced as a whole. So after a crash at any point containerd's configuration is
-either the old one or the new one, and both `node-setup` and `--undo` know what is
-theirs. If containerd does not understand the result as meant, all is put back.
+either the old one or the new one, and both `node-setup` and `--undo` know which part
+node-setup wrote.
 """
 
 import contextlib
 import dataclasses
 import difflib
+import secrets
 from collections.abc import Mapping, Sequence
 
 from agent import errors
@@ -19,6 +24,7 @@ from agent.setup.config import (
     journal,
     places,
     settings_view,
+    start_faults,
     toml_edit,
 )
 from agent.setup.node import host
@@ -86,14 +92,14 @@ def undo(machine: host.Host, main: settings_view.Path, *, dry_run: bool = False)
 
 
 class UndoneError(errors.PermanentError):
-    """The node is to be set up *again*, and was not before: somebody has undone it meanwhile."""
+    """The node is to be set up *again*, and is not set up: the set-up was undone meanwhile."""
 
     def __init__(self) -> None:
-        super().__init__("somebody has undone the set-up of this node: it is left alone")
+        super().__init__("the set-up of this node was undone: it is left as it is")
 
 
 class _Past:
-    """What earlier runs did, as their journal tells it."""
+    """What earlier runs did, by their journal."""
 
     def __init__(self, machine: host.Host, main: settings_view.Path) -> None:
         self._host = machine
@@ -106,21 +112,21 @@ class _Past:
         self.changes = {settings_view.Path(change.path): change for change in found.changes}
 
     def before(self, path: settings_view.Path) -> tuple[bytes | None, str | None]:
-        """A file without what is ours, and a note where the user's edits had to be kept."""
+        """A file without node-setup's part, and a note where the user's edits had to be kept."""
         now = self._host.read(path)
         change = self.changes.get(path)
         if now is None:
             return None, None
         if change is None:
-            return self._without_ours(path, now, b""), None
+            return self._without_own_part(path, now, b""), None
         backup = None
         if change.backup is not None:
             backup = self._host.read(self.folder / change.backup)
             if backup is None:
                 raise journal.JournalError(str(self.folder / change.backup), "missing")
-        if journal.digest(now) in change.ours or now == backup:
+        if journal.digest(now) in change.written or now == backup:
             return backup, None
-        left = self._without_ours(path, now, backup or b"")
+        left = self._without_own_part(path, now, backup or b"")
         if backup is None and _says_nothing(path, left):
             return None, None
         return left, f"{path} was edited after node-setup: only what node-setup added is removed"
@@ -132,7 +138,7 @@ class _Past:
         changes = {}
         notes = []
         # The main file first: it may import the others, and containerd may start meanwhile.
-        # k3s and RKE2 make theirs anew at each start, so it is none of ours.
+        # k3s and RKE2 write their main file at each start, so it is never restored.
         own = set() if places.rancher(self.main) else {self.main}
         paths = sorted({*self.changes, *own}, key=lambda path: (path != self.main, path))
         for path in paths:
@@ -154,12 +160,15 @@ class _Past:
                 backup = f"{path.name}.{journal.digest(before)[:12]}.before"
                 self._host.write(self.folder / backup, before, mode=0o600)
             old = self.changes.get(path)
-            ours = [*(old.ours if old is not None else []), journal.digest(after)]
+            written = [*(old.written if old is not None else []), journal.digest(after)]
             changes.append(
-                journal.Change(path=str(path), backup=backup, ours=list(dict.fromkeys(ours))[-20:])
+                journal.Change(
+                    path=str(path), backup=backup, written=list(dict.fromkeys(written))[-20:]
+                )
             )
-        written = journal.encode(journal.Journal(changes=changes))
-        self._host.write(self.folder / journal.NAME, written)
+        self._host.write(
+            self.folder / journal.NAME, journal.encode(journal.Journal(changes=changes))
+        )
         kept = {change.backup for change in changes}
         for change in self.changes.values():
             if change.backup is not None and change.backup not in kept:
@@ -177,7 +186,7 @@ class _Past:
                 self._host.remove_empty_folder(path.parent)
         self._host.remove_empty_folder(self.folder)
 
-    def _without_ours(self, path: settings_view.Path, now: bytes, backup: bytes) -> bytes:
+    def _without_own_part(self, path: settings_view.Path, now: bytes, backup: bytes) -> bytes:
         try:
             text = now.decode()
         except UnicodeDecodeError as error:
@@ -202,9 +211,8 @@ class _Setup:
     def apply(self, wanted: changes_needed.Wanted, *, dry_run: bool) -> Outcome:
         """Plan, check, write; see `set_up`."""
         node = self._node()
-        found = changes_needed.plan(node, wanted)
+        found = self._planned(node, wanted)
         after = {path: text.encode() for path, text in found.files.items()}
-        self._check(node, found)
         changes: dict[settings_view.Path, tuple[bytes | None, bytes | None]] = {
             path: (self._host.read(path), data)
             for path, data in sorted(after.items(), key=lambda item: item[0] == node.main)
@@ -221,8 +229,26 @@ class _Setup:
         if changes and not dry_run:
             first = not self._past.changes
             self._write(changes, after)
-            self._verify(changes, found, first=first)
+            self._verify_or_restore(changes, found, first=first)
+        elif not changes:
+            self._verify(found)
         return Outcome(changes=changes, twins=found.twins, notes=notes, warnings=found.warnings)
+
+    def _planned(
+        self, node: changes_needed.Node, wanted: changes_needed.Wanted
+    ) -> changes_needed.Plan:
+        """The first plan that containerd reads as intended; raise what was wrong with the first."""
+        refused: errors.AgentError | None = None
+        for style in changes_needed.styles(node):
+            planned = changes_needed.plan(node, wanted, style)
+            try:
+                self._check(node, planned)
+            except errors.AgentError as error:
+                refused = refused or error
+            else:
+                return planned
+        assert refused is not None
+        raise refused
 
     def _node(self) -> changes_needed.Node:
         main = self._target.main
@@ -245,19 +271,90 @@ class _Setup:
             release=self._target.release,
             rendered=rendered,
             templates=templates,
+            dumped=self._dumped(main, text),
         )
+
+    def _dumped(self, main: settings_view.Path, text: str | None) -> settings_view.View | None:
+        """What containerd makes of the files as they are without node-setup's part.
+
+        Only of 2.x: in 1.x the files' own text decides what must be written. The main file of
+        k3s and RKE2 has node-setup's part from its template, so it says nothing.
+        """
+        if (
+            self._target.binary is None
+            or not self._target.release.merges
+            or places.rancher(main) is not None
+        ):
+            return None
+        return self._view_of_drafts(self._files(main, text or ""))
+
+    def _view_of_drafts(self, files: Sequence[settings_view.File]) -> settings_view.View:
+        """What containerd would make of a main file and its imports, which need not be written."""
+        stem = self._host.folder_for_drafts / f"node-setup-{secrets.token_hex(6)}"
+        drafts = {
+            stem.with_name(f"{stem.name}-{at}.toml"): file.text
+            for at, file in enumerate(files)
+            if at > 0 and self._host.text(file.path) != file.text
+        }
+        names = {text: str(path) for path, text in drafts.items()}
+        imports = [names.get(file.text, str(file.path)) for file in files[1:]]
+        main = stem.with_name(f"{stem.name}-0.toml")
+        drafts[main] = toml_edit.assign(
+            files[0].text, ("imports",), imports, path=self._target.main
+        )
+        try:
+            for path, text in drafts.items():
+                self._host.write(path, text.encode(), mode=0o600)
+            return self._view_of(main, files)
+        finally:
+            for path in drafts:
+                self._host.remove(path)
+
+    def _view_of(
+        self, main: settings_view.Path, files: Sequence[settings_view.File]
+    ) -> settings_view.View:
+        """What containerd makes of a main file; raise ConfigError where it refuses `files`."""
+        assert self._target.binary is not None
+        try:
+            text = containerd_binary.dump(self._target.binary, str(main), enter=self._host.enter)
+        except containerd_binary.ContainerdError as error:
+            raise settings_view.ConfigError(
+                self._target.main,
+                f"containerd does not start with this configuration, nothing is changed:"
+                f" {start_faults.explained(files, error.reason)}",
+            ) from error
+        return containerd_binary.view_of_dump(text, self._target.release)
 
     def _before(self, path: settings_view.Path) -> bytes | None:
         return self._past.before(path)[0]
 
     def _imported(self, main: settings_view.Path, text: str) -> list[settings_view.File]:
-        found = []
-        for pattern in settings_view.imports_of(settings_view.File(main, text)):
-            for path in self._host.matching(pattern):
-                data = None if path == main else self._before(path)
-                if path.name != changes_needed.DROP_IN and data is not None:
-                    found.append(settings_view.File(path, data.decode()))
-        return found
+        return self._files(main, text)[1:]
+
+    def _files(
+        self,
+        main: settings_view.Path,
+        text: str,
+        planned: Mapping[settings_view.Path, str] | None = None,
+    ) -> list[settings_view.File]:
+        """The main file and all that it imports, in containerd's order.
+
+        Imported files may import others. Without `planned`, as they are without node-setup's part.
+        """
+        texts = {} if planned is None else dict(planned)
+        files = [settings_view.File(main, text)]
+        for file in files:  # which grows as imports are read
+            for pattern in settings_view.imports_of(file):
+                known = {each.path for each in files}
+                matching = {*self._host.matching(pattern)}
+                matching |= {path for path in texts if path.match(pattern)}
+                for path in sorted(matching - known):
+                    content = texts.get(path)
+                    data = self._before(path) if content is None else content.encode()
+                    is_own = content is None and path.name == changes_needed.DROP_IN
+                    if data is not None and not is_own:
+                        files.append(settings_view.File(path, data.decode()))
+        return files
 
     def _check(self, node: changes_needed.Node, found: changes_needed.Plan) -> None:
         """Read the planned files as containerd will, in their order with all others."""
@@ -268,15 +365,16 @@ class _Setup:
             for path, after in found.files.items()
             if path.suffix == ".tmpl"
         )
-        main = settings_view.File(node.main, text)
-        imported = []
-        for pattern in settings_view.imports_of(main):
-            planned = [path for path in found.files if path.match(pattern)]
-            for path in sorted({*self._host.matching(pattern), *planned} - {node.main}):
-                content = found.files.get(path)
-                data = self._before(path) if content is None else content.encode()
-                imported += [settings_view.File(path, data.decode())] if data is not None else []
-        _raise_faults(node.main, found.meant(settings_view.view(main, imported, node.release)))
+        files = self._files(node.main, text, found.files)
+        if node.release.refuses_higher_versions and (fault := start_faults.higher_version(files)):
+            raise settings_view.ConfigError(
+                node.main, f"containerd would not start, nothing is changed: {fault}"
+            )
+        if node.dumped is None:
+            view = settings_view.view(files[0], files[1:], node.release)
+        else:
+            view = self._view_of_drafts(files)
+        _raise_faults(node.main, found.meant(view))
 
     def _write(
         self,
@@ -287,7 +385,16 @@ class _Setup:
         for path, (_, data) in changes.items():
             _put(self._host, path, data)
 
-    def _verify(
+    def _verify(self, found: changes_needed.Plan) -> None:
+        """Ask containerd what it makes of the files as they are now; raise ConfigError."""
+        main = self._target.main
+        if self._target.binary is None or places.rancher(main) is not None:
+            return
+        written = {path: self._host.text(path) or "" for path in found.files}
+        files = self._files(main, self._host.text(main) or "", written)
+        _raise_faults(main, found.meant(self._view_of(main, files)))
+
+    def _verify_or_restore(
         self,
         changes: Mapping[settings_view.Path, tuple[bytes | None, bytes | None]],
         found: changes_needed.Plan,
@@ -295,13 +402,8 @@ class _Setup:
         first: bool,
     ) -> None:
         """Ask containerd itself; put everything back where it does not agree."""
-        binary = self._target.binary
-        if binary is None or places.rancher(self._target.main) is not None:
-            return
         try:
-            text = containerd_binary.dump(binary, str(self._target.main), enter=self._host.enter)
-            seen = containerd_binary.view_of_dump(text, self._target.release)
-            _raise_faults(self._target.main, found.meant(seen))
+            self._verify(found)
         except errors.AgentError:
             for path, (before, _) in reversed(list(changes.items())):
                 _put(self._host, path, before)
@@ -314,7 +416,7 @@ def _raise_faults(path: settings_view.Path, faults: Sequence[str]) -> None:
     if faults:
         raise settings_view.ConfigError(
             path,
-            "the result would not be what is meant, nothing is changed: "
+            "the result would not be as intended, nothing is changed: "
             + "; ".join(faults)
             + " (does a file that is imported later override it?)",
         )
@@ -328,13 +430,11 @@ def _put(machine: host.Host, path: settings_view.Path, data: bytes | None) -> No
 
 
 def _says_nothing(path: settings_view.Path, data: bytes) -> bool:
-    """Whether a file that we made has nothing left but what any file has."""
+    """Whether a file that node-setup made has nothing left; an import is another tool's."""
     if path.suffix == ".tmpl":
         return data.decode().strip() in ("", '{{ template "base" . }}')
-    return set(settings_view.parse(settings_view.File(path, data.decode()))) <= {
-        "version",
-        "imports",
-    }
+    left = settings_view.parse(settings_view.File(path, data.decode()))
+    return set(left) <= {"version", "imports"} and not left.get("imports")
 
 
 def _diff(path: settings_view.Path, before: bytes | None, after: bytes | None) -> str:

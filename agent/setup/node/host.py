@@ -39,6 +39,11 @@ class Host:
         """
         return () if self.root == pathlib.Path("/") else ("chroot", str(self.root))
 
+    @property
+    def folder_for_drafts(self) -> settings_view.Path:
+        """A folder in memory where the node's own programs, too, can read a file for a moment."""
+        return settings_view.Path("/run/uimgacc")
+
     def place(self, path: settings_view.Path) -> pathlib.Path:
         """Where a file of the node is for this process; symbolic links resolved."""
         place = self.root / path.relative_to("/")

@@ -2,7 +2,7 @@
 
 Distributions build EROFS as a module. The kernel loads it at the first mount, but a
 node that is kept free of pods until it is capable would never come to that mount, and
-in a container nobody sees which modules there are.
+a container does not see which modules there are.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ _SECONDS = 30.0
 
 
 def load(machine: host.Host) -> None:
-    """Load what is not built in. Best effort: what is missing in the end is told by probes."""
+    """Load what is not built in. Best effort: what is missing in the end is found by the probes."""
     for module in _MODULES:
         try:
             subprocess.run(

@@ -67,7 +67,7 @@ def share(folders: Sequence[settings_view.Path], *, in_container: bool) -> list[
 def process_of_node() -> str | None:
     """A process with the node's own mounts: its first one, else containerd.
 
-    The first process of a virtual machine may have rights that nobody else has; then
+    The first process of a virtual machine may have rights that no other process has; then
     even root may not look into it.
     """
     others = []

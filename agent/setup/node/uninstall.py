@@ -1,4 +1,4 @@
-"""Leaves a node without our mounts and files, or says what is in the way.
+"""Removes uimgacc's mounts and files from a node, or says what still uses them.
 
 The work is done by agent.mounts.teardown in a child that can be killed: the store's
 server may be gone, which is a reason to uninstall.
@@ -22,7 +22,7 @@ _NAMED = 10
 
 
 class HeldError(errors.TemporaryError):
-    """Something of ours is in use and stays; `held` says what, why and by whom."""
+    """A mount or folder of uimgacc is in use and stays; `held` says which, why and by what."""
 
     def __init__(self, held: Sequence[str]) -> None:
         more = f"; and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
@@ -41,7 +41,7 @@ class UnreachableError(errors.PermanentError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Ours:
+class Places:
     """Where we are on a node: the snapshotter's root, the store's place, the agent's state."""
 
     root: settings_view.Path
@@ -67,7 +67,7 @@ def forget_root(machine: host.Host) -> None:
     machine.remove(NOTE)
 
 
-def clear(machine: host.Host, ours: Ours, pods: Mapping[str, str]) -> None:
+def clear(machine: host.Host, own: Places, pods: Mapping[str, str]) -> None:
     """Unmount and remove all of it; raise HeldError, UnreachableError, OSError.
 
     `pods` are the names of the node's pods by their UID, to name those that use something.
@@ -77,20 +77,20 @@ def clear(machine: host.Host, ours: Ours, pods: Mapping[str, str]) -> None:
         process = shared_mounts.process_of_node() or ""
         if not process:
             raise UnreachableError
-    asyncio.run(_clear(process, ours, pods))
+    asyncio.run(_clear(process, own, pods))
 
 
-async def _clear(process: str, ours: Ours, pods: Mapping[str, str]) -> None:
-    root = str(ours.root)
+async def _clear(process: str, own: Places, pods: Mapping[str, str]) -> None:
+    root = str(own.root)
     async with workers.Pool(_OPERATIONS, name="the removal", size=1) as pool:
         left = await pool.call("unmount", process, root, deadline=_UNMOUNT_SECONDS)
         if left:
-            raise HeldError([told(*each, pods=pods) for each in left])
-        arguments = (process, root, str(ours.store), str(ours.state))
+            raise HeldError([held_sentence(*each, pods=pods) for each in left])
+        arguments = (process, root, str(own.store), str(own.state))
         await pool.call("remove", *arguments, deadline=_REMOVE_SECONDS)
 
 
-def told(
+def held_sentence(
     target: str, reason: str, users: Sequence[tuple[int, str, str]], *, pods: Mapping[str, str]
 ) -> str:
     """A mount that stays, and who uses it, in one phrase."""

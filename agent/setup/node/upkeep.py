@@ -1,10 +1,10 @@
 """Keeps a node set up while other tools write containerd's configuration, too.
 
 NVIDIA's toolkit adds its runtime handler minutes after us on a new node, and some tools
-write the whole file anew, without what is ours. So node set-up stays, and looks again
+write the whole file anew, without node-setup's part. So node set-up stays, and looks again
 whenever one of the files has changed. Meanwhile it is a shell: that holds 1 MB, where the
 interpreter would hold 50 MB on each node. The shell compares what `stat` says, which
-costs one small process each time, and becomes the interpreter again when there is news.
+costs one small process each time, and becomes the interpreter again when a file has changed.
 
 Two tools that take out each other's part must not restart containerd for ever: from one
 set-up to the next it waits longer each time, and there are six of them in a day at most.
@@ -69,14 +69,14 @@ class EnoughError(errors.TemporaryError):
     def __init__(self) -> None:
         super().__init__(
             f"containerd's configuration has changed again after each of {len(_PAUSES)} set-ups"
-            " within a day, and lacks what is ours: does another tool write that file anew? Stop"
+            " within a day, and lacks uimgacc's part: does another tool rewrite that file? Stop"
             " that, then delete the pod of uimgacc-node on this node"
         )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rest:
-    """What comes after a look: `seconds` until the next one, also without news (0: never)."""
+    """What follows a look: `seconds` until the next one though no file changes (0: never)."""
 
     seconds: float = 0.0
     interval: float | None = None
@@ -91,7 +91,7 @@ class Turns:
 
     def __init__(self, machine: host.Host) -> None:
         self._host = machine
-        # A clock that nobody sets, and that begins with the boot, as /run does.
+        # A clock that cannot be set, and that begins with the boot, as /run does.
         self._now = time.clock_gettime(time.CLOCK_BOOTTIME)
         data = machine.read(TURNS)
         taken = [] if data is None else msgspec.json.decode(data, type=list[float])
@@ -122,12 +122,12 @@ class Turns:
 
 
 def begin(machine: host.Host) -> None:
-    """Forget what was before: somebody begins anew, or undoes everything."""
+    """Forget what was before: a set-up begins, or everything is undone."""
     machine.remove(TURNS)
     machine.remove(PROBLEM)
 
 
-def tell(machine: host.Host, problem: str) -> None:
+def report(machine: host.Host, problem: str) -> None:
     """Leave a sentence for the agent, which puts it into the node's condition; "" for none."""
     if problem:
         machine.write(PROBLEM, problem.encode())
@@ -164,7 +164,7 @@ def seen(patterns: str) -> str:
 
 
 def wait(patterns: str, before: str, rest: Rest, *, every: float) -> NoReturn:
-    """Become the shell that waits for news, and then this command again, with `--again`."""
+    """Become the shell that waits for a change, and then this command again, with `--again`."""
     interval = rest.interval or every
     looks = math.ceil(rest.seconds / interval) if rest.seconds else -1
     command = [sys.executable, *sys.orig_argv[1:]]

@@ -18,6 +18,7 @@ from agent.store import layout
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
 from lab import places
+from tests.unit.setup import machines
 
 DIGEST = "sha256:" + "ab" * 32
 RESULT = typer.testing.CliRunner()
@@ -219,7 +220,10 @@ def test_store_check_of_a_damaged_store_is_status_1(invoke: Invoke, store: pathl
     assert "Fix:" in result.stdout
 
 
-def test_node_setup_and_undo(invoke: Invoke, tmp_path: pathlib.Path) -> None:
+def test_node_setup_and_undo(
+    invoke: Invoke, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines.without_program(monkeypatch)
     main = tmp_path / "etc" / "containerd" / "config.toml"
     main.parent.mkdir(parents=True)
     main.write_text("version = 3\n")
@@ -237,7 +241,24 @@ def test_node_setup_and_undo(invoke: Invoke, tmp_path: pathlib.Path) -> None:
     assert main.read_text() == "version = 3\n"
 
 
-def test_restart_happens_only_on_change(invoke: Invoke, tmp_path: pathlib.Path) -> None:
+def test_a_configuration_that_no_containerd_can_check_is_not_written(
+    invoke: Invoke, tmp_path: pathlib.Path
+) -> None:
+    main = tmp_path / "etc" / "containerd" / "config.toml"
+    main.parent.mkdir(parents=True)
+    main.write_text("version = 3\n")
+
+    result = invoke("node-setup", "--host-root", tmp_path, "--containerd-version", "2.1")
+
+    assert result.exit_code == output.Status.USAGE
+    assert "--containerd-binary" in result.stderr
+    assert main.read_text() == "version = 3\n"
+
+
+def test_restart_happens_only_on_change(
+    invoke: Invoke, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines.without_program(monkeypatch)
     main = tmp_path / "etc" / "containerd" / "config.toml"
     main.parent.mkdir(parents=True)
     main.write_text("version = 3\n")
@@ -251,7 +272,10 @@ def test_restart_happens_only_on_change(invoke: Invoke, tmp_path: pathlib.Path) 
     assert mark.read_text() == "once\n"
 
 
-def test_a_restart_that_fails_is_told(invoke: Invoke, tmp_path: pathlib.Path) -> None:
+def test_a_restart_that_fails_is_reported(
+    invoke: Invoke, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines.without_program(monkeypatch)
     options = ("--host-root", tmp_path, "--containerd-version", "2.1", "--restart-command", "false")
 
     result = invoke("node-setup", *options)

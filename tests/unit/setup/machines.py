@@ -4,11 +4,18 @@ import dataclasses
 import pathlib
 import shutil
 
-from agent.setup.config import places, settings_view
+import pytest
+
+from agent.cli.machine import node_setup_command
+from agent.setup.config import containerd_binary, places, settings_view
 from agent.setup.node import apply, host
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "containerd"
-RELEASES = {"1.7": settings_view.Release(1, 7), "2": settings_view.Release(2, 1)}
+RELEASES = {
+    "1.7": settings_view.Release(1, 7),
+    "2": settings_view.Release(2, 1),
+    "2.3": settings_view.Release(2, 3),
+}
 
 CASES = [
     ("default-1.7", "1.7"),
@@ -37,6 +44,12 @@ CASES = [
     ("rke2-2", "2"),
     ("missing", "1.7"),
     ("missing", "2"),
+    ("missing", "2.3"),
+    ("version-1", "2.3"),
+    ("version-4", "2.3"),
+    ("nvidia-drop-in-2", "2.3"),
+    ("mixed-versions", "2"),
+    ("mixed-versions", "2.3"),
 ]
 
 
@@ -70,6 +83,20 @@ def make(folder: pathlib.Path, case: str, release: str) -> Machine:
     machine = host.Host(folder)
     main = places.find_config(machine)
     return Machine(folder, apply.Target(main, RELEASES[release]))
+
+
+def without_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a given --containerd-version do: such a folder has no containerd that could be asked."""
+    original = node_setup_command._target
+
+    def target(
+        machine: host.Host, main: settings_view.Path, wanted: node_setup_command.Wanted
+    ) -> apply.Target:
+        if not wanted.containerd_version:
+            return original(machine, main, wanted)
+        return apply.Target(main, containerd_binary.parse_release(wanted.containerd_version))
+
+    monkeypatch.setattr(node_setup_command, "_target", target)
 
 
 def write(folder: pathlib.Path, text: str | None, release: str) -> Machine:

@@ -130,7 +130,7 @@ async def test_every_finding_that_is_not_well_has_a_fix(tmp_path: pathlib.Path) 
     assert all(finding.fix for finding in found if finding.level is not checks.Level.OK)
 
 
-async def test_a_configuration_without_ours_is_found(tmp_path: pathlib.Path) -> None:
+async def test_a_configuration_that_was_not_set_up_is_found(tmp_path: pathlib.Path) -> None:
     binary = places.CONTAINERDS["2"] / "containerd"
     if not binary.exists():
         pytest.skip("lab/setup was not run")

@@ -23,6 +23,12 @@ def machine(tmp_path: pathlib.Path) -> host.Host:
     return host.Host(tmp_path / "node")
 
 
+@pytest.fixture(autouse=True)
+def _no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These machines are folders without a containerd: what it reads is tested elsewhere."""
+    machines.without_program(monkeypatch)
+
+
 def run(
     machine: host.Host,
     mark: pathlib.Path,
@@ -118,7 +124,8 @@ def test_in_a_container_the_node_s_own_programs_are_asked(
     busybox = pathlib.Path("/bin/busybox").read_bytes()
     for name, text in {
         "containerd": '[ "$1" = --version ] && echo containerd v2.1.9 || '
-        "cat /etc/containerd/config.toml /etc/containerd/conf.d/99-uimgacc.toml | grep -v version",
+        """cat "$2" $(grep ^imports "$2" | grep -o '/[^"]*') | grep -v -e ^version -e ^imports\n"""
+        "true",
         "systemctl": 'echo "$SYSTEMD_IGNORE_CHROOT $@" >> /restarts',
     }.items():
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")

@@ -1,4 +1,4 @@
-"""`uimgacc node-setup --undo --clear`: done only when nothing of ours is left."""
+"""`uimgacc node-setup --undo --clear`: done only when nothing of uimgacc is left."""
 
 import pathlib
 import subprocess
@@ -70,11 +70,11 @@ def test_who_uses_a_mount_is_named_by_the_pod_where_that_is_known() -> None:
     users = [(7, "python3", "11111111-2222-3333-4444-555555555555"), (8, "cat", "other-uid")]
     pods = {users[0][2]: "default/train"}
 
-    told = uninstall.told("/a", "busy", users, pods=pods)
+    sentence = uninstall.held_sentence("/a", "busy", users, pods=pods)
 
-    assert told == (
+    assert sentence == (
         "/a (busy, used by python3 (process 7 of pod default/train),"
         " cat (process 8 of pod other-uid))"
     )
-    held = uninstall.HeldError([told] * 12)
+    held = uninstall.HeldError([sentence] * 12)
     assert "and 2 more" in str(held)

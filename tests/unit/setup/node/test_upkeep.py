@@ -76,6 +76,7 @@ def node(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Node:
         raise WaitingError(rest)
 
     made = Node(tmp_path)
+    machines.without_program(monkeypatch)
     monkeypatch.setattr(upkeep, "wait", wait)
     monkeypatch.setattr(time, "clock_gettime", lambda _clock: made.now)
     return made
