@@ -29,7 +29,7 @@ check: tools
 	$(BIN)/mypy
 	$(BIN)/mypy -p lab
 	$(BIN)/lint-imports
-	$(BIN)/codespell $(wildcard $(SOURCES) *.md)
+	$(BIN)/codespell $(wildcard $(SOURCES) docs manifests dashboards *.md)
 
 quick: tools
 	$(BIN)/pytest -q tests/unit

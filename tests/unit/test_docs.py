@@ -63,7 +63,7 @@ def test_every_page_is_in_the_index() -> None:
 def test_every_file_that_the_code_map_names_is_there() -> None:
     files = re.findall(r"`((?:agent|manifests|tests|dashboards)/[^`\s]*)`", CODE_MAP.read_text())
 
-    assert files
+    assert len(files) > 40
     assert [each for each in files if not (CHECKOUT / each).exists()] == []
 
 
