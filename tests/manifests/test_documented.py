@@ -87,6 +87,22 @@ def test_builders_get_the_folders_that_are_named(tmp_path: pathlib.Path) -> None
     assert named["expression"] == "['/etc/kubernetes/credential-provider']"
 
 
+def test_a_setting_of_the_controller_is_where_the_patch_puts_it(tmp_path: pathlib.Path) -> None:
+    documents = with_patch(tmp_path, "UIMGACC_PARALLEL_BUILDS, value", "controller")
+
+    deployment = rendering.only(documents, "Deployment", "uimgacc-controller")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert {"name": "UIMGACC_PARALLEL_BUILDS", "value": "8"} in container["env"]
+
+
+def test_the_controller_is_pinned_to_the_nodes_that_may_write(tmp_path: pathlib.Path) -> None:
+    documents = with_patch(tmp_path, "example.com~1uimgacc-writer", "controller")
+
+    spec = rendering.only(documents, "Deployment", "uimgacc-controller")["spec"]["template"]["spec"]
+    assert spec["nodeSelector"]["example.com/uimgacc-writer"] == "true"
+    assert spec["tolerations"] == [{"key": "example.com/uimgacc-writer", "operator": "Exists"}]
+
+
 def test_the_uninstaller_is_the_reader_s_image(tmp_path: pathlib.Path) -> None:
     documents = rendered(tmp_path / "uninstall", block("manifests/uninstall\n"))
 
