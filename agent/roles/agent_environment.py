@@ -16,6 +16,7 @@ from agent.model import keys
 from agent.node.health import capability, node_object, node_patch
 from agent.node.pods import (
     cache_requests,
+    manifest_folder,
     pod_source,
     prepare,
     scheduled,
@@ -95,7 +96,7 @@ async def opened(
             yield _cluster(wanted, client, served)
     elif wanted.pods:
         yield Environment(
-            source=pod_source.Folder(wanted.pods),
+            source=manifest_folder.Folder(wanted.pods),
             events=pod_events.LogSink(),
             creator=prepare.LogCreator(),
             node=NoNodeObject(),

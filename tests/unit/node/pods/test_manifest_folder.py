@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.node.pods import pod_source
+from agent.node.pods import manifest_folder
 
 
 def pod(name: str, image: str = "app:1", **metadata: object) -> dict[str, object]:
@@ -19,18 +19,18 @@ def pod(name: str, image: str = "app:1", **metadata: object) -> dict[str, object
 
 
 class Watched:
-    """A folder and what has been told of it so far."""
+    """A folder and the changes that it has given so far."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
-        self.source = pod_source.Folder(folder, rescan=30)
+        self.source = manifest_folder.Folder(folder, rescan=30)
         self.pods: dict[str, str] = {}
-        self.told = 0
+        self.changes = 0
         self.change = asyncio.Event()
 
     async def follow(self) -> None:
         async for change in self.source.changes():
-            self.told += 1
+            self.changes += 1
             if change.pod is None:
                 del self.pods[change.key]
             else:
@@ -72,7 +72,7 @@ async def test_a_pod_appears_at_once(watched) -> None:
     assert time.perf_counter() - started < 1
 
 
-async def test_what_is_there_at_the_start_is_told(tmp_path) -> None:
+async def test_pods_that_exist_at_the_start_are_given(tmp_path) -> None:
     watched = Watched(tmp_path)
     watched.folder.joinpath("a.yaml").write_text(json.dumps(pod("a")))
     changes = watched.source.changes()
@@ -109,14 +109,14 @@ async def test_pods_go_with_their_file(watched) -> None:
     await watched.until()
 
 
-async def test_a_rewrite_without_a_change_is_not_told(watched) -> None:
+async def test_a_rewrite_without_a_change_gives_no_change(watched) -> None:
     watched.write("a.json", pod("a"))
     await watched.until(a="app:1")
     watched.write("a.json", pod("a"))
     watched.write("b.json", pod("b"))
     await watched.until(a="app:1", b="app:1")
 
-    assert watched.told == 2
+    assert watched.changes == 2
 
 
 async def test_a_mistake_names_its_field_and_takes_nothing_away(watched, caplog) -> None:
@@ -134,7 +134,7 @@ async def test_a_mistake_names_its_field_and_takes_nothing_away(watched, caplog)
 @pytest.mark.parametrize(
     "text", ["{", "[1, 2", "- a", "just text", "\x00", "a: &a [*a]", "!!python/object:os.system {}"]
 )
-async def test_what_is_no_manifest_is_a_problem_and_no_crash(watched, text) -> None:
+async def test_a_file_that_is_no_manifest_is_a_problem_and_no_crash(watched, text) -> None:
     (watched.folder / "bad.yaml").write_text(text)
     watched.write("good.yaml", pod("good"))
     await watched.until(good="app:1")
@@ -150,7 +150,7 @@ async def test_a_huge_file_is_a_problem(watched) -> None:
     assert "larger" in watched.source.problems["big.yaml"]
 
 
-async def test_other_files_are_not_looked_at(watched) -> None:
+async def test_other_files_are_not_read(watched) -> None:
     for name in (".hidden.yaml", "README", "pod.yaml.swp"):
         (watched.folder / name).write_text("{")
     watched.write("good.yaml", pod("good"))
@@ -190,3 +190,16 @@ async def test_a_folder_that_comes_late_or_is_replaced_is_found(watched) -> None
     watched.folder.mkdir()
     watched.write("b.yaml", pod("b"))
     await watched.until(b="app:1")
+
+
+async def test_the_event_loop_reads_no_file_itself(watched, monkeypatch) -> None:
+    """A disk that hangs must not stop the agent: aiofiles reads in threads."""
+
+    def refuse(*_arguments: object, **_options: object) -> bytes:
+        raise AssertionError("read in the event loop")
+
+    for name in ("read_bytes", "read_text", "open", "stat", "lstat", "iterdir"):
+        monkeypatch.setattr(manifest_folder.pathlib.Path, name, refuse)
+    with open(watched.folder / "a.json", "w") as file:
+        json.dump(pod("a"), file)
+    await watched.until(a="app:1")
