@@ -17,16 +17,17 @@ _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
 class ContainerKind(enum.Enum):
-    """In which of a pod's lists a container stands."""
+    """In which of a pod's lists a container stands; an image volume counts as one of its own."""
 
     INIT = "initContainers"
     MAIN = "containers"
     EPHEMERAL = "ephemeralContainers"
+    VOLUME = "volumes"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """A container as its pod asks for it: `image` is as written, not normalised.
+    """A container, or an image volume, as its pod asks for it: `image` is as written.
 
     `pull_policy` is "" where the manifest names none: then the API server sets
     Always for the tag latest and IfNotPresent for others.
@@ -85,7 +86,7 @@ class Pod:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The images of all its containers as written, each once, in their order."""
+        """The images of all its containers and volumes as written, each once, in their order."""
         return tuple(dict.fromkeys(container.image for container in self.containers))
 
     @property
@@ -147,8 +148,8 @@ def pod_of_spec(
     spec: manifests.Field, *, namespace: str, name: str, annotations: Mapping[str, str]
 ) -> Pod:
     """Read a pod's spec, also where it is a workload's template."""
-    containers = tuple(_containers(spec))
-    if not containers:
+    containers = (*_containers(spec), *_image_volumes(spec))
+    if not any(container.kind is not ContainerKind.VOLUME for container in containers):
         raise spec.get("containers").error("expected at least one container")
     secrets = (secret.get("name").text("") for secret in spec.get("imagePullSecrets").items())
     return Pod(
@@ -178,9 +179,23 @@ def container_of(field: manifests.Field, kind: ContainerKind) -> Container:
 
 
 def _containers(spec: manifests.Field) -> Iterator[Container]:
-    for kind in ContainerKind:
+    for kind in (ContainerKind.INIT, ContainerKind.MAIN, ContainerKind.EPHEMERAL):
         for field in spec.get(kind.value).items():
             yield container_of(field, kind)
+
+
+def _image_volumes(spec: manifests.Field) -> Iterator[Container]:
+    """Volumes that are images (KEP-4639). One without a reference has it from a template."""
+    for volume in spec.get(ContainerKind.VOLUME.value).items():
+        source = volume.get("image")
+        image = source.get("reference").text("")
+        if image.strip():
+            yield Container(
+                name=volume.get("name").text(""),
+                image=image,
+                pull_policy=source.get("pullPolicy").text(""),
+                kind=ContainerKind.VOLUME,
+            )
 
 
 def _requirements(spec: manifests.Field) -> Iterator[LabelRequirement]:

@@ -86,6 +86,32 @@ def test_all_that_matching_needs_is_read() -> None:
     assert hash(pod)
 
 
+def test_image_volumes_are_images_of_the_pod() -> None:
+    volumes = [
+        {"name": "model", "image": {"reference": "models/llama:1", "pullPolicy": "Always"}},
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "from-a-template", "image": {}},
+    ]
+    spec = {"containers": [{"name": "web", "image": "nginx:1"}], "volumes": volumes}
+
+    pod = pods.parse_pod({"metadata": {"name": "web"}, "spec": spec})
+
+    assert pod.images == ("nginx:1", "models/llama:1")
+    assert pod.containers[1] == pods.Container(
+        name="model",
+        image="models/llama:1",
+        pull_policy="Always",
+        kind=pods.ContainerKind.VOLUME,
+    )
+
+
+def test_a_pod_of_volumes_alone_is_none() -> None:
+    spec = {"volumes": [{"name": "model", "image": {"reference": "models/llama:1"}}]}
+
+    with pytest.raises(manifests.ManifestError, match="at least one container"):
+        pods.parse_pod({"metadata": {"name": "web"}, "spec": spec})
+
+
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
