@@ -165,7 +165,7 @@ def test_what_nobody_uses_is_let_go_and_deleted(member, api) -> None:
     conftest.wait_until(lambda: not member.are_there(gone), seconds=60)
 
     assert (member.mounts_of(gone), member.has(IMAGE), member.held) == ([], False, [])
-    # Whoever wants the image pulls it as ever; what other caches have still comes from the store.
+    # A new pod pulls the image as usual; layers of other caches still come from the store.
     with member.client.pod(member.manifest("later", IMAGE)) as pod:
         code, output = member.client.execute(pod.containers[0], ["ls", "/"])
         assert (code, pod.pulled) == (0, [member.reference(IMAGE)]), output

@@ -1,8 +1,7 @@
 """Whether this node can serve images from the store: the checks, and the verdict; pure.
 
-The verdict is slow to be lost and quick to be won: one late answer of the store
-must not take the label off a node, and scheduling must not wait for a node that
-is well.
+A node becomes capable at once and loses that slowly: one late answer of the store must
+not remove its label, and scheduling must not wait for a node that is well.
 """
 
 import dataclasses
@@ -52,7 +51,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How often in a row a node must be found well (or not) before the verdict changes."""
+    """How many checks in a row must succeed (or fail) before the verdict changes."""
 
     to_win: int = 1
     to_lose: int = 3
@@ -60,11 +59,11 @@ class Patience:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the node is taken for now. `against` counts findings in a row that say otherwise.
+    """Whether the node counts as capable. `against` counts checks in a row that say otherwise.
 
-    `problems` are those of the last look, also while the verdict still stands. `twins`
-    are the runtime handlers of ours that containerd has beside the default one. `remark` is
-    what node set-up has to say, whatever the verdict.
+    `problems` are those of the last check, even while the verdict is still the old one.
+    `twins` are the uimgacc runtime handlers that containerd has beside the default one.
+    `remark` is a message of node set-up, whatever the verdict.
     """
 
     capable: bool = False
@@ -81,7 +80,7 @@ class Verdict:
 
 
 def judge(last: Verdict, findings: Iterable[Finding], patience: Patience) -> Verdict:
-    """The verdict after one more look at everything."""
+    """The verdict after one more round of checks."""
     problems = {finding.check: finding.problem for finding in findings if not finding.good}
     well = not problems
     if well is last.capable:

@@ -1,9 +1,9 @@
 """What the agent writes to its own node object, and nothing else; pure.
 
-It writes a few labels, annotations under `uimgacc.io/`, one condition, and takes one
-startup taint away. A ValidatingAdmissionPolicy of the manifests holds it to these.
-The node as it was read goes in, the smallest patch comes out: a node that is as it
-should be gives none, and what somebody else has edited is put right.
+It writes a few labels, annotations under `uimgacc.io/`, one condition, and removes one
+startup taint. A ValidatingAdmissionPolicy in the manifests allows nothing else. The
+node as it was read goes in, the smallest patch comes out: a node that is as it should
+be gives none, and edits by others are undone.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ _HANDLED_BY = {
     capability.Check.HANDLER,
     capability.Check.SNAPSHOTTER,
 }
-"""What pods of our runtime handlers need to start at all."""
+"""What pods of the uimgacc runtime handlers need to start at all."""
 
 
 class TaintError(ValueError):
@@ -87,8 +87,8 @@ class Wanted:
 def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
     """What follows from a verdict; the reason is that of the first check that fails.
 
-    While a verdict is in doubt (problems of a node that still counts as capable, or the
-    reverse) it is told as it stands: the condition changes with the labels, never before.
+    Problems of a node that still counts as capable are not shown (and the reverse): the
+    condition changes together with the labels, never before.
     """
     if verdict.capable:
         message = capability.Verdict(capable=True, remark=verdict.remark).sentence
@@ -118,8 +118,8 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
 def metadata_patch(node: Mapping[str, Any], wanted: Wanted) -> dict[str, Any] | None:
     """A JSON merge patch of labels and annotations; None where they are right.
 
-    Each key stands for itself, so the patch needs no resourceVersion: nobody else's
-    change can be undone by it.
+    Each key stands for itself, so the patch needs no resourceVersion: it cannot undo a
+    change by another client.
     """
     found = node.get("metadata") or {}
     labels: dict[str, str | None] = {}
@@ -161,7 +161,7 @@ def taint_patch(
 def status_patch(
     node: Mapping[str, Any], wanted: Wanted, now: datetime.datetime
 ) -> dict[str, Any] | None:
-    """A strategic merge patch of our condition; None where it is right and fresh enough.
+    """A strategic merge patch of the condition; None where it is right and fresh enough.
 
     Conditions merge by their type, so those of the kubelet are not touched.
     """
@@ -171,7 +171,7 @@ def status_patch(
     status = "True" if wanted.capable else "False"
     same = found.get("status") == status
     said = (found.get("reason"), found.get("message")) == (wanted.reason, wanted.message)
-    # One of the future was written by a clock that has been set since.
+    # A time in the future was written by a clock that has been set since.
     if (
         same
         and said
@@ -191,7 +191,7 @@ def status_patch(
 
 
 def was_capable(node: Mapping[str, Any]) -> bool | None:
-    """What our condition on the node says; None where it has none."""
+    """What the condition on the node says; None where it has none."""
     return {"True": True, "False": False}.get(_condition(node).get("status", ""))
 
 

@@ -1,9 +1,9 @@
-"""What this node still has of what the store has retired, who needs it, what may go; pure.
+"""Which retired layers this node still holds, what uses them, and which may go; pure.
 
 Three things hold a layer: a snapshot that the snapshotter serves from the store, its
-mount, and a mount on top of it (a container's overlay). Whether a snapshot is needed
-is containerd's knowledge: containers stand on snapshots, images keep them. An image
-that no container and no pod of this node needs is let go; the rest is somebody's.
+mount, and a mount on top of it (a container's overlay). containerd knows whether a
+snapshot is needed: containers have snapshots as parents, images keep them. An image
+that no container and no pod of this node needs is removed; the others are in use.
 """
 
 import dataclasses
@@ -58,13 +58,13 @@ class Stock:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing at all of any store is here."""
+        """Whether the node has nothing of any store."""
         return not (self.snapshots or self.layers.mounted or self.layers.used)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """One layer of a generation that is still here, and who holds it, in words."""
+    """One layer of a generation that the node still has, and what holds it, in words."""
 
     generation: int
     diff_id: str
@@ -78,11 +78,11 @@ class Held:
 
 
 def candidates(stock: Stock, retired: Retired) -> frozenset[str]:
-    """The snapshots here that stand on a retired layer: served from the store, or unpacked.
+    """The snapshots that contain a retired layer: served from the store, or unpacked.
 
     Those are its own chain IDs, and the tops of images, which may have a whole image.
     """
-    chains = {chain for found in retired.layers.values() for chain in found}
+    chains = {chain for of_layer in retired.layers.values() for chain in of_layer}
     tops = {
         image.contents.top for image in stock.present if not chains.isdisjoint(image.contents.chain)
     }
@@ -90,7 +90,7 @@ def candidates(stock: Stock, retired: Retired) -> frozenset[str]:
 
 
 def droppable(stock: Stock, chains: frozenset[str], *, snapshotter: str) -> list[inventory.Present]:
-    """The images that stand on one of these chains, and that nobody here needs."""
+    """The images with one of these chains that no container or pod here needs."""
     holders = _holders(stock, snapshotter)
     return [
         image
@@ -104,26 +104,26 @@ def droppable(stock: Stock, chains: frozenset[str], *, snapshotter: str) -> list
 def held(
     stock: Stock, retired: Retired, served: Collection[str], *, snapshotter: str
 ) -> list[Held]:
-    """What of a generation is still here; empty: it may go. `served` as in `candidates`.
+    """What the node still has of a generation; empty: it may go. `served` as in `candidates`.
 
-    A layer that nobody seems to need is here for a moment only: its image is being
-    pulled or removed, or its last user has just ended.
+    A layer without a user stays for a moment only: its image is being pulled or removed,
+    or its last user has just ended.
     """
     holders = _holders(stock, snapshotter)
     cache = retired.caches[0] if len(retired.caches) == 1 else ""
-    found = []
+    entries = []
     for diff_id, chains in retired.layers.items():
         place = diff_id.removeprefix("sha256:")[:_SHORT]
         here = [chain for chain in chains if chain in served]
         if not here and place not in stock.layers.mounted and place not in stock.layers.used:
             continue
         by = {name for chain in chains for name in holders.get(chain, ())}
-        by = by or set(stock.layers.used.get(place, ())) or {"nobody, it is about to go"}
-        found += [
+        by = by or set(stock.layers.used.get(place, ())) or {"no user, it is about to go"}
+        entries += [
             Held(generation=retired.generation, diff_id=diff_id, cache=cache, by=each)
             for each in sorted(by)
         ]
-    return found
+    return entries
 
 
 def shown(entries: Iterable[Held]) -> list[str]:
@@ -134,18 +134,18 @@ def shown(entries: Iterable[Held]) -> list[str]:
 
 
 def _holders(stock: Stock, snapshotter: str) -> Mapping[str, set[str]]:
-    """Who needs each snapshot: pods by `namespace/name`, else containers and pinned images.
+    """What needs each snapshot: pods by `namespace/name`, else containers and pinned images.
 
-    A container needs what it stands on, and its image by name even where it stands on
+    A container needs its parent snapshots, and its image by name even where it uses
     another snapshotter's copy of it; a pod that has not ended needs its images.
     """
-    found: dict[str, set[str]] = {}
+    holders: dict[str, set[str]] = {}
     by_name: dict[str, set[str]] = {}
     for container in stock.containers:
         by_name.setdefault(container.image, set()).add(_pod_of(container))
         if container.snapshotter == snapshotter:
             for chain in _ancestors(stock.snapshots, container.snapshot_key):
-                found.setdefault(chain, set()).add(_pod_of(container))
+                holders.setdefault(chain, set()).add(_pod_of(container))
     for pod in stock.on_node:
         if pod.phase not in _FINISHED:
             for name in _names(pod):
@@ -154,12 +154,12 @@ def _holders(stock: Stock, snapshotter: str) -> Mapping[str, set[str]]:
         for record in image.records:
             needed_by = by_name.get(record.name, set()) | _pins(record)
             for chain in image.contents.chain if needed_by else ():
-                found.setdefault(chain, set()).update(needed_by)
-    return found
+                holders.setdefault(chain, set()).update(needed_by)
+    return holders
 
 
 def _ancestors(snapshots: Mapping[str, str], key: str) -> Iterator[str]:
-    """The snapshots that one stands on, from its parent down."""
+    """The ancestors of a snapshot, from its parent down."""
     while key := snapshots.get(key, ""):
         yield key
 
@@ -184,7 +184,7 @@ def _names(pod: pods.Pod) -> Iterator[str]:
 
 
 def _pins(record: rpc.Image) -> set[str]:
-    """An image that the kubelet is never to remove (the sandbox's) is not ours to remove."""
+    """An image that the kubelet is never to remove (the sandbox's) is not removed here either."""
     return (
         {f"pinned image {record.name}"} if record.labels.get(keys.CRI_PINNED) == "pinned" else set()
     )

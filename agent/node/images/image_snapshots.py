@@ -178,7 +178,7 @@ class Chains:
 
     @property
     def _below_label(self) -> str:
-        # What follows a slash is for telling references apart: containerd, core/metadata/gc.go.
+        # The part after the slash makes the reference unique: containerd, core/metadata/gc.go.
         return f"{keys.GC_SNAPSHOT}{self.snapshotter}/below"
 
     async def set_aside(self, config: str) -> None:

@@ -56,7 +56,7 @@ class Blobs(Protocol):
     """Manifests and configs by digest: agent.store.lookup.catalog.Catalog."""
 
     async def blob(self, digest: str) -> bytes | None:
-        """The bytes; None when not there; TemporaryError when that cannot be told."""
+        """The bytes; None where the store lacks it; TemporaryError: it does not answer."""
 
 
 class Registrar:

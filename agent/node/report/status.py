@@ -1,6 +1,6 @@
-"""What the agent tells of itself: the content of /status, and of the page for people.
+"""The state of the agent, as /status and the page for people show it.
 
-One value for both, so that neither shows what the other does not. docs/reference/status.md
+One value for both, so that both show the same. docs/reference/status.md
 describes the JSON; a field that is added here is added there and to
 agent.node.report.status_page.
 """
@@ -137,7 +137,7 @@ class Status:
 
 
 def node_of(verdict: capability.Verdict, *, name: str, started: datetime.datetime) -> Node:
-    """The verdict, with what a person can do about each problem."""
+    """The verdict, with advice for each problem."""
     return Node(
         name=name,
         version=importlib.metadata.version("uimgacc"),

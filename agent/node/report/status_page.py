@@ -49,7 +49,7 @@ def render(shown: status.Status, *, now: datetime.datetime) -> bytes:
             _span(shown.node.started, now),
             ". This page is as of ",
             html.tag("time", now.strftime("%Y-%m-%d %H:%M:%S UTC"), datetime=now.isoformat()),
-            "; load it again for news.",
+            "; reload it to update.",
         ],
         links={"Metrics for Prometheus": "/metrics", "All of this as JSON": "/status"},
     )
@@ -79,7 +79,7 @@ def _verdict(node: status.Node) -> html.Html:
         said = "This node serves images, but the last look found a problem."
     else:
         kind, word = "bad", "Not capable"
-        said = "This node does not serve images from the store; pods pull as ever."
+        said = "This node does not serve images from the store; pods pull their images as usual."
     return html.tag(
         "section",
         html.tag("h2", html.badge(kind, word), " ", said),

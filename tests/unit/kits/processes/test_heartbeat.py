@@ -75,12 +75,12 @@ def watched(how: str = "", **settings: float) -> Iterator[Watched]:
 def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended; nobody may have waited for it yet."""
+    """Whether a process has ended; its parent may not have waited for it yet."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -138,7 +138,7 @@ def test_another_watcher_takes_over_from_one_that_was_killed() -> None:
 
 
 class Beats:
-    """A socket on which beats come, or nothing does for as long as anybody waits."""
+    """A socket that gives beats, or none within the time that is waited."""
 
     def __init__(self, *heard: bytes | None) -> None:
         self._heard = list(heard)
@@ -158,13 +158,13 @@ class Beats:
     ("heard", "killed", "waited"),
     [
         ([b".", b"...", b""], False, [60, 60, 60]),
-        # A watcher that wakes up from a freeze before its parent does.
+        # A watcher that continues after a pause before its parent does.
         ([b".", None, b".", None, b".", b""], False, [60, 60, 5, 60, 5, 60]),
         ([b".", None, None], True, [60, 60, 5]),
         ([None, b""], False, [60, 5]),
     ],
 )
-def test_who_has_not_beaten_once_too_often_is_killed(heard, killed, waited, monkeypatch) -> None:
+def test_a_parent_that_sends_no_beat_twice_is_killed(heard, killed, waited, monkeypatch) -> None:
     ended: list[int] = []
     monkeypatch.setattr(heartbeat_child, "end", lambda parent, _seconds: ended.append(parent))
     beats = Beats(*heard)

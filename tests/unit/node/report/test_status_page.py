@@ -28,7 +28,7 @@ def test_a_well_node_says_so_first() -> None:
 def test_a_node_that_cannot_serve_says_why_and_what_to_do() -> None:
     text = text_of(statuses.busy(problem="read did not answer within 2 s", capable=False))
 
-    assert "does not serve images from the store; pods pull as ever" in text
+    assert "does not serve images from the store; pods pull their images as usual" in text
     assert text.count("read did not answer within 2 s") >= 2
     assert "Is the store's server up" in text
     assert "away to answer the last probe" in text
