@@ -46,7 +46,7 @@ HELD = "uimgacc.io/held"
 "<cache or ->/<diff ID>: <holder>"."""
 
 SAVED = "uimgacc.io/saved"
-"""Annotation: what the agent has saved since its start, as agent.model.nodes.Saved in JSON."""
+"""Annotation: what the agent has saved since its start, as agent.model.reports.Saved in JSON."""
 
 PREFIX = f"{GROUP}/"
 """What all labels and annotations of uimgacc begin with, except CAPABLE_LABELS and TWIN_LABEL."""

@@ -16,7 +16,7 @@ from agent import errors, settings
 from agent.build import build_progress, cache_build
 from agent.clients.registry import distribution
 from agent.kits import files, flags, jsonlog
-from agent.model import builds, images, records
+from agent.model import images, records, reports
 from agent.roles import builder
 from agent.store import layout
 
@@ -132,13 +132,13 @@ class _Reporter:
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
 
-    def end(self, result: builds.Result | None) -> None:
+    def end(self, result: reports.Result | None) -> None:
         """Write the last report; without a result where the build may go on elsewhere."""
         self._ended.set()
         self._thread.join(_END_SECONDS)
         cache = result.cache if result else None
         self._write(
-            builds.Report(
+            reports.Report(
                 percent=100 if cache else self.meter.percent,
                 images=[image.ref for image in cache.images] if cache else self.meter.done,
                 step=self.meter.step,
@@ -150,19 +150,19 @@ class _Reporter:
         before = None
         while True:
             meter = self.meter
-            report = builds.Report(percent=meter.percent, images=meter.done, step=meter.step)
+            report = reports.Report(percent=meter.percent, images=meter.done, step=meter.step)
             if report != before:
                 self._write(report)
                 before = report
             if self._ended.wait(_REPORT_SECONDS):
                 return
 
-    def _write(self, report: builds.Report) -> None:
+    def _write(self, report: reports.Report) -> None:
         if not self._job:
             return
         path = self._place.build_report(self._job)
         try:
-            files.write(path, builds.encode(report), tmp=self._place.tmp)
+            files.write(path, reports.encode(report), tmp=self._place.tmp)
         except OSError as error:
             # A store that is full or away fails the build itself, with a better reason.
             logger.warning("the report cannot be written", extra={"reason": str(error)})
@@ -180,18 +180,18 @@ async def _build(wanted: Wanted, reporter: _Reporter) -> records.CacheRecord:
         raise Stopped from None
 
 
-def _run(wanted: Wanted) -> builds.Result:
+def _run(wanted: Wanted) -> reports.Result:
     with _Reporter(wanted) as reporter:
         try:
             record = asyncio.run(_build(wanted, reporter))
         except Stopped as error:
             # No result: who goes on, the next pod of the Job or nobody, is known by the Job alone.
             reporter.end(None)
-            return builds.Result(reason=str(error))
+            return reports.Result(reason=str(error))
         except (errors.AgentError, OSError) as error:
-            result = builds.Result(reason=str(error) or type(error).__name__)
+            result = reports.Result(reason=str(error) or type(error).__name__)
         else:
-            result = builds.Result(cache=record)
+            result = reports.Result(cache=record)
         reporter.end(result)
     return result
 

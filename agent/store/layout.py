@@ -8,7 +8,7 @@ never renamed. Everything that becomes part of a path has been parsed first.
 import dataclasses
 import pathlib
 
-from agent.model import builds, digests, records
+from agent.model import digests, records, reports
 from agent.model import images as image_values
 
 
@@ -35,7 +35,7 @@ class Layout:
 
     def build_report(self, job: str) -> pathlib.Path:
         """What the builder of a Job says of itself. In tmp/: swept when nobody removes it."""
-        if not builds.is_job(job):
+        if not reports.is_job(job):
             raise records.RecordError(job[:80], "no name of a Job")
         return self.tmp / f"{job}.build"
 

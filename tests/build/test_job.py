@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from agent.model import builds, records
+from agent.model import records, reports
 from agent.roles import builder
 from agent.store import layout
 from agent.store.lookup import direct_reader
@@ -56,8 +56,8 @@ class Job:
         return process.returncode, said
 
     @property
-    def report(self) -> builds.Report:
-        return builds.decode(self.place.build_report(JOB).read_bytes(), JOB)
+    def report(self) -> reports.Report:
+        return reports.decode(self.place.build_report(JOB).read_bytes(), JOB)
 
 
 def test_a_private_image_is_built_with_the_secret_that_is_mounted(tmp_path) -> None:
@@ -74,11 +74,11 @@ def test_a_private_image_is_built_with_the_secret_that_is_mounted(tmp_path) -> N
 
     record = direct_reader.Reader(job.place).cache("imc-test")
     assert (code, record.namespaces) == (0, ["default"])
-    assert job.report == builds.Report(
+    assert job.report == reports.Report(
         percent=100,
         images=[record.images[0].ref],
         step=job.report.step,
-        result=builds.Result(cache=record),
+        result=reports.Result(cache=record),
     )
     texts = [said, *(path.read_text() for path in job.place.root.glob("**/*.json"))]
     assert not [text for text in texts if "opensesame" in text or auth in text]
@@ -87,7 +87,7 @@ def test_a_private_image_is_built_with_the_secret_that_is_mounted(tmp_path) -> N
 def test_the_report_grows_and_a_stop_says_so(tmp_path) -> None:
     with services.Registry(tmp_path / "registry") as server:
         job = Job(tmp_path, server, "lab/large:1")
-        job.place.build_report(JOB).write_bytes(builds.encode(builds.Report()))
+        job.place.build_report(JOB).write_bytes(reports.encode(reports.Report()))
         process = job.start()
         seen = set()
         deadline = time.monotonic() + 60

@@ -8,7 +8,7 @@ import pytest
 
 from agent.control.reconcile import cache_store
 from agent.kits.processes import workers
-from agent.model import builds, records
+from agent.model import records, reports
 from agent.store import layout
 from agent.store.publish import writer
 
@@ -82,9 +82,9 @@ async def test_a_report_from_its_beginning_to_its_end(
     place: layout.Layout, store: cache_store.Storage
 ) -> None:
     await store.begin("job-1")
-    assert (await look(store, "imc-aaa", "job-1")).report == builds.Report()
-    written = builds.Report(percent=3)
-    place.build_report("job-1").write_bytes(builds.encode(written))
+    assert (await look(store, "imc-aaa", "job-1")).report == reports.Report()
+    written = reports.Report(percent=3)
+    place.build_report("job-1").write_bytes(reports.encode(written))
     await store.begin("job-1")  # of a controller that was started again
     assert (await look(store, "imc-aaa", "job-1")).report == written
 

@@ -17,7 +17,7 @@ from agent.control.caches import cache_object
 from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed, step
-from agent.model import builds, caches, images, keys, records
+from agent.model import caches, images, keys, records, reports
 from agent.store import layout
 from agent.store.publish import writer
 from tests.kube import apis
@@ -235,8 +235,8 @@ class World:
             namespaces=[self.api.namespace],
         )
         writer.publish_cache(self.place, record)
-        report = builds.Report(percent=100, result=builds.Result(cache=record))
-        self.place.build_report(name).write_bytes(builds.encode(report))
+        report = reports.Report(percent=100, result=reports.Result(cache=record))
+        self.place.build_report(name).write_bytes(reports.encode(report))
         more = {"succeeded": 1, "completionTime": _stamp()}
         return self._end(name, "SuccessCriteriaMet", "Complete", **more)
 

@@ -9,7 +9,7 @@ from agent.cli.caches import create_command
 from agent.clients.registry import credential_config, credentials, distribution, tag_push
 from agent.control.gc import roster
 from agent.control.reconcile import cluster
-from agent.model import builds, images, keys, nodes, oci, records
+from agent.model import images, keys, oci, records, reports
 from agent.store import decoding
 
 DEEP = (b"[" * 200_000, b'{"unknown":' + b"[" * 200_000, b'{"unknown":' * 50_000)
@@ -26,7 +26,7 @@ READERS = {
     "a pull secret": lambda data: credentials.DockerConfig(data, source="a test"),
     "the record of a cache": lambda data: decoding.cache(data, "imc-1"),
     "the record of a layer": lambda data: decoding.layer(data, DIGEST),
-    "the report of a build": lambda data: builds.decode(data, "job"),
+    "the report of a build": lambda data: reports.decode(data, "job"),
     "any record": lambda data: records.decode(data, records.StoreRecord, "store.json"),
 }
 
@@ -43,7 +43,7 @@ def test_what_is_nested_too_deep_is_refused(read, data: bytes) -> None:
 @pytest.mark.parametrize("data", DEEP, ids=range(len(DEEP)))
 def test_files_and_annotations_are_refused_as_well(data: bytes, tmp_path) -> None:
     assert not cluster._is_docker_config(base64.b64encode(data).decode())
-    assert nodes.decode_saved(data.decode()) is None
+    assert reports.decode_saved(data.decode()) is None
     annotations = {keys.GENERATION: "1", keys.HELD: data.decode()}
     assert roster.node_of("n", annotations).held == ()
     path = tmp_path / "file.yaml"

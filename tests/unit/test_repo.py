@@ -1,11 +1,24 @@
 """What must hold of the repository as a whole."""
 
+import ast
+import collections
 import filecmp
+import importlib.metadata
 import pathlib
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
 
 from agent._proto import generate
 
 ROOT = pathlib.Path(__file__).parents[2]
+AGENT = ROOT / "agent"
+MODULES = [
+    path
+    for path in AGENT.rglob("*.py")
+    if path.name != "__init__.py" and not path.name.endswith(("_pb2.py", "_pb2_grpc.py"))
+]
 
 
 def test_the_generated_stubs_are_those_of_the_proto_files(tmp_path: pathlib.Path) -> None:
@@ -16,3 +29,68 @@ def test_the_generated_stubs_are_those_of_the_proto_files(tmp_path: pathlib.Path
     assert made
     _, different, missing = filecmp.cmpfiles(ROOT, tmp_path, made, shallow=False)
     assert (different, missing) == ([], [])
+
+
+def test_a_module_s_name_is_used_once() -> None:
+    names = collections.Counter(path.name for path in MODULES)
+
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_a_folder_has_at_most_twelve_modules() -> None:
+    sizes = collections.Counter(path.parent.relative_to(ROOT) for path in MODULES)
+
+    assert {str(folder): size for folder, size in sizes.items() if size > 12} == {}
+
+
+def imported() -> Iterator[str]:
+    """The top-level packages that the package imports, anywhere in a module."""
+    for path in AGENT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def distribution(requirement: str) -> str:
+    return canonical(re.split(r"[<>=!~\[; (]", requirement, maxsplit=1)[0])
+
+
+def needed(*, extra: str = "") -> set[str]:
+    """The distributions that the package, or its extra, declares."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return {distribution(text) for text in texts}
+
+
+def with_their_own(names: set[str]) -> set[str]:
+    """Distributions and those that they need in turn."""
+    waiting, known = list(names), set()
+    while waiting:
+        name = waiting.pop()
+        if name not in known:
+            known.add(name)
+            texts = importlib.metadata.requires(name) or ()
+            waiting += [distribution(text) for text in texts if "extra ==" not in text]
+    return known
+
+
+def test_what_is_declared_is_imported_and_what_is_imported_is_declared() -> None:
+    by_package = importlib.metadata.packages_distributions()
+    declared = needed() | needed(extra="acr")
+    used = set()
+    for module in imported():
+        top = module.partition(".")[0]
+        if top not in sys.stdlib_module_names and top != "agent":
+            # Namespace packages such as `google` belong to several distributions.
+            names = {canonical(name) for name in by_package.get(top, [top])}
+            used |= names & declared or names
+
+    assert declared - used == set(), "declared and not used"
+    # Alibaba's SDK is one thing in many distributions.
+    assert used - declared - with_their_own(needed(extra="acr")) == set(), "used and not declared"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from agent.control.caches import cache_object, cache_state
 from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest, job_state
-from agent.model import builds, caches, records, times
+from agent.model import caches, records, reports, times
 
 _POLL = 1.0
 _STOPPING = 2.0
@@ -184,7 +184,7 @@ def follow(
 def _running(
     cache: cache_object.CacheObject, seen: outcome.Seen, job: job_state.Job
 ) -> outcome.Decision:
-    report = seen.report or builds.Report()
+    report = seen.report or reports.Report()
     state = dataclasses.replace(
         cache.state,
         phase=_building(seen),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from agent.control.caches import cache_state
 from agent.control.jobs import job_state
-from agent.model import builds, records
+from agent.model import records, reports
 
 
 class Verb(enum.Enum):
@@ -65,7 +65,7 @@ class Seen:
     going: bool = False
     holders: str = ""
     jobs: Mapping[str, job_state.Job] = dataclasses.field(default_factory=dict, hash=False)
-    report: builds.Report | None = None
+    report: reports.Report | None = None
     platforms: tuple[str, ...] = ()
     slot: bool = True
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object
-from agent.model import caches, keys, nodes
+from agent.model import caches, keys, reports
 
 _NODES_SHOWN = 500
 
@@ -17,7 +17,7 @@ class Node:
     name: str
     capable: bool
     reason: str = ""
-    saved: nodes.Saved | None = None
+    saved: reports.Saved | None = None
 
 
 class Fleet:
@@ -97,5 +97,5 @@ def _node(body: rest_client.Object) -> Node | None:
         name=str(meta.get("name", "")),
         capable=capable,
         reason=str(told[0].get("message", "")) if told else "",
-        saved=nodes.decode_saved(saved) if saved is not None else None,
+        saved=reports.decode_saved(saved) if saved is not None else None,
     )

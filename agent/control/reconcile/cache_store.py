@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from agent import errors
 from agent.control.decisions import outcome
-from agent.model import builds, images, records
+from agent.model import images, records, reports
 from agent.store import decoding, layout
 from agent.store.gc import generations
 from agent.store.lookup import direct_reader, file_reads
@@ -43,7 +43,7 @@ class Found:
     """What there is of a cache: see agent.control.decisions.outcome.Seen."""
 
     stored: outcome.Stored | None
-    report: builds.Report | None
+    report: reports.Report | None
 
 
 class Storage:
@@ -94,12 +94,12 @@ class Storage:
             raise StoreAway(str(error)) from error
 
 
-def _report(data: bytes | None, job: str) -> builds.Report | None:
+def _report(data: bytes | None, job: str) -> reports.Report | None:
     """A report that cannot be read says nothing: the Job itself says how it ended."""
     if data is None:
         return None
     try:
-        return builds.decode(data, job)
+        return reports.decode(data, job)
     except records.RecordError:
         return None
 
@@ -147,7 +147,7 @@ def begin(root: str, job: str) -> None:
     """Make the file that the builder of a Job will replace, unless it is there."""
     path = layout.Layout(pathlib.Path(root)).build_report(job)
     with contextlib.suppress(FileExistsError), path.open("xb") as file:
-        file.write(builds.encode(builds.Report()))
+        file.write(reports.encode(reports.Report()))
 
 
 def settle(root: str, job: str) -> None:

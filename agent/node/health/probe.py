@@ -14,7 +14,7 @@ from agent import errors, metrics
 from agent.clients.containerd import rpc, sockets
 from agent.kits.aio import tasks
 from agent.matching import runtimes
-from agent.model import keys, nodes, records
+from agent.model import keys, records, reports
 from agent.node.health import capability, store_mount
 
 logger = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ def _kernel_finding() -> capability.Finding:
 def _set_up_problem() -> str:
     """What node set-up, in a container of its own, wrote for the node's condition."""
     try:
-        return _text(nodes.SETUP_PROBLEM)
+        return _text(reports.SETUP_PROBLEM)
     except OSError:
         return ""
 

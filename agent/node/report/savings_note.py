@@ -6,7 +6,7 @@ Rarely: the figures for graphs are in /metrics.
 import asyncio
 from typing import Protocol
 
-from agent.model import keys, nodes
+from agent.model import keys, reports
 from agent.node.report import savings
 
 _SECONDS = 600.0
@@ -38,7 +38,7 @@ class Accountant:
         totals = self._ledger.totals
         if not any(totals.images.values()):
             return
-        saved = nodes.Saved(
+        saved = reports.Saved(
             seconds=round(totals.seconds, 1), size=totals.size, images=dict(totals.images)
         )
-        self._board.annotate(**{keys.SAVED: nodes.encode_saved(saved)})
+        self._board.annotate(**{keys.SAVED: reports.encode_saved(saved)})

@@ -21,12 +21,12 @@ from typing import NoReturn
 import msgspec
 
 from agent import errors
-from agent.model import nodes
+from agent.model import reports
 from agent.setup.config import places, settings_view
 from agent.setup.node import host
 
 TURNS = settings_view.Path("/run/uimgacc/set-ups")
-PROBLEM = settings_view.Path(nodes.SETUP_PROBLEM)
+PROBLEM = settings_view.Path(reports.SETUP_PROBLEM)
 
 _PROGRAMS = tuple(
     settings_view.Path(folder, "containerd")

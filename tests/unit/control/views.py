@@ -4,7 +4,7 @@ import datetime
 
 from agent.control.caches import cache_object, cache_state
 from agent.control.page import page_data
-from agent.model import nodes
+from agent.model import reports
 
 NOW = datetime.datetime(2026, 11, 21, 13, 0, tzinfo=datetime.UTC)
 
@@ -37,7 +37,9 @@ def busy(text: str = "") -> page_data.View:
         for phase in cache_state.Phase
     ]
     caches += [cache("going", going=True), cache("large", images=[f"r.io/{n}:1" for n in range(9)])]
-    saved = nodes.Saved(seconds=5400.0, size=80 << 30, images={"hit": 12, "miss": 0, "partial": 3})
+    saved = reports.Saved(
+        seconds=5400.0, size=80 << 30, images={"hit": 12, "miss": 0, "partial": 3}
+    )
     fleet = page_data.Fleet(most=2)
     for node in (
         page_data.Node(name="gpu-worker-18", capable=True, reason="served", saved=saved),

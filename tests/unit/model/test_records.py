@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.model import builds, records
+from agent.model import records, reports
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b'{"format": 1, "id": "\xff\xfe"}'])
@@ -11,4 +11,4 @@ def test_bytes_that_are_no_record_raise_a_record_error(data: bytes) -> None:
     with pytest.raises(records.RecordError):
         records.decode(data, records.StoreRecord, "store.json")
     with pytest.raises(records.RecordError):
-        builds.decode(data.replace(b'"format": 1, "id"', b'"step"'), "job")
+        reports.decode(data.replace(b'"format": 1, "id"', b'"step"'), "job")

@@ -10,7 +10,7 @@ from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.decisions import cache_decision, outcome, retention
 from agent.control.gc import roster
 from agent.control.jobs import job_manifest, job_state
-from agent.model import builds, caches, keys, records, times
+from agent.model import caches, keys, records, reports, times
 
 NOW = datetime.datetime(2026, 7, 1, 12, tzinfo=datetime.UTC)
 RULES = retention.Rules()
@@ -150,7 +150,7 @@ def test_ready_and_nothing_new_writes_nothing() -> None:
 
 def test_a_build_shows_its_progress_and_what_its_pod_waits_for() -> None:
     cache = cache_of(cache_state.State(phase=Phase.CREATING, started=NOW))
-    report = builds.Report(percent=42, images=["a"], step="b: 1 of 2 layers are there")
+    report = reports.Report(percent=42, images=["a"], step="b: 1 of 2 layers are there")
 
     step = decide(cache, seen(jobs=job_of(cache), report=report))
     assert (step.state.progress, step.sentence) == (42, f"It is being built: {report.step}.")
@@ -167,7 +167,7 @@ def test_a_build_shows_its_progress_and_what_its_pod_waits_for() -> None:
 
 def test_ready_as_soon_as_the_builder_says_so() -> None:
     cache = cache_of(cache_state.State(phase=Phase.CREATING, started=NOW))
-    report = builds.Report(percent=100, result=builds.Result(cache=record()))
+    report = reports.Report(percent=100, result=reports.Result(cache=record()))
 
     step = decide(cache, seen(jobs=job_of(cache), report=report))
 
@@ -199,7 +199,7 @@ def test_a_failure_says_why_and_when_it_is_tried_again() -> None:
 def test_a_build_that_has_just_failed_may_end_by_itself() -> None:
     """Its report comes before its Job has ended; it is stopped only if it does not end."""
     cache = cache_of(cache_state.State(phase=Phase.CREATING))
-    report = builds.Report(result=builds.Result(reason="no room"))
+    report = reports.Report(result=reports.Result(reason="no room"))
     running = job_of(cache)
     failed = decide(cache, seen(jobs=running, report=report))
     assert failed.state.phase is Phase.FAILED
@@ -295,7 +295,7 @@ def test_after_a_refresh_the_next_one_is_due_from_then() -> None:
     cache = cache_of(ready(), metadata={"annotations": {keys.REFRESH_HOURS: "1"}})
     now = later(hours=1)
     new = record(created="2026-07-01T12:59:00Z")
-    report = builds.Report(result=builds.Result(cache=new))
+    report = reports.Report(result=reports.Result(cache=new))
     step = decide(cache, seen(jobs=job_of(cache), stored=stored(), report=report, now=now))
     assert step.state.build.time == times.parse(new.created)
 

@@ -4,7 +4,7 @@ import msgspec
 
 from agent.clients.kube import refusals, rest_client
 from agent.control.page import page_data
-from agent.model import keys, nodes
+from agent.model import keys, reports
 from tests.fakes import api as fakes
 
 
@@ -26,7 +26,7 @@ class Client:
 
 def node(number: int) -> dict:
     labels = {} if number == 1199 else {keys.CAPABLE: "true"}
-    saved = nodes.encode_saved(nodes.Saved(seconds=2.0, size=3, images={}))
+    saved = reports.encode_saved(reports.Saved(seconds=2.0, size=3, images={}))
     meta = {"name": f"n{number:04}", "labels": labels, "annotations": {keys.SAVED: saved}}
     told = [{"type": keys.NODE_CONDITION, "message": "its reason"}]
     return {"metadata": meta, "status": {"conditions": told}}

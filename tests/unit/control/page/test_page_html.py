@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.clients.kube import refusals
 from agent.control.page import api_keys, page_data, page_html, page_routes
-from agent.model import nodes
+from agent.model import reports
 from tests.unit.control import views
 
 KEYS = {"public": "a-long-private-key", "other": "another-private-key"}
@@ -275,12 +275,12 @@ def test_any_text_is_text(text) -> None:
 
 @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
 def test_any_annotation_of_a_node_is_read_or_left_out(text) -> None:
-    found = nodes.decode_saved(text)
+    found = reports.decode_saved(text)
 
-    assert found is None or isinstance(found, nodes.Saved)
+    assert found is None or isinstance(found, reports.Saved)
 
 
 def test_what_an_agent_saves_can_be_read() -> None:
-    saved = nodes.Saved(seconds=1.5, size=3, images={"hit": 2})
+    saved = reports.Saved(seconds=1.5, size=3, images={"hit": 2})
 
-    assert nodes.decode_saved(nodes.encode_saved(saved)) == saved
+    assert reports.decode_saved(reports.encode_saved(saved)) == saved

@@ -8,7 +8,7 @@ import pytest
 from agent import errors, settings
 from agent._proto.containerd import introspection_pb2
 from agent.clients.containerd import rpc, sockets
-from agent.model import nodes
+from agent.model import reports
 from agent.node.health import capability, probe, store_mount
 from tests.fakes import containerd as fakes
 
@@ -78,7 +78,7 @@ async def test_the_remark_of_node_set_up_is_part_of_the_verdict_while_it_exists(
 ) -> None:
     plug(fake)
     problem = tmp_path / "problem"
-    monkeypatch.setattr(nodes, "SETUP_PROBLEM", str(problem))
+    monkeypatch.setattr(reports, "SETUP_PROBLEM", str(problem))
     before = await prober.look()
     problem.write_text("another tool took it out")
     during = await prober.look()

@@ -1,6 +1,6 @@
 """What a node has saved, on its node object."""
 
-from agent.model import keys, nodes
+from agent.model import keys, reports
 from agent.node.report import savings, savings_note
 
 
@@ -33,7 +33,7 @@ def test_what_was_saved_is_written_as_the_controller_reads_it() -> None:
     savings_note.Accountant(Ledger(totals), board).write()
 
     ((key, text),) = board.written[0].items()
-    found = nodes.decode_saved(text or "")
+    found = reports.decode_saved(text or "")
     assert key == keys.SAVED
     assert found is not None
     assert (found.seconds, found.size, found.images["hit"]) == (12.3, 5, 2)

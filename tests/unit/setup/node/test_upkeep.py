@@ -8,13 +8,13 @@ import pytest
 
 from agent.cli import output
 from agent.cli.machine import node_setup_command
-from agent.model import nodes
+from agent.model import reports
 from agent.setup.config import settings_view
 from agent.setup.node import host, upkeep
 from tests.unit.setup import machines
 
 DAY = 86400.0
-PROBLEM = settings_view.Path(nodes.SETUP_PROBLEM)
+PROBLEM = settings_view.Path(reports.SETUP_PROBLEM)
 
 
 class WaitingError(Exception):

@@ -1,8 +1,9 @@
-"""What a builder reports while it works: one small file in the store that it replaces.
+"""What builders and agents report to the controller, and node set-up to the agent.
 
-A builder has no access to the API. The controller makes the file before it makes
-the Job: an NFS client goes on believing for a while that a file is not there, but
-asks the server for one that it knows each time it is opened.
+A builder has no access to the API: it replaces one small file in the store. The
+controller creates the file before it creates the Job: an NFS client believes for a
+while that a file is not there, but asks the server for one that it knows each time
+it is opened. An agent writes an annotation of its node, node set-up a file on the node.
 """
 
 import re
@@ -11,6 +12,9 @@ from typing import Annotated
 import msgspec
 
 from agent.model import records
+
+SETUP_PROBLEM = "/run/uimgacc/node-setup-problem"
+"""File on the node: a sentence of node set-up for the condition; usually not there."""
 
 _JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -55,3 +59,28 @@ def decode(data: bytes, name: str) -> Report:
         return _REPORT.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise records.RecordError(name, str(error)) from error
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds and bytes that pulls did not take; `images` counts them by their result."""
+
+    seconds: float = 0.0
+    size: int = 0
+    images: dict[str, int] = {}
+
+
+# Made in the one thread that imports; see agent.model.records.
+_SAVED = msgspec.json.Decoder(Saved)
+
+
+def encode_saved(saved: Saved) -> str:
+    """The value of the annotation."""
+    return msgspec.json.encode(saved).decode()
+
+
+def decode_saved(text: str) -> Saved | None:
+    """What an annotation says; None where it makes no sense."""
+    try:
+        return _SAVED.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return None
