@@ -99,3 +99,26 @@ def test_every_command_that_is_shown_is_there_with_its_flags() -> None:
             wrong.append(f"{page}: {line}")
 
     assert wrong == []
+
+
+UNCLEAR = re.compile(
+    r"\b(ours|told|tells|telling|nobody|whoever|as ever|in the way|of no use|no use of|comes to|"
+    r"the news|anew|for ever|[Ww]e|[Oo]ur|us)\b"
+)
+"""What says less than the field's own words: registered, emitted, owner, as usual, again."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *PAGES,
+        *sorted((CHECKOUT / "manifests").rglob("*.yaml")),
+        CHECKOUT / "dashboards/uimgacc.rules.yaml",
+    ],
+    ids=named,
+)
+def test_the_words_are_those_of_the_field(page: pathlib.Path) -> None:
+    text = re.sub(r"<!-- settings of .*?<!-- end -->", "", page.read_text(), flags=re.DOTALL)
+    lines = [line for line in text.splitlines() if UNCLEAR.search(line)]
+
+    assert lines == []
