@@ -17,11 +17,20 @@ from aiohttp import web
 
 from agent import errors, metrics, settings
 from agent.clients.kube import connection, event_writer, lease, rest_client
+from agent.control.caches import cache_object
 from agent.control.decisions import retention
-from agent.control.gc import collector_rounds
+from agent.control.gc import collector_rounds, node_list
 from agent.control.jobs import job_manifest, job_template
 from agent.control.objects import cache_events, watches
-from agent.control.reconcile import cache_store, cluster, dispatch, leader_election, observed, step
+from agent.control.reconcile import (
+    cache_store,
+    cluster,
+    leader_election,
+    observed,
+    step,
+    upkeep,
+    work_queue,
+)
 from agent.kits import jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline, workers
@@ -32,6 +41,8 @@ from agent.roles import controller_api, controller_flags
 logger = logging.getLogger(__name__)
 
 _AGAIN = 5.0
+_STEPS = 8
+"""Caches for which steps run in parallel."""
 
 
 class _Controller:
@@ -60,7 +71,7 @@ class _Controller:
                 "agent.control.reconcile.cache_store", name="the controller", size=2, packages=True
             )
         )
-        store = cache_store.Storage(str(wanted.store), pool, deadline=wanted.store_seconds)
+        store = cache_store.CacheStore(str(wanted.store), pool, deadline=wanted.store_seconds)
         self._election = election = leader_election.Election(
             lease.Leasing(client, namespace=wanted.namespace, name=keys.CONTROLLER_LEASE),
             times=leader_election.Times(lasts=wanted.lease_seconds),
@@ -80,7 +91,7 @@ class _Controller:
         self,
         stack: contextlib.AsyncExitStack,
         client: rest_client.Client,
-        store: cache_store.Storage,
+        store: cache_store.CacheStore,
         election: leader_election.Election,
     ) -> None:
         services = {
@@ -93,42 +104,37 @@ class _Controller:
         self,
         stack: contextlib.AsyncExitStack,
         client: rest_client.Client,
-        store: cache_store.Storage,
+        store: cache_store.CacheStore,
     ) -> None:
         wanted = self._wanted
         await self._prepare(store)
-        known = observed.Knowledge()
-        api = cluster.Cluster(client, namespace=wanted.namespace)
-        rules = _rules(wanted)
+        queue: work_queue.Queue[cache_object.Key] = work_queue.Queue()
+        view = observed.Observed(queue)
+        nodes = node_list.Nodes(client, view)
         events = event_writer.EventWriter(client, cache_events.LIMITS)
-        teller = cache_events.CacheEvents(events)
-        leader = dispatch.Leader(
-            client, api, known, namespace=wanted.namespace, rules=rules, teller=teller
-        )
+        emitter = cache_events.CacheEvents(events)
         pool = await stack.enter_async_context(
             workers.Pool(
                 "agent.control.gc.collector_worker", name="the collector", size=1, packages=True
             )
         )
         collector = collector_rounds.Collector(
-            str(wanted.store), pool, leader, patience=_patience(wanted)
+            str(wanted.store), pool, nodes, patience=_patience(wanted)
         )
-        template = await self._template(client)
-        reconciler = step.Reconciler(
-            known=known,
-            api=api,
-            store=store,
-            holders=collector,
-            teller=teller,
-            template=template,
-            rules=rules,
+        api = cluster.Cluster(client, namespace=wanted.namespace)
+        reconciling = step.Settings(
+            template=await self._template(client),
+            rules=_rules(wanted),
             parallel=wanted.parallel_builds,
         )
-        await leader.prime()
+        tools = step.Tools(api=api, store=store, holders=collector, events=emitter)
+        reconciler = step.Reconciler(view, tools, reconciling)
+        keeper = upkeep.Upkeep(api, view, nodes, emitter, reconciling.rules)
+        await keeper.prime()
         aliaser = controller_api.aliaser(wanted, client)
 
         def deliver(plural: str, kind: str | None, body: dict[str, Any]) -> None:
-            leader.deliver(plural, kind, body)
+            view.deliver(plural, kind, body)
             if plural == "imagecaches":
                 aliaser.deliver(kind, body)
 
@@ -138,7 +144,9 @@ class _Controller:
             "events": events.run(),
             "collector": collector.run(),
             "aliases": aliaser.run(),
-            **leader.services(reconciler.step),
+            "lists": keeper.run(),
+            "counts": keeper.run_counts(),
+            **{f"steps {at}": queue.run(reconciler.step) for at in range(_STEPS)},
         }
         await tasks.run_services(services, asyncio.Event())
 
@@ -151,7 +159,7 @@ class _Controller:
                 logger.warning("this pod cannot be read yet", extra={"reason": str(error)})
                 await asyncio.sleep(error.delay or 1.0)
 
-    async def _prepare(self, store: cache_store.Storage) -> None:
+    async def _prepare(self, store: cache_store.CacheStore) -> None:
         """Have a store; one that is away is waited for."""
         while True:
             try:

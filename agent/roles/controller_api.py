@@ -31,7 +31,7 @@ _CERTIFICATE_SECONDS = 10.0
 class _Store:
     """Whether the store is there, as a sentence that is at hand."""
 
-    def __init__(self, store: cache_store.Storage) -> None:
+    def __init__(self, store: cache_store.CacheStore) -> None:
         self._store = store
         self.problem = "it has not been looked at yet"
 
@@ -59,7 +59,9 @@ async def run(wanted: settings.Controller, credentials: connection.Credentials) 
                 "agent.control.reconcile.cache_store", name="the API", size=1, packages=True
             )
         )
-        store = _Store(cache_store.Storage(str(wanted.store), pool, deadline=wanted.store_seconds))
+        store = _Store(
+            cache_store.CacheStore(str(wanted.store), pool, deadline=wanted.store_seconds)
+        )
         app = _application(wanted, client, store)
         certificate = tls.Certificate(wanted.api_tls) if wanted.api_tls is not None else None
         context = certificate.context if certificate is not None else None

@@ -16,7 +16,7 @@ from agent.clients.kube import rest_client
 from agent.control.caches import cache_object
 from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest
-from agent.control.reconcile import cache_store, cluster, observed, step
+from agent.control.reconcile import cache_store, cluster, observed, step, work_queue
 from agent.model import caches, images, keys, records, reports
 from agent.store import layout
 from agent.store.publish import writer
@@ -85,10 +85,10 @@ class DyingPool:
             return cache_store.OPERATIONS[operation](*arguments)
 
 
-class Nobody:
-    """Nobody listens to events."""
+class NoEvents:
+    """Drops all events."""
 
-    def tell(self, _cache: cache_object.CacheObject, _event: outcome.Event) -> None:
+    def emit(self, _cache: cache_object.CacheObject, _event: outcome.Event) -> None:
         """Not here."""
 
 
@@ -171,8 +171,8 @@ class World:
     def holders(self, _cache_id: str, _layers: Sequence[str] = ()) -> str:
         return self.holder
 
-    def tell(self, known: observed.Knowledge) -> None:
-        """Have a controller know what there is, as its watches would."""
+    def deliver_to(self, known: observed.Observed) -> None:
+        """Show a controller what there is, as its watches would."""
         known.caches.clear()
         with contextlib.suppress(apis.RefusedError):
             known.put_cache(self.api.get(RESOURCE, self.name))
@@ -278,28 +278,25 @@ def _stamp() -> str:
 
 def reconciler(
     world: World, client: rest_client.Client, calls: Calls
-) -> tuple[Any, observed.Knowledge]:
-    known = observed.Knowledge()
+) -> tuple[Any, observed.Observed]:
+    known = observed.Observed(work_queue.Queue())
     known.platforms = PLATFORMS
-    world.tell(known)
+    world.deliver_to(known)
     api: Any = DyingApi(client, calls)
-    nobody: Any = Nobody()
-    made = step.Reconciler(
-        known=known,
+    tools = step.Tools(
         api=cluster.Cluster(api, namespace=world.api.namespace),
-        store=cache_store.Storage(str(world.place.root), DyingPool(calls)),
+        store=cache_store.CacheStore(str(world.place.root), DyingPool(calls)),
         holders=world,
-        teller=nobody,
-        template=job_manifest.Template(
-            namespace=world.api.namespace,
-            image="uimgacc:test",
-            store="/store",
-            volume={"name": "s", "emptyDir": {}},
-        ),
-        rules=world.rules,
-        parallel=4,
-        wall_clock=world.now,
+        events=NoEvents(),
     )
+    template = job_manifest.Template(
+        namespace=world.api.namespace,
+        image="uimgacc:test",
+        store="/store",
+        volume={"name": "s", "emptyDir": {}},
+    )
+    wanted = step.Settings(template=template, rules=world.rules, parallel=4)
+    made = step.Reconciler(known, tools, wanted, clock=world.now)
     return made, known
 
 
@@ -309,7 +306,7 @@ async def go_on(
     """Controllers, one after the other as each ends, until something holds."""
     made, known = reconciler(world, client, calls)
     for _ in range(40):
-        world.tell(known)
+        world.deliver_to(known)
         try:
             await made.step(world.key)
         except KilledError:

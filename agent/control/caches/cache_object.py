@@ -105,11 +105,16 @@ class CacheObject:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
+def key_of(body: Mapping[str, Any]) -> Key:
+    """Which object this is."""
+    return Key(str(body["apiVersion"]).partition("/")[0], body["metadata"]["name"])
+
+
 def parse(body: Mapping[str, Any]) -> CacheObject:
     """Read an object as the API server has it."""
     meta = body["metadata"]
-    group = str(body["apiVersion"]).partition("/")[0]
-    dialect = caches.GROUPS[group]
+    key = key_of(body)
+    dialect = caches.GROUPS[key.group]
     annotations = meta.get("annotations") or {}
     request, problem = _request(body)
     labelled = (meta.get("labels") or {}).get(keys.AUTO_CREATED) == "true"
@@ -126,7 +131,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         elif from_agent:
             request, problem = None, _NOT_ITS_NAME
     return CacheObject(
-        key=Key(group, meta["name"]),
+        key=key,
         uid=meta["uid"],
         version=meta["resourceVersion"],
         generation=meta.get("generation", 0),

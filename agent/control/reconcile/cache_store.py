@@ -39,14 +39,14 @@ class Pool(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
-    """What there is of a cache: see agent.control.decisions.outcome.Seen."""
+class Content:
+    """What the store has of a cache and of its build (agent.control.decisions.outcome.Seen)."""
 
     stored: outcome.Stored | None
     report: reports.Report | None
 
 
-class Storage:
+class CacheStore:
     """The store at `root`. All raise StoreAway."""
 
     def __init__(self, root: str, pool: Pool, *, deadline: float = _SECONDS) -> None:
@@ -55,28 +55,28 @@ class Storage:
         self._deadline = deadline
 
     async def prepare(self, compression: str) -> str:
-        """Make an empty folder a store; its ID."""
+        """Turn an empty folder into a store; the store's ID."""
         return str(await self._call("prepare", compression))
 
     async def probe(self) -> None:
         """Raise StoreAway where it does not answer."""
         await self._call("probe")
 
-    async def look(self, cache_id: str, *, job: str, detail: bool) -> Found:
-        """What there is of a cache, and of the build of a Job."""
-        found = await self._call("look", cache_id, job, detail)
+    async def look(self, cache_id: str, *, job: str, detail: bool) -> Content:
+        """The record of a cache, and the report of the builder of a Job ("": none)."""
+        answer = await self._call("look", cache_id, job, detail)
         stored = None
-        if found["record"] is not None:
-            record = records.decode(found["record"], records.CacheRecord, cache_id)
-            stored = outcome.Stored(record=record, platforms=tuple(found["platforms"]))
-        return Found(stored, _report(found["report"], job))
+        if answer["record"] is not None:
+            record = records.decode(answer["record"], records.CacheRecord, cache_id)
+            stored = outcome.Stored(record=record, platforms=tuple(answer["platforms"]))
+        return Content(stored, _report(answer["report"], job))
 
     async def is_going(self, cache_id: str) -> bool:
-        """Whether layers of a cache that was deleted are still waited for."""
+        """Whether layers of a deleted cache are still in the store."""
         return bool(await self._call("is_going", cache_id))
 
     async def begin(self, job: str) -> None:
-        """Make the file for a report."""
+        """Create the file for a report."""
         await self._call("begin", job)
 
     async def settle(self, job: str) -> None:
@@ -95,7 +95,7 @@ class Storage:
 
 
 def _report(data: bytes | None, job: str) -> reports.Report | None:
-    """A report that cannot be read says nothing: the Job itself says how it ended."""
+    """Decode a report; one that is damaged counts as none: the Job's status has the result."""
     if data is None:
         return None
     try:
@@ -105,7 +105,7 @@ def _report(data: bytes | None, job: str) -> reports.Report | None:
 
 
 def prepare(root: str, compression: str) -> str:
-    """Make an empty folder a store; the ID of what is there then."""
+    """Turn an empty folder into a store; the ID of the store that is there then."""
     return writer.create(pathlib.Path(root), compression=compression or "lz4").id
 
 
@@ -122,14 +122,14 @@ def look(root: str, cache_id: str, job: str, detail: bool) -> dict[str, Any]:
     """
     place = layout.Layout(pathlib.Path(root))
     record = _record(place, cache_id)
-    found: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "record": records.encode(record) if record is not None else None,
         "report": _read(place.build_report(job)) if job else None,
         "platforms": [],
     }
     if detail and record is not None:
-        found["platforms"] = _platforms(place, record)
-    return found
+        answer["platforms"] = _platforms(place, record)
+    return answer
 
 
 def is_going(root: str, cache_id: str) -> bool:
@@ -137,14 +137,14 @@ def is_going(root: str, cache_id: str) -> bool:
     place = layout.Layout(pathlib.Path(root))
     if (place.deleted_caches / f"{cache_id}.json").exists():
         return True
-    found = generations.outstanding(place)
-    lists = [generations.planned(place, token) for token in found.pending]
-    lists += [generations.content(place, number) for number in found.phases]
+    open_ = generations.outstanding(place)
+    lists = [generations.planned(place, token) for token in open_.pending]
+    lists += [generations.content(place, number) for number in open_.phases]
     return any(one is not None and cache_id in one.caches for one in lists)
 
 
 def begin(root: str, job: str) -> None:
-    """Make the file that the builder of a Job will replace, unless it is there."""
+    """Create the file that the builder of a Job will replace, unless it is there."""
     path = layout.Layout(pathlib.Path(root)).build_report(job)
     with contextlib.suppress(FileExistsError), path.open("xb") as file:
         file.write(reports.encode(reports.Report()))
@@ -167,8 +167,8 @@ def remove(root: str, cache_id: str) -> list[str]:
 def _record(place: layout.Layout, cache_id: str) -> records.CacheRecord | None:
     data = _read(place.cache_record(cache_id))
     if data is None:
-        # An NFS client may know for a while yet that there is no such file; a change of
-        # the folder has it ask again.
+        # An NFS client may remember for a while that there is no such file. A change of
+        # the folder makes it ask the server again.
         probe = place.cache_records / f".look.{secrets.token_hex(6)}"
         with contextlib.suppress(FileNotFoundError):
             probe.touch()
@@ -179,16 +179,16 @@ def _record(place: layout.Layout, cache_id: str) -> records.CacheRecord | None:
     try:
         return decoding.cache(data, cache_id)
     except records.RecordError:
-        return None  # nodes see no cache either; it is built anew
+        return None  # nodes see no cache either; it is built again
 
 
 def _platforms(place: layout.Layout, record: records.CacheRecord) -> list[str]:
     reader = direct_reader.Reader(place)
-    found = set()
-    for one in record.images:
-        image = reader.image(images.parse_reference(one.ref))
-        found |= {each.platform for each in image.platforms} if image is not None else set()
-    return sorted(found)
+    platforms: set[str] = set()
+    for cached in record.images:
+        image = reader.image(images.parse_reference(cached.ref))
+        platforms |= {each.platform for each in image.platforms} if image is not None else set()
+    return sorted(platforms)
 
 
 def _read(path: pathlib.Path) -> bytes | None:

@@ -1,9 +1,11 @@
-"""What the controller does in the API, one thing each; what was done before is no error."""
+"""The controller's reads and writes in the API server, one method each.
+
+Each may be repeated: what was done before is no error. Steps and upkeep call them.
+"""
 
 import base64
 import binascii
 import contextlib
-import dataclasses
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,15 +15,15 @@ import msgspec
 from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object, pull_permission
-from agent.control.gc import roster
 from agent.control.jobs import job_manifest, job_state
 from agent.model import caches, keys, manifests, pods
 
+_BUILDERS = ",".join(f"{key}={value}" for key, value in keys.BUILDER_LABELS.items())
 _DOCKER_KEYS = (".dockerconfigjson", ".dockercfg")
 
 
 class CannotStart(errors.PermanentError):
-    """A build cannot begin, and whoever wrote its manifest or our settings has to know why."""
+    """A build cannot begin, for a reason in the manifest or in the controller's settings."""
 
 
 class SecretUnusable(CannotStart):
@@ -33,7 +35,7 @@ class SecretUnusable(CannotStart):
 
 
 class ObjectGone(errors.PermanentError):
-    """The object of a cache has been deleted. `name` is its."""
+    """The object of a cache, `name`, has been deleted."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the object {name} is gone")
@@ -41,7 +43,7 @@ class ObjectGone(errors.PermanentError):
 
 
 class Api(Protocol):
-    """What of the API is used: agent.clients.kube.rest_client.Client."""
+    """The methods of agent.clients.kube.rest_client.Client that are used here."""
 
     async def get(
         self, resource: rest_client.Resource, name: str, *, namespace: str = ""
@@ -66,7 +68,12 @@ class Api(Protocol):
         """Change an object by a merge patch."""
 
     def pages(
-        self, resource: rest_client.Resource, *, namespace: str = "", labels: str = ""
+        self,
+        resource: rest_client.Resource,
+        *,
+        namespace: str = "",
+        labels: str = "",
+        metadata_only: bool = False,
     ) -> AsyncIterator[rest_client.Page]:
         """List objects, in parts."""
 
@@ -95,11 +102,11 @@ class Cluster:
         self._namespace = namespace
 
     async def hold(self, cache: cache_object.CacheObject) -> rest_client.Object:
-        """Add our finalizer."""
+        """Add the finalizer."""
         return await self._finalizers(cache, [*cache.finalizers, keys.FINALIZER])
 
     async def release(self, cache: cache_object.CacheObject) -> rest_client.Object:
-        """Remove our finalizer."""
+        """Remove the finalizer."""
         kept = [each for each in cache.finalizers if each != keys.FINALIZER]
         return await self._finalizers(cache, kept)
 
@@ -111,7 +118,7 @@ class Cluster:
     async def write_status(
         self, cache: cache_object.CacheObject, status: Mapping[str, Any]
     ) -> rest_client.Object:
-        """Change parts of the status, if nobody has changed the object meanwhile."""
+        """Change parts of the status, unless the object has changed since it was read."""
         return await self._patch(cache, {}, status=status)
 
     async def _patch(
@@ -136,17 +143,17 @@ class Cluster:
             raise ObjectGone(cache.key.name) from error
 
     async def expire(self, cache: cache_object.CacheObject) -> None:
-        """Delete the object, this one and no later one of its name."""
+        """Delete this object, and not a later one of the same name."""
         try:
             await self._api.delete(resource_of(cache.key), cache.key.name, uid=cache.uid)
         except refusals.NotFound:
             return
 
     async def start(self, body: Mapping[str, Any], secrets: Sequence[str]) -> rest_client.Object:
-        """Make a Job, or go on with making it; with `secrets` (base64) it waits for its Secret.
+        """Create a Job, or finish creating it; with `secrets` (base64) it waits for its Secret.
 
-        Raises CannotStart where the API server does not want it: a quota, a policy, a patch in
-        our settings that makes no sense.
+        Raises CannotStart where the API server refuses it: because of a quota, a policy, or an
+        invalid patch in the controller's settings.
         """
         try:
             return await self._start(body, secrets)
@@ -170,8 +177,37 @@ class Cluster:
             rest_client.JOBS, name, {"spec": {"suspend": False}}, namespace=self._namespace
         )
 
+    async def list_jobs(self) -> AsyncIterator[rest_client.Object]:
+        """The Jobs of all builds."""
+        async for page in self._api.pages(
+            rest_client.JOBS, namespace=self._namespace, labels=_BUILDERS
+        ):
+            for body in page.items:
+                yield body
+
+    async def list_builder_pods(self) -> AsyncIterator[rest_client.Object]:
+        """The pods of all builds."""
+        async for page in self._api.pages(
+            rest_client.PODS, namespace=self._namespace, labels=_BUILDERS
+        ):
+            for body in page.items:
+                yield body
+
+    async def cache_uids(self, group: str) -> dict[str, str]:
+        """The UIDs of the ImageCaches of an API group, by name; {} where the kind is absent."""
+        uids = {}
+        resource = rest_client.Resource(group=group, plural="imagecaches")
+        try:
+            async for page in self._api.pages(resource, metadata_only=True):
+                for raw in page.raw:
+                    meta = msgspec.json.decode(raw, type=_Named).metadata
+                    uids[meta.name] = meta.uid
+        except refusals.NotFound:
+            return {}
+        return uids
+
     async def stop(self, name: str) -> None:
-        """Delete a Job; it is gone when its pod is."""
+        """Delete a Job; it is gone when its pod is gone."""
         try:
             await self._api.delete(
                 rest_client.JOBS, name, namespace=self._namespace, propagation="Foreground"
@@ -180,9 +216,9 @@ class Cluster:
             return
 
     async def reason_of(self, job: str) -> str:
-        """Why the pod of a Job failed, asked now: the watch of pods may lag behind that of Jobs."""
+        """Why a Job's pod failed, read now: the watch of pods may lag behind that of Jobs."""
         selector = f"{keys.JOB_NAME}={job}"
-        # The last one has made it fail: those before it were evicted, or had to leave a node.
+        # The last pod made the Job fail; those before it were evicted or drained.
         reasons = [
             (body["metadata"].get("creationTimestamp", ""), job_state.reason_of_pod(body))
             async for page in self._api.pages(
@@ -200,7 +236,7 @@ class Cluster:
             return
 
     async def origin_problem(self, cache: cache_object.CacheObject) -> str:
-        """Why an automatic cache may not use the Secrets that it names; "": it may."""
+        """Why an automatic cache may not use the Secrets that it names; "" where it may."""
         origin = cache.origin
         if (wrong := pull_permission.problem(cache)) or origin is None:
             return wrong
@@ -220,18 +256,18 @@ class Cluster:
 
     async def _pull_secret(self, name: caches.SecretName) -> str:
         try:
-            found = await self._api.get(rest_client.SECRETS, name.name, namespace=name.namespace)
+            secret = await self._api.get(rest_client.SECRETS, name.name, namespace=name.namespace)
         except refusals.NotFound as error:
             raise SecretUnusable(str(name), "does not exist") from error
         except refusals.Denied as error:
             raise SecretUnusable(str(name), f"may not be read: {error}") from error
-        data = found.get("data") or {}
+        data = secret.get("data") or {}
         for key in _DOCKER_KEYS:
             if key in data:
                 if not _is_docker_config(data[key]):
                     raise SecretUnusable(str(name), f"has no docker config in {key}")
                 return str(data[key])
-        kind = found.get("type", "Opaque")
+        kind = secret.get("type", "Opaque")
         raise SecretUnusable(
             str(name), f"is of type {kind}: it has to be kubernetes.io/dockerconfigjson"
         )
@@ -244,37 +280,10 @@ def _is_docker_config(encoded: str) -> bool:
         return False
 
 
-class _NodeMeta(msgspec.Struct):
+class _Meta(msgspec.Struct):
     name: str
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
+    uid: str = ""
 
 
-class _Node(msgspec.Struct):
-    metadata: _NodeMeta
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class NodeList:
-    """The nodes as the collector wants them, and the platforms that they have."""
-
-    nodes: Sequence[roster.Node]
-    platforms: tuple[str, ...]
-
-
-async def list_nodes(client: rest_client.Client) -> NodeList:
-    """Ask for all nodes, without their status."""
-    nodes = []
-    platforms = set()
-    async for page in client.pages(rest_client.NODES, metadata_only=True):
-        for raw in page.raw:
-            try:
-                meta = msgspec.json.decode(raw, type=_Node).metadata
-            except msgspec.DecodeError as error:
-                raise refusals.Unavailable(f"a node cannot be read: {error}") from error
-            nodes.append(roster.node_of(meta.name, meta.annotations or {}))
-            labels = meta.labels or {}
-            architecture = labels.get("kubernetes.io/arch", "")
-            if architecture and labels.get("kubernetes.io/os", "linux") == "linux":
-                platforms.add(f"linux/{architecture}")
-    return NodeList(nodes, tuple(sorted(platforms)))
+class _Named(msgspec.Struct):
+    metadata: _Meta

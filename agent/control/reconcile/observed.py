@@ -1,37 +1,103 @@
-"""What the API server has told of caches, builds and nodes: kept here, written by nobody else.
+"""The caches, builds and platforms as the watches of the API server last showed them.
 
-Steps read from here, so that a restarted controller asks once for all of a kind and
-not for each object.
+Watches deliver changes here; the keys of the caches that a change concerns go into the queue.
+Steps read from here, so that a restarted controller lists each kind once and does not ask for
+each object. Nothing else keeps objects between two steps.
 """
 
 import dataclasses
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from agent.control.caches import cache_object
 from agent.control.jobs import job_state
+from agent.control.reconcile import work_queue
 from agent.model import keys
+
+logger = logging.getLogger(__name__)
 
 Object = Mapping[str, Any]
 
 
-class Knowledge:
-    """Caches by their key, Jobs and what their pods say by the Job's name."""
+class Observed:
+    """Caches by their key, Jobs and what their pods report by the Job's name."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: work_queue.Queue[cache_object.Key]) -> None:
+        self._queue = queue
         self.caches: dict[cache_object.Key, cache_object.CacheObject] = {}
         self._jobs: dict[str, job_state.Job] = {}
         self._reasons: dict[str, str] = {}
         self._setbacks: dict[str, str] = {}
         self.platforms: tuple[str, ...] = ()
 
+    def deliver(self, plural: str, kind: str | None, body: Object) -> None:
+        """Take in an event of a watch: `kind` is ADDED, MODIFIED, DELETED, or None for listed."""
+        deleted = kind == "DELETED"
+        if plural == "imagecaches":
+            self._deliver_cache(body, deleted=deleted)
+        elif plural == "jobs":
+            self.deliver_job(body, deleted=deleted)
+        elif not deleted:
+            job = self.put_pod(body)
+            if job is not None:
+                self._queue_owner(job)
+
+    def _deliver_cache(self, body: Object, *, deleted: bool) -> None:
+        key = cache_object.key_of(body)
+        if deleted:
+            self.drop_cache(key, body["metadata"]["uid"])
+        else:
+            before = self.caches.get(key)
+            if self.put_cache(body) is not before:
+                self._queue.add(key)
+
+    def deliver_job(self, body: Object, *, deleted: bool = False) -> None:
+        """Take in a Job as it is now; where it has changed, its cache is due."""
+        before = self.job(body["metadata"]["name"])
+        job = self.put_job(body)
+        if deleted:
+            self.end_job(job.name)
+        elif job != before:
+            self._queue_owner(job)
+            if not job.active:
+                self._queue_waiting()
+
+    def end_job(self, name: str) -> None:
+        """A Job is gone: its cache is due, and so are those that wait for a slot."""
+        job = self._jobs.get(name)
+        self.drop_job(name)
+        if job is not None:
+            self._queue_owner(job)
+            self._queue_waiting()
+
+    def put_platforms(self, platforms: tuple[str, ...]) -> None:
+        """Take in what the nodes have; where that has changed, all caches are due."""
+        if platforms == self.platforms:
+            return
+        logger.info("platforms", extra={"platforms": list(platforms)})
+        self.platforms = platforms
+        for key in self.caches:
+            self._queue.add(key)
+
+    def _queue_owner(self, job: job_state.Job) -> None:
+        key = cache_object.Key(*job.owner.partition("/")[::2])
+        if key in self.caches:
+            self._queue.add(key)
+
+    def _queue_waiting(self) -> None:
+        """The caches that may wait for a build to end, the oldest first."""
+        waiting = [cache for cache in self.caches.values() if not cache.state.serving]
+        for cache in sorted(waiting, key=lambda cache: cache.created):
+            self._queue.add(cache.key)
+
     def put_cache(self, body: Object) -> cache_object.CacheObject:
         """Take in an object as it is now; one that is older than what is known changes nothing."""
-        found = cache_object.parse(body)
-        known = self.caches.get(found.key)
-        if known is None or known.uid != found.uid or not _older(found.version, known.version):
-            self.caches[found.key] = found
-        return self.caches[found.key]
+        cache = cache_object.parse(body)
+        known = self.caches.get(cache.key)
+        if known is None or known.uid != cache.uid or not _older(cache.version, known.version):
+            self.caches[cache.key] = cache
+        return self.caches[cache.key]
 
     def drop_cache(self, key: cache_object.Key, uid: str = "") -> None:
         """The object is gone; another of its name may be there already."""
@@ -54,14 +120,14 @@ class Knowledge:
         self._setbacks.pop(name, None)
 
     def explain_job(self, name: str, reason: str) -> None:
-        """Take in why a Job failed, as its pod says; "": the pod is gone, or says nothing."""
+        """Take in why a Job failed, by its pods; "": the pods are gone, or give no reason."""
         job = self._jobs.get(name)
         if job is not None:
             self._reasons[name] = reason
             self._jobs[name] = dataclasses.replace(job, reason=reason or job.reason, explained=True)
 
     def put_pod(self, body: Object) -> job_state.Job | None:
-        """Take in a builder's pod: what it says belongs to its Job."""
+        """Take in a builder's pod: the reason that it gives belongs to its Job."""
         name = (body["metadata"].get("labels") or {}).get(keys.JOB_NAME, "")
         reason = job_state.reason_of_pod(body)
         job = self._jobs.get(name)
@@ -75,13 +141,13 @@ class Knowledge:
         if job is None:
             return None
         if not job.succeeded:
-            told = self._reasons.get(name, "")
+            current = self._reasons.get(name, "")
             # Of a Job that goes on, the reason was that of a pod before this one.
             before, explained = (job.reason, job.explained) if job.failed else ("", False)
             job = dataclasses.replace(
                 job,
-                reason=told or before,
-                explained=explained or bool(told),
+                reason=current or before,
+                explained=explained or bool(current),
                 setback=self._setbacks.get(name, ""),
             )
             self._jobs[name] = job
@@ -100,27 +166,16 @@ class Knowledge:
         return set(self._jobs)
 
     def building(self, starting: Collection[str] = ()) -> int:
-        """How many builds run, or are about to: also of the Jobs that are being made."""
+        """How many builds run, or are about to: also of the Jobs that are being created."""
         new = sum(name not in self._jobs for name in starting)
         return new + sum(job.active for job in self._jobs.values())
 
     def building_for(self, group: str) -> Iterator[tuple[str, cache_object.Key]]:
-        """The Jobs that are active for objects of a group, and whose they are."""
+        """The active Jobs for objects of an API group, and the keys of these objects."""
         for name, job in list(self._jobs.items()):
             owner = cache_object.Key(*job.owner.partition("/")[::2])
             if job.active and not job.deleting and owner.group == group:
                 yield name, owner
-
-    def waiting(self) -> Iterator[cache_object.Key]:
-        """The caches that may wait for a build to end, the oldest first."""
-        waiting = [cache for cache in self.caches.values() if not cache.state.serving]
-        yield from (cache.key for cache in sorted(waiting, key=lambda cache: cache.created))
-
-    def key_of(self, job: job_state.Job) -> cache_object.Key | None:
-        """Whose build a Job is."""
-        group, _, name = job.owner.partition("/")
-        key = cache_object.Key(group, name)
-        return key if key in self.caches else None
 
 
 def _older(version: str, than: str) -> bool:

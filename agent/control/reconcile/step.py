@@ -1,7 +1,7 @@
-"""One step for one cache: look, decide, act, write the status, one sentence about it.
+"""One step for one cache: read, decide, act, write the status, one sentence about it.
 
-Each act may be the last one: whatever is left is found by the next step, of this
-controller or of another one.
+The controller may end after any action: the next step, of this controller or of another one,
+finds what is left to do.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ from agent import errors, metrics
 from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.decisions import building, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
-from agent.control.objects import cache_events
 from agent.control.reconcile import cache_store, cluster, observed
 from agent.model import times
 
@@ -27,43 +26,60 @@ class Holders(Protocol):
         """Have a round soon."""
 
     def holders(self, cache_id: str, layers: Sequence[str] = ()) -> str:
-        """A sentence about who holds a cache's layers; "" where nobody is known to."""
+        """A sentence about the holders of a cache's layers; "" where none is known."""
+
+
+class Events(Protocol):
+    """Where events of a cache go (agent.control.objects.cache_events.CacheEvents)."""
+
+    def emit(self, cache: cache_object.CacheObject, event: outcome.Event) -> None:
+        """Take an event; it is written later."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What a step reads and writes with."""
+
+    api: cluster.Cluster
+    store: cache_store.CacheStore
+    holders: Holders
+    events: Events
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What builds have in common, the rules, and how many builds run at a time."""
+
+    template: job_manifest.Template
+    rules: retention.Rules
+    parallel: int
 
 
 class Reconciler:
-    """Does steps for the caches in `known`."""
+    """Does steps for the caches in `view`."""
 
     def __init__(
         self,
+        view: observed.Observed,
+        tools: Tools,
+        settings: Settings,
         *,
-        known: observed.Knowledge,
-        api: cluster.Cluster,
-        store: cache_store.Storage,
-        holders: Holders,
-        teller: cache_events.CacheEvents,
-        template: job_manifest.Template,
-        rules: retention.Rules,
-        parallel: int,
-        wall_clock: times.Clock = times.now,
+        clock: times.Clock = times.now,
     ) -> None:
-        self._known = known
-        self._api = api
-        self._store = store
-        self._holders = holders
-        self._teller = teller
-        self._template = template
-        self._rules = rules
-        self._parallel = parallel
-        self._wall_clock = wall_clock
+        self._view = view
+        self._tools = tools
+        self._settings = settings
+        self._clock = clock
         self._starting: set[str] = set()
 
     async def step(self, key: cache_object.Key) -> float | None:
-        """Do what is next for a cache; seconds until the next look, None: when it changes."""
-        cache = self._known.caches.get(key)
+        """Do what is next for a cache; seconds until the next step, None: when it changes."""
+        cache = self._view.caches.get(key)
         if cache is None:
             return None
+        rules = self._settings.rules
         seen = await self._look(cache)
-        decision = cache_decision.decide(cache, seen, self._rules)
+        decision = cache_decision.decide(cache, seen, rules)
         # Nothing is awaited since the slots were counted: this build has its own from now on.
         begun = {each.subject for each in decision.actions if each.verb is outcome.Verb.START}
         self._starting |= begun
@@ -73,66 +89,70 @@ class Reconciler:
         except cluster.CannotStart as error:
             known = dataclasses.replace(cache.state, verified=decision.state.verified)
             cache = dataclasses.replace(cache, state=known)
-            decision = building.cannot_begin(cache, str(error), seen=seen, rules=self._rules)
-            decision = cache_decision.dated(cache, decision, seen, self._rules)
+            decision = building.cannot_begin(cache, str(error), seen=seen, rules=rules)
+            decision = cache_decision.dated(cache, decision, seen, rules)
             written = await self._write(cache, decision)
         except cluster.ObjectGone:
-            return None  # while we looked; the watch says so in a moment
+            return None  # deleted meanwhile; the watch delivers that in a moment
         finally:
             self._starting -= begun
         for event in decision.events:
-            self._teller.emit(cache, event)
+            self._tools.events.emit(cache, event)
         await self._act_all(written, decision.afterwards, seen)
         if decision.sentence != cache.state.message:
             logger.info("reconciled", extra={"cache": key.name, "outcome": decision.sentence})
         return decision.again
 
     async def _look(self, cache: cache_object.CacheObject) -> outcome.Seen:
-        platforms = cache_decision.platforms_of(cache, self._known.platforms)
+        platforms = cache_decision.platforms_of(cache, self._view.platforms)
         name = job_manifest.name_of(cache, platforms) if cache.request is not None else ""
-        job = self._known.job(name)
+        job = self._view.job(name)
         if job is not None and job.failed and not job.explained:
-            self._known.explain_job(name, await self._api.reason_of(name))
-        asked = cache.unverified and cache.deleted is None
-        mine = self._known.jobs_of(cache.cache_id)
+            self._view.explain_job(name, await self._tools.api.reason_of(name))
+        unverified = cache.unverified and cache.deleted is None
+        jobs = self._view.jobs_of(cache.cache_id)
         seen = outcome.Seen(
-            now=self._wall_clock().replace(microsecond=0),
-            jobs=mine,
-            platforms=self._known.platforms,
-            origin=await self._api.origin_problem(cache) if asked else None,
+            now=self._clock().replace(microsecond=0),
+            jobs=jobs,
+            platforms=self._view.platforms,
+            origin=await self._tools.api.origin_problem(cache) if unverified else None,
         )
-        going, holders = False, ""
         try:
-            found = await self._store.look(
-                cache.cache_id,
-                job=name if name in mine else "",
-                detail=cache.state.build.spec != cache.spec_hash,
-            )
-            if cache.deleted is not None and found.stored is None:
-                going = await self._store.is_going(cache.cache_id)
-                holders = self._holders.holders(cache.cache_id)
+            return await self._look_in_store(cache, seen, job=name if name in jobs else "")
         except cache_store.StoreAway as error:
             return dataclasses.replace(seen, problem=error.reason)
+
+    async def _look_in_store(
+        self, cache: cache_object.CacheObject, seen: outcome.Seen, *, job: str
+    ) -> outcome.Seen:
+        store = self._tools.store
+        content = await store.look(
+            cache.cache_id, job=job, detail=cache.state.build.spec != cache.spec_hash
+        )
+        going, holders = False, ""
+        if cache.deleted is not None and content.stored is None:
+            going = await store.is_going(cache.cache_id)
+            holders = self._tools.holders.holders(cache.cache_id)
         return dataclasses.replace(
             seen,
-            stored=found.stored,
+            stored=content.stored,
             going=going,
-            report=found.report,
+            report=content.report,
             holders=holders,
-            slot=self._known.building(self._starting) < self._parallel,
+            slot=self._view.building(self._starting) < self._settings.parallel,
         )
 
     async def _write(
         self, cache: cache_object.CacheObject, decision: outcome.Decision
     ) -> cache_object.CacheObject:
-        """Write what of the status has changed; nothing where nothing has."""
-        if cache.key not in self._known.caches:
+        """Write those parts of the status that have changed, if any."""
+        if cache.key not in self._view.caches:
             return cache
         patch = status_format.patch_of(decision.state, cache.dialect, cache.status)
         if not patch:
             return cache
         before, after = cache.state.phase, decision.state.phase
-        written = self._known.put_cache(await self._api.write_status(cache, patch))
+        written = self._view.put_cache(await self._tools.api.write_status(cache, patch))
         if after is not None and before is not after and after in _COUNTED:
             metrics.built(_COUNTED[after])
         return written
@@ -147,44 +167,48 @@ class Reconciler:
     async def _act(
         self, cache: cache_object.CacheObject, action: outcome.Action, seen: outcome.Seen
     ) -> cache_object.CacheObject:
+        api = self._tools.api
         match action.verb:
             case outcome.Verb.HOLD:
-                return self._known.put_cache(await self._api.hold(cache))
+                return self._view.put_cache(await api.hold(cache))
             case outcome.Verb.START:
                 await self._start(cache, seen)
             case outcome.Verb.STOP:
-                await self._api.stop(action.subject)
+                await api.stop(action.subject)
             case outcome.Verb.SETTLE:
                 await self._settle(cache, action.subject)
             case outcome.Verb.REMOVE:
-                await self._store.remove(cache.cache_id)
-                self._holders.ask()
+                await self._tools.store.remove(cache.cache_id)
+                self._tools.holders.ask()
             case outcome.Verb.RELEASE:
-                await self._api.release(cache)
-                self._known.drop_cache(cache.key, cache.uid)
+                await api.release(cache)
+                self._view.drop_cache(cache.key, cache.uid)
             case outcome.Verb.EXPIRE:
-                await self._api.expire(cache)
+                await api.expire(cache)
         return cache
 
     async def _start(self, cache: cache_object.CacheObject, seen: outcome.Seen) -> None:
         request = cache.request
         assert request is not None
-        secrets = await self._api.pull_secrets(request.pull_secrets)
+        secrets = await self._tools.api.pull_secrets(request.pull_secrets)
         body = job_manifest.manifest(
             cache,
             request,
             cache_decision.platforms_of(cache, seen.platforms),
-            template=self._template,
+            template=self._settings.template,
         )
-        await self._store.begin(body["metadata"]["name"])
-        self._known.put_job(await self._api.start(body, secrets))
+        await self._tools.store.begin(body["metadata"]["name"])
+        self._view.put_job(await self._tools.api.start(body, secrets))
 
     async def _settle(self, cache: cache_object.CacheObject, job: str) -> None:
-        """What is left behind here goes with the Job, or is swept: no step fails for it."""
+        """Remove the Secret and the report of a Job; no step fails for it.
+
+        What is left behind goes with the Job, or is swept.
+        """
         try:
             if cache.request is not None and cache.request.pull_secrets:
-                await self._api.forget_secret(job)
-            await self._store.settle(job)
+                await self._tools.api.forget_secret(job)
+            await self._tools.store.settle(job)
         except errors.AgentError as error:
             logger.info("left behind", extra={"job": job, "reason": str(error)})
 

@@ -1,7 +1,7 @@
-"""A queue of keys with due times: one step at a time for each, several keys side by side.
+"""A queue of keys with due times: one step at a time for each key, several keys in parallel.
 
-A key that is added while its step runs gets another step afterwards: what has changed
-meanwhile is seen. A step that fails is repeated, later each time.
+A key that is added while its step runs gets another step afterwards, which sees what has
+changed meanwhile. A step that fails is repeated, with a longer pause each time.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _DELAYS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
 class Queue(Generic[Key]):
-    """Keys that are to be looked at."""
+    """Keys that wait for their step."""
 
     def __init__(self, delays: Sequence[float] = _DELAYS) -> None:
         self._delays = delays
@@ -34,7 +34,7 @@ class Queue(Generic[Key]):
         self._changed = asyncio.Event()
 
     def add(self, key: Key, delay: float = 0.0) -> None:
-        """Have a step for a key after so many seconds, or sooner where one is due sooner."""
+        """Schedule a step for a key after `delay` seconds; an earlier one stays as it is."""
         at = asyncio.get_running_loop().time() + delay
         if at < self._due.get(key, float("inf")):
             self._due[key] = at
@@ -49,7 +49,7 @@ class Queue(Generic[Key]):
         return not self._busy and all(at > now for at in self._due.values())
 
     async def run(self, step: Callable[[Key], Awaitable[float | None]]) -> None:
-        """Do steps for ever. A step returns after how many seconds to look again, or None."""
+        """Do steps for ever. A step returns the seconds until its next one, or None."""
         while True:
             key = await self._next()
             self._busy.add(key)
@@ -60,7 +60,7 @@ class Queue(Generic[Key]):
                 again = self._later(key, error)
                 metrics.reconciled(time.monotonic() - began, failed=True)
             except Exception as error:
-                # A bug that one object brings to light must not cost all others their controller.
+                # A bug that one object brings to light must not end the controller of all others.
                 logger.exception("a step failed by a bug", extra={"key": str(key)})
                 again = self._later(key, error)
                 metrics.reconciled(time.monotonic() - began, failed=True)
@@ -88,8 +88,8 @@ class Queue(Generic[Key]):
 
     def _take(self, now: float) -> tuple[Key | None, float | None]:
         """The first key that is due and not busy; else how long to wait for one."""
-        passed = []
-        found: Key | None = None
+        busy = []
+        first: Key | None = None
         wait = None
         while self._heap:
             at, _, key = self._heap[0]
@@ -101,14 +101,14 @@ class Queue(Generic[Key]):
             else:
                 entry = heapq.heappop(self._heap)
                 if key in self._busy:
-                    passed.append(entry)
+                    busy.append(entry)
                 else:
-                    found = key
+                    first = key
                     del self._due[key]
                     break
-        for entry in passed:
+        for entry in busy:
             heapq.heappush(self._heap, entry)
-        return found, wait
+        return first, wait
 
     def _later(self, key: Key, error: Exception) -> float:
         # One process, which takes one step after the other: there is nothing to spread.

@@ -1,4 +1,4 @@
-"""What the leader finds by its lists: what watches have missed, and what is too much. Fake time."""
+"""The leader's lists: what watches have missed, and automatic caches beyond their number."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,8 @@ import pytest
 from agent.clients.kube import rest_client
 from agent.control.caches import cache_object
 from agent.control.decisions import outcome, retention
-from agent.control.reconcile import cluster, dispatch, observed
+from agent.control.gc import node_list
+from agent.control.reconcile import cluster, observed, upkeep, work_queue
 from agent.model import caches, images, keys
 
 pytestmark = pytest.mark.looptime
@@ -70,24 +71,24 @@ def job(name: str, cache: dict[str, Any]) -> dict[str, Any]:
 
 
 class Leader:
-    """A leader that runs; `stepped` are the objects that were looked at."""
+    """A leader that runs; `stepped` are the names of the objects whose steps were done."""
 
     def __init__(self, client: Client, *, auto_caches: int = 100) -> None:
-        self.client: Any = client
-        self.known = observed.Knowledge()
+        any_client: Any = client
+        self.queue: work_queue.Queue[cache_object.Key] = work_queue.Queue()
+        self.view = observed.Observed(self.queue)
         self.stepped: list[str] = []
-        self.told: list[tuple[str, outcome.Event]] = []
-        self.leader = dispatch.Leader(
-            self.client,
-            cluster.Cluster(self.client, namespace="system"),
-            self.known,
-            namespace="system",
-            rules=retention.Rules(auto_caches=auto_caches),
-            teller=self,
+        self.emitted: list[tuple[str, outcome.Event]] = []
+        self.upkeep = upkeep.Upkeep(
+            cluster.Cluster(any_client, namespace="system"),
+            self.view,
+            node_list.Nodes(any_client, self.view),
+            self,
+            retention.Rules(auto_caches=auto_caches),
         )
 
     def emit(self, cache: cache_object.CacheObject, event: outcome.Event) -> None:
-        self.told.append((cache.key.name, event))
+        self.emitted.append((cache.key.name, event))
 
     async def step(self, key: cache_object.Key) -> float | None:
         self.stepped.append(key.name)
@@ -95,9 +96,10 @@ class Leader:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        await self.leader.prime()
+        await self.upkeep.prime()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in self.leader.services(self.step).values()]
+            services = [self.upkeep.run(), self.upkeep.run_counts(), self.queue.run(self.step)]
+            tasks = [group.create_task(one) for one in services]
             yield
             for task in tasks:
                 task.cancel()
@@ -107,7 +109,7 @@ def name_of(cache: dict[str, Any]) -> str:
     return str(cache["metadata"]["name"])
 
 
-async def test_of_too_many_automatic_caches_those_go_that_were_not_used_for_the_longest() -> None:
+async def test_of_too_many_automatic_caches_those_not_used_for_the_longest_are_deleted() -> None:
     made = [
         automatic("never"),
         automatic("lately", "2026-03-01T00:00:00Z"),
@@ -118,50 +120,50 @@ async def test_of_too_many_automatic_caches_those_go_that_were_not_used_for_the_
     one = Leader(client, auto_caches=1)
     async with one.running():
         for each in made:
-            one.leader.deliver("imagecaches", "ADDED", each)
+            one.view.deliver("imagecaches", "ADDED", each)
         await asyncio.sleep(61)
 
-        # They hang, each by its finalizer: that is no news.
+        # Each hangs by its finalizer: no second event.
         await asyncio.sleep(60)
 
     gone = [name_of(made[0]), name_of(made[2])]
     assert client.deleted == [f"imagecaches/{name}" for name in gone] * 2
-    assert [(name, event.reason) for name, event in one.told] == [
+    assert [(name, event.reason) for name, event in one.emitted] == [
         (each, "Evicted") for each in gone
     ]
-    assert "more than 1 automatic caches" in one.told[0][1].message
-    assert one.told[0][1].message.endswith("never used.")
-    assert one.told[1][1].message.endswith("last used at 2026-02-01 00:00 UTC.")
+    assert "more than 1 automatic caches" in one.emitted[0][1].message
+    assert one.emitted[0][1].message.endswith("never used.")
+    assert one.emitted[1][1].message.endswith("last used at 2026-02-01 00:00 UTC.")
 
 
-async def test_an_object_that_went_unseen_takes_its_build_along() -> None:
-    """Somebody took our finalizer off while no watch was there."""
+async def test_the_build_of_an_object_that_was_deleted_unseen_is_stopped() -> None:
+    """A person removed the finalizer while no watch was open."""
     kept, gone = automatic("kept"), automatic("gone")
     client = Client()
     client.there = {"imagecaches": [kept, gone], "jobs": [job("j-1", kept), job("j-2", gone)]}
     one = Leader(client)
     async with one.running():
         for each in (kept, gone):
-            one.leader.deliver("imagecaches", "ADDED", each)
+            one.view.deliver("imagecaches", "ADDED", each)
         client.there["imagecaches"] = [kept]
         await asyncio.sleep(61)
 
-    assert [key.name for key in one.known.caches] == [name_of(kept)]
+    assert [key.name for key in one.view.caches] == [name_of(kept)]
     assert client.deleted == ["jobs/j-2"]
 
 
-async def test_a_build_that_ended_unseen_is_looked_after() -> None:
+async def test_a_build_that_ended_unseen_frees_its_slot() -> None:
     cache = automatic("1")
     client = Client()
     client.there = {"imagecaches": [cache], "jobs": [job("j-1", cache)]}
     one = Leader(client)
     async with one.running():
-        one.leader.deliver("imagecaches", "ADDED", cache)
+        one.view.deliver("imagecaches", "ADDED", cache)
         await asyncio.sleep(1)
-        assert one.known.building() == 1
+        assert one.view.building() == 1
         before = len(one.stepped)
         client.there["jobs"] = []
         await asyncio.sleep(61)
-        assert one.known.building() == 0
+        assert one.view.building() == 0
 
-    assert len(one.stepped) > before, "whoever waits for a slot is looked at"
+    assert len(one.stepped) > before, "a cache that waits for a slot has its step"

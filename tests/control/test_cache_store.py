@@ -29,14 +29,14 @@ def place(tmp_path: pathlib.Path) -> layout.Layout:
 
 
 @pytest.fixture
-async def store(place: layout.Layout) -> AsyncIterator[cache_store.Storage]:
+async def store(place: layout.Layout) -> AsyncIterator[cache_store.CacheStore]:
     async with workers.Pool(
         "agent.control.reconcile.cache_store", name="a test", size=1, packages=True
     ) as pool:
-        yield cache_store.Storage(str(place.root), pool, deadline=10)
+        yield cache_store.CacheStore(str(place.root), pool, deadline=10)
 
 
-async def look(store: cache_store.Storage, cache_id: str, job: str = "") -> cache_store.Found:
+async def look(store: cache_store.CacheStore, cache_id: str, job: str = "") -> cache_store.Content:
     return await store.look(cache_id, job=job, detail=True)
 
 
@@ -47,30 +47,34 @@ async def test_a_store_that_hangs_costs_a_worker_and_no_more(place: layout.Layou
     async with workers.Pool(
         "agent.control.reconcile.cache_store", name="a test", size=1, packages=True
     ) as pool:
-        hasty = cache_store.Storage(str(place.root), pool, deadline=3)
+        hasty = cache_store.CacheStore(str(place.root), pool, deadline=3)
 
         with pytest.raises(cache_store.StoreAway, match="did not answer within 3 s"):
             await look(hasty, "imc-hangs")
         # A new worker has to start first, and Python takes its time on a loaded machine.
-        patient = cache_store.Storage(str(place.root), pool, deadline=60)
+        patient = cache_store.CacheStore(str(place.root), pool, deadline=60)
         assert (await look(patient, "imc-alive")).stored is not None
 
 
-async def test_what_there_is_of_a_cache(place: layout.Layout, store: cache_store.Storage) -> None:
-    assert await look(store, "imc-aaa") == cache_store.Found(None, None)
+async def test_what_there_is_of_a_cache(
+    place: layout.Layout, store: cache_store.CacheStore
+) -> None:
+    assert await look(store, "imc-aaa") == cache_store.Content(None, None)
 
     writer.publish_cache(place, record("imc-aaa"))
     found = (await look(store, "imc-aaa")).stored
     assert (found.record, found.platforms) == (record("imc-aaa"), ())
     assert await store.remove("imc-aaa") == (DIGEST,)
-    assert await look(store, "imc-aaa") == cache_store.Found(None, None)
+    assert await look(store, "imc-aaa") == cache_store.Content(None, None)
     assert await store.is_going("imc-aaa")
     assert not await store.is_going("imc-bbb")
     assert await store.remove("imc-aaa") == ()
     assert list(place.cache_records.iterdir()) == []
 
 
-async def test_a_damaged_record_is_a_miss(place: layout.Layout, store: cache_store.Storage) -> None:
+async def test_a_damaged_record_is_a_miss(
+    place: layout.Layout, store: cache_store.CacheStore
+) -> None:
     place.cache_record("imc-aaa").write_text("{")
 
     assert (await look(store, "imc-aaa")).stored is None
@@ -79,7 +83,7 @@ async def test_a_damaged_record_is_a_miss(place: layout.Layout, store: cache_sto
 
 
 async def test_a_report_from_its_beginning_to_its_end(
-    place: layout.Layout, store: cache_store.Storage
+    place: layout.Layout, store: cache_store.CacheStore
 ) -> None:
     await store.begin("job-1")
     assert (await look(store, "imc-aaa", "job-1")).report == reports.Report()
@@ -101,7 +105,7 @@ async def test_a_folder_that_is_no_store_says_so(tmp_path: pathlib.Path) -> None
     async with workers.Pool(
         "agent.control.reconcile.cache_store", name="a test", size=1, packages=True
     ) as pool:
-        store = cache_store.Storage(str(tmp_path / "other"), pool)
+        store = cache_store.CacheStore(str(tmp_path / "other"), pool)
 
         with pytest.raises(cache_store.StoreAway, match="not empty"):
             await store.prepare("lz4")
