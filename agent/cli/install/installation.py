@@ -29,7 +29,7 @@ from agent.control.objects import operation_lock
 from agent.model import keys
 from agent.ucloud import accelerated_objects, protocol
 
-MANIFESTS = pathlib.Path(__file__).with_name("manifests")
+MANIFESTS = pathlib.Path(__file__).parent.with_name("manifests")
 OVERLAYS = ("runtimeclass", "default-snapshotter")
 
 _NFS = re.compile(r"(?P<server>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<path>/\S*)")
