@@ -202,6 +202,31 @@ def test_the_store_s_address_is_that_of_the_settings(tmp_path: pathlib.Path) -> 
     assert volume["nfs"] == {"server": "10.0.0.9", "path": "/images"}
 
 
+def test_the_controller_reads_the_settings_of_the_config_map(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = rendering.write(tmp_path, "runtimeclass", "controller", "api")
+    own = yaml.safe_load(path.read_text())
+    setting = {"name": "uimgacc", "namespace": "uimgacc-system", "behavior": "merge"}
+    literals = ["UIMGACC_PLAIN_HTTP=r.example:5000", "UIMGACC_PARALLEL_BUILDS=9"]
+    own["configMapGenerator"] = [{**setting, "literals": literals}]
+    path.write_text(yaml.safe_dump(own))
+    rendered = rendering.render(tmp_path)
+    deployment = rendering.only(rendered, "Deployment", "uimgacc-controller")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    for name, value in rendering.settings(rendered, container).items():
+        monkeypatch.setenv(name, value)
+
+    wanted = controller_flags.parse(container["args"][1:])
+
+    assert wanted.plain_http_registries == ("r.example:5000",)
+    assert wanted.parallel_builds == 9
+    # Settings of the agents in the same ConfigMap do not move what the Deployment fixes.
+    assert wanted.listen == "0.0.0.0:9467"
+    assert wanted.api_listen == "0.0.0.0:9468"
+    assert wanted.nfs == "nfs.example.internal:/uimgacc"
+
+
 def test_a_controller_without_the_store_in_its_pod_says_so() -> None:
     settings = controller_flags.parse(["--store=/elsewhere", "--pod=p"])
 
