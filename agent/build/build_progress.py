@@ -26,18 +26,31 @@ class Meter:
         self._images = list(dict.fromkeys(images))
         self._layers: dict[str, tuple[float, int]] = {}
         self._at = 0
+        self._step = "asking the registry"
+        self._retry = ""
         self.percent = 0
-        self.step = "asking the registry"
 
     @property
     def done(self) -> list[str]:
         """The images that are finished: those before the one at work."""
         return self._images[: self._at]
 
+    @property
+    def step(self) -> str:
+        """What is done at the moment, and why it does not go on where it does not."""
+        if not self._retry:
+            return self._step
+        return f"{self._step}; no usable answer yet from {self._retry}"
+
+    def retry(self, reason: str) -> None:
+        """Note which request to a registry is repeated, and why, until a layer makes progress."""
+        self._retry = reason
+
     def __call__(self, progress: layer_build.Progress) -> None:
         """Take note of one layer."""
         if progress.image not in self._images:
             return
+        self._retry = ""
         at = self._images.index(progress.image)
         if at != self._at:
             self._at = at
@@ -51,4 +64,4 @@ class Meter:
         percent = int(100 * (at + part) / len(self._images))
         self.percent = max(self.percent, min(99, percent))
         finished = sum(share == 1.0 for share, _ in self._layers.values())
-        self.step = f"{progress.image}: {finished} of {len(self._layers)} layers are there"
+        self._step = f"{progress.image}: {finished} of {len(self._layers)} layers are there"

@@ -175,7 +175,9 @@ async def _build(wanted: Wanted, reporter: _Reporter) -> records.CacheRecord:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     try:
-        return await builder.build(wanted.settings, wanted.request, on_progress=reporter.meter)
+        registries = dataclasses.replace(wanted.settings.registries, on_retry=reporter.meter.retry)
+        settings = dataclasses.replace(wanted.settings, registries=registries)
+        return await builder.build(settings, wanted.request, on_progress=reporter.meter)
     except asyncio.CancelledError:
         raise Stopped from None
 

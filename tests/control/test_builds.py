@@ -1,6 +1,8 @@
 """Builds on a cluster, as its users need them: tags that move, nodes of two kinds, dying Jobs."""
 
+import socket
 import sys
+import types
 
 import pytest
 import yaml
@@ -140,6 +142,25 @@ def test_a_cluster_of_two_kinds_of_nodes_gets_the_platforms_of_both(plane) -> No
     assert platforms(plane, "lab/multi:1") == ["linux/amd64", "linux/arm64"]
     assert plane.wait(own, "Ready")["build"]["platforms"] == ["linux/amd64"]
     assert platforms(plane, "lab/gzip:1") == ["linux/amd64"]
+
+
+def test_a_registry_that_refuses_connections_is_named_within_seconds(plane) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        host = f"127.0.0.1:{reserved.getsockname()[1]}"
+        plane.server = types.SimpleNamespace(address=host)
+        plane.controller()
+        key = plane.apply("away", "team/app:1")
+
+        def says_why() -> bool:
+            message = plane.status(key).get("message", "")
+            return f"http://{host}/v2/team/app" in message and "Connect call failed" in message
+
+        apis.wait_until(says_why, seconds=60)
+        status = plane.status(key)
+
+    assert status["phase"] == "Creating"
+    assert status["message"].startswith("It is being built: asking the registry; no usable answer")
 
 
 # Before, not after: of layers that are published side by side none is the only one.

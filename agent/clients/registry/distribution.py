@@ -118,6 +118,9 @@ class Options:
     delays: tuple[float, ...] = backoff.DELAYS
     """Seconds between tries; the last one repeats."""
 
+    on_retry: Callable[[str], None] = lambda _: None
+    """Called with the reason before each pause between two tries; it must not block."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manifest:
@@ -235,8 +238,7 @@ class Client:
                 logger.info(
                     "resuming a blob", extra={"url": url, "offset": done, "reason": str(again)}
                 )
-                if not await waits.wait(again.delay):
-                    raise RegistryUnreachable(url, str(again), delay=again.delay) from again
+                await self._pause(waits, url, again)
 
     @staticmethod
     def _raise_longer(reference: images.Reference, digest: str, size: int) -> None:
@@ -285,8 +287,7 @@ class Client:
                     return data, response.headers
             except Again as again:
                 logger.info("asking again", extra={"url": url, "reason": str(again)})
-                if not await waits.wait(again.delay):
-                    raise RegistryUnreachable(url, str(again), delay=again.delay) from again
+                await self._pause(waits, url, again)
 
     @contextlib.asynccontextmanager
     async def _request(
@@ -382,8 +383,13 @@ class Client:
                             )
                         return response.status, await _read_limited(response, 1 << 20)
             except Again as again:
-                if not await waits.wait(again.delay):
-                    raise RegistryUnreachable(url, str(again), delay=again.delay) from again
+                await self._pause(waits, url, again)
+
+    async def _pause(self, waits: backoff.Backoff, url: str, again: Again) -> None:
+        """Wait before the next try; raise RegistryUnreachable when the deadline would pass."""
+        self._options.on_retry(f"{url}: {again}")
+        if not await waits.wait(again.delay):
+            raise RegistryUnreachable(url, str(again), delay=again.delay) from again
 
     def _url(self, reference: images.Reference, rest: str) -> str:
         scheme = "http" if reference.registry in self._options.plain_http else "https"

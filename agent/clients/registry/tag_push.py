@@ -97,8 +97,7 @@ class Client(distribution.Client):
                 ):
                     return
             except distribution.Again as again:
-                if not await waits.wait(again.delay):
-                    raise distribution.RegistryUnreachable(str(url), str(again)) from again
+                await self._pause(waits, str(url), again)
 
     async def _put_manifest(
         self, target: images.Reference, manifest: distribution.Manifest, name: str

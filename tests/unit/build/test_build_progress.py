@@ -28,6 +28,17 @@ def test_bytes_count_within_an_image_and_images_count_the_same() -> None:
     assert meter.percent == 99
 
 
+def test_the_step_says_why_a_registry_is_asked_again() -> None:
+    meter = build_progress.Meter(["a"])
+
+    meter.retry("https://r.io/v2/: status 503")
+    assert meter.step == (
+        "asking the registry; no usable answer yet from https://r.io/v2/: status 503"
+    )
+    meter(progress("a", "1", Stage.DONE, 1, 1))
+    assert meter.step == "a: 1 of 1 layers are there"
+
+
 def test_an_image_named_twice_is_one() -> None:
     meter = build_progress.Meter(["a", "a"])
 

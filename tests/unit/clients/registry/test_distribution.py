@@ -144,6 +144,17 @@ async def test_retry_after_beyond_the_deadline_gives_up_at_once(fake) -> None:
     assert caught.value.delay == 3600
 
 
+async def test_the_reason_of_each_retry_is_reported(fake) -> None:
+    name = fake.add_blob(b"data")
+    fake.faults[name] += [fakes.status(503), fakes.status(500)]
+    reasons: list[str] = []
+
+    await read_blob(fake, name, 4, on_retry=reasons.append)
+
+    url = f"http://{fake.host}/v2/team/app/blobs/{name}"
+    assert reasons == [f"{url}: status 503", f"{url}: status 500"]
+
+
 async def test_a_registry_that_always_fails_is_given_up_at_the_deadline(fake) -> None:
     name = fake.add_blob(b"data")
     fake.faults[name] += [fakes.status(500)] * 1000
