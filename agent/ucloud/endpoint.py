@@ -1,7 +1,7 @@
 """UCloud's API over HTTP: `POST /ucloud`, a signed form in, JSON out.
 
 Every answer has status 200: the official SDK shows a RetCode and its Message only
-then. What goes wrong in here is told without its details, which are in the log.
+then. An internal error is reported without its details, which are in the log.
 """
 
 import logging
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 PATH = "/ucloud"
 _LIMIT = 64 << 10
+_UNAVAILABLE = "not possible at the moment: the controller's log has the reason"
 
 
 class Actions(Protocol):
@@ -45,9 +46,12 @@ class Api:
             body = await self._do(action, parameters)
         except protocol.ApiError as error:
             body = protocol.refused(action, error.code, str(error))
+        except api_keys.KeysError as error:
+            logger.warning("no request can be signed", extra={"reason": error.reason})
+            body = protocol.refused(action, protocol.RetCode.UNAVAILABLE, str(error))
         except errors.AgentError as error:
             logger.warning("a request failed", extra={"action": action, "reason": str(error)})
-            body = protocol.refused(action, protocol.RetCode.UNAVAILABLE, "not possible just now")
+            body = protocol.refused(action, protocol.RetCode.UNAVAILABLE, _UNAVAILABLE)
         return web.Response(
             body=msgspec.json.encode(body),
             content_type="application/json",

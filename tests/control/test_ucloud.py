@@ -322,7 +322,7 @@ def use_forms(plane: conftest.Plane, caller: Caller, image: str) -> None:
 
     said = page_of(caller, "create-cache", token=token, name=name, **fields)
 
-    assert f"The cache {name} is being made." in said
+    assert f"The cache {name} is being created." in said
     assert plane.get(key)["spec"] == {
         "images": [image],
         "imagePullSecrets": [secret],

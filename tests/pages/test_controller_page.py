@@ -71,7 +71,7 @@ async def test_a_person_creates_and_deletes_a_cache(chromium, tmp_path) -> None:
         await page.evaluate("document.querySelector('[name=images]').value = 'r.io/a:1\\nr.io/b:2'")
         await page.follow("document.querySelector('form[action^=create]').requestSubmit()")
         said = "document.querySelector('[role=status]').textContent"
-        assert "The cache new is being made." in await page.evaluate(said)
+        assert "The cache new is being created." in await page.evaluate(said)
 
         await page.follow("document.querySelector('form[action^=delete]').requestSubmit()")
         assert "is being deleted" in await page.evaluate(said)
@@ -94,7 +94,9 @@ async def test_a_form_on_another_page_does_nothing(chromium, tmp_path) -> None:
         await page.open(other)
         await page.follow("document.forms[0].submit()")
 
-        assert "too old, or not of this page" in await page.evaluate("document.body.textContent")
+        assert "has expired, or is not from this page" in await page.evaluate(
+            "document.body.textContent"
+        )
     assert client.done == []
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from agent.control.caches import cache_object, cache_state
 from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest, job_state
-from agent.model import caches, records, reports, times
+from agent.kits import units
+from agent.model import caches, records, times, reports
 
 _POLL = 1.0
 _STOPPING = 2.0
@@ -47,8 +48,8 @@ def ready(
     record = stored.record
     count = len(record.images)
     sentence = (
-        f"Ready: {count} image{'s' * (count != 1)}, {record.size} bytes in the store,"
-        f" built in {record.build_seconds:.1f} s."
+        f"Ready: {count} image{'s' * (count != 1)}, {units.size(record.size)} in the store,"
+        f" built in {units.duration(record.build_seconds)}."
     )
     state = dataclasses.replace(
         cache.state,

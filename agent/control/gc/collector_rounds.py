@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from agent import errors, metrics
 from agent.control.gc import collector_worker, roster
+from agent.kits import units
 from agent.store.gc import collection
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,8 @@ class Collector:
 def _sentence(result: Mapping[str, Any]) -> str:
     parts = []
     if result["layers"]:
-        parts.append(f"{result['layers']} layers were deleted, {result['freed']} bytes are free.")
+        freed = units.size(result["freed"])
+        parts.append(f"{result['layers']} layers were deleted, which frees {freed}.")
     if result["announced"]:
         parts.append(f"{len(result['announced'])} decisions are announced.")
     if result["waiting"]:

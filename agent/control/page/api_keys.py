@@ -7,17 +7,43 @@ import msgspec
 
 from agent import errors
 
+_SHORTEST = 16
+"""Characters of a private key: nothing else protects the API."""
+
 
 class KeysError(errors.PermanentError):
-    """The file of keys cannot be used. `path` is it."""
+    """Nobody can sign in. The message is for everybody, so it says nothing of what is in the file.
 
-    def __init__(self, path: pathlib.Path, reason: str) -> None:
-        super().__init__(f"{path}: expected a JSON object, private by public key: {reason}")
+    `path` is the file, `reason` what is wrong with it.
+    """
+
+    def __init__(self, path: pathlib.Path, message: str, *, reason: str) -> None:
+        super().__init__(message)
         self.path = path
+        self.reason = reason
+
+
+def _missing(path: pathlib.Path) -> KeysError:
+    return KeysError(
+        path,
+        f"no API keys are installed: {path} is not there. In a cluster it is from the Secret"
+        " uimgacc-api (kubectl -n uimgacc-system create secret generic uimgacc-api"
+        " --from-file=keys.json), which the kubelet shows to the pod within a minute or two",
+        reason="it is not there",
+    )
+
+
+def _damaged(path: pathlib.Path, reason: str) -> KeysError:
+    return KeysError(
+        path,
+        f"the API keys in {path} cannot be used: expected a JSON object that gives each public"
+        " key its private key, of at least 16 characters",
+        reason=reason,
+    )
 
 
 class Keys:
-    """The pairs of keys that may ask: a local file, read anew each time, so that it may change."""
+    """The pairs of keys: a local file, read for each request, so that it may change."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
@@ -25,9 +51,11 @@ class Keys:
     def read(self) -> Mapping[str, str]:
         """The private keys by public key; raise KeysError."""
         try:
-            found = msgspec.json.decode(self._path.read_bytes(), type=dict[str, str])
+            private = msgspec.json.decode(self._path.read_bytes(), type=dict[str, str])
+        except FileNotFoundError as error:
+            raise _missing(self._path) from error
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise KeysError(self._path, str(error)) from error
-        if not all(len(private) >= 16 for private in found.values()):
-            raise KeysError(self._path, "a private key has less than 16 characters")
-        return found
+            raise _damaged(self._path, str(error)) from error
+        if not all(len(each) >= _SHORTEST for each in private.values()):
+            raise _damaged(self._path, f"a private key has less than {_SHORTEST} characters")
+        return private

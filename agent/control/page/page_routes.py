@@ -1,9 +1,9 @@
 """The controller's page over HTTP: who may see it, and what its forms do.
 
-A person signs in with a pair of keys of the API, by HTTP's own Basic
-authentication. A browser sends that by itself, also for a form on somebody else's
-page; so a form counts only with the token that this page gave to this person, and
-only from this page as far as the browser says where it came from.
+A person signs in with a pair of keys of the API, by HTTP Basic authentication. A browser
+sends that by itself, also for a form on another site's page. So a form is accepted only with
+the token that this page gave to this person, and only from this page, as far as the browser
+names the origin.
 """
 
 import base64
@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class Client(Protocol):
-    """What the forms do: agent.clients.kube.rest_client.Client."""
+    """The methods of agent.clients.kube.rest_client.Client that the forms use."""
 
     async def create(
         self, resource: rest_client.Resource, body: rest_client.Object
@@ -42,7 +42,7 @@ class Client(Protocol):
 
 
 class FormError(errors.PermanentError):
-    """A form that cannot be done; the message is for whoever sent it."""
+    """What a form asks for cannot be done; the message is for the person who sent it."""
 
 
 class Pages:
@@ -73,7 +73,7 @@ class Pages:
         return _challenge() if private is None else await self._page(private)
 
     async def create(self, request: web.Request) -> web.Response:
-        """Create a cache of the form's images."""
+        """Create a cache of the images in the form."""
         return await self._act(request, self._create)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -87,8 +87,8 @@ class Pages:
         if private is None:
             return _challenge()
         form = await forms.fields_of(request)
-        if not _same_site(request) or not self._is_ours(form.get(page_html.TOKEN, ""), private):
-            text = "This form is too old, or not of this page. Please send it again."
+        if not _same_site(request) or not self._is_valid(form.get(page_html.TOKEN, ""), private):
+            text = "This form has expired, or is not from this page. Please send it again."
             return await self._page(private, page_html.Said(text=text, good=False), status=403)
         try:
             said = page_html.Said(text=await do(form))
@@ -100,7 +100,7 @@ class Pages:
             return await self._page(
                 private, page_html.Said(text=str(error), good=False), status=503
             )
-        logger.info("done as asked on the page", extra={"outcome": said.text})
+        logger.info("a form of the page was done", extra={"outcome": said.text})
         return await self._page(private, said)
 
     async def _create(self, form: Mapping[str, str]) -> str:
@@ -112,8 +112,8 @@ class Pages:
         try:
             await self._client.create(rest_client.IMAGE_CACHES, manifest)
         except refusals.AlreadyExists as error:
-            raise FormError(f"There is a cache {name} already.") from error
-        return f"The cache {name} is being made."
+            raise FormError(f"A cache {name} exists already.") from error
+        return f"The cache {name} is being created."
 
     async def _delete(self, form: Mapping[str, str]) -> str:
         group, name, uid = (form.get(key, "") for key in ("group", "name", "uid"))
@@ -123,8 +123,8 @@ class Pages:
         try:
             await self._client.delete(resource, name, uid=uid)
         except (refusals.NotFound, refusals.Conflict) as error:
-            raise FormError(f"The cache {name} is gone already.") from error
-        return f"The cache {name} is being deleted; its layers go when no node holds them."
+            raise FormError(f"The cache {name} does not exist any more.") from error
+        return f"The cache {name} is being deleted; its layers are when no node holds them."
 
     async def _page(
         self, private: str, said: page_html.Said | None = None, *, status: int = 200
@@ -141,21 +141,23 @@ class Pages:
         return web.Response(body=body, status=status, headers=headers)
 
     def _private_key(self, request: web.Request) -> str | None:
-        """The private key of who asks; None for strangers."""
+        """The private key of the person who signs in; None without a known pair of keys."""
+        try:
+            keys = self._keys.read()
+        except api_keys.KeysError as error:
+            logger.warning("no person can sign in", extra={"reason": error.reason})
+            raise web.HTTPServiceUnavailable(text=f"{error}\n") from error
         kind, _, text = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() != "basic":
             return None
         try:
             public, _, private = base64.b64decode(text, validate=True).decode().partition(":")
-            wanted = self._keys.read().get(public, "")
         except ValueError:
             return None
-        except api_keys.KeysError as error:
-            logger.warning("nobody may see the page", extra={"reason": str(error)})
-            return None
+        wanted = keys.get(public, "")
         return wanted if wanted and hmac.compare_digest(wanted.encode(), private.encode()) else None
 
-    def _is_ours(self, token: str, private: str) -> bool:
+    def _is_valid(self, token: str, private: str) -> bool:
         """Whether a token is of today or of yesterday."""
         now = self._clock()
         return any(

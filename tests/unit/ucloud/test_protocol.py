@@ -191,12 +191,13 @@ async def test_another_cluster_is_refused(server) -> None:
     assert server.actions.asked == []
 
 
-async def test_what_fails_inside_is_told_without_its_details(server, caplog) -> None:
+async def test_an_internal_error_is_reported_without_its_details(server, caplog) -> None:
     server.actions.error = errors.TemporaryError("https://10.0.0.1 says secret things")
 
     found = await server.send(signed(Action="GetUK8SImageAccelerate", ClusterId="c"))
 
-    assert (found["RetCode"], found["Message"]) == (150, "not possible just now")
+    assert found["RetCode"] == 150
+    assert found["Message"] == "not possible at the moment: the controller's log has the reason"
     (record,) = [each for each in caplog.records if each.message == "a request failed"]
     assert "secret things" in record.reason
 
@@ -208,6 +209,17 @@ async def test_a_key_may_be_changed_while_it_runs(server, tmp_path) -> None:
     assert (await server.send(form))["RetCode"] == protocol.RetCode.WRONG_SIGNATURE
 
 
+async def test_missing_keys_are_named_with_their_place(server, tmp_path) -> None:
+    (tmp_path / "keys").unlink()
+
+    answer = await server.send(signed(Action="GetUK8SImageAccelerate", ClusterId="c"))
+
+    assert answer["RetCode"] == protocol.RetCode.UNAVAILABLE
+    assert answer["Message"].startswith(f"no API keys are installed: {tmp_path / 'keys'} is not")
+    assert "Secret uimgacc-api" in answer["Message"]
+    assert server.actions.asked == []
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"public": "short"}', '{"public": 1}', "\xff"])
 async def test_keys_that_are_none_open_nothing(server, tmp_path, content) -> None:
     (tmp_path / "keys").write_text(content, encoding="latin-1")
@@ -215,6 +227,8 @@ async def test_keys_that_are_none_open_nothing(server, tmp_path, content) -> Non
     found = await server.send(signed(Action="GetUK8SImageAccelerate", ClusterId="c"))
 
     assert found["RetCode"] == protocol.RetCode.UNAVAILABLE
+    assert found["Message"].startswith(f"the API keys in {tmp_path / 'keys'} cannot be used")
+    assert "short" not in found["Message"], "nothing of the content is repeated"
     assert server.actions.asked == []
 
 

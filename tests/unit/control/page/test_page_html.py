@@ -121,6 +121,15 @@ async def test_odd_authorizations_are_strangers(server, said) -> None:
         assert answer.status == 401
 
 
+async def test_without_keys_the_page_says_where_they_are_missing(server, tmp_path) -> None:
+    (tmp_path / "keys").unlink()
+
+    for auth in (None, ALICE):
+        status, text = await server.get(auth)
+        assert status == 503
+        assert f"{tmp_path / 'keys'} is not there" in text
+
+
 async def test_caches_and_nodes_are_shown(server) -> None:
     status, text = await server.get()
 
@@ -141,7 +150,7 @@ async def test_a_cache_is_created_from_the_form(server) -> None:
         "create-cache", token=token, name=" new ", images="r.io/a:1\r\nr.io/b:2\r\n"
     )
 
-    assert (status, "is being made" in text) == (200, True)
+    assert (status, "is being created" in text) == (200, True)
     assert server.client.done == [
         ("create", "uimgacc.io", "new", {"images": ["r.io/a:1", "r.io/b:2"]})
     ]
