@@ -24,7 +24,7 @@ class Key:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The pod for which an agent says it has made an object; "" where it does not say."""
+    """The pod for which an agent has created an object; "" for what the object does not name."""
 
     namespace: str = ""
     pod: str = ""
@@ -39,12 +39,12 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CacheObject:
-    """The parts of an object that decisions rest on.
+    """The parts of an object on which decisions depend.
 
-    `request` is None where the spec is wrong in a way that its schema cannot tell;
-    `problem` then says how. `origin` is None where no agent made it, or a person has
-    edited it since. `deleted` is when somebody deleted it. `refresh_seconds` is None
-    where nobody asked for it.
+    `request` is None where the spec is invalid in a way that its schema does not catch;
+    `problem` then says how. `origin` is None where no agent created the object, or a person
+    has edited it since. `deleted` is when it was deleted. `refresh_seconds` is None where no
+    interval is set.
     """
 
     key: Key
@@ -67,26 +67,26 @@ class CacheObject:
 
     @property
     def finalized(self) -> bool:
-        """Whether our finalizer holds it."""
+        """Whether it has the finalizer of uimgacc."""
         return keys.FINALIZER in self.finalizers
 
     @property
     def unverified(self) -> bool:
-        """Whether an agent names what opens its registries, and nobody has looked if rightly."""
+        """Whether an agent named credentials, and the right to use them is not verified yet."""
         request = self.request
         opens = request is not None and (request.pull_secrets or request.acr_instances)
         return bool(opens) and self.origin is not None and not self.state.verified
 
     @property
     def cache_id(self) -> str:
-        """The ID of its cache, also where the spec is wrong."""
+        """The ID of its cache, also where the spec is invalid."""
         if self.request is not None:
             return self.request.cache_id
         return self.state.cache_id or caches.id_of_name(self.key.name, dialect=self.dialect)
 
     @property
     def spec_hash(self) -> str:
-        """What a build depends on: another hash is another build."""
+        """The hash of everything that a build depends on: another hash needs another build."""
         request = self.request
         if request is None:
             return ""
@@ -99,7 +99,7 @@ class CacheObject:
             request.insecure_registries,
             request.acr_instances,
             self.refresh,
-            # Only where it is said: what was built before there was such a field stays built.
+            # Only where it is set: caches built before the field existed are not built again.
             *([request.namespaces] if request.serves else []),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
@@ -118,14 +118,14 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
     annotations = meta.get("annotations") or {}
     request, problem = _request(body)
     labelled = (meta.get("labels") or {}).get(keys.AUTO_CREATED) == "true"
-    # Agents cannot change a spec: from its second generation on, a person answers for it.
+    # Agents cannot change a spec: from the second generation on, it is a person's.
     from_agent = labelled and meta.get("generation", 0) <= 1
     if request is not None and from_agent:
-        # An agent cannot have what a pod's Secrets open given to other namespaces.
+        # An agent must not give images that a pod's Secrets open to other namespaces.
         request = dataclasses.replace(request, serves=())
     if request is not None and labelled:
         on_demand = _on_demand(request, _origin(annotations))
-        # What somebody has edited since is a cache of its name like any other.
+        # One that a person has edited since is a cache of its name like any other.
         if caches.is_auto_cache(on_demand.cache_id, request.name):
             request = on_demand
         elif from_agent:
@@ -158,7 +158,7 @@ _NOT_ITS_NAME = (
 
 
 def _on_demand(request: caches.CacheRequest, origin: Origin) -> caches.CacheRequest:
-    """As a pod has caused it: what instances of a registry open is for that pod's namespace."""
+    """The request as caused by a pod: what registry instances open is for its namespace."""
     serves = request.serves
     if request.acr_instances and not serves:
         serves = (origin.namespace,)

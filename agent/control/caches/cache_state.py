@@ -1,7 +1,7 @@
-"""What the controller knows of an ImageCache object between two looks: its status, as values.
+"""What the controller remembers of an ImageCache between two steps: its status, as values.
 
-All of it stands in the object's status, in the words of its dialect
-(agent.control.caches.status_format), so a controller that was restarted goes on from there.
+All of it is in the object's status, in the words of its dialect
+(agent.control.caches.status_format), so a restarted controller continues from there.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import enum
 
 
 class Phase(enum.Enum):
-    """How far a cache is, in Alibaba's words."""
+    """The phase of a cache, in Alibaba's words."""
 
     PENDING = "Pending"
     CREATING = "Creating"
@@ -21,7 +21,7 @@ class Phase(enum.Enum):
 
 
 SERVING = frozenset({Phase.READY, Phase.UPDATING, Phase.UPDATE_FAILED})
-"""The phases in which pods are served: what was Ready stays while it is built anew."""
+"""The phases in which pods are served: what was Ready goes on serving while it is built again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Happening:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """What Ready was built from, and what was tried since.
+    """What the Ready cache was built from, and the failed builds since.
 
     `spec` is the hash of the spec (agent.control.caches.cache_object), `platforms` what was asked
     for, `time` when it was done; "", () and None before the first. `failures` are the
@@ -62,10 +62,10 @@ class Build:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """The status of a cache; one that nobody has looked at yet has no phase.
+    """The status of a cache; before its first step it has no phase.
 
     `progress` is in percent, `changed` the last change of the phase. `verified` is
-    whether the pod of an automatic cache was seen to use its pull secrets
+    whether the pod of an automatic cache was found to use its pull secrets
     (agent.control.caches.pull_permission): it may be gone when they are needed again.
     """
 
@@ -94,5 +94,5 @@ MAX_EVENTS = 50
 
 
 def happened(state: State, happening: Happening) -> State:
-    """The state with one more event; the oldest ones are forgotten."""
+    """The state with one more event; the oldest ones are dropped."""
     return dataclasses.replace(state, events=(*state.events, happening)[-MAX_EVENTS:])

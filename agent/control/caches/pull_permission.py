@@ -1,11 +1,11 @@
 """Whether an automatic cache may use what it names to open registries: pure functions.
 
-Its object was made by the agent of a node. Whoever takes a node over speaks with its
-agent's voice and could name any Secret of the cluster, or any instance of a registry
-that the builders' account opens; so the controller looks for the
-pod that is said to want the cache. It has to be on the node that asks (which the
-admission policy reads from the agent's token), to ask for automatic caches, and to
-use these images with these Secrets and instances: what that node may read anyhow.
+Its object was created by the agent of a node. An attacker who controls a node has its agent's
+credentials and could name any Secret of the cluster, or any instance of a registry that the
+builders' account opens. So the controller looks for the pod that the object names. That pod
+must be on the agent's node (which the admission policy reads from the agent's token), must ask
+for automatic caches, and must use these images with these Secrets and instances, all of which
+that node may read anyway.
 """
 
 from agent.control.caches import cache_object
@@ -14,10 +14,10 @@ from agent.model import caches, images, pods
 
 
 def problem(cache: cache_object.CacheObject) -> str:
-    """What is wrong with what an object says of its pod, whatever there is; "": nothing."""
+    """What is wrong with an object's own description of its pod; "" where it is complete."""
     origin, request = cache.origin, cache.request
     if origin is None or request is None or not origin.complete:
-        return "it does not say for which pod, and on which node, it was made"
+        return "it does not name the pod, and the node, for which it was created"
     for secret in request.pull_secrets:
         if secret.namespace != origin.namespace:
             return f"the Secret {secret} is not of the namespace of its pod, {origin.namespace}"
@@ -25,15 +25,15 @@ def problem(cache: cache_object.CacheObject) -> str:
 
 
 def refusal(cache: cache_object.CacheObject, pod: pods.Pod | None) -> str:
-    """Why they may not be used; "": they may. `pod` is None where there is none."""
+    """Why the Secrets may not be used; "" where they may. `pod` is None where it does not exist."""
     origin, request = cache.origin, cache.request
     if (wrong := problem(cache)) or origin is None or request is None:
         return wrong
     name = f"{origin.namespace}/{origin.pod}"
     if pod is None or pod.uid != origin.uid:
-        return f"the pod {name} that wanted it is gone"
+        return f"the pod {name} for which it was created is gone"
     if pod.node != origin.node:
-        return f"the pod {name} is not on the node that asks, {origin.node}"
+        return f"the pod {name} is not on the node of the agent that created it, {origin.node}"
     if not annotations.request_of(pod).auto_create:
         return f"the pod {name} does not ask for automatic caches"
     missing = _missing(request, pod)
@@ -41,7 +41,7 @@ def refusal(cache: cache_object.CacheObject, pod: pods.Pod | None) -> str:
 
 
 def _missing(request: caches.CacheRequest, pod: pods.Pod) -> str:
-    """What a pod would have to do for a cache to be its; "": it does all of it."""
+    """What the pod lacks so that the cache could be for it; "" where it lacks nothing."""
     used = _references(pod)
     for image in request.images:
         if image not in used:
@@ -57,10 +57,10 @@ def _missing(request: caches.CacheRequest, pod: pods.Pod) -> str:
 
 
 def _references(pod: pods.Pod) -> set[images.Reference]:
-    found = set()
+    references = set()
     for image in pod.images:
         try:
-            found.add(images.parse_reference(image))
+            references.add(images.parse_reference(image))
         except images.ImageReferenceError:
             continue
-    return found
+    return references

@@ -1,6 +1,6 @@
 """The status of an ImageCache object in the words of its dialect, read and written.
 
-Fields that a cloud has published are named as there; what we add to them has the
+Fields that a cloud has published have the cloud's names; the fields that uimgacc adds have the
 same names in all dialects.
 """
 
@@ -69,28 +69,28 @@ class _Status(msgspec.Struct, rename="camel"):
 
 
 def of_status(status: object, dialect: caches.Dialect) -> cache_state.State:
-    """Read a status. One that cannot be read counts as none: everything is looked at anew."""
+    """Read a status. One that cannot be read counts as empty, and everything is found out again."""
     try:
-        found = msgspec.convert(status or {}, _Status)
+        fields = msgspec.convert(status or {}, _Status)
     except msgspec.ValidationError:
         return cache_state.State()
     tencent = dialect is caches.Dialect.TENCENT
-    build = found.build
+    build = fields.build
     return cache_state.State(
-        phase=_PHASES.get(found.imc_phase if tencent else found.phase),
-        cache_id=found.imc_id if tencent else found.image_cache_id,
-        progress=_percent(found.progress),
-        message=found.message,
-        generation=found.observed_generation,
-        started=_utc(found.start_time),
-        changed=_utc(found.last_updated_time),
-        expires=_utc(found.expire_date_time),
-        matched=_utc(found.last_matched_time),
+        phase=_PHASES.get(fields.imc_phase if tencent else fields.phase),
+        cache_id=fields.imc_id if tencent else fields.image_cache_id,
+        progress=_percent(fields.progress),
+        message=fields.message,
+        generation=fields.observed_generation,
+        started=_utc(fields.start_time),
+        changed=_utc(fields.last_updated_time),
+        expires=_utc(fields.expire_date_time),
+        matched=_utc(fields.last_matched_time),
         verified=build.verified,
-        size=found.size,
+        size=fields.size,
         images=tuple(
             cache_state.BuiltImage(image=each.image, digest=each.digest, size=each.size)
-            for each in found.images
+            for each in fields.images
         ),
         build=cache_state.Build(
             spec=build.spec,
@@ -107,7 +107,7 @@ def of_status(status: object, dialect: caches.Dialect) -> cache_state.State:
                 at=times.in_utc(each.last_timestamp),
                 warning=each.type == "Warning",
             )
-            for each in found.events
+            for each in fields.events
         ),
     )
 
@@ -157,7 +157,7 @@ def to_status(state: cache_state.State, dialect: caches.Dialect) -> Status:
 def patch_of(
     state: cache_state.State, dialect: caches.Dialect, before: Mapping[str, Any]
 ) -> Status:
-    """The merge patch that makes a status say this; {} where it does already."""
+    """The merge patch that turns the status `before` into this state; {} where nothing differs."""
     wanted = to_status(state, dialect)
     wanted["conditions"] = conditions(state, before.get("conditions"))
     return _difference(before, wanted)
@@ -178,12 +178,12 @@ def conditions(state: cache_state.State, before: object) -> list[Status]:
         cache_state.Phase.CREATING,
         cache_state.Phase.UPDATING,
     )
-    found = []
+    result = []
     for kind, holds in (("Ready", state.serving), ("Building", building)):
         status = "True" if holds else "False"
         old = known.get(kind)
         since = old.last_transition_time if old is not None and old.status == status else at
-        found.append(
+        result.append(
             {
                 "type": kind,
                 "status": status,
@@ -193,7 +193,7 @@ def conditions(state: cache_state.State, before: object) -> list[Status]:
                 "message": state.message,
             }
         )
-    return found
+    return result
 
 
 def stamp(moment: datetime.datetime | None) -> str | None:
@@ -204,7 +204,7 @@ def stamp(moment: datetime.datetime | None) -> str | None:
 
 
 def _event(each: cache_state.Happening) -> Status:
-    """Embedded as the core API's Event, as Alibaba does."""
+    """In the form of the core API's Event, as Alibaba embeds them."""
     at = stamp(each.at)
     return {
         "count": 1,
@@ -223,17 +223,17 @@ def _present(status: Status) -> Status:
 
 
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Status:
-    """RFC 7386: what to say of one to make it the other."""
-    found: Status = {key: None for key in before if key not in after}
+    """The merge patch (RFC 7386) from one to the other."""
+    patch: Status = {key: None for key in before if key not in after}
     for key, value in after.items():
         old = before.get(key)
         if isinstance(value, dict) and isinstance(old, Mapping):
             if below := _difference(old, value):
-                found[key] = below
+                patch[key] = below
         # To Python, false is 0.
         elif old != value or type(old) is not type(value):
-            found[key] = value
-    return found
+            patch[key] = value
+    return patch
 
 
 def _percent(text: str) -> int:

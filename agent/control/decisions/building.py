@@ -1,6 +1,6 @@
 """The build of a cache, from its beginning to its end: pure functions.
 
-A build is recognised by the name of its Job, which follows from the object alone.
+A build is identified by the name of its Job, which follows from the object alone.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ _POLL = 1.0
 _STOPPING = 2.0
 _FORBIDDEN = 60.0
 _ENDING = datetime.timedelta(seconds=30)
-"""For the end of a builder that has said that it failed."""
+"""A builder that has reported its failure ends within this time."""
 _MATCHING_CLOCKS = datetime.timedelta(minutes=1)
 
 
 def stop(
     cache: cache_object.CacheObject, others: Sequence[job_state.Job], seen: outcome.Seen
 ) -> outcome.Decision:
-    """Two builds of one cache would end in either order: the old one is over first."""
-    sentence = "What it is to hold has changed: the build of what it was is being stopped."
+    """Stop the builds of an older spec first: two builds of one cache could end in either order."""
+    sentence = "The spec has changed: the build of the previous one is being stopped."
     event = outcome.Event(reason="BuildStopped", message=sentence)
     return outcome.Decision(
         state=dataclasses.replace(cache.state, phase=_building(seen)),
@@ -61,12 +61,12 @@ def ready(
             for image in record.images
         ),
     )
-    news = cache.state.phase is not cache_state.Phase.READY
+    changed = cache.state.phase is not cache_state.Phase.READY
     return outcome.Decision(
         state=state,
         sentence=sentence,
         afterwards=afterwards,
-        events=(outcome.Event(reason="Ready", message=sentence),) if news else (),
+        events=(outcome.Event(reason="Ready", message=sentence),) if changed else (),
         again=again,
     )
 
@@ -80,12 +80,12 @@ def _waiting(seen: outcome.Seen) -> cache_state.Phase:
 
 
 def forbid(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decision:
-    """What an automatic cache names is not for who asked for it: nothing is built."""
+    """The pod may not use what the automatic cache names: nothing is built."""
     request = cache.request
     named = "pull secrets" if request and request.pull_secrets else "instances of a registry"
     sentence = (
         f"It is not built, because it names {named} and {seen.origin or 'has no pod'}."
-        " The next pod that asks has it made anew."
+        " The next pod that asks for it causes it to be created again."
     )
     event = outcome.Event(reason="OriginNotVerified", message=sentence, warning=True)
     running = [job for job in seen.jobs.values() if job.active and not job.deleting]
@@ -103,14 +103,14 @@ def forbid(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decis
     )
 
 
-def rests(cache: cache_object.CacheObject, now: datetime.datetime) -> bool:
+def is_resting(cache: cache_object.CacheObject, now: datetime.datetime) -> bool:
     """Whether a build of this very spec has failed, and the next is not due yet."""
     retry = cache.state.build.retry
     return job_manifest.failures(cache) > 0 and retry is not None and retry > now
 
 
 def is_ending(cache: cache_object.CacheObject, job: job_state.Job, now: datetime.datetime) -> bool:
-    """Whether a Job is of a build that has failed by its own report, and may be about to end."""
+    """Whether a Job belongs to a build that has reported its failure, and is about to end."""
     retry = cache.state.build.retry
     if job.spec != cache.spec_hash or not job_manifest.failures(cache) or retry is None:
         return False
@@ -118,7 +118,7 @@ def is_ending(cache: cache_object.CacheObject, job: job_state.Job, now: datetime
 
 
 def wait(cache: cache_object.CacheObject) -> outcome.Decision:
-    """Leave all as it is, for a moment."""
+    """Change nothing for a moment."""
     return outcome.Decision(state=cache.state, sentence=cache.state.message, again=_POLL)
 
 
@@ -130,13 +130,13 @@ def begin(
     platforms: tuple[str, ...],
 ) -> outcome.Decision:
     state = cache.state
-    if rests(cache, seen.now) and state.build.retry is not None:
+    if is_resting(cache, seen.now) and state.build.retry is not None:
         left = (state.build.retry - seen.now).total_seconds()
         return outcome.Decision(state=state, sentence=state.message, again=left)
     if not seen.slot:
         return outcome.Decision(
             state=dataclasses.replace(state, phase=_waiting(seen)),
-            sentence="It is built as soon as another build has ended.",
+            sentence="It waits for a free slot: it is built when another build has ended.",
         )
     name = job_manifest.name_of(cache, platforms)
     some = f"{len(request.images)} image{'s' * (len(request.images) != 1)}"
@@ -159,7 +159,7 @@ def begin(
 def follow(
     cache: cache_object.CacheObject, seen: outcome.Seen, job: job_state.Job, rules: retention.Rules
 ) -> outcome.Decision:
-    """The wanted build is there: running, done or failed."""
+    """The next step where the wanted build exists: running, done or failed."""
     report = seen.report
     result = report.result if report is not None else None
     settle = (outcome.Action(outcome.Verb.SETTLE, job.name),)
@@ -168,7 +168,7 @@ def follow(
     if job.succeeded:
         if seen.stored is not None and _built_by(job, seen.stored.record):
             return _built(cache, seen.stored, job, settle)
-        reason = "the build says it is done, but the store has no such cache"
+        reason = "the build reports that it is done, but the store does not have the cache"
         return _failed(cache, reason, job.name, seen=seen, rules=rules)
     if job.failed or result is not None:
         reason = result.reason if result is not None and result.reason else job.reason
@@ -176,7 +176,7 @@ def follow(
     if job.deleting:
         return outcome.Decision(
             state=dataclasses.replace(cache.state, phase=_building(seen)),
-            sentence=f"Job {job.name} is being deleted; it is made anew when it is gone.",
+            sentence=f"Job {job.name} is being deleted; it is created again when it is gone.",
             again=_STOPPING,
         )
     return _running(cache, seen, job)
@@ -192,11 +192,11 @@ def _running(
         progress=report.percent,
         started=cache.state.started or job.created or seen.now,
     )
-    told = {event.name for event in cache.state.events if not event.warning}
+    reported = {event.name for event in cache.state.events if not event.warning}
     begun = state.started or seen.now
     for image in report.images:
         pulled = f"Success pull image {image}"
-        if image not in told or not any(
+        if image not in reported or not any(
             event.name == image and event.at >= begun for event in state.events
         ):
             state = cache_state.happened(
@@ -207,7 +207,7 @@ def _running(
     return outcome.Decision(
         state=state,
         sentence=f"It is being built: {job.reason or step}.{before}",
-        # Its Secret may be missing yet: whoever made it ended too soon.
+        # Its Secret may be missing: the controller that created the Job ended too soon.
         actions=(outcome.Action(outcome.Verb.START, job.name),) if job.suspended else (),
         again=_POLL,
     )
@@ -229,10 +229,10 @@ def _built(
     record = stored.record
     state = cache.state
     at = times.parse(record.created)
-    told = {(event.name, event.at) for event in state.events}
+    reported = {(event.name, event.at) for event in state.events}
     for image in record.images:
         begun = state.started or at
-        if at and not any(name == image.ref and begun and when >= begun for name, when in told):
+        if at and not any(name == image.ref and begun and when >= begun for name, when in reported):
             message = f"Success pull image {image.ref}"
             state = cache_state.happened(
                 state, cache_state.Happening(name=image.ref, message=message, at=at)
@@ -240,14 +240,14 @@ def _built(
     build = cache_state.Build(spec=cache.spec_hash, platforms=job.platforms, time=at)
     done = dataclasses.replace(cache, state=dataclasses.replace(state, build=build))
     step = ready(done, stored, afterwards=afterwards)
-    news = outcome.Event(reason="Ready", message=step.sentence)
-    return dataclasses.replace(step, events=(news,))
+    event = outcome.Event(reason="Ready", message=step.sentence)
+    return dataclasses.replace(step, events=(event,))
 
 
 def cannot_begin(
     cache: cache_object.CacheObject, reason: str, *, seen: outcome.Seen, rules: retention.Rules
 ) -> outcome.Decision:
-    """A build that could not even begin counts as one that failed."""
+    """A build that could not begin counts as one that failed."""
     return _failed(cache, reason, "", seen=seen, rules=rules)
 
 

@@ -1,8 +1,7 @@
-"""What to do about one cache: a pure function of what is wanted and what is seen.
+"""The next step for one cache: a pure function of the object and of what is observed.
 
-Every step is decided from scratch. What has been begun is recognised by names that
-follow from the object alone, so it does not matter which controller began it, nor
-where that one ended.
+Every step is decided from scratch. Jobs and Secrets have names that follow from the object
+alone, so it does not matter which controller created them, nor where that one ended.
 """
 
 import dataclasses
@@ -19,7 +18,7 @@ _MATCHING_CLOCKS = datetime.timedelta(minutes=1)
 
 
 def platforms_of(cache: cache_object.CacheObject, nodes: Sequence[str]) -> tuple[str, ...]:
-    """What to build for: what the object names, else what nodes have or had."""
+    """The platforms to build for: the one that the object names, else those of the nodes."""
     request = cache.request
     if request is not None and request.architecture:
         return (f"linux/{request.architecture}",)
@@ -60,7 +59,7 @@ def dated(
     seen: outcome.Seen,
     rules: retention.Rules,
 ) -> outcome.Decision:
-    """With the times that follow from the new state."""
+    """The decision with the times that follow from the new state."""
     state = step.state
     if state.phase is not cache.state.phase or state.changed is None:
         state = dataclasses.replace(state, changed=seen.now)
@@ -86,20 +85,20 @@ def _expired(cache: cache_object.CacheObject, expires: datetime.datetime) -> out
 
 
 def _unusable(cache: cache_object.CacheObject) -> outcome.Decision:
-    """The spec makes no sense: what was built of the last one that did goes on serving."""
+    """The spec is invalid: what was built of the last valid one goes on serving."""
     phase = cache_state.Phase.UPDATE_FAILED if cache.state.serving else cache_state.Phase.FAILED
     sentence = f"The manifest cannot be used: {cache.problem}"
-    news = cache.state.message != sentence
+    changed = cache.state.message != sentence
     event = outcome.Event(reason="InvalidSpec", message=sentence, warning=True)
     return outcome.Decision(
         state=dataclasses.replace(cache.state, phase=phase),
         sentence=sentence,
-        events=(event,) if news else (),
+        events=(event,) if changed else (),
     )
 
 
 def _blind(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decision:
-    """Without the store nothing can be told: what is Ready stays so, and says nothing else."""
+    """Without the store nothing is decided: what is Ready stays so, with its message."""
     phase = cache.state.phase or cache_state.Phase.PENDING
     sentence = f"The store does not answer: {seen.problem}"
     return outcome.Decision(
@@ -110,16 +109,16 @@ def _blind(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decis
 
 
 def _adopted(cache: cache_object.CacheObject, seen: outcome.Seen) -> cache_object.CacheObject:
-    """The cache with what the store has of it counted as its build, where nobody noted that.
+    """The cache with the record in the store counted as its build, where the status lacks it.
 
-    So after a controller that ended before it could, or a status that was lost, nothing is
-    built again.
+    So nothing is built again after a controller that ended before it wrote the status, or
+    after a status that was lost.
     """
     state, request = cache.state, cache.request
     if seen.stored is None or request is None:
         return cache
     if job_manifest.name_of(cache, platforms_of(cache, seen.platforms)) in seen.jobs:
-        return cache  # whose end is followed
+        return cache  # its Job is followed instead
     record = seen.stored.record
     created = times.parse(record.created)
     if created is None or created == state.build.time or not _holds(record, request):
@@ -163,7 +162,7 @@ def _build_or_ready(
         for job in seen.jobs.values()
         if job.active
         and job.name != job_manifest.name_of(cache, platforms)
-        # One that has just built what there is is about to end by itself.
+        # The one that has just built the present record is about to end by itself.
         and not (fresh and job.spec == build.spec)
     ]
     if others and all(building.is_ending(cache, job, seen.now) for job in others):

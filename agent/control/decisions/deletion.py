@@ -16,7 +16,7 @@ def delete(
     *,
     since: datetime.datetime,
 ) -> outcome.Decision:
-    """Take the record away; then wait for the layers, but not for ever."""
+    """Remove the record, then wait for the layers, for a limited time."""
     state = cache.state
     if not cache.finalized:
         return outcome.Decision(state=state, sentence="It is deleted.")
@@ -33,7 +33,7 @@ def delete(
         removing = ()
     elif removing or seen.going:
         sentence = seen.holders or (
-            "It is deleted; its layers go when every node has said that it holds none of them."
+            "It is deleted; its layers are when every node has reported that it holds none of them."
         )
     else:
         sentence = "It is deleted."
@@ -52,9 +52,9 @@ def delete(
 
 
 def _waits(state: cache_state.State, sentence: str) -> tuple[outcome.Event, ...]:
-    """News that it waits: once for nodes that have not answered, once for pods that hold it.
+    """An event that it waits: one for nodes that have not answered, one for pods that hold it.
 
-    The names, which follow a colon, change as they let go: those are in the status.
+    The names after the colon change as they release it; the status has them.
     """
     if state.message.partition(":")[0] == sentence.partition(":")[0]:
         return ()
@@ -64,9 +64,9 @@ def _waits(state: cache_state.State, sentence: str) -> tuple[outcome.Event, ...]
 def _given_up(
     state: cache_state.State, sentence: str, actions: tuple[outcome.Action, ...]
 ) -> outcome.Decision:
-    """No finalizer holds up an uninstall: what is left in the store goes later, or by hand."""
+    """Remove the finalizer all the same: it must not block an uninstall for ever."""
     event = outcome.Event(
-        reason="DeletionGoesOn", message=f"{sentence} The object goes now.", warning=True
+        reason="DeletionGoesOn", message=f"{sentence} The object is removed now.", warning=True
     )
     return outcome.Decision(
         state=state,

@@ -1,4 +1,4 @@
-"""What a step is made of: what is seen, what is done, what is said."""
+"""The values of a step: what is observed, what is decided, and the actions to take."""
 
 import dataclasses
 import datetime
@@ -11,12 +11,12 @@ from agent.model import records, reports
 
 
 class Verb(enum.Enum):
-    """What can be done; `subject` of an Action is the name of a Job where it needs one."""
+    """The kinds of actions; `subject` of an Action is the name of a Job where it needs one."""
 
     HOLD = "add the finalizer"
-    START = "make the Job, its Secret and report"
+    START = "create the Job, its Secret and report"
     STOP = "delete the Job and wait for its pod"
-    SETTLE = "remove what a finished Job needs no more"
+    SETTLE = "remove the Secret and the report of a finished Job"
     REMOVE = "delete the cache's record in the store"
     RELEASE = "remove the finalizer"
     EXPIRE = "delete the object"
@@ -32,7 +32,7 @@ class Action:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """News of a cache, for those who watch its object."""
+    """An event of a cache's object, as `kubectl describe` shows it."""
 
     reason: str
     message: str
@@ -41,7 +41,7 @@ class Event:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What the store has under the cache's ID. `platforms` are known only where asked for."""
+    """What the store has under the cache's ID. `platforms` are known only where they were read."""
 
     record: records.CacheRecord
     platforms: tuple[str, ...] = ()
@@ -49,13 +49,13 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What there is. `problem` says why the store cannot be read; then `stored` says nothing.
+    """What is observed. `problem` is why the store cannot be read; then `stored` is unknown.
 
-    `origin` is why an automatic cache may not use its pull secrets, "" that it may,
-    None that nobody has asked (agent.control.caches.cache_object.CacheObject.unverified).
+    `origin` is why an automatic cache may not use its pull secrets, "" where it may, None
+    where that is not checked (agent.control.caches.cache_object.CacheObject.unverified).
     `going` is whether layers of the deleted cache are still in the store, `holders`
-    a sentence about who holds them. `platforms` are those of the nodes. `slot` is
-    whether one more build may run.
+    a sentence about their holders. `platforms` are those of the nodes. `slot` is whether one
+    more build may run.
     """
 
     now: datetime.datetime
@@ -72,9 +72,10 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """`actions`, then the status becomes `state`, then `afterwards`; look `again` after seconds.
+    """Do `actions`, write `state` as the status, do `afterwards`; the next step is `again` seconds
+    later.
 
-    None for `again` is when something has changed.
+    None for `again`: the next step is when something has changed.
     """
 
     state: cache_state.State

@@ -1,8 +1,8 @@
-"""When caches go by themselves, and when they are built anew: pure functions.
+"""When caches are deleted by themselves, and when they are built again: pure functions.
 
-The lifetimes are Alibaba's: what was made for a pod goes seven days after its creation
-if nothing used it, else thirty days after its last use; what could not be built, after
-a day.
+The lifetimes are Alibaba's: a cache that was created for a pod is deleted seven days after its
+creation if no pod has used it, else thirty days after its last use; one that could not be
+built, after a day.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Rules:
     """After the first build of a cache that fails; three times as long after each other one."""
 
     deletion_seconds: float = 600.0
-    """For how long an object that was deleted waits for the nodes; then it goes all the same."""
+    """For how long a deleted object waits for the nodes; then it is removed all the same."""
 
     unused_days: float = 7.0
     """Of an automatic cache that no pod has used."""
@@ -36,22 +36,22 @@ class Rules:
     """Of an automatic cache, or one in Alibaba's dialect, that could not be built."""
 
     refresh_hours: float = 0.0
-    """After which every cache's images are looked up anew; 0: only where its object says so."""
+    """After which every cache's images are looked up again; 0: only where its object sets it."""
 
     refused_minutes: float = 10.0
-    """Of an automatic cache whose pull secrets are not for who asked; then pods may ask anew."""
+    """Of an automatic cache whose pod may not use its pull secrets; then pods may ask again."""
 
     auto_caches: int = 100
-    """Automatic caches that may exist; beyond, the one that was not used for the longest goes."""
+    """Automatic caches that may exist; beyond, the one unused for the longest is deleted."""
 
 
 def retry_after(failures: int, rules: Rules) -> float:
-    """Seconds until a cache is built again that failed so many times: up to an hour."""
+    """Seconds until the next build after so many failures: up to an hour."""
     return float(min(_LONGEST_RETRY, rules.retry_seconds * 3 ** min(failures - 1, 20)))
 
 
-def fails(cache: cache_object.CacheObject) -> bool:
-    """Whether a cache could not be built, and is kept for a while only to say why."""
+def is_failure(cache: cache_object.CacheObject) -> bool:
+    """Whether a cache could not be built, and is kept for a while only to report why."""
     state = cache.state
     tried = state.phase is cache_state.Phase.FAILED or job_manifest.failures(cache) > 0
     kept_as_failure = cache.auto or cache.dialect is caches.Dialect.ALIBABA
@@ -65,9 +65,9 @@ def expires(
     *,
     now: datetime.datetime,
 ) -> datetime.datetime | None:
-    """When a cache goes by itself; `before` is as it was until now. None: never."""
-    if fails(cache):
-        since = before.state.expires if fails(before) else None
+    """When a cache is deleted by itself; `before` is its state until now. None: never."""
+    if is_failure(cache):
+        since = before.state.expires if is_failure(before) else None
         if cache.unverified:
             return since or now + datetime.timedelta(minutes=rules.refused_minutes)
         return since or now + datetime.timedelta(hours=rules.failed_hours)
@@ -89,7 +89,7 @@ def refresh_due(cache: cache_object.CacheObject, rules: Rules) -> datetime.datet
 def surplus(
     known: Iterable[cache_object.CacheObject], rules: Rules
 ) -> list[cache_object.CacheObject]:
-    """The automatic caches that are too many, those first that were not used for the longest."""
+    """The automatic caches beyond the limit, those unused for the longest first."""
     automatic = sorted(
         (cache for cache in known if cache.auto and cache.deleted is None),
         key=lambda cache: (cache.matched or cache.created, cache.key),

@@ -1,8 +1,8 @@
-"""The collector of the controller: frees what no cache names, when no node holds it any more.
+"""The collector of the controller: deletes layers that no cache names and no node holds.
 
-Runs where the leader runs, one round after the other. What it knows between rounds is
-only how long ago a decision was announced, and what the store looked like: after a
-restart, or a round that failed, it waits again, and looks at everything.
+It runs in the leader, one round after the other. Between rounds it remembers only when a
+decision was announced, and what the store looked like. After a restart, or a round that failed,
+it waits again and reads everything.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class Nodes(Protocol):
     """The nodes of the cluster, as the API server has them now (not a cache of them)."""
 
     async def list_nodes(self) -> Sequence[roster.Node]:
-        """All nodes; raises AgentError where they cannot be told."""
+        """All nodes; raises AgentError where they cannot be listed."""
 
 
 class Pool(Protocol):
@@ -40,10 +40,10 @@ class Patience:
     """How long to wait for what, in seconds."""
 
     interval: float = 60.0
-    """Between rounds, unless somebody asks for one."""
+    """Between rounds, unless one is asked for."""
 
     settle: float = collection.SETTLE_SECONDS
-    """Until builders on other machines surely know of an announced decision."""
+    """Until builders on all machines see an announced decision."""
 
     grace: float = 86400.0
     """For a node that is gone from the cluster: its pods may run on."""
@@ -52,14 +52,14 @@ class Patience:
     """For one round in the store."""
 
     thorough: float = 3600.0
-    """After this, go through a store in which nothing seems to have changed, too."""
+    """After this, read the whole store even where nothing seems to have changed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What the last round left: for people, and for the text of a deletion."""
+    """The result of the last round: for people, and for the message of a deletion."""
 
-    sentence: str = "not looked yet"
+    sentence: str = "no round yet"
     newest: int = 0
     waiting: Sequence[int] = ()
     nodes: Sequence[roster.Node] = ()
@@ -90,11 +90,11 @@ class Collector:
         self.state = State()
 
     def ask(self) -> None:
-        """Have a round soon: a cache was deleted, or a node let something go."""
+        """Have a round soon: a cache was deleted, or a node released something."""
         self._asked.set()
 
     async def run(self) -> None:
-        """Do rounds for ever; what fails is tried again with the next."""
+        """Do rounds for ever; a failed one is repeated by the next."""
         while True:
             try:
                 sentence = await self.round()
@@ -111,15 +111,15 @@ class Collector:
             self._asked.clear()
 
     async def round(self) -> str:
-        """Look at nodes and store, go one step on; one sentence about it."""
+        """Read nodes and store, do the next step; returns one sentence about it."""
         nodes = await self._nodes.list_nodes()
-        speaking = [
+        reporting = [
             (node.name, node.acknowledged) for node in nodes if node.acknowledged is not None
         ]
         kind, result = await self._pool.call(
             "collect",
             self._root,
-            speaking,
+            reporting,
             self._orders(nodes),
             {"now": self._wall_clock(), "grace": self._patience.grace},
             deadline=self._patience.deadline,
@@ -131,13 +131,13 @@ class Collector:
         return self._note(nodes, result)
 
     def holders(self, cache_id: str, layers: Sequence[str] = ()) -> str:
-        """What a deleted cache waits for, as far as the last round knows; "": nothing.
+        """What a deleted cache waits for, by the last round; "" for nothing.
 
         `layers` are its diff IDs, where they are known.
         """
         who = roster.holders(self.state.nodes, cache_id, layers)
         waiting = min(self.state.waiting, default=0)
-        silent = [name for name, said in self.state.acknowledged.items() if said < waiting]
+        silent = [name for name, number in self.state.acknowledged.items() if number < waiting]
         return roster.waiting_sentence(cache_id, who, sorted(silent))
 
     def _orders(self, nodes: Sequence[roster.Node]) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Collector:
         return _sentence(result)
 
     def _pause(self) -> float:
-        """Until the next round: sooner where a decision will have settled."""
+        """Seconds until the next round: fewer where a decision settles before."""
         loop = asyncio.get_running_loop()
         due = [since + self._patience.settle - loop.time() for since in self._announced.values()]
         return max(0.0, min([self._patience.interval, *due]))
@@ -193,9 +193,9 @@ def _sentence(result: Mapping[str, Any]) -> str:
         parts.append(f"{len(result['announced'])} decisions are announced.")
     if result["waiting"]:
         first = min(result["waiting"])
-        silent = sum(said < first for said in result["nodes"].values())
+        silent = sum(number < first for number in result["nodes"].values())
         parts.append(
             f"{len(result['waiting'])} generations are retired; {silent} of {len(result['nodes'])}"
-            f" nodes have not let go of the first, {first}."
+            f" nodes still hold layers of the first, {first}."
         )
     return " ".join(parts) or "Nothing is to be deleted."

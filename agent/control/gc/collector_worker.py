@@ -1,7 +1,7 @@
 """What the collector does in the store, as an operation for agent.kits.processes.workers.
 
-It runs in a child that can be killed: a server that hangs takes no controller with it,
-and a round that is cut off anywhere is gone on with by the next.
+It runs in a child process that can be killed, so a hanging server does not block the controller.
+The next round continues one that was cut off.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ def collect(
 ) -> tuple[str, Any]:
     """Do one round: ("done", outcome and nodes), ("busy", text) or ("refused", text).
 
-    `nodes` are those that speak at the moment, with what they acknowledge; `orders` has
+    `nodes` are those that report at the moment, with what they acknowledge; `orders` has
     `settled`, `held` and `seen` (agent.store.gc.collection.Orders); `times` has `now` (seconds
     since 1970) and the `grace` of silent ones.
     """
@@ -57,7 +57,7 @@ def collect(
 def _keep_roster(
     place: layout.Layout, nodes: Sequence[tuple[str, int]], times: Mapping[str, float]
 ) -> Mapping[str, records.KnownNode]:
-    """Add the nodes of now to those of before, and write them down before anything follows."""
+    """Merge the present nodes into the roster, and write it before anything else is done."""
     before = generations.nodes(place)
     seen = [roster.Node(name, acknowledged) for name, acknowledged in nodes]
     known = roster.merge(before, seen, now=times["now"], grace=times["grace"])

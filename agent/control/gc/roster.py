@@ -1,8 +1,8 @@
-"""Which nodes a deletion waits for, and who holds what: pure functions.
+"""Which nodes a deletion waits for, and which of them hold what: pure functions.
 
-A node counts from the moment at which it has the annotation; the agent writes it
-before it serves anything. It counts on after it is gone, for a time of grace: pods of
-a node that the API server has lost may still run.
+A node counts from the moment at which it has the annotation; the agent writes it before it
+serves anything. It still counts for a grace period after it is gone, since pods of a node that
+was removed from the API server may still run.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _REFRESH = 0.1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the cluster as it is now; `acknowledged` is None where no agent has spoken.
+    """A node of the cluster as it is now; `acknowledged` is None where no agent has reported.
 
     `held` are the sentences of its annotation.
     """
@@ -29,7 +29,7 @@ class Node:
 
 
 def node_of(name: str, annotations: Mapping[str, str]) -> Node:
-    """Read a node's annotations. What is there but makes no sense acknowledges nothing."""
+    """Read a node's annotations. A value that is no number acknowledges nothing."""
     text = annotations.get(keys.GENERATION)
     if text is None:
         return Node(name, None)
@@ -45,13 +45,13 @@ def node_of(name: str, annotations: Mapping[str, str]) -> Node:
 def merge(
     before: Mapping[str, records.KnownNode], nodes: Iterable[Node], *, now: float, grace: float
 ) -> dict[str, records.KnownNode]:
-    """The nodes to wait for: those that speak now, and those absent for up to `grace` seconds.
+    """The nodes to wait for: those that report now, and those absent for up to `grace` seconds.
 
     When a node was seen is refreshed only now and then, so that the roster seldom changes.
     """
     found = {}
     for name, last in before.items():
-        # Grace begins when the absence is noticed: whoever deletes may itself have been away.
+        # Grace begins when the absence is noticed: the controller may have been away itself.
         since = now if last.absent is None else last.absent
         if now - since <= grace:
             found[name] = msgspec.structs.replace(last, absent=since)
@@ -68,11 +68,11 @@ def merge(
 def floor(nodes: Iterable[records.KnownNode], newest: int) -> float:
     """The generation that all have acknowledged; `newest` where there are no nodes.
 
-    Who acknowledges what does not exist yet speaks of another store, or of this one
-    before it came back from a backup.
+    A node that acknowledges a generation which does not exist yet reports of another store, or
+    of this one before it was restored from a backup.
     """
-    said = [known.acknowledged if known.acknowledged <= newest else 0 for known in nodes]
-    return min(said, default=newest)
+    acknowledged = [known.acknowledged if known.acknowledged <= newest else 0 for known in nodes]
+    return min(acknowledged, default=newest)
 
 
 def waited_for(known: Mapping[str, records.KnownNode], generation: int) -> list[str]:
@@ -81,43 +81,43 @@ def waited_for(known: Mapping[str, records.KnownNode], generation: int) -> list[
 
 
 def held_layers(nodes: Iterable[Node]) -> set[str]:
-    """The layers (diff IDs) that nodes say they hold."""
-    found = set()
+    """The layers (diff IDs) that nodes report to hold."""
+    layers = set()
     for node in nodes:
         for sentence in node.held:
             thing, _, _ = sentence.partition(": ")
             _, _, diff_id = thing.partition("/")
-            found |= {diff_id} if diff_id.startswith("sha256:") else set()
-    return found
+            layers |= {diff_id} if diff_id.startswith("sha256:") else set()
+    return layers
 
 
 def holders(nodes: Iterable[Node], cache_id: str, layers: Iterable[str] = ()) -> list[str]:
-    """Who holds layers of a deleted cache: `pod ns/name on node`, each once, in order.
+    """The holders of a deleted cache's layers: `pod ns/name on node`, each once, in order.
 
-    `layers` are its diff IDs where they are known: a node cannot always tell the cache.
+    `layers` are its diff IDs where they are known: a node does not always know the cache.
     """
-    ours = set(layers)
-    found = set()
+    diff_ids = set(layers)
+    names = set()
     for node in nodes:
         for sentence in node.held:
             thing, _, who = sentence.partition(": ")
             cache, _, diff_id = thing.partition("/")
-            if who and (cache == cache_id or diff_id in ours):
+            if who and (cache == cache_id or diff_id in diff_ids):
                 what = f"pod {who}" if "/" in who and " " not in who else who
-                found.add(f"{what} on {node.name}")
-    return sorted(found)
+                names.add(f"{what} on {node.name}")
+    return sorted(names)
 
 
 def waiting_sentence(cache_id: str, who: Sequence[str], silent: Sequence[str]) -> str:
-    """What to tell the person who deleted a cache; "" where nothing is waited for."""
+    """The message to the person who deleted a cache; "" where it waits for nothing."""
     if who:
         return (
-            f"Cache {cache_id} is deleted; its layers stay until they are let go:"
+            f"Cache {cache_id} is deleted; its layers stay until they are released:"
             f" they are held by {_some(who)}."
         )
     if silent:
         return (
-            f"Cache {cache_id} is deleted; its layers stay until every node says that it holds"
+            f"Cache {cache_id} is deleted; its layers stay until every node reports that it holds"
             f" none of them: waiting for {_some(silent)}."
         )
     return ""

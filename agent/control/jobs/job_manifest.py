@@ -1,7 +1,7 @@
 """The Job of a build: its name and its manifest. Pure functions.
 
-The pod is as unprivileged as pods get, and has no access to the API: all that it
-gets is the store, a folder for temporary files and the Secrets of its images.
+The pod has no privileges and no access to the API server. It gets the store, a folder for
+temporary files and the Secrets of its images.
 """
 
 import dataclasses
@@ -18,23 +18,23 @@ _SECRETS = "/run/uimgacc/secrets"
 _SCRATCH = "/tmp"  # noqa: S108 - a volume of the pod's own
 _TERMINATION = "/dev/termination-log"
 _ID = 65532
-"""User and group of controller and builders where their pod says nothing else."""
+"""User and group of controller and builders where their pod sets none."""
 
 _MOVES = 3
-"""How often a pod may start again elsewhere. A node is drained once, but an image that is too
-large for the disks of nodes has its pod evicted (which is a disruption as well) from each."""
+"""How often a pod may start again on another node. A node is drained once, but for an image that
+is too large for the nodes' disks the pod is evicted from each, which is a disruption as well."""
 
 _FAILURES: Sequence[Mapping[str, Any]] = (
     {"action": "Count", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    # Another try is the controller's to make: it tells why this one failed first.
+    # The controller retries, after it has reported why this build failed.
     {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
 )
 
 _BUILD = (*job_patch.POD, "containers", "build")
-_OURS: Sequence[job_patch.Path] = (
+_FIXED: Sequence[job_patch.Path] = (
     ("apiVersion",),
     ("kind",),
-    # How the controller finds its Jobs and pods again, and says when which of them ends.
+    # By these the controller finds its Jobs and pods, and controls when they end.
     *(("metadata", name) for name in ("name", "namespace")),
     *(
         ("metadata", "annotations", name)
@@ -50,13 +50,13 @@ _OURS: Sequence[job_patch.Path] = (
         for name in ("suspend", "parallelism", "completions", "backoffLimit", "podFailurePolicy")
     ),
     (*job_patch.POD, "restartPolicy"),
-    # What the command is told, and where it finds it.
+    # The command, and the places of its inputs.
     *((*_BUILD, name) for name in ("image", "command", "args")),
     *((*_BUILD, name) for name in ("terminationMessagePath", "terminationMessagePolicy")),
     *((*_BUILD, "volumeMounts", path) for path in (_SCRATCH, _SECRETS)),
     *((*job_patch.POD, "volumes", name) for name in ("store", "secrets")),
-    # That it can do nothing but build. Its user is the controller's, as the store's files are.
-    # Admission (components/controller/policy.yaml) would refuse most of it, for each build.
+    # These restrict it to building. Its user is the controller's, who owns the store's files.
+    # The admission policy (components/controller/policy.yaml) would refuse most changes of them.
     *(
         (*job_patch.POD, name)
         for name in ("serviceAccountName", "serviceAccount", "automountServiceAccountToken")
@@ -75,9 +75,9 @@ class Template:
     """What all builds have in common: most of it as in the controller's own pod.
 
     `store` is the path at which `volume` is mounted, `patch` a strategic merge patch for
-    the whole Job (agent.control.jobs.job_patch), refused where it changes what a build rests on.
-    `scratch` is what the files of layers at work may take,
-    `plain_http` the registries without TLS that no object needs to name.
+    the whole Job (agent.control.jobs.job_patch), refused where it changes what a build depends on.
+    `scratch` limits the local folder of a builder, `plain_http` are registries without TLS for
+    all builds.
     """
 
     namespace: str
@@ -97,14 +97,14 @@ class Template:
     def __post_init__(self) -> None:
         """Raise patching.PatchRefused."""
         store = (*_BUILD, "volumeMounts", self.store)
-        job_patch.check(self.patch, ours=(*_OURS, store))
+        job_patch.check(self.patch, fixed=(*_FIXED, store))
 
 
 def name_of(cache: cache_object.CacheObject, platforms: Sequence[str]) -> str:
-    """The name of the Job that builds what is wanted now.
+    """The name of the Job that builds the present spec.
 
-    It follows from the object alone, so two controllers make one Job; after a failure,
-    or when it is built anew, it is another one.
+    It follows from the object alone, so two controllers create one Job. After a failure, or
+    for a refresh, it is another name.
     """
     build = cache.state.build
     parts = [cache.spec_hash, sorted(platforms), build.time.isoformat() if build.time else ""]
@@ -113,7 +113,7 @@ def name_of(cache: cache_object.CacheObject, platforms: Sequence[str]) -> str:
 
 
 def failures(cache: cache_object.CacheObject) -> int:
-    """How many builds of this very spec have failed since the last that did not."""
+    """How many builds of this very spec have failed since the last success."""
     build = cache.state.build
     return build.failures if build.failed == cache.spec_hash else 0
 
@@ -125,7 +125,7 @@ def manifest(
     *,
     template: Template,
 ) -> dict[str, Any]:
-    """The Job of a build. With Secrets it is suspended until they are there."""
+    """The Job of a build. With Secrets it is suspended until they exist."""
     name = name_of(cache, platforms)
     labels = {**keys.BUILDER_LABELS, keys.JOB_CACHE_ID: cache.cache_id}
     made = {
@@ -157,7 +157,7 @@ def manifest(
 
 
 def secret_manifest(name: str, uid: str, *, namespace: str, data: Sequence[str]) -> dict[str, Any]:
-    """The Secret of a Job, which goes when the Job goes. `data` is in base64, as in Secrets."""
+    """The Secret of a Job, deleted with the Job. `data` is in base64, as in Secrets."""
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
     return {
         "apiVersion": "v1",
@@ -190,7 +190,7 @@ def _arguments(
     ]
     found += [f"--image={image}" for image in request.images]
     found += [f"--platform={platform}" for platform in platforms]
-    # Of the platforms of the nodes, an image may lack some; of the one that was asked for, not.
+    # An image may lack some platforms of the nodes, but not the one that the object names.
     found += [] if request.architecture else ["--some-platform"]
     found += [f"--namespace={name}" for name in request.namespaces or ()]
     plain = dict.fromkeys((*request.plain_http_registries, *template.plain_http))
@@ -224,7 +224,7 @@ def _pod(
         "runAsUser": _ID,
         "runAsGroup": _ID,
         "fsGroup": _ID,
-        # The store is large: its files' owners are not looked through at each start.
+        # The store is large: the owners of its files are not changed at each start.
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
@@ -242,7 +242,7 @@ def _pod(
                 "image": template.image,
                 "args": list(arguments),
                 "resources": {
-                    # No local disk: where a kubelet does not count it, no node would have any.
+                    # No local disk: nodes whose kubelet does not count it would not fit.
                     "requests": {"cpu": "500m", "memory": "256Mi"},
                     "limits": {"memory": "2Gi"},
                 },

@@ -1,9 +1,9 @@
-"""The cluster's own part of a builder's Job: a strategic merge, and what it cannot change. Pure.
+"""The user's patch of a builder's Job: a strategic merge, and the fields it cannot change. Pure.
 
-As `kubectl patch` and kustomize do it: mappings are merged, null takes a field away,
-and lists of which Kubernetes knows the key of an item are merged by that key
-(`$patch: delete` in an item takes it away). All other lists take the place of the
-whole list. Source: the `patchMergeKey` and `patchStrategy` of k8s.io/api/core/v1.
+As `kubectl patch` and kustomize do it: mappings are merged, null removes a field, and lists
+whose items have a key in Kubernetes are merged by that key (`$patch: delete` in an item
+removes it). Any other list replaces the whole list. Source: the `patchMergeKey` and
+`patchStrategy` of k8s.io/api/core/v1.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,16 +27,16 @@ class PatchRefused(errors.PermanentError):
         self.reason = reason
 
 
-def check(patch: object, *, ours: Sequence[Path]) -> None:
-    """Raise PatchRefused where a patch makes no sense, or changes something of `ours`."""
+def check(patch: object, *, fixed: Sequence[Path]) -> None:
+    """Raise PatchRefused where a patch is invalid, or changes a field of `fixed`."""
     for path, whole in _changes(patch, ()):
-        for own in ours:
-            if path[: len(own)] == own or (whole and own[: len(path)] == path):
+        for each in fixed:
+            if path[: len(each)] == each or (whole and each[: len(path)] == path):
                 raise PatchRefused(_shown(path), "this is set by uimgacc and cannot be patched")
 
 
 def merged(old: Any, patch: Any, path: Path = ()) -> Any:
-    """What a patch that was checked makes of a value, which stays as it is."""
+    """A copy of a value with a patch, which was checked before, applied."""
     if key := _key_of(path):
         return _merged_items(old or (), patch, path, key=key)
     if not isinstance(patch, Mapping):
@@ -61,14 +61,14 @@ def _merged_items(
             continue
         before = result.get(name, {})
         if path[-1] == "volumes" and item.keys() > {key}:
-            # A volume is of one kind: a new one takes the place of the one before (retainKeys).
+            # A volume is of one kind: a new one replaces the one before (retainKeys).
             before = {field: value for field, value in before.items() if field in item}
         result[name] = merged(before, item, (*path, name))
     return list(result.values())
 
 
 def _changes(patch: object, path: Path) -> Iterator[tuple[Path, bool]]:
-    """The fields that a patch changes; whether all that was below a field is gone with it."""
+    """The fields that a patch changes, and whether everything below a field is removed."""
     if (key := _key_of(path)) and patch is not None:
         yield from _changed_items(patch, path, key=key)
     elif isinstance(patch, Mapping):
@@ -99,7 +99,7 @@ def _changed_items(patch: object, path: Path, *, key: str) -> Iterator[tuple[Pat
 
 
 def _key_of(path: Path) -> str:
-    """By which field the items of a list are told apart; "" for what is no such list."""
+    """The field that identifies the items of a list; "" for any other value."""
     if path[: len(POD)] != POD:
         return ""
     match path[len(POD) :]:

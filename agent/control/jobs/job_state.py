@@ -1,4 +1,4 @@
-"""What a Job that is there says, and its pod. Pure functions."""
+"""The state of a build's Job, read from the Job and from its pods. Pure functions."""
 
 import dataclasses
 import datetime
@@ -12,10 +12,10 @@ _DOCUMENTED = "docs/use/builders.md"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A Job that is there. `reason` is why it failed, or what its pod waits for.
+    """A Job that exists. `reason` is why it failed, or what its pod waits for.
 
-    `explained` is whether the pod has said so: a Job itself seldom knows. `setback` is
-    why a pod before the one that runs was evicted: it will be again, if nobody does something.
+    `explained` is whether the reason is from the pod: a Job itself seldom knows. `setback` is
+    why an earlier pod was evicted: the next one will be as well, unless something is changed.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Job:
 
 
 def parse(body: Mapping[str, Any], pod_reason: str = "", *, setback: str = "") -> Job:
-    """Read a Job; `pod_reason` is what its pod says (see reason_of_pod)."""
+    """Read a Job; `pod_reason` is the reason from its pod (see reason_of_pod)."""
     meta, status = body["metadata"], body.get("status") or {}
     annotations = meta.get("annotations") or {}
     held = {
@@ -71,22 +71,22 @@ def parse(body: Mapping[str, Any], pod_reason: str = "", *, setback: str = "") -
 def _reason(failure: Mapping[str, Any] | None, pod: str) -> str:
     if failure is None:
         return pod
-    said = ": ".join(filter(None, (failure.get("reason"), failure.get("message"))))
+    reason = ": ".join(filter(None, (failure.get("reason"), failure.get("message"))))
     if failure.get("reason") in ("BackoffLimitExceeded", "PodFailurePolicy") and pod:
-        return pod  # which only says that the pod failed
-    return "; ".join(filter(None, (said, pod))) or "the Job failed and says no reason"
+        return pod  # the Job only reports that its pod failed
+    return "; ".join(filter(None, (reason, pod))) or "the Job failed and gives no reason"
 
 
 def is_evicted(body: Mapping[str, Any]) -> bool:
-    """Whether a kubelet has ended a pod, as its node, or its volume, had no room."""
+    """Whether the kubelet has evicted a pod, because its node or its volume was full."""
     return (body.get("status") or {}).get("reason") == "Evicted"
 
 
 def reason_of_pod(body: Mapping[str, Any]) -> str:
-    """What a builder's pod says of why it failed, or what it waits for; "" where all is well."""
+    """Why a builder's pod failed, or what it waits for; "" where it does neither."""
     status = body.get("status") or {}
     if is_evicted(body):
-        # What the container said is no more than that it was told to stop, if it still was.
+        # The container's own message is only that it had to stop.
         return _evicted(str(status.get("message") or ""))
     for container in status.get("containerStatuses") or ():
         state = container.get("state") or {}
@@ -95,21 +95,21 @@ def reason_of_pod(body: Mapping[str, Any]) -> str:
             return _ended(ended, status)
         waiting = state.get("waiting") or {}
         if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            said = f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
-            return f"the builder's pod does not start: {said}"
+            reason = f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+            return f"the builder's pod does not start: {reason}"
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return f"the builder's pod finds no node: {condition.get('message', '')}".rstrip(": ")
     if status.get("phase") == "Failed":
-        said = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
-        return f"the builder's pod failed: {said or 'no reason is known'}"
+        reason = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
+        return f"the builder's pod failed: {reason or 'no reason is known'}"
     return ""
 
 
-def _evicted(said: str) -> str:
-    missing = "memory" if "resource: memory" in said else "local disk"
-    told = f": {said.strip().rstrip('.')}" if said else ""
-    return f"the builder was evicted{told}; give builders more {missing} ({_DOCUMENTED})"
+def _evicted(message: str) -> str:
+    missing = "memory" if "resource: memory" in message else "local disk"
+    reason = f": {message.strip().rstrip('.')}" if message else ""
+    return f"the builder was evicted{reason}; give builders more {missing} ({_DOCUMENTED})"
 
 
 def _ended(ended: Mapping[str, Any], status: Mapping[str, Any]) -> str:
@@ -117,5 +117,5 @@ def _ended(ended: Mapping[str, Any], status: Mapping[str, Any]) -> str:
         return f"the builder ran out of memory: raise its limit ({_DOCUMENTED})"
     if message := str(ended.get("message") or "").strip():
         return message
-    said = ": ".join(filter(None, (status.get("reason"), status.get("message"))))
-    return f"the builder ended with status {ended['exitCode']}{said and f' ({said})'}"
+    reason = ": ".join(filter(None, (status.get("reason"), status.get("message"))))
+    return f"the builder ended with status {ended['exitCode']}{reason and f' ({reason})'}"

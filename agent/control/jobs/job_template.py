@@ -1,4 +1,4 @@
-"""What all builds have in common, from where the controller itself stands: its own pod.
+"""The template of all builds, read from the controller's own pod.
 
 So image, store and user are configured in one place, the controller's Deployment.
 """
@@ -18,13 +18,13 @@ _TAKEN = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "seLinuxOp
 
 
 class NoTemplate(errors.PermanentError):
-    """The controller's pod, or the file of a patch, is not as builders need it."""
+    """No template can be made of the controller's pod, or of the file of the patch."""
 
 
 async def read(api: cluster.Api, wanted: settings.Controller) -> job_manifest.Template:
-    """The template by the controller's own pod."""
+    """The template from the controller's own pod."""
     if not wanted.pod:
-        raise NoTemplate("which pod is this? Set --pod (UIMGACC_POD) to its name")
+        raise NoTemplate("the name of this pod is not known: set --pod (UIMGACC_POD)")
     try:
         pod = await api.get(rest_client.PODS, wanted.pod, namespace=wanted.namespace)
     except refusals.NotFound as error:
@@ -38,9 +38,9 @@ async def read(api: cluster.Api, wanted: settings.Controller) -> job_manifest.Te
 def of_pod(
     pod: Mapping[str, Any], wanted: settings.Controller, *, patch: Mapping[str, Any]
 ) -> job_manifest.Template:
-    """The template of a pod: its container with the store, and that volume.
+    """The template from a pod: from its container with the store, and that volume.
 
-    Raises NoTemplate, and patching.PatchRefused.
+    Raises NoTemplate, and job_patch.PatchRefused.
     """
     spec = pod["spec"]
     store = str(wanted.store)
@@ -65,7 +65,7 @@ def of_pod(
                     plain_http=wanted.plain_http_registries,
                     patch=patch,
                 )
-    raise NoTemplate(f"the pod {wanted.pod} has no volume at {store}: builders need it, too")
+    raise NoTemplate(f"the pod {wanted.pod} has no volume at {store}, which builders need, too")
 
 
 def read_patch(path: pathlib.Path | None) -> Mapping[str, Any]:
@@ -73,9 +73,9 @@ def read_patch(path: pathlib.Path | None) -> Mapping[str, Any]:
     if path is None:
         return {}
     try:
-        found = msgspec.yaml.decode(path.read_bytes())
+        patch = msgspec.yaml.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
         raise NoTemplate(f"{path}: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(patch, dict):
         raise NoTemplate(f"{path}: expected a mapping, a part of a Job")
-    return found
+    return patch

@@ -12,7 +12,7 @@ _SHORTEST = 16
 
 
 class KeysError(errors.PermanentError):
-    """Nobody can sign in. The message is for everybody, so it says nothing of what is in the file.
+    """No key can be checked. Anybody may read the message, so the file's content is not in it.
 
     `path` is the file, `reason` what is wrong with it.
     """

@@ -12,7 +12,7 @@ _NODES_SHOWN = 500
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A node that has an agent, or had: `reason` is its condition's sentence."""
+    """A node that has or had an agent: `reason` is the message of its condition."""
 
     name: str
     capable: bool
@@ -21,7 +21,7 @@ class Node:
 
 
 class Fleet:
-    """All nodes with an agent, added up; of `most` of them all that is known."""
+    """All nodes with an agent, summed up, and the details of `most` of them."""
 
     def __init__(self, *, most: int = _NODES_SHOWN) -> None:
         self._most = most
@@ -45,11 +45,11 @@ class Fleet:
 
     @property
     def shown(self) -> Sequence[Node]:
-        """What a page can show: those that do not serve first."""
-        found = (
+        """The nodes that the page lists: those that do not serve first."""
+        others, serving = (
             sorted(known, key=lambda each: each.name) for known in (self._others, self._serving)
         )
-        return [node for nodes in found for node in nodes][: self._most]
+        return [*others, *serving][: self._most]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +62,13 @@ class View:
 
 
 async def read(client: rest_client.Client, *, store_problem: str) -> View:
-    """Ask the API for all of it; raise AgentError."""
-    found_caches = []
+    """Read all of it from the API server; raise AgentError."""
+    all_caches = []
     for group in caches.GROUPS:
         resource = rest_client.Resource(group=group, plural="imagecaches")
         try:
             async for page in client.pages(resource, not_older_than="0"):
-                found_caches += [cache_object.parse(body) for body in page.items]
+                all_caches += [cache_object.parse(body) for body in page.items]
         except refusals.NotFound:
             continue  # that dialect is not installed
     fleet = Fleet()
@@ -78,24 +78,24 @@ async def read(client: rest_client.Client, *, store_problem: str) -> View:
             if (node := _node(body)) is not None:
                 fleet.add(node)
     return View(
-        caches=sorted(found_caches, key=lambda each: each.key),
+        caches=sorted(all_caches, key=lambda each: each.key),
         fleet=fleet,
         store_problem=store_problem,
     )
 
 
 def _node(body: rest_client.Object) -> Node | None:
-    """A node of ours; None for one that never had an agent."""
+    """A node that has or had an agent; None for any other."""
     meta = body.get("metadata") or {}
     conditions = (body.get("status") or {}).get("conditions") or ()
-    told = [each for each in conditions if each.get("type") == keys.NODE_CONDITION]
+    own = [each for each in conditions if each.get("type") == keys.NODE_CONDITION]
     capable = (meta.get("labels") or {}).get(keys.CAPABLE) == "true"
-    if not told and not capable:
+    if not own and not capable:
         return None
     saved = (meta.get("annotations") or {}).get(keys.SAVED)
     return Node(
         name=str(meta.get("name", "")),
         capable=capable,
-        reason=str(told[0].get("message", "")) if told else "",
-        saved=reports.decode_saved(saved) if saved is not None else None,
+        reason=str(own[0].get("message", "")) if own else "",
+        saved=nodes.decode_saved(saved) if saved is not None else None,
     )

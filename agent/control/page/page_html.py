@@ -1,7 +1,7 @@
 """The controller's page for people: caches, nodes, and two forms; pure.
 
-What it shows was written by others (names, messages), so all of it is text to the
-page. Whoever sees it has a key; `token` proves that a form came from this page.
+Names and messages come from users, so all of them are escaped. Every visitor has signed in;
+`token` proves that a form came from this page.
 """
 
 import dataclasses
@@ -26,20 +26,20 @@ _NUMBER = {"inputmode": "numeric", "pattern": "[0-9]*"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """What became of the form that was sent last."""
+class Result:
+    """The result of the form that was sent last."""
 
     text: str
     good: bool = True
 
 
 def render(
-    view: page_data.View, *, token: str, now: datetime.datetime, said: Said | None = None
+    view: page_data.View, *, token: str, now: datetime.datetime, result: Result | None = None
 ) -> bytes:
     """The page."""
     page = html.Page(title="Image caches", subtitle=f"as of {now:%Y-%m-%d %H:%M:%S} UTC")
     return page.render(
-        _said(said),
+        _result(result),
         _overview(view),
         _caches(view, token, now),
         _create(token),
@@ -47,11 +47,11 @@ def render(
     )
 
 
-def _said(said: Said | None) -> html.Html | None:
-    if said is None:
+def _result(result: Result | None) -> html.Html | None:
+    if result is None:
         return None
-    kind, word = ("good", "Done") if said.good else ("bad", "Not done")
-    body = [html.badge(kind, word), " ", html.prose(said.text)]
+    kind, word = ("good", "Done") if result.good else ("bad", "Not done")
+    body = [html.badge(kind, word), " ", html.prose(result.text)]
     return html.tag("section", html.tag("p", *body), class_=kind, role="status")
 
 
@@ -73,9 +73,9 @@ def _overview(view: page_data.View) -> html.Html:
 
 def _caches(view: page_data.View, token: str, now: datetime.datetime) -> html.Html:
     if not view.caches:
-        return html.section("Caches", html.tag("p", "There are none yet."))
+        return html.section("Caches", html.tag("p", "There are no caches yet."))
     rows = [list(_cache(each, token, now)) for each in view.caches]
-    header = ("Name", "Phase", "Progress", "Size", "Images", "Age", "Says", "Delete")
+    header = ("Name", "Phase", "Progress", "Size", "Images", "Age", "Message", "Delete")
     return html.section("Caches", html.table("All dialects", header, rows))
 
 
@@ -127,8 +127,8 @@ def _create(token: str) -> html.Html:
             _lines("Images, one a line", "images", rows="4", required="required"),
             _lines("Pull secrets, one a line, as namespace/name", "secrets", rows="2"),
             _lines(
-                "Namespaces that it serves, one a line; without one those of the pull secrets,"
-                " and all without any",
+                "Namespaces that it serves, one a line; if empty, those of the pull secrets,"
+                " and all of them without pull secrets",
                 "namespaces",
                 rows="2",
             ),
@@ -147,7 +147,7 @@ def _nodes(view: page_data.View) -> html.Html:
     hidden = view.fleet.count - len(shown)
     more = f" (and {hidden} more)" if hidden else ""
     table = html.table(
-        f"Nodes with an agent{more}; those that do not serve come first",
+        f"Nodes with an agent{more}; those that do not serve are first",
         header,
         [list(_node(node)) for node in shown],
     )

@@ -46,7 +46,7 @@ class FormError(errors.PermanentError):
 
 
 class Pages:
-    """The handlers. `read` gives what is to be shown."""
+    """The handlers. `read` reads what the page shows."""
 
     def __init__(
         self,
@@ -89,19 +89,19 @@ class Pages:
         form = await forms.fields_of(request)
         if not _same_site(request) or not self._is_valid(form.get(page_html.TOKEN, ""), private):
             text = "This form has expired, or is not from this page. Please send it again."
-            return await self._page(private, page_html.Said(text=text, good=False), status=403)
+            return await self._page(private, page_html.Result(text=text, good=False), status=403)
         try:
-            said = page_html.Said(text=await do(form))
+            result = page_html.Result(text=await do(form))
         except errors.PermanentError as error:
             return await self._page(
-                private, page_html.Said(text=str(error), good=False), status=422
+                private, page_html.Result(text=str(error), good=False), status=422
             )
         except errors.TemporaryError as error:
             return await self._page(
-                private, page_html.Said(text=str(error), good=False), status=503
+                private, page_html.Result(text=str(error), good=False), status=503
             )
-        logger.info("a form of the page was done", extra={"outcome": said.text})
-        return await self._page(private, said)
+        logger.info("a form of the page was done", extra={"outcome": result.text})
+        return await self._page(private, result)
 
     async def _create(self, form: Mapping[str, str]) -> str:
         manifest = _manifest(form)
@@ -127,16 +127,16 @@ class Pages:
         return f"The cache {name} is being deleted; its layers are when no node holds them."
 
     async def _page(
-        self, private: str, said: page_html.Said | None = None, *, status: int = 200
+        self, private: str, result: page_html.Result | None = None, *, status: int = 200
     ) -> web.Response:
         try:
             view = await self._read()
         except errors.AgentError as error:
             view = page_data.View(store_problem="")
-            said = said or page_html.Said(text=str(error), good=False)
+            result = result or page_html.Result(text=str(error), good=False)
             status = 503
         now = self._clock()
-        body = page_html.render(view, token=_token(private, now), now=now, said=said)
+        body = page_html.render(view, token=_token(private, now), now=now, result=result)
         headers = html.headers(form_action="'self'")
         return web.Response(body=body, status=status, headers=headers)
 
@@ -192,11 +192,11 @@ def _token(private: str, now: datetime.datetime) -> str:
 
 
 def _same_site(request: web.Request) -> bool:
-    """Whether the browser says that a form came from here, or says nothing."""
+    """Whether the browser names this site as the origin of a form, or names none."""
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         return False
     origin = request.headers.get("Origin", "")
-    # A page with our Referrer-Policy sends "null" as its origin.
+    # A page with the Referrer-Policy of this one sends "null" as its origin.
     return origin in ("", "null") or urllib.parse.urlsplit(origin).netloc == request.host
 
 
@@ -205,4 +205,4 @@ def _challenge() -> web.Response:
         "WWW-Authenticate": 'Basic realm="uimgacc: public key and private key", charset="UTF-8"',
         "Cache-Control": "no-store",
     }
-    return web.Response(status=401, text="A key of the API is needed.\n", headers=headers)
+    return web.Response(status=401, text="Sign in with a key of the API.\n", headers=headers)

@@ -81,10 +81,10 @@ def test_instances_of_a_registry_are_those_that_the_pod_names() -> None:
 @pytest.mark.parametrize(
     ("there", "said"),
     [
-        (None, "the pod team/app-0 that wanted it is gone"),
+        (None, "the pod team/app-0 for which it was created is gone"),
         (pod(meta={"uid": "u-2"}), "is gone"),
-        (pod(spec={"nodeName": "node-2"}), "not on the node that asks, node-1"),
-        (pod(spec={"nodeName": ""}), "not on the node that asks, node-1"),
+        (pod(spec={"nodeName": "node-2"}), "not on the node of the agent that created it, node-1"),
+        (pod(spec={"nodeName": ""}), "not on the node of the agent that created it, node-1"),
         (pod(meta={"annotations": {}}), "does not ask for automatic caches"),
         (
             pod(meta={"annotations": {keys.CACHE: "imc-1"}}),
@@ -103,8 +103,8 @@ def test_a_pod_that_is_not_as_the_agent_says_entitles_to_nothing(there, said: st
 def test_an_agent_says_for_which_pod(said: dict[str, str]) -> None:
     named = dataclasses.replace(pod(), **said)
 
-    assert "for which pod" in pull_permission.problem(cache(named))
-    assert "for which pod" in pull_permission.refusal(cache(named), named)
+    assert "name the pod" in pull_permission.problem(cache(named))
+    assert "name the pod" in pull_permission.refusal(cache(named), named)
 
 
 def test_secrets_are_those_of_the_pods_namespace() -> None:

@@ -77,7 +77,7 @@ async def test_a_deleted_cache_goes_when_the_nodes_have_let_go(place, cluster, c
 
     sentence = await rounds(collector, 4)
 
-    assert "2 of 2 nodes have not let go of the first, 1" in sentence
+    assert "2 of 2 nodes still hold layers of the first, 1" in sentence
     assert collector.holders("imc-one").endswith("held by pod ns/pod on b.")
     cluster.says("b", 0)
     cluster.says("a", 1)

@@ -99,7 +99,7 @@ LATE = {"type": "Failed", "reason": "DeadlineExceeded", "message": "too long"}
         (job({**FAILED, "reason": "PodFailurePolicy"}), "no such image", "no such image"),
         (job(FAILED), "", "BackoffLimitExceeded: limit"),
         (job(LATE), "finds no node", "DeadlineExceeded: too long; finds no node"),
-        (job({"type": "Failed"}), "", "the Job failed and says no reason"),
+        (job({"type": "Failed"}), "", "the Job failed and gives no reason"),
         (job(), "finds no node", "finds no node"),
     ],
 )

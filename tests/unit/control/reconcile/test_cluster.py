@@ -107,7 +107,7 @@ async def test_a_pod_that_cannot_be_read_entitles_to_nothing(answer, said: str) 
 async def test_nothing_but_a_pod_can_be_named() -> None:
     """`..` would be another path of the API."""
     for name in ("..", "../secrets/pull", "a/b", "", "a?b"):
-        assert "for which pod" in await asked(AssertionError()).origin_problem(cache(name))
+        assert "name the pod" in await asked(AssertionError()).origin_problem(cache(name))
 
 
 JSON = st.recursive(
