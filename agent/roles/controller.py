@@ -131,19 +131,19 @@ class _Controller:
         reconciler = step.Reconciler(view, tools, reconciling)
         keeper = upkeep.Upkeep(api, view, nodes, emitter, reconciling.rules)
         await keeper.prime()
-        aliaser = controller_api.aliaser(wanted, client)
+        pusher = controller_api.alias_pusher(wanted, client)
 
         def deliver(plural: str, kind: str | None, body: dict[str, Any]) -> None:
             view.deliver(plural, kind, body)
             if plural == "imagecaches":
-                aliaser.deliver(kind, body)
+                pusher.deliver(kind, body)
 
         watcher = watches.Watcher(_credentials(wanted), namespace=wanted.namespace, deliver=deliver)
         services = {
             "watches": watcher.run(),
             "events": events.run(),
             "collector": collector.run(),
-            "aliases": aliaser.run(),
+            "aliases": pusher.run(),
             "lists": keeper.run(),
             "counts": keeper.run_counts(),
             **{f"steps {at}": queue.run(reconciler.step) for at in range(_STEPS)},

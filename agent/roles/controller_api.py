@@ -1,7 +1,7 @@
-"""The controller's front: UCloud's API, and the page for people.
+"""The HTTP servers of the controller for users: UCloud's API, and the page for people.
 
-Every controller answers, whether it leads or not: all that is known stands in the
-cluster's objects. What takes long is done by the one that leads.
+Every controller answers, whether it leads or not: the whole state is in the cluster's objects.
+The leader does what takes long.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import logging
 from aiohttp import web
 
 from agent import errors, settings
-from agent.clients.kube import acceleration_switch, connection, rest_client
+from agent.clients.kube import connection, rest_client
 from agent.control.objects import operation_lock
 from agent.control.page import api_keys, page_data, page_routes
 from agent.control.reconcile import cache_store
@@ -19,7 +19,7 @@ from agent.kits.aio import tasks
 from agent.kits.processes import workers
 from agent.kits.web import listener, tls
 from agent.model import keys, times
-from agent.ucloud import accelerated_objects, acceleration, alias_push, endpoint
+from agent.ucloud import actions, activation, alias_push, endpoint, image_objects
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ _CERTIFICATE_SECONDS = 10.0
 
 
 class _Store:
-    """Whether the store is there, as a sentence that is at hand."""
+    """Whether the store answers; `problem` is the sentence of the last probe."""
 
     def __init__(self, store: cache_store.CacheStore) -> None:
         self._store = store
-        self.problem = "it has not been looked at yet"
+        self.problem = "it has not been probed yet"
 
     async def run(self) -> None:
-        """Ask it every few seconds, for ever."""
+        """Probe it every few seconds, for ever."""
         while True:
             try:
                 await self._store.probe()
@@ -47,7 +47,7 @@ class _Store:
 
 
 async def run(wanted: settings.Controller, credentials: connection.Credentials) -> None:
-    """Answer for ever; where nothing is to be served, wait."""
+    """Serve for ever; where no address is set, wait."""
     if not wanted.api_listen:
         await asyncio.Event().wait()
     async with contextlib.AsyncExitStack() as stack:
@@ -73,45 +73,52 @@ async def run(wanted: settings.Controller, credentials: connection.Credentials) 
         await tasks.run_services(services, asyncio.Event())
 
 
-def aliaser(wanted: settings.Controller, client: rest_client.Client) -> alias_push.Aliaser:
-    """What the controller that leads does for the API."""
-    return alias_push.Aliaser(_objects(wanted, client))
+def alias_pusher(wanted: settings.Controller, client: rest_client.Client) -> alias_push.AliasPusher:
+    """The part of the API's work that the leader does."""
+    switch = _activation(wanted, client)
+    return alias_push.AliasPusher(switch, _images(wanted, client, switch))
 
 
-def _objects(
-    wanted: settings.Controller, client: rest_client.Client
-) -> accelerated_objects.KubeObjects:
-    found = accelerated_objects.Settings(
+def _activation(wanted: settings.Controller, client: rest_client.Client) -> activation.Activation:
+    return activation.Activation(client, namespace=wanted.namespace, hosts=_list(wanted.uhub))
+
+
+def _images(
+    wanted: settings.Controller, client: rest_client.Client, switch: activation.Activation
+) -> image_objects.ImageObjects:
+    return image_objects.ImageObjects(
+        client,
+        switch,
         namespace=wanted.namespace,
-        hosts=_list(wanted.uhub),
-        plain_http=wanted.plain_http_registries,
-        serves=_list(wanted.uhub_namespaces),
+        settings=image_objects.Settings(
+            plain_http=wanted.plain_http_registries, serves=_list(wanted.uhub_namespaces)
+        ),
     )
-    switch = acceleration_switch.Switch(client, namespace=wanted.namespace)
-    return accelerated_objects.KubeObjects(client, switch, found)
 
 
 def _application(
     wanted: settings.Controller, client: rest_client.Client, store: _Store
 ) -> web.Application:
     if wanted.api_keys is None:
-        raise errors.PermanentError("--api-listen needs --api-keys: who may ask")
-    actions = acceleration.Actions(
-        _objects(wanted, client),
+        raise errors.PermanentError(
+            "--api-listen needs --api-keys, the keys of those who may use it"
+        )
+    switch = _activation(wanted, client)
+    ucloud = actions.Actions(
+        _images(wanted, client, switch),
+        switch,
         operation_lock.OperationLock(client, namespace=wanted.namespace),
-        nfs=wanted.nfs,
-        store_problem=lambda: store.problem,
-        clock=times.now,
+        actions.Store(nfs=wanted.nfs, problem=lambda: store.problem),
     )
-    keys = api_keys.Keys(wanted.api_keys)
-    app = endpoint.application(endpoint.Api(actions, keys, cluster=wanted.cluster_id))
-    shown = page_routes.Pages(
+    pairs = api_keys.Keys(wanted.api_keys)
+    app = endpoint.application(endpoint.Api(ucloud, pairs, cluster=wanted.cluster_id))
+    page = page_routes.Pages(
         client,
-        keys,
+        pairs,
         lambda: page_data.read(client, store_problem=store.problem),
         clock=times.now,
     )
-    shown.add_to(app)
+    page.add_to(app)
     return app
 
 
@@ -120,7 +127,7 @@ def _list(text: str) -> tuple[str, ...]:
 
 
 async def _renew(certificate: tls.Certificate | None) -> None:
-    """Take a certificate that was replaced, for ever; connections that are open keep theirs."""
+    """Load a certificate that was replaced, for ever; open connections keep the old one."""
     while True:
         await asyncio.sleep(_CERTIFICATE_SECONDS)
         try:

@@ -1,4 +1,4 @@
-"""What is known of the images that UCloud's API has accelerated, and what that amounts to; pure."""
+"""The images that UCloud's API has accelerated, and their status in its words; pure."""
 
 import dataclasses
 import datetime
@@ -11,11 +11,11 @@ from agent.model import images
 from agent.ucloud import protocol
 
 _PATIENCE = datetime.timedelta(seconds=60)
-"""How long a deletion may wait for nodes until whoever waits for it is told by whom it is held."""
+"""How long a deletion waits for nodes before the API reports, as an error, which nodes hold it."""
 
 
 class Stage(enum.Enum):
-    """How far the second name of an image is."""
+    """The state of the other name of an image."""
 
     NONE = ""
     PUSHED = "Pushed"
@@ -24,13 +24,12 @@ class Stage(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerated:
-    """An ImageCache object of ours.
+    """An ImageCache object of the API, with the name and the other name of its image.
 
-    `built` and `failed` say what became of its present spec: both are False while
-    nobody has tried. `problem` says why the other name could not be pushed,
-    `deleted` is since when it is being deleted, `told` whether somebody went on after
-    that had become an error. `plain_http` and `insecure` are registries that are spoken
-    to in that way.
+    `built` and `failed` are about its present spec: both are False before the first build has
+    ended. `problem` is why the other name could not be pushed. `deleted` is when its deletion
+    began, `reported` whether a later operation was begun after that had become an error.
+    `plain_http` and `insecure` are the registries without TLS, or without verified TLS.
     """
 
     name: str
@@ -46,11 +45,11 @@ class Accelerated:
     plain_http: frozenset[str] = frozenset()
     insecure: frozenset[str] = frozenset()
     deleted: datetime.datetime | None = None
-    told: bool = False
+    reported: bool = False
 
 
 def name_of(original: images.Reference) -> str:
-    """The name of the object for an image: one each, whatever its other name."""
+    """The name of the object for an image; it does not depend on the other name."""
     return f"ucloud-{hashlib.sha256(str(original).encode()).hexdigest()[:16]}"
 
 
@@ -60,7 +59,7 @@ def pushable(each: Accelerated) -> bool:
 
 
 def digest_of(each: Accelerated) -> str:
-    """What the original stood for when it was built; "" where that is not known."""
+    """The digest of the original when it was built; "" where it is not known."""
     built = [image.digest for image in each.state.images if image.image == each.original]
     return built[0] if built else ""
 
@@ -71,10 +70,10 @@ def has_failed(each: Accelerated) -> bool:
 
 
 def status_of(each: Accelerated) -> protocol.Status:
-    """How one image is."""
+    """The status of one image."""
     if each.deleted is not None:
         return protocol.Status.DELETING
-    # A build that failed is tried again; whoever waits for it is told nevertheless.
+    # A failed build is retried, but the caller who waits for it gets the error.
     if each.failed or each.stage is Stage.FAILED:
         return protocol.Status.CREATE_ERROR
     if each.built and each.stage is Stage.PUSHED:
@@ -83,9 +82,9 @@ def status_of(each: Accelerated) -> protocol.Status:
 
 
 def is_held(each: Accelerated, now: datetime.datetime) -> bool:
-    """Whether nodes hold up its deletion for so long that nobody waits for it any more."""
+    """Whether its deletion has waited for nodes for so long that callers no longer wait for it."""
     return each.deleted is not None and (
-        each.told or (now - each.deleted > _PATIENCE and bool(each.state.message))
+        each.reported or (now - each.deleted > _PATIENCE and bool(each.state.message))
     )
 
 
@@ -94,15 +93,15 @@ def is_busy(each: Accelerated, now: datetime.datetime) -> bool:
     return status_of(each) in protocol.BUSY and not is_held(each, now)
 
 
-def overall(found: Sequence[Accelerated], now: datetime.datetime) -> tuple[protocol.Status, str]:
-    """The one status of a cluster, and its error."""
-    for each in found:
+def overall(images: Sequence[Accelerated], now: datetime.datetime) -> tuple[protocol.Status, str]:
+    """The status of the cluster as a whole, and its error."""
+    for each in images:
         if is_busy(each, now):
             return status_of(each), ""
-    for each in found:
-        if is_held(each, now) and not each.told:
+    for each in images:
+        if is_held(each, now) and not each.reported:
             return protocol.Status.DELETE_ERROR, f"{each.original}: {each.state.message}"
-    for each in found:
+    for each in images:
         if has_failed(each):
             reason = each.problem or each.state.message
             return protocol.Status.CREATE_ERROR, f"{each.original}: {reason}"
@@ -110,7 +109,7 @@ def overall(found: Sequence[Accelerated], now: datetime.datetime) -> tuple[proto
 
 
 def shown(each: Accelerated) -> protocol.Accelerated:
-    """An image that is there, in UCloud's words."""
+    """A Ready image, in UCloud's words."""
     sizes = [image.size for image in each.state.images if image.image == each.original]
     return protocol.Accelerated(
         original=each.original,

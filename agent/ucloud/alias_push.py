@@ -1,8 +1,7 @@
 """Pushes the other names of images that UCloud's API has built, when they are Ready.
 
-The controller that leads runs this. What is to be done stands in the objects, whichever
-controller was asked for it; they come by its watches, so nothing is asked while nothing is
-to be done.
+The leader runs this. Which names are to be pushed is in the objects, whichever controller got
+the request. The watches deliver them, so that no requests are sent while there is nothing to do.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 from agent import errors
 from agent.clients.registry import credentials, distribution, tag_push
 from agent.model import images
-from agent.ucloud import accelerated_images, accelerated_objects
+from agent.ucloud import accelerated_images, image_objects
 
 logger = logging.getLogger(__name__)
 
@@ -23,57 +22,66 @@ _AGAIN = 2.0
 _REGISTRY = distribution.Options(read_timeout=300.0)
 
 
-class Objects(Protocol):
-    """What becomes of an image: acceleration_objects.KubeObjects."""
+class Logins(Protocol):
+    """Where the login is (agent.ucloud.activation.Activation)."""
 
     async def login(self) -> bytes | None:
-        """The docker config JSON of who may push."""
+        """The docker config JSON with which names are pushed; None where there is none."""
+
+
+class Results(Protocol):
+    """Where the result is written (agent.ucloud.image_objects.ImageObjects)."""
 
     async def pushed(self, each: accelerated_images.Accelerated, layers: int) -> None:
-        """The other name is there."""
+        """The other name is pushed."""
 
     async def failed(self, each: accelerated_images.Accelerated, problem: str) -> None:
-        """It cannot be."""
+        """It cannot be pushed."""
 
 
-class Aliaser:
-    """A service that is told of objects; one name is pushed at a time."""
+class AliasPusher:
+    """A service to which objects are delivered; it pushes one name at a time."""
 
-    def __init__(self, objects: Objects, *, options: distribution.Options = _REGISTRY) -> None:
-        self._objects = objects
+    def __init__(
+        self, logins: Logins, results: Results, *, options: distribution.Options = _REGISTRY
+    ) -> None:
+        self._logins = logins
+        self._results = results
         self._options = options
         self._waiting: dict[str, accelerated_images.Accelerated] = {}
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def deliver(self, kind: str | None, body: Mapping[str, Any]) -> None:
         """Take in a change of an ImageCache of the native kind (agent.control.objects.watches)."""
-        if not accelerated_objects.is_ours(body):
+        if not image_objects.is_of_ucloud(body):
             return
-        each = accelerated_objects.accelerated(body)
+        each = image_objects.accelerated(body)
         if kind != "DELETED" and accelerated_images.pushable(each):
             self._waiting[each.name] = each
-            self._news.set()
+            self._changed.set()
         else:
             self._waiting.pop(each.name, None)
 
     async def run(self) -> None:
-        """Push whatever is to be pushed, for ever."""
+        """Push the names that are due, for ever."""
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._changed.wait()
+            self._changed.clear()
             for each in list(self._waiting.values()):
                 try:
                     await self._push(each)
                 except errors.AgentError as error:
-                    logger.warning("another name of an image waits", extra={"reason": str(error)})
-                    asyncio.get_running_loop().call_later(_AGAIN, self._news.set)
+                    logger.warning(
+                        "the other name of an image is pushed later", extra={"reason": str(error)}
+                    )
+                    asyncio.get_running_loop().call_later(_AGAIN, self._changed.set)
                     continue
-                # Of another object of this name there may be news meanwhile.
+                # Another object of this name may have been delivered meanwhile.
                 if self._waiting.get(each.name) is each:
                     del self._waiting[each.name]
 
     async def _push(self, each: accelerated_images.Accelerated) -> None:
-        """Push one; what is temporary is raised."""
+        """Push one name; a temporary error is raised."""
         try:
             layers = await self._alias(each)
         except errors.PermanentError as error:
@@ -81,18 +89,18 @@ class Aliaser:
                 "the other name of an image cannot be pushed",
                 extra={"image": each.target, "reason": str(error)},
             )
-            await self._objects.failed(each, f"{each.target} cannot be pushed: {error}")
+            await self._results.failed(each, f"{each.target} cannot be pushed: {error}")
             return
-        logger.info("an image has another name", extra={"image": each.target})
-        await self._objects.pushed(each, layers)
+        logger.info("the other name of an image is pushed", extra={"image": each.target})
+        await self._results.pushed(each, layers)
 
     async def _alias(self, each: accelerated_images.Accelerated) -> int:
         original = images.parse_reference(each.original)
-        # What was built, whatever the tag stands for by now.
+        # The digest that was built: the tag may have moved since.
         digest = accelerated_images.digest_of(each) or original.digest
         source = dataclasses.replace(original, tag="", digest=digest) if digest else original
-        found = await self._objects.login()
-        known = [] if found is None else [credentials.DockerConfig(found, source="UHub's user")]
+        login = await self._logins.login()
+        known = [] if login is None else [credentials.DockerConfig(login, source="UHub's user")]
         options = dataclasses.replace(
             self._options, plain_http=each.plain_http, insecure=each.insecure
         )

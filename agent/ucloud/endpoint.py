@@ -24,14 +24,14 @@ _UNAVAILABLE = "not possible at the moment: the controller's log has the reason"
 
 
 class Actions(Protocol):
-    """What the actions do: acceleration.Actions."""
+    """The actions (agent.ucloud.actions.Actions)."""
 
     async def do(self, request: protocol.Request) -> protocol.Situation | None:
-        """Do it; raise ucloud.ApiError."""
+        """Do it; raise protocol.ApiError."""
 
 
 class Api:
-    """The handler of requests. `cluster` is the only ClusterId; "": any will do."""
+    """The handler of requests. `cluster` is the only ClusterId that is accepted; "" accepts any."""
 
     def __init__(self, actions: Actions, keys: api_keys.Keys, *, cluster: str = "") -> None:
         self._actions = actions
@@ -59,17 +59,17 @@ class Api:
         )
 
     async def _do(self, action: str, parameters: Mapping[str, str]) -> Mapping[str, object]:
-        # Before anything else is looked at, and without saying what would be wrong with it.
+        # First of all, so that an unsigned request learns nothing of the parameters.
         protocol.authenticate(parameters, self._keys.read())
         asked = protocol.parse(parameters)
         if self._cluster and parameters.get("ClusterId") != self._cluster:
             raise protocol.ApiError(
                 protocol.RetCode.WRONG_PARAMETER, f"Params [ClusterId] is not {self._cluster}"
             )
-        found = await self._actions.do(asked)
+        situation = await self._actions.do(asked)
         if not isinstance(asked, protocol.Get):
-            logger.info("done as asked by UCloud's API", extra={"action": action})
-        return protocol.done(action) if found is None else protocol.described(action, found)
+            logger.info("a request of UCloud's API was done", extra={"action": action})
+        return protocol.done(action) if situation is None else protocol.described(action, situation)
 
 
 def application(api: Api) -> web.Application:

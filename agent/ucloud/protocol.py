@@ -1,4 +1,4 @@
-"""The words of UCloud's API for image acceleration: requests, signatures, answers; pure.
+"""UCloud's API for image acceleration: requests, signatures, answers; pure.
 
 Five actions of `api.ucloud.cn`, as the script uimgacc.py of their repository uses
 them through ucloud-sdk-python3: a form with `Action`, parameters, `PublicKey` and
@@ -17,7 +17,7 @@ from agent.model import images
 
 
 class RetCode(enum.IntEnum):
-    """Why something was not done. The official SDK tries again what is above 2000."""
+    """Why a request failed. The official SDK retries codes above 2000."""
 
     UNAVAILABLE = 150
     MISSING_ACTION = 160
@@ -34,7 +34,7 @@ class RetCode(enum.IntEnum):
 
 
 class ApiError(errors.PermanentError):
-    """What the caller is told instead of a result. `code` is for programs."""
+    """The error that the caller gets instead of a result. `code` is for programs."""
 
     def __init__(self, code: RetCode, message: str) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class ApiError(errors.PermanentError):
 
 
 class Status(enum.Enum):
-    """How the acceleration of a cluster is; there is one, so one operation at a time."""
+    """The status of a cluster. There is only one, and so one operation at a time."""
 
     READY = "Ready"
     CREATING = "Creating"
@@ -57,7 +57,7 @@ BUSY = frozenset({Status.CREATING, Status.DELETING})
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Enable:
-    """Switch it on. `nfs` is the address of the store's server, the rest is for UHub."""
+    """Switch acceleration on. `nfs` is the store's server, the rest is for UHub."""
 
     nfs: str
     subnet: str = ""
@@ -67,7 +67,7 @@ class Enable:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Get:
-    """Say how it is."""
+    """Read the situation."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Delete:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Disable:
-    """Switch it off."""
+    """Switch acceleration off."""
 
 
 Request = Enable | Get | Create | Delete | Disable
@@ -95,7 +95,7 @@ Request = Enable | Get | Create | Delete | Disable
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerated:
-    """An image that is there; `size` is that of the original in bytes."""
+    """A Ready image; `size` is that of the original in bytes."""
 
     original: str
     target: str
@@ -105,7 +105,7 @@ class Accelerated:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """Everything that GetUK8SImageAccelerate tells."""
+    """Everything that GetUK8SImageAccelerate returns."""
 
     enabled: bool = False
     nfs_ready: bool = False
@@ -120,7 +120,7 @@ class Situation:
 def signature(parameters: Mapping[str, str], private_key: str) -> str:
     """SHA-1 of names and values in the order of the names, and of the private key."""
     text = "".join(f"{key}{parameters[key]}" for key in sorted(parameters) if key != "Signature")
-    # Theirs to choose; the key behind it is long, and nothing rests on collisions.
+    # UCloud's choice. The key is long, and collisions do not matter.
     return hashlib.sha1(f"{text}{private_key}".encode()).hexdigest()  # noqa: S324
 
 
@@ -131,14 +131,14 @@ def authenticate(parameters: Mapping[str, str], keys: Mapping[str, str]) -> None
     if not signed or not public:
         raise ApiError(RetCode.MISSING_SIGNATURE, "Missing signature")
     if public not in keys:
-        raise ApiError(RetCode.UNKNOWN_KEY, "PublicKey is not known here")
+        raise ApiError(RetCode.UNKNOWN_KEY, "PublicKey is not known")
     wanted = signature(parameters, keys[public])
     if not hmac.compare_digest(wanted.encode(), signed.encode("utf-8", "replace")):
         raise ApiError(RetCode.WRONG_SIGNATURE, "Signature VerifyAC Error")
 
 
 def parse(parameters: Mapping[str, str]) -> Request:
-    """What is asked for; raise ApiError, which names the parameter."""
+    """Read a request; raise ApiError, which names the parameter."""
     action = parameters.get("Action", "")
     if not action:
         raise ApiError(RetCode.MISSING_ACTION, "Missing Action")
@@ -154,7 +154,7 @@ def parse(parameters: Mapping[str, str]) -> Request:
         case "DisableUK8SImageAccelerate":
             return Disable()
         case _:
-            raise ApiError(RetCode.UNKNOWN_ACTION, f"Action [{action[:64]}] is not known here")
+            raise ApiError(RetCode.UNKNOWN_ACTION, f"Action [{action[:64]}] is not known")
 
 
 def _enable(parameters: Mapping[str, str]) -> Enable:
@@ -206,24 +206,24 @@ def done(action: str) -> dict[str, Any]:
 
 
 def refused(action: str, code: RetCode, message: str) -> dict[str, Any]:
-    """The answer to what was not done."""
+    """The answer to a request that failed."""
     return {"Action": f"{action}Response", "RetCode": int(code), "Message": message}
 
 
-def described(action: str, found: Situation) -> dict[str, Any]:
-    """The answer to Get. While something is under way there are no images, as at UCloud's."""
-    shown = found.images if found.agent_ready and found.status not in BUSY else ()
-    return done(action) | shape(dataclasses.replace(found, images=shown))
+def described(action: str, situation: Situation) -> dict[str, Any]:
+    """The answer to Get. During an operation it has no images, as in UCloud's cloud."""
+    shown = situation.images if situation.agent_ready and situation.status not in BUSY else ()
+    return done(action) | shape(dataclasses.replace(situation, images=shown))
 
 
-def shape(found: Situation) -> dict[str, Any]:
-    """A situation by UCloud's names."""
+def shape(situation: Situation) -> dict[str, Any]:
+    """A situation with UCloud's field names."""
     return {
-        "Enable": found.enabled,
-        "NfsReady": found.nfs_ready,
-        "AgentReady": found.agent_ready,
-        "Status": found.status.value,
-        "Error": found.error,
+        "Enable": situation.enabled,
+        "NfsReady": situation.nfs_ready,
+        "AgentReady": situation.agent_ready,
+        "Status": situation.status.value,
+        "Error": situation.error,
         "Images": [
             {
                 "OriginalImage": each.original,
@@ -231,8 +231,8 @@ def shape(found: Situation) -> dict[str, Any]:
                 "Size": each.size,
                 "Layers": each.layers,
             }
-            for each in found.images
+            for each in situation.images
         ],
-        "SubnetId": found.subnet,
-        "NfsAddr": found.nfs,
+        "SubnetId": situation.subnet,
+        "NfsAddr": situation.nfs,
     }

@@ -11,12 +11,12 @@ import rich.progress
 from agent import errors
 from agent.cli import cluster_access, output
 from agent.cli.caches import create_command
-from agent.clients.kube import acceleration_switch, refusals, rest_client
+from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.objects import operation_lock
 from agent.kits import units
 from agent.model import cache_manifest, caches, keys, times
-from agent.ucloud import accelerated_objects, acceleration, protocol
+from agent.ucloud import actions, activation, image_objects, protocol
 
 _POLL = 0.5
 _LED_POLL = 5.0
@@ -120,8 +120,7 @@ def create_alias(
     asked = protocol.parse(
         {"Action": "CreateUK8SImageAccelerate", "OriginalImage": wanted.name, "TargetImage": other}
     )
-    settings = accelerated_objects.Settings(
-        namespace=target.namespace,
+    settings = image_objects.Settings(
         plain_http=sorted(wanted.plain_http),
         insecure=sorted(wanted.insecure),
         named=wanted.namespaces,
@@ -268,7 +267,7 @@ class _Led:
     """Whoever waits for the controller gives up where none has led for a minute."""
 
     def __init__(self, client: rest_client.Client, target: cluster_access.Target) -> None:
-        self._objects = _objects(client, target)
+        self._activation = activation.Activation(client, namespace=target.namespace)
         self._seen = self._asked = asyncio.get_running_loop().time()
 
     async def check(self) -> None:
@@ -277,10 +276,10 @@ class _Led:
         if now - self._asked < _LED_POLL:
             return
         self._asked = now
-        if await self._objects.led():
+        if await self._activation.has_leader():
             self._seen = now
         elif now - self._seen > _LEADERLESS_SECONDS:
-            raise NotDone(acceleration.LEADERLESS)
+            raise NotDone(actions.LEADERLESS)
 
 
 async def _follow(
@@ -323,18 +322,18 @@ def _act(
     target: cluster_access.Target,
     asked: protocol.Request,
     *,
-    settings: accelerated_objects.Settings | None = None,
+    settings: image_objects.Settings | None = None,
     wait: bool,
     as_json: bool,
 ) -> None:
     """Do what UCloud's API would, from here; follow it to its end."""
 
     async def work(client: rest_client.Client) -> dict[str, Any]:
-        actions = _actions(client, target, settings)
-        await actions.do(asked)
+        ucloud = _actions(client, target, settings)
+        await ucloud.do(asked)
         with bar(quiet=as_json) as tell:
             while wait:
-                found = await actions.do(protocol.Get())
+                found = await ucloud.do(protocol.Get())
                 assert found is not None
                 if found.status not in protocol.BUSY:
                     break
@@ -354,26 +353,16 @@ def _act(
 def _actions(
     client: rest_client.Client,
     target: cluster_access.Target,
-    settings: accelerated_objects.Settings | None = None,
-) -> acceleration.Actions:
-    return acceleration.Actions(
-        _objects(client, target, settings),
+    settings: image_objects.Settings | None = None,
+) -> actions.Actions:
+    switch = activation.Activation(client, namespace=target.namespace)
+    return actions.Actions(
+        image_objects.ImageObjects(client, switch, namespace=target.namespace, settings=settings),
+        switch,
         operation_lock.OperationLock(client, namespace=target.namespace),
-        nfs="",
-        # Whether the store is there is the controller's to know: a build that cannot begin waits.
-        store_problem=str,
-        clock=times.now,
+        # Only the controller knows whether the store is there: a build that cannot begin waits.
+        actions.Store(nfs="", problem=str),
     )
-
-
-def _objects(
-    client: rest_client.Client,
-    target: cluster_access.Target,
-    settings: accelerated_objects.Settings | None = None,
-) -> accelerated_objects.KubeObjects:
-    settings = settings or accelerated_objects.Settings(namespace=target.namespace)
-    switch = acceleration_switch.Switch(client, namespace=target.namespace)
-    return accelerated_objects.KubeObjects(client, switch, settings)
 
 
 async def _situation(client: rest_client.Client, target: cluster_access.Target) -> dict[str, Any]:

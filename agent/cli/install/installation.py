@@ -27,7 +27,7 @@ from agent.cli.install import finalizers, node_traces, support
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.control.objects import operation_lock
 from agent.model import keys
-from agent.ucloud import accelerated_objects, protocol
+from agent.ucloud import activation, protocol
 
 MANIFESTS = pathlib.Path(__file__).parent.with_name("manifests")
 OVERLAYS = ("runtimeclass", "default-snapshotter")
@@ -95,7 +95,8 @@ def enable(
             )
             async with operation_lock.OperationLock(client, namespace=target.namespace).held():
                 # This is the way to update, too: what was given before by UCloud's API stays.
-                await _turn(client, target).turn(asked, keep=True)
+                switch = activation.Activation(client, namespace=target.namespace)
+                await switch.turn_on(asked, keep=True)
             if wait:
                 async with asyncio.timeout(seconds):
                     await _wait_nodes(client, target, tell)
@@ -274,17 +275,7 @@ async def _switch_off(client: rest_client.Client, target: cluster_access.Target)
     """Raise NotInstalled before anything is written: its namespace may be on its way out."""
     await acceleration_switch.Switch(client, namespace=target.namespace).is_off()
     async with operation_lock.OperationLock(client, namespace=target.namespace).held():
-        await _turn(client, target).turn(None)
-
-
-def _turn(
-    client: rest_client.Client, target: cluster_access.Target
-) -> accelerated_objects.KubeObjects:
-    return accelerated_objects.KubeObjects(
-        client,
-        acceleration_switch.Switch(client, namespace=target.namespace),
-        accelerated_objects.Settings(namespace=target.namespace),
-    )
+        await activation.Activation(client, namespace=target.namespace).turn_off()
 
 
 async def _wait_nodes(

@@ -1,4 +1,4 @@
-"""Other names of images: pushed when there is news of an object; nothing is asked for otherwise."""
+"""Other names of images: pushed when an object was delivered; no request is sent otherwise."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     return Registry.errors
 
 
-def body(*, ready: bool = True, ours: bool = True, stage: str = "") -> dict[str, Any]:
+def body(*, ready: bool = True, labelled: bool = True, stage: str = "") -> dict[str, Any]:
     made: dict[str, Any] = {
         "apiVersion": "uimgacc.io/v1",
         "kind": "ImageCache",
@@ -70,7 +70,7 @@ def body(*, ready: bool = True, ours: bool = True, stage: str = "") -> dict[str,
             "name": "ucloud-1",
             "uid": "u",
             "resourceVersion": "1",
-            "labels": {keys.UCLOUD_LABEL: "true"} if ours else {},
+            "labels": {keys.UCLOUD_LABEL: "true"} if labelled else {},
             "annotations": {
                 "uimgacc.io/original-image": "r.io/app:1",
                 "uimgacc.io/target-image": "r.io/app:1-acc",
@@ -86,19 +86,19 @@ def body(*, ready: bool = True, ours: bool = True, stage: str = "") -> dict[str,
 
 
 @contextlib.asynccontextmanager
-async def running(aliaser: alias_push.Aliaser) -> AsyncIterator[None]:
+async def running(pusher: alias_push.AliasPusher) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(aliaser.run())
+        task = group.create_task(pusher.run())
         yield
         task.cancel()
 
 
 async def test_nothing_is_asked_while_nothing_is_to_be_done() -> None:
     objects = Objects()
-    aliaser = alias_push.Aliaser(objects)
-    async with running(aliaser):
-        for each in (body(ready=False), body(ours=False), body(stage="Pushed")):
-            aliaser.deliver("MODIFIED", each)
+    pusher = alias_push.AliasPusher(objects, objects)
+    async with running(pusher):
+        for each in (body(ready=False), body(labelled=False), body(stage="Pushed")):
+            pusher.deliver("MODIFIED", each)
         await asyncio.sleep(3600)
 
     assert objects.log == []
@@ -106,9 +106,9 @@ async def test_nothing_is_asked_while_nothing_is_to_be_done() -> None:
 
 async def test_a_name_is_pushed_once_it_is_built() -> None:
     objects = Objects()
-    aliaser = alias_push.Aliaser(objects)
-    async with running(aliaser):
-        aliaser.deliver(None, body())
+    pusher = alias_push.AliasPusher(objects, objects)
+    async with running(pusher):
+        pusher.deliver(None, body())
         await asyncio.sleep(3600)
 
     assert objects.log == ["login", "pushed r.io/app:1-acc 2"]
@@ -116,17 +116,17 @@ async def test_a_name_is_pushed_once_it_is_built() -> None:
 
 async def test_what_is_temporary_is_tried_again_unless_the_object_goes(failures) -> None:
     objects = Objects()
-    aliaser = alias_push.Aliaser(objects)
+    pusher = alias_push.AliasPusher(objects, objects)
     failures += [errors.TemporaryError("429")] * 2
-    async with running(aliaser):
-        aliaser.deliver("ADDED", body())
+    async with running(pusher):
+        pusher.deliver("ADDED", body())
         await asyncio.sleep(60)
         assert objects.log == ["login"] * 3 + ["pushed r.io/app:1-acc 2"]
 
         failures += [errors.TemporaryError("429")] * 1000
-        aliaser.deliver("ADDED", body())
+        pusher.deliver("ADDED", body())
         await asyncio.sleep(60)
-        aliaser.deliver("DELETED", body())
+        pusher.deliver("DELETED", body())
         await asyncio.sleep(3)
         objects.log.clear()
         await asyncio.sleep(3600)
@@ -136,10 +136,10 @@ async def test_what_is_temporary_is_tried_again_unless_the_object_goes(failures)
 
 async def test_what_is_refused_is_noted(failures) -> None:
     objects = Objects()
-    aliaser = alias_push.Aliaser(objects)
+    pusher = alias_push.AliasPusher(objects, objects)
     failures.append(errors.PermanentError("405"))
-    async with running(aliaser):
-        aliaser.deliver("ADDED", body())
+    async with running(pusher):
+        pusher.deliver("ADDED", body())
         await asyncio.sleep(60)
 
     assert objects.log == ["login", "failed r.io/app:1-acc cannot be pushed: 405"]

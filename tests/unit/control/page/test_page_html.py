@@ -267,7 +267,7 @@ async def test_what_the_api_refuses_is_said(server) -> None:
     status, text = await server.send(
         "delete-cache", token=token, group="uimgacc.io", name="x", uid="u"
     )
-    assert (status, "gone already" in text) == (422, True)
+    assert (status, "does not exist any more" in text) == (422, True)
 
     server.client.error = refusals.Unavailable("the API server is away")
     status, text = await server.send("create-cache", token=token, name="a", images="r.io/a:1")

@@ -1,14 +1,14 @@
-"""What UCloud's five actions do here: image caches, a second tag, and a switch.
+"""What UCloud's five actions do in a cluster: image caches, a second tag, and a switch.
 
-Everything that is known is in the cluster's objects, so any controller may answer and
-one that was restarted goes on. An image is an ImageCache object; its other name is
-pushed when it is Ready (agent.ucloud.alias_push), and the object then holds both
-names: pods of the namespaces that it serves, which run the other one, find it ahead of
-their pull; those of others have the registry asked, and then its layers.
+The whole state is in the cluster's objects, so any controller may answer, and a restarted one
+continues. An image is an ImageCache object. Its other name is pushed when it is Ready
+(agent.ucloud.alias_push), and the object then holds both names. In the namespaces that it serves,
+a pod that runs the other name finds the image before its pull. Elsewhere the registry is asked
+first, and the layers are then from the store.
 
-One operation at a time, as at UCloud's: the script waits for it by asking how it is. A
-deletion that nodes hold up is told as an error after a while and goes on by itself: it
-keeps nobody from the next operation, which is told of from then on.
+There is one operation at a time, as in UCloud's cloud: the script polls until it has ended. A
+deletion that waits for nodes is reported as an error after a while and continues by itself.
+From then on it does not block the next operation.
 """
 
 import asyncio
@@ -20,82 +20,84 @@ from typing import Protocol
 from agent import errors
 from agent.control.objects import operation_lock
 from agent.model import times
-from agent.ucloud import accelerated_images, protocol
+from agent.ucloud import accelerated_images, activation, protocol
 
 LEADERLESS = (
     "no controller leads, so nothing is built or deleted: look at the Deployment uimgacc-controller"
 )
-"""What is told to whoever waits for a controller in vain."""
+"""The error where no controller leads."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Switch:
-    """What was said when acceleration was switched on. None of it is secret."""
-
-    enabled: bool = False
-    nfs: str = ""
-    subnet: str = ""
-    has_login: bool = False
-
-
-class Objects(Protocol):
-    """The cluster's objects behind the actions. Each may raise AgentError, and may be repeated."""
+class Images(Protocol):
+    """The image caches of this API. Each method may raise AgentError, and may be repeated."""
 
     async def all(self) -> Sequence[accelerated_images.Accelerated]:
-        """The image caches that were made by this API."""
+        """The image caches that this API has created."""
 
     async def create(self, name: str, original: str, target: str) -> None:
-        """Make an image cache; one of this name is asked to build anew."""
+        """Create an image cache; one of this name is built again."""
 
     async def delete(self, each: accelerated_images.Accelerated) -> None:
-        """Delete an image cache, which may take its time."""
+        """Delete an image cache; it is gone some time later."""
 
-    async def tell(self, each: accelerated_images.Accelerated, *, told: bool) -> None:
-        """Note whether it was told that the deletion of an image cache is held up."""
+    async def mark_reported(self, each: accelerated_images.Accelerated, *, reported: bool) -> None:
+        """Note whether the error that its deletion waits was reported."""
 
-    async def led(self) -> bool:
+
+class Activation(Protocol):
+    """The switch of a cluster (activation.Activation). Each method may raise AgentError."""
+
+    async def has_leader(self) -> bool:
         """Whether a controller leads: without one nothing is built and nothing deleted."""
 
-    async def switch(self) -> Switch:
-        """How the switch is."""
+    async def read(self) -> activation.State:
+        """The state of the switch."""
 
-    async def turn(self, wanted: protocol.Enable | None) -> None:
-        """Switch acceleration of the whole cluster on, or off with None."""
+    async def turn_on(self, wanted: protocol.Enable) -> None:
+        """Switch acceleration of the whole cluster on."""
+
+    async def turn_off(self) -> None:
+        """Switch it off."""
 
 
-class OperationLock(Protocol):
-    """One operation at a time in the cluster (operation_lock.OperationLock)."""
+class Lock(Protocol):
+    """The right to begin an operation (operation_lock.OperationLock)."""
 
     def held(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Begin an operation within the context; raise Taken."""
+        """Be the only one in the cluster for the time of the context; raise Taken."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Store:
+    """The store of this controller: `nfs` is SERVER:/PATH or "", `problem` why it is away or ""."""
+
+    nfs: str
+    problem: Callable[[], str]
 
 
 class Actions:
-    """The actions. `store_problem` says "" or why the store cannot be used now.
-
-    `nfs` is the store that this controller has, as SERVER:/PATH.
-    """
+    """The actions."""
 
     def __init__(
         self,
-        objects: Objects,
-        lock: OperationLock,
+        images: Images,
+        switch: Activation,
+        lock: Lock,
+        store: Store,
         *,
-        nfs: str,
-        store_problem: Callable[[], str],
-        clock: times.Clock,
+        clock: times.Clock = times.now,
     ) -> None:
-        self._objects = objects
+        self._images = images
+        self._activation = switch
         self._cluster_lock = lock
-        self._nfs = nfs
-        self._store_problem = store_problem
+        self._store = store
         self._clock = clock
         self._lock = asyncio.Lock()
 
     async def do(self, request: protocol.Request) -> protocol.Situation | None:
-        """Do what is asked, or begin it; a situation is returned for Get only.
+        """Do what is asked, or begin it; only Get returns a situation.
 
-        Raises ucloud.ApiError.
+        Raises protocol.ApiError.
         """
         try:
             if isinstance(request, protocol.Get):
@@ -115,24 +117,25 @@ class Actions:
         match request:
             case protocol.Enable():
                 self._check_nfs(request)
-                await self._objects.turn(request)
+                await self._activation.turn_on(request)
             case protocol.Create():
                 await self._create(request)
             case protocol.Delete():
                 await self._delete(request)
             case protocol.Disable():
-                self._idle(await self._objects.all())
-                await self._objects.turn(None)
+                self._check_idle(await self._images.all())
+                await self._activation.turn_off()
             case _:
                 raise AssertionError(request)
 
     def _check_nfs(self, request: protocol.Enable) -> None:
-        """The store is where the nodes have it mounted; a request cannot move it.
+        """Refuse the address of another server: a request cannot move the store.
 
-        Where that is no export that we know of, any address stands for it.
+        Where the export is not known, any address is accepted.
         """
-        server = self._nfs.partition(":/")[0]
-        if self._nfs and request.nfs not in (self._nfs, server):
+        nfs = self._store.nfs
+        server = nfs.partition(":/")[0]
+        if nfs and request.nfs not in (nfs, server):
             raise protocol.ApiError(
                 protocol.RetCode.WRONG_PARAMETER,
                 f"Params [NfsAddr] not available: this cluster's store is on {server};"
@@ -140,11 +143,11 @@ class Actions:
             )
 
     async def _create(self, request: protocol.Create) -> None:
-        found = await self._enabled()
+        images = await self._enabled()
         original, target = str(request.original), str(request.target)
         name = accelerated_images.name_of(request.original)
-        self._idle(found)
-        for each in found:
+        self._check_idle(images)
+        for each in images:
             if each.deleted is not None:
                 if each.name == name:
                     raise protocol.ApiError(protocol.RetCode.BUSY, f"{original} is being deleted")
@@ -156,55 +159,55 @@ class Actions:
             if each.name == name and each.target != target:
                 raise protocol.ApiError(
                     protocol.RetCode.ALREADY_THERE,
-                    f"{original} is there, its other name is {each.target}: delete it first",
+                    f"{original} exists already, as {each.target}: delete it first",
                 )
-        await self._forget([each for each in found if each.name != name])
+        await self._dismiss([each for each in images if each.name != name])
         if any(
             each.name == name and accelerated_images.status_of(each) is protocol.Status.READY
-            for each in found
+            for each in images
         ):
             return
-        await self._objects.create(name, original, target)
+        await self._images.create(name, original, target)
 
     async def _delete(self, request: protocol.Delete) -> None:
-        found = await self._enabled()
+        images = await self._enabled()
         named = str(request.original)
-        # The script says the original; whoever says the other name means the same.
-        these = [each for each in found if named in (each.original, each.target)]
+        # The script gives the original name; the other name means the same image.
+        these = [each for each in images if named in (each.original, each.target)]
         if not these:
-            raise protocol.ApiError(protocol.RetCode.NOT_FOUND, f"{named} is not there")
-        others = [each for each in found if each not in these]
-        self._idle(others)
-        await self._forget(others)
+            raise protocol.ApiError(protocol.RetCode.NOT_FOUND, f"{named} does not exist")
+        others = [each for each in images if each not in these]
+        self._check_idle(others)
+        await self._dismiss(others)
         for each in these:
             if each.deleted is None:
-                await self._objects.delete(each)
-            elif each.told:
-                await self._objects.tell(each, told=False)
+                await self._images.delete(each)
+            elif each.reported:
+                await self._images.mark_reported(each, reported=False)
 
-    async def _forget(self, found: Sequence[accelerated_images.Accelerated]) -> None:
-        """Let go of what failed: it was told, and must not be told of what begins now."""
-        for each in found:
+    async def _dismiss(self, images: Sequence[accelerated_images.Accelerated]) -> None:
+        """Dismiss old errors: they were reported, and must not count for the new operation."""
+        for each in images:
             if each.deleted is None and accelerated_images.has_failed(each):
-                await self._objects.delete(each)
-            elif each.deleted is not None and not each.told:
-                await self._objects.tell(each, told=True)
+                await self._images.delete(each)
+            elif each.deleted is not None and not each.reported:
+                await self._images.mark_reported(each, reported=True)
 
     async def _enabled(self) -> Sequence[accelerated_images.Accelerated]:
-        if not (await self._objects.switch()).enabled:
+        if not (await self._activation.read()).enabled:
             raise protocol.ApiError(
                 protocol.RetCode.NOT_ENABLED, "image acceleration is not enabled"
             )
-        if problem := self._store_problem():
+        if problem := self._store.problem():
             raise protocol.ApiError(protocol.RetCode.UNAVAILABLE, f"the store: {problem}")
-        if not await self._objects.led():
+        if not await self._activation.has_leader():
             raise protocol.ApiError(protocol.RetCode.UNAVAILABLE, LEADERLESS)
-        return await self._objects.all()
+        return await self._images.all()
 
-    def _idle(self, found: Sequence[accelerated_images.Accelerated]) -> None:
-        """Raise unless nothing is under way."""
+    def _check_idle(self, images: Sequence[accelerated_images.Accelerated]) -> None:
+        """Raise BUSY while an operation is under way."""
         now = self._clock()
-        for each in found:
+        for each in images:
             if accelerated_images.is_busy(each, now):
                 raise protocol.ApiError(
                     protocol.RetCode.BUSY,
@@ -213,11 +216,11 @@ class Actions:
                 )
 
     async def _look(self) -> protocol.Situation:
-        switch = await self._objects.switch()
+        switch = await self._activation.read()
         if not switch.enabled:
             return protocol.Situation(status=protocol.Status.READY, nfs=switch.nfs)
-        problem = self._store_problem()
-        led = await self._objects.led()
+        problem = self._store.problem()
+        led = await self._activation.has_leader()
         known = protocol.Situation(
             enabled=True,
             nfs_ready=not problem,
@@ -228,11 +231,11 @@ class Actions:
         )
         if known.error:
             return known
-        found = await self._objects.all()
-        status, error = accelerated_images.overall(found, self._clock())
+        images = await self._images.all()
+        status, error = accelerated_images.overall(images, self._clock())
         shown = [
             accelerated_images.shown(each)
-            for each in found
+            for each in images
             if accelerated_images.status_of(each) is protocol.Status.READY
         ]
         return dataclasses.replace(known, status=status, error=error, images=shown)

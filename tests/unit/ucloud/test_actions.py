@@ -6,11 +6,11 @@ import datetime
 
 import pytest
 
-from agent.clients.kube import acceleration_switch, rest_client
+from agent.clients.kube import rest_client
 from agent.control.caches import cache_state
 from agent.control.objects import operation_lock
 from agent.model import images, keys
-from agent.ucloud import accelerated_images, accelerated_objects, acceleration, protocol
+from agent.ucloud import accelerated_images, actions, activation, image_objects, protocol
 from tests.fakes import api as fakes
 
 pytestmark = pytest.mark.looptime
@@ -39,22 +39,26 @@ class Objects:
         self.there.remove(each)
         self.there.append(dataclasses.replace(each, deleted=NOW))
 
-    async def tell(self, each: accelerated_images.Accelerated, *, told: bool) -> None:
-        self.there[self.there.index(each)] = dataclasses.replace(each, told=told)
+    async def mark_reported(self, each: accelerated_images.Accelerated, *, reported: bool) -> None:
+        self.there[self.there.index(each)] = dataclasses.replace(each, reported=reported)
 
-    async def led(self) -> bool:
+    async def has_leader(self) -> bool:
         return self.leader
 
-    async def switch(self) -> acceleration.Switch:
-        return acceleration.Switch(enabled=self.enabled)
+    async def read(self) -> activation.State:
+        return activation.State(enabled=self.enabled)
 
-    async def turn(self, wanted: protocol.Enable | None) -> None:
-        self.enabled = wanted is not None
+    async def turn_on(self, _wanted: protocol.Enable) -> None:
+        self.enabled = True
+
+    async def turn_off(self) -> None:
+        self.enabled = False
 
 
-def controller(objects: Objects, api: fakes.Api, nfs: str = "h:/p") -> acceleration.Actions:
+def controller(objects: Objects, api: fakes.Api, nfs: str = "h:/p") -> actions.Actions:
     lock = operation_lock.OperationLock(api, namespace="system")
-    return acceleration.Actions(objects, lock, nfs=nfs, store_problem=str, clock=lambda: NOW)
+    store = actions.Store(nfs=nfs, problem=str)
+    return actions.Actions(objects, objects, lock, store, clock=lambda: NOW)
 
 
 def create(tag: str) -> protocol.Create:
@@ -63,7 +67,7 @@ def create(tag: str) -> protocol.Create:
     )
 
 
-async def outcome(actions: acceleration.Actions, request: protocol.Request) -> str:
+async def outcome(actions: actions.Actions, request: protocol.Request) -> str:
     try:
         await actions.do(request)
     except protocol.ApiError as error:
@@ -89,7 +93,7 @@ async def test_of_two_operations_at_the_same_moment_one_begins(second, several: 
     assert objects.enabled
 
 
-async def test_nothing_is_asked_of_who_only_looks() -> None:
+async def test_a_get_does_not_need_the_lock() -> None:
     objects, api = Objects(), fakes.Api()
     async with operation_lock.OperationLock(api, namespace="system").held():
         assert await outcome(controller(objects, api), protocol.Get()) == "done"
@@ -101,7 +105,7 @@ async def test_nothing_is_asked_of_who_only_looks() -> None:
         ("h:/p", "h", "done"),
         ("h:/p", "h:/p", "done"),
         ("h:/p", "other", "WRONG_PARAMETER"),
-        ("", "other", "done"),  # not NFS of ours: there is nothing to compare
+        ("", "other", "done"),  # no NFS export is known: there is nothing to compare
     ],
 )
 async def test_a_request_cannot_move_the_store(store: str, asked: str, expected: str) -> None:
@@ -125,7 +129,7 @@ def going(seconds: float, **more: object) -> accelerated_images.Accelerated:
     )
 
 
-async def shown(actions: acceleration.Actions) -> tuple[str, str]:
+async def shown(actions: actions.Actions) -> tuple[str, str]:
     found = await actions.do(protocol.Get())
     assert found is not None
     return found.status.value, found.error
@@ -142,14 +146,14 @@ async def test_a_deletion_that_is_held_up_keeps_nobody_from_the_next_operation()
     objects.there = [going(61)]
     error = ("DeleteError", "r.io/app:held: held by pod a/b on node-1")
     assert await shown(actions) == error
-    # What is being deleted is not made anew under its feet.
+    # What is being deleted is not created again meanwhile.
     assert await outcome(actions, create("held")) == "BUSY"
     assert await shown(actions) == error
 
     assert await outcome(actions, create("1")) == "done"
     assert await shown(actions) == ("Creating", "")
     assert await outcome(actions, create("2")) == "BUSY"
-    # It has been told; what is told from now on is what was begun since.
+    # It was reported; from now on the status is of what was begun since.
     objects.there = [
         dataclasses.replace(each, failed=each.deleted is None) for each in objects.there
     ]
@@ -157,10 +161,10 @@ async def test_a_deletion_that_is_held_up_keeps_nobody_from_the_next_operation()
     assert await outcome(actions, protocol.Disable()) == "done"
 
 
-async def test_who_asks_again_for_a_deletion_that_is_held_up_is_told_again() -> None:
+async def test_a_repeated_request_for_a_deletion_that_waits_gets_the_error_again() -> None:
     objects = Objects()
     actions = controller(objects, fakes.Api())
-    objects.there = [going(61, told=True)]
+    objects.there = [going(61, reported=True)]
     assert await shown(actions) == ("Ready", "")
 
     assert (
@@ -205,11 +209,9 @@ async def test_who_leads_is_seen_by_the_lease(lease, expected: bool) -> None:
     if lease is not None:
         body = {"metadata": {"name": "uimgacc-controller"}, "spec": lease}
         api.put(rest_client.LEASES, body, namespace="system")
-    settings = accelerated_objects.Settings(namespace="system")
-    switch = acceleration_switch.Switch(api, namespace="system")
-    objects = accelerated_objects.KubeObjects(api, switch, settings)
+    switch = activation.Activation(api, namespace="system")
 
-    assert await objects.led() is expected
+    assert await switch.has_leader() is expected
 
 
 @pytest.mark.parametrize(
@@ -240,9 +242,9 @@ async def test_what_a_password_has_opened_is_for_the_namespaces_of_the_setting(
     data = {"enabled": "true", "hasLogin": str(has_login).lower()}
     body = {"metadata": {"name": "uimgacc-ucloud"}, "data": data}
     api.put(rest_client.Resource(plural="configmaps"), body, namespace="system")
-    settings = accelerated_objects.Settings(namespace="system", serves=serves, named=named)
-    switch = acceleration_switch.Switch(api, namespace="system")
-    objects = accelerated_objects.KubeObjects(api, switch, settings)
+    switch = activation.Activation(api, namespace="system")
+    settings = image_objects.Settings(serves=serves, named=named)
+    objects = image_objects.ImageObjects(api, switch, namespace="system", settings=settings)
 
     await objects.create("ucloud-1", "r.io/app:1", "r.io/app:1-acc")
 
@@ -250,18 +252,17 @@ async def test_what_a_password_has_opened_is_for_the_namespaces_of_the_setting(
     assert made["spec"] == {"images": ["r.io/app:1"], "imageCacheSize": 32768, **expected}
 
 
-async def test_that_it_was_told_stands_in_the_object() -> None:
+async def test_that_an_error_was_reported_is_noted_in_the_object() -> None:
     """So another controller, or this one after a restart, goes on from there."""
     api = fakes.Api()
     meta = {"name": "ucloud-1", "labels": {keys.UCLOUD_LABEL: "true"}}
     body = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", "metadata": meta}
     api.put(rest_client.IMAGE_CACHES, {**body, "spec": {"images": ["r.io/app:1"]}})
-    switch = acceleration_switch.Switch(api, namespace="system")
-    settings = accelerated_objects.Settings(namespace="system")
-    objects = accelerated_objects.KubeObjects(api, switch, settings)
+    switch = activation.Activation(api, namespace="system")
+    objects = image_objects.ImageObjects(api, switch, namespace="system")
 
-    for told in (True, False):
-        await objects.tell(
-            accelerated_objects.accelerated(api.all(rest_client.IMAGE_CACHES)[0]), told=told
-        )
-        assert accelerated_objects.accelerated(api.all(rest_client.IMAGE_CACHES)[0]).told is told
+    for reported in (True, False):
+        (each,) = await objects.all()
+        await objects.mark_reported(each, reported=reported)
+        (each,) = await objects.all()
+        assert each.reported is reported
