@@ -1,7 +1,7 @@
 """`uimgacc build`: one cache, built by a Job of the controller (agent.control.jobs.job_manifest).
 
-It has no access to the API. How far it is stands in a file of the store, the reason of a
-failure also in the container's termination message.
+It has no access to the API server. It reports its progress in a file of the store, and the reason
+of a failure also in the container's termination message.
 """
 
 import asyncio
@@ -40,13 +40,13 @@ class Wanted:
 
 
 class Stopped(errors.TemporaryError):
-    """The build was told to stop (SIGTERM): its cache was changed or deleted, or the node drained.
+    """The build was stopped by SIGTERM: its cache was changed or deleted, or the node is drained.
 
-    What it has finished stays in the store for the next one.
+    The layers that it has finished stay in the store for the next build.
     """
 
     def __init__(self) -> None:
-        super().__init__("the build was told to stop before it was done")
+        super().__init__("the build was stopped before it was done")
 
 
 def parse(arguments: Sequence[str]) -> Wanted:
@@ -113,9 +113,9 @@ def _files(folder: pathlib.Path | None) -> tuple[pathlib.Path, ...]:
 
 
 class _Reporter:
-    """Keeps the report of a build in the store: a thread that writes what has changed.
+    """Keeps the report of a build in the store up to date, from a thread.
 
-    A thread, as the store may hang, and then neither the build nor its end may wait.
+    The store may hang, and then neither the build nor its end may wait for the report.
     """
 
     def __init__(self, wanted: Wanted) -> None:
@@ -133,7 +133,7 @@ class _Reporter:
         self._ended.set()
 
     def end(self, result: reports.Result | None) -> None:
-        """Write the last report; without a result where the build may go on elsewhere."""
+        """Write the last report; without a result where the build may continue in another pod."""
         self._ended.set()
         self._thread.join(_END_SECONDS)
         cache = result.cache if result else None
@@ -187,7 +187,7 @@ def _run(wanted: Wanted) -> reports.Result:
         try:
             record = asyncio.run(_build(wanted, reporter))
         except Stopped as error:
-            # No result: who goes on, the next pod of the Job or nobody, is known by the Job alone.
+            # No result: whether another pod continues is the Job's decision.
             reporter.end(None)
             return reports.Result(reason=str(error))
         except (errors.AgentError, OSError) as error:

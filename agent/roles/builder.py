@@ -59,7 +59,7 @@ class Settings:
 
 
 def ignore(progress: layer_build.Progress) -> None:
-    """Show nobody how far a build is."""
+    """Show no progress."""
 
 
 async def build(
@@ -93,17 +93,17 @@ async def build(
 
 
 def _providers(settings: Settings) -> list[credentials.CredentialProvider]:
-    """Who may know credentials: the most explicit first."""
-    found: list[credentials.CredentialProvider] = [
+    """The sources of credentials, the most explicit first."""
+    providers: list[credentials.CredentialProvider] = [
         credentials.read_docker_config(path) for path in settings.docker_configs
     ]
     if settings.plugin_config is not None:
         plugins = credential_config.read(settings.plugin_config)
         folder = settings.plugin_folder or settings.plugin_config.parent
-        found.append(credential_plugins.Plugins(plugins, folder))
+        providers.append(credential_plugins.Plugins(plugins, folder))
     if settings.acr_instances:
-        found.append(acr.Acr(settings.acr_instances, acr.options_of(os.environ)))
-    return found
+        providers.append(acr.Acr(settings.acr_instances, acr.options_of(os.environ)))
+    return providers
 
 
 def _allow_open_files() -> None:
@@ -115,5 +115,5 @@ def _allow_open_files() -> None:
 
 
 def own_platform() -> images.Platform:
-    """The platform of this machine: what is built when nobody names another."""
+    """The platform of this machine, which is built for unless another one is named."""
     return images.platform_of_machine(os.uname().machine)

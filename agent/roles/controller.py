@@ -1,7 +1,7 @@
 """`uimgacc controller`: turns ImageCache objects into caches of the store, and back.
 
-Of several, one leads and does everything; the others wait. It may be killed at any
-time: all that it knows stands in the API and in the store.
+Of several replicas one leads and does the work; the others wait. It may be killed at any time: its
+whole state is in the API server and in the store.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class _Controller:
 
     @property
     def missing(self) -> str:
-        """What keeps this controller from its work, or from taking over; "" where nothing does."""
+        """Why this controller cannot work, or cannot take over; "" where it can."""
         return self._problem or (self._election.problem if self._election else "")
 
     async def run(self, stack: contextlib.AsyncExitStack) -> None:
@@ -77,7 +77,7 @@ class _Controller:
             times=leader_election.Times(lasts=wanted.lease_seconds),
             identity=wanted.pod or f"{os.uname().nodename}-{secrets.token_hex(4)}",
         )
-        # One that waits is ready to take over: it must not hold up a rollout.
+        # A replica that waits is ready to take over: it must not block a rollout.
         self._problem = ""
         await election.win()
         metrics.LEADING.set(1)
@@ -151,7 +151,7 @@ class _Controller:
         await tasks.run_services(services, asyncio.Event())
 
     async def _template(self, client: rest_client.Client) -> job_manifest.Template:
-        """What builders have in common; an API server that is away is waited for."""
+        """The template of all builds; it waits for an API server that is away."""
         while True:
             try:
                 return await job_template.read(client, self._wanted)
@@ -160,7 +160,7 @@ class _Controller:
                 await asyncio.sleep(error.delay or 1.0)
 
     async def _prepare(self, store: cache_store.CacheStore) -> None:
-        """Have a store; one that is away is waited for."""
+        """Turn the folder into a store where it is none yet; wait for one that is away."""
         while True:
             try:
                 identity = await store.prepare(self._wanted.compression)
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _leaves(group: BaseExceptionGroup) -> list[BaseException]:
-    found: list[BaseException] = []
+    leaves: list[BaseException] = []
     for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

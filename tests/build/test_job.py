@@ -99,7 +99,7 @@ def test_the_report_grows_and_a_stop_says_so(tmp_path) -> None:
 
     assert process.returncode == 1
     assert any(0 < percent < 100 for percent in seen)
-    assert job.message.read_text() == "the build was told to stop before it was done"
+    assert job.message.read_text() == "the build was stopped before it was done"
     assert direct_reader.Reader(job.place).cache("imc-test") is None
     # A node that is drained is no failure: the Job's next pod goes on, and reports.
     assert job.report.result is None

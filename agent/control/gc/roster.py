@@ -49,20 +49,20 @@ def merge(
 
     When a node was seen is refreshed only now and then, so that the roster seldom changes.
     """
-    found = {}
+    merged = {}
     for name, last in before.items():
         # Grace begins when the absence is noticed: the controller may have been away itself.
         since = now if last.absent is None else last.absent
         if now - since <= grace:
-            found[name] = msgspec.structs.replace(last, absent=since)
+            merged[name] = msgspec.structs.replace(last, absent=since)
     for node in nodes:
         if node.acknowledged is None:
             continue
         known = before.get(node.name)
         fresh = known is not None and 0 <= now - known.seen <= grace * _REFRESH
         seen = known.seen if known is not None and fresh else now
-        found[node.name] = records.KnownNode(acknowledged=node.acknowledged, seen=seen)
-    return found
+        merged[node.name] = records.KnownNode(acknowledged=node.acknowledged, seen=seen)
+    return merged
 
 
 def floor(nodes: Iterable[records.KnownNode], newest: int) -> float:

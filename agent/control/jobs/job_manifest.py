@@ -177,7 +177,7 @@ def secret_manifest(name: str, uid: str, *, namespace: str, data: Sequence[str])
 def _arguments(
     name: str, request: caches.CacheRequest, platforms: Sequence[str], template: Template
 ) -> list[str]:
-    found = [
+    arguments = [
         "build",
         f"--store={template.store}",
         f"--cache-id={request.cache_id}",
@@ -188,20 +188,20 @@ def _arguments(
         f"--parallel={template.parallel}",
         f"--termination-message={_TERMINATION}",
     ]
-    found += [f"--image={image}" for image in request.images]
-    found += [f"--platform={platform}" for platform in platforms]
+    arguments += [f"--image={image}" for image in request.images]
+    arguments += [f"--platform={platform}" for platform in platforms]
     # An image may lack some platforms of the nodes, but not the one that the object names.
-    found += [] if request.architecture else ["--some-platform"]
-    found += [f"--namespace={name}" for name in request.namespaces or ()]
+    arguments += [] if request.architecture else ["--some-platform"]
+    arguments += [f"--namespace={name}" for name in request.namespaces or ()]
     plain = dict.fromkeys((*request.plain_http_registries, *template.plain_http))
-    found += [f"--plain-http={host}" for host in plain]
-    found += [f"--insecure={host}" for host in request.insecure_registries]
-    found += [f"--acr-instance={instance}" for instance in request.acr_instances]
+    arguments += [f"--plain-http={host}" for host in plain]
+    arguments += [f"--insecure={host}" for host in request.insecure_registries]
+    arguments += [f"--acr-instance={instance}" for instance in request.acr_instances]
     if request.retention_days is not None:
-        found.append(f"--retention-days={request.retention_days}")
+        arguments.append(f"--retention-days={request.retention_days}")
     if request.pull_secrets:
-        found.append(f"--docker-configs={_SECRETS}")
-    return found
+        arguments.append(f"--docker-configs={_SECRETS}")
+    return arguments
 
 
 def _pod(

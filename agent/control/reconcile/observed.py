@@ -32,12 +32,17 @@ class Observed:
         self.platforms: tuple[str, ...] = ()
 
     def deliver(self, plural: str, kind: str | None, body: Object) -> None:
-        """Take in an event of a watch: `kind` is ADDED, MODIFIED, DELETED, or None for listed."""
+        """Take in an event of a watch: `kind` is ADDED, MODIFIED, DELETED, or None for listed.
+
+        Of what was deleted, only apiVersion, name and uid are read.
+        """
         deleted = kind == "DELETED"
         if plural == "imagecaches":
             self._deliver_cache(body, deleted=deleted)
+        elif plural == "jobs" and deleted:
+            self.end_job(body["metadata"]["name"])
         elif plural == "jobs":
-            self.deliver_job(body, deleted=deleted)
+            self.deliver_job(body)
         elif not deleted:
             job = self.put_pod(body)
             if job is not None:
@@ -52,16 +57,15 @@ class Observed:
             if self.put_cache(body) is not before:
                 self._queue.add(key)
 
-    def deliver_job(self, body: Object, *, deleted: bool = False) -> None:
+    def deliver_job(self, body: Object) -> None:
         """Take in a Job as it is now; where it has changed, its cache is due."""
         before = self.job(body["metadata"]["name"])
         job = self.put_job(body)
-        if deleted:
-            self.end_job(job.name)
-        elif job != before:
-            self._queue_owner(job)
-            if not job.active:
-                self._queue_waiting()
+        if job == before:
+            return
+        self._queue_owner(job)
+        if not job.active:
+            self._queue_waiting()
 
     def end_job(self, name: str) -> None:
         """A Job is gone: its cache is due, and so are those that wait for a slot."""

@@ -152,6 +152,22 @@ async def test_the_build_of_an_object_that_was_deleted_unseen_is_stopped() -> No
     assert client.deleted == ["jobs/j-2"]
 
 
+async def test_a_deleted_job_makes_its_cache_due() -> None:
+    cache = automatic("1")
+    client = Client()
+    client.there = {"imagecaches": [cache], "jobs": [job("j-1", cache)]}
+    one = Leader(client)
+    async with one.running():
+        one.view.deliver("imagecaches", "ADDED", cache)
+        await asyncio.sleep(1)
+        one.stepped.clear()
+        one.view.deliver("jobs", "DELETED", {"metadata": {"name": "j-1", "uid": "j-1"}})
+        await asyncio.sleep(1)
+
+    assert one.stepped == [name_of(cache)]
+    assert one.view.building() == 0
+
+
 async def test_a_build_that_ended_unseen_frees_its_slot() -> None:
     cache = automatic("1")
     client = Client()
