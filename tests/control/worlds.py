@@ -9,7 +9,7 @@ import datetime
 import pathlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agent.clients.kube import rest_client
@@ -168,7 +168,7 @@ class World:
     def ask(self) -> None:
         """Have a round of the collector soon: `turn` is one."""
 
-    def holders(self, _cache_id: str, _layers: Sequence[str] = ()) -> str:
+    def holders(self, _cache_id: str) -> str:
         return self.holder
 
     def deliver_to(self, known: observed.Observed) -> None:

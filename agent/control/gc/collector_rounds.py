@@ -130,12 +130,9 @@ class Collector:
             return f"Nothing was deleted: {result}"
         return self._note(nodes, result)
 
-    def holders(self, cache_id: str, layers: Sequence[str] = ()) -> str:
-        """What a deleted cache waits for, by the last round; "" for nothing.
-
-        `layers` are its diff IDs, where they are known.
-        """
-        who = roster.holders(self.state.nodes, cache_id, layers)
+    def holders(self, cache_id: str) -> str:
+        """What a deleted cache waits for, by the last round; "" for nothing."""
+        who = roster.holders(self.state.nodes, cache_id)
         waiting = min(self.state.waiting, default=0)
         silent = [name for name, number in self.state.acknowledged.items() if number < waiting]
         return roster.waiting_sentence(cache_id, who, sorted(silent))

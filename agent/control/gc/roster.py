@@ -75,11 +75,6 @@ def floor(nodes: Iterable[records.KnownNode], newest: int) -> float:
     return min(acknowledged, default=newest)
 
 
-def waited_for(known: Mapping[str, records.KnownNode], generation: int) -> list[str]:
-    """The nodes that have not acknowledged a generation."""
-    return sorted(name for name, node in known.items() if node.acknowledged < generation)
-
-
 def held_layers(nodes: Iterable[Node]) -> set[str]:
     """The layers (diff IDs) that nodes report to hold."""
     layers = set()
@@ -91,18 +86,13 @@ def held_layers(nodes: Iterable[Node]) -> set[str]:
     return layers
 
 
-def holders(nodes: Iterable[Node], cache_id: str, layers: Iterable[str] = ()) -> list[str]:
-    """The holders of a deleted cache's layers: `pod ns/name on node`, each once, in order.
-
-    `layers` are its diff IDs where they are known: a node does not always know the cache.
-    """
-    diff_ids = set(layers)
+def holders(nodes: Iterable[Node], cache_id: str) -> list[str]:
+    """The holders of a deleted cache's layers: `pod ns/name on node`, each once, in order."""
     names = set()
     for node in nodes:
         for sentence in node.held:
             thing, _, who = sentence.partition(": ")
-            cache, _, diff_id = thing.partition("/")
-            if who and (cache == cache_id or diff_id in diff_ids):
+            if who and thing.partition("/")[0] == cache_id:
                 what = f"pod {who}" if "/" in who and " " not in who else who
                 names.add(f"{what} on {node.name}")
     return sorted(names)

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import pathlib
 import secrets
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from agent import errors
@@ -83,9 +82,9 @@ class CacheStore:
         """Remove the file of a report."""
         await self._call("settle", job)
 
-    async def remove(self, cache_id: str) -> Sequence[str]:
-        """Delete the record of a cache; the layers (diff IDs) that it had."""
-        return tuple(await self._call("remove", cache_id))
+    async def remove(self, cache_id: str) -> None:
+        """Delete the record of a cache, if it is there."""
+        await self._call("remove", cache_id)
 
     async def _call(self, operation: str, *arguments: Any) -> Any:
         try:
@@ -155,13 +154,10 @@ def settle(root: str, job: str) -> None:
     layout.Layout(pathlib.Path(root)).build_report(job).unlink(missing_ok=True)
 
 
-def remove(root: str, cache_id: str) -> list[str]:
-    """Delete a cache's record, if it is there; the diff IDs of the layers that it had."""
-    place = layout.Layout(pathlib.Path(root))
-    record = direct_reader.Reader(place).cache(cache_id)
+def remove(root: str, cache_id: str) -> None:
+    """Delete a cache's record, if it is there."""
     with contextlib.suppress(writer.NoSuchCache):
-        writer.delete_cache(place, cache_id)
-    return sorted({layer for image in record.images for layer in image.layers} if record else ())
+        writer.delete_cache(layout.Layout(pathlib.Path(root)), cache_id)
 
 
 def _record(place: layout.Layout, cache_id: str) -> records.CacheRecord | None:

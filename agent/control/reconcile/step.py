@@ -25,7 +25,7 @@ class Holders(Protocol):
     def ask(self) -> None:
         """Have a round soon."""
 
-    def holders(self, cache_id: str, layers: Sequence[str] = ()) -> str:
+    def holders(self, cache_id: str) -> str:
         """A sentence about the holders of a cache's layers; "" where none is known."""
 
 

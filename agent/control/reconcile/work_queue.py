@@ -42,12 +42,6 @@ class Queue(Generic[Key]):
             heapq.heappush(self._heap, (at, self._order, key))
             self._changed.set()
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way or due at this moment."""
-        now = asyncio.get_running_loop().time()
-        return not self._busy and all(at > now for at in self._due.values())
-
     async def run(self, step: Callable[[Key], Awaitable[float | None]]) -> None:
         """Do steps for ever. A step returns the seconds until its next one, or None."""
         while True:

@@ -94,7 +94,6 @@ NODES = [
 
 def test_holders_are_named_by_pod_and_node() -> None:
     assert roster.holders(NODES, "imc-a") == ["pod ns/one on a", "pod ns/two on b"]
-    assert roster.holders(NODES, "imc-c", ["sha256:y"]) == ["container c1 on b"]
     assert roster.held_layers(NODES) == {"sha256:x", "sha256:y", "sha256:z", "sha256:q"}
 
 
