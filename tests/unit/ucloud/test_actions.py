@@ -253,7 +253,7 @@ async def test_what_a_password_has_opened_is_for_the_namespaces_of_the_setting(
 
 
 async def test_that_an_error_was_reported_is_noted_in_the_object() -> None:
-    """So another controller, or this one after a restart, goes on from there."""
+    """So another controller, or this one after a restart, continues from there."""
     api = fakes.Api()
     meta = {"name": "ucloud-1", "labels": {keys.UCLOUD_LABEL: "true"}}
     body = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", "metadata": meta}
@@ -262,7 +262,7 @@ async def test_that_an_error_was_reported_is_noted_in_the_object() -> None:
     objects = image_objects.ImageObjects(api, switch, namespace="system")
 
     for reported in (True, False):
-        (each,) = await objects.all()
-        await objects.mark_reported(each, reported=reported)
-        (each,) = await objects.all()
-        assert each.reported is reported
+        (before,) = map(image_objects.accelerated, api.all(rest_client.IMAGE_CACHES))
+        await objects.mark_reported(before, reported=reported)
+        (after,) = map(image_objects.accelerated, api.all(rest_client.IMAGE_CACHES))
+        assert after.reported is reported
