@@ -11,7 +11,7 @@ from agent.control.caches import cache_object, cache_state
 from agent.control.decisions import outcome, retention
 from agent.control.jobs import job_manifest, job_state
 from agent.kits import units
-from agent.model import caches, records, times, reports
+from agent.model import caches, records, reports, times
 
 _POLL = 1.0
 _STOPPING = 2.0

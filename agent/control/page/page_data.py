@@ -97,5 +97,5 @@ def _node(body: rest_client.Object) -> Node | None:
         name=str(meta.get("name", "")),
         capable=capable,
         reason=str(own[0].get("message", "")) if own else "",
-        saved=nodes.decode_saved(saved) if saved is not None else None,
+        saved=reports.decode_saved(saved) if saved is not None else None,
     )
