@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import contextlib
 import filecmp
 import importlib.metadata
 import pathlib
@@ -75,8 +76,10 @@ def with_their_own(names: set[str]) -> set[str]:
         name = waiting.pop()
         if name not in known:
             known.add(name)
-            texts = importlib.metadata.requires(name) or ()
-            waiting += [distribution(text) for text in texts if "extra ==" not in text]
+            # Some are only for another Python, and not there.
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                texts = importlib.metadata.requires(name) or ()
+                waiting += [distribution(text) for text in texts if "extra ==" not in text]
     return known
 
 
