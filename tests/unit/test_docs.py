@@ -7,9 +7,12 @@ status by tests/unit/node/report, metrics and alerts by their own tests.
 import pathlib
 import re
 import shlex
+import subprocess
+import textwrap
 
 import pytest
 import typer
+import yaml
 
 from agent.cli import commands
 
@@ -48,6 +51,24 @@ def test_every_link_within_the_checkout_leads_somewhere(page: pathlib.Path) -> N
         assert linked.exists(), target
         if anchor:
             assert anchor in anchors(linked), target
+
+
+def blocks(page: pathlib.Path, language: str) -> list[str]:
+    """The page's blocks of a language, without what they are indented by."""
+    pattern = rf"^( *)```{language}\n(.*?)^ *```"
+    found = re.findall(pattern, page.read_text(), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(text) for _, text in found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_block_can_be_read_by_what_it_is_for(page: pathlib.Path) -> None:
+    for text in blocks(page, "yaml"):
+        assert list(yaml.safe_load_all(text)) != []
+    for text in blocks(page, "sh"):
+        script = re.sub(r"^\$ ", "", text, flags=re.MULTILINE)
+        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+
+        assert done.returncode == 0, done.stderr
 
 
 def test_every_page_is_in_the_index() -> None:
