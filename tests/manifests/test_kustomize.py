@@ -12,7 +12,7 @@ import yaml
 
 from agent.model import images
 from agent.roles import agent_flags, snapshotter
-from agent.setup.config import changes_needed
+from agent.setup.config import inputs
 from lab import rootfs
 from tests.manifests import rendering
 
@@ -120,7 +120,7 @@ def test_every_container_s_settings_are_what_its_command_reads(
     agent = agent_flags.parse(arguments["agent"][1:])
 
     # Both, and containerd, mean the same places, and see them at the same paths as the host.
-    assert str(served.address) == environment["agent"]["UIMGACC_ADDRESS"] == changes_needed.ADDRESS
+    assert str(served.address) == environment["agent"]["UIMGACC_ADDRESS"] == inputs.ADDRESS
     assert agent.store == served.store
     assert agent.kubernetes == "<spec.nodeName>"
     assert agent.nfs == ("" if "claim" in components else "nfs.example.internal:/uimgacc")
@@ -187,7 +187,7 @@ def test_a_socket_that_a_dead_snapshotter_has_left_is_not_ready(
     (snapshotter_, _) = pod["spec"]["template"]["spec"]["containers"]
     program, *arguments = snapshotter_[probe]["exec"]["command"]
     path = tmp_path / "s"
-    arguments = [each.replace(changes_needed.ADDRESS, str(path)) for each in arguments]
+    arguments = [each.replace(inputs.ADDRESS, str(path)) for each in arguments]
     assert str(path) in arguments[-1]
 
     def is_ready() -> bool:
@@ -222,15 +222,9 @@ def test_with_everything_through_us_our_own_pod_starts_without_us() -> None:
     documents = rendering.together("default-snapshotter")
 
     pod = rendering.only(documents, "DaemonSet", "uimgacc-node")["spec"]["template"]
-    assert pod["spec"]["runtimeClassName"] == changes_needed.WITHOUT
-    assert (
-        pod["metadata"]["annotations"]["io.containerd.cri.runtime-handler"]
-        == changes_needed.WITHOUT
-    )
-    assert (
-        rendering.only(documents, "RuntimeClass", changes_needed.WITHOUT)["handler"]
-        == changes_needed.WITHOUT
-    )
+    assert pod["spec"]["runtimeClassName"] == inputs.WITHOUT
+    assert pod["metadata"]["annotations"]["io.containerd.cri.runtime-handler"] == inputs.WITHOUT
+    assert rendering.only(documents, "RuntimeClass", inputs.WITHOUT)["handler"] == inputs.WITHOUT
     assert not rendering.of_kind(documents, "MutatingAdmissionPolicy")
 
 

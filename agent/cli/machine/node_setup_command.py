@@ -13,9 +13,10 @@ from agent.clients.containerd import rpc as clients
 from agent.model import images, keys
 from agent.mounts import host_copies
 from agent.node.images import containerd_images, image_removal
-from agent.setup.config import changes_needed, containerd_binary, places, settings_view
+from agent.setup.config import containerd_binary, inputs, places, settings_view
 from agent.setup.node import (
     apply,
+    config_reader,
     containerd_restart,
     host,
     kernel_modules,
@@ -230,7 +231,7 @@ async def _left(address: str) -> image_removal.Left:
 def _changed(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Outcome:
     if wanted.undo:
         return apply.undo(machine, main, dry_run=wanted.dry_run)
-    asked = changes_needed.Wanted(
+    asked = inputs.Wanted(
         address=wanted.address,
         root=wanted.root,
         default_snapshotter=wanted.default_snapshotter,
@@ -254,7 +255,7 @@ def _with_restart(
     return outcome, needed
 
 
-def _target(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Target:
+def _target(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> config_reader.Target:
     binary = wanted.containerd_binary or _program(machine, main)
     try:
         release = containerd_binary.release_of(binary, enter=machine.enter)
@@ -265,7 +266,7 @@ def _target(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> app
         ) from error
     if wanted.containerd_version:
         release = containerd_binary.parse_release(wanted.containerd_version)
-    return apply.Target(main, release, binary)
+    return config_reader.Target(main, release, binary)
 
 
 def _program(machine: host.Host, main: settings_view.Path) -> str:

@@ -14,58 +14,7 @@ from typing import Any
 
 from agent.matching import runtimes
 from agent.model import keys
-from agent.setup.config import settings_view, start_faults, toml_edit
-
-ADDRESS = "/run/uimgacc/snapshotter.sock"
-DROP_IN = "99-uimgacc.toml"
-WITHOUT = runtimes.WITHOUT
-
-TEMPLATE_HEAD = '{{ template "base" . }}\n'
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the person asked for."""
-
-    address: str = ADDRESS
-    """The snapshotter's socket."""
-    root: str = ""
-    """The snapshotter's root; "" for the folder that containerd itself would name."""
-    default_snapshotter: bool = False
-    """Every pod through our snapshotter, not only those of our runtime handlers."""
-    former_handler: bool = False
-    """The handler WITHOUT also where uimgacc is not the default snapshotter: pods that run under it
-    need it while a cluster moves to that mode, and back."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Node:
-    """The configuration that a node has, without node-setup's part.
-
-    `text` is None where the main file does not exist. `rendered` says that k3s or
-    RKE2 makes the main file anew at each start, `templates` are their texts. `dumped` is
-    what containerd itself makes of these files, None where it was not asked.
-    """
-
-    main: settings_view.Path
-    text: str | None
-    imported: Sequence[settings_view.File]
-    release: settings_view.Release
-    rendered: bool = False
-    templates: Mapping[settings_view.Path, str] = dataclasses.field(default_factory=dict)
-    dumped: settings_view.View | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Style:
-    """How a drop-in for containerd 2.x is written.
-
-    `version` is what it states (None: nothing), `names` the version whose names its CRI settings
-    have: migration leaves names of version 3 in an older file alone.
-    """
-
-    version: int | None
-    names: int
+from agent.setup.config import file_edits, inputs, settings_view, start_faults
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,7 +32,7 @@ class Plan:
     """What is wrong with a configuration that should be this plan's result."""
 
 
-def styles(node: Node) -> list[Style]:
+def styles(node: inputs.Node) -> list[inputs.Style]:
     """The ways to write the drop-in, the usual one first; none is in a version above the main's.
 
     With a higher version than the main file's containerd 2.3 does not start. 2.0 to 2.2 migrate
@@ -100,15 +49,15 @@ def styles(node: Node) -> list[Style]:
         if last is not None and (stated is None or last <= stated):
             versions.append(last)
     usual = 2 if own == 2 else 3
-    found = [Style(own, usual)]
+    found = [inputs.Style(own, usual)]
     if node.imported and not node.release.migrates_each:
         last = versions[-1]
-        found += [Style(last, 2 if last == 2 else 3)]
-        found += [Style(version, names) for version in (own, last) for names in (3, 2)]
+        found += [inputs.Style(last, 2 if last == 2 else 3)]
+        found += [inputs.Style(version, names) for version in (own, last) for names in (3, 2)]
     return list(dict.fromkeys(found))
 
 
-def plan(node: Node, wanted: Wanted, style: Style | None = None) -> Plan:
+def plan(node: inputs.Node, wanted: inputs.Wanted, style: inputs.Style | None = None) -> Plan:
     """Decide; raise ConfigError where the node cannot be set up as it is."""
     style = style or styles(node)[0]
     if (node.release.major, node.release.minor) < (1, 7):
@@ -123,16 +72,16 @@ def plan(node: Node, wanted: Wanted, style: Style | None = None) -> Plan:
     former = wanted.former_handler or wanted.default_snapshotter
     if former and view.default_runtime in view.runtimes:
         settings = {**view.runtimes[view.default_runtime], "snapshotter": view.snapshotter}
-        twins[WITHOUT] = (view.default_runtime, settings)
+        twins[inputs.WITHOUT] = (view.default_runtime, settings)
     warnings = _warnings(main, node, view)
     if node.text is None:
         notes.append(f"{node.main} did not exist; containerd's defaults go on to apply")
     if node.release.merges:
-        files, more = _with_drop_in(main, node, view, wanted, twins, style)
+        files, more = file_edits.with_drop_in(main, node, view, wanted, twins, style)
     elif node.rendered:
-        files, more = _with_template(node, view, wanted, twins)
+        files, more = file_edits.with_template(node, view, wanted, twins)
     else:
-        files, more = _in_place(main, node, view, wanted, twins)
+        files, more = file_edits.in_place(main, node, view, wanted, twins)
     return Plan(
         files=files,
         twins={twin: copied for twin, (copied, _) in twins.items()},
@@ -184,11 +133,11 @@ def _without_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if value}
 
 
-Twins = Mapping[str, tuple[str, Mapping[str, Any]]]
-
-
 def faults(
-    view: settings_view.View, twins: Twins, wanted: Wanted, release: settings_view.Release
+    view: settings_view.View,
+    twins: inputs.Twins,
+    wanted: inputs.Wanted,
+    release: settings_view.Release,
 ) -> list[str]:
     """What a configuration lacks of what is meant; an empty list when it is all there."""
     found = []
@@ -204,78 +153,11 @@ def faults(
         platform = view.platforms.get(twin, {})
         if release.merges and platform.get("snapshotter") != table["snapshotter"]:
             found.append(f"runtime_platforms.{twin} is not there")
-    if view.annotations_disabled and not pulls_itself(view, release):
+    if view.annotations_disabled and not settings_view.pulls_itself(view, release):
         found.append("disable_snapshot_annotations is still true")
     if wanted.default_snapshotter and view.snapshotter != keys.SNAPSHOTTER:
         found.append(f"the default snapshotter is still {view.snapshotter}")
     return found
-
-
-def pulls_itself(view: settings_view.View, release: settings_view.Release) -> bool:
-    """Whether the CRI pulls by itself, so that our snapshotter need not ask for annotations.
-
-    The transfer service, which does it otherwise since 2.1, cannot pull for a proxy
-    snapshotter; the CRI turns it off where a snapshotter is to get annotations.
-    """
-    return view.local_pull or (release.major, release.minor) <= (2, 0)
-
-
-def remains(
-    text: str, *, path: settings_view.Path, drop_in: settings_view.Path | None = None
-) -> str:
-    """A text without node-setup's part: how an edited file is undone.
-
-    Single values that were set are not touched here; see `restored`.
-    """
-    text = toml_edit.cut(text)
-    data = settings_view.parse(settings_view.File(path, text))
-    own: list[settings_view.KeyPath] = [("proxy_plugins", keys.SNAPSHOTTER)]
-    for version in (1, 2, 3):
-        table = settings_view.keys_of(version).runtimes
-        own += _own_handlers(data, table)
-    own += _own_handlers(data, settings_view.platforms_key())
-    for key_path in own:
-        text = toml_edit.remove(text, key_path, path=path)
-    imports = data.get("imports")
-    if drop_in is not None and isinstance(imports, list) and str(drop_in) in imports:
-        left = [entry for entry in imports if entry != str(drop_in)]
-        text = toml_edit.assign(text, ("imports",), left, path=path)
-    return text
-
-
-def restored(text: str, before: str, *, path: settings_view.Path) -> str:
-    """Single values that node set-up sets, as they were in the text `before`."""
-    now = settings_view.parse(settings_view.File(path, text))
-    old = settings_view.parse(settings_view.File(path, before))
-    own: list[tuple[settings_view.KeyPath, object]] = [(("imports",), [])]
-    for version in (1, 2, 3):
-        images = settings_view.keys_of(version).images
-        own.append(((*images, "disable_snapshot_annotations"), False))
-        own.append(((*images, "snapshotter"), keys.SNAPSHOTTER))
-    for key_path, value in own:
-        if settings_view.value_at(now, key_path) != value:
-            continue
-        former = settings_view.value_at(old, key_path)
-        if former is None:
-            text = toml_edit.remove(text, key_path, path=path)
-        else:
-            text = toml_edit.assign(text, key_path, former, path=path)
-    return text
-
-
-def _own_handlers(
-    data: Mapping[str, Any], table: settings_view.KeyPath
-) -> list[settings_view.KeyPath]:
-    return [
-        (*table, name)
-        for name, value in settings_view.table_at(data, table).items()
-        if name == WITHOUT
-        or (
-            runtimes.is_twin(name)
-            and isinstance(value, Mapping)
-            and value.get("snapshotter") == keys.SNAPSHOTTER
-        )
-    ]
 
 
 def _fresh(release: settings_view.Release) -> str:
@@ -310,7 +192,7 @@ def _twins(view: settings_view.View) -> tuple[dict[str, tuple[str, Mapping[str, 
     return dict(sorted(found.items())), notes
 
 
-def _warnings(main: settings_view.File, node: Node, view: settings_view.View) -> list[str]:
+def _warnings(main: settings_view.File, node: inputs.Node, view: settings_view.View) -> list[str]:
     found = []
     if view.cri_disabled:
         found.append(
@@ -355,124 +237,3 @@ def _mixed_versions(
     if higher := start_faults.higher_version([main, *imported]):
         found.append(f"containerd 2.3 does not start with this configuration: {higher}")
     return found
-
-
-def _proxy(
-    view: settings_view.View, wanted: Wanted
-) -> list[tuple[settings_view.KeyPath, dict[str, Any]]]:
-    root = wanted.root or f"{view.root}/{keys.SNAPSHOTTER_PLUGINS}.{keys.SNAPSHOTTER}"
-    settings = {"type": "snapshot", "address": wanted.address, "exports": {"root": root}}
-    return [(("proxy_plugins", keys.SNAPSHOTTER), settings)]
-
-
-def _with_drop_in(
-    main: settings_view.File,
-    node: Node,
-    view: settings_view.View,
-    wanted: Wanted,
-    twins: Twins,
-    style: Style,
-) -> tuple[dict[settings_view.Path, str], list[str]]:
-    places = settings_view.keys_of(style.names)
-    images: dict[str, Any] = {"disable_snapshot_annotations": False}
-    if wanted.default_snapshotter:
-        images["snapshotter"] = keys.SNAPSHOTTER
-    tables = _proxy(view, wanted)
-    tables.append((places.images, images))
-    tables += _platforms(twins)
-    tables += [((*places.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
-    text = (
-        "# Made by `uimgacc node-setup`; `uimgacc node-setup --undo` removes it.\n"
-        + (f"version = {style.version}\n\n" if style.version else "\n")
-        + toml_edit.render(tables)
-    )
-    folder = _drop_in_folder(main)
-    if folder is not None:
-        return {folder / DROP_IN: text}, []
-    if node.rendered:
-        return _with_template(node, view, wanted, twins)
-    drop_in = main.path.parent / "conf.d" / DROP_IN
-    imports = [*settings_view.parse(main).get("imports", []), str(drop_in)]
-    edited = toml_edit.assign(main.text, ("imports",), imports, path=main.path)
-    return {drop_in: text, main.path: edited}, []
-
-
-def _platforms(twins: Twins) -> list[tuple[settings_view.KeyPath, dict[str, Any]]]:
-    """What 2.x needs besides the handlers: which snapshotter a pull for each is made with."""
-    return [
-        ((*settings_view.platforms_key(), twin), {"snapshotter": table["snapshotter"]})
-        for twin, (_, table) in twins.items()
-    ]
-
-
-def _drop_in_folder(main: settings_view.File) -> settings_view.Path | None:
-    """A folder of which the main file imports every .toml file."""
-    for pattern in settings_view.imports_of(main):
-        path = settings_view.Path(pattern)
-        if path.name == "*.toml" and not any(sign in str(path.parent) for sign in "*?["):
-            return path.parent
-    return None
-
-
-def _additions(
-    view: settings_view.View, wanted: Wanted, twins: Twins
-) -> list[tuple[settings_view.KeyPath, dict[str, Any]]]:
-    places = settings_view.keys_of(view.version)
-    tables = _proxy(view, wanted)
-    if not view.has_runtimes_table:
-        # A `runtimes` table replaces the built-in one.
-        tables += [((*places.runtimes, name), dict(table)) for name, table in view.runtimes.items()]
-    tables += [((*places.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
-    return tables
-
-
-def _in_place(
-    main: settings_view.File, node: Node, view: settings_view.View, wanted: Wanted, twins: Twins
-) -> tuple[dict[settings_view.Path, str], list[str]]:
-    files = {file.path: file for file in (main, *node.imported)}
-    owner = files[view.cri_owner]
-    places = settings_view.keys_of(view.version)
-    values: dict[str, Any] = {"disable_snapshot_annotations": False}
-    if wanted.default_snapshotter:
-        values["snapshotter"] = keys.SNAPSHOTTER
-    tables = _additions(view, wanted, twins)
-    try:
-        text = toml_edit.append(owner.text, [*tables, (places.images, values)], path=owner.path)
-    except settings_view.ConfigError:
-        # The table is there already, so the values are set within it.
-        text = owner.text
-        for key, value in values.items():
-            text = toml_edit.assign(text, (*places.images, key), value, path=owner.path)
-        text = toml_edit.append(text, tables, path=owner.path)
-    notes = []
-    if owner.path != main.path:
-        notes.append(
-            f"{owner.path} is edited and not {main.path}: with containerd 1.x its CRI table"
-            " replaces the main file's. Run node-setup again when another tool has rewritten it"
-        )
-    return {owner.path: text}, notes
-
-
-def _with_template(
-    node: Node, view: settings_view.View, wanted: Wanted, twins: Twins
-) -> tuple[dict[settings_view.Path, str], list[str]]:
-    name = "config-v3.toml.tmpl" if view.version >= 3 else "config.toml.tmpl"
-    path = node.main.parent / name
-    if wanted.default_snapshotter:
-        raise settings_view.ConfigError(
-            path, "k3s and RKE2 set the default snapshotter themselves; start them with it"
-        )
-    if view.annotations_disabled and not pulls_itself(view, node.release):
-        # The template says so in a table that it ends, and nothing after it can say otherwise.
-        raise settings_view.ConfigError(
-            node.main,
-            "this k3s or RKE2 disables snapshot annotations and imports no drop-in folder;"
-            " upgrade it (releases since March 2026 import config-v3.toml.d)",
-        )
-    text = node.templates.get(path, TEMPLATE_HEAD)
-    gap = "" if text.endswith("\n") else "\n"
-    tables = _additions(view, wanted, twins)
-    if node.release.merges:
-        tables += _platforms(twins)
-    note = f"{node.main} is made from {path} at the next start of k3s or RKE2"
-    return {path: f"{text}{gap}\n{toml_edit.block(tables)}"}, [note]

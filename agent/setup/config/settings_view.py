@@ -215,6 +215,15 @@ def view(main: File, imported: Sequence[File], release: Release) -> View:
     )
 
 
+def pulls_itself(view: View, release: Release) -> bool:
+    """Whether the CRI pulls by itself, so that our snapshotter need not ask for annotations.
+
+    The transfer service, which does it otherwise since 2.1, cannot pull for a proxy
+    snapshotter; the CRI turns it off where a snapshotter is to get annotations.
+    """
+    return view.local_pull or (release.major, release.minor) <= (2, 0)
+
+
 def platforms_key() -> KeyPath:
     """Where 2.x has the snapshotter of each runtime handler for pulls; never migrated."""
     return ("plugins", _IMAGES, "runtime_platforms")

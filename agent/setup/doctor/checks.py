@@ -19,8 +19,8 @@ from agent.kits import units
 from agent.kits.processes import workers
 from agent.matching import runtimes
 from agent.model import keys
-from agent.setup.config import changes_needed, containerd_binary, settings_view
-from agent.setup.node import apply, host
+from agent.setup.config import containerd_binary, inputs, settings_view
+from agent.setup.node import apply, config_reader, host
 from agent.store import decoding, layout
 from agent.store.lookup import catalog
 
@@ -199,9 +199,7 @@ def snapshotter(address: str, *, deadline: float) -> Finding:
     return ok("snapshotter", f"answers on {address} ({took:.0f} ms)")
 
 
-def configuration(
-    main: settings_view.Path, binary: str, wanted: changes_needed.Wanted
-) -> list[Finding]:
+def configuration(main: settings_view.Path, binary: str, wanted: inputs.Wanted) -> list[Finding]:
     """Whether containerd's configuration has what node set-up puts there."""
     fix = "run uimgacc node-setup --restart"
     name = "configuration"
@@ -213,7 +211,7 @@ def configuration(
     if machine.read(main) is None:
         return [bad(name, f"{main} does not exist: containerd runs on its defaults", fix)]
     # Only root can write the drafts of which containerd is asked.
-    target = apply.Target(main, release, binary if os.geteuid() == 0 else None)
+    target = config_reader.Target(main, release, binary if os.geteuid() == 0 else None)
     try:
         outcome = apply.set_up(machine, target, wanted, dry_run=True)
     except (errors.AgentError, OSError) as error:

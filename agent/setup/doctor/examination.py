@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import AsyncIterator
 
 from agent.kits.processes import workers
-from agent.setup.config import changes_needed, places, settings_view
+from agent.setup.config import inputs, places, settings_view
 from agent.setup.doctor import checks
 from agent.setup.node import host
 
@@ -18,7 +18,7 @@ class Patient:
     config: str = ""
     containerd: str = ""
     containerd_binary: str = ""
-    address: str = changes_needed.ADDRESS
+    address: str = inputs.ADDRESS
     root: str = ""
     mkfs: str = "mkfs.erofs"
     deadline: float = 5.0
@@ -40,7 +40,7 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
         yield checks.propagation(root)
         yield checks.space("here", folder)
         binary = patient.containerd_binary or places.find_binary(main)
-        wanted = changes_needed.Wanted(address=patient.address, root=patient.root)
+        wanted = inputs.Wanted(address=patient.address, root=patient.root)
         for finding in checks.configuration(main, binary, wanted):
             yield finding
         yield checks.snapshotter(patient.address, deadline=deadline)

@@ -13,30 +13,18 @@ node-setup wrote.
 import contextlib
 import dataclasses
 import difflib
-import secrets
 from collections.abc import Mapping, Sequence
 
 from agent import errors
-from agent.model import keys
 from agent.setup.config import (
     changes_needed,
-    containerd_binary,
-    journal,
+    inputs,
     places,
     settings_view,
     start_faults,
     toml_edit,
 )
-from agent.setup.node import host
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Target:
-    """Which containerd: its main file, its release, its binary if it can be run."""
-
-    main: settings_view.Path
-    release: settings_view.Release
-    binary: str | None = None
+from agent.setup.node import config_reader, host, past_changes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,8 +49,8 @@ class Outcome:
 
 def set_up(
     machine: host.Host,
-    target: Target,
-    wanted: changes_needed.Wanted,
+    target: config_reader.Target,
+    wanted: inputs.Wanted,
     *,
     dry_run: bool = False,
     again: bool = False,
@@ -72,7 +60,7 @@ def set_up(
     Raises UndoneError where that is to happen `again` and nothing was done before.
     """
     with contextlib.nullcontext() if dry_run else machine.locked(target.main.parent):
-        if again and not _Past(machine, target.main).changes:
+        if again and not past_changes.Past(machine, target.main).changes:
             raise UndoneError
         return _Setup(machine, target).apply(wanted, dry_run=dry_run)
 
@@ -82,7 +70,7 @@ def undo(machine: host.Host, main: settings_view.Path, *, dry_run: bool = False)
     if not machine.place(main.parent).is_dir():
         return Outcome(changes={})
     with contextlib.nullcontext() if dry_run else machine.locked(main.parent):
-        past = _Past(machine, main)
+        past = past_changes.Past(machine, main)
         changes, notes = past.restored()
         if not dry_run:
             for path, (_, after) in changes.items():
@@ -98,117 +86,16 @@ class UndoneError(errors.PermanentError):
         super().__init__("the set-up of this node was undone: it is left as it is")
 
 
-class _Past:
-    """What earlier runs did, by their journal."""
-
-    def __init__(self, machine: host.Host, main: settings_view.Path) -> None:
-        self._host = machine
-        self.main = main
-        self.folder = main.parent / journal.FOLDER
-        data = machine.read(self.folder / journal.NAME)
-        found = journal.Journal(changes=[])
-        if data is not None:
-            found = journal.decode(data, str(self.folder / journal.NAME))
-        self.changes = {settings_view.Path(change.path): change for change in found.changes}
-
-    def before(self, path: settings_view.Path) -> tuple[bytes | None, str | None]:
-        """A file without node-setup's part, and a note where the user's edits had to be kept."""
-        now = self._host.read(path)
-        change = self.changes.get(path)
-        if now is None:
-            return None, None
-        if change is None:
-            return self._without_own_part(path, now, b""), None
-        backup = None
-        if change.backup is not None:
-            backup = self._host.read(self.folder / change.backup)
-            if backup is None:
-                raise journal.JournalError(str(self.folder / change.backup), "missing")
-        if journal.digest(now) in change.written or now == backup:
-            return backup, None
-        left = self._without_own_part(path, now, backup or b"")
-        if backup is None and _says_nothing(path, left):
-            return None, None
-        return left, f"{path} was edited after node-setup: only what node-setup added is removed"
-
-    def restored(
-        self,
-    ) -> tuple[dict[settings_view.Path, tuple[bytes | None, bytes | None]], list[str]]:
-        """All changes that undo everything, and notes."""
-        changes = {}
-        notes = []
-        # The main file first: it may import the others, and containerd may start meanwhile.
-        # k3s and RKE2 write their main file at each start, so it is never restored.
-        own = set() if places.rancher(self.main) else {self.main}
-        paths = sorted({*self.changes, *own}, key=lambda path: (path != self.main, path))
-        for path in paths:
-            now = self._host.read(path)
-            before, note = self.before(path)
-            if now != before:
-                changes[path] = (now, before)
-            if note is not None:
-                notes.append(note)
-        return changes, notes
-
-    def remember(self, contents: Mapping[settings_view.Path, tuple[bytes | None, bytes]]) -> None:
-        """Write backups and the journal: path -> content before and after."""
-        changes = []
-        for path, (before, after) in sorted(contents.items()):
-            backup = None
-            if before is not None:
-                # Named by content: a backup that the old journal names is never overwritten.
-                backup = f"{path.name}.{journal.digest(before)[:12]}.before"
-                self._host.write(self.folder / backup, before, mode=0o600)
-            old = self.changes.get(path)
-            written = [*(old.written if old is not None else []), journal.digest(after)]
-            changes.append(
-                journal.Change(
-                    path=str(path), backup=backup, written=list(dict.fromkeys(written))[-20:]
-                )
-            )
-        self._host.write(
-            self.folder / journal.NAME, journal.encode(journal.Journal(changes=changes))
-        )
-        kept = {change.backup for change in changes}
-        for change in self.changes.values():
-            if change.backup is not None and change.backup not in kept:
-                self._host.remove(self.folder / change.backup)
-        self.changes = {settings_view.Path(change.path): change for change in changes}
-
-    def forget(self) -> None:
-        """Remove the journal and the backups; the journal first, so no backup is missed."""
-        self._host.remove(self.folder / journal.NAME)
-        for change in self.changes.values():
-            if change.backup is not None:
-                self._host.remove(self.folder / change.backup)
-            path = settings_view.Path(change.path)
-            if path.name == changes_needed.DROP_IN:
-                self._host.remove_empty_folder(path.parent)
-        self._host.remove_empty_folder(self.folder)
-
-    def _without_own_part(self, path: settings_view.Path, now: bytes, backup: bytes) -> bytes:
-        try:
-            text = now.decode()
-        except UnicodeDecodeError as error:
-            raise settings_view.ConfigError(path, f"not valid TOML: {error}") from error
-        if keys.SNAPSHOTTER not in text:
-            return now
-        if path.suffix == ".tmpl":
-            return toml_edit.cut(text).encode()
-        drop_in = self.main.parent / "conf.d" / changes_needed.DROP_IN
-        text = changes_needed.remains(text, path=path, drop_in=drop_in)
-        return changes_needed.restored(text, backup.decode(), path=path).encode()
-
-
 class _Setup:
     """One run of node set-up."""
 
-    def __init__(self, machine: host.Host, target: Target) -> None:
+    def __init__(self, machine: host.Host, target: config_reader.Target) -> None:
         self._host = machine
         self._target = target
-        self._past = _Past(machine, target.main)
+        self._past = past_changes.Past(machine, target.main)
+        self._reader = config_reader.ConfigReader(machine, target)
 
-    def apply(self, wanted: changes_needed.Wanted, *, dry_run: bool) -> Outcome:
+    def apply(self, wanted: inputs.Wanted, *, dry_run: bool) -> Outcome:
         """Plan, check, write; see `set_up`."""
         node = self._node()
         found = self._planned(node, wanted)
@@ -234,9 +121,7 @@ class _Setup:
             self._verify(found)
         return Outcome(changes=changes, twins=found.twins, notes=notes, warnings=found.warnings)
 
-    def _planned(
-        self, node: changes_needed.Node, wanted: changes_needed.Wanted
-    ) -> changes_needed.Plan:
+    def _planned(self, node: inputs.Node, wanted: inputs.Wanted) -> changes_needed.Plan:
         """The first plan that containerd reads as intended; raise what was wrong with the first."""
         refused: errors.AgentError | None = None
         for style in changes_needed.styles(node):
@@ -250,7 +135,7 @@ class _Setup:
         assert refused is not None
         raise refused
 
-    def _node(self) -> changes_needed.Node:
+    def _node(self) -> inputs.Node:
         main = self._target.main
         rendered = places.rancher(main) is not None
         data = self._before(main)
@@ -264,66 +149,15 @@ class _Setup:
             template = self._before(main.with_name(name))
             if template is not None:
                 templates[main.with_name(name)] = template.decode()
-        return changes_needed.Node(
+        return inputs.Node(
             main=main,
             text=text,
             imported=self._imported(main, text or ""),
             release=self._target.release,
             rendered=rendered,
             templates=templates,
-            dumped=self._dumped(main, text),
+            dumped=self._reader.view_of_drafts(self._files(main, text or "")),
         )
-
-    def _dumped(self, main: settings_view.Path, text: str | None) -> settings_view.View | None:
-        """What containerd makes of the files as they are without node-setup's part.
-
-        Only of 2.x: in 1.x the files' own text decides what must be written. The main file of
-        k3s and RKE2 has node-setup's part from its template, so it says nothing.
-        """
-        if (
-            self._target.binary is None
-            or not self._target.release.merges
-            or places.rancher(main) is not None
-        ):
-            return None
-        return self._view_of_drafts(self._files(main, text or ""))
-
-    def _view_of_drafts(self, files: Sequence[settings_view.File]) -> settings_view.View:
-        """What containerd would make of a main file and its imports, which need not be written."""
-        stem = self._host.folder_for_drafts / f"node-setup-{secrets.token_hex(6)}"
-        drafts = {
-            stem.with_name(f"{stem.name}-{at}.toml"): file.text
-            for at, file in enumerate(files)
-            if at > 0 and self._host.text(file.path) != file.text
-        }
-        names = {text: str(path) for path, text in drafts.items()}
-        imports = [names.get(file.text, str(file.path)) for file in files[1:]]
-        main = stem.with_name(f"{stem.name}-0.toml")
-        drafts[main] = toml_edit.assign(
-            files[0].text, ("imports",), imports, path=self._target.main
-        )
-        try:
-            for path, text in drafts.items():
-                self._host.write(path, text.encode(), mode=0o600)
-            return self._view_of(main, files)
-        finally:
-            for path in drafts:
-                self._host.remove(path)
-
-    def _view_of(
-        self, main: settings_view.Path, files: Sequence[settings_view.File]
-    ) -> settings_view.View:
-        """What containerd makes of a main file; raise ConfigError where it refuses `files`."""
-        assert self._target.binary is not None
-        try:
-            text = containerd_binary.dump(self._target.binary, str(main), enter=self._host.enter)
-        except containerd_binary.ContainerdError as error:
-            raise settings_view.ConfigError(
-                self._target.main,
-                f"containerd does not start with this configuration, nothing is changed:"
-                f" {start_faults.explained(files, error.reason)}",
-            ) from error
-        return containerd_binary.view_of_dump(text, self._target.release)
 
     def _before(self, path: settings_view.Path) -> bytes | None:
         return self._past.before(path)[0]
@@ -351,12 +185,12 @@ class _Setup:
                 for path in sorted(matching - known):
                     content = texts.get(path)
                     data = self._before(path) if content is None else content.encode()
-                    is_own = content is None and path.name == changes_needed.DROP_IN
+                    is_own = content is None and path.name == inputs.DROP_IN
                     if data is not None and not is_own:
                         files.append(settings_view.File(path, data.decode()))
         return files
 
-    def _check(self, node: changes_needed.Node, found: changes_needed.Plan) -> None:
+    def _check(self, node: inputs.Node, found: changes_needed.Plan) -> None:
         """Read the planned files as containerd will, in their order with all others."""
         text = found.files.get(node.main, node.text or "")
         # A template's addition comes after all that the file has now.
@@ -370,10 +204,8 @@ class _Setup:
             raise settings_view.ConfigError(
                 node.main, f"containerd would not start, nothing is changed: {fault}"
             )
-        if node.dumped is None:
-            view = settings_view.view(files[0], files[1:], node.release)
-        else:
-            view = self._view_of_drafts(files)
+        asked = self._reader.view_of_drafts(files)
+        view = asked or settings_view.view(files[0], files[1:], node.release)
         _raise_faults(node.main, found.meant(view))
 
     def _write(
@@ -388,11 +220,11 @@ class _Setup:
     def _verify(self, found: changes_needed.Plan) -> None:
         """Ask containerd what it makes of the files as they are now; raise ConfigError."""
         main = self._target.main
-        if self._target.binary is None or places.rancher(main) is not None:
-            return
         written = {path: self._host.text(path) or "" for path in found.files}
         files = self._files(main, self._host.text(main) or "", written)
-        _raise_faults(main, found.meant(self._view_of(main, files)))
+        view = self._reader.view_of(files)
+        if view is not None:
+            _raise_faults(main, found.meant(view))
 
     def _verify_or_restore(
         self,
@@ -422,21 +254,6 @@ def _raise_faults(path: settings_view.Path, faults: Sequence[str]) -> None:
         )
 
 
-def _put(machine: host.Host, path: settings_view.Path, data: bytes | None) -> None:
-    if data is None:
-        machine.remove(path)
-    else:
-        machine.write(path, data)
-
-
-def _says_nothing(path: settings_view.Path, data: bytes) -> bool:
-    """Whether a file that node-setup made has nothing left; an import is another tool's."""
-    if path.suffix == ".tmpl":
-        return data.decode().strip() in ("", '{{ template "base" . }}')
-    left = settings_view.parse(settings_view.File(path, data.decode()))
-    return set(left) <= {"version", "imports"} and not left.get("imports")
-
-
 def _diff(path: settings_view.Path, before: bytes | None, after: bytes | None) -> str:
     old, new = (
         [] if data is None else data.decode(errors="replace").splitlines(keepends=True)
@@ -447,3 +264,10 @@ def _diff(path: settings_view.Path, before: bytes | None, after: bytes | None) -
         line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
         for line in difflib.unified_diff(old, new, names[0], names[1])
     )
+
+
+def _put(machine: host.Host, path: settings_view.Path, data: bytes | None) -> None:
+    if data is None:
+        machine.remove(path)
+    else:
+        machine.write(path, data)

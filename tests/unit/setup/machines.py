@@ -8,7 +8,7 @@ import pytest
 
 from agent.cli.machine import node_setup_command
 from agent.setup.config import containerd_binary, places, settings_view
-from agent.setup.node import apply, host
+from agent.setup.node import config_reader, host
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "containerd"
 RELEASES = {
@@ -58,7 +58,7 @@ class Machine:
     """A node whose file system lies below a folder."""
 
     root: pathlib.Path
-    target: apply.Target
+    target: config_reader.Target
 
     @property
     def host(self) -> host.Host:
@@ -82,7 +82,7 @@ def make(folder: pathlib.Path, case: str, release: str) -> Machine:
     shutil.copytree(GOLDEN / case, folder, ignore=shutil.ignore_patterns("*.diff"))
     machine = host.Host(folder)
     main = places.find_config(machine)
-    return Machine(folder, apply.Target(main, RELEASES[release]))
+    return Machine(folder, config_reader.Target(main, RELEASES[release]))
 
 
 def without_program(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,10 +91,12 @@ def without_program(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def target(
         machine: host.Host, main: settings_view.Path, wanted: node_setup_command.Wanted
-    ) -> apply.Target:
+    ) -> config_reader.Target:
         if not wanted.containerd_version:
             return original(machine, main, wanted)
-        return apply.Target(main, containerd_binary.parse_release(wanted.containerd_version))
+        return config_reader.Target(
+            main, containerd_binary.parse_release(wanted.containerd_version)
+        )
 
     monkeypatch.setattr(node_setup_command, "_target", target)
 
@@ -105,4 +107,4 @@ def write(folder: pathlib.Path, text: str | None, release: str) -> Machine:
     place.mkdir(parents=True)
     if text is not None:
         (place / "config.toml").write_text(text)
-    return Machine(folder, apply.Target(places.DEFAULT_CONFIG, RELEASES[release]))
+    return Machine(folder, config_reader.Target(places.DEFAULT_CONFIG, RELEASES[release]))

@@ -9,7 +9,7 @@ import pathlib
 
 import pytest
 
-from agent.setup.config import changes_needed
+from agent.setup.config import inputs
 from agent.setup.node import apply
 from tests.unit.setup import machines
 
@@ -22,7 +22,7 @@ def test_the_difference_is_the_expected_one(
 ) -> None:
     machine = machines.make(tmp_path / "node", case, release)
 
-    outcome = apply.set_up(machine.host, machine.target, changes_needed.Wanted())
+    outcome = apply.set_up(machine.host, machine.target, inputs.Wanted())
 
     told = [f"warning: {line}" for line in outcome.warnings]
     told += [f"note: {line}" for line in outcome.notes]
@@ -37,10 +37,10 @@ def test_the_difference_is_the_expected_one(
 @cases
 def test_a_second_run_changes_nothing(case: str, release: str, tmp_path: pathlib.Path) -> None:
     machine = machines.make(tmp_path / "node", case, release)
-    apply.set_up(machine.host, machine.target, changes_needed.Wanted())
+    apply.set_up(machine.host, machine.target, inputs.Wanted())
     before = machine.files()
 
-    outcome = apply.set_up(machine.host, machine.target, changes_needed.Wanted())
+    outcome = apply.set_up(machine.host, machine.target, inputs.Wanted())
 
     assert not outcome.changed
     assert machine.files() == before
@@ -50,8 +50,8 @@ def test_a_second_run_changes_nothing(case: str, release: str, tmp_path: pathlib
 def test_undo_leaves_every_file_as_it_was(case: str, release: str, tmp_path: pathlib.Path) -> None:
     machine = machines.make(tmp_path / "node", case, release)
     before = machine.files()
-    apply.set_up(machine.host, machine.target, changes_needed.Wanted())
-    apply.set_up(machine.host, machine.target, changes_needed.Wanted(address="/run/other.sock"))
+    apply.set_up(machine.host, machine.target, inputs.Wanted())
+    apply.set_up(machine.host, machine.target, inputs.Wanted(address="/run/other.sock"))
 
     outcome = apply.undo(machine.host, machine.target.main)
 
@@ -64,7 +64,7 @@ def test_a_dry_run_writes_nothing(case: str, release: str, tmp_path: pathlib.Pat
     machine = machines.make(tmp_path / "node", case, release)
     before = machine.files()
 
-    outcome = apply.set_up(machine.host, machine.target, changes_needed.Wanted(), dry_run=True)
+    outcome = apply.set_up(machine.host, machine.target, inputs.Wanted(), dry_run=True)
 
     assert outcome.diff()
     assert machine.files() == before

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent.setup.config import changes_needed, containerd_binary, places, settings_view
-from agent.setup.node import apply, host
+from agent.setup.config import containerd_binary, inputs, places, settings_view
+from agent.setup.node import apply, config_reader, host
 from lab import places as lab_places
 from tests.unit.setup import machines
 
@@ -82,20 +82,20 @@ def test_containerd_sees_the_twins_and_nothing_else_new(
     binary = BINARIES[release]
     main = placed(tmp_path / "node", case)
     before = dumped(binary, main)
-    target = apply.Target(main, containerd_binary.release_of(str(binary)), str(binary))
+    target = config_reader.Target(main, containerd_binary.release_of(str(binary)), str(binary))
 
-    outcome = apply.set_up(host.Host(), target, changes_needed.Wanted())
+    outcome = apply.set_up(host.Host(), target, inputs.Wanted())
 
     start_rancher(main)
     after = dumped(binary, main)
     view = containerd_binary.view_of_dump(
         containerd_binary.dump(str(binary), str(main)), target.release
     )
-    assert view.proxies["uimgacc"]["address"] == changes_needed.ADDRESS
+    assert view.proxies["uimgacc"]["address"] == inputs.ADDRESS
     if view.cri_disabled and release == "1.7":
         return  # It dumps nothing of a plugin that is turned off.
     assert {view.runtimes[twin]["snapshotter"] for twin in outcome.twins} == {"uimgacc"}
-    assert not view.annotations_disabled or changes_needed.pulls_itself(view, target.release)
+    assert not view.annotations_disabled or settings_view.pulls_itself(view, target.release)
     if target.release.merges:
         assert {view.platforms[twin]["snapshotter"] for twin in outcome.twins} == {"uimgacc"}
     for twin, copied in outcome.twins.items():
@@ -128,11 +128,11 @@ def test_what_containerd_does_not_understand_as_meant_is_put_back(
     binary = BINARIES["2"]
     main = placed(tmp_path / "node", "default-2")
     before = pathlib.Path(main).read_bytes()
-    target = apply.Target(main, settings_view.Release(2, 1), str(binary))
+    target = config_reader.Target(main, settings_view.Release(2, 1), str(binary))
     monkeypatch.setattr(containerd_binary, "dump", lambda *_, **__: "version = 3\n")
 
     with pytest.raises(settings_view.ConfigError, match="nothing is changed"):
-        apply.set_up(host.Host(), target, changes_needed.Wanted())
+        apply.set_up(host.Host(), target, inputs.Wanted())
 
     assert pathlib.Path(main).read_bytes() == before
     assert sorted(path.name for path in pathlib.Path(main).parent.rglob("*")) in (

@@ -11,8 +11,8 @@ import tomllib
 import pytest
 
 from agent import errors
-from agent.setup.config import changes_needed, containerd_binary, settings_view
-from agent.setup.node import apply, host
+from agent.setup.config import containerd_binary, inputs, settings_view
+from agent.setup.node import apply, config_reader, host
 from lab import places
 
 LAB_2 = places.CONTAINERDS["2"]
@@ -53,7 +53,7 @@ class Node:
     def __init__(self, folder: pathlib.Path, binary: pathlib.Path, root: str) -> None:
         self.main = folder / "config.toml"
         self.other = folder / "conf.d" / "99-nvidia.toml"
-        self.own = folder / "conf.d" / changes_needed.DROP_IN
+        self.own = folder / "conf.d" / inputs.DROP_IN
         self.binary = str(binary)
         self.release = containerd_binary.release_of(self.binary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,10 +89,10 @@ class Node:
 
     def set_up(self, *, again: bool = False) -> apply.Outcome:
         """Run node set-up; `again`: as `--keep` does, which looks before it changes anything."""
-        target = apply.Target(settings_view.Path(self.main), self.release, self.binary)
+        target = config_reader.Target(settings_view.Path(self.main), self.release, self.binary)
         if again:
-            apply.set_up(host.Host(), target, changes_needed.Wanted(), dry_run=True, again=True)
-        return apply.set_up(host.Host(), target, changes_needed.Wanted(), again=again)
+            apply.set_up(host.Host(), target, inputs.Wanted(), dry_run=True, again=True)
+        return apply.set_up(host.Host(), target, inputs.Wanted(), again=again)
 
     def undo(self) -> None:
         """Undo node set-up."""

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from agent.setup.config import changes_needed, places, settings_view
+from agent.setup.config import inputs, places, settings_view
 from agent.setup.node import apply, host
 from tests.unit.setup import machines
 
@@ -79,7 +79,7 @@ def test_where_it_listens_and_where_our_folder_is_comes_from_its_configuration(
 @pytest.mark.parametrize("release", ["1.7", "2"])
 def test_what_node_setup_wrote_is_read_back(release: str, tmp_path: pathlib.Path) -> None:
     machine = machines.make(tmp_path / "node", "kubeadm", release)
-    wanted = changes_needed.Wanted(root="/data/snapshots", default_snapshotter=True)
+    wanted = inputs.Wanted(root="/data/snapshots", default_snapshotter=True)
     apply.set_up(machine.host, machine.target, wanted)
 
     found = places.of(machine.host, machine.target.main)

@@ -138,7 +138,7 @@ async def test_a_configuration_that_was_not_set_up_is_found(tmp_path: pathlib.Pa
     main.write_text("version = 3\n")
 
     found = checks.configuration(
-        checks.settings_view.Path(main), str(binary), checks.changes_needed.Wanted()
+        checks.settings_view.Path(main), str(binary), checks.inputs.Wanted()
     )
 
     assert found[0].level is checks.Level.FAIL

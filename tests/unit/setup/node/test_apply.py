@@ -5,17 +5,17 @@ import stat
 
 import pytest
 
-from agent.setup.config import changes_needed, journal, settings_view, toml_edit
-from agent.setup.node import apply, host
+from agent.setup.config import file_edits, inputs, journal, settings_view, toml_edit
+from agent.setup.node import apply, config_reader, host
 from tests.unit.setup import machines
 
-WANTED = changes_needed.Wanted()
+WANTED = inputs.Wanted()
 BOTH = pytest.mark.parametrize("release", ["1.7", "2"])
 V2 = 'version = 2\n\n[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]\n'
 V2 += '  runtime_type = "io.containerd.runc.v2"\n'
 
 
-def set_up(machine: machines.Machine, wanted: changes_needed.Wanted = WANTED) -> apply.Outcome:
+def set_up(machine: machines.Machine, wanted: inputs.Wanted = WANTED) -> apply.Outcome:
     return apply.set_up(machine.host, machine.target, wanted)
 
 
@@ -26,7 +26,7 @@ def undo(machine: machines.Machine) -> apply.Outcome:
 def seen(machine: machines.Machine) -> settings_view.View:
     """What the files mean together."""
     found = [settings_view.File(machine.target.main, machine.config.read_text())]
-    drop_in = machine.config.parent / "conf.d" / changes_needed.DROP_IN
+    drop_in = machine.config.parent / "conf.d" / inputs.DROP_IN
     if drop_in.exists():
         found.append(settings_view.File(settings_view.Path(drop_in), drop_in.read_text()))
     return settings_view.view(found[0], found[1:], machine.target.release)
@@ -113,24 +113,24 @@ def test_a_new_address_replaces_the_old_one(release: str, tmp_path: pathlib.Path
     machine = machines.write(tmp_path, V2, release)
     set_up(machine)
 
-    set_up(machine, changes_needed.Wanted(address="/run/new.sock"))
+    set_up(machine, inputs.Wanted(address="/run/new.sock"))
 
     written = b"".join(machine.files().values())
     assert b"/run/new.sock" in written
-    assert changes_needed.ADDRESS.encode() not in written
+    assert inputs.ADDRESS.encode() not in written
 
 
 def test_an_upgrade_of_containerd_moves_ours_to_a_drop_in(tmp_path: pathlib.Path) -> None:
     machine = machines.write(tmp_path, V2, "1.7")
     set_up(machine)
     upgraded = machines.Machine(
-        machine.root, apply.Target(machine.target.main, machines.RELEASES["2"])
+        machine.root, config_reader.Target(machine.target.main, machines.RELEASES["2"])
     )
 
     set_up(upgraded)
 
     assert toml_edit.BEGIN not in machine.config.read_text()
-    assert (machine.config.parent / "conf.d" / changes_needed.DROP_IN).exists()
+    assert (machine.config.parent / "conf.d" / inputs.DROP_IN).exists()
     undo(upgraded)
     assert machine.files() == {"etc/containerd/config.toml": V2.encode()}
 
@@ -234,7 +234,7 @@ def test_a_handler_is_left_that_starts_without_us(release: str, tmp_path: pathli
     machine = machines.make(tmp_path / "node", "kubeadm", release)
     before = machine.files()
 
-    outcome = set_up(machine, changes_needed.Wanted(default_snapshotter=True))
+    outcome = set_up(machine, inputs.Wanted(default_snapshotter=True))
 
     assert outcome.twins["without-uimgacc"] == "runc"
     view = seen(machine)
@@ -251,17 +251,17 @@ def test_a_handler_is_left_that_starts_without_us(release: str, tmp_path: pathli
 def test_the_default_snapshotter_can_be_ours(release: str, tmp_path: pathlib.Path) -> None:
     machine = machines.write(tmp_path, V2, release)
 
-    set_up(machine, changes_needed.Wanted(default_snapshotter=True))
+    set_up(machine, inputs.Wanted(default_snapshotter=True))
 
     assert b'snapshotter = "uimgacc"\n' in b"".join(machine.files().values())
-    assert not set_up(machine, changes_needed.Wanted(default_snapshotter=True)).changed
+    assert not set_up(machine, inputs.Wanted(default_snapshotter=True)).changed
     undo(machine)
     assert machine.config.read_text() == V2
 
 
 def test_containerd_1_6_is_refused(tmp_path: pathlib.Path) -> None:
     machine = machines.write(tmp_path, V2, "1.7")
-    old = apply.Target(machine.target.main, settings_view.Release(1, 6))
+    old = config_reader.Target(machine.target.main, settings_view.Release(1, 6))
 
     with pytest.raises(settings_view.ConfigError, match=r"1\.7 or newer"):
         apply.set_up(machine.host, old, WANTED)
@@ -301,15 +301,15 @@ def test_k3s_without_a_drop_in_folder_uses_one_after_its_upgrade(tmp_path: pathl
     set_up(machine)
     template = machine.config.with_name("config-v3.toml.tmpl")
     rendered = machine.config.read_text()
-    machine.config.write_text(template.read_text().replace(changes_needed.TEMPLATE_HEAD, rendered))
+    machine.config.write_text(template.read_text().replace(file_edits.TEMPLATE_HEAD, rendered))
     assert not set_up(machine).changed
     upgraded = machines.make(tmp_path / "upgraded", "k3s-2", "2").config.read_text()
-    machine.config.write_text(template.read_text().replace(changes_needed.TEMPLATE_HEAD, upgraded))
+    machine.config.write_text(template.read_text().replace(file_edits.TEMPLATE_HEAD, upgraded))
 
     assert set_up(machine).changed
 
     assert not template.exists()
-    assert machine.config.with_name("config-v3.toml.d").joinpath(changes_needed.DROP_IN).exists()
+    assert machine.config.with_name("config-v3.toml.d").joinpath(inputs.DROP_IN).exists()
     machine.config.write_text(rendered)
     undo(machine)
     assert machine.files() == before

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from agent.setup.config import changes_needed, settings_view
-from agent.setup.node import apply, host, uninstall
+from agent.setup.config import inputs, settings_view
+from agent.setup.node import apply, config_reader, host, uninstall
 from tests.unit.setup import machines
 
 # Mounts of its own, which end with it: /run, the store's as the agent makes it, and one in use.
@@ -42,8 +42,8 @@ def test_it_fails_while_a_mount_is_in_use_and_ends_when_that_is_over(
     target = store.with_name("store.mounts") / "00c0ffee-1"
     places = [f"--config={machine.config}", f"--store={store}", f"--state={tmp_path / 'state'}"]
     (tmp_path / "snapshots" / "snapshots").mkdir(parents=True)
-    found = apply.Target(settings_view.Path(machine.config), machine.target.release)
-    apply.set_up(host.Host(), found, changes_needed.Wanted(root=str(tmp_path / "snapshots")))
+    found = config_reader.Target(settings_view.Path(machine.config), machine.target.release)
+    apply.set_up(host.Host(), found, inputs.Wanted(root=str(tmp_path / "snapshots")))
     assert machine.config.read_text() != "version = 3\n"
 
     command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", SCRIPT]
