@@ -56,7 +56,7 @@ class Member(conftest.Node):
 
     @property
     def labels(self) -> set[str]:
-        """Those of ours that are there."""
+        """The labels of uimgacc that the node has."""
         found = self.object["metadata"]["labels"]
         return {key for key, value in found.items() if "uimgacc" in key and value == "true"}
 
@@ -83,7 +83,7 @@ class Member(conftest.Node):
                 return error.read().decode()
         return ""
 
-    def told(self) -> set[str]:
+    def reasons(self) -> set[str]:
         """The reasons of the node's events."""
         found = self.api.list(rest_client.EVENTS, namespace="default")
         return {each["reason"] for each in found if each["involvedObject"]["name"] == self.name}
@@ -128,8 +128,8 @@ def test_a_store_that_hangs_takes_the_labels_until_it_is_back(member, api) -> No
     member.store.go_on()
     seconds_until(lambda: member.labels == CAPABLE, "back after the store is")
     conftest.wait_until(lambda: member.condition == ("True", "StoreServesImages"), seconds=60)
-    conftest.wait_until(lambda: len(member.told()) == 2, seconds=60)
-    assert member.told() == {"ImageAccelerationReady", "ImageAccelerationLost"}
+    conftest.wait_until(lambda: len(member.reasons()) == 2, seconds=60)
+    assert member.reasons() == {"ImageAccelerationReady", "ImageAccelerationLost"}
     assert generation == member.object["metadata"]["annotations"]["uimgacc.io/generation"] == "0"
 
 
@@ -199,7 +199,7 @@ def test_an_agent_that_ends_leaves_the_node_as_it_is(member, end) -> None:
     assert member.labels == CAPABLE
 
 
-def test_a_pod_is_told_what_became_of_its_cache(member, api) -> None:
+def test_a_pod_gets_events_about_its_cache(member, api) -> None:
     api.runtime_class("uimgacc")
     api.pod(
         "asker",
@@ -209,12 +209,12 @@ def test_a_pod_is_told_what_became_of_its_cache(member, api) -> None:
         spec={"runtimeClassName": "uimgacc"},
     )
 
-    def told() -> list[apis.Object]:
+    def events() -> list[apis.Object]:
         found = api.list(rest_client.EVENTS, namespace=api.namespace)
         return [each for each in found if each["involvedObject"]["name"] == "asker"]
 
-    conftest.wait_until(told, seconds=60)
-    (event,) = told()
+    conftest.wait_until(events, seconds=60)
+    (event,) = events()
     assert event["reason"] == "SuccessfulHitImageCache"
     assert event["message"].startswith("[eci.imagecache]Successfully hit image cache imc-")
     assert event["source"] == {"component": "EciService", "host": member.name}

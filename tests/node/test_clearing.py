@@ -11,10 +11,10 @@ IMAGE = "lab/layers2:1"
 
 def test_a_pod_of_the_ordinary_runtime_starts_with_an_image_that_came_from_the_store(node) -> None:
     """Without help it finds the image present, and nothing to unpack it from."""
-    ours = node.manifest("ours", IMAGE)
-    node.schedule(ours)
+    accelerated = node.manifest("accelerated", IMAGE)
+    node.schedule(accelerated)
     conftest.wait_until(lambda: node.has(IMAGE))
-    with node.client.pod(ours) as running:
+    with node.client.pod(accelerated) as running:
         ordinary = node.manifest("ordinary", IMAGE, handler="", annotations={})
         node.schedule(ordinary)
         conftest.wait_until(lambda: not node.has(IMAGE))

@@ -117,13 +117,13 @@ def test_a_token_that_was_replaced_is_taken_from_where_the_kubelet_puts_it(
 
 
 def events(api: apis.Api, pod: str) -> list[tuple[str, str]]:
-    """What the pod was told."""
+    """The events of the pod."""
     found = api.list(rest_client.EVENTS, namespace=api.namespace)
     own = [each for each in found if each["involvedObject"]["name"] == pod]
     return [(each["type"], each["reason"]) for each in own]
 
 
-def test_an_agent_that_starts_again_tells_nothing_to_pods_that_run(member, api, proxy) -> None:
+def test_an_agent_that_starts_again_emits_nothing_for_pods_that_run(member, api, proxy) -> None:
     """An upgrade of all agents would else write an event for each pod of the cluster."""
     for name in ("one", "two", "three"):
         bind(api, member, name, "lab/layers2:1")
@@ -135,16 +135,16 @@ def test_an_agent_that_starts_again_tells_nothing_to_pods_that_run(member, api, 
     member.start_agent()
     conftest.wait_until(lambda: member.status("three").get("served"), seconds=60)
     bind(api, member, "late", "lab/layers2:1")
-    # They are posted one after the other: what was told before has come before.
+    # Events are written one after the other, in the order in which they were emitted.
     conftest.wait_until(lambda: events(api, "late"), seconds=60)
 
-    # Of "starting" nobody knows whether its event was written before the agent ended.
+    # Whether the event of "starting" was written before the agent ended is not known.
     posts = [seen.path for seen in proxy.seen if seen.method == "POST"]
     assert posts == [rest_client.EVENTS.path(namespace=api.namespace)] * 2
     assert events(api, "starting") == events(api, "late") == [("Normal", "ImageCacheHit")]
 
 
-def test_a_pod_of_another_runtime_is_told_that_it_is_pulled(member, api) -> None:
+def test_a_pod_of_another_runtime_gets_an_event_that_it_is_pulled(member, api) -> None:
     """It asks, and a cache has its image, but nothing has sent it to our class."""
     image = member.reference("lab/layers2:1")
     annotations = {"k8s.aliyun.com/eci-image-cache": "true"}

@@ -1,4 +1,4 @@
-"""A node whose agent was told to drain: it says so, prepares nothing, and lets go."""
+"""A node whose agent drains: it says so, prepares nothing, and removes unused images."""
 
 import json
 

@@ -8,7 +8,9 @@ from tests.node import conftest
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 
-def test_the_first_pod_of_ours_starts_where_the_sandboxs_blobs_are_discarded(node) -> None:
+def test_the_first_pod_of_a_uimgacc_class_starts_where_the_sandboxs_blobs_are_discarded(
+    node,
+) -> None:
     """Without help, containerd 2.1 fails such pods: it looks for a blob that is gone."""
     node.agent.end()
     node.client.pull_image(node.reference("lab/pause:1"), handler="")

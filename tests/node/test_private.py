@@ -85,8 +85,8 @@ def test_other_namespaces_go_through_the_registry_and_get_the_layers_from_the_st
 
 def test_its_own_namespace_finds_it_present_without_the_registry(private_node, private) -> None:
     node, mark = private_node, private.mark()
-    node.schedule(pod(node, "ours", "team-a"))
+    node.schedule(pod(node, "served", "team-a"))
     conftest.wait_until(lambda: node.has(IMAGE))
 
-    conftest.wait_until(lambda: node.status("ours")["outcome"] == "hit")
+    conftest.wait_until(lambda: node.status("served")["outcome"] == "hit")
     assert private.requests(mark) == []

@@ -57,7 +57,7 @@ class Member(conftest.Node):
         self.store.cache_record(cache.id).unlink()
 
     def delete(self) -> list[str]:
-        """Delete that cache, and have the collector tell the nodes; the layers that are to go."""
+        """Delete that cache, and have the collector publish that; returns the retired layers."""
         reference = images.parse_reference(self.reference(IMAGE))
         record = direct_reader.Reader(self.store).image(reference)
         rest = direct_reader.Reader(self.store).cache("imc-rest")
@@ -74,7 +74,7 @@ class Member(conftest.Node):
     def collect(self) -> None:
         """One round of the collector, as the controller of the cluster has it done.
 
-        What was announced in the last round counts as settled: nobody builds here.
+        Layers of the last round count as settled: no build runs here.
         """
         node = roster.node_of(self.name, self.annotations)
         assert node.acknowledged is not None
@@ -158,7 +158,7 @@ def stays(member: Member, pod, layers: list[str]) -> None:
         assert (code, "layers" in output) == (0, True)
 
 
-def test_what_nobody_uses_is_let_go_and_deleted(member, api) -> None:
+def test_an_unused_image_is_released_and_deleted(member, api) -> None:
     register(member, api)
     assert member.acknowledged == 0
     gone = member.delete()

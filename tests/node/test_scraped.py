@@ -210,7 +210,7 @@ HAPPENED = (
 
 
 def as_grafana_sends_it(expression: str, variables: dict[str, str]) -> str:
-    """With variables put in; one that nobody knows would be sent as it stands, and is an error."""
+    """With variables put in; an unknown one would be sent unchanged, and is an error."""
     text = re.sub(r"\$(\w+)|\$\{(\w+)\}", lambda found: variables[found[1] or found[2]], expression)
     assert "$" not in text
     return text

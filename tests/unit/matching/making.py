@@ -1,7 +1,7 @@
 """Making stores and pods for tests: images by name with layers by letter.
 
 `image("nginx:1.27", "ab")` has layers a and b, bottom first; layer a is 1 MiB,
-b 2 MiB and so on, so that sizes tell which layers were counted.
+b 2 MiB and so on, so that sizes show which layers were counted.
 """
 
 import hashlib

@@ -14,7 +14,7 @@ Dialect = caches.Dialect
 
 ECI = "k8s.aliyun.com/"
 TKE = "eks.tke.cloud.tencent.com/use-image-cache"
-OURS = "uimgacc.io/image-cache"
+NATIVE = "uimgacc.io/image-cache"
 
 
 def asked(**annotated: str) -> annotations.Request:
@@ -25,12 +25,12 @@ def asked(**annotated: str) -> annotations.Request:
     ("annotated", "mode", "dialect", "cache"),
     [
         ({}, Mode.NONE, Dialect.NATIVE, ""),
-        ({OURS: "auto"}, Mode.AUTOMATIC, Dialect.NATIVE, ""),
-        ({OURS: " Auto "}, Mode.AUTOMATIC, Dialect.NATIVE, ""),
-        ({OURS: "true"}, Mode.AUTOMATIC, Dialect.NATIVE, ""),
-        ({OURS: "false"}, Mode.NONE, Dialect.NATIVE, ""),
-        ({OURS: ""}, Mode.NONE, Dialect.NATIVE, ""),
-        ({OURS: "imc-a12"}, Mode.EXPLICIT, Dialect.NATIVE, "imc-a12"),
+        ({NATIVE: "auto"}, Mode.AUTOMATIC, Dialect.NATIVE, ""),
+        ({NATIVE: " Auto "}, Mode.AUTOMATIC, Dialect.NATIVE, ""),
+        ({NATIVE: "true"}, Mode.AUTOMATIC, Dialect.NATIVE, ""),
+        ({NATIVE: "false"}, Mode.NONE, Dialect.NATIVE, ""),
+        ({NATIVE: ""}, Mode.NONE, Dialect.NATIVE, ""),
+        ({NATIVE: "imc-a12"}, Mode.EXPLICIT, Dialect.NATIVE, "imc-a12"),
         ({ECI + "eci-image-cache": "true"}, Mode.AUTOMATIC, Dialect.ALIBABA, ""),
         ({ECI + "eci-image-cache": "false"}, Mode.NONE, Dialect.NATIVE, ""),
         ({ECI + "eci-image-cache": "yes"}, Mode.NONE, Dialect.NATIVE, ""),
@@ -67,7 +67,7 @@ def test_each_key_alone(
             ECI + "eci-image-snapshot-id",
         ),
         ({ECI + "eci-imc-id": "imc-a", ECI + "eci-auto-imc": "false"}, ECI + "eci-imc-id"),
-        ({OURS: "auto", TKE: "imc-a"}, TKE),
+        ({NATIVE: "auto", TKE: "imc-a"}, TKE),
         ({TKE: "auto", ECI + "eci-imc-id": "imc-a"}, ECI + "eci-imc-id"),
         # The newer key beats the older.
         (
@@ -76,10 +76,10 @@ def test_each_key_alone(
         ),
         ({ECI + "eci-auto-imc": "true", ECI + "eci-image-cache": "false"}, ECI + "eci-auto-imc"),
         ({ECI + "eci-auto-imc": "false", ECI + "eci-image-cache": "true"}, ECI + "eci-auto-imc"),
-        # Ours beats a cloud's.
-        ({OURS: "auto", ECI + "eci-image-cache": "true", TKE: "auto"}, OURS),
-        ({OURS: "imc-a", TKE: "imc-b"}, OURS),
-        ({OURS: "false", TKE: "imc-b"}, OURS),
+        # A native key takes precedence over a cloud's.
+        ({NATIVE: "auto", ECI + "eci-image-cache": "true", TKE: "auto"}, NATIVE),
+        ({NATIVE: "imc-a", TKE: "imc-b"}, NATIVE),
+        ({NATIVE: "false", TKE: "imc-b"}, NATIVE),
         # A refusal in one cloud's words does not silence another's.
         ({ECI + "eci-auto-imc": "false", TKE: "auto"}, TKE),
     ],
@@ -98,8 +98,8 @@ def test_which_key_decides(annotated: dict[str, str], key: str) -> None:
         {ECI + "imc-perfect-match": "true", ECI + "imc-match-count-request": "2"},
         {ECI + "eci-image-cache": "maybe"},
         {ECI + "eci-image-cache": "true", ECI + "imc-match-count-request": "two"},
-        {OURS: ""},
-        {OURS: "false", TKE: "auto"},
+        {NATIVE: ""},
+        {NATIVE: "false", TKE: "auto"},
     ],
 )
 def test_what_contradicts_itself_is_remarked_on(annotated: dict[str, str]) -> None:
@@ -160,14 +160,14 @@ def test_a_label_that_is_shunned_asks_for_nothing(operator: str, values: tuple[s
     assert not annotations.request_of(pod).asks
 
 
-def test_a_runtime_class_of_ours_asks_and_its_misses_are_silent() -> None:
+def test_a_uimgacc_runtime_class_asks_and_its_misses_are_silent() -> None:
     pod = making.pod("nginx", runtime_class="uimgacc-nvidia")
 
     assert annotations.request_of(pod).mode is Mode.RUNTIME
     assert making.decide(pod, [], []).events == ()
 
 
-@pytest.mark.parametrize("key", [OURS, ECI + "eci-auto-imc"])
+@pytest.mark.parametrize("key", [NATIVE, ECI + "eci-auto-imc"])
 def test_false_holds_against_the_runtime_class(key: str) -> None:
     pod = making.pod("nginx", runtime_class="uimgacc", annotated={key: "false"})
 

@@ -49,7 +49,7 @@ SMALL_OTHER_TAG = making.cache("imc-small", [("nginx:2", "a")])
         pytest.param(NATIVE, NEWER, ENOUGH, "is older", id="native-then-newest"),
     ],
 )
-def test_the_better_is_reported_and_the_other_told_why(
+def test_the_better_is_reported_and_the_other_has_a_reason(
     asked: dict[str, str], better: caches.Cache, worse: caches.Cache, why: str
 ) -> None:
     for order in itertools.permutations([better, worse]):

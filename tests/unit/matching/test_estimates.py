@@ -79,7 +79,7 @@ def test_small_pulls_do_not_make_the_registry_look_slow() -> None:
     ("size", "seconds"),
     [(1000, 1.0), (10 * MIB, 0.0), (10 * MIB, -1.0), (10 * MIB, math.nan), (10 * MIB, math.inf)],
 )
-def test_what_tells_nothing_of_the_speed_is_not_learned(size: int, seconds: float) -> None:
+def test_a_pull_that_says_nothing_about_speed_is_not_learned(size: int, seconds: float) -> None:
     assert throughput((size, seconds)).rate is None
 
 

@@ -72,7 +72,7 @@ def test_an_image_in_a_public_cache_is_a_hit_and_may_be_registered(asked: dict[s
         (TENCENT, ("Normal", "ImageCacheUsed", "Image cache imc-a12 used.")),
     ],
 )
-def test_a_hit_is_told_in_the_dialect_of_the_pod(
+def test_a_hit_has_the_event_of_the_pods_dialect(
     asked: dict[str, str], expected: tuple[str, str, str]
 ) -> None:
     decision = making.decide(
@@ -85,7 +85,7 @@ def test_a_hit_is_told_in_the_dialect_of_the_pod(
     assert (event.type, event.reason, event.message) == expected
 
 
-def test_a_miss_at_alibaba_is_told_to_the_letter_and_a_cache_is_wanted() -> None:
+def test_a_miss_at_alibaba_has_its_exact_event_and_a_cache_is_wanted() -> None:
     decision = making.decide(making.pod("nginx", annotated=ALIBABA), [], [])
 
     (event,) = decision.events
@@ -215,10 +215,10 @@ def test_another_namespace_gets_the_layers_but_no_registration(asked: dict[str, 
     assert decision.reported == ""
     assert len(decision.layers) == 2
     assert all("team-a" not in event.message for event in decision.events)
-    # Nobody is told that all of it is downloaded.
-    told = " ".join(event.message for event in decision.events)
-    assert ("then their layers come from the store" in told) is bool(decision.events)
-    assert "pulled as usual" not in told
+    # No event says that all of it is downloaded.
+    messages = " ".join(event.message for event in decision.events)
+    assert ("then their layers come from the store" in messages) is bool(decision.events)
+    assert "pulled as usual" not in messages
 
 
 def test_what_another_namespace_has_is_built_again_only_with_secrets_of_ones_own() -> None:
@@ -287,7 +287,7 @@ def test_a_pin_that_does_not_exist_warns_and_pulls(
     assert decision.auto_create is None
 
 
-def test_a_pin_that_is_being_built_is_told_so() -> None:
+def test_a_named_cache_that_is_being_built_has_an_event() -> None:
     decision = making.decide(
         making.pod("nginx", annotated={"k8s.aliyun.com/eci-imc-id": "imc-a12"}),
         [],
@@ -443,7 +443,7 @@ def test_a_cache_whose_image_record_is_lost_is_a_part() -> None:
 
 
 def test_a_record_that_no_cache_holds_is_not_registered() -> None:
-    """Its cache was deleted: nobody says any more whom it may serve."""
+    """Its cache was deleted: nothing says any more which namespaces it may serve."""
     decision = making.decide(
         making.pod("nginx", annotated=NATIVE), [], [making.image("nginx", "ab")]
     )

@@ -1,4 +1,4 @@
-"""What a pod is told that can get nothing from the store, whatever is in it."""
+"""The decision for a pod whose runtime does not use the store."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_the_default_runtime_has_no_name() -> None:
     assert "such as uimgacc," in decision.summary
 
 
-def test_a_pod_that_asks_for_nothing_is_told_nothing() -> None:
+def test_a_pod_that_asks_for_nothing_gets_no_event() -> None:
     pod = making.pod("nginx", annotated={}, runtime_class="")
     decision = rules.decide_foreign(pod, annotations.request_of(pod), handler="")
 

@@ -23,12 +23,12 @@ def test_every_handler_has_a_twin(handler: str, twin: str) -> None:
 
 
 @pytest.mark.parametrize("handler", ["", "runc", "nvidia", "uimgacc-", "my-uimgacc", "uimgaccx"])
-def test_others_are_not_ours(handler: str) -> None:
+def test_others_are_no_twins(handler: str) -> None:
     assert not runtimes.is_twin(handler)
 
 
 @pytest.mark.parametrize(
-    ("classes", "runtime_class", "ours"),
+    ("classes", "runtime_class", "expected"),
     [
         (None, "uimgacc", True),
         (None, "fast", False),
@@ -39,21 +39,21 @@ def test_others_are_not_ours(handler: str) -> None:
     ],
 )
 def test_a_class_is_read_through_the_clusters_handlers(
-    classes: dict[str, str] | None, runtime_class: str, ours: bool
+    classes: dict[str, str] | None, runtime_class: str, expected: bool
 ) -> None:
     pod = making.pod("nginx", runtime_class=runtime_class)
 
-    assert runtimes.uses_snapshotter(pod, classes) is ours
+    assert runtimes.uses_snapshotter(pod, classes) is expected
 
 
 @pytest.mark.parametrize(
-    ("annotated", "runtime_class", "ours"),
+    ("annotated", "runtime_class", "expected"),
     [("uimgacc", "fast", True), ("runc", "uimgacc", False), ("", "uimgacc", True)],
 )
-def test_where_classes_are_not_known_the_admission_policys_annotation_tells(
-    annotated: str, runtime_class: str, ours: bool
+def test_where_classes_are_not_known_the_admission_policys_annotation_decides(
+    annotated: str, runtime_class: str, expected: bool
 ) -> None:
     annotations = {keys.RUNTIME_HANDLER: annotated}
     pod = making.pod("nginx", runtime_class=runtime_class, annotated=annotations)
 
-    assert runtimes.uses_snapshotter(pod) is ours
+    assert runtimes.uses_snapshotter(pod) is expected

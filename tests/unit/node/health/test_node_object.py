@@ -91,7 +91,7 @@ async def test_a_node_is_never_labelled_before_the_collector_knows_it(given) -> 
     assert first["metadata"]["annotations"] == {keys.GENERATION: "0"}
 
 
-async def test_the_twin_of_a_handler_that_comes_later_is_told_at_once(given) -> None:
+async def test_the_twin_of_a_handler_that_comes_later_is_labelled_at_once(given) -> None:
     """Pods of its class wait for the label, whatever else stays as it is."""
     async with given.running():
         await judge(given, WELL)
@@ -101,7 +101,7 @@ async def test_the_twin_of_a_handler_that_comes_later_is_told_at_once(given) -> 
     assert {*given.labels} - {*before} == {"handler.uimgacc.io/uimgacc-nvidia"}
 
 
-async def test_labels_and_condition_follow_the_verdict_and_changes_are_told(given) -> None:
+async def test_labels_and_condition_follow_the_verdict_and_changes_emit_events(given) -> None:
     async with given.running():
         await judge(given, WELL)
         capable = given.labels, given.condition["status"]
@@ -230,7 +230,7 @@ async def test_a_new_wish_is_tried_at_once_where_the_server_asks_for_nothing(giv
         assert given.labels["uimgacc"] == "true"
 
 
-async def test_only_the_startup_taint_goes_whoever_changes_taints_meanwhile(given) -> None:
+async def test_only_the_startup_taint_is_removed_even_if_taints_change_meanwhile(given) -> None:
     starting = {"key": "uimgacc.io/starting", "effect": "NoSchedule"}
     pressure = {"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}
     given.node["spec"] = {"taints": [starting]}

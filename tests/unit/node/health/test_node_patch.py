@@ -118,12 +118,12 @@ def test_any_node_is_right_after_its_patches_and_then_left_alone(node, wanted) -
 @hypothesis.given(found_nodes, wishes)
 def test_nothing_of_others_is_touched(node, wanted) -> None:
     after = applied(node, wanted, TAINT)
-    ours = {*keys.CAPABLE_LABELS, keys.HANDLER_LABEL, keys.GENERATION, keys.HELD}
+    owned = {*keys.CAPABLE_LABELS, keys.HANDLER_LABEL, keys.GENERATION, keys.HELD}
 
     for part in ("labels", "annotations"):
         before_, after_ = node["metadata"][part], after["metadata"].get(part, {})
-        assert {k: v for k, v in before_.items() if k not in ours} == {
-            k: v for k, v in after_.items() if k not in ours
+        assert {k: v for k, v in before_.items() if k not in owned} == {
+            k: v for k, v in after_.items() if k not in owned
         }
     others = [taint for taint in node["spec"]["taints"] if not TAINT.is_that(taint)]
     left = after["spec"].get("taints", [])
@@ -280,7 +280,7 @@ def test_a_condition_is_written_again_only_rarely() -> None:
     assert [due(1), due(29), due(31)] == [False, False, True]
 
 
-def test_a_verdict_in_doubt_is_told_as_it_stands() -> None:
+def test_problems_of_a_node_that_still_counts_as_capable_are_not_shown() -> None:
     doubted = capability.Verdict(capable=True, against=2, problems=ILL.problems)
 
     assert wanted_of(doubted) == wanted_of(WELL)

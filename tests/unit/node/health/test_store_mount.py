@@ -1,4 +1,4 @@
-"""The mount of the store over hours, against a pool whose server does as it is told."""
+"""The mount of the store over hours, against a pool with a simulated server."""
 
 import asyncio
 import contextlib

@@ -11,7 +11,7 @@ from agent.model import pods
 from agent.mounts import mount_users
 from agent.node.images import holdings, inventory
 
-OURS = "uimgacc"
+SNAPSHOTTER = "uimgacc"
 
 
 def diff(number: int) -> str:
@@ -45,7 +45,7 @@ def present(name: str, *chains: int, pinned: bool = False) -> inventory.Present:
         target=record.target.digest,
         records=[record],
         contents=contents,
-        snapshotters=frozenset({OURS}),
+        snapshotters=frozenset({SNAPSHOTTER}),
         since=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     )
 
@@ -60,13 +60,13 @@ def stock_of(snapshots=None, *, mounted=(), used=None, **more) -> holdings.Stock
 
 def sentences(stock: holdings.Stock, retired: holdings.Retired, served=None) -> list[str]:
     here = holdings.candidates(stock, retired) if served is None else served
-    return holdings.shown(holdings.held(stock, retired, here, snapshotter=OURS))
+    return holdings.shown(holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER))
 
 
 def container(id_: str, key: str, pod: str = "", **more) -> rpc.Container:
     namespace, _, name = pod.partition("/")
     labels = {"io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.name": name}
-    return rpc.Container(id_, OURS, key, labels=labels if pod else {}, **more)
+    return rpc.Container(id_, SNAPSHOTTER, key, labels=labels if pod else {}, **more)
 
 
 ONE = holdings.Retired(generation=3, layers=diffs(1, 2), caches=["imc-x"])
@@ -95,7 +95,7 @@ def test_a_pod_that_has_not_started_holds_the_image_it_names() -> None:
     image = present("docker.io/library/app:1", 1, 2)
     stock = stock_of({chain(1): "", chain(2): chain(1)}, present=[image], on_node=[pod])
 
-    assert holdings.droppable(stock, frozenset({chain(2)}), snapshotter=OURS) == []
+    assert holdings.droppable(stock, frozenset({chain(2)}), snapshotter=SNAPSHOTTER) == []
     assert [text.rpartition(": ")[2] for text in sentences(stock, ONE)] == ["team/new"] * 2
 
 
@@ -108,7 +108,7 @@ def test_an_image_that_is_one_snapshot_stands_on_each_of_its_layers() -> None:
     here = holdings.candidates(stock, retired)
 
     assert here == {chain(2)}
-    assert holdings.droppable(stock, here, snapshotter=OURS) == [image]
+    assert holdings.droppable(stock, here, snapshotter=SNAPSHOTTER) == [image]
 
 
 def test_a_pod_that_is_over_does_not() -> None:
@@ -121,14 +121,14 @@ def test_a_pod_that_is_over_does_not() -> None:
     image = present("docker.io/library/app:1", 1, 2)
     stock = stock_of({chain(1): "", chain(2): chain(1)}, present=[image], on_node=[pod])
 
-    assert holdings.droppable(stock, frozenset({chain(2)}), snapshotter=OURS) == [image]
+    assert holdings.droppable(stock, frozenset({chain(2)}), snapshotter=SNAPSHOTTER) == [image]
 
 
 def test_the_sandbox_image_is_never_dropped() -> None:
     image = present("pause:1", 1, pinned=True)
     stock = stock_of({chain(1): ""}, present=[image])
 
-    assert holdings.droppable(stock, frozenset({chain(1)}), snapshotter=OURS) == []
+    assert holdings.droppable(stock, frozenset({chain(1)}), snapshotter=SNAPSHOTTER) == []
     assert sentences(stock, ONE) == [f"imc-x/{diff(1 << 200)}: pinned image pause:1"]
 
 
@@ -137,7 +137,7 @@ def test_an_image_is_needed_by_a_container_on_another_snapshotters_copy() -> Non
     other = rpc.Container("c", "overlayfs", "c", "app:1")
     stock = stock_of({chain(1): ""}, present=[image], containers=[other])
 
-    assert holdings.droppable(stock, frozenset({chain(1)}), snapshotter=OURS) == []
+    assert holdings.droppable(stock, frozenset({chain(1)}), snapshotter=SNAPSHOTTER) == []
 
 
 def test_an_image_that_never_stood_on_our_snapshotter_is_left_alone() -> None:
@@ -145,10 +145,10 @@ def test_an_image_that_never_stood_on_our_snapshotter_is_left_alone() -> None:
     elsewhere = dataclasses.replace(present("app:1", 1), snapshotters=frozenset({"overlayfs"}))
     stock = stock_of({chain(1): ""}, present=[elsewhere])
 
-    assert holdings.droppable(stock, frozenset({chain(1)}), snapshotter=OURS) == []
+    assert holdings.droppable(stock, frozenset({chain(1)}), snapshotter=SNAPSHOTTER) == []
 
 
-def test_a_container_that_nobody_manages_is_named_by_its_mount() -> None:
+def test_a_container_outside_kubernetes_is_named_by_its_mount() -> None:
     """Its snapshots are forgotten (a lost database), its overlay is not."""
     stock = stock_of({}, mounted=[1], used={1: ["/run/c/rootfs"]})
 
@@ -209,7 +209,7 @@ def nodes(draw):
 def test_nothing_is_acknowledged_while_anything_is_here(given) -> None:
     stock, retired = given
     here = holdings.candidates(stock, retired)
-    entries = holdings.held(stock, retired, here, snapshotter=OURS)
+    entries = holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER)
 
     mounted = {d for d in retired.layers if d.removeprefix("sha256:")[:16] in stock.layers.mounted}
     standing = {d for d, (c,) in retired.layers.items() if c in stock.snapshots}
@@ -220,7 +220,7 @@ def test_nothing_is_acknowledged_while_anything_is_here(given) -> None:
 def test_what_goes_is_no_containers(given) -> None:
     stock, retired = given
     here = holdings.candidates(stock, retired)
-    going = holdings.droppable(stock, here, snapshotter=OURS)
+    going = holdings.droppable(stock, here, snapshotter=SNAPSHOTTER)
 
     stands_on = {stock.snapshots[found.snapshot_key] for found in stock.containers}
     assert not stands_on & {image.contents.top for image in going}

@@ -132,7 +132,7 @@ async def test_an_image_that_is_pulled_all_the_same_is_laid_out_once(
 async def test_an_image_that_was_laid_out_is_let_go_as_a_whole(
     registrar, chains, fake, image, way
 ) -> None:
-    """A reference that stays keeps layers, and has the image taken for one of ours."""
+    """A reference that stays keeps layers, and makes the image count as one on the snapshotter."""
     fake.served.update(image.chain)
     await registrar.register(image.wanted)
     await registrar.lay_out(image.wanted)
@@ -210,7 +210,7 @@ async def test_a_tag_that_we_have_set_is_moved(registrar, fake, image) -> None:
     assert fake.images[str(image.reference)].target.digest == image.target
 
 
-async def test_a_chain_that_the_snapshotter_has_lost_is_told(registrar, fake, image) -> None:
+async def test_a_chain_that_the_snapshotter_has_lost_is_an_error(registrar, fake, image) -> None:
     fake.served.update(image.chain)
     await registrar.register(image.wanted)
     fake.lose_backend()
@@ -220,7 +220,7 @@ async def test_a_chain_that_the_snapshotter_has_lost_is_told(registrar, fake, im
     assert list(caught.value.chain) == image.chain
 
 
-async def test_a_record_without_its_blob_is_told(containerd, fake, image) -> None:
+async def test_a_record_without_its_blob_is_an_error(containerd, fake, image) -> None:
     fake.served.update(image.chain)
     registrar = register.Registrar(containerd, conftest.Blobs())
     with pytest.raises(register.BlobMissingError):

@@ -128,7 +128,7 @@ async def test_an_image_that_is_set_aside_when_the_agent_dies_is_found_again(
     assert (outcome.lost, outcome.restored) == (1, 1)
 
 
-async def test_a_canary_tells_a_loss(healer, fake, registered) -> None:
+async def test_a_canary_detects_a_loss(healer, fake, registered) -> None:
     await healer.reconcile(touch=False)
     before = await healer.lost_something()
     fake.lose_backend()

@@ -188,7 +188,7 @@ async def test_nothing_is_removed_while_an_image_is_being_registered(
     assert str(image.reference) not in fake.images
 
 
-async def test_an_image_that_was_unpacked_here_is_nobodys_business(node, fake, image) -> None:
+async def test_an_image_that_was_unpacked_here_is_not_held(node, fake, image) -> None:
     fake.inodes = dict.fromkeys(image.chain, 12)
     node.retire(image)
     await node.retirer.look()
@@ -206,7 +206,7 @@ async def test_what_was_deleted_long_ago_is_acknowledged(node, image) -> None:
 
 
 @pytest.mark.parametrize("away", ["store", "containerd", "snapshotter", "root", "pods"])
-async def test_what_cannot_be_told_is_not_acknowledged(node, fake, image, away) -> None:
+async def test_unknown_holdings_are_not_acknowledged(node, fake, image, away) -> None:
     node.retire(image)
     match away:
         case "store":

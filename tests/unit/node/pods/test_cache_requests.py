@@ -1,4 +1,4 @@
-"""Caches are asked for once, whoever else asks, and their use is told rarely. In fake time."""
+"""Each cache is created once by many nodes, and its use is written rarely. In fake time."""
 
 import asyncio
 import contextlib
@@ -99,7 +99,7 @@ async def test_what_is_created_is_read_back_as_the_same_cache(given) -> None:
     assert dataclasses.replace(read, auto=True).cache_id == wanted.cache_id
 
 
-async def test_many_nodes_make_one_cache_and_each_tells_its_pod() -> None:
+async def test_many_nodes_create_one_cache_and_each_emits_its_pods_event() -> None:
     api = fakes.Api()
     nodes = [Setting(api) for _ in range(5)]
     async with contextlib.AsyncExitStack() as stack:
@@ -128,7 +128,7 @@ async def test_a_hundred_pods_of_a_node_ask_once_in_a_while(given) -> None:
     assert "later ImageCacheAutoCreated" in given.emitted
 
 
-async def test_nothing_is_told_before_the_cache_is_in_the_making(given) -> None:
+async def test_no_event_is_emitted_before_the_cache_is_created(given) -> None:
     given.api.down = True
     async with given.running():
         given.creator.create(POD, wish())
@@ -203,7 +203,7 @@ async def test_what_another_node_writes_at_the_same_time_stands(given) -> None:
     assert last_matched(given.api) == "2026-01-01T00:00:00Z"
 
 
-async def test_a_match_is_told_again_after_hours(given) -> None:
+async def test_a_match_is_written_again_after_hours(given) -> None:
     put_cache(given.api)
     async with given.running():
         for _ in range(13):
