@@ -49,10 +49,10 @@ class Taint:
     value: str
     effect: str
 
-    def is_that(self, found: Mapping[str, Any]) -> bool:
+    def is_that(self, entry: Mapping[str, Any]) -> bool:
         """Whether an entry of `spec.taints` is this one."""
-        entry = (found.get("key"), found.get("value") or "", found.get("effect"))
-        return entry == (self.key, self.value, self.effect)
+        key = (entry.get("key"), entry.get("value") or "", entry.get("effect"))
+        return key == (self.key, self.value, self.effect)
 
 
 def parse_taint(text: str) -> Taint:
@@ -121,20 +121,20 @@ def metadata_patch(node: Mapping[str, Any], wanted: Wanted) -> dict[str, Any] | 
     Each key stands for itself, so the patch needs no resourceVersion: it cannot undo a
     change by another client.
     """
-    found = node.get("metadata") or {}
+    metadata = node.get("metadata") or {}
     labels: dict[str, str | None] = {}
     if wanted.capable is not None:
         labels |= dict.fromkeys(keys.CAPABLE_LABELS, "true" if wanted.capable else None)
     if wanted.handlers is not None:
         labels |= dict.fromkeys(
-            (key for key in found.get("labels") or {} if key.startswith(keys.TWIN_LABEL)), None
+            (key for key in metadata.get("labels") or {} if key.startswith(keys.TWIN_LABEL)), None
         )
         twins = wanted.twins if wanted.handlers else ()
         labels |= {f"{keys.TWIN_LABEL}{twin}": "true" for twin in twins}
         labels[keys.HANDLER_LABEL] = "true" if wanted.handlers else None
     parts = {
-        "labels": _differing(found.get("labels") or {}, labels),
-        "annotations": _differing(found.get("annotations") or {}, wanted.annotations),
+        "labels": _differing(metadata.get("labels") or {}, labels),
+        "annotations": _differing(metadata.get("annotations") or {}, wanted.annotations),
     }
     changed = {name: part for name, part in parts.items() if part}
     return {"metadata": changed} if changed else None
@@ -151,7 +151,7 @@ def taint_patch(
     taints: Sequence[Mapping[str, Any]] = (node.get("spec") or {}).get("taints") or ()
     if taint is None or not wanted.capable or not any(map(taint.is_that, taints)):
         return None
-    left = [dict(found) for found in taints if not taint.is_that(found)]
+    left = [dict(entry) for entry in taints if not taint.is_that(entry)]
     return {
         "metadata": {"resourceVersion": node["metadata"]["resourceVersion"]},
         "spec": {"taints": left or None},
@@ -167,18 +167,18 @@ def status_patch(
     """
     if wanted.capable is None:
         return None
-    found = _condition(node)
+    current = _condition(node)
     status = "True" if wanted.capable else "False"
-    same = found.get("status") == status
-    said = (found.get("reason"), found.get("message")) == (wanted.reason, wanted.message)
+    same = current.get("status") == status
+    worded = (current.get("reason"), current.get("message")) == (wanted.reason, wanted.message)
     # A time in the future was written by a clock that has been set since.
     if (
         same
-        and said
-        and abs(now - (times.parse(found.get("lastHeartbeatTime")) or times.EPOCH)) < _HEARTBEAT
+        and worded
+        and abs(now - (times.parse(current.get("lastHeartbeatTime")) or times.EPOCH)) < _HEARTBEAT
     ):
         return None
-    changed_at = found.get("lastTransitionTime") if same else None
+    changed_at = current.get("lastTransitionTime") if same else None
     condition = {
         "type": keys.NODE_CONDITION,
         "status": status,
@@ -202,8 +202,10 @@ def _condition(node: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _differing(found: Mapping[str, str], wanted: Mapping[str, str | None]) -> dict[str, str | None]:
-    return {key: value for key, value in wanted.items() if found.get(key) != value}
+def _differing(
+    current: Mapping[str, str], wanted: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    return {key: value for key, value in wanted.items() if current.get(key) != value}
 
 
 def _shortened(text: str) -> str:
