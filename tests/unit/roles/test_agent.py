@@ -7,7 +7,7 @@ import pytest
 
 from agent import settings
 from agent.node.health import store_mount
-from agent.roles import agent, agent_flags
+from agent.roles import agent, agent_flags, agent_parts
 
 NEEDED = ["--pods", "/p", "--store", "/s"]
 
@@ -66,7 +66,7 @@ async def test_a_store_that_cannot_be_named_is_a_problem_of_the_store(
     """An agent that ended for it would leave its node labelled."""
     wanted = settings.Agent(store=tmp_path / "store", pods=tmp_path, **wrong)
     async with contextlib.AsyncExitStack() as stack:
-        mount = await agent._mounting(wanted, store_mount.Signals(), stack)
+        mount = await agent_parts.mounting(wanted, store_mount.Signals(), stack)
         with pytest.raises(store_mount.NotMounted, match=re.escape(said)):
             await store_mount.Gate(mount, mount).call("read", deadline=1)
 

@@ -1,0 +1,253 @@
+"""The parts of the node agent, built in order: each from parts that were built before it.
+
+What several services share is built first: the pods of the node (ServedPods), the signals
+between the store's mount and the prober, and the event that images have changed.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import os
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import Any
+
+from agent import settings
+from agent.clients.containerd import rpc
+from agent.kits.processes import workers
+from agent.model import images, pods, times
+from agent.mounts import mountinfo, nfs
+from agent.node.health import probe, store_mount
+from agent.node.images import (
+    containerd_images,
+    containerd_watch,
+    image_removal,
+    pinned_images,
+    provide,
+    register,
+    repair,
+    retirement,
+)
+from agent.node.pods import decide, pod_worker, prepare, served_pods
+from agent.node.report import pod_events, savings, savings_note, status
+from agent.roles import agent_environment
+from agent.store import layout
+from agent.store.lookup import catalog
+
+_WORKERS = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What the services of the agent are built from."""
+
+    wanted: settings.Agent
+    platform: images.Platform
+    store: catalog.Catalog
+    mount: store_mount.Mounting | store_mount.Impossible | None
+    containerd: containerd_images.ContainerdImages
+    environment: agent_environment.Environment
+    served: served_pods.ServedPods
+    healer: repair.Healer
+    ledger: savings.Ledger
+    prober: probe.Prober
+    images_changed: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+    @property
+    def root(self) -> str:
+        """See retirement.Node."""
+        return self.prober.root
+
+    def on_node(self) -> Sequence[pods.Pod] | None:
+        """See retirement.Node."""
+        return self.served.on_node() if self.environment.source.synced else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What runs, and what /status shows of it."""
+
+    shared: Shared
+    watcher: containerd_watch.Watcher
+    worker: pod_worker.Worker
+    retirer: retirement.Retirer
+    images: image_removal.Drainer | pinned_images.PinnedImages
+    started: datetime.datetime = dataclasses.field(
+        default_factory=lambda: times.now().replace(microsecond=0)
+    )
+
+    def services(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """For run_services."""
+        shared = self.shared
+        mount = {} if shared.mount is None else {"mount": shared.mount.run()}
+        return mount | {
+            "pods": self.worker.run(),
+            "retired": self.retirer.run(),
+            "containerd": self.watcher.run(),
+            "canary": self.watcher.run_canary(),
+            "pulls": self.watcher.run_pulls(),
+            "probe": shared.prober.run(warm=_WORKERS),
+            "images": self.images.run(),
+            "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
+            **shared.environment.services(),
+        }
+
+    def missing(self) -> str:
+        """Why the agent is not ready; "" once it is."""
+        source = self.shared.environment.source
+        if not source.synced:
+            reasons = "; ".join(source.problems.values())
+            return f"the pods have not been read yet{reasons and ': '}{reasons}"
+        if unwritten := self.shared.environment.node.unwritten:
+            return f"the node object is not written yet: {unwritten}"
+        if not self.watcher.state.connected:
+            return f"containerd: {self.watcher.state.problem or 'not connected yet'}"
+        return self.shared.prober.obstacle
+
+    def describe(self) -> status.Status:
+        """The content of /status and of the page for people."""
+        shared, table = self.shared, mountinfo.read()
+        # A cluster may have another name for the machine than the machine itself.
+        name = shared.wanted.kubernetes or os.uname().nodename
+        source = shared.mount.source if shared.mount else ""
+        return status.Status(
+            node=status.node_of(shared.prober.verdict, name=name, started=self.started),
+            containerd=dataclasses.replace(self.watcher.state),
+            store=status.store_of(shared.wanted.store, shared.prober, table, source=source),
+            mounts=status.mounts_of(shared.prober.root, table),
+            pods=status.pods_of(shared.served.current),
+            ended_pods=status.ended_of(shared.served.ended),
+            manifest_problems=dict(shared.environment.source.problems),
+            savings=status.savings_of(shared.ledger),
+            deletions=dataclasses.replace(self.retirer.state),
+        )
+
+
+@contextlib.asynccontextmanager
+async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
+    """Build everything; leaving closes it in reverse."""
+    async with contextlib.AsyncExitStack() as stack:
+        shared = await _shared(wanted, stack)
+        yield Parts(
+            shared=shared,
+            watcher=containerd_watch.Watcher(
+                shared.containerd,
+                shared.healer,
+                shared.ledger,
+                shared.served,
+                shared.images_changed,
+                containerd_watch.Settings(
+                    folder=wanted.state, canary_seconds=wanted.canary_seconds
+                ),
+            ),
+            worker=_worker(shared),
+            retirer=retirement.Retirer(
+                shared.store,
+                shared.containerd,
+                shared.environment.node,
+                shared,
+                interval=wanted.retired_seconds,
+            ),
+            images=image_removal.Drainer(shared.containerd)
+            if wanted.drain
+            else pinned_images.PinnedImages(
+                shared.containerd, shared.images_changed, default=wanted.default_snapshotter
+            ),
+        )
+
+
+async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> Shared:
+    signals = store_mount.Signals()
+    mount = await mounting(wanted, signals, stack)
+    store = await _store(wanted, mount, stack)
+    client = await stack.enter_async_context(
+        rpc.Client(wanted.containerd, deadline=wanted.containerd_seconds)
+    )
+    platform = images.platform_of_machine(os.uname().machine)
+    containerd = containerd_images.of(client, platform, snapshotter=wanted.snapshotter_name)
+    served = served_pods.ServedPods()
+    environment = await stack.enter_async_context(agent_environment.opened(wanted, served))
+    return Shared(
+        wanted=wanted,
+        platform=platform,
+        store=store,
+        mount=mount,
+        containerd=containerd,
+        environment=environment,
+        served=served,
+        healer=repair.Healer(containerd),
+        ledger=savings.Ledger(containerd, folder=wanted.state),
+        prober=probe.Prober(
+            store, client, environment.node, served, signals, _probe_settings(wanted)
+        ),
+    )
+
+
+def _worker(shared: Shared) -> pod_worker.Worker:
+    environment = shared.environment
+    return pod_worker.Worker(
+        environment.source,
+        prepare.SwitchedOff() if shared.wanted.drain else _preparer(shared),
+        pod_events.Once(environment.events),
+        shared.served,
+        environment.node,
+        pod_worker.Limits(parallel=shared.wanted.parallel),
+    )
+
+
+def _preparer(shared: Shared) -> prepare.Preparer:
+    node = decide.Node(platform=shared.platform, every_runtime=shared.wanted.default_snapshotter)
+    return prepare.Preparer(
+        decide.Decider(shared.store, node),
+        provide.Provider(
+            register.Registrar(shared.containerd, shared.store),
+            shared.healer,
+            shared.ledger,
+            platform=shared.platform,
+            snapshotter=shared.containerd.snapshotter,
+        ),
+        image_removal.Clearer(shared.containerd),
+        shared.environment.creator,
+    )
+
+
+def _probe_settings(wanted: settings.Agent) -> probe.Settings:
+    return probe.Settings(
+        snapshotter=wanted.snapshotter_name,
+        interval=wanted.probe_seconds,
+        handlers_needed=not wanted.default_snapshotter,
+        switched_off=prepare.SWITCHED_OFF if wanted.drain else "",
+    )
+
+
+async def _store(
+    wanted: settings.Agent,
+    mount: store_mount.Mounting | store_mount.Impossible | None,
+    stack: contextlib.AsyncExitStack,
+) -> catalog.Catalog:
+    """The store's records, read by workers that can be killed."""
+    pool = await stack.enter_async_context(
+        workers.Pool("agent.store.lookup.file_reads", name="the agent", size=_WORKERS)
+    )
+    gate = pool if mount is None else store_mount.Gate(pool, mount)
+    return catalog.Catalog(layout.Layout(wanted.store), gate, deadline=wanted.store_seconds)
+
+
+async def mounting(
+    wanted: settings.Agent, signals: store_mount.Signals, stack: contextlib.AsyncExitStack
+) -> store_mount.Mounting | store_mount.Impossible | None:
+    """What mounts the store, with a pool of its own: look-ups do not wait for a mount."""
+    if not wanted.nfs:
+        return None
+    # The mount table names folders as they are without links.
+    place = wanted.store.parent.resolve() / wanted.store.name
+    try:
+        aim = nfs.wanted(wanted.nfs, wanted.nfs_options, place)
+    except nfs.Unusable as error:
+        flag = error.setting.replace("_", "-")
+        return store_mount.Impossible(
+            wanted.nfs, f"UIMGACC_{error.setting.upper()} (--{flag}) is wrong: {error.reason}"
+        )
+    pool = workers.Pool("agent.mounts.nfs_worker", name="the mount of the store", size=1)
+    await stack.enter_async_context(pool)
+    return store_mount.Mounting(aim, pool, signals, deadline=wanted.nfs_seconds)
