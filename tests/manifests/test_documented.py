@@ -88,11 +88,11 @@ def test_builders_get_the_folders_that_are_named(tmp_path: pathlib.Path) -> None
 
 
 def test_a_setting_of_the_controller_is_where_the_patch_puts_it(tmp_path: pathlib.Path) -> None:
-    documents = with_patch(tmp_path, "UIMGACC_PARALLEL_BUILDS, value", "controller")
+    documents = with_patch(tmp_path, "UIMGACC_STORE_SECONDS, value", "controller")
 
     deployment = rendering.only(documents, "Deployment", "uimgacc-controller")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert {"name": "UIMGACC_PARALLEL_BUILDS", "value": "8"} in container["env"]
+    assert {"name": "UIMGACC_STORE_SECONDS", "value": "60"} in container["env"]
 
 
 def test_the_controller_is_pinned_to_the_nodes_that_may_write(tmp_path: pathlib.Path) -> None:
