@@ -38,7 +38,7 @@ class Formatter(logging.Formatter):
 
 
 class _Handler(logging.handlers.QueueHandler):
-    """Drops lines when nobody reads: the roles go on without their log."""
+    """Drops lines while the log is not read: the roles go on without it."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         return record

@@ -1,6 +1,6 @@
 """Image caches: what one is asked to hold, what one that is Ready holds, their IDs.
 
-One internal form for three dialects of the manifest: ours, Alibaba Cloud ECI's
+One internal form for three dialects of the manifest: the native one, Alibaba Cloud ECI's
 and Tencent Cloud TKE's. What a pod may ask for is in `agent.matching`.
 """
 
@@ -81,7 +81,7 @@ class CacheRequest:
     in `serves`, as with `pull_secrets` in those. `reuse` is kept for the status only:
     layers are stored by content, so every build uses what is there. `architecture`
     is "" for the platforms that the builder is set to. `remarks` are sentences for
-    whoever wrote the manifest.
+    the author of the manifest.
     """
 
     name: str

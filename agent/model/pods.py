@@ -66,7 +66,7 @@ class Pod:
     one has no limit. Times are None until they are known, and by the clock of the pod's
     node: `accepted_at` is when its kubelet took it up, `started_at` when the last of its
     main containers started, and None as well after a restart, because then the status
-    no longer tells when it started first.
+    no longer says when it started first.
     """
 
     namespace: str

@@ -152,7 +152,7 @@ class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image of a cache: the reference as asked for (normalised) and its target digest.
 
     `layers` are the diff IDs of all its platforms' layers, so that what a cache
-    holds can be told without reading its images. `size` is compressed bytes.
+    holds is known without reading its images. `size` is compressed bytes.
     """
 
     ref: str

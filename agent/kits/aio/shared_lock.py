@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 
 class Gate:
-    """Holds whoever works together apart from whoever must be alone.
+    """Lets many tasks in together, or one alone.
 
-    Who wants to be alone keeps newcomers out at once, and waits for those inside.
+    A task that wants to be alone keeps newcomers out at once, and waits for those inside.
     """
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ async def together(*work: Coroutine[Any, Any, Result]) -> list[Result]:
     """Run some coroutines side by side; their results in order.
 
     The first failure cancels the others and is raised as it is, not as a group:
-    whoever calls handles one error, whichever came first.
+    the caller handles one error, whichever came first.
 
     Not a TaskGroup: one whose child fails while it waits at its end leaves the
     parent's count of cancellations raised, and with Python before 3.11.4 (Debian

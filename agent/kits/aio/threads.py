@@ -76,8 +76,8 @@ def start(
 ) -> "asyncio.Future[T]":
     """Run a function in a daemon thread of its own; the future gets what it returns or raises.
 
-    Cancelling the future does not end the thread: whoever starts it has a way to
-    (closing a channel or a pipe).
+    Cancelling the future does not end the thread: the caller ends it in another
+    way (by closing a channel or a pipe).
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -97,7 +97,7 @@ def start(
             result = function(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - it is raised again in the event loop
             failure = error
-        # The loop is closed when the process ends meanwhile: nobody wants the result.
+        # The loop is closed when the process ends meanwhile: the result is dropped.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, result, failure)
 
@@ -108,7 +108,7 @@ def start(
 async def run(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a function in a daemon thread, to its end even when the caller is cancelled.
 
-    What it does must be short: whoever cleans up after a cancellation may rely on it
+    What it does must be short: code that cleans up after a cancellation relies on it
     being over.
     """
     future = start(name, function, *args, **kwargs)

@@ -25,7 +25,7 @@ class Watchdog:
             self._timer.start()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Count from the moment at which the process is told to stop."""
+        """Count from the moment at which the process is asked to stop."""
         await stop.wait()
         self.start()
         await asyncio.Event().wait()

@@ -24,7 +24,7 @@ from agent.kits.processes import worker_child
 
 _CHILD = pathlib.Path(worker_child.__file__)
 _REAP_SECONDS = 0.5
-"""A killed child that is alive after this hangs in the kernel; before, it is just dying."""
+"""A killed child that is alive after this hangs in the kernel; before, it is ending."""
 
 _SPARE_SECONDS = 30.0
 """Of the workers that a burst has called for, one stays for longer than this without work."""
@@ -77,18 +77,18 @@ class _Worker:
     """One child process and the socket to it."""
 
     def __init__(self, module: str, *, packages: bool) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        near, far = socket.socketpair()
+        near.setblocking(False)
         flags = [] if packages else ["-I", "-S"]
-        arguments = [str(theirs.fileno()), str(_FOLDER), module]
-        self.connection = ours
+        arguments = [str(far.fileno()), str(_FOLDER), module]
+        self.connection = near
         self.killed_at = 0.0
         self.idle_since = 0.0
-        with theirs:
+        with far:
             self.process = subprocess.Popen(
                 [sys.executable, *flags, str(_CHILD), *arguments],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[far.fileno()],
                 close_fds=True,
                 start_new_session=True,
                 env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},

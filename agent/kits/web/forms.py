@@ -1,4 +1,4 @@
-"""Forms that are posted to our HTTP servers."""
+"""Forms that are posted to the HTTP servers."""
 
 import urllib.parse
 from collections.abc import Mapping
