@@ -16,6 +16,11 @@ STORAGE = LAB / "registry"
 """The registry's storage with all test images in it."""
 
 CONTAINERDS = {"1.7": LAB / "containerd-1.7/usr/bin", "2": LAB / "containerd-2/usr/bin"}
+"""The folder with the programs of each containerd, by its version."""
+
+if _named := os.environ.get("UIMGACC_CONTAINERD"):
+    # A newer one: its configuration is written as that of containerd 2.
+    CONTAINERDS["named"] = pathlib.Path(_named).resolve()
 SOCI = LAB / "soci/usr/bin"
 CRI_API = LAB / "cri-api"
 """Modules generated from the CRI's own api.proto; `lab.cri` imports them from here."""

@@ -1,4 +1,7 @@
-"""Real containerds over the lab's registry, with a store that the real builder filled."""
+"""Real containerds over the lab's registry, with a store that the real builder filled.
+
+They are those of the lab, and the one whose programs are in the folder UIMGACC_CONTAINERD.
+"""
 
 import asyncio
 import os
@@ -14,7 +17,7 @@ from agent.clients.registry import distribution as registries
 from agent.model import images
 from agent.roles import builder
 from agent.store.publish import writer
-from lab import processes, services
+from lab import places, processes, services
 from tests import waiting
 from tests.snapshotter import conftest as snapshotters
 
@@ -117,7 +120,7 @@ class Node:
         waiting.wait_until(lambda: not self.snapshotter.walk("kind==active"))
 
 
-@pytest.fixture(params=["1.7", "2"])
+@pytest.fixture(params=places.CONTAINERDS)
 def version(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

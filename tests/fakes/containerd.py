@@ -8,8 +8,9 @@ the snapshotter's (`backend`). `log` has the calls in their order.
 import asyncio
 import contextlib
 import datetime
+import hashlib
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import grpc.aio
@@ -34,8 +35,8 @@ from agent._proto.containerd import (
     version_pb2,
     version_pb2_grpc,
 )
+from agent.model import keys
 
-REF = "containerd.io/snapshot.ref"
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -45,6 +46,8 @@ class Fake:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.leases: dict[str, str] = {}
+        self.leased: dict[str, set[tuple[str, ...]]] = {}
+        """What each lease keeps: ("blob", digest) or ("snapshot", snapshotter, key)."""
         self.ended: list[str] = []
         self.blobs: dict[str, tuple[bytes, dict[str, str]]] = {}
         self.born: dict[str, datetime.datetime] = {}
@@ -97,30 +100,40 @@ class Fake:
     def lose_backend(self, snapshotter: str = "uimgacc") -> None:
         self.backend = {entry for entry in self.backend if entry[0] != snapshotter}
 
-    def collect(self) -> None:
-        """Forget the snapshots that neither an image nor a container keeps."""
-        prefix = "containerd.io/gc.ref.snapshot."
-        roots = [(found.snapshotter, found.snapshot_key) for found in self.containers]
-        for digest in self._kept_blobs():
-            labels = self.blobs[digest][1].items()
-            roots += [(key.removeprefix(prefix), top) for key, top in labels if prefix in key]
-        kept = set()
-        for snapshotter, key in roots:
-            entry = (snapshotter, key)
-            while entry in self.snapshots:
-                kept.add(entry)
-                entry = (snapshotter, self.snapshots[entry][0])
-        for entry in self.snapshots.keys() - kept:
-            del self.snapshots[entry]
-            self.backend.discard(entry)
-            self.stale.discard(entry)
+    def keep(self, lease: str, kind: str, *name: str) -> None:
+        """Have a lease keep a blob or a snapshot that was made under it."""
+        self.leased.setdefault(lease, set()).add((kind, *name))
 
-    def _kept_blobs(self) -> list[str]:
-        kept = [image.target.digest for image in self.images.values()]
-        for digest in kept:
-            data = self.blobs.get(digest, (b"", {}))[0]
-            kept += [known for known in self.blobs if known.encode() in data and known not in kept]
-        return [digest for digest in kept if digest in self.blobs]
+    def collect(self) -> None:
+        """Forget what no image, container or lease keeps, as containerd's collector does."""
+        kept: set[tuple[str, ...]] = set()
+        todo = [("blob", image.target.digest) for image in self.images.values()]
+        todo += [("snapshot", each.snapshotter, each.snapshot_key) for each in self.containers]
+        todo += [entry for lease in self.leases for entry in self.leased.get(lease, ())]
+        while todo:
+            entry = todo.pop()
+            if entry not in kept:
+                kept.add(entry)
+                todo += self._references(*entry)
+        for digest in [each for each in self.blobs if ("blob", each) not in kept]:
+            del self.blobs[digest]
+        for known in [each for each in self.snapshots if ("snapshot", *each) not in kept]:
+            del self.snapshots[known]
+            self.backend.discard(known)
+            self.stale.discard(known)
+
+    def _references(self, kind: str, *name: str) -> Iterator[tuple[str, ...]]:
+        """What a blob or a snapshot keeps."""
+        if kind == "snapshot":
+            parent, _ = self.snapshots.get((name[0], name[1]), ("", ""))
+            if parent:
+                yield ("snapshot", name[0], parent)
+            return
+        for label, value in self.blobs.get(name[0], (b"", {}))[1].items():
+            if label.startswith(keys.GC_SNAPSHOT):
+                yield ("snapshot", label.removeprefix(keys.GC_SNAPSHOT), value)
+            elif label.startswith(keys.GC_CONTENT):
+                yield ("blob", value)
 
     async def start(self, address: pathlib.Path) -> None:
         self.server = grpc.aio.server()
@@ -209,7 +222,11 @@ class Services:
             written += request.data
             if request.action == content_pb2.COMMIT:
                 assert request.total == len(written)
+                if f"sha256:{hashlib.sha256(written).hexdigest()}" != request.expected:
+                    reason = "unexpected commit digest"
+                    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
                 self.fake.add_blob(request.expected, written, dict(request.labels))
+                self.fake.keep(lease_of(context), "blob", request.expected)
                 self.fake.log.append(f"write {request.expected}")
             yield content_pb2.WriteContentResponse(action=request.action)
 
@@ -232,7 +249,7 @@ class Services:
 
     async def Create(self, request, context):
         if isinstance(request, leases_pb2.CreateRequest):
-            self.fake.leases[request.id] = request.labels["containerd.io/gc.expire"]
+            self.fake.leases[request.id] = request.labels[keys.GC_EXPIRE]
             return leases_pb2.CreateResponse()
         name = request.image.name
         if name in self.fake.images:
@@ -257,7 +274,7 @@ class Services:
         if name not in self.fake.images:
             await missing(context, name)
         image = self.fake.images[name]
-        for path in request.update_mask.paths:
+        for path in request.update_mask.paths or ("target", "labels"):
             if path == "target":
                 image.target.CopyFrom(request.image.target)
             elif path == "labels":
@@ -266,6 +283,8 @@ class Services:
             else:
                 key = path.removeprefix("labels.")
                 image.labels[key] = request.image.labels[key]
+                if not image.labels[key]:
+                    del image.labels[key]
         self.fake.log.append(f"update {name}")
         self.fake.announce("/images/update", name)
         return images_pb2.UpdateImageResponse(image=image)
@@ -273,6 +292,7 @@ class Services:
     async def Delete(self, request, context):
         if isinstance(request, leases_pb2.DeleteRequest):
             self.fake.leases.pop(request.id, None)
+            self.fake.leased.pop(request.id, None)
             self.fake.ended.append(request.id)
             if request.sync:
                 self.fake.collect()
@@ -308,7 +328,9 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
                 info = snapshots_pb2.Info(name=key, parent=self.fake.snapshots[of, key][0])
                 yield snapshots_pb2.ListSnapshotsResponse(info=[info])
 
-    async def Usage(self, request, _context):
+    async def Usage(self, request, context):
+        if (request.snapshotter, request.key) not in self.fake.snapshots:
+            await missing(context, request.key)
         return snapshots_pb2.UsageResponse(inodes=self.fake.inodes.get(request.key, 0))
 
     async def Prepare(self, request, context):
@@ -322,18 +344,23 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
     async def _make(self, request, context, what: str) -> None:
         assert lease_of(context) in self.fake.leases
         name, parent = request.snapshotter, request.parent
-        target = request.labels.get(REF, "")
+        target = request.labels.get(keys.SNAPSHOT_REF, "")
         self.fake.log.append(f"{what} {target or parent}")
         if self.fake.down:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the snapshotter is away")
         if target and (name, target) in self.fake.snapshots:
+            self.fake.keep(lease_of(context), "snapshot", name, target)
             await exists(context, target)
+        if (name, request.key) in self.fake.snapshots:
+            await exists(context, request.key)
         if parent and {(name, parent)} - self.fake.backend:
             await missing(context, parent)
         if target in self.fake.served:
             self.fake.add_snapshot(name, target, parent)
+            self.fake.keep(lease_of(context), "snapshot", name, target)
             await exists(context, target)
         self.fake.add_snapshot(name, request.key, parent)
+        self.fake.keep(lease_of(context), "snapshot", name, request.key)
 
     async def Remove(self, request, context):
         entry = (request.snapshotter, request.key)

@@ -95,11 +95,14 @@ class Image:
 
     def pull_into(self, fake: fakes.Fake, snapshotter: str, *, layers: bool = True) -> None:
         """What containerd's own pull leaves: all records, and every layer's blob."""
+        layer_labels = {f"{keys.GC_CONTENT}.l.{n}": blob for n, blob in enumerate(self.layer_blobs)}
+        labels = {
+            self.target: {f"{keys.GC_CONTENT}.m.0": self.manifest},
+            self.manifest: {f"{keys.GC_CONTENT}.config": self.config, **layer_labels},
+            self.config: {f"{keys.GC_SNAPSHOT}{snapshotter}": self.chain[-1]},
+        }
         for digest, data in self.blobs.items():
-            labels = {}
-            if digest == self.config:
-                labels = {f"{keys.GC_SNAPSHOT}{snapshotter}": self.chain[-1]}
-            fake.add_blob(digest, data, labels)
+            fake.add_blob(digest, data, labels[digest])
         fake.tick()
         parent = ""
         for blob, chain_id in zip(self.layer_blobs, self.chain, strict=True):
