@@ -1,4 +1,4 @@
-"""An end for processes that do not come to one."""
+"""Ends a process whose clean stop takes too long."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import threading
 
 
 class Watchdog:
-    """Ends the process when stopping takes too long. Only for roles that this harms in nothing."""
+    """Ends the process when stopping takes too long. Only for roles that this does not harm."""
 
     def __init__(self, seconds: float) -> None:
         self._timer = threading.Timer(seconds, _bite)

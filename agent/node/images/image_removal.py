@@ -179,7 +179,7 @@ async def _other_snapshotter(
 ) -> bool:
     """Whether another snapshotter has all of an image, so that containers can start from it."""
     for other in sorted(image.snapshotters - {containerd.snapshotter}):
-        if await containerd.chains.stands(image.contents.top, snapshotter=other):
+        if await containerd.chains.exists(image.contents.top, snapshotter=other):
             return True
     return False
 

@@ -39,10 +39,10 @@ class Chains:
         self.gate = shared_lock.Gate()
         """Registrations share it; the removal of lost snapshots holds it alone."""
         self.snapshotter = snapshotter
-        self._standing: dict[str, Sequence[str]] = {}
+        self._existing: dict[str, Sequence[str]] = {}
         self._mounted: set[str] = set()
 
-    async def stands(self, chain_id: str, *, snapshotter: str = "") -> bool:
+    async def exists(self, chain_id: str, *, snapshotter: str = "") -> bool:
         """Whether a snapshot exists, in the uimgacc snapshotter or in another one."""
         try:
             await self._client.stat(snapshotter or self.snapshotter, chain_id)
@@ -58,10 +58,10 @@ class Chains:
     def remember(self, chain: Sequence[str]) -> None:
         """Note that the snapshots of a chain exist: chains that begin alike are partly here."""
         if chain:
-            self._standing.pop(chain[-1], None)  # the oldest go first
-            self._standing[chain[-1]] = chain
-            while len(self._standing) > _REMEMBERED:
-                del self._standing[next(iter(self._standing))]
+            self._existing.pop(chain[-1], None)  # the oldest go first
+            self._existing[chain[-1]] = chain
+            while len(self._existing) > _REMEMBERED:
+                del self._existing[next(iter(self._existing))]
 
     async def count(self, chain: Sequence[str]) -> int:
         """How many layers of a chain, from the bottom, have snapshots.
@@ -71,13 +71,13 @@ class Chains:
         """
         if not chain:
             return 0
-        bottom, top = await tasks.together(self.stands(chain[0]), self.stands(chain[-1]))
+        bottom, top = await tasks.together(self.exists(chain[0]), self.exists(chain[-1]))
         if top or not bottom:
             return len(chain) if top else 0
         low, high = 1, len(chain) - 1
         while low < high:
             middle = (low + high) // 2
-            if await self.stands(chain[middle]):
+            if await self.exists(chain[middle]):
                 low = middle + 1
             else:
                 high = middle
@@ -85,14 +85,14 @@ class Chains:
 
     async def count_shared(self, chain: Sequence[str]) -> int:
         """How many layers a chain shares with another one whose snapshots exist."""
-        shared = [(_common(chain, other), top) for top, other in self._standing.items()]
+        shared = [(_common(chain, other), top) for top, other in self._existing.items()]
         for number, top in sorted(shared, reverse=True):
             if not number:
                 break
-            if await self.stands(top):
+            if await self.exists(top):
                 return number
             # Two callers may ask at once, and the other one may have removed it.
-            self._standing.pop(top, None)
+            self._existing.pop(top, None)
         return 0
 
     async def serve(self, chain: Sequence[str], *, lease: str) -> bool:
@@ -185,7 +185,7 @@ class Chains:
         """End that protection, with a note that the image was on the uimgacc snapshotter.
 
         Without the note, an agent that is killed before the image is served again
-        would not know that it has to look after the image.
+        would not know that it has to restore the image.
         """
         labels = {
             f"{keys.GC_SNAPSHOT}{self.snapshotter}": "",

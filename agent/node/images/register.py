@@ -126,7 +126,7 @@ class Registrar:
         if not served:
             raise NotServedError(wanted.top)
         # containerd says "exists" for what it knows, whether the snapshotter does or not.
-        if chain and not await self._chains.stands(wanted.top):
+        if chain and not await self._chains.exists(wanted.top):
             raise BrokenError(chain)
         self._chains.note_mounted(wanted.top)
 
@@ -141,7 +141,7 @@ class Registrar:
         if not below:
             return
         async with self._chains.gate.shared():
-            if await self._chains.stands(below[-1]):
+            if await self._chains.exists(below[-1]):
                 return
             async with self._chains.lease() as lease:
                 if await self._chains.lay_out(below, lease=lease):

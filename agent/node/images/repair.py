@@ -98,7 +98,7 @@ class Healer:
         ]
 
     async def _lost_of(self, images: Sequence[inventory.Present]) -> list[inventory.Present]:
-        return [image for image in images if not await self._chains.stands(image.contents.top)]
+        return [image for image in images if not await self._chains.exists(image.contents.top)]
 
     async def repair(self, chain: Sequence[str]) -> None:
         """Remove a lost chain, and other lost ones, so that they can be created again."""
@@ -113,7 +113,7 @@ class Healer:
         if not self._canaries:
             return False
         self._canaries.rotate(-1)
-        return not await self._chains.stands(self._canaries[-1])
+        return not await self._chains.exists(self._canaries[-1])
 
     def watch(self, top: str) -> None:
         """Check one more image from now on, by its top chain ID."""
@@ -136,7 +136,7 @@ class Healer:
                 served = await self._chains.serve(chain, lease=lease)
             except rpc.NotFoundError:
                 return False
-            if not served or not await self._chains.stands(chain[-1]):
+            if not served or not await self._chains.exists(chain[-1]):
                 return False
             await self._chains.refer(image.contents.config, chain[-1], lease=lease)
             return True
@@ -152,7 +152,7 @@ class Healer:
         others = image.snapshotters - {self._chains.snapshotter}
         top = image.contents.top
         keep = await self._has_blobs(image) or any(
-            [await self._chains.stands(top, snapshotter=name) for name in others]
+            [await self._chains.exists(top, snapshotter=name) for name in others]
         )
         if not keep:
             for name in names:
@@ -178,7 +178,7 @@ class Healer:
         depths = {chain_id: depth for chain in chains for depth, chain_id in enumerate(chain)}
         stuck = []
         for chain_id in sorted(depths, key=lambda each: depths[each], reverse=True):
-            if await self._chains.stands(chain_id):
+            if await self._chains.exists(chain_id):
                 continue
             try:
                 await self._chains.remove(chain_id)
@@ -208,7 +208,7 @@ class Healer:
         for container in await self._client.containers():
             if container.snapshotter != self._chains.snapshotter or not container.snapshot_key:
                 continue
-            if not await self._chains.stands(container.snapshot_key):
+            if not await self._chains.exists(container.snapshot_key):
                 with contextlib.suppress(rpc.StateError):
                     await self._chains.remove(container.snapshot_key)
         for image in lost:

@@ -162,7 +162,7 @@ class Retirer:
     async def _take_stock(self) -> holdings.Stock:
         """What this node has now.
 
-        Mounts are looked at after snapshots, and both after the generation was read.
+        Mounts are read after snapshots, and both after the generation.
         """
         root = self._node.root
         if not root:

@@ -78,7 +78,7 @@ def test_a_node_without_anything_of_it_holds_nothing() -> None:
     assert sentences(stock, ONE) == []
 
 
-def test_the_pod_whose_container_stands_on_a_layer_is_named() -> None:
+def test_the_pod_whose_container_uses_a_layer_is_named() -> None:
     snapshots = {chain(1): "", chain(2): chain(1), "c1": chain(2)}
     stock = stock_of(snapshots, mounted=[1, 2], containers=[container("c1", "c1", "team/pod")])
 
@@ -99,7 +99,7 @@ def test_a_pod_that_has_not_started_holds_the_image_it_names() -> None:
     assert [text.rpartition(": ")[2] for text in sentences(stock, ONE)] == ["team/new"] * 2
 
 
-def test_an_image_that_is_one_snapshot_stands_on_each_of_its_layers() -> None:
+def test_an_image_that_is_one_snapshot_needs_each_of_its_layers() -> None:
     """Only its lower layer is retired: another cache has the upper one still."""
     image = present("app:1", 1, 2)
     stock = stock_of({chain(2): ""}, mounted=[1, 2], present=[image])
@@ -222,9 +222,9 @@ def test_what_goes_is_no_containers(given) -> None:
     here = holdings.candidates(stock, retired)
     going = holdings.droppable(stock, here, snapshotter=SNAPSHOTTER)
 
-    stands_on = {stock.snapshots[found.snapshot_key] for found in stock.containers}
-    assert not stands_on & {image.contents.top for image in going}
+    parents = {stock.snapshots[found.snapshot_key] for found in stock.containers}
+    assert not parents & {image.contents.top for image in going}
     chains = {chain for found in retired.layers.values() for chain in found}
     for image in stock.present:
-        idle = image.contents.top not in stands_on
+        idle = image.contents.top not in parents
         assert (image in going) == (idle and not chains.isdisjoint(image.contents.chain))

@@ -149,7 +149,7 @@ async def test_layers_that_are_not_served_are_not_laid_out(registrar, fake, imag
     assert {key for _, key in fake.snapshots} == {image.chain[-1]}
 
 
-async def test_layers_of_another_image_that_stands_are_known(chains, fake) -> None:
+async def test_layers_of_another_image_with_snapshots_are_known(chains, fake) -> None:
     """Its one snapshot has them, and theirs are no snapshots."""
     fake.add_snapshot("uimgacc", "c")
     chains.remember(["a", "b", "c"])

@@ -139,11 +139,11 @@ async def test_a_canary_detects_a_loss(healer, fake, registered) -> None:
 async def test_of_very_many_images_so_many_are_canaries(healer, chains, monkeypatch) -> None:
     asked: list[str] = []
 
-    async def stands(top: str) -> bool:
+    async def exists(top: str) -> bool:
         asked.append(top)
         return True
 
-    monkeypatch.setattr(chains, "stands", stands)
+    monkeypatch.setattr(chains, "exists", exists)
     for number in range(1000):
         healer.watch(f"sha256:{number}")
     for _ in range(1000):
