@@ -1,9 +1,12 @@
 """A pod's images are present before the kubelet asks, and nothing is downloaded."""
 
 import json
+import pathlib
+import shutil
 
 import pytest
 
+from agent.store import layout
 from lab import registries
 from tests.node import conftest
 
@@ -93,6 +96,29 @@ def test_a_tag_that_the_kubelet_has_pulled_meanwhile_is_not_moved(node2) -> None
     assert node2.client.image_status(tag).id == catalogue["lab/plain:1"]["config"]
     by_digest = f"{node2.registry.address}/lab/layers2@{catalogue['lab/layers2:1']['manifest']}"
     assert by_digest in node2.names()
+
+
+def test_an_image_that_cannot_be_registered_does_not_keep_the_others_from_it(
+    folder, registry, pristine, tmp_path
+) -> None:
+    """The store lacks the config of one of a pod's two images."""
+    store = pathlib.Path(shutil.copytree(pristine, tmp_path / "store"))
+    good, bad = "lab/layers2:1", "lab/layers40:1"
+    layout.Layout(store).blob(registries.catalogue()[bad]["config"]).unlink()
+    with conftest.running(conftest.Node(folder / "n", registry, store), registry) as node:
+        manifest = node.manifest("pod", good)
+        containers = manifest["spec"]["containers"]
+        containers.append({**containers[0], "name": "other", "image": node.reference(bad)})
+        node.schedule(manifest)
+        conftest.wait_until(lambda: node.status("pod").get("served"))
+
+        assert node.has(good)
+        assert not node.has(bad)
+        (event,) = [line for line in node.events() if line["message"] == "event"]
+        assert (event["type"], event["reason"]) == ("Warning", "ImageCachePartial")
+        assert f": {node.reference(good)}. Not registered" in event["text"]
+        assert f"{node.reference(bad)} (the store lacks blob sha256:" in event["text"]
+        assert node.metric("uimgacc_image_fallback_total") == 1
 
 
 def test_events_are_in_the_words_of_the_pods_cloud(node2) -> None:
