@@ -111,7 +111,7 @@ def _cluster(
     node = wanted.kubernetes
     taint = node_patch.parse_taint(wanted.startup_taint) if wanted.startup_taint else None
     kept = annotations.KEYS | {keys.RUNTIME_HANDLER}
-    api = node_pods.NodePods(client, node, annotations=kept)
+    selected = node_pods.select(client, node, annotations=kept)
     writer = event_writer.EventWriter(client)
     events = kube_events.KubeEvents(writer, node)
     creator = cache_requests.Creator(client, events, now=client.now)
@@ -128,7 +128,7 @@ def _cluster(
         }
 
     return Environment(
-        source=scheduled.Scheduled(api, start_times.Starts(served)),
+        source=scheduled.Scheduled(selected, start_times.Starts(served)),
         events=events,
         creator=creator,
         node=announcer,

@@ -9,9 +9,7 @@ import contextlib
 import logging
 import os
 import secrets
-import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from aiohttp import web
 
@@ -133,12 +131,12 @@ class _Controller:
         await keeper.prime()
         pusher = controller_api.alias_pusher(wanted, client)
 
-        def deliver(plural: str, kind: str | None, body: dict[str, Any]) -> None:
+        def deliver(plural: str, kind: str | None, body: rest_client.Object) -> None:
             view.deliver(plural, kind, body)
             if plural == "imagecaches":
                 pusher.deliver(kind, body)
 
-        watcher = watches.Watcher(_credentials(wanted), namespace=wanted.namespace, deliver=deliver)
+        watcher = watches.Watcher(client, namespace=wanted.namespace, deliver=deliver)
         services = {
             "watches": watcher.run(),
             "events": events.run(),
@@ -241,8 +239,6 @@ def main(arguments: Sequence[str]) -> int:
             reasons = "; ".join(map(str, _leaves(group)))
             logger.error("ended", extra={"reason": reasons})  # noqa: TRY400 - foreseen
             code = 1
-    # What kopf's thread still does is of no use to anybody.
-    sys.stderr.flush()
     return code
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.registry import credentials, distribution, tag_push
-from agent.model import images
+from agent.model import images, keys
 from agent.ucloud import accelerated_images, image_objects
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,14 @@ class AliasPusher:
 
     def deliver(self, kind: str | None, body: Mapping[str, Any]) -> None:
         """Take in a change of an ImageCache of the native kind (agent.control.objects.watches)."""
+        if kind == "DELETED":
+            if body["apiVersion"] == keys.API_VERSION:
+                self._waiting.pop(body["metadata"]["name"], None)
+            return
         if not image_objects.is_of_ucloud(body):
             return
         each = image_objects.accelerated(body)
-        if kind != "DELETED" and accelerated_images.pushable(each):
+        if accelerated_images.pushable(each):
             self._waiting[each.name] = each
             self._changed.set()
         else:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from agent.clients.kube import connection, node_pods, rest_client
+from agent.clients.kube import connection, node_pods, reflector, rest_client
 from agent.matching import annotations
 from agent.model import pods
 from agent.node.pods import scheduled
@@ -36,8 +36,8 @@ class Followed:
 
     def __init__(self, client: rest_client.Client, node: str) -> None:
         self.observer = Seen()
-        api = node_pods.NodePods(client, node, annotations=annotations.KEYS)
-        self.source = scheduled.Scheduled(api, self.observer, delays=FAST)
+        selected = node_pods.select(client, node, annotations=annotations.KEYS)
+        self.source = scheduled.Scheduled(selected, self.observer, delays=FAST)
         self.pods: dict[str, pods.Pod] = {}
         self.log: list[str] = []
         self._changed = asyncio.Event()
@@ -242,11 +242,11 @@ async def test_a_watch_goes_on_from_the_last_bookmark(api, proxy, followed, node
     """Pods of others move the version on; without bookmarks ours would be too old one day."""
     api.pod("one", node)
     await followed.until_named("one")
-    known = int(followed.source._version)
+    known = int(followed.source._reflector._version)
     newest = 0
 
     def is_ahead() -> bool:
-        return int(followed.source._version) > known
+        return int(followed.source._reflector._version) > known
 
     for index in range(20):
         made = api.pod(f"elsewhere-{index}", api.node())
@@ -269,13 +269,13 @@ async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(
     api, proxy, followed, node, monkeypatch
 ) -> None:
     waited: list[float | None] = []
-    wait = scheduled.backoff.Backoff.wait
+    wait = reflector.backoff.Backoff.wait
 
     async def remember(self, asked: float | None = None) -> bool:
         waited.append(asked)
         return await wait(self, min(asked or 0, 0.05))
 
-    monkeypatch.setattr(scheduled.backoff.Backoff, "wait", remember)
+    monkeypatch.setattr(reflector.backoff.Backoff, "wait", remember)
     proxy.fail(429, headers={"Retry-After": "13"}, times=1)
     proxy.end_watches()
     api.pod("one", node)

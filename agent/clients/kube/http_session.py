@@ -29,7 +29,7 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
-_CONNECTIONS = 16
+_CONNECTIONS = 32
 
 
 class Session:

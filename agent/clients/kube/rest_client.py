@@ -2,7 +2,7 @@
 
 Requests go through kubernetes_asyncio (agent.clients.kube.requests), and answers are
 decoded with msgspec: a model of the library costs twenty times the memory of its JSON.
-The callers make their own types of the objects (agent.clients.kube.node_pods).
+The callers make their own types of the objects (agent.clients.kube.selection).
 Errors are those of agent.clients.kube.refusals.
 """
 

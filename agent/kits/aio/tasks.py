@@ -2,7 +2,6 @@
 
 `asyncio.TaskGroup` reacts to a child that raises but not to one that returns.
 A service that returns is a bug just as well, so it is guarded into an error.
-The idea is kopf's (`aiotasks.guard`).
 """
 
 import asyncio

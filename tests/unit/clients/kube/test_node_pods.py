@@ -1,11 +1,12 @@
-"""Pods as our own type, from whatever an API server or something that stands before it sends."""
+"""Pods as values, from all that an API server or a proxy before it may send."""
 
 import json
 
 import pytest
 from aiohttp import web
 
-from agent.clients.kube import connection, node_pods, refusals, rest_client
+from agent.clients.kube import connection, node_pods, refusals, rest_client, selection
+from agent.model import pods
 
 GOOD = {
     "metadata": {"name": "p", "namespace": "d", "resourceVersion": "7", "annotations": {"x": "y"}},
@@ -36,12 +37,19 @@ async def told():
 
     async with rest_client.Client(There()) as client:
 
-        def say(body: object) -> node_pods.NodePods:
+        def say(body: object) -> selection.Selection[pods.Pod]:
             bodies.append(body if isinstance(body, bytes) else json.dumps(body).encode())
-            return node_pods.NodePods(client, "n", annotations={"kept"})
+            return node_pods.select(client, "n", annotations={"kept"})
 
         yield say
     await runner.cleanup()
+
+
+async def items(selected) -> dict[str, pods.Pod | None]:
+    """The whole list."""
+    parts = [part async for part in selected.list(not_older_than="0")]
+    assert {part.version for part in parts} == {"9"}
+    return {key: entry.item for part in parts for key, entry in part.entries.items()}
 
 
 def listed(*items: object) -> dict[str, object]:
@@ -50,21 +58,16 @@ def listed(*items: object) -> dict[str, object]:
 
 async def test_a_pod_that_is_strange_and_what_is_no_pod_do_not_hide_the_others(told) -> None:
     strange = {"metadata": {"name": "s", "namespace": "d"}, "spec": {"containers": "none"}}
-    listing = await told(listed({}, strange, {"metadata": 1}, GOOD)).list(not_older_than="0")
+    found = await items(told(listed({}, strange, {"metadata": 1}, GOOD)))
 
-    assert listing.version == "9"
-    assert set(listing.pods) == {"d/s", "d/p"}
-    assert listing.pods["d/s"] is None
-    assert listing.pods["d/p"].annotations == {}
+    assert set(found) == {"d/s", "d/p"}
+    assert found["d/s"] is None
+    assert found["d/p"].annotations == {}
 
 
 async def test_a_list_that_was_never_filled_is_empty(told) -> None:
     """Go writes null for it."""
-    listing = await told({"metadata": {"resourceVersion": "9"}, "items": None}).list(
-        not_older_than="0"
-    )
-
-    assert listing.pods == {}
+    assert await items(told({"metadata": {"resourceVersion": "9"}, "items": None})) == {}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ async def test_a_list_that_was_never_filled_is_empty(told) -> None:
 )
 async def test_what_is_no_list_is_an_error_that_passes(told, body) -> None:
     with pytest.raises(refusals.Unavailable, match="cannot be read"):
-        await told(body).list(not_older_than="0")
+        await items(told(body))
 
 
 @pytest.mark.parametrize(
@@ -88,12 +91,12 @@ async def test_what_is_no_list_is_an_error_that_passes(told, body) -> None:
     ],
 )
 async def test_what_is_no_event_is_an_error_that_passes(told, line) -> None:
-    news = told(line).watch("1")
+    changes = told(line).watch("1")
 
-    # The server has begun; nothing else is told.
-    assert await anext(news) == node_pods.Told(version="1")
+    # The server has begun, and sends nothing else.
+    assert await anext(changes) == selection.Change(version="1")
     with pytest.raises(refusals.Unavailable):
-        await anext(news)
+        await anext(changes)
 
 
 async def test_an_error_in_a_watch_is_told_by_its_code(told) -> None:
@@ -109,6 +112,10 @@ async def test_an_event_about_nothing_moves_the_version_only(told) -> None:
     lines = b"".join(
         json.dumps(each).encode() + b"\n" for each in (event, {"type": "ADDED", "object": GOOD})
     )
-    seen = [news async for news in told(lines).watch("1")]
+    changes = [(each.version, each.key) async for each in told(lines).watch("1")]
 
-    assert [(news.version, news.key) for news in seen] == [("1", ""), ("8", ""), ("7", "d/p")]
+    assert changes == [
+        ("1", ""),
+        ("8", ""),
+        ("7", "d/p"),
+    ]

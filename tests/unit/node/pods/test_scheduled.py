@@ -7,12 +7,16 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from agent import errors
-from agent.clients.kube import node_pods, refusals
+from agent.clients.kube import refusals, selection
 from agent.model import pods
 from agent.node.pods import scheduled
 
 ONE = pods.Pod(namespace="d", name="one", uid="1")
 TWO = pods.Pod(namespace="d", name="two", uid="2")
+
+
+def entry(pod: pods.Pod) -> selection.Entry[pods.Pod]:
+    return selection.Entry(uid=pod.uid, item=pod)
 
 
 class Ignores:
@@ -43,18 +47,18 @@ class Scripted:
         if self.away[0] <= self.age < self.away[1]:
             raise self.error
 
-    async def list(self, *, not_older_than: str) -> node_pods.Listing:
+    async def list(self, *, not_older_than: str) -> AsyncGenerator[selection.Part[pods.Pod]]:
         self._answer()
-        return node_pods.Listing(version="5", pods={"d/one": ONE})
+        yield selection.Part(version="5", entries={"d/one": entry(ONE)})
 
-    async def watch(self, version: str) -> AsyncGenerator[node_pods.Told, None]:
+    async def watch(self, version: str) -> AsyncGenerator[selection.Change[pods.Pod]]:
         self._answer()
         self.watched.append(version)
-        yield node_pods.Told(version=version)
+        yield selection.Change(version=version)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self.away[0] - self.age) or 300):
                 await self.new.wait()
-                yield node_pods.Told(version="9", key="d/two", pod=TWO)
+                yield selection.Change(version="9", key="d/two", entry=entry(TWO))
                 await asyncio.Event().wait()
         self._answer()
 
@@ -110,9 +114,9 @@ async def test_an_api_server_that_asks_for_time_gets_it() -> None:
 @pytest.mark.looptime
 async def test_a_watch_that_ends_at_once_each_time_is_not_begun_without_pause() -> None:
     class Hasty(Scripted):
-        async def watch(self, version: str) -> AsyncGenerator[node_pods.Told, None]:
+        async def watch(self, version: str) -> AsyncGenerator[selection.Change[pods.Pod]]:
             self._answer()
-            yield node_pods.Told(version=version)
+            yield selection.Change(version=version)
 
     api = Hasty(away=(9999, 9999), error=refusals.Unavailable(""))
     source = scheduled.Scheduled(api, Ignores())
