@@ -1,4 +1,4 @@
-"""How the commands of a person reach a cluster: as kubectl does."""
+"""How commands reach a cluster: as kubectl does."""
 
 import asyncio
 import dataclasses
@@ -18,7 +18,7 @@ _ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Which cluster: a kubeconfig, and the namespace of our installation."""
+    """Which cluster: a kubeconfig, and the namespace of the installation."""
 
     kubeconfig: str = ""
     namespace: str = keys.NAMESPACE

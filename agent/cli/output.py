@@ -1,4 +1,4 @@
-"""How commands speak: results on stdout, everything else on stderr, one line an error.
+"""How commands print: results on stdout, everything else on stderr, one line for an error.
 
 Exit status: 0 done; 1 failed, or something found wrong; 2 wrong use of the
 command line; 3 what was named does not exist; 130 interrupted.
@@ -63,7 +63,7 @@ def reported(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
         except errors.AgentError as error:
             fail(str(error), Status.FAILED)
         except BrokenPipeError:
-            # Whoever read us (`| head`) has seen enough; the flush at exit must not say so.
+            # The reader (`| head`) has seen enough; the flush at exit must not report an error.
             sys.stdout = None
             raise typer.Exit(Status.OK) from None
         except OSError as error:
@@ -79,7 +79,7 @@ def fail(message: str, status: Status) -> None:
 
 
 def say(message: str) -> None:
-    """Tell a person something that is not the result."""
+    """Print something that is not the result, on stderr."""
     print(message, file=sys.stderr)
 
 
@@ -89,13 +89,13 @@ def show_json(value: object) -> None:
 
 
 def console(*, stderr: bool = False) -> "rich.console.Console":
-    """Where people read; wide where nobody looks, so that pipes get whole lines."""
+    """A terminal as it is; without one 200 columns wide, so that pipes get whole lines."""
     import rich.console
 
-    found = rich.console.Console(stderr=stderr, highlight=False, markup=False)
-    if not found.is_terminal:
-        found.width = 200
-    return found
+    made = rich.console.Console(stderr=stderr, highlight=False, markup=False)
+    if not made.is_terminal:
+        made.width = 200
+    return made
 
 
 def table(*columns: str) -> "rich.table.Table":

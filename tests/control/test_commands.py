@@ -12,7 +12,7 @@ import typer.testing
 import yaml
 
 from agent.cli import commands
-from agent.cli.caches import cluster_caches
+from agent.cli.caches import cluster_changes
 from agent.cli.install import installation
 from agent.clients.kube import rest_client
 from agent.model import images, keys
@@ -110,8 +110,8 @@ def test_the_manifest_of_a_cloud_is_applied(plane, run, tmp_path) -> None:
 
 @pytest.mark.usefixtures("made")
 def test_nobody_waits_for_ever_for_a_controller_that_is_not_there(plane, run, monkeypatch) -> None:
-    monkeypatch.setattr(cluster_caches, "_LED_POLL", 0.1)
-    monkeypatch.setattr(cluster_caches, "_LEADERLESS_SECONDS", 0.5)
+    monkeypatch.setattr(cluster_changes, "_LEADER_POLL", 0.1)
+    monkeypatch.setattr(cluster_changes, "_LEADERLESS_SECONDS", 0.5)
 
     made = run("create", "tools", "--image", "registry.example.com/tools:1")
     gone = run("delete", "tools")

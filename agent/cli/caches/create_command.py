@@ -206,12 +206,12 @@ class _Lines:
     """A line for each finished layer: for logs."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[str, str]] = set()
+        self._shown: set[tuple[str, str]] = set()
 
     def __call__(self, progress: layer_build.Progress) -> None:
         key = (progress.image, progress.digest)
-        if progress.stage in _FINISHED and key not in self._told:
-            self._told.add(key)
+        if progress.stage in _FINISHED and key not in self._shown:
+            self._shown.add(key)
             output.say(
                 f"{progress.image} {progress.digest[:_DIGEST_SHOWN]}"
                 f" {units.size(progress.total)} {progress.stage.value}"
@@ -222,7 +222,7 @@ _FINISHED = (layer_build.Stage.DONE, layer_build.Stage.REUSED)
 
 
 class _Bars:
-    """A bar for each layer in the works, and one for all of them."""
+    """A bar for each layer that is being built, and one for all of them."""
 
     def __init__(self, bars: rich.progress.Progress) -> None:
         self._bars = bars

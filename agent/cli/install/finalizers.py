@@ -1,7 +1,7 @@
-"""Lets go of ImageCaches whose controller is not there any more to do so.
+"""Removes the finalizer of ImageCaches whose controller is not there any more to do so.
 
 The controller holds each object by a finalizer until its record has left the store.
-Without a controller nobody would ever take that away, and neither `kubectl delete` of an
+Without a controller the finalizer would stay for ever, and neither `kubectl delete` of an
 object nor that of its kind would end.
 """
 
@@ -12,7 +12,7 @@ _TRIES = 10
 
 
 async def release_all(client: rest_client.Client) -> int:
-    """Take our finalizer, and no one else's, off all objects; how many had it."""
+    """Remove uimgacc's finalizer, and no other, from all objects; return how many had it."""
     count = 0
     for group in caches.GROUPS:
         resource = rest_client.Resource(group=group, plural="imagecaches")

@@ -1,43 +1,25 @@
 """`uimgacc enable` and `disable`: the installation in a cluster, and its switch.
 
-The manifests come with this package. `kubectl kustomize` puts them together on this
-machine; what comes out is applied from here, server-side, so that whatever others
-have changed besides (replicas, annotations) stays theirs.
+The rendered manifests are applied server-side, so that what others have changed
+besides (replicas, annotations) stays as they set it.
 """
 
 import asyncio
 import contextlib
-import dataclasses
-import json
-import os
-import pathlib
-import re
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from agent import errors
-from agent.cli import cluster_access, output
-from agent.cli.caches import cluster_caches
-from agent.cli.install import finalizers, node_traces, support
+from agent.cli import cluster_access, progress
+from agent.cli.install import finalizers, node_traces, rendering, support
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.control.objects import operation_lock
 from agent.model import keys
 from agent.ucloud import activation, protocol
 
-MANIFESTS = pathlib.Path(__file__).parent.with_name("manifests")
-OVERLAYS = ("runtimeclass", "default-snapshotter")
-
-_NFS = re.compile(r"(?P<server>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<path>/\S*)")
-CLAIM = "claim"
-_KUSTOMIZE_SECONDS = 60
 _POLL = 1.0
-# In this order: what others refer to first.
-_FIRST = ("Namespace", "CustomResourceDefinition")
 _WHO_HOLDS = (
     ": `kubectl -n uimgacc-uninstall logs daemonset/uimgacc-uninstall` names what holds them"
 )
@@ -46,46 +28,28 @@ _UNDOING = "uimgacc-uninstall"
 Object = Mapping[str, Any]
 
 
-class CannotRender(errors.PermanentError):
-    """The manifests cannot be put together on this machine. `reason` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the manifests cannot be put together: {reason}")
-        self.reason = reason
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What to install: the store as SERVER:/PATH, an overlay, components, an image.
-
-    `nfs` is "" where the component `claim` says where the store is.
-    """
-
-    nfs: str
-    overlay: str = "runtimeclass"
-    components: tuple[str, ...] = ()
-    image: str = ""
-    username: str = ""
-    password: str = dataclasses.field(default="", repr=False)
-
-
 def enable(
-    target: cluster_access.Target, wanted: Wanted, *, wait: bool, dry_run: bool, seconds: float
+    target: cluster_access.Target,
+    wanted: rendering.Wanted,
+    *,
+    wait: bool,
+    dry_run: bool,
+    seconds: float,
 ) -> None:
     """Install or update everything, switch it on, and wait until nodes serve images."""
-    objects = render(wanted, target)
+    objects = rendering.render(wanted, target)
     if dry_run:
         print(yaml.safe_dump_all(objects, sort_keys=False), end="")
         return
 
     async def work(client: rest_client.Client) -> None:
-        with cluster_caches.bar(quiet=False) as tell:
+        with progress.shown(quiet=False) as report:
             await support.require(client)
-            if wanted.overlay == OVERLAYS[0]:
+            if wanted.overlay == rendering.OVERLAYS[0]:
                 await support.refuse_if_default(client)
             kept = await support.supported(client, objects)
             for number, body in enumerate(kept):
-                tell(
+                report(
                     f"applying {body['kind']} {body['metadata']['name']}", 100 * number // len(kept)
                 )
                 await _apply(client, body)
@@ -99,7 +63,7 @@ def enable(
                 await switch.turn_on(asked, keep=True)
             if wait:
                 async with asyncio.timeout(seconds):
-                    await _wait_nodes(client, target, tell)
+                    await _wait_nodes(client, target, report)
 
     try:
         cluster_access.run(target, work)
@@ -112,26 +76,26 @@ def enable(
 
 
 def disable(
-    target: cluster_access.Target, uninstalled: Wanted | None, *, wait: bool, seconds: float
+    target: cluster_access.Target, removed: rendering.Wanted | None, *, wait: bool, seconds: float
 ) -> None:
-    """Switch it off; then take away what is to be uninstalled, if anything."""
-    installed = [] if uninstalled is None else render(uninstalled, target)
+    """Switch it off; then remove what is to be uninstalled, if anything."""
+    installed = [] if removed is None else rendering.render(removed, target)
 
     async def work(client: rest_client.Client) -> None:
         if installed:
             await support.refuse_if_default(client)
-        with cluster_caches.bar(quiet=False) as tell:
+        with progress.shown(quiet=False) as report:
             async with asyncio.timeout(seconds):
                 try:
                     await _switch_off(client, target)
                     if wait or installed:
-                        await _wait_labels(client, tell)
+                        await _wait_labels(client, report)
                 except acceleration_switch.NotInstalled:
                     # An uninstallation that goes on: the agents are gone already.
                     if not installed:
                         raise
-                if uninstalled is not None:
-                    await _uninstall(client, target, installed, uninstalled.image, tell)
+                if removed is not None:
+                    await _uninstall(client, target, installed, removed.image, report)
 
     try:
         cluster_access.run(target, work)
@@ -140,109 +104,12 @@ def disable(
             f"nodes are not done after {seconds:g} s; run the command again to go on waiting"
             f"{_WHO_HOLDS if installed else ''}"
         ) from error
-    done = "disabled" if uninstalled is None else "uninstalled"
+    done = "disabled" if removed is None else "uninstalled"
     print(f"image acceleration is {done}")
 
 
-def render(wanted: Wanted, target: cluster_access.Target) -> list[dict[str, Any]]:
-    """All objects of an installation; raise UsageError, CannotRender."""
-    if wanted.overlay not in OVERLAYS:
-        raise output.UsageError(f"--overlay is one of {', '.join(OVERLAYS)}")
-    known = sorted(path.name for path in (MANIFESTS / "components").iterdir())
-    for component in wanted.components:
-        if component not in known:
-            raise output.UsageError(f"--component is one of {', '.join(known)}, not {component}")
-    if bool(wanted.nfs) is (CLAIM in wanted.components):
-        raise output.UsageError(f"either --nfs or --component {CLAIM} says where the store is")
-    if wanted.nfs and not _NFS.fullmatch(wanted.nfs):
-        raise output.UsageError(f"--nfs is SERVER:/PATH, not {wanted.nfs!r}")
-    text: dict[str, Any] = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [_from_root(MANIFESTS / "overlays" / wanted.overlay)],
-        "components": [
-            _from_root(MANIFESTS / "components" / name)
-            for name in dict.fromkeys(("controller", "api", *wanted.components))
-        ],
-    }
-    if wanted.nfs:
-        generated = {
-            "name": "uimgacc",
-            "namespace": keys.NAMESPACE,
-            "behavior": "merge",
-            "literals": [f"UIMGACC_NFS={wanted.nfs}"],
-        }
-        text["configMapGenerator"] = [generated]
-    if target.namespace != keys.NAMESPACE:
-        raise output.UsageError(f"the manifests install into {keys.NAMESPACE} only")
-    if wanted.image:
-        text["images"] = [_image(wanted.image)]
-    objects = _kustomize(text)
-    if export := _NFS.fullmatch(wanted.nfs):
-        _set_export(objects, server=export["server"].strip("[]"), path=export["path"])
-    return objects
-
-
-def _set_export(objects: Sequence[dict[str, Any]], *, server: str, path: str) -> None:
-    """Give the controller's volume the store's address.
-
-    kustomize cannot: it takes UIMGACC_NFS apart at each colon, and an IPv6 address has some.
-    """
-    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
-    volumes = deployment["spec"]["template"]["spec"]["volumes"]
-    (store,) = (each for each in volumes if each["name"] == "store")
-    store["nfs"] = {"server": server, "path": path}
-
-
-def _image(text: str) -> dict[str, str]:
-    name, at, digest = text.partition("@")
-    if at:
-        return {"name": "uimgacc", "newName": name, "digest": digest}
-    head, colon, tag = name.rpartition(":")
-    if colon and "/" not in tag:
-        return {"name": "uimgacc", "newName": head, "newTag": tag}
-    return {"name": "uimgacc", "newName": name}
-
-
-def _from_root(path: pathlib.Path) -> str:
-    """A path for kustomize, which takes relative ones only and follows no links in them."""
-    return str(path.resolve().relative_to("/"))
-
-
-def _kustomize(text: Mapping[str, Any]) -> list[dict[str, Any]]:
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        raise CannotRender(
-            "there is no kubectl on PATH: install it, or apply manifests/ as"
-            " docs/install/kubernetes.md says from where there is one"
-        )
-    with tempfile.TemporaryDirectory(prefix="uimgacc-") as name:
-        folder = pathlib.Path(name).resolve()
-        up = "/".join([".."] * len(folder.relative_to("/").parts))
-        placed = {
-            key: [f"{up}/{each}" for each in value] if key in ("resources", "components") else value
-            for key, value in text.items()
-        }
-        (folder / "kustomization.yaml").write_text(json.dumps(placed))
-        try:
-            done = subprocess.run(
-                [kubectl, "kustomize", folder],
-                capture_output=True,
-                text=True,
-                timeout=_KUSTOMIZE_SECONDS,
-                check=False,
-                env={**os.environ, "KUBECONFIG": "/dev/null"},
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CannotRender(f"kubectl takes more than {_KUSTOMIZE_SECONDS} s") from error
-    if done.returncode:
-        raise CannotRender(done.stderr.strip()[-500:])
-    found = [each for each in yaml.safe_load_all(done.stdout) if each is not None]
-    return sorted(found, key=lambda each: (each["kind"] not in _FIRST, each["kind"] != "Namespace"))
-
-
 def resource_of(body: Object) -> rest_client.Resource:
-    """Where objects of this one's kind are: all plurals of ours are regular."""
+    """The resource of an object's kind; the plurals of all kinds in the manifests are regular."""
     group, _, version = str(body["apiVersion"]).rpartition("/")
     kind = str(body["kind"]).lower()
     if kind.endswith("y"):
@@ -279,7 +146,7 @@ async def _switch_off(client: rest_client.Client, target: cluster_access.Target)
 
 
 async def _wait_nodes(
-    client: rest_client.Client, target: cluster_access.Target, tell: Callable[[str, int], None]
+    client: rest_client.Client, target: cluster_access.Target, report: progress.Report
 ) -> None:
     """Until as many nodes serve images as have agents, and those are of this installation."""
     while True:
@@ -292,16 +159,16 @@ async def _wait_nodes(
         serving = min(len(await _labelled(client)), new)
         if wanted and serving >= wanted:
             return
-        tell(f"{serving} of {wanted} nodes serve images", 100 * serving // max(1, wanted))
+        report(f"{serving} of {wanted} nodes serve images", 100 * serving // max(1, wanted))
         await asyncio.sleep(_POLL)
 
 
-async def _wait_labels(client: rest_client.Client, tell: Callable[[str, int], None]) -> None:
+async def _wait_labels(client: rest_client.Client, report: progress.Report) -> None:
     """Until the agents have taken their labels off all nodes."""
     first = 0
     while found := await _labelled(client):
         first = max(first, len(found))
-        tell(f"{len(found)} nodes still serve images", 100 * (first - len(found)) // first)
+        report(f"{len(found)} nodes still serve images", 100 * (first - len(found)) // first)
         await asyncio.sleep(_POLL)
 
 
@@ -318,12 +185,12 @@ async def _uninstall(
     target: cluster_access.Target,
     installed: Sequence[Object],
     image: str,
-    tell: Callable[[str, int], None],
+    report: progress.Report,
 ) -> None:
-    """Take our objects away, then have each node put back as it was.
+    """Remove the objects of uimgacc, then have each node restored as it was.
 
     ImageCaches and what defines them stay, and so does the store: what was built once
-    is there when somebody installs this again. No controller is there then to let them be
+    is there when uimgacc is installed again. No controller is there then to let them be
     deleted, so that is done here.
     """
     undo = await _undoing(client, target, image)
@@ -331,7 +198,7 @@ async def _uninstall(
     served = await support.as_served(client, installed)
     going = [each for each in reversed(served) if each["kind"] not in kept]
     for number, body in enumerate(going):
-        tell(f"removing {body['kind']} {body['metadata']['name']}", 100 * number // len(going))
+        report(f"removing {body['kind']} {body['metadata']['name']}", 100 * number // len(going))
         await _remove(client, body)
     await finalizers.release_all(client)
     for body in undo:
@@ -345,7 +212,7 @@ async def _uninstall(
         done, all_ = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
         if all_ and done >= all_:
             break
-        tell(f"{done} of {all_} nodes are as they were", 100 * done // max(1, all_))
+        report(f"{done} of {all_} nodes are as they were", 100 * done // max(1, all_))
         await asyncio.sleep(_POLL)
     await node_traces.forget_all(client)
     for body in reversed(undo):
@@ -358,11 +225,7 @@ async def _undoing(
     client: rest_client.Client, target: cluster_access.Target, image: str
 ) -> list[dict[str, Any]]:
     """The objects that put nodes back, with this image or what they run; raise NotInstalled."""
-    text: dict[str, Any] = {
-        "resources": [_from_root(MANIFESTS / "uninstall")],
-        "images": [_image(image or await _running(client, target))],
-    }
-    return _kustomize(text)
+    return rendering.render_uninstall(image or await _running(client, target))
 
 
 async def _running(client: rest_client.Client, target: cluster_access.Target) -> str:

@@ -1,4 +1,4 @@
-"""Takes off the node objects what agents wrote there, once no agent is left to write it again."""
+"""Removes from the node objects what agents wrote there, once no agent runs any more."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ from agent.model import keys
 
 
 async def forget_all(client: rest_client.Client) -> None:
-    """Leave all nodes without our labels, annotations and condition."""
+    """Remove the labels, annotations and condition of uimgacc from all nodes."""
     # All are read before the first is changed: a list that is read slowly ends on its way.
     written = [
         (str(node["metadata"]["name"]), *_traces(node))
@@ -30,14 +30,14 @@ async def forget_all(client: rest_client.Client) -> None:
 
 
 def _traces(node: rest_client.Object) -> tuple[dict[str, dict[str, None]], str]:
-    """What to patch of a node's metadata, and the condition to take away; nothing where none is."""
+    """What to patch of a node's metadata, and the condition to remove; empty where none is."""
     meta = node["metadata"]
     labels = [each for each in meta.get("labels") or () if _is_label(each)]
     notes = [each for each in meta.get("annotations") or () if each.startswith(keys.PREFIX)]
-    found = {"labels": dict.fromkeys(labels), "annotations": dict.fromkeys(notes)}
+    written = {"labels": dict.fromkeys(labels), "annotations": dict.fromkeys(notes)}
     conditions = (node.get("status") or {}).get("conditions") or ()
     has = any(each["type"] == keys.NODE_CONDITION for each in conditions)
-    return {key: gone for key, gone in found.items() if gone}, keys.NODE_CONDITION if has else ""
+    return {key: gone for key, gone in written.items() if gone}, keys.NODE_CONDITION if has else ""
 
 
 def _is_label(name: str) -> bool:

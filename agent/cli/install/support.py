@@ -1,4 +1,4 @@
-"""What a cluster can take of our manifests, looked at before anything is applied.
+"""Which of the manifests a cluster supports, checked before anything is applied.
 
 docs/start/compatibility.md has the same table of versions for those who apply them by kubectl.
 """
@@ -26,7 +26,7 @@ Object = Mapping[str, Any]
 
 
 class TooOld(errors.PermanentError):
-    """The cluster's Kubernetes lacks what our manifests need; `found` is its release."""
+    """The cluster's Kubernetes lacks what the manifests need; `found` is its release."""
 
     def __init__(self, found: tuple[int, int]) -> None:
         needed, release = (".".join(map(str, each)) for each in (MINIMUM, found))
@@ -38,28 +38,28 @@ class TooOld(errors.PermanentError):
 
 
 class StillDefault(errors.PermanentError):
-    """Our snapshotter is the default one of this cluster's nodes."""
+    """uimgacc's snapshotter is the default one of this cluster's nodes."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this cluster has everything through our snapshotter (overlay default-snapshotter):"
-            " its nodes' pods could not start without it. Give --overlay default-snapshotter"
-            " again, or go back from it first, step by step: docs/install/uninstall.md"
+            "all pods of this cluster use uimgacc's snapshotter (overlay default-snapshotter) and"
+            " could not start without it. Give --overlay default-snapshotter again, or go back"
+            " from it first, step by step: docs/install/uninstall.md"
         )
 
 
 async def require(client: rest_client.Client) -> None:
-    """Raise TooOld where the API server is older than what our manifests need."""
+    """Raise TooOld where the API server is older than what the manifests need."""
     found = await client.release()
     if found < MINIMUM:
         raise TooOld(found)
 
 
 async def refuse_if_default(client: rest_client.Client) -> None:
-    """Raise StillDefault where nodes start all pods through us.
+    """Raise StillDefault where nodes start all pods with uimgacc's snapshotter.
 
     Replacing the DaemonSet's pod by one of the default class, or removing it, would leave
-    a node on which no pod can start, ours included.
+    a node on which no pod can start, not even that of uimgacc.
     """
     with contextlib.suppress(refusals.NotFound):
         await client.get(rest_client.DAEMON_SETS, _SETUP, namespace=keys.NAMESPACE)
@@ -67,7 +67,7 @@ async def refuse_if_default(client: rest_client.Client) -> None:
 
 
 async def served(client: rest_client.Client) -> None:
-    """Wait until ImageCaches can be asked for: for a moment after their definition they cannot."""
+    """Wait until ImageCaches are served, which takes a moment after their definition."""
     try:
         async with asyncio.timeout(_SERVED_SECONDS):
             while True:
@@ -84,14 +84,24 @@ async def served(client: rest_client.Client) -> None:
 
 
 async def supported(client: rest_client.Client, objects: Sequence[Object]) -> list[Object]:
-    """The objects as this cluster serves their kinds; say so where it is without one."""
-    found = await as_served(client, objects)
-    if len(found) < len(objects):
+    """The objects that this cluster has the kinds for; what is left out is listed on stderr."""
+    kept = await as_served(client, objects)
+    applied = {_name_of(body) for body in kept}
+    missing = [_name_of(body) for body in objects if _name_of(body) not in applied]
+    if missing:
+        release = ".".join(map(str, await client.release()))
         output.say(
-            "this cluster has no MutatingAdmissionPolicy (Kubernetes 1.36; 1.34 behind a feature"
-            " gate): pods must name their runtime class themselves, see docs/use/pods.md"
+            f"left out, because Kubernetes {release} does not serve MutatingAdmissionPolicy (1.36"
+            " and newer do; 1.34 and 1.35 with a feature gate):"
         )
-    return found
+        for name in missing:
+            output.say(f"  {name}")
+        output.say("so a pod must name its runtime class itself: docs/use/pods.md")
+    return kept
+
+
+def _name_of(body: Object) -> str:
+    return f"{body['kind']} {body['metadata']['name']}"
 
 
 async def as_served(client: rest_client.Client, objects: Sequence[Object]) -> list[Object]:

@@ -4,7 +4,7 @@ import pytest
 import typer.testing
 
 from agent.cli import commands, output
-from agent.cli.caches import cluster_caches, create_command
+from agent.cli.caches import cluster_changes, create_command
 
 RUNNER = typer.testing.CliRunner()
 
@@ -68,7 +68,7 @@ def test_the_flags_of_a_cluster_are_in_the_manifest() -> None:
         acr_instances=("cri-a",),
     )
 
-    (body,) = cluster_caches.manifests_of(wanted)
+    (body,) = cluster_changes.manifests_of(wanted)
 
     assert body["metadata"]["annotations"] == {
         "uimgacc.io/plain-http-registry": "r:1",

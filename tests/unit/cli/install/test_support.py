@@ -96,3 +96,28 @@ def test_the_doctor_says_it_where_it_finds_a_kubeconfig(
     ]
     assert found["level"] == level
     assert f"1.{minor}" in found["what"]
+
+
+def test_what_an_older_server_does_not_have_is_left_out_and_listed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    objects = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "uimgacc"}},
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingAdmissionPolicy",
+            "metadata": {"name": "uimgacc-pods"},
+        },
+    ]
+
+    kept = Server({"major": "1", "minor": "33"}).asked(
+        lambda client: support.supported(client, objects)
+    )
+
+    assert kept == objects[:1]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("left out, because Kubernetes 1.33 does not serve Mutating")
+    assert lines[1:] == [
+        "  MutatingAdmissionPolicy uimgacc-pods",
+        "so a pod must name its runtime class itself: docs/use/pods.md",
+    ]

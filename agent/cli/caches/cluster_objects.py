@@ -1,0 +1,73 @@
+"""The ImageCache objects of a cluster, in all dialects, as commands read and show them."""
+
+import dataclasses
+from typing import Any
+
+from agent.cli import output
+from agent.clients.kube import refusals, rest_client
+from agent.control.caches import cache_object, cache_state, status_format
+from agent.model import caches, keys
+
+_NO_KIND = "this cluster has no ImageCaches{}: `uimgacc enable` installs them"
+
+
+def resource_of(group: str) -> rest_client.Resource:
+    """ImageCaches of an API group."""
+    return rest_client.Resource(group=group, plural="imagecaches")
+
+
+def not_installed(group: str = "") -> output.NotFound:
+    """The error that this cluster does not have the kind, in this API group or in any."""
+    named = f" of {group}" if group else ""
+    return output.NotFound(_NO_KIND.format(named), name=group or keys.IMAGE_CACHE)
+
+
+async def read_all(client: rest_client.Client) -> list[cache_object.CacheObject]:
+    """All of them, by their keys; raise NotFound where the cluster has no such kind."""
+    caches_read, missing = [], 0
+    for group in caches.GROUPS:
+        try:
+            caches_read += [
+                cache_object.parse(body)
+                async for page in client.pages(resource_of(group))
+                for body in page.items
+            ]
+        except refusals.NotFound:
+            missing += 1  # that dialect is not installed
+    if missing == len(caches.GROUPS):
+        raise not_installed()
+    return sorted(caches_read, key=lambda each: each.key)
+
+
+async def find(client: rest_client.Client, name: str) -> cache_object.CacheObject:
+    """The one with a name or cache ID; raise NotFound, or UsageError where several have it."""
+    named = [each for each in await read_all(client) if name in (each.key.name, each.cache_id)]
+    if not named:
+        raise output.NotFound(f"no image cache {name} in this cluster", name=name)
+    if len(named) > 1:
+        ids = ", ".join(each.cache_id for each in named)
+        raise output.UsageError(f"several image caches are called {name}; give the ID: {ids}")
+    return named[0]
+
+
+def phase_of(each: cache_object.CacheObject) -> str:
+    """The phase as people read it."""
+    if each.deleted is not None:
+        return "Deleting"
+    return (each.state.phase or cache_state.Phase.PENDING).value
+
+
+def described(each: cache_object.CacheObject) -> dict[str, Any]:
+    """What --json prints of one; part of the interface."""
+    return {
+        "name": each.key.name,
+        "group": each.key.group,
+        "id": each.cache_id,
+        "phase": phase_of(each),
+        "progress": each.state.progress,
+        "message": each.state.message,
+        "size": each.state.size,
+        "created": status_format.stamp(each.created),
+        "last_matched": status_format.stamp(each.matched),
+        "images": [dataclasses.asdict(image) for image in each.state.images],
+    }
