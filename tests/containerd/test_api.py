@@ -212,6 +212,20 @@ async def create_and_delete(client: rpc.Client, name: str) -> None:
     await client.delete_image(name)
 
 
+async def test_leases_of_agents_before_are_ended_and_what_they_kept_is_collected(
+    client: rpc.Client, daemon: Daemon, lease: str
+) -> None:
+    async with rpc.Client(str(daemon.address), deadline=10) as killed:
+        old = await write(killed, await killed.create_lease(600), "old")
+    kept = await write(client, lease, "kept")
+
+    assert await client.delete_old_leases() >= 1
+    assert await client.delete_old_leases() == 0
+    with pytest.raises(rpc.NotFoundError):
+        await client.blob(old)
+    assert (await client.blob(kept)).digest == kept
+
+
 async def test_a_blob_is_read_as_it_was_written(client: rpc.Client, lease: str) -> None:
     data = unique("data").encode()
     before = datetime.datetime.now(datetime.UTC)

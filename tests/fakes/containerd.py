@@ -245,6 +245,9 @@ class Services:
     async def List(self, request, _context):
         if isinstance(request, containers_pb2.ListContainersRequest):
             return containers_pb2.ListContainersResponse(containers=self.fake.containers)
+        if isinstance(request, leases_pb2.ListRequest):
+            leases = [leases_pb2.Lease(id=lease) for lease in self.fake.leases]
+            return leases_pb2.ListResponse(leases=leases)
         return images_pb2.ListImagesResponse(images=self.fake.images.values())
 
     async def Create(self, request, context):

@@ -33,8 +33,6 @@ NOT_YET = frozenset(
         "agent/cli/install/installation.py",
         "agent/cli/install/support.py",
         "agent/cli/output.py",
-        "agent/clients/containerd/rpc.py",
-        "agent/clients/containerd/sockets.py",
         "agent/clients/kube/acceleration_switch.py",
         "agent/clients/kube/node_pods.py",
         "agent/clients/registry/acr.py",

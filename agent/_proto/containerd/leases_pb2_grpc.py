@@ -45,6 +45,11 @@ class LeasesStub:
                 request_serializer=agent_dot___proto_dot_containerd_dot_leases__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.List = channel.unary_unary(
+                '/containerd.services.leases.v1.Leases/List',
+                request_serializer=agent_dot___proto_dot_containerd_dot_leases__pb2.ListRequest.SerializeToString,
+                response_deserializer=agent_dot___proto_dot_containerd_dot_leases__pb2.ListResponse.FromString,
+                _registered_method=True)
 
 
 class LeasesServicer:
@@ -62,6 +67,12 @@ class LeasesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LeasesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +85,11 @@ def add_LeasesServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=agent_dot___proto_dot_containerd_dot_leases__pb2.DeleteRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=agent_dot___proto_dot_containerd_dot_leases__pb2.ListRequest.FromString,
+                    response_serializer=agent_dot___proto_dot_containerd_dot_leases__pb2.ListResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +146,33 @@ class Leases:
             '/containerd.services.leases.v1.Leases/Delete',
             agent_dot___proto_dot_containerd_dot_leases__pb2.DeleteRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/containerd.services.leases.v1.Leases/List',
+            agent_dot___proto_dot_containerd_dot_leases__pb2.ListRequest.SerializeToString,
+            agent_dot___proto_dot_containerd_dot_leases__pb2.ListResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ _CRI_PULL = "/runtime.v1.ImageService/PullImage"
 # containerd reads at most 16 MiB in one message, and answers with at most as much.
 _MESSAGE_LIMIT = 16 << 20
 _CHUNK = 4 << 20
+_LEASE = "uimgacc-"
+"""How the names of all leases of agents begin."""
 
 _OPTIONS = (
     # A restarted containerd is found again at once; the socket is on this machine.
@@ -171,13 +173,14 @@ class Client:
     """A connection to one containerd, as an async context.
 
     `address` is the path of its socket. `deadline`, in seconds, is each call's;
-    a call that misses it raises UnavailableError, as one does that finds nobody.
+    a call that misses it raises UnavailableError, as does one that cannot connect.
     """
 
     def __init__(self, address: str, *, namespace: str = "k8s.io", deadline: float = 10.0) -> None:
         self.address = address
         self.namespace = namespace
         self._deadline = deadline
+        self._leases_prefix = f"{_LEASE}{secrets.token_hex(4)}-"
 
     async def __aenter__(self) -> "Client":
         channel = grpc.aio.insecure_channel(f"unix://{self.address}", options=_OPTIONS)
@@ -259,7 +262,7 @@ class Client:
 
     async def create_lease(self, seconds: float) -> str:
         """Make a lease that ends by itself after so many seconds; its ID."""
-        lease = f"uimgacc-{secrets.token_hex(8)}"
+        lease = f"{self._leases_prefix}{secrets.token_hex(8)}"
         ends = times.now() + datetime.timedelta(seconds=seconds)
         labels = {keys.GC_EXPIRE: times.stamp(ends)}
         request = leases_pb2.CreateRequest(id=lease, labels=labels)
@@ -271,6 +274,22 @@ class Client:
         request = leases_pb2.DeleteRequest(id=lease, sync=collect)
         with contextlib.suppress(NotFoundError):
             await self._call(self._leases.Delete, request, "delete a lease")
+
+    async def delete_old_leases(self) -> int:
+        """End the leases of agents before this one, which were killed; return how many.
+
+        A lease expires by itself, but only after minutes, and protects an unfinished
+        registration until then.
+        """
+        answer = await self._call(self._leases.List, leases_pb2.ListRequest(), "list leases")
+        old = [
+            lease.id
+            for lease in answer.leases
+            if lease.id.startswith(_LEASE) and not lease.id.startswith(self._leases_prefix)
+        ]
+        for number, lease in enumerate(old, 1):
+            await self.delete_lease(lease, collect=number == len(old))
+        return len(old)
 
     # Content.
 
@@ -453,7 +472,7 @@ class Client:
 
 @contextlib.contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Turn gRPC's errors into ours; `what` completes "containerd cannot ...".
+    """Translate gRPC's errors; `what` completes "containerd cannot ...".
 
     An unknown code is containerd's for what went wrong inside: worth another try.
     """

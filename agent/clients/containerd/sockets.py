@@ -22,7 +22,7 @@ from agent.model import keys
 Answer = TypeVar("Answer", bound=message.Message)
 
 _STAT = "/containerd.services.snapshots.v1.Snapshots/Stat"
-_NOBODY = "uimgacc-doctor"
+_MISSING = "uimgacc-doctor"
 """The name of a snapshot that does not exist: the answer needs the database, and no more."""
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
@@ -41,7 +41,7 @@ class SocketError(errors.TemporaryError):
 
 
 class SilentError(SocketError):
-    """Somebody listens there, and has not answered in time."""
+    """A process listens there, and has not answered in time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _snapshotters(text: str, address: str) -> dict[str, str]:
 
 def snapshotter_answers(address: str, name: str, *, deadline: float) -> None:
     """Ask a snapshotter for a snapshot that does not exist; raise SocketError for silence."""
-    request = snapshots_pb2.StatSnapshotRequest(snapshotter=name, key=_NOBODY)
+    request = snapshots_pb2.StatSnapshotRequest(snapshotter=name, key=_MISSING)
     try:
         _ask(address, _STAT, request, snapshots_pb2.StatSnapshotResponse, deadline)
     except SocketError as error:
@@ -101,7 +101,7 @@ def snapshotter_answers(address: str, name: str, *, deadline: float) -> None:
 
 async def wait_snapshotter(address: str, name: str, *, deadline: float) -> None:
     """As `snapshotter_answers`, in an event loop."""
-    request = snapshots_pb2.StatSnapshotRequest(snapshotter=name, key=_NOBODY)
+    request = snapshots_pb2.StatSnapshotRequest(snapshotter=name, key=_MISSING)
     async with grpc.aio.insecure_channel(f"unix://{address}", _OWN_CONNECTION) as channel:
         call: Any = channel.unary_unary(
             _STAT,

@@ -147,6 +147,8 @@ class Watcher:
         is_new = known != self._load()
         if is_new:
             self._chains.forget_mounts()
+        if left := await self._client.delete_old_leases():
+            logger.info("ended leases of an agent that was killed", extra={"leases": left})
         await self._reconcile(touch=is_new)
         if is_new:
             self._save(known)

@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from agent._proto.containerd import introspection_pb2
+from agent.clients.containerd import rpc
 from agent.node.images import containerd_watch, register, repair
 from agent.node.report import savings
 from tests.unit.node import conftest
@@ -72,6 +73,20 @@ async def test_records_are_touched_once_for_each_containerd(
         third = touches(fake)
 
     assert (first, second, third) == (3, 3, 6)
+
+
+async def test_what_a_killed_agent_had_under_way_is_collected_at_the_start_of_the_next(
+    setting, client, fake, image
+) -> None:
+    """Its lease would protect that for ten minutes."""
+    async with rpc.Client(str(fake.address), deadline=5) as killed:
+        lease = await killed.create_lease(600)
+        await killed.write(image.config, image.blobs[image.config], labels={}, lease=lease)
+    await client.create_lease(600)
+    async with setting:
+        assert list(fake.leases) != []
+        assert lease not in fake.leases
+        assert image.config not in fake.blobs
 
 
 async def test_a_restart_of_containerd_is_noticed_and_pods_are_served_again(
