@@ -61,7 +61,9 @@ class LayerMounts:
         self._devices: dict[str, int] = {}
         self._under_way: dict[str, asyncio.Future[MountError | None]] = {}
         self._confirmed: set[str] = set()
-        self._reluctant: set[str] = set()
+        self._stay_mounted: set[str] = set()
+        self.untidy = asyncio.Event()
+        """Set where layers may be mounted that no snapshot refers to; their owner clears it."""
 
     def __len__(self) -> int:
         return len(self._devices)
@@ -71,9 +73,9 @@ class LayerMounts:
         return mountpoints.mountpoint(str(self._folder), diff_id.removeprefix("sha256:"))
 
     def adopt(self) -> None:
-        """Take over what is mounted without our knowledge.
+        """Take over layers that are mounted already, from the kernel's mount table.
 
-        After a restart of this process; or by a worker that was given up while it mounted.
+        They were mounted before a restart of this process, or by a worker that was given up.
         """
         for diff_id, (device, _) in self._mounted().items():
             if diff_id not in self._under_way:
@@ -82,14 +84,14 @@ class LayerMounts:
     def _mounted(self) -> dict[str, tuple[int, str]]:
         """Device and file of each layer that is mounted; of several over each other the last."""
         prefix = f"{self._folder}/"
-        found = {}
+        mounted = {}
         for entry in mountinfo.read():
             if entry.kind == "erofs" and entry.target.startswith(prefix):
                 source = mountinfo.backing_file(entry.source)
                 diff_id = f"sha256:{pathlib.PurePath(source).stem}"
                 if self.path(diff_id) == entry.target:
-                    found[diff_id] = (entry.device, source)
-        return found
+                    mounted[diff_id] = (entry.device, source)
+        return mounted
 
     def is_mounted(self, diff_id: str) -> bool:
         """Whether the layer is mounted at its place now. Touches no file of the store."""
@@ -98,11 +100,11 @@ class LayerMounts:
     def missing(self, diff_ids: Iterable[str]) -> list[str]:
         """Those that are not mounted at their places now, each once; as `is_mounted`."""
         self._note_outdated()
-        found = []
+        missing = []
         for diff_id in dict.fromkeys(diff_ids):
             device = self._devices.get(diff_id)
             if device is None or diff_id in self._outdated:
-                found.append(diff_id)
+                missing.append(diff_id)
                 continue
             try:
                 if os.stat(self.path(diff_id)).st_dev == device:  # noqa: PTH116 - hot, and a str
@@ -110,8 +112,8 @@ class LayerMounts:
             except OSError:
                 pass
             del self._devices[diff_id]
-            found.append(diff_id)
-        return found
+            missing.append(diff_id)
+        return missing
 
     def _note_outdated(self) -> None:
         """Note which layers are from a mount of the store that another one has replaced."""
@@ -120,7 +122,7 @@ class LayerMounts:
         try:
             linked = os.readlink(self._store)  # noqa: PTH115 - hot
         except OSError:
-            # The store is a folder, or away: nothing has taken its place.
+            # The store is a folder, or is not there: no other mount has taken its place.
             self._outdated = set()
             self._linked = ""
             return
@@ -191,36 +193,35 @@ class LayerMounts:
 
     async def drop_all_but(
         self, wanted: set[str], *, is_wanted: Callable[[str], Awaitable[bool]]
-    ) -> bool:
-        """Unmount the layers that are not in `wanted`; whether all of them went.
+    ) -> None:
+        """Unmount the layers that are not in `wanted`; sets `untidy` where some stay mounted.
 
-        The caller vouches that no snapshot refers to the others. As each may take
-        its time, `is_wanted` is asked again about one just before it goes. What a
+        The caller has made sure that no snapshot refers to the others. As each may take
+        its time, `is_wanted` is called again for one just before it is unmounted. What a
         container runs on stays, with a snapshot or without (agent.mounts.mount_users).
-        Whoever wants a layer that is just going waits and mounts it again.
+        `ensure` waits for an unmount that is under way, and mounts the layer again.
         """
         self.adopt()
         idle = [known for known in self._devices if known not in wanted]
         if not idle:
-            return True
+            return
         try:
             used = await self._pool.call("used_layers", str(self._folder), deadline=self._deadline)
         except (OSError, errors.AgentError) as error:
             logger.warning("idle layers stay mounted", extra={"reason": str(error)})
-            return False
-        all_went = True
+            self.untidy.set()
+            return
         for diff_id in idle:
             if pathlib.PurePath(self.path(diff_id)).name in used:
-                all_went = False
+                self.untidy.set()
                 continue
             # Nothing may be awaited between this answer and `_drop`.
             if await is_wanted(diff_id) or diff_id in self._under_way:
                 continue
-            if diff_id in self._devices and not await self._drop(diff_id):
-                all_went = False
-        return all_went
+            if diff_id in self._devices:
+                await self._drop(diff_id)
 
-    async def _drop(self, diff_id: str) -> bool:
+    async def _drop(self, diff_id: str) -> None:
         done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
         device = self._devices.pop(diff_id)
         dropped = False
@@ -228,17 +229,17 @@ class LayerMounts:
             await self._pool.call("unmount_layer", self.path(diff_id), deadline=self._deadline)
             dropped = True
         except (OSError, errors.AgentError) as error:
-            level = logging.DEBUG if diff_id in self._reluctant else logging.WARNING
+            level = logging.DEBUG if diff_id in self._stay_mounted else logging.WARNING
             logger.log(
                 level, "an idle layer stays mounted", extra={"layer": diff_id, "reason": str(error)}
             )
         finally:
-            # Also when the caller goes away: else nobody would try again.
+            # Also where the caller is cancelled: else the layer would stay mounted for good.
             if dropped:
-                self._reluctant.discard(diff_id)
+                self._stay_mounted.discard(diff_id)
             else:
                 self._devices[diff_id] = device
-                self._reluctant.add(diff_id)
+                self._stay_mounted.add(diff_id)
+                self.untidy.set()
             del self._under_way[diff_id]
             done.set_result(None)
-        return dropped

@@ -119,7 +119,7 @@ async def run(wanted: settings.Snapshotter) -> None:
         services = {
             "grpc": service.serve(servicer, str(wanted.address), grace=wanted.grace_seconds),
             "database": servicer.database.wait_failed(),
-            # What a crash left is removed after the start, not before: containers wait for us.
+            # What a crash left is removed after the start: containers wait for this process.
             "cleaning": served.keep_tidy(wanted.tidy_seconds),
             "stock": served.stock.run(),
         }

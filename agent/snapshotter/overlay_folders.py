@@ -20,6 +20,37 @@ _MENTIONED = re.compile(r"(?:^|[,:=])((?:[^,:=]*/)?)(\d+)/(?:fs|work)(?=$|[,:])"
 _REMOVED_AT_ONCE = 10_000
 
 
+class Ids:
+    """Numbers of snapshots, none given twice; `last` is the highest that was given before.
+
+    A reserved one has folders and no record yet: a clean-up leaves them alone.
+    """
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+        self._reserved: set[int] = set()
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Those that are reserved now."""
+        return frozenset(self._reserved)
+
+    def next(self) -> int:
+        """A new one."""
+        self._last += 1
+        return self._last
+
+    def reserve(self) -> int:
+        """A new one, reserved until it is released."""
+        id_ = self.next()
+        self._reserved.add(id_)
+        return id_
+
+    def release(self, id_: int) -> None:
+        """End a reservation: the number has a record now, or its folders may go."""
+        self._reserved.discard(id_)
+
+
 class Folders:
     """The snapshots' folders below `root`."""
 
@@ -36,7 +67,7 @@ class Folders:
         return f"{self._root}/{id_}/fs"
 
     def work(self, id_: int) -> str:
-        """Overlay's working folder; a view has no use for it."""
+        """Overlay's working folder; a view does not need it."""
         return f"{self._root}/{id_}/work"
 
     def make(self, id_: int) -> None:
@@ -66,8 +97,8 @@ class Folders:
         # A removal that was broken off has left folders with such names.
         names = (f"{top}/{time.time_ns()}.{number}" for number in itertools.count())
         with contextlib.suppress(FileNotFoundError):
-            while found := os.listdir(top):
-                for name in found:
+            while left := os.listdir(top):
+                for name in left:
                     self._empty(f"{top}/{name}", names)
                     if self.stopped.is_set():
                         return
@@ -108,17 +139,18 @@ class Folders:
         """The ids in an overlay's options.
 
         containerd makes the lower folders of a long list relative, but never the upper
-        one: that tells ours from those of containerd's own overlayfs snapshotter, whose
-        numbers are the same. A list that is all relative may be ours: better one too many.
+        one: that distinguishes this snapshotter's folders from those of containerd's own
+        overlayfs snapshotter, which has the same numbers. A list that is all relative may be
+        of this one: better one too many.
         """
-        ours: set[int] = set()
+        own: set[int] = set()
         relative: set[int] = set()
         foreign = False
         for before, number in _MENTIONED.findall(options):
             if before in self._spellings:
-                ours.add(int(number))
+                own.add(int(number))
             elif before.startswith("/"):
                 foreign = True
             else:
                 relative.add(int(number))
-        return ours if foreign and not ours else ours | relative
+        return own if foreign and not own else own | relative

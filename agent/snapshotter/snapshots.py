@@ -1,26 +1,22 @@
-"""The snapshotter proper: what each request means, apart from how it is sent.
+"""What each request of containerd means, apart from how it is sent (agent.snapshotter.service).
 
-For a chain ID that the store has, Prepare records a committed snapshot, on a parent
-of one layer, on none of all the chain's layers, and raises ReadyError; for everything
-else this is containerd's overlayfs snapshotter. The invariants:
+A chain ID that the store has is served from there (agent.snapshotter.store_layers), and
+Prepare raises ReadyError; for everything else this is containerd's overlayfs snapshotter.
+The invariants:
 
-- A record of a store's layer exists only if the layer has been mounted once.
 - A reply with mounts is sent only when every lower folder has just been verified
-  to be the mounted layer (or an ordinary folder of ours).
+  to be the mounted layer, or is the folder of an ordinary snapshot.
 - Commit, Remove, Stat, List and Update touch the database only.
 - Nothing is unmounted that a record refers to.
 """
 
 import asyncio
-import collections
 import concurrent.futures
 import logging
-import pathlib
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from agent import errors, metrics
-from agent.kits.processes import workers
+from agent import errors
 from agent.model import keys
 from agent.mounts import layer_mounts, overlay
 from agent.snapshotter import (
@@ -29,7 +25,9 @@ from agent.snapshotter import (
     overlay_folders,
     spare_folders,
     state_db,
+    store_layers,
     store_lookup,
+    tables,
     usage,
 )
 
@@ -47,10 +45,6 @@ class ReadyError(errors.PermanentError):
     def __init__(self, chain_id: str) -> None:
         super().__init__(f"{chain_id} is in the store and mounted")
         self.chain_id = chain_id
-
-
-class UnavailableError(errors.TemporaryError):
-    """What the snapshot stands on cannot be had now."""
 
 
 class Snapshotter:
@@ -72,19 +66,20 @@ class Snapshotter:
         self._database = database
         self._folders = places
         self._layers = mounted
-        self._lookup = lookup
         self._options = tuple(options)
-        self._last_id = max(database.read.last_id(), *places.ids(), 0)
-        self._unrecorded: set[int] = set()
-        self._wanted = collections.Counter[str]()
+        self._ids = overlay_folders.Ids(max(database.read.last_id(), *places.ids(), 0))
+        self._store = (
+            store_layers.StoreLayers(lookup, database=database, mounted=mounted, ids=self._ids)
+            if lookup is not None
+            else None
+        )
         self._cleaning = asyncio.Lock()
-        self._untidy = asyncio.Event()
         # For files of the local disk; one thread each, so one at a time, and a long
         # removal does not hold up the counting.
         self._removing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="removing")
         self._counting = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="counting")
         self._counted: dict[int, tuple[float, int, int]] = {}
-        self.stock = spare_folders.Stock(places, self._allocate, discard=self._unrecorded.discard)
+        self.stock = spare_folders.Stock(places, self._ids)
         """Its `run` makes folders ahead; without it they are made when they are needed."""
 
     def close(self) -> None:
@@ -102,7 +97,7 @@ class Snapshotter:
         Raises ReadyError, ExistsError, NotFoundError, InvalidError, UnavailableError.
         """
         chain_id = labels.get(keys.SNAPSHOT_REF, "")
-        if chain_id and self._lookup and await self._serve(self._lookup, chain_id, parent, labels):
+        if chain_id and self._store and await self._store.serve(chain_id, parent, labels):
             raise ReadyError(chain_id)
         return await self._create(metadata.ACTIVE, key, parent, labels)
 
@@ -151,7 +146,7 @@ class Snapshotter:
             if path != _UPDATABLE and not path.startswith(f"{_UPDATABLE}."):
                 raise metadata.InvalidError(f"{path} of a snapshot cannot be changed, only labels")
 
-        def change(transaction: metadata.Transaction) -> metadata.Snapshot:
+        def change(transaction: tables.Transaction) -> metadata.Snapshot:
             merged = dict(transaction.get(name).labels)
             for path in paths or (_UPDATABLE,):
                 if path == _UPDATABLE:
@@ -183,7 +178,7 @@ class Snapshotter:
             stopped = self._folders.stopped
             size, inodes = await loop.run_in_executor(self._counting, usage.count, upper, stopped)
             if stopped.is_set():
-                raise UnavailableError("the snapshotter is stopping")
+                raise store_layers.UnavailableError("the snapshotter is stopping")
             ended = loop.time()
             self._counted[snapshot.id] = (ended + 10 * (ended - started), size, inodes)
         if snapshot.kind == metadata.COMMITTED:
@@ -197,7 +192,7 @@ class Snapshotter:
             loop = asyncio.get_running_loop()
             present = await loop.run_in_executor(self._removing, self._folders.ids)
             await self._database.wait_written()
-            present -= self._database.read.ids() | self._unrecorded
+            present -= self._database.read.ids() | self._ids.reserved
             if present:
                 present -= await loop.run_in_executor(self._removing, self._folders.mounted_ids)
             for id_ in present:
@@ -207,11 +202,9 @@ class Snapshotter:
                     logger.warning(
                         "files of a removed snapshot stay", extra={"id": id_, "reason": str(error)}
                     )
-            tidy = await self._layers.drop_all_but(
+            await self._layers.drop_all_but(
                 self._database.read.diff_ids(), is_wanted=self._is_wanted
             )
-            if not tidy:
-                self._untidy.set()
 
     async def keep_tidy(self, pause: float) -> None:
         """Clean up after the start, and as often again as idle layers had to stay mounted.
@@ -220,132 +213,16 @@ class Snapshotter:
         container still used then would stay for ever. Where nothing stays, nothing runs.
         """
         while True:
-            self._untidy.clear()
+            self._layers.untidy.clear()
             await self.cleanup()
-            await self._untidy.wait()
+            await self._layers.untidy.wait()
             await asyncio.sleep(pause)
 
     async def _is_wanted(self, diff_id: str) -> bool:
-        """Whether a record refers to a layer, or one is to come."""
+        if self._store is not None:
+            return await self._store.is_wanted(diff_id)
         await self._database.wait_written()
-        return self._database.read.has_layer(diff_id) or diff_id in self._wanted
-
-    async def _serve(
-        self, lookup: store_lookup.Lookup, chain_id: str, parent: str, labels: Mapping[str, str]
-    ) -> bool:
-        """Record the store's layers for a chain ID on `parent`, mounted; False if it cannot be.
-
-        On no parent a chain ID means all its layers: one snapshot then has the whole image.
-        A bottom layer's own chain is the same as that.
-        """
-        found: store_lookup.Found | store_lookup.Miss
-        existing = self._database.read.remote(chain_id, parent)
-        if existing:
-            found = self._recorded(lookup, chain_id, existing)
-        else:
-            try:
-                found = await lookup.find(chain_id, whole=not parent)
-            except asyncio.CancelledError:
-                self._untidy.set()
-                raise
-        if isinstance(found, store_lookup.Miss):
-            if found.mounted:
-                self._untidy.set()
-            metrics.layer_left(found.reason)
-            return False
-        self._want(found, 1)
-        served = False
-        try:
-            if missed := await self._have_mounted(lookup, found):
-                metrics.layer_left(missed.reason)
-                return False
-            if not existing:
-                await self._record(chain_id, parent, labels, found)
-            served = True
-        except layer_mounts.MountError as error:
-            logger.warning("pulled as ever", extra={"chain_id": chain_id, "reason": str(error)})
-            metrics.layer_left("mount_failed")
-            if isinstance(error.__cause__, workers.DeadlineError | workers.StuckError):
-                lookup.rest_after(error.__cause__)
-        finally:
-            self._want(found, -1)
-            if not served:
-                # Some of its layers may be mounted, for nobody.
-                self._untidy.set()
-        return served
-
-    def _recorded(
-        self, lookup: store_lookup.Lookup, chain_id: str, existing: metadata.Snapshot
-    ) -> store_lookup.Found | store_lookup.Miss:
-        """What a recorded snapshot is served from."""
-        assert existing.diff_id is not None
-        own = metadata.Lower(chain_id, existing.diff_id, existing.layer_size or 0)
-        found = [
-            store_lookup.Layer(
-                layer.chain_id, layer.diff_id, lookup.path(layer.diff_id), layer.layer_size
-            )
-            for layer in (own, *self._database.read.lower(existing.id))
-        ]
-        if lookup.is_resting and self._layers.missing(each.diff_id for each in found):
-            return store_lookup.Miss("store_unhealthy")
-        return store_lookup.Found(tuple(found))
-
-    async def _have_mounted(
-        self, lookup: store_lookup.Lookup, found: store_lookup.Found
-    ) -> store_lookup.Miss | None:
-        """Mount all layers; say why not where one was taken out of the store before it was."""
-        for layer in found.layers:
-            if layer.device is not None:
-                self._layers.note_mounted(layer.diff_id, layer.device, confirmed=layer.confirmed)
-            await self._layers.ensure(layer.diff_id, layer.path, layer.size)
-        new = [each for each in found.layers if not self._layers.is_confirmed(each.diff_id)]
-        missed = await lookup.confirm(new) if new else None
-        if missed is not None:
-            return missed
-        for layer in new:
-            self._layers.confirm(layer.diff_id)
-        return None
-
-    async def _record(
-        self, chain_id: str, parent: str, labels: Mapping[str, str], found: store_lookup.Found
-    ) -> None:
-        id_ = self._next_id()
-        own, *below = found.layers
-        lower = [metadata.Lower(each.chain_id, each.diff_id, each.size) for each in below]
-        try:
-            await self._database.write(
-                lambda change: change.add(
-                    f"uimgacc/{id_}/{chain_id}",
-                    id_=id_,
-                    parent=parent,
-                    kind=metadata.COMMITTED,
-                    labels=labels,
-                    diff_id=own.diff_id,
-                    layer_size=own.size,
-                    lower=lower,
-                )
-            )
-        except metadata.ExistsError:
-            # Somebody else recorded the same chain on the same parent meanwhile: as good.
-            if self._database.read.remote(chain_id, parent) is None:
-                raise
-
-    def _want(self, found: store_lookup.Found, number: int) -> None:
-        """Keep layers from being dropped between their mount and their record."""
-        self._wanted.update({layer.diff_id: number for layer in found.layers})
-        for layer in found.layers:
-            if not self._wanted[layer.diff_id]:
-                del self._wanted[layer.diff_id]
-
-    def _next_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
-
-    def _allocate(self) -> int:
-        """An id whose folders `cleanup` leaves alone until it is taken out of `_unrecorded`."""
-        id_ = self._next_id()
-        self._unrecorded.add(id_)
-        return id_
+        return self._database.read.has_layer(diff_id)
 
     async def _create(
         self, kind: int, key: str, parent: str, labels: Mapping[str, str]
@@ -364,7 +241,7 @@ class Snapshotter:
             self._folders.remove(id_)
             raise
         finally:
-            self._unrecorded.discard(id_)
+            self._ids.release(id_)
         return self._mounts(snapshot, lowers)
 
     def _mounts(self, snapshot: metadata.Snapshot, lowers: Sequence[str]) -> list[overlay.Mount]:
@@ -385,12 +262,11 @@ class Snapshotter:
         if not chain:
             raise metadata.NotFoundError(parent)
         stored = {link.diff_id: link.layer_size or 0 for link in chain if link.diff_id is not None}
-        missing = self._layers.missing(stored)
-        for diff_id in missing:
+        for diff_id in (missing := self._layers.missing(stored)):
             await self._restore(diff_id, stored[diff_id])
-        # While that was awaited, what was there may have gone.
+        # While that was awaited, another layer may have been unmounted.
         if missing and self._layers.missing(stored):
-            raise UnavailableError("a layer was unmounted by somebody else just now; try again")
+            raise store_layers.UnavailableError("a layer was unmounted just now; try again")
         return [
             self._folders.upper(link.id)
             if link.diff_id is None
@@ -399,13 +275,8 @@ class Snapshotter:
         ]
 
     async def _restore(self, diff_id: str, size: int) -> None:
-        """Mount a layer again, after a reboot for instance."""
-        if self._lookup is None:
-            raise UnavailableError(
+        if self._store is None:
+            raise store_layers.UnavailableError(
                 f"layer {diff_id} is in a store, but this snapshotter runs without --store"
             )
-        path: pathlib.Path = self._lookup.path(diff_id)
-        try:
-            await self._layers.ensure(diff_id, path, size)
-        except layer_mounts.MountError as error:
-            raise UnavailableError(str(error)) from error
+        await self._store.restore(diff_id, size)

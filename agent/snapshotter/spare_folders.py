@@ -1,4 +1,4 @@
-"""Folders for snapshots to come, made ahead.
+"""A stock of folders for the next snapshots, made ahead.
 
 When many containers are created at once, their writes keep the disk's journal
 busy, and then each mkdir(2) takes milliseconds: on the event loop they would add
@@ -11,7 +11,6 @@ import asyncio
 import collections
 import concurrent.futures
 import logging
-from collections.abc import Callable
 
 from agent.snapshotter import overlay_folders
 
@@ -23,21 +22,19 @@ _THREADS = 4
 
 
 class Stock:
-    """Hands out ids whose folders exist. `allocate` gives an id that nobody cleans up."""
+    """Hands out reserved ids whose folders exist."""
 
     def __init__(
         self,
         places: overlay_folders.Folders,
-        allocate: Callable[[], int],
+        ids: overlay_folders.Ids,
         *,
-        discard: Callable[[int], None],
         size: int = _SIZE,
         calm: float = _CALM_SECONDS,
     ) -> None:
         """`calm` are the seconds without a taker after which the stock is filled."""
         self._places = places
-        self._allocate = allocate
-        self._discard = discard
+        self._ids = ids
         self._size = size
         self._calm = calm
         self._ready: collections.deque[int] = collections.deque()
@@ -58,7 +55,7 @@ class Stock:
         return self._ready.popleft() if self._ready else await self._make()
 
     async def run(self) -> None:
-        """Fill the stock for ever, whenever it is low and nobody takes from it."""
+        """Fill the stock for ever, whenever it is low and no snapshot is being created."""
         while True:
             await self._low.wait()
             taken = -1
@@ -70,15 +67,15 @@ class Stock:
                 while len(self._ready) < self._size:
                     self._ready.append(await self._make())
             except OSError as error:
-                # Whoever takes one will be told the same, and try again.
+                # The next `take` makes its own, and raises the same if that fails.
                 logger.warning("no folders are made ahead", extra={"reason": str(error)})
 
     async def _make(self) -> int:
-        id_ = self._allocate()
+        id_ = self._ids.reserve()
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._threads, self._places.make, id_)
         except BaseException:
-            self._discard(id_)
+            self._ids.release(id_)
             raise
         return id_

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from agent import errors
-from agent.snapshotter import metadata
+from agent.snapshotter import tables
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class NewerError(errors.PermanentError):
     def __init__(self, path: pathlib.Path, version: int) -> None:
         super().__init__(
             f"{path} is of a newer uimgacc (tables of version {version}, known is"
-            f" {metadata.VERSION}): run that one, or a newer one"
+            f" {tables.VERSION}): run that one, or a newer one"
         )
         self.path = path
         self.version = version
@@ -57,15 +57,15 @@ def _is_moved(error: sqlite3.Error) -> bool:
 
 def _identity(path: pathlib.Path) -> list[tuple[int, int] | None]:
     """Which files are at the places of the database; None where there is none."""
-    found: list[tuple[int, int] | None] = []
+    identities: list[tuple[int, int] | None] = []
     for suffix in _FILES:
         try:
             status = os.stat(f"{path}{suffix}")
         except OSError:  # any other would end the thread that writes
-            found.append(None)
+            identities.append(None)
         else:
-            found.append((status.st_dev, status.st_ino))
-    return found
+            identities.append((status.st_dev, status.st_ino))
+    return identities
 
 
 def _connect(path: pathlib.Path) -> sqlite3.Connection:
@@ -78,10 +78,10 @@ def _connect(path: pathlib.Path) -> sqlite3.Connection:
 
 
 def _make_tables(connection: sqlite3.Connection, path: pathlib.Path) -> None:
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > metadata.VERSION:
-        raise NewerError(path, found)
-    connection.executescript(f"{metadata.SCHEMA}PRAGMA user_version = {metadata.VERSION};")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > tables.VERSION:
+        raise NewerError(path, version)
+    connection.executescript(f"{tables.SCHEMA}PRAGMA user_version = {tables.VERSION};")
 
 
 def _open(path: pathlib.Path) -> sqlite3.Connection:
@@ -128,7 +128,7 @@ class Database:
         self._reading = _connect(path)
         self._path = path
         self._identity = _identity(path)
-        self.read = metadata.Reader(self._reading)
+        self.read = tables.Reader(self._reading)
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._queue: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
@@ -136,7 +136,7 @@ class Database:
         self._thread = threading.Thread(target=self._run, name="metadata", daemon=True)
         self._thread.start()
 
-    async def write(self, change: Callable[[metadata.Transaction], Result]) -> Result:
+    async def write(self, change: Callable[[tables.Transaction], Result]) -> Result:
         """Apply a change and return its result once it is durable.
 
         Raises what the change raised (it then did nothing), or sqlite3.Error.
@@ -148,7 +148,7 @@ class Database:
         """Wait until `read` shows all changes so far, also those whose callers have gone."""
         await self._enqueue(lambda _: None)
 
-    async def _enqueue(self, change: Callable[[metadata.Transaction], Result]) -> Result:
+    async def _enqueue(self, change: Callable[[tables.Transaction], Result]) -> Result:
         await self._free.acquire()
         future: asyncio.Future[Result] = self._loop.create_future()
         self._queue.put(_Change(change, future))
@@ -162,7 +162,7 @@ class Database:
         self._reading.close()
 
     def _run(self) -> None:
-        transaction = metadata.Transaction(self._writing)
+        transaction = tables.Transaction(self._writing)
         while True:
             first = self._queue.get()
             batch = [first]
@@ -175,9 +175,7 @@ class Database:
             if len(changes) < len(batch):
                 return
 
-    def _apply(
-        self, transaction: metadata.Transaction, changes: "list[_Change]"
-    ) -> "list[_Outcome]":
+    def _apply(self, transaction: tables.Transaction, changes: "list[_Change]") -> "list[_Outcome]":
         try:
             self._writing.execute("BEGIN IMMEDIATE")
             outcomes = [self._apply_one(transaction, change) for change in changes]
@@ -192,7 +190,7 @@ class Database:
     def _check_place(self) -> None:
         """Raise sqlite3.OperationalError where what was written is lost with this process.
 
-        SQLite goes on with a file that was deleted or replaced, which nobody finds again.
+        SQLite goes on with a file that was deleted or replaced, which no process finds again.
         """
         if _identity(self._path) != self._identity:
             moved = sqlite3.OperationalError(
@@ -201,7 +199,7 @@ class Database:
             moved.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED
             raise moved
 
-    def _apply_one(self, transaction: metadata.Transaction, change: "_Change") -> "_Outcome":
+    def _apply_one(self, transaction: tables.Transaction, change: "_Change") -> "_Outcome":
         self._writing.execute("SAVEPOINT change")
         try:
             outcome = _Outcome(result=change.apply(transaction))
@@ -237,7 +235,7 @@ class Database:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Change:
-    apply: Callable[[metadata.Transaction], Any]
+    apply: Callable[[tables.Transaction], Any]
     future: asyncio.Future[Any]
 
 

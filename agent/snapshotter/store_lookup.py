@@ -1,17 +1,18 @@
-"""Is this chain ID in the store? Asked for every layer of every pull.
+"""Is this chain ID in the store? Looked up for every layer of every pull.
 
-The answer comes within a deadline, whatever the store does. After a failure the
-store is left alone for a while and every question is answered "no" at once, so
-that a hung server delays one layer, not each of forty; then one caller tries
-again. There is no timer behind it: an idle snapshotter does nothing.
+The answer comes within a deadline, whatever the store does. After a failure the store
+is not asked for a while, and each look-up is a miss at once: a hung server delays one
+layer, not each of forty. Then one caller tries again. There is no timer behind it: an
+idle snapshotter does nothing.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from agent import errors, metrics
 from agent.kits.aio import backoff
@@ -24,7 +25,7 @@ from agent.store.lookup import file_reads
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 4
-"""Layers of a whole image in one question. The deadline is for all of them: with many more, a store
+"""Layers of a whole image in one look-up. The deadline is for all of them: with many more, a store
 that is slow because a whole fleet asks it would be taken for a dead one."""
 
 
@@ -45,7 +46,7 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
+class Hit:
     """What one snapshot is served from: the layer of its chain ID first, then those below."""
 
     layers: tuple[Layer, ...]
@@ -53,9 +54,9 @@ class Found:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Miss:
-    """Not to be had from the store; `reason` is the label of uimgacc_fallback_total.
+    """The store cannot serve it; `reason` is the label of uimgacc_fallback_total.
 
-    `mounted` where layers above the one that was missed may be mounted now, for nobody.
+    `mounted` where the look-up may have mounted layers all the same, which no snapshot has.
     """
 
     reason: metrics.LayerReason
@@ -66,8 +67,8 @@ class Lookup:
     """Looks chain IDs up in a store, and has their layers mounted below `mounts` on the way.
 
     `pool` runs agent.snapshotter.store_worker.OPERATIONS; `deadline` is in seconds and bounds
-    one question, of up to 4 layers; `pauses` are the seconds for which the store is left
-    alone after the first, second, ... failure in a row.
+    one look-up, of up to 4 layers; `pauses` are the seconds for which the store is not
+    asked after the first, second, ... failure in a row.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Lookup:
         self._mounts = str(mounts)
         self._deadline = deadline
         self._pauses = backoff.Backoff(pauses)
-        self._closed_until = 0.0
+        self._paused_until = 0.0
         self._identified = False
 
     def path(self, diff_id: str) -> pathlib.Path:
@@ -92,40 +93,45 @@ class Lookup:
         return self._layout.layer(diff_id)
 
     @property
-    def is_resting(self) -> bool:
-        """Whether the store is left alone at the moment."""
-        return asyncio.get_running_loop().time() < self._closed_until
+    def is_paused(self) -> bool:
+        """Whether the store is not asked at the moment."""
+        return asyncio.get_running_loop().time() < self._paused_until
 
-    async def find(self, chain_id: str, *, whole: bool) -> Found | Miss:
+    async def find(self, chain_id: str, *, whole: bool) -> Hit | Miss:
         """Look a chain ID up; `whole`: with all that it stands on, for there is nothing below it.
 
         Raises nothing: doubt is a Miss.
         """
-        if self.is_resting:
+        if self.is_paused:
             return Miss("store_unhealthy")
         if self._pauses.failures:
-            self._closed_until = asyncio.get_running_loop().time() + self._deadline
+            self._paused_until = asyncio.get_running_loop().time() + self._deadline
         try:
             answer = await self._ask(chain_id, whole=whole)
         except (errors.TemporaryError, OSError) as error:
-            self.rest_after(error)
-            return Miss(_reason_of(error), mounted=whole)
-        except errors.PermanentError as error:
+            self.pause_after(error)
+            return Miss(_reason_of(error), mounted=True)
+        except records.RecordError as error:
             logger.warning(
                 "a record of the store is damaged; run `uimgacc store check`",
                 extra={"chain_id": chain_id, "reason": str(error)},
             )
-            return Miss("damaged_record", mounted=whole)
+            return Miss("damaged_record", mounted=True)
+        except errors.PermanentError as error:
+            logger.warning(
+                "a look-up in the store failed", extra={"chain_id": chain_id, "reason": str(error)}
+            )
+            return Miss("store_error", mounted=True)
         self._pauses.reset()
-        self._closed_until = 0.0
+        self._paused_until = 0.0
         return answer
 
     async def confirm(self, layers: Sequence[Layer]) -> Miss | None:
         """Look again whether chains are in the store, now that their layers are mounted.
 
-        Who deletes from the store first removes the chain, and then asks each node what
-        it has mounted. A layer that is mounted before the chain is looked for once more
-        is seen by one or the other. Raises nothing: doubt is a Miss.
+        The collector first removes the chain from the store, and then each node says what
+        it has mounted. So a layer that was mounted before this second look is either not
+        served, or seen by the collector. Raises nothing: doubt is a Miss.
         """
         names = [digests.hex_of(layer.chain_id) for layer in layers]
         try:
@@ -135,30 +141,32 @@ class Lookup:
             for layer, data in zip(layers, answers, strict=True):
                 if data is None:
                     return Miss("not_in_store")
-                if decoding.chain(data, layer.chain_id).diff_id != layer.diff_id:
+                if _chain(data, layer.chain_id).diff_id != layer.diff_id:
                     return Miss("not_in_store")
         except (errors.TemporaryError, OSError) as error:
-            self.rest_after(error)
+            self.pause_after(error)
             return Miss(_reason_of(error))
-        except errors.PermanentError:
+        except records.RecordError:
             return Miss("damaged_record")
+        except errors.PermanentError:
+            return Miss("store_error")
         return None
 
-    async def _ask(self, chain_id: str, *, whole: bool) -> Found | Miss:
+    async def _ask(self, chain_id: str, *, whole: bool) -> Hit | Miss:
         if not self._identified and (reason := await self._identify()) is not None:
             return Miss(reason)
-        found: list[Layer] = []
+        layers: list[Layer] = []
         wanted: str | None = chain_id
-        while wanted is not None and (whole or not found):
+        while wanted is not None and (whole or not layers):
             answers = await self._serve(wanted, most=_AT_ONCE if whole else 1)
             if answers is None:
                 self._identified = False  # an unmounted store is an empty folder: look again
-                return Miss("not_in_store", mounted=bool(found))
+                return Miss("not_in_store", mounted=bool(layers))
             for answer in answers:
                 assert wanted is not None
                 layer, wanted = self._layer_of(wanted, *answer)
-                found.append(layer)
-        return Found(tuple(found))
+                layers.append(layer)
+        return Hit(tuple(layers))
 
     async def _serve(self, chain_id: str, *, most: int) -> Sequence[store_worker.Answer] | None:
         arguments = (str(self._layout.root), digests.hex_of(chain_id), self._mounts, most)
@@ -168,6 +176,7 @@ class Lookup:
             )
         except OSError as error:
             if error.errno in (errno.EUCLEAN, errno.EFBIG):
+                metrics.record_damaged(_kind_of(error))
                 raise records.RecordError(chain_id, str(error)) from error
             raise
         return answers
@@ -182,12 +191,8 @@ class Lookup:
         confirmed: bool,
     ) -> tuple[Layer, str | None]:
         """One layer of an answer, and the chain ID that it stands on. Raises RecordError."""
-        chain = decoding.chain(chain_data, chain_id)
-        layer = decoding.sound_layer(layer_data, chain.diff_id)
-        if layer.size != size:
-            raise records.RecordError(
-                f"of layer {chain.diff_id}", f"says {layer.size} bytes, its file has {size}"
-            )
+        chain = _chain(chain_data, chain_id)
+        _check_layer(layer_data, chain.diff_id, size)
         path = self.path(chain.diff_id)
         return Layer(chain_id, chain.diff_id, path, size, device, confirmed), chain.parent
 
@@ -200,7 +205,8 @@ class Lookup:
             )
         except FileNotFoundError:
             return "no_store"
-        record = records.decode(data, records.StoreRecord, path)
+        with _counted("store"):
+            record = records.decode(data, records.StoreRecord, path)
         if record.format != records.FORMAT:
             logger.warning(
                 "the store has a format that this version cannot read; upgrade uimgacc",
@@ -210,15 +216,44 @@ class Lookup:
         self._identified = True
         return None
 
-    def rest_after(self, error: Exception) -> None:
-        """Leave the store alone for a while after it has failed, in a look-up or in a mount."""
+    def pause_after(self, error: Exception) -> None:
+        """Do not ask the store for a while after it has failed, in a look-up or in a mount."""
         pause = self._pauses.take()
         self._identified = False
-        self._closed_until = asyncio.get_running_loop().time() + pause
+        self._paused_until = asyncio.get_running_loop().time() + pause
         logger.warning(
-            "the store does not answer; images are pulled as ever",
+            "the store does not answer; images are pulled from their registries",
             extra={"reason": str(error), "asked_again_in_s": pause},
         )
+
+
+def _chain(data: bytes, chain_id: str) -> records.ChainRecord:
+    with _counted("chain"):
+        return decoding.chain(data, chain_id)
+
+
+def _check_layer(data: bytes, diff_id: str, size: int) -> None:
+    """Raise RecordError unless a layer may be served and has a file of `size` bytes."""
+    with _counted("layer"):
+        layer = decoding.sound_layer(data, diff_id)
+        if layer.size != size:
+            reason = f"says {layer.size} bytes, its file has {size}"
+            raise records.RecordError(f"of layer {diff_id}", reason)
+
+
+@contextlib.contextmanager
+def _counted(kind: records.RecordKind) -> Iterator[None]:
+    try:
+        yield
+    except records.RecordError:
+        metrics.record_damaged(kind)
+        raise
+
+
+def _kind_of(error: OSError) -> records.RecordKind:
+    """Which kind of record a worker could not read."""
+    is_of_layer = str(error.filename).endswith(".erofs") or "/meta/layers/" in str(error.filename)
+    return "layer" if is_of_layer else "chain"
 
 
 def _reason_of(error: Exception) -> metrics.LayerReason:

@@ -12,19 +12,20 @@ Answer = tuple[bytes, bytes, int, int | None, bool]
 def serve_chain(store: str, chain_id: str, folder: str, most: int) -> list[Answer] | None:
     """Look a chain ID (64 hex digits) up, mount its layer below `folder`, and look again.
 
-    All in one, because a pull waits for each layer in turn. So also for the layers below
-    it, up to `most` in all. Returns for each, topmost first, what `chains.find_chain`
-    does, the st_dev of the mount, and whether the same record was there after they were
-    mounted. st_dev is None where that layer cannot be mounted just so: then the caller
-    tries by itself, and hears why. None: one of the chains is not in the store.
+    All in one call, because a pull waits for each layer in turn; so the layers below it
+    are mounted as well, up to `most` in all. Returns for each, topmost first, what
+    `chain_index.find_chain` does, the st_dev of the mount, and whether the same record was
+    still there after the mount. st_dev is None where the layer could not be mounted: then
+    the caller mounts it in a call of its own, which raises the reason. Returns None where
+    one of the chains is not in the store.
     """
-    found = _find(store, chain_id, most)
-    if found is None:
+    chains = _find(store, chain_id, most)
+    if chains is None:
         return None
-    devices = [_mount(store, folder, chain, layer, size) for _, chain, layer, size in found]
+    devices = [_mount(store, folder, chain, layer, size) for _, chain, layer, size in chains]
     return [
-        (chain, layer, size, device, device is not None and _stands(store, name, chain))
-        for (name, chain, layer, size), device in zip(found, devices, strict=True)
+        (chain, layer, size, device, device is not None and _is_unchanged(store, name, chain))
+        for (name, chain, layer, size), device in zip(chains, devices, strict=True)
     ]
 
 
@@ -33,11 +34,11 @@ def _find(store: str, chain_id: str, most: int) -> list[tuple[str, bytes, bytes,
     rows: list[tuple[str, bytes, bytes, int]] = []
     name: str | None = chain_id
     while name is not None and len(rows) < most:
-        found = chain_index.find_chain(store, name)
-        if found is None:
+        chain = chain_index.find_chain(store, name)
+        if chain is None:
             return None
-        rows.append((name, *found))
-        name = chain_index.parent_of(found[0])
+        rows.append((name, *chain))
+        name = chain_index.parent_of(chain[0])
     return rows
 
 
@@ -54,7 +55,7 @@ def _mount(store: str, folder: str, chain: bytes, layer: bytes, size: int) -> in
         return None
 
 
-def _stands(store: str, chain_id: str, chain: bytes) -> bool:
+def _is_unchanged(store: str, chain_id: str, chain: bytes) -> bool:
     try:
         return chain_index.confirm_chain(store, chain_id) == chain
     except OSError:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from agent import metrics
 from agent.kits.processes import workers
 from agent.model import digests, keys, records
 from agent.mounts import layer_mounts, mountinfo, syscalls
@@ -371,3 +372,31 @@ async def test_a_store_that_falls_silent_after_the_mount_is_a_miss(stored) -> No
     stored.pool.on_mount = hang
 
     assert not await stored.is_served(A)
+
+
+async def test_a_layer_whose_record_is_damaged_does_not_stay_mounted(stored) -> None:
+    """A worker has mounted it by what it reads of the record; the rest is checked afterwards."""
+    path = stored.layout.layer_record(C)
+    publish_layer(stored.layout, C)
+    path.write_bytes(path.read_bytes().replace(b'"tar_size"', b'"no_size"'))
+    chain_id = digests.chain_ids([A, C])[1]
+    publish(
+        stored.layout.chain_record(chain_id),
+        records.encode(records.ChainRecord(diff_id=C, parent=A)),
+    )
+    assert await stored.is_served(A)
+    (below,) = (one.name for page in stored.database.read.walk([]) for one in page)
+    before = damaged("layer")
+    async with tidied(stored):
+        await stored.served.prepare("k2", below, {keys.SNAPSHOT_REF: chain_id})
+        stored.mounted.note_mounted(C, os.stat(stored.mounted.path(C)).st_dev, confirmed=True)
+
+    assert not stored.mounted.is_mounted(C)
+    assert damaged("layer") == before + 1
+
+
+def damaged(kind: str) -> float:
+    labels = {"kind": kind}
+    value = metrics.SNAPSHOTTER.get_sample_value("uimgacc_damaged_records_total", labels)
+    assert value is not None
+    return value

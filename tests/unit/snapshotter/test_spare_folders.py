@@ -1,8 +1,7 @@
-"""Folders that are made ahead: never twice, never lost to a cleanup, never in the way."""
+"""Folders that are made ahead: never twice, never lost to a cleanup, never waited for."""
 
 import asyncio
 import contextlib
-import itertools
 import pathlib
 
 import pytest
@@ -15,16 +14,12 @@ class Parts:
 
     def __init__(self, root: pathlib.Path) -> None:
         self.places = overlay_folders.Folders(root)
-        self.owned: set[int] = set()
-        self._ids = itertools.count(1)
-        self.stock = spare_folders.Stock(
-            self.places, self.allocate, discard=self.owned.discard, size=4, calm=0.01
-        )
+        self._ids = overlay_folders.Ids(0)
+        self.stock = spare_folders.Stock(self.places, self._ids, size=4, calm=0.01)
 
-    def allocate(self) -> int:
-        id_ = next(self._ids)
-        self.owned.add(id_)
-        return id_
+    @property
+    def owned(self) -> frozenset[int]:
+        return self._ids.reserved
 
     @contextlib.asynccontextmanager
     async def running(self):
@@ -77,7 +72,7 @@ async def test_more_than_the_stock_are_taken_at_once(parts) -> None:
     assert taken <= parts.places.ids()
 
 
-async def test_a_disk_that_is_full_is_told_to_whoever_takes(parts, monkeypatch) -> None:
+async def test_a_full_disk_is_an_error_for_the_one_that_takes(parts, monkeypatch) -> None:
     def full(id_: int) -> None:
         raise OSError(28, "No space left on device")
 

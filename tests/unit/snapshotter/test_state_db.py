@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from agent.snapshotter import metadata, state_db
+from agent.snapshotter import metadata, state_db, tables
 
 
 async def outcome(database: state_db.Database, change) -> object:
@@ -18,7 +18,7 @@ async def outcome(database: state_db.Database, change) -> object:
 
 
 async def test_a_change_that_fails_harms_no_other_of_its_batch(tmp_path: pathlib.Path) -> None:
-    def fail(change: metadata.Transaction) -> None:
+    def fail(change: tables.Transaction) -> None:
         change.add("gone", id_=5, parent="", kind=metadata.COMMITTED, labels={})
         raise ValueError("no")
 
@@ -79,8 +79,8 @@ def test_a_database_that_is_locked_is_not_damaged(tmp_path: pathlib.Path, monkey
 
 
 async def test_the_layers_below_a_snapshots_own_come_and_go_with_it(tmp_path) -> None:
-    def add(change: metadata.Transaction) -> None:
-        lower = [metadata.Lower("c2", "d2", 2), metadata.Lower("c1", "d1", 1)]
+    def add(change: tables.Transaction) -> None:
+        lower = [metadata.LowerLayer("c2", "d2", 2), metadata.LowerLayer("c1", "d1", 1)]
         change.add(
             "whole", id_=1, parent="", kind=3, labels={}, diff_id="d3", layer_size=3, lower=lower
         )

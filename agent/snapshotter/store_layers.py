@@ -1,0 +1,170 @@
+"""Layers of the store as committed snapshots: what makes a pull find nothing left to download.
+
+For a chain ID that the store has, a committed snapshot is recorded: on a parent of that
+layer alone, on none of all the chain's layers. The invariants:
+
+- A record of a store's layer exists only if the layer has been mounted once.
+- After each new mount the store is asked again whether it has the chain: the collector,
+  which takes chains away before it asks nodes for their mounts, or this second look, one
+  of them sees the other.
+- A layer is not unmounted between its mount and its record (`_wanted`).
+"""
+
+import asyncio
+import collections
+import logging
+from collections.abc import Mapping
+
+from agent import errors, metrics
+from agent.kits.processes import workers
+from agent.mounts import layer_mounts
+from agent.snapshotter import metadata, overlay_folders, state_db, store_lookup
+
+logger = logging.getLogger(__name__)
+
+
+class UnavailableError(errors.TemporaryError):
+    """What a snapshot stands on is not there at the moment."""
+
+
+class StoreLayers:
+    """Serves chain IDs from the store that `lookup` reads."""
+
+    def __init__(
+        self,
+        lookup: store_lookup.Lookup,
+        *,
+        database: state_db.Database,
+        mounted: layer_mounts.LayerMounts,
+        ids: overlay_folders.Ids,
+    ) -> None:
+        self._lookup = lookup
+        self._database = database
+        self._layers = mounted
+        self._ids = ids
+        self._wanted = collections.Counter[str]()
+
+    async def serve(self, chain_id: str, parent: str, labels: Mapping[str, str]) -> bool:
+        """Record and mount the store's layers for a chain ID on `parent`; False if it cannot.
+
+        On no parent a chain ID means all its layers: one snapshot then has the whole image.
+        A bottom layer's own chain is the same as that.
+        """
+        existing = self._database.read.remote(chain_id, parent)
+        answer = await self._answer(chain_id, parent, existing)
+        if isinstance(answer, store_lookup.Miss):
+            metrics.layer_left(answer.reason)
+            return False
+        self._want(answer, 1)
+        served = False
+        try:
+            if missed := await self._mount(answer):
+                metrics.layer_left(missed.reason)
+                return False
+            if not existing:
+                await self._record(chain_id, parent, labels, answer)
+            served = True
+        except layer_mounts.MountError as error:
+            self._note_failed(chain_id, error)
+        finally:
+            self._want(answer, -1)
+            if not served:
+                # Some of its layers may be mounted, and no snapshot refers to them.
+                self._layers.untidy.set()
+        return served
+
+    async def is_wanted(self, diff_id: str) -> bool:
+        """Whether a record refers to a layer, or one is about to."""
+        await self._database.wait_written()
+        return self._database.read.has_layer(diff_id) or diff_id in self._wanted
+
+    async def restore(self, diff_id: str, size: int) -> None:
+        """Mount a layer again that a record refers to, after a reboot for instance."""
+        try:
+            await self._layers.ensure(diff_id, self._lookup.path(diff_id), size)
+        except layer_mounts.MountError as error:
+            raise UnavailableError(str(error)) from error
+
+    async def _answer(
+        self, chain_id: str, parent: str, existing: metadata.Snapshot | None
+    ) -> store_lookup.Hit | store_lookup.Miss:
+        """What a chain ID is served from: a snapshot that exists, else what the store says."""
+        if existing:
+            return self._recorded(chain_id, existing)
+        try:
+            answer = await self._lookup.find(chain_id, whole=not parent)
+        except asyncio.CancelledError:
+            self._layers.untidy.set()
+            raise
+        if isinstance(answer, store_lookup.Miss) and answer.mounted:
+            self._layers.untidy.set()
+        return answer
+
+    def _recorded(
+        self, chain_id: str, existing: metadata.Snapshot
+    ) -> store_lookup.Hit | store_lookup.Miss:
+        """What a recorded snapshot is served from."""
+        assert existing.diff_id is not None
+        own = metadata.LowerLayer(chain_id, existing.diff_id, existing.layer_size or 0)
+        layers = [
+            store_lookup.Layer(
+                layer.chain_id, layer.diff_id, self._lookup.path(layer.diff_id), layer.layer_size
+            )
+            for layer in (own, *self._database.read.lower(existing.id))
+        ]
+        if self._lookup.is_paused and self._layers.missing(each.diff_id for each in layers):
+            return store_lookup.Miss("store_unhealthy")
+        return store_lookup.Hit(tuple(layers))
+
+    async def _mount(self, hit: store_lookup.Hit) -> store_lookup.Miss | None:
+        """Mount all layers; a Miss where one was taken out of the store before it was mounted."""
+        for layer in hit.layers:
+            if layer.device is not None:
+                self._layers.note_mounted(layer.diff_id, layer.device, confirmed=layer.confirmed)
+            await self._layers.ensure(layer.diff_id, layer.path, layer.size)
+        new = [each for each in hit.layers if not self._layers.is_confirmed(each.diff_id)]
+        missed = await self._lookup.confirm(new) if new else None
+        if missed is not None:
+            return missed
+        for layer in new:
+            self._layers.confirm(layer.diff_id)
+        return None
+
+    async def _record(
+        self, chain_id: str, parent: str, labels: Mapping[str, str], hit: store_lookup.Hit
+    ) -> None:
+        id_ = self._ids.next()
+        own, *below = hit.layers
+        lower = [metadata.LowerLayer(each.chain_id, each.diff_id, each.size) for each in below]
+        try:
+            await self._database.write(
+                lambda change: change.add(
+                    f"uimgacc/{id_}/{chain_id}",
+                    id_=id_,
+                    parent=parent,
+                    kind=metadata.COMMITTED,
+                    labels=labels,
+                    diff_id=own.diff_id,
+                    layer_size=own.size,
+                    lower=lower,
+                )
+            )
+        except metadata.ExistsError:
+            # Another request has recorded the same chain on the same parent meanwhile.
+            if self._database.read.remote(chain_id, parent) is None:
+                raise
+
+    def _note_failed(self, chain_id: str, error: layer_mounts.MountError) -> None:
+        logger.warning(
+            "a layer is left to the pull", extra={"chain_id": chain_id, "reason": str(error)}
+        )
+        metrics.layer_left("mount_failed")
+        if isinstance(error.__cause__, workers.DeadlineError | workers.StuckError):
+            self._lookup.pause_after(error.__cause__)
+
+    def _want(self, hit: store_lookup.Hit, number: int) -> None:
+        """Keep layers from being dropped between their mount and their record."""
+        self._wanted.update({layer.diff_id: number for layer in hit.layers})
+        for layer in hit.layers:
+            if not self._wanted[layer.diff_id]:
+                del self._wanted[layer.diff_id]
