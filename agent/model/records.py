@@ -1,6 +1,6 @@
 """The records of the store, format 1: one struct a kind of file.
 
-They are values: written once by a builder, read by everybody. Encoding is JSON
+They are values: written once by a builder, read by all others. Encoding is JSON
 with the field names below; decoding is strict (a wrong type, a missing field or
 a malformed digest raises RecordError), but ignores fields that it does not know,
 so that a later version may add some. Sizes are bytes, times are RFC 3339 UTC

@@ -1,14 +1,15 @@
 """Who uses a mounted layer beside its own place: bind mounts of it, and overlays on it.
 
-The kernel does not tell: a layer can be unmounted under a running container without
+The kernel does not say: a layer can be unmounted under a running container without
 EBUSY, because an overlay holds its lower layers by private clones of their mounts.
-From then on nobody sees that the layer's file is still read. So a layer stays mounted
+From then on no mount table shows that the layer's file is still read. So a layer stays mounted
 for as long as any mount table shows an overlay that names it, or another mount of the
 same file system. All tables are looked at: each process may have one of its own.
 
-What the kernel made of our own mount, for a container that sees the node's folders and
-what is mounted there (node_exporter's /host/root), is no use: it goes with ours. Only
-where it is busy does the kernel refuse, with EBUSY. Source: mount_namespaces(7).
+A copy that the kernel made of the layer's own mount, for a container that sees the node's
+folders and what is mounted there (node_exporter's /host/root), does not count: it goes
+when the layer is unmounted. Only where it is busy does the kernel refuse, with EBUSY.
+Source: mount_namespaces(7).
 """
 
 import dataclasses
@@ -58,7 +59,7 @@ def of(folder: str, tables: Iterable[list[mountinfo.Entry]] | None = None) -> La
 
 
 class _Copies:
-    """Tells the mounts that the kernel made of those at `places`, and unmounts with them.
+    """Finds the mounts that the kernel made of those at `places`, and unmounts with them.
 
     They have the place's name, on a mount that receives what is mounted where the place is.
     """
@@ -67,7 +68,7 @@ class _Copies:
         self._mounts = {entry.id_: entry for table in tables for entry in table}
         self._devices = {os.path.basename(entry.target): entry.device for entry in places}
         parents = [self._mounts[each.parent] for each in places if each.parent in self._mounts]
-        # The place itself may be seen by somebody who only receives it, and from where.
+        # The place itself may be seen by a process that only receives mounts, and from where.
         self._groups = {group for each in parents for group in (each.group, each.master)} - {0}
         size = 0
         while self._groups and size < len(self._groups):
@@ -122,7 +123,7 @@ def tables() -> Iterator[tuple[str, list[mountinfo.Entry]]]:
                 continue
             table = mountinfo.read(process)
         except OSError:
-            # It has ended, or belongs to somebody whom we may not look at.
+            # It has ended, or belongs to a user whose processes may not be read.
             continue
         seen.add(namespace)
         yield process, table

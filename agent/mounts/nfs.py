@@ -3,7 +3,7 @@
 The store's place `DIR` is a symbolic link to one of the mounts in `DIR.mounts/`,
 so that a new mount can take over from one that went stale in one step, with no
 moment in which the store is missing, and with nothing unmounted below a
-running container. The name of a mount tells what was mounted with which
+running container. The name of a mount says what was mounted with which
 options; the mount table need not be trusted for that (mounts of one server
 share what the first of them was given: the kernel shows its name and timeouts
 for all).
@@ -108,7 +108,7 @@ def parse_options(text: str) -> dict[str, str]:
         if name not in _IMPLIED:
             options[name] = value
     if options.get("vers", "").startswith("3"):
-        # Locks would need a daemon beside us, and nobody locks what nobody writes.
+        # Locks would need a daemon on the node, and what is only read needs no locks.
         options.setdefault("nolock", "")
     return options
 
@@ -173,7 +173,7 @@ class Plan:
 
     mount: a folder to mount the export on; "" where it is there already.
     link: what the place must point to from now on; "" where it does, or is a mount itself.
-    old: mounts of ours that are not the store any more.
+    old: mounts by this agent that are not the store any more.
     unmount: those of them that no layer is from.
     path: where the store is then.
     """
@@ -188,34 +188,34 @@ class Plan:
 def plan(aim: Wanted, seen: Seen, stale: Collection[str] = ()) -> Plan:
     """Decide what to do. `stale` are mounts whose export is gone; raise Unusable.
 
-    What somebody else has mounted at the place is taken as it is, if it is the
-    export, and never touched.
+    A mount at the place that the agent has not made is used as it is, if it is the export,
+    and never changed.
     """
-    ours = {entry.target for entry in seen.mounts if entry.target.startswith(f"{aim.folder}/")}
+    own = {entry.target for entry in seen.mounts if entry.target.startswith(f"{aim.folder}/")}
     if foreign := [entry for entry in seen.mounts if entry.target == str(aim.place)]:
         _check_foreign(aim, foreign[-1], stale)
-        return Plan(aim.place, old=tuple(sorted(ours)), unmount=_idle(ours, seen.layers))
+        return Plan(aim.place, old=tuple(sorted(own)), unmount=_idle(own, seen.layers))
     if seen.kind == "file" or (seen.kind == "folder" and not seen.empty):
         raise Unusable(
-            f"{aim.place} is in the way: the store is to appear there as a link to its mount;"
+            f"{aim.place} exists already: the store is to appear there as a link to its mount;"
             " move it away or name another --store"
         )
     linked = str(aim.place.parent / seen.link) if seen.link else ""
-    usable = sorted(path for path in ours - set(stale) if _is_of(aim, path))
+    usable = sorted(path for path in own - set(stale) if _is_of(aim, path))
     target = linked if linked in usable else next(iter(usable), "")
-    mount = "" if target else _unused(aim, ours)
+    mount = "" if target else _unused(aim, own)
     path = target or mount
     return Plan(
         pathlib.Path(path),
         mount=mount,
         link="" if path == linked else f"{aim.folder.name}/{pathlib.PurePath(path).name}",
-        old=tuple(sorted(ours - {path})),
-        unmount=_idle(ours - {path}, seen.layers),
+        old=tuple(sorted(own - {path})),
+        unmount=_idle(own - {path}, seen.layers),
     )
 
 
 def is_mount_of_ours(target: str) -> bool:
-    """Whether a mount is the agent's, of whatever export: nobody else names one so."""
+    """Whether a mount was made by an agent, of whatever export: its name says so."""
     return _OURS.fullmatch(target) is not None
 
 
@@ -225,7 +225,7 @@ def _is_of(aim: Wanted, path: str) -> bool:
 
 def _idle(paths: Collection[str], layers: Collection[str]) -> tuple[str, ...]:
     """Those without a layer. The kernel would not know: a layer holds the mount that its
-    snapshotter saw, and after that one's restart this is no longer ours."""
+    snapshotter saw, and after a restart of the snapshotter that is another one."""
     return tuple(
         path for path in sorted(paths) if not any(file.startswith(f"{path}/") for file in layers)
     )
@@ -248,6 +248,6 @@ def _check_foreign(aim: Wanted, entry: mountinfo.Entry, stale: Collection[str]) 
         )
     if entry.target in stale:
         raise Unusable(
-            f"{aim.place} was mounted by somebody else and its export is gone (stale file handle):"
+            f"{aim.place} was not mounted by the agent and its export is gone (stale file handle):"
             f" unmount it (umount -l {aim.place}), then the agent mounts it itself"
         )

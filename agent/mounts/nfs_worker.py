@@ -82,7 +82,7 @@ def link(place: str, text: str) -> None:
     """Have the link at `place` point to `text` from one moment to the next.
 
     An empty folder there, as volumes are made with, gives way. Raises OSError
-    EBUSY when it is itself a volume of ours: then it cannot be a link.
+    EBUSY when it is itself a volume of this container: then it cannot be a link.
     """
     draft = f"{place}.new"
     with contextlib.suppress(FileNotFoundError):
@@ -94,7 +94,7 @@ def link(place: str, text: str) -> None:
 
 
 def unmount(target: str) -> bool:
-    """Unmount what nobody uses; False, and nothing happens, while somebody does."""
+    """Unmount what no process uses; False, and nothing happens, while one does."""
     try:
         syscalls.unmount(target)
     except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount for containerd: what mount(8) would be told."""
+    """One mount for containerd: the arguments of mount(8)."""
 
     kind: str
     source: str

@@ -71,7 +71,7 @@ def unmount(target: str, flags: int = 0) -> None:
 
 
 def enter_private_namespace() -> None:
-    """Give this process mounts of its own, which nobody else sees and which end with it."""
+    """Give this process mounts of its own, which no other process sees and which end with it."""
     if _libc.unshare(_CLONE_NEWNS) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -207,8 +207,8 @@ def _configure_loop(backing: int) -> tuple[str, int]:
 def unmount_layer(target: str) -> None:
     """Unmount a layer that nothing uses and remove its mountpoint; else OSError EBUSY.
 
-    Never detached: whoever still has a file open there would read on from a layer that
-    no mount table shows any more, and whose file the store would then be free to delete.
+    Never detached: a process that has a file open there would read on from a layer that
+    no mount table shows any more, and whose file the collector would then delete.
     Stacked mounts (two workers, one of which had been given up) go together.
     """
     while True:

@@ -1,9 +1,9 @@
-"""Taking off a node what we mounted and wrote there; operations for agent.kits.processes.workers.
+"""Remove from a node what uimgacc mounted and wrote; operations for kits.processes.workers.
 
 They work in the mounts of the node, also from a container, for what is unmounted in a
-container goes on on the node. Only what is ours goes, and its place tells: layers lie
+container stays on the node. Only what uimgacc made goes, and its place shows that: layers lie
 below the snapshotter's root, and the agent's mounts of the store are named by
-agent.mounts.nfs. A store that somebody else has mounted is none of ours.
+agent.mounts.nfs. A store that the agent has not mounted stays.
 
 What is in use stays, and is returned with the processes that use it. Standard library
 only, and all of it loaded before the node's mounts are entered: Python is not there.
@@ -33,7 +33,7 @@ def unmount(process: str, root: str) -> list[tuple[str, str, list[User]]]:
     _enter(process)
     used = _uses_of_layers(f"{root}/layers")
     left = []
-    for target in _ours(root):
+    for target in _own_mounts(root):
         if uses := used.get(pathlib.PurePath(target).name):
             reason = f"{min(uses.values())} stands on it"
             left.append((target, reason, _described(set(uses))))
@@ -48,7 +48,7 @@ def unmount(process: str, root: str) -> list[tuple[str, str, list[User]]]:
 
 
 def remove(process: str, root: str, store: str, state: str) -> None:
-    """Remove the snapshotter's folder, the agent's state, and the link to a mount of ours.
+    """Remove the snapshotter's folder, the agent's state, and the link to the agent's mount.
 
     Raises OSError EBUSY, and removes nothing, while something is mounted in there.
     """
@@ -77,8 +77,8 @@ def _enter(process: str) -> None:
         syscalls.enter_mounts_of(process)
 
 
-def _ours(root: str) -> list[str]:
-    """What we have mounted, the last first: layers before the store that they lie on."""
+def _own_mounts(root: str) -> list[str]:
+    """What uimgacc has mounted, the last first: layers before the store that they lie on."""
     below = (f"{root}/", f"{pathlib.Path(root).resolve()}/")
     targets = [entry.target for entry in reversed(mountinfo.read())]
     layers = [target for target in targets if target.startswith(below)]

@@ -2,7 +2,7 @@
 
 Turns messages into calls of agent.snapshotter.snapshots and its errors into status
 codes; containerd looks at nothing but the code (and, for a few classes, at the end
-of the message). An exception that is none of ours would land verbatim in a pod's
+of the message). An exception that is no AgentError would land verbatim in a pod's
 events, so each is caught here, logged, and answered as Internal.
 """
 
@@ -121,7 +121,7 @@ def _mounts(mounts: list[overlay.Mount]) -> list[types_pb2.Mount]:
 
 
 class Service(snapshots_pb2_grpc.SnapshotsServicer):
-    """Serves one Snapshotter; `database` is told of errors that a restart repairs."""
+    """Serves one Snapshotter; `database` takes note of errors that a restart repairs."""
 
     def __init__(self, served: snapshots.Snapshotter, database: state_db.Database) -> None:
         self._served = served
@@ -237,7 +237,7 @@ async def serve(service: Service, address: str, *, grace: float) -> None:
     )
     snapshots_pb2_grpc.add_SnapshotsServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"unix://{address}")
-    os.chmod(address, 0o600)  # whoever may write to it is root on this node
+    os.chmod(address, 0o600)  # who may write to it is root on this node
     await server.start()
     logger.info("serving", extra={"address": address})
     try:

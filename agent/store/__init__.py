@@ -1,12 +1,7 @@
 """The content-addressed tree on the shared file system, format 1 (docs/internals/store.md).
 
-`layout` is path arithmetic, `decoding` turns files into trusted records,
-`catalog` is how the node agent looks things up (async, with deadlines), `reading`
-how a person's command or the builder does, `publishing` the write side,
-`checking` the verifier. What may block for ever is in `blocking`, for
-agent.kits.processes.workers.
-
-Deleting: `claiming` is the builder's side, `retiring` a round of the collector, with
-`marking` and `planning` (by `spooling`, in bounded memory) on what is wanted,
-`generations` the files of its steps, `pruning` the same without a cluster.
+`layout` is path arithmetic, `decoding` turns files into records that can be trusted, `layer_file`
+looks at one layer file, `integrity` verifies a whole store. `lookup` reads: the node agent and the
+snapshotter with deadlines, commands and builders directly. `publish` writes, and has the claims of
+builds. `gc` deletes, by the steps that docs/internals/store.md describes.
 """

@@ -34,7 +34,7 @@ class Layout:
         return self.root / "tmp"
 
     def build_report(self, job: str) -> pathlib.Path:
-        """What the builder of a Job says of itself. In tmp/: swept when nobody removes it."""
+        """The progress report of a Job's builder. In tmp/: swept where it is not removed."""
         if not reports.is_job(job):
             raise records.RecordError(job[:80], "no name of a Job")
         return self.tmp / f"{job}.build"
@@ -76,7 +76,7 @@ class Layout:
 
     @property
     def collector_lock(self) -> pathlib.Path:
-        """Locked by whoever collects: one at a time."""
+        """Locked by the collector that works: one at a time."""
         return self.root / "meta" / "collector.lock"
 
     def retired_record(self, generation: int) -> pathlib.Path:

@@ -212,7 +212,7 @@ def _still_unwanted(
 
 
 def _hide(place: layout.Layout, numbers: Collection[int]) -> None:
-    """Take images, chains and blobs out of the store, then tell the nodes.
+    """Take images, chains and blobs out of the store, then publish that to the nodes.
 
     All generations together: what costs time is to make it durable, folder by folder.
     """
@@ -234,7 +234,7 @@ def _decided(place: layout.Layout, number: int) -> records.RetiredRecord:
 
 
 def _publish(place: layout.Layout, record: records.RetiredRecord) -> None:
-    """Tell the nodes what is hidden; other generations do not name it any more."""
+    """Publish to the nodes what is hidden; other generations do not name it any more."""
     number = record.generation
     if record.layers:
         generations.replace(place, record)
@@ -261,8 +261,8 @@ def _take_out(place: layout.Layout, number: int, gone: Collection[str]) -> None:
 def _give_back(place: layout.Layout, number: int, marks: reachability.Marks) -> None:
     """Take off a list what a cache or build has taken up again.
 
-    Only where all its chains are back: of a chain that is not, nobody would know
-    afterwards that a node may hold the layer by it.
+    Only where all its chains are back: otherwise a chain would be forgotten by which a
+    node may still hold the layer.
     """
     record = generations.content(place, number)
     back = {
@@ -284,7 +284,7 @@ def _finish(
 ) -> None:
     """Delete a generation that no node holds, without what is in use again."""
     record = generations.content(place, number)
-    # A chain that is there again may have been mounted again, whoever made it: such a
+    # A chain that is there again may have been mounted again: such a
     # layer is planned anew, with all its chains.
     back = {
         layer.diff_id

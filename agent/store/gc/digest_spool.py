@@ -1,7 +1,7 @@
 """Sets of digests that may be larger than memory: spread over 256 buckets by their first byte.
 
-The store is spread in the same way (`<xx>` folders), so whoever goes through it folder
-by folder needs one bucket at a time. What does not fit goes to local files.
+The store is spread in the same way (`<xx>` folders), so one that goes through it folder by
+folder needs one bucket at a time. What does not fit into memory goes to local files.
 """
 
 import pathlib

@@ -8,7 +8,7 @@
     meta/retired/<n>.deleting       decided: files are going
 
 Planned becomes decided by one rename, and cancelled by one unlink, of the same file:
-the server lets exactly one of them succeed, whatever anybody believes to have read.
+the server lets exactly one of them succeed, whatever a client has read before.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ _TOKEN = re.compile(r"([0-9]{6}-[0-9a-f]{12})\.pending")
 
 
 class CollectorBusy(errors.TemporaryError):
-    """Somebody else collects in this store at the moment."""
+    """Another collector works in this store at the moment."""
 
     def __init__(self) -> None:
         super().__init__("another collector works on this store at the moment", delay=10.0)
 
 
 class CollectionRefused(errors.PermanentError):
-    """Nothing is deleted while a record is damaged: what it names cannot be told.
+    """Nothing is deleted while a record is damaged: it is not known what it names.
 
     `name` is that record, `reason` what is wrong with it.
     """
@@ -132,7 +132,7 @@ def _phase(kinds: set[str], *, is_doomed: bool) -> Phase | None:
 
 
 def newest(place: layout.Layout) -> int:
-    """The newest generation that nodes have been told of; raise CollectionRefused on damage."""
+    """The newest generation that was published to nodes; raise CollectionRefused on damage."""
     try:
         return decoding.generation(place.generation_record.read_bytes())
     except FileNotFoundError:
@@ -152,7 +152,7 @@ def nodes(place: layout.Layout) -> dict[str, records.KnownNode]:
 
 
 def publish_newest(place: layout.Layout, number: int) -> None:
-    """Tell nodes of a generation; the number never goes back."""
+    """Publish a generation to the nodes; the number never goes back."""
     if newest(place) < number:
         record = records.GenerationRecord(generation=number)
         files.write(place.generation_record, records.encode(record), tmp=place.tmp)

@@ -1,7 +1,7 @@
 """Free what no cache names, at once: for a store that no node reads at the moment.
 
-The collector's own rounds (agent.store.gc.collection), only that nobody is waited for but
-builders: a person knows that there are no nodes, or prunes what they may not lose.
+The collector's own rounds (agent.store.gc.collection), which wait for builders only: the
+person who runs this knows that no node reads the store.
 """
 
 import dataclasses

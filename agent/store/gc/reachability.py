@@ -2,10 +2,10 @@
 
 Wanted is what a cache names, what an image of a cache needs, and what a build claims.
 A layer is not wanted when none of these names it, nor a chain that one of them names.
-Its chains stand as long as it does: so whoever retires it knows all of them.
+Its chains stand as long as it does: so all of them are known when it is retired.
 
-One damaged record among those that say what is wanted, and nothing can be told: each
-of these functions then raises CollectionRefused.
+Where one of the records that say what is wanted is damaged, it is not known what is not:
+each of these functions then raises CollectionRefused.
 """
 
 import contextlib
@@ -250,7 +250,7 @@ def _deleted(
     names: list[str] = []
     there = _cache_ids(place.deleted_caches)
     for cache_id in ready.intersection(there):
-        # Not one that has been deleted since: who waits for its layers would be told of none.
+        # Not one that was deleted again: its record says which cache its layers belonged to.
         if place.cache_record(cache_id).exists():
             generations.remove(place.deleted_caches / f"{cache_id}.json")
     read = functools.partial(_deleted_cache, place)

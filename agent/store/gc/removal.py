@@ -1,7 +1,7 @@
 """Files out of many folders: the folders side by side, the files of one in turn.
 
 A client of NFS makes one change of a folder at a time, and waits for the server's
-answer to each. So whoever has thousands of files to remove goes to many folders at once.
+answer to each. So thousands of files are removed in many folders at once.
 """
 
 import contextlib

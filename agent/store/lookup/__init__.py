@@ -1,1 +1,1 @@
-"""Reading a store: what is there, by chain, image and cache."""
+"""Reading a store: by the node agent and the snapshotter with deadlines, else directly."""

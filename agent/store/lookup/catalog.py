@@ -3,7 +3,7 @@
 Each look-up is one operation in a killable worker (agent.store.lookup.file_reads), decoded
 on this side. What is not there is None; what is damaged is None, too, and is
 passed to `on_damage`; a store that does not answer raises StoreUnavailable. So
-the caller knows apart "not cached" and "cannot tell".
+the caller can distinguish "not cached" from "not known".
 """
 
 import errno

@@ -41,7 +41,7 @@ def _read(path: str) -> bytes:
 
 
 def layer_of(chain: bytes) -> str:
-    """The diff ID (64 hex digits) that a chain record names; OSError EUCLEAN without one."""
+    """The diff ID (64 hex digits) that a chain record names; raises OSError EUCLEAN."""
     named = _DIFF_ID.search(chain)
     if named is None:
         raise OSError(errno.EUCLEAN, "damaged chain record")
@@ -49,7 +49,7 @@ def layer_of(chain: bytes) -> str:
 
 
 def parent_of(chain: bytes) -> str | None:
-    """The chain ID (64 hex digits) below; None for a bottom layer; OSError EUCLEAN if untold."""
+    """The chain ID (64 hex digits) below; None for a bottom layer. Raises OSError EUCLEAN."""
     named = _PARENT.search(chain)
     if named is None:
         raise OSError(errno.EUCLEAN, "damaged chain record")
@@ -57,7 +57,7 @@ def parent_of(chain: bytes) -> str | None:
 
 
 def size_of(layer: bytes) -> int | None:
-    """The size of its file that a layer record names first; None without one."""
+    """The size of the file that a layer record names; None where it names none."""
     named = _SIZE.search(layer)
     return int(named[1]) if named else None
 

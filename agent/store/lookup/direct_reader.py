@@ -21,7 +21,7 @@ Found = TypeVar("Found")
 
 
 def log_damage(name: str, reason: str) -> None:
-    """Tell the log about a damaged record; the default `on_damage`."""
+    """Log a damaged record; the default `on_damage`."""
     logger.warning("damaged record in the store", extra={"record": name, "reason": reason})
 
 
@@ -38,7 +38,7 @@ def open_store(root: pathlib.Path) -> records.StoreRecord:
 
 
 class Reader:
-    """Look-ups in one store; `on_damage(name, reason)` is told of each damaged record."""
+    """Look-ups in one store; `on_damage(name, reason)` is called for each damaged record."""
 
     def __init__(
         self, place: layout.Layout, *, on_damage: Callable[[str, str], None] = log_damage

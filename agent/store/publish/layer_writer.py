@@ -139,7 +139,7 @@ def take_back(
 ) -> None:
     """Remove layers that a build has just made and that no image needs.
 
-    `others` tells what other builds count on. A build claims a layer before it looks for
+    `others` returns what other builds count on. A build claims a layer before it looks for
     its record: so either it finds none, or `others`, asked after the record is gone, has it.
     """
     needed = writer.referenced(direct_reader.Reader(place))

@@ -144,7 +144,7 @@ def delete_cache(place: layout.Layout, cache_id: str) -> None:
     agent.store.gc.collection.
     """
     path = place.cache_record(cache_id)
-    # What it had is told apart later by its record, for those who ask why a layer is still there.
+    # Its record stays for a while: it says which cache a layer that is still there belonged to.
     files.make_folder(place.deleted_caches)
     try:
         path.rename(place.deleted_caches / path.name)

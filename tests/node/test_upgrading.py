@@ -1,0 +1,110 @@
+"""The version before sets up a node and a store; this one takes them over under running pods."""
+
+import io
+import os
+import pathlib
+import subprocess
+import tarfile
+from collections.abc import Iterator
+
+import pytest
+
+from agent.store import integrity, layout
+from lab import nodes
+from tests.containerd import conftest as containerds
+from tests.node import conftest
+
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+BEFORE = "2c6d7b4"
+"""The last commit of the version before."""
+
+PROJECT = pathlib.Path(__file__).parents[2]
+CACHED = ("lab/layers2:1", "lab/layers40:1")
+
+
+@pytest.fixture(scope="session")
+def before(session: pathlib.Path) -> pathlib.Path:
+    """The code of the version before, out of the history."""
+    archive = subprocess.run(
+        ["git", "-C", str(PROJECT), "archive", BEFORE, "agent"], capture_output=True
+    )
+    if archive.returncode != 0:
+        pytest.skip(f"the history does not reach back to {BEFORE}")
+    folder = session / "before"
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as found:
+        found.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def old_store(tmp_path: pathlib.Path, before: pathlib.Path, registry) -> pathlib.Path:
+    """A store that the version before has made."""
+    images = [word for name in CACHED for word in ("--image", f"{registry.address}/{name}")]
+    store = tmp_path / "store"
+    subprocess.run(
+        [
+            *(nodes.COMMAND, "create", "before", "--store", store),
+            *("--plain-http", registry.address, *images),
+        ],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(before)},
+        capture_output=True,
+        timeout=300,
+    )
+    return store
+
+
+def run_code_of(node: nodes.Node, code: pathlib.Path) -> None:
+    """Have the node's snapshotter and agent run this code from their next start on."""
+    for process in (node.snapshotter, node.agent):
+        process.environment["PYTHONPATH"] = str(code)
+
+
+def code_of(pid: int) -> str:
+    """The folder of the code that a process runs."""
+    variables = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(v.decode() for v in variables if v.startswith(b"PYTHONPATH=")).partition("=")[2]
+
+
+@pytest.fixture
+def node(
+    version: str, folder: pathlib.Path, registry, old_store: pathlib.Path, before: pathlib.Path
+) -> Iterator[conftest.Node]:
+    """A node of the version before."""
+    made = conftest.Node(folder / "n", registry, old_store, version=version)
+    run_code_of(made, before)
+    with conftest.running(made, registry) as started:
+        yield started
+
+
+def test_a_node_and_a_store_are_taken_over_without_a_restart_of_a_running_pod(
+    node, old_store: pathlib.Path, before: pathlib.Path, registry
+) -> None:
+    node.warm_up()
+    assert code_of(node.snapshotter.pid) == code_of(node.agent.pid) == str(before)
+    manifest = node.manifest("running", "lab/layers40:1")
+    node.schedule(manifest)
+    conftest.wait_until(lambda: node.has("lab/layers40:1"))
+    with node.client.pod(manifest) as pod:
+        (container,) = pod.containers
+        assert node.client.execute(container, ["sh", "-c", "echo kept > /note"])[0] == 0
+        node.agent.end()
+        node.snapshotter.end()
+        run_code_of(node, PROJECT)
+        node.start_snapshotter()
+        node.start_agent()
+
+        code, output = node.client.execute(container, ["cat", "/note"])
+        assert (code, output.strip(), node.client.exit_code(container)) == (0, "kept", None)
+        code, output = node.client.execute(container, ["ls", "/"])
+        assert (code, "layers" in output) == (0, True)
+        # Images of the node and of the store from before start pods, old and new ones.
+        assert "layers" in node.run(node.manifest("again", "lab/layers40:1"), "ls", "/")
+        node.schedule(node.manifest("first", "lab/layers2:1"))
+        conftest.wait_until(lambda: node.has("lab/layers2:1"))
+        assert "layers" in node.run(node.manifest("first-run", "lab/layers2:1"), "ls", "/")
+
+    assert list(integrity.check(layout.Layout(old_store))) == []
+    containerds.build(old_store, registry, [*CACHED, "lab/zstd:1"])
+    assert list(integrity.check(layout.Layout(old_store))) == []
