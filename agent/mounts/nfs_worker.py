@@ -49,10 +49,10 @@ def check(path: str) -> None:
 def resolve(server: str) -> list[str]:
     """The addresses of a server, the best first. Raises OSError EHOSTUNREACH where it has none."""
     try:
-        found = socket.getaddrinfo(server, None, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(server, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise OSError(errno.EHOSTUNREACH, error.strerror or str(error), server) from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys(str(entry[4][0]) for entry in answers))
 
 
 def mount(source: str, address: str, target: str, attempts: list[tuple[str, str]]) -> str:

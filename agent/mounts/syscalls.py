@@ -149,9 +149,9 @@ def _is_elsewhere(mounted: str, source: str) -> bool:
 def _check(source: str, size: int) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        found = os.fstat(descriptor).st_size
-        if found != size:
-            raise OSError(errno.EUCLEAN, f"has {found} bytes, its record says {size}", source)
+        actual = os.fstat(descriptor).st_size
+        if actual != size:
+            raise OSError(errno.EUCLEAN, f"has {actual} bytes, its record says {size}", source)
         if os.pread(descriptor, 4, _SUPERBLOCK_OFFSET) != _SUPERBLOCK_MAGIC:
             raise OSError(errno.EUCLEAN, "has no EROFS superblock", source)
     finally:
@@ -162,8 +162,8 @@ def _mounted_source(target: str) -> str | None:
     """The source of the topmost mount on `target`, None when it is an ordinary folder."""
     if os.stat(target).st_dev == os.stat(os.path.dirname(target)).st_dev:
         return None
-    found = [entry.source for entry in mountinfo.read() if entry.target == target]
-    return mountinfo.backing_file(found[-1]) if found else None
+    sources = [entry.source for entry in mountinfo.read() if entry.target == target]
+    return mountinfo.backing_file(sources[-1]) if sources else None
 
 
 def _mount_on_loop(source: str, target: str) -> None:

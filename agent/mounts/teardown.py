@@ -92,11 +92,11 @@ def _uses_of_layers(folder: str) -> dict[str, dict[str, str]]:
     layers = [each for each in table if each.target.startswith(below)]
     parents = {each.parent for each in layers}
     layers += [each for each in table if each.id_ in parents]
-    found: dict[str, dict[str, str]] = {}
+    uses: dict[str, dict[str, str]] = {}
     for process, table in mount_users.tables():
         for name, targets in mount_users.of(folder, [layers, table]).used.items():
-            found.setdefault(name, {})[process] = min(targets)
-    return found
+            uses.setdefault(name, {})[process] = min(targets)
+    return uses
 
 
 def _unshare(folder: pathlib.Path) -> None:
@@ -120,7 +120,7 @@ def _unshare(folder: pathlib.Path) -> None:
 
 def _open_below(target: str) -> set[str]:
     """The processes with something open below a mount. Asks no server."""
-    found = set()
+    processes = set()
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         links = [folder / name for name in ("cwd", "root", "exe")]
         with contextlib.suppress(OSError):
@@ -129,19 +129,19 @@ def _open_below(target: str) -> set[str]:
             # It has ended, or is the kernel's own.
             with contextlib.suppress(OSError):
                 if link.readlink().is_relative_to(target):
-                    found.add(folder.name)
-    return found
+                    processes.add(folder.name)
+    return processes
 
 
 def _described(processes: set[str]) -> list[User]:
-    found = []
+    users = []
     for process in sorted(processes - {"self"}, key=int)[:_NAMED]:
         folder = pathlib.Path("/proc", process)
         with contextlib.suppress(OSError):
             program = (folder / "comm").read_text(errors="replace").rstrip("\n")
             pod = _POD.search((folder / "cgroup").read_text())
-            found.append((int(process), program, pod[1].replace("_", "-") if pod else ""))
-    return found
+            users.append((int(process), program, pod[1].replace("_", "-") if pod else ""))
+    return users
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -39,16 +39,16 @@ class Selector:
 
     def matches(self, field: Field) -> bool:
         """Whether what `field` gives fulfils the comparison."""
-        found = field(self.field, self.key)
+        actual = field(self.field, self.key)
         match self.operator:
             case "==":
-                return found == self.value
+                return actual == self.value
             case "!=":
-                return (found or "") != self.value
+                return (actual or "") != self.value
             case "~=":
-                return found is not None and re.search(self.value, found) is not None
+                return actual is not None and re.search(self.value, actual) is not None
             case _:
-                return bool(found)
+                return bool(actual)
 
 
 def _unquote(text: str) -> str:
@@ -75,9 +75,9 @@ def parse(text: str) -> tuple[Selector, ...]:
         value = ""
         if operator is not None:
             at = operator.end()
-            found = _QUOTED.match(text, at) or _BARE.match(text, at)
-            assert found is not None
-            value, at = _unquote(found[0]), found.end()
+            literal = _QUOTED.match(text, at) or _BARE.match(text, at)
+            assert literal is not None
+            value, at = _unquote(literal[0]), literal.end()
             if operator[0] == "~=":
                 _check_expression(text, at, value)
         selectors.append(

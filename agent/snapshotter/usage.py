@@ -19,8 +19,8 @@ def count(folder: str, stopped: threading.Event) -> tuple[int, int]:
         path = waiting.pop()
         try:
             own = os.lstat(path)
-            with os.scandir(path) as found:
-                entries = list(found)
+            with os.scandir(path) as listing:
+                entries = list(listing)
         except OSError:
             continue
         size, inodes = size + own.st_blocks * 512, inodes + 1

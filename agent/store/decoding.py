@@ -81,13 +81,13 @@ def image(data: bytes, reference: images.Reference) -> records.ImageRecord:
     name = f"of image {reference}"
     record = records.decode(data, records.ImageRecord, name)
     try:
-        found = images.parse_reference(record.ref)
+        parsed = images.parse_reference(record.ref)
     except images.ImageReferenceError as error:
         raise records.RecordError(name, str(error)) from error
     _must_be(
         name,
         asked=f"{reference.name} {reference.version}",
-        found=f"{found.name} {found.version}",
+        found=f"{parsed.name} {parsed.version}",
     )
     return record
 
@@ -96,11 +96,11 @@ def any_image(data: bytes, name: str) -> records.ImageRecord:
     """Decode the record of an image whose reference is read from the record itself."""
     record = records.decode(data, records.ImageRecord, name)
     try:
-        found = images.parse_reference(record.ref)
+        parsed = images.parse_reference(record.ref)
     except images.ImageReferenceError as error:
         raise records.RecordError(name, str(error)) from error
     file = name.rpartition("/")[2]
-    _must_be(name, asked=file, found=f"{found.version}.json")
+    _must_be(name, asked=file, found=f"{parsed.version}.json")
     return record
 
 
@@ -117,9 +117,11 @@ def blob(data: bytes, digest: str) -> bytes:
     return data
 
 
-def pick_by_digest(found: Iterable[records.ImageRecord], digest: str) -> records.ImageRecord | None:
+def pick_by_digest(
+    candidates: Iterable[records.ImageRecord], digest: str
+) -> records.ImageRecord | None:
     """The first record whose target, or manifest for a platform, has the digest."""
-    for record in found:
+    for record in candidates:
         if digest == record.target or any(digest == one.manifest for one in record.platforms):
             return record
     return None

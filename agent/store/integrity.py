@@ -224,15 +224,15 @@ def _own_place(place: layout.Layout, path: pathlib.Path) -> pathlib.Path | None:
 
 def _check_deletions(place: layout.Layout) -> Iterator[Finding]:
     """Whether what deletions go by can be read: one damaged record and nothing is deleted."""
-    found = generations.outstanding(place)
+    deletions = generations.outstanding(place)
     checks: list[tuple[pathlib.Path, Callable[[], object]]] = [
         (place.generation_record, lambda: generations.newest(place)),
         (place.nodes_record, lambda: generations.nodes(place)),
     ]
-    for token in found.pending:
+    for token in deletions.pending:
         path = generations.marker(place, token, "pending")
         checks.append((path, functools.partial(generations.planned, place, token)))
-    for number, phase in found.phases.items():
+    for number, phase in deletions.phases.items():
         if phase is generations.Phase.HIDING:
             path = generations.marker(place, number, "list")
             checks.append((path, functools.partial(generations.decided, place, number)))

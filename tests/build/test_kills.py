@@ -19,7 +19,7 @@ POINTS = [
     ("agent.kits.files:publish", 4),
     ("agent.kits.files:write", 9),
     ("agent.kits.files:sync_folder", 4),
-    ("agent.store.publish.writer:publish_layer", 2),
+    ("agent.store.publish.layer_writer:publish_layer", 2),
     ("agent.store.publish.writer:publish_chain", 2),
     ("agent.store.publish.writer:publish_image", 1),
     ("agent.store.publish.writer:publish_cache", 1),

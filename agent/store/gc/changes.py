@@ -22,16 +22,16 @@ def wishes(
     A record that is written anew is another file. What a claim names only grows.
     """
     counted = [(claim.id, claim.finished, len(claim.names), len(claim.images)) for claim in claims]
-    with os.scandir(place.cache_records) as found:
+    with os.scandir(place.cache_records) as entries:
         caches = sorted(
-            (entry.name, entry.inode()) for entry in found if not entry.name.startswith(".")
+            (entry.name, entry.inode()) for entry in entries if not entry.name.startswith(".")
         )
     return _digest((counted, caches, sorted(held)))
 
 
-def seen(wanted: str, found: generations.Outstanding) -> str:
+def seen(wanted: str, deletions: generations.Outstanding) -> str:
     """Stands for these wishes together with the deletions under way."""
-    return _digest((wanted, found))
+    return _digest((wanted, deletions))
 
 
 def _digest(value: object) -> str:

@@ -77,23 +77,25 @@ def collect(place: layout.Layout, orders: Orders) -> Outcome:
         _resume(place, tally)
         claims = list(build_claims.standing(place))
         wishes = changes.wishes(place, claims, orders.held)
-        found = generations.outstanding(place)
-        unchanged = orders.seen == changes.seen(wishes, found) and not _is_due(found, orders)
+        deletions = generations.outstanding(place)
+        unchanged = orders.seen == changes.seen(wishes, deletions) and not _is_due(
+            deletions, orders
+        )
         planned, complete = 0, True
         if unchanged:
             _doom(place, orders)
         else:
             planned, complete = _go_through(place, claims, orders, tally)
-        found = generations.outstanding(place)
+        deletions = generations.outstanding(place)
         return Outcome(
-            announced=(*found.pending, *found.doomed.values()),
-            waiting=tuple(found.phases),
+            announced=(*deletions.pending, *deletions.doomed.values()),
+            waiting=tuple(deletions.phases),
             newest=generations.newest(place),
             planned=planned,
             complete=complete,
             layers=tally.layers,
             freed=tally.freed,
-            seen=changes.seen(wishes, found) if complete else "",
+            seen=changes.seen(wishes, deletions) if complete else "",
             unchanged=unchanged,
         )
 
@@ -107,18 +109,18 @@ def _go_through(
         marks = reachability.mark(place, claims, scratch)
         hidden = _decide(place, marks, orders, tally)
         _doom(place, orders)
-        found = generations.outstanding(place)
-        listed = plans.Listed(place, found, scratch, hidden=hidden)
-        plans.lift(place, found, listed, orders.held)
+        deletions = generations.outstanding(place)
+        listed = plans.Listed(place, deletions, scratch, hidden=hidden)
+        plans.lift(place, deletions, listed, orders.held)
         planned, complete = plans.plan(place, marks, listed, min_age=orders.min_age)
         if complete:
             _forget(place, marks)
         return planned, complete
 
 
-def _is_due(found: generations.Outstanding, orders: Orders) -> bool:
+def _is_due(deletions: generations.Outstanding, orders: Orders) -> bool:
     """Whether something can be decided."""
-    return not {*found.pending, *found.doomed.values()}.isdisjoint(orders.settled)
+    return not {*deletions.pending, *deletions.doomed.values()}.isdisjoint(orders.settled)
 
 
 def _doom(place: layout.Layout, orders: Orders) -> None:
@@ -130,31 +132,33 @@ def _doom(place: layout.Layout, orders: Orders) -> None:
 
 def _resume(place: layout.Layout, tally: _Tally) -> None:
     """End what was decided by a round that was cut off."""
-    found = generations.outstanding(place)
-    for path in found.leftovers:
+    deletions = generations.outstanding(place)
+    for path in deletions.leftovers:
         generations.remove(path)
-    _hide(place, _in_phase(found, generations.Phase.HIDING))
-    for number in _in_phase(found, generations.Phase.DELETING):
+    _hide(place, _in_phase(deletions, generations.Phase.HIDING))
+    for number in _in_phase(deletions, generations.Phase.DELETING):
         _delete(place, number, tally)
 
 
-def _in_phase(found: generations.Outstanding, phase: generations.Phase) -> list[int]:
-    return [number for number, reached in found.phases.items() if reached is phase]
+def _in_phase(deletions: generations.Outstanding, phase: generations.Phase) -> list[int]:
+    return [number for number, reached in deletions.phases.items() if reached is phase]
 
 
 def _decide(
     place: layout.Layout, marks: reachability.Marks, orders: Orders, tally: _Tally
 ) -> Collection[int]:
     """Decide what is settled, now that it is known what is wanted: the new generations."""
-    found = generations.outstanding(place)
-    decided = [_retire(place, token, marks) for token in found.pending if token in orders.settled]
+    deletions = generations.outstanding(place)
+    decided = [
+        _retire(place, token, marks) for token in deletions.pending if token in orders.settled
+    ]
     hidden = [number for number in decided if number]
     _hide(place, hidden)
-    for number, phase in found.phases.items():
+    for number, phase in deletions.phases.items():
         if phase is generations.Phase.RETIRED:
             _give_back(place, number, marks)
-        elif phase is generations.Phase.DOOMED and found.doomed[number] in orders.settled:
-            _finish(place, number, found.doomed[number], marks, tally=tally)
+        elif phase is generations.Phase.DOOMED and deletions.doomed[number] in orders.settled:
+            _finish(place, number, deletions.doomed[number], marks, tally=tally)
     return hidden
 
 
@@ -168,8 +172,8 @@ def _retire(place: layout.Layout, token: str, marks: reachability.Marks) -> int:
     if not (record.layers or record.images or record.blobs):
         generations.remove(pending)
         return 0
-    found = generations.outstanding(place)
-    number = max(generations.newest(place), *found.phases, 0) + 1
+    deletions = generations.outstanding(place)
+    number = max(generations.newest(place), *deletions.phases, 0) + 1
     record = msgspec.structs.replace(record, generation=number)
     final = generations.marker(place, number, "list")
     files.write(final, records.encode(record), tmp=place.tmp)
@@ -313,10 +317,10 @@ def _delete(place: layout.Layout, number: int, tally: _Tally) -> None:
 
 def _forget(place: layout.Layout, marks: reachability.Marks) -> None:
     """Drop the records of deleted caches of whose layers none waits for anything."""
-    found = generations.outstanding(place)
+    deletions = generations.outstanding(place)
     planned = {
         cache
-        for token in found.pending
+        for token in deletions.pending
         for record in [generations.planned(place, token)]
         for cache in (record.caches if record is not None else ())
     }

@@ -101,12 +101,12 @@ def outstanding(place: layout.Layout) -> Outstanding:
     kinds: dict[int, set[str]] = {}
     doomed: dict[int, str] = {}
     for name in _listed_twice(place.retired_records):
-        if found := _TOKEN.fullmatch(name):
-            pending.append(found[1])
-        elif found := _DOOMED.fullmatch(name):
-            doomed[int(found[2])] = found[1]
-        elif found := _NUMBER.fullmatch(name):
-            kinds.setdefault(int(found[1]), set()).add(found[2])
+        if match := _TOKEN.fullmatch(name):
+            pending.append(match[1])
+        elif match := _DOOMED.fullmatch(name):
+            doomed[int(match[2])] = match[1]
+        elif match := _NUMBER.fullmatch(name):
+            kinds.setdefault(int(match[1]), set()).add(match[2])
     phases = {}
     leftovers = []
     for number, kind in sorted(kinds.items()):
@@ -233,10 +233,10 @@ def _read(path: pathlib.Path, number: int | None) -> records.RetiredRecord | Non
 
 def _listed_twice(folder: pathlib.Path) -> list[str]:
     """What is in a folder, seen twice: a file renamed meanwhile may be in one look by no name."""
-    before, found = None, _listed(folder)
-    while found != before:
-        before, found = found, _listed(folder)
-    return found
+    before, now = None, _listed(folder)
+    while now != before:
+        before, now = now, _listed(folder)
+    return now
 
 
 def _listed(folder: pathlib.Path) -> list[str]:

@@ -28,7 +28,7 @@ class Listed:
     def __init__(
         self,
         place: layout.Layout,
-        found: generations.Outstanding,
+        deletions: generations.Outstanding,
         scratch: pathlib.Path,
         *,
         hidden: Collection[int] = (),
@@ -37,13 +37,13 @@ class Listed:
         self._layers = digest_spool.Spool(scratch, "listed", width=40)
         self.images: set[str] = set()
         self.blobs: set[str] = set()
-        for token in found.pending:
+        for token in deletions.pending:
             record = generations.planned(place, token)
             if record is not None:
                 self._note(record, _PLANNED)
                 self.images |= set(record.images)
                 self.blobs |= set(record.blobs)
-        for number in found.phases:
+        for number in deletions.phases:
             record = generations.content(place, number)
             if record is not None:
                 self._note(record, number)
@@ -54,10 +54,10 @@ class Listed:
 
     def in_bucket(self, number: int) -> Mapping[bytes, list[int]]:
         """The layers of a bucket with the numbers of their generations, 0 for a plan."""
-        found: dict[bytes, list[int]] = {}
+        generations_of: dict[bytes, list[int]] = {}
         for entry in self._layers.bucket(number):
-            found.setdefault(entry[:32], []).append(int.from_bytes(entry[32:], "big"))
-        return found
+            generations_of.setdefault(entry[:32], []).append(int.from_bytes(entry[32:], "big"))
+        return generations_of
 
     def is_planned(self, diff_id: str) -> bool:
         """Whether a plan names a layer."""
@@ -201,7 +201,7 @@ def _is_young(path: pathlib.Path, min_age: float) -> bool:
 
 
 def lift(
-    place: layout.Layout, found: generations.Outstanding, listed: Listed, held: Collection[str]
+    place: layout.Layout, deletions: generations.Outstanding, listed: Listed, held: Collection[str]
 ) -> None:
     """Plan to move what nodes hold into a generation of its own, behind all others.
 
@@ -209,7 +209,7 @@ def lift(
     all that is retired after it.
     """
     waiting = [
-        number for number, phase in found.phases.items() if phase is generations.Phase.RETIRED
+        number for number, phase in deletions.phases.items() if phase is generations.Phase.RETIRED
     ]
     layers: list[records.RetiredLayer] = []
     earlier, caches = set[int](), set[str]()
@@ -222,7 +222,7 @@ def lift(
             for layer in record.layers
             if layer.diff_id in held and not listed.is_planned(layer.diff_id)
         ]
-        keeps_others = len(here) < len(record.layers) or number < max(waiting) or found.pending
+        keeps_others = len(here) < len(record.layers) or number < max(waiting) or deletions.pending
         if here and keeps_others and len(layers) + len(here) <= records.MAX_RETIRED_LAYERS:
             layers += here
             earlier.add(number)

@@ -46,18 +46,18 @@ class Marks:
 
     def chains_in(self, bucket: int) -> dict[bytes, list[bytes]]:
         """The chains in the store that name layers of one bucket and are not wanted."""
-        found: dict[bytes, list[bytes]] = {}
+        chains_of: dict[bytes, list[bytes]] = {}
         for pair in self.chains.bucket(bucket):
-            found.setdefault(pair[:32], []).append(pair[32:])
-        return found
+            chains_of.setdefault(pair[:32], []).append(pair[32:])
+        return chains_of
 
     def deleted_in(self, bucket: int) -> dict[bytes, set[str]]:
         """The deleted caches that had layers of one bucket."""
-        found: dict[bytes, set[str]] = {}
+        caches_of: dict[bytes, set[str]] = {}
         for entry in self.deleted.bucket(bucket):
             cache = self.deleted_caches[int.from_bytes(entry[32:], "big")]
-            found.setdefault(entry[:32], set()).add(cache)
-        return found
+            caches_of.setdefault(entry[:32], set()).add(cache)
+        return caches_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,10 +114,10 @@ def marked(
 
 def by_bucket(digests: Collection[str]) -> dict[int, list[str]]:
     """Digests in their order, by their first byte."""
-    found: dict[int, list[str]] = {}
+    buckets: dict[int, list[str]] = {}
     for digest in sorted(digests):
-        found.setdefault(raw(digest)[0], []).append(digest)
-    return found
+        buckets.setdefault(raw(digest)[0], []).append(digest)
+    return buckets
 
 
 def raw(digest: str) -> bytes:
@@ -140,9 +140,9 @@ def stored(folder: str, suffix: str) -> bytes:
 
 def image_paths(place: layout.Layout) -> Iterator[pathlib.Path]:
     """The places of all image records."""
-    for folder, folders, found in os.walk(place.image_records):
+    for folder, folders, names in os.walk(place.image_records):
         folders.sort()
-        for name in sorted(found):
+        for name in sorted(names):
             if name.endswith(".json") and not name.startswith("."):
                 yield pathlib.Path(folder, name)
 
@@ -210,8 +210,8 @@ def _mark_chains(
     """Add the layer files of wanted chains to what is wanted; the chains of the others."""
     unwanted = digest_spool.Spool(scratch, "chains", width=64)
     folders = [f"{place.chain_records}/{number:02x}" for number in range(digest_spool.BUCKETS)]
-    with contextlib.closing(parallel.mapped(_chains_of, folders)) as found:
-        for number, pairs in enumerate(found):
+    with contextlib.closing(parallel.mapped(_chains_of, folders)) as by_folder:
+        for number, pairs in enumerate(by_folder):
             here = set(wanted.bucket(number))
             missing = set(needed.bucket(number))
             for pair in digest_spool.split(pairs, 64):
@@ -230,7 +230,7 @@ def _mark_chains(
 
 def _chains_of(folder: str) -> bytes:
     """The chains in a folder: 32 bytes of the layer file, 32 of the chain ID each, joined."""
-    found = []
+    pairs = []
     for chain in digest_spool.split(stored(folder, ".json"), 32):
         name = chain.hex()
         path = f"{folder}/{name}.json"
@@ -238,8 +238,8 @@ def _chains_of(folder: str) -> bytes:
         if data is not None:
             with _doubt(path):
                 record = decoding.chain(data, f"sha256:{name}")
-            found += [raw(record.diff_id), chain]
-    return b"".join(found)
+            pairs += [raw(record.diff_id), chain]
+    return b"".join(pairs)
 
 
 def _deleted(

@@ -57,11 +57,11 @@ def delete(place: layout.Layout, record: records.RetiredRecord) -> Gone:
 
 def _buckets(digests: Iterable[str]) -> dict[str, list[str]]:
     """The hex digits of digests (fields of records, which have been checked) by the first two."""
-    found: dict[str, list[str]] = {}
+    buckets: dict[str, list[str]] = {}
     for digest in digests:
         name = digest[7:]
-        found.setdefault(name[:2], []).append(name)
-    return found
+        buckets.setdefault(name[:2], []).append(name)
+    return buckets
 
 
 def _entries(root: pathlib.Path, digests: Iterable[str], *, suffix: str) -> Entries:
@@ -73,11 +73,11 @@ def _entries(root: pathlib.Path, digests: Iterable[str], *, suffix: str) -> Entr
 
 
 def _image_entries(place: layout.Layout, references: Iterable[str]) -> Entries:
-    found: dict[str, list[str]] = {}
+    entries: dict[str, list[str]] = {}
     for reference in references:
         path = reachability.image_path(place, reference)
-        found.setdefault(str(path.parent), []).append(path.name)
-    return found
+        entries.setdefault(str(path.parent), []).append(path.name)
+    return entries
 
 
 def _remove(entries: tuple[str, Collection[str]]) -> None:

@@ -120,12 +120,12 @@ class Catalog:
 
     async def caches(self) -> list[records.CacheRecord]:
         """All Ready caches, by ID."""
-        found = []
+        caches = []
         for name, content in await self._read_folder("cache", self.layout.cache_records):
             cache_id = name.removesuffix(".json").rpartition("/")[2]
             record = self._decode("cache", lambda: decoding.cache(content, cache_id))  # noqa: B023
-            found += [record] if record is not None else []
-        return found
+            caches += [record] if record is not None else []
+        return caches
 
     async def cache(self, cache_id: str) -> records.CacheRecord | None:
         """The record of a cache; None when there is no such cache, or it is not Ready."""
@@ -213,15 +213,15 @@ class Catalog:
             if error.errno in _MISSING:
                 return []
             raise StoreUnavailable(f"read {path}", str(error)) from error
-        found = []
+        contents = []
         for name, content, number in files:
             if number == errno.EFBIG:
                 self._on_damage(kind, f"{path}/{name}", os.strerror(number))
             elif number:
                 raise StoreUnavailable(f"read {path}/{name}", os.strerror(number))
             else:
-                found.append((f"{path}/{name}", content))
-        return found
+                contents.append((f"{path}/{name}", content))
+        return contents
 
     async def _call(self, operation: str, *arguments: Any) -> Any:
         try:

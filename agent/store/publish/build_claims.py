@@ -178,14 +178,14 @@ def _server_time(place: layout.Layout) -> float:
 
 def _clear_the_way(place: layout.Layout, names: set[str], images: set[str]) -> int | None:
     """Cancel what is planned; the number of a generation that cannot be cancelled."""
-    found = generations.outstanding(place)
-    for token in found.pending:
+    deletions = generations.outstanding(place)
+    for token in deletions.pending:
         record = generations.planned(place, token)
         if record is not None and _wants(record, names, images):
             path = generations.marker(place, token, "pending")
             if not _cancel(path):
                 return generations.newest(place) + 1
-    for number, phase in found.phases.items():
+    for number, phase in deletions.phases.items():
         if phase is generations.Phase.RETIRED:
             continue
         if phase is generations.Phase.HIDING:
@@ -196,7 +196,7 @@ def _clear_the_way(place: layout.Layout, names: set[str], images: set[str]) -> i
             wanted = record is not None and any(one.diff_id in names for one in record.layers)
         if not wanted:
             continue
-        doomed = generations.marker(place, found.doomed.get(number, str(number)), "doomed")
+        doomed = generations.marker(place, deletions.doomed.get(number, str(number)), "doomed")
         if phase is not generations.Phase.DOOMED or not _cancel(doomed):
             return number
     return None

@@ -92,22 +92,22 @@ def create(root: pathlib.Path, *, compression: str = "lz4") -> records.StoreReco
     place = layout.Layout(root)
     if not place.store_record.exists():
         files.make_folder(root)
-        if any(not name.name.startswith(("tmp", ".", "lost+found")) for name in root.iterdir()):
+        if any(not name.name.startswith(("tmp", ".", "lost+record")) for name in root.iterdir()):
             raise decoding.NotAStore(str(root), "it has no store.json, but it is not empty")
         record = records.StoreRecord(
             format=records.FORMAT, id=str(uuid.uuid4()), compression=compression
         )
         with translated(place.store_record):
             _write_once(place, place.store_record, records.encode(record))
-    found = direct_reader.open_store(root)
-    if found.compression != compression:
+    record = direct_reader.open_store(root)
+    if record.compression != compression:
         raise StoreMismatch(
-            f"the store {root} has compression {found.compression}, not {compression}:"
+            f"the store {root} has compression {record.compression}, not {compression}:"
             " all layers of a store have one; make another store for the other"
         )
     for folder in (place.tmp, place.layer_files, place.cache_records, place.image_records):
         files.make_folder(folder)
-    return found
+    return record
 
 
 def publish_chain(place: layout.Layout, chain_id: str, record: records.ChainRecord) -> None:

@@ -84,8 +84,8 @@ def test_an_empty_folder_made_for_the_place_gives_way() -> None:
 
 
 @pytest.mark.parametrize("seen", [nfs.Seen("folder", empty=False), nfs.Seen("file")])
-def test_what_is_in_the_way_is_left_alone(seen) -> None:
-    with pytest.raises(nfs.Unusable, match="in the way"):
+def test_what_exists_at_the_place_is_left_alone(seen) -> None:
+    with pytest.raises(nfs.Unusable, match="exists already"):
         nfs.plan(wanted(), seen)
 
 
