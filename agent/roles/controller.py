@@ -22,11 +22,11 @@ from agent.control.jobs import job_manifest, job_template
 from agent.control.objects import cache_events, watches
 from agent.control.reconcile import (
     cache_store,
+    cache_upkeep,
     cluster,
     leader_election,
     observed,
     step,
-    upkeep,
     work_queue,
 )
 from agent.kits import jsonlog
@@ -127,7 +127,7 @@ class _Controller:
         )
         tools = step.Tools(api=api, store=store, holders=collector, events=emitter)
         reconciler = step.Reconciler(view, tools, reconciling)
-        keeper = upkeep.Upkeep(api, view, nodes, emitter, reconciling.rules)
+        keeper = cache_upkeep.Upkeep(api, view, nodes, emitter, reconciling.rules)
         await keeper.prime()
         pusher = controller_api.alias_pusher(wanted, client)
 

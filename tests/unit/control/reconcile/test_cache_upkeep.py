@@ -12,7 +12,7 @@ from agent.clients.kube import rest_client
 from agent.control.caches import cache_object
 from agent.control.decisions import outcome, retention
 from agent.control.gc import node_list
-from agent.control.reconcile import cluster, observed, upkeep, work_queue
+from agent.control.reconcile import cache_upkeep, cluster, observed, work_queue
 from agent.model import caches, images, keys
 
 pytestmark = pytest.mark.looptime
@@ -79,7 +79,7 @@ class Leader:
         self.view = observed.Observed(self.queue)
         self.stepped: list[str] = []
         self.emitted: list[tuple[str, outcome.Event]] = []
-        self.upkeep = upkeep.Upkeep(
+        self.upkeep = cache_upkeep.Upkeep(
             cluster.Cluster(any_client, namespace="system"),
             self.view,
             node_list.Nodes(any_client, self.view),
