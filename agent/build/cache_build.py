@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from agent import errors
 from agent.build import layer_build
-from agent.build.tar import inheritance
+from agent.build.tar import headers, inheritance
 from agent.kits.aio import tasks, threads
 from agent.model import images, oci, records, times
 from agent.store.lookup import direct_reader
@@ -225,7 +225,7 @@ class _Build:
             )
         )
         for at, layer in enumerate(planned):
-            if used[at].implied:
+            if used[at].implied or (used[at].has_whiteouts and at == 0):
                 used[at] = await self._variant(
                     reference, layer, used[: at + 1], tally=tally, compression=compression
                 )
@@ -283,22 +283,32 @@ class _Build:
         """The layer as it must be on top of those below it; see agent.build.tar.inheritance."""
         plain = stack[-1]
         files = [self._place.layer(one.diff_id) for one in stack[:-1]]
-        inherited = await threads.run("look below", inheritance.look_below, plain.implied, files)
-        if not inherited:
+        try:
+            inherited = await threads.run(
+                "look below", inheritance.look_below, plain.implied, files
+            )
+        except headers.LayerTarError as error:
+            what = f"layer {layer.blob.digest} of {reference}"
+            raise layer_build.LayerUnusable(what, error) from error
+        position = inheritance.Position(inherited, plain.has_whiteouts and not files)
+        if not position:
             return plain
-        variant = dataclasses.replace(
-            layer, diff_id=inheritance.variant_id(layer.diff_id, inherited)
-        )
-        await self._count_on([variant.diff_id])
-        async with self._locks.setdefault(variant.diff_id, asyncio.Lock()), self._slots:
-            found = await self._stored(variant)
-            if found is None:
-                work = layer_build.LayerWork(
-                    self._tools, reference, layer, compression=compression, inherited=inherited
-                )
-                return await self._made(work, variant.diff_id, tally)
-            self._budget.add(layer.diff_id, found.size)
-            return found
+        variants = [
+            dataclasses.replace(layer, diff_id=name)
+            for name in inheritance.names(layer.diff_id, position)
+        ]
+        name = variants[0].diff_id
+        await self._count_on([variant.diff_id for variant in variants])
+        async with self._locks.setdefault(name, asyncio.Lock()), self._slots:
+            for variant in variants:
+                record = await self._stored(variant)
+                if record is not None:
+                    self._budget.add(layer.diff_id, record.size)
+                    return record
+            work = layer_build.LayerWork(
+                self._tools, reference, layer, compression=compression, position=position
+            )
+            return await self._made(work, name, tally)
 
     async def _stored(self, layer: oci.Layer) -> records.LayerRecord | None:
         """The layer's record; what replaces a damaged layer is claimed by its own name first."""

@@ -1,4 +1,4 @@
-"""Directories of a finished layer file, read without mounting it.
+"""Directories and symlinks of a finished layer file, read without mounting it.
 
 The builder is unprivileged, yet must know what a directory of a layer below looks
 like (see `agent.build.tar.inheritance`). So this reads as much of EROFS as mkfs.erofs
@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 
 from agent import errors
-from agent.build.tar import stream
+from agent.build.tar import rooted_path, stream
 
 _PLAIN, _INLINE = 0, 2
 _PREFIXES = {
@@ -30,6 +30,14 @@ class NotReadable(errors.PermanentError):
 
     def __init__(self, path: pathlib.Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
+        self.path = path
+
+
+class NotADirectory(errors.PermanentError):
+    """A path leads through something that is no directory. `path` is that."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(f"{path.decode(errors='backslashreplace')[:200]} is not a directory")
         self.path = path
 
 
@@ -75,6 +83,8 @@ class Layer:
         (self.build_time,) = struct.unpack_from("<q", block, 24)
         meta, self._shared = struct.unpack_from("<II", block, 40)
         self.meta: int = meta << self._bits
+        self._known: dict[bytes, _Inode | None] = {}
+        self._last: tuple[bytes, dict[bytes, int]] | None = None
 
     def __enter__(self) -> "Layer":
         return self
@@ -87,15 +97,14 @@ class Layer:
         return os.pread(self._descriptor, size, position)
 
     def find(self, path: bytes) -> stream.DirInfo | bool:
-        """What a directory looks like; True for something else there, False for nothing."""
-        inode = _Inode(self, self._root)
-        for part in path.split(b"/"):
-            if not stat.S_ISDIR(inode.mode):
-                return False
-            number = next((number for name, number in self._entries(inode) if name == part), None)
-            if number is None:
-                return False
-            inode = _Inode(self, number)
+        """What a directory looks like; True for something else there, False for nothing.
+
+        Symlinks are followed, as containerd does within the one layer, the last one, too.
+        Raises NotADirectory, and TooManyLinksError of rooted_path.
+        """
+        inode = self._look_up(rooted_path.resolve(path, self._readlink))
+        if inode is None:
+            return False
         if not stat.S_ISDIR(inode.mode):
             return True
         return stream.DirInfo(
@@ -110,6 +119,33 @@ class Layer:
                 if not name.startswith(b"trusted.")
             ),
         )
+
+    def _look_up(self, path: bytes) -> _Inode | None:
+        """The inode at a path, whose symlinks are not followed; None where there is none."""
+        if not path:
+            return _Inode(self, self._root)
+        if path not in self._known:
+            folder, _, name = path.rpartition(b"/")
+            above = self._look_up(folder)
+            number = None
+            if above is not None:
+                if not stat.S_ISDIR(above.mode):
+                    raise NotADirectory(folder)
+                number = self._children(folder, above).get(name)
+            self._known[path] = None if number is None else _Inode(self, number)
+        return self._known[path]
+
+    def _children(self, path: bytes, folder: _Inode) -> dict[bytes, int]:
+        """The numbers of a directory's inodes by name; of the last directory without reading."""
+        if self._last is None or self._last[0] != path:
+            self._last = path, dict(self._entries(folder))
+        return self._last[1]
+
+    def _readlink(self, path: bytes) -> bytes | None:
+        inode = self._look_up(path)
+        if inode is None or not stat.S_ISLNK(inode.mode):
+            return None
+        return self.read(self._place(inode, 0, inode.size), inode.size)
 
     def _entries(self, folder: _Inode) -> Iterator[tuple[bytes, int]]:
         size = 1 << self._bits
@@ -128,7 +164,7 @@ class Layer:
         if folder.layout == _INLINE and start + count == folder.size and count < 1 << self._bits:
             return folder.xattrs_at + folder.xattrs_size
         if folder.layout not in (_PLAIN, _INLINE):
-            raise NotReadable(self._path, f"a directory has data layout {folder.layout}")
+            raise NotReadable(self._path, f"an inode has data layout {folder.layout}")
         return (folder.block << self._bits) + start
 
     def _xattrs(self, inode: _Inode) -> Iterator[tuple[bytes, bytes]]:

@@ -5,12 +5,12 @@ import dataclasses
 import enum
 import logging
 import pathlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from agent import errors
 from agent.build import mkfs_erofs, unpack
-from agent.build.tar import headers, inheritance, stream
+from agent.build.tar import corrections, inheritance
 from agent.kits.aio import threads
 from agent.model import images, oci, records
 from agent.store import layer_file, layout
@@ -163,15 +163,13 @@ class LayerWork:
         layer: oci.Layer,
         *,
         compression: str,
-        inherited: Mapping[bytes, stream.DirInfo] | None = None,
+        position: inheritance.Position = inheritance.ANYWHERE,
     ) -> None:
         self._tools = tools
         self._reference = reference
         self._layer = layer
-        self._inherited = inherited or {}
-        self._name = (
-            inheritance.variant_id(layer.diff_id, inherited) if inherited else layer.diff_id
-        )
+        self._position = position
+        self._name = inheritance.variant_id(layer.diff_id, position) if position else layer.diff_id
         self._compression = compression
         self._done = 0
 
@@ -191,14 +189,14 @@ class LayerWork:
         draft = await threads.run("draft", layer_writer.draft_of, store, self._name)
         work = await threads.run("place", self._workplace, draft)
         try:
-            unpacked = await self._convert(work, tally, {})
-            if unpacked.changed:
+            unpacked = await self._convert(work, tally, corrections.NONE)
+            if unpacked.corrections:
                 logger.info(
-                    "a second pass: hard links change their files",
-                    extra={"layer": layer.diff_id, "files": len(unpacked.changed)},
+                    "a second pass: entries of the tar change earlier ones",
+                    extra={"layer": layer.diff_id, "files": len(unpacked.corrections.files)},
                 )
                 work.unlink()
-                unpacked = await self._convert(work, tally, unpacked.changed)
+                unpacked = await self._convert(work, tally, unpacked.corrections)
             self._report(Stage.PUBLISHING)
             record = await threads.run("describe", self._describe, work, draft, unpacked)
             budget.add(layer.diff_id, record.size)
@@ -211,7 +209,7 @@ class LayerWork:
         return record
 
     async def _convert(
-        self, draft: pathlib.Path, tally: Tally, overrides: Mapping[bytes, headers.Entry]
+        self, draft: pathlib.Path, tally: Tally, known: corrections.Corrections
     ) -> unpack.Unpacked:
         tools, layer = self._tools, self._layer
 
@@ -235,8 +233,8 @@ class LayerWork:
                         chunks,
                         run.pipe,
                         compressed=oci.is_compressed(layer.blob.media_type),
-                        below=self._inherited.get,
-                        overrides=overrides,
+                        position=self._position,
+                        known=known,
                         on_bytes=on_bytes,
                     )
                 except (unpack.ReaderGone, threads.Closed):
@@ -288,7 +286,8 @@ class LayerWork:
             sha256=digest,
             blobs=[self._layer.blob.digest],
             mkfs=self._tools.mkfs.toolchain(self._compression),
-            implied=[] if self._inherited else inheritance.encode(unpacked.implied),
+            implied=[] if self._position else inheritance.encode(unpacked.implied),
+            has_whiteouts=unpacked.has_whiteouts and not self._position,
         )
 
     def _report(self, stage: Stage) -> None:

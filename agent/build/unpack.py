@@ -11,11 +11,11 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 
 from agent import errors
 from agent.build import decompression
-from agent.build.tar import headers, stream
+from agent.build.tar import corrections, headers, inheritance, stream
 from agent.kits.aio import threads
 
 _BATCH = 1 << 20
@@ -33,7 +33,8 @@ class Unpacked:
     tar_size: int
     entries: int
     implied: tuple[bytes, ...]
-    changed: Mapping[bytes, headers.Entry]
+    has_whiteouts: bool
+    corrections: corrections.Corrections
     fault: errors.AgentError | None
 
 
@@ -71,8 +72,8 @@ async def unpack(
     pipe: int,
     *,
     compressed: bool,
-    below: stream.Below,
-    overrides: Mapping[bytes, headers.Entry],
+    position: inheritance.Position,
+    known: corrections.Corrections,
     on_bytes: Callable[[int], None],
 ) -> Unpacked:
     """Write a layer's tar, put right, to a pipe, and close that; returns what it was.
@@ -93,7 +94,8 @@ async def unpack(
             loop.call_soon_threadsafe(room.release)
 
     blob = _Blob(packed, taken)
-    work = _Normalising(tar, pipe, stream.Normaliser(below, overrides))
+    normaliser = stream.Normaliser(position.inherited.get, known, is_bottom=position.is_bottom)
+    work = _Normalising(tar, pipe, normaliser)
     first = threads.start("decompress", _decompress, blob, tar, compressed)
     second = threads.start("normalise", work.run, packed)
     for future in (first, second):
@@ -115,9 +117,10 @@ async def unpack(
         blob_size=blob.size,
         diff_id=f"sha256:{work.digest.hexdigest()}",
         tar_size=work.size,
-        entries=work.normaliser.entries,
-        implied=tuple(work.normaliser.implied),
-        changed=work.normaliser.changed(),
+        entries=normaliser.entries,
+        implied=tuple(normaliser.implied),
+        has_whiteouts=normaliser.has_whiteouts,
+        corrections=work.corrections,
         fault=fault,
     )
 
@@ -175,7 +178,8 @@ class _Normalising:
     ) -> None:
         self.digest = hashlib.sha256()
         self.size = 0
-        self.normaliser = normaliser
+        self.corrections = corrections.NONE
+        self._normaliser = normaliser
         self._tar = tar
         self._pipe = pipe
 
@@ -185,9 +189,10 @@ class _Normalising:
             while (piece := self._tar.get()) is not None:
                 self.digest.update(piece)
                 self.size += len(piece)
-                _write(self._pipe, self.normaliser.feed(piece))
-            _write(self._pipe, self.normaliser.finish())
-        except (stream.LayerTarError, headers.TarHeaderError) as error:
+                _write(self._pipe, self._normaliser.feed(piece))
+            _write(self._pipe, self._normaliser.finish())
+            self.corrections = self._normaliser.corrections()
+        except headers.LayerTarError as error:
             self._tar.abort()
             return error
         except BrokenPipeError as error:

@@ -62,7 +62,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     it was made from, `blobs` the digests of the compressed blobs known to unpack to it.
     `implied` are the directories (percent-encoded) that the tar has things in but does
     not name: they look as below, so an image may use a variant of this layer. In the file
-    a long list is `implied_packed` instead: a pull reads the record of each layer.
+    a long list is `implied_packed` instead: a pull reads the record of each layer. One with
+    whiteouts has a variant for the bottom of an image, where there is nothing to hide.
 
     `damaged` says what is wrong with the layer file, "" for nothing that is known. Such a
     layer is not served, and the next build makes it anew; its file stays as it is, for
@@ -79,6 +80,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     implied_packed: str = ""
     damaged: str = ""
     replaced_by: DigestText | None = None
+    has_whiteouts: bool = False
 
 
 class ChainRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,14 +13,19 @@ USTAR = b"ustar\x0000"
 GNU = b"ustar  \x00"
 _STAR_TRAILER = b"tar\x00"
 _SPECIAL_MODES = 0o7777
-_MAX_TIME = (1 << 63) // 1_000_000_000
-_DECIMAL = re.compile(rb"-?[0-9]+")
-_TIME = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]*))?")
+_MAX_TIME = divmod((1 << 63) - 1, 1_000_000_000)
+_DECIMAL = re.compile(rb"[+-]?[0-9]+")
+_TIME = re.compile(rb"([+-]?[0-9]+)(?:\.([0-9]*))?")
 _SCHILY = b"SCHILY.xattr."
+_TIMES = (b"atime", b"ctime", b"mtime")
 
 
-class TarHeaderError(errors.PermanentError):
-    """A header in a layer's tar cannot be read; containerd cannot either."""
+class LayerTarError(errors.PermanentError):
+    """A layer's tar cannot be unpacked, by containerd neither. `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the layer's tar cannot be unpacked: {reason}")
+        self.reason = reason
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,7 +61,7 @@ class Entry:
 
     @property
     def attributes(self) -> bytes:
-        """What a hard link to this entry could change, except xattrs, in the form of a header."""
+        """What a hard link to this entry may change, except xattrs, in the form of a header."""
         plain = b"%07o%07o%07o%011o" % (self.mode, self.uid, self.gid, self.mtime)
         return plain + b".%d" % self.mtime_ns if self.mtime_ns else plain
 
@@ -102,6 +107,11 @@ class Entry:
         return bytes(block)
 
 
+def show(path: bytes) -> str:
+    """A path for a message."""
+    return path.decode(errors="backslashreplace")[:200]
+
+
 def root_entry() -> bytes:
     """The header of the root as containerd's snapshotter makes it."""
     return Entry(b"5", b"", 0o755, 0, 0, 0, 0).encode(b"./")
@@ -125,16 +135,17 @@ def has_data(kind: bytes) -> bool:
 
 
 def decimal(text: bytes) -> int:
-    """A number of a PAX header or sparse map; TarHeaderError where it is none."""
-    if not _DECIMAL.fullmatch(text):
-        raise TarHeaderError(f"not a number in a layer's tar: {text[:40]!r}")
-    return int(text)
+    """A number of a PAX header or sparse map; LayerTarError where it is none of 64 bits."""
+    number = int(text) if _DECIMAL.fullmatch(text) and len(text) < 100 else 1 << 63
+    if not -(1 << 63) <= number < 1 << 63:
+        raise LayerTarError(f"not a number: {text[:40]!r}")
+    return number
 
 
 def parse(block: bytes) -> Entry:
-    """Read a header block as archive/tar does; TarHeaderError where that fails."""
+    """Read a header block as archive/tar does; LayerTarError where that fails."""
     if not _checksum_fits(block):
-        raise TarHeaderError("the layer's tar has a header with a wrong checksum")
+        raise LayerTarError("a header with a wrong checksum")
     entry = Entry(
         kind=block[156:157],
         name=_text(block[0:100]),
@@ -151,7 +162,7 @@ def parse(block: bytes) -> Entry:
     if prefix := _prefix(block, magic):
         entry.name = prefix + b"/" + entry.name
     if entry.size < 0:
-        raise TarHeaderError("the layer's tar has an entry of negative size")
+        raise LayerTarError("an entry of negative size")
     return entry
 
 
@@ -165,9 +176,12 @@ class Extra:
         self._long_link = b""
 
     def add(self, kind: bytes, content: bytes) -> None:
-        """Take one of them; a global PAX header means nothing to containerd."""
+        """Take one of them; a global PAX header takes back what stands before it."""
         self.seen = True
-        if kind == b"x":
+        if kind == b"g":
+            _parse_pax(content)
+            self._pax, self._long_name, self._long_link = {}, b"", b""
+        elif kind == b"x":
             self._pax = _parse_pax(content)
         elif kind == b"L":
             self._long_name = _text(content)
@@ -182,13 +196,13 @@ class Extra:
         for key in ("uid", "gid", "size"):
             if value := pax.get(key.encode()):
                 setattr(entry, key, decimal(value))
-        if value := pax.get(b"mtime"):
-            entry.mtime, entry.mtime_ns = _pax_time(value)
+        times = {key: _pax_time(pax[key]) for key in _TIMES if pax.get(key)}
+        entry.mtime, entry.mtime_ns = times.get(b"mtime", (entry.mtime, 0))
         if entry.kind == b"\x00":
             entry.kind = b"5" if entry.name.endswith(b"/") else b"0"
         if entry.kind not in (b"0", b"1", b"2", b"3", b"4", b"5", b"6"):
-            raise TarHeaderError(
-                f"the layer's tar has an entry of type {entry.kind!r},"
+            raise LayerTarError(
+                f"an entry of type {entry.kind!r},"
                 f" {entry.name[:200]!r}: containerd does not unpack it either"
             )
         entry.sparse = _sparse(entry, pax)
@@ -199,11 +213,11 @@ class Extra:
 def _settle(entry: Entry, pax: Mapping[bytes, bytes]) -> None:
     """What containerd and Linux make of the values."""
     if entry.size < 0:
-        raise TarHeaderError("the layer's tar has an entry of negative size")
+        raise LayerTarError("an entry of negative size")
     # chown(-1) leaves the owner as it is: root, who made the file.
     entry.uid = _owner(entry.uid)
     entry.gid = _owner(entry.gid)
-    if not 0 <= entry.mtime < _MAX_TIME:
+    if not (0, 0) <= (entry.mtime, entry.mtime_ns) <= _MAX_TIME:
         entry.mtime = entry.mtime_ns = 0
     if entry.kind == b"2":
         entry.mode = 0o777
@@ -211,22 +225,9 @@ def _settle(entry: Entry, pax: Mapping[bytes, bytes]) -> None:
         entry.major = entry.minor = 0
     else:
         entry.size = 0
-    # A hard link's belong to what it names; if that is no file, they are dropped there.
-    user = entry.kind in (b"0", b"1", b"5")
     entry.xattrs = [
-        (name, value)
-        for key, value in pax.items()
-        if key.startswith(_SCHILY) and _is_kept(name := key.removeprefix(_SCHILY), user=user)
+        (key.removeprefix(_SCHILY), value) for key, value in pax.items() if key.startswith(_SCHILY)
     ]
-
-
-def _is_kept(name: bytes, *, user: bool) -> bool:
-    if name.startswith(b"user."):
-        return user
-    return name.startswith(b"security.") or name in (
-        b"system.posix_acl_access",
-        b"system.posix_acl_default",
-    )
 
 
 def _owner(number: int) -> int:
@@ -257,7 +258,7 @@ def _number(field: bytes) -> int:
     try:
         return int(text, 8) if text.isdigit() else int("x")
     except ValueError as error:
-        raise TarHeaderError(f"not an octal number in a layer's tar: {text!r}") from error
+        raise LayerTarError(f"not an octal number: {text!r}") from error
 
 
 def _prefix(block: bytes, magic: bytes) -> bytes:
@@ -275,7 +276,7 @@ def _prefix(block: bytes, magic: bytes) -> bytes:
 def _is_number(field: bytes) -> bool:
     try:
         _number(field)
-    except TarHeaderError:
+    except LayerTarError:
         return False
     return True
 
@@ -288,11 +289,11 @@ def _parse_pax(content: bytes) -> dict[bytes, bytes]:
         count = decimal(length)
         record = content[len(length) + 1 : count - 1]
         if count < 5 or count > len(content) or content[count - 1 : count] != b"\n":
-            raise TarHeaderError("the layer's tar has a damaged PAX header")
+            raise LayerTarError("a damaged PAX header")
         key, equals, value = record.partition(b"=")
         named = key in (b"path", b"linkpath", b"uname", b"gname")
-        if not equals or b"\x00" in (value if named else key):
-            raise TarHeaderError("the layer's tar has a damaged PAX header")
+        if not equals or not key or b"\x00" in (value if named else key):
+            raise LayerTarError("a damaged PAX header")
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             pieces.append(value)
         else:
@@ -313,12 +314,12 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
 def _pax_time(text: bytes) -> tuple[int, int]:
     match = _TIME.fullmatch(text)
     if match is None:
-        raise TarHeaderError(f"not a time in a layer's tar: {text[:40]!r}")
-    nanoseconds = int((match[3] or b"").ljust(9, b"0")[:9])
-    seconds = int(match[2])
-    if not match[1]:
-        return seconds, nanoseconds
-    return (-seconds - 1, 10**9 - nanoseconds) if nanoseconds else (-seconds, 0)
+        raise LayerTarError(f"not a time: {text[:40]!r}")
+    seconds = decimal(match[1])
+    nanoseconds = int((match[2] or b"").ljust(9, b"0")[:9])
+    if nanoseconds and text.startswith(b"-"):
+        return seconds - 1, 10**9 - nanoseconds
+    return seconds, nanoseconds
 
 
 def _sparse(entry: Entry, pax: Mapping[bytes, bytes]) -> Sparse | None:
@@ -332,7 +333,7 @@ def _sparse(entry: Entry, pax: Mapping[bytes, bytes]) -> Sparse | None:
     size = pax.get(b"GNU.sparse.size") or pax.get(b"GNU.sparse.realsize")
     numbers = [decimal(text) for text in outline.split(b",")] if outline else []
     if len(numbers) % 2 or any(number < 0 for number in numbers):
-        raise TarHeaderError("the layer's tar has a damaged sparse map")
+        raise LayerTarError("a damaged sparse map")
     return Sparse(
         inline=version == (b"1", b"0"),
         numbers=numbers,

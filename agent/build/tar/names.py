@@ -1,33 +1,29 @@
 """What the names in a layer's tar mean: cleaned, symlinks followed, as containerd does."""
 
-import array
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
-from agent.build.tar import headers
+from agent.build.tar import acl, headers, inodes, rooted_path
 
 _ZERO_TAIL = bytes(12)
-_MAX_HOPS = 255
 
 
 class Names:
     """The directories and symlinks of the layer so far, and what paths mean among them.
 
-    Of files only 16 bytes each are kept, to tell whether a hard link changes one.
-    `overrides` are the entries that get other attributes than their header has.
+    `corrected` are the numbers of entries that get other attributes than their header has.
     """
 
-    def __init__(self, overrides: Mapping[bytes, headers.Entry]) -> None:
-        self._overrides = overrides
-        self._files = array.array("q")
-        self._attributes = array.array("q")
-        self._xattrs: dict[int, int] = {}
-        self._implied: dict[int, tuple[int, bytes]] = {}
-        self._roots: dict[bytes, bytes] = {}
-        self._changes: dict[bytes, headers.Entry] = {}
+    def __init__(self, files: inodes.Inodes, corrected: Container[int] = ()) -> None:
+        self._corrected = corrected
+        self._note_path = files.paths.append
+        self._note_attributes = files.attributes.append
+        self._paths = files.paths
         self._folders = {b""}
+        self._xattrs: dict[bytes, dict[bytes, bytes]] = {}
+        """Of directories that have some."""
         self._links: dict[bytes, bytes] = {}
         self._parent = b""
+        self._resolved = (b"", b"")
 
     def quick(self, block: bytes) -> int:  # noqa: C901 - one test after another, for speed
         """The size of the data of an entry that may pass as it is; -1 when it may not.
@@ -55,21 +51,21 @@ class Names:
             return -1
         parent = name.rpartition(b"/")[0]
         if parent != self._parent:
-            if parent not in self._folders:
+            if parent not in self._folders or self.default_acl(parent) is not None:
                 return -1
             self._parent = parent
-        if name in self._links or name in self._overrides:
+        if name in self._links or name in self._xattrs:
             return -1
         size = int(block[124:135], 8)
         if kind == 0x35:
             if size:
                 return -1
             self._folders.add(name)
-        elif name in self._folders:
+        elif name in self._folders or len(self._paths) in self._corrected:
             return -1
         else:
-            self._files.append(hash(name))
-            self._attributes.append(hash(attributes))
+            self._note_path(hash(name))
+            self._note_attributes(hash(attributes))
         return size
 
     def locate(self, name: bytes) -> tuple[bytes, bytes]:
@@ -77,126 +73,88 @@ class Names:
         parts = _clean(name)
         if not parts or parts[-1] == b"..":
             return b"", b""
-        return self._resolve(parts[:-1]), parts[-1]
+        return self._resolve(b"/".join(parts[:-1])), parts[-1]
 
     def link_target(self, link: bytes) -> bytes:
         """The real path of what a hard link names: its last part is not followed."""
         folder, _, base = link.rpartition(b"/")
         if base in (b"", b".", b".."):
-            raise headers.TarHeaderError(
-                f"the layer's tar has a hard link to a directory: {link[:200]!r}"
-            )
-        parent = self._resolve(folder.split(b"/"))
+            raise headers.LayerTarError(f"a hard link to the directory {headers.show(link)}")
+        parent = self._resolve(folder)
         return parent + b"/" + base if parent else base
 
     def missing(self, folder: bytes) -> list[bytes]:
         """The directories on the way to one that were not named so far, top first."""
-        found: list[bytes] = []
+        missing: list[bytes] = []
         while folder not in self._folders:
-            found.insert(0, folder)
+            missing.append(folder)
             folder = folder.rpartition(b"/")[0]
-        return found
+        return missing[::-1]
 
     def add(self, path: bytes, kind: bytes, link: bytes) -> None:
         """Note an entry; what was in its place goes, except a directory under another."""
-        self._roots.pop(path, None)
         if kind == b"5":
             self._folders.add(path)
         elif path in self._folders:
+            self.remove(path)
+        target = self._links.get(link) if kind == b"1" else link if kind == b"2" else None
+        if target is not None:
+            self._links[path] = target
+        elif path not in self._links:
+            return
+        else:
+            del self._links[path]
+        self._resolved = (b"", b"")
+
+    def remove(self, path: bytes) -> bool:
+        """Forget a path and all below it; whether it was a directory or a symlink."""
+        is_folder = path in self._folders and path != b""
+        if is_folder:
             below = path + b"/"
             self._folders = {
                 name for name in self._folders if name != path and not name.startswith(below)
             }
-            self._links = {
-                name: link for name, link in self._links.items() if not name.startswith(below)
-            }
+            for table in (self._links, self._xattrs):
+                for name in [name for name in table if name == path or name.startswith(below)]:
+                    del table[name]
             self._parent = b""
-        target = self._links.get(link) if kind == b"1" else link if kind == b"2" else None
-        if target is not None:
-            self._links[path] = target
+        self._resolved = (b"", b"")
+        return self._links.pop(path, None) is not None or is_folder
+
+    def has(self, path: bytes) -> bool:
+        """Whether there is a directory or a symlink."""
+        return path in self._folders or path in self._links
+
+    def is_folder(self, path: bytes) -> bool:
+        """Whether there is a directory."""
+        return path in self._folders
+
+    def xattrs(self, folder: bytes) -> Mapping[bytes, bytes]:
+        """The xattrs of a directory."""
+        return self._xattrs.get(folder, {})
+
+    def set_xattrs(self, folder: bytes, xattrs: Mapping[bytes, bytes]) -> None:
+        """Note all xattrs that a directory has now."""
+        if xattrs:
+            self._xattrs[folder] = dict(xattrs)
+            self._parent = b""
         else:
-            self._links.pop(path, None)
+            self._xattrs.pop(folder, None)
 
-    def note_file(self, path: bytes, entry: headers.Entry) -> None:
-        """Remember what a file, or whatever else is no directory, looks like."""
-        self._files.append(hash(path))
-        self._attributes.append(hash(entry.attributes))
-        if entry.xattrs:
-            self._xattrs[hash(path)] = hash(tuple(sorted(entry.xattrs)))
-        self._changes.pop(path, None)
+    def default_acl(self, folder: bytes) -> bytes | None:
+        """What the kernel makes an access ACL of for everything new in a directory."""
+        return self._xattrs[folder].get(acl.DEFAULT) if folder in self._xattrs else None
 
-    def note_link(self, path: bytes, entry: headers.Entry) -> None:
-        """Remember what a hard link says about the file that it names."""
-        root = self._roots.get(entry.link, entry.link)
-        self._roots[path] = root
-        change = dataclasses.replace(entry)
-        if (before := self._changes.get(root)) is not None:
-            change.xattrs = list({**dict(before.xattrs), **dict(entry.xattrs)}.items())
-        self._changes[root] = change
-
-    def note_implied(self, path: bytes) -> None:
-        """Remember that a directory was made for what stands in it."""
-        self._implied[hash(path)] = (len(self._files), path)
-
-    def misplaced(self) -> bytes | None:
-        """A file that something was put into; containerd refuses that ("not a directory")."""
-        if self._implied:
-            for at, name in enumerate(self._files):
-                made = self._implied.get(name)
-                if made is not None and at < made[0]:
-                    return made[1]
-        return None
-
-    def changed(self) -> dict[bytes, headers.Entry]:
-        """The files to which a hard link gives other attributes than their own entry.
-
-        containerd applies the header of a link to the file; mkfs.erofs does not.
-        """
-        if not self._changes:
-            return {}
-        wanted = {hash(path): path for path in self._changes}
-        last = {
-            wanted[name]: attributes
-            for name, attributes in zip(self._files, self._attributes, strict=True)
-            if name in wanted
-        }
-        return {
-            path: change
-            for path, change in self._changes.items()
-            if path in last
-            and (
-                last[path] != hash(change.attributes)
-                or (
-                    change.xattrs
-                    and self._xattrs.get(hash(path)) != hash(tuple(sorted(change.xattrs)))
-                )
-            )
-        }
-
-    def _resolve(self, parts: list[bytes]) -> bytes:
-        current: list[bytes] = []
-        todo = parts[::-1]
-        hops = 0
-        while todo:
-            part = todo.pop()
-            if part in (b"", b"."):
-                continue
-            if part == b"..":
-                del current[-1:]
-                continue
-            target = self._links.get(b"/".join([*current, part])) if self._links else None
-            if target is None:
-                current.append(part)
-                continue
-            hops += 1
-            if hops > _MAX_HOPS:
-                raise headers.TarHeaderError(
-                    f"the layer's tar has symlinks in a circle, at {part[:99]!r}"
-                )
-            if target.startswith(b"/"):
-                current.clear()
-            todo += target.split(b"/")[::-1]
-        return b"/".join(current)
+    def _resolve(self, path: bytes) -> bytes:
+        # Entries of one directory follow one another, and most layers have few symlinks.
+        if path != self._resolved[0]:
+            try:
+                self._resolved = path, rooted_path.resolve(path, self._links.get)
+            except rooted_path.TooManyLinksError as error:
+                raise headers.LayerTarError(
+                    f"symlinks in a circle, at {headers.show(path)}"
+                ) from error
+        return self._resolved[1]
 
 
 def _clean(name: bytes) -> list[bytes]:

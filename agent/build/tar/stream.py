@@ -22,10 +22,9 @@ get a new header (a PAX one where needed). What differs, and is mended here:
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 
-from agent import errors
-from agent.build.tar import headers, names
+from agent.build.tar import corrections, headers, inodes, names, xattrs
 
 BLOCK = 512
 _END = bytes(2 * BLOCK)
@@ -36,16 +35,14 @@ _META_LIMIT = 1 << 20
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 
+_MAX_PART = 255
+_MAX_PATH = 4000
+"""A path has at most 4095 bytes, and begins with the folder of containerd's snapshot."""
+
+_MAX_TARGET = 4095
+
 Spans = list[memoryview | bytes]
 Reading = Generator[None, None, bytes]
-
-
-class LayerTarError(errors.PermanentError):
-    """A layer's tar cannot be unpacked, by containerd neither. `reason` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the layer's tar cannot be unpacked: {reason}")
-        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,22 +74,33 @@ class Normaliser:
 
     What it returns refers to the piece that was fed: use it before the next one.
     `implied` are the directories that the tar has things in but does not name.
+    `has_whiteouts` says whether it hides anything below. With `is_bottom` there is nothing
+    below: whiteouts remove what the layer itself has so far, and leave no trace.
 
-    A hard link may carry other attributes than the file it names, and containerd
-    gives these to the file, whose entry has passed by then. `changed` tells, and a
-    second pass with these `overrides` gets it right.
+    Some entries change what earlier ones made, which has passed by then. `corrections` says
+    so at the end, and a second pass with these gets it right.
     """
 
     def __init__(
         self,
         below: Below = nothing_below,
-        overrides: Mapping[bytes, headers.Entry] | None = None,
+        known: corrections.Corrections = corrections.NONE,
+        *,
+        is_bottom: bool = False,
     ) -> None:
         self.implied: list[bytes] = []
         self.entries = 0
+        self.has_whiteouts = False
         self._below = below
-        self._overrides = overrides or {}
-        self._names = names.Names(self._overrides)
+        self._known = known
+        self._is_bottom = is_bottom
+        self._inodes = inodes.Inodes()
+        self._names = names.Names(self._inodes, known.files)
+        self._quick = self._names.quick if not known.removals else _never_quick
+        self._changed_folders: set[bytes] = set()
+        self._removals: list[tuple[int, corrections.Removal]] = []
+        self._certain: set[bytes] = set()
+        self._absent: set[bytes] = set()
         self._out: Spans = []
         self._chunk = memoryview(b"")
         self._raw = b""
@@ -121,16 +129,24 @@ class Normaliser:
         out, self._out = self._out, []
         return out
 
-    def changed(self) -> dict[bytes, headers.Entry]:
-        """The `overrides` that another pass needs; empty when this one was right."""
-        return self._names.changed()
+    def corrections(self) -> corrections.Corrections:
+        """What another pass must know; nothing after one that knew it."""
+        if self._known:
+            return corrections.NONE
+        existed = self._inodes.existed((number, one.path) for number, one in self._removals)
+        return corrections.Corrections(
+            files=self._inodes.changed(),
+            folders={
+                path: list(self._names.xattrs(path).items()) for path in self._changed_folders
+            },
+            removals=[one for _, one in self._removals if one.path in existed | self._certain],
+        )
 
     def finish(self) -> Spans:
         """The tar is at its end; returns the rest. Raises LayerTarError where it was cut off."""
         if not self._ended and self._broken_off:
-            raise LayerTarError("it ends in the middle of an entry")
-        if (path := self._names.misplaced()) is not None:
-            raise LayerTarError(f"it puts something into {_show(path)}, which is a file")
+            raise headers.LayerTarError("it ends in the middle of an entry")
+        self._inodes.require_sound()
         out, self._out = self._out, []
         return [*out, bytes(self._owed), _END]
 
@@ -198,7 +214,7 @@ class Normaliser:
     # -- the archive -------------------------------------------------------
 
     def _run(self) -> Generator[None, None, None]:
-        quick = self._names.quick
+        quick = self._quick
         while True:
             # The fast way: a whole header in this piece that both sides read alike.
             while self._at + BLOCK <= len(self._raw):
@@ -227,9 +243,9 @@ class Normaliser:
             if not any(block):
                 self._broken_off = False
                 if any((yield from self._take(BLOCK))):
-                    raise LayerTarError("an empty block in the middle of it")
+                    raise headers.LayerTarError("an empty block in the middle of it")
                 return True
-            if not extra.seen and (size := self._names.quick(block)) >= 0:
+            if not extra.seen and (size := self._quick(block)) >= 0:
                 # It lay across two pieces, or begins one.
                 self.entries += 1
                 self._emit(block)
@@ -239,7 +255,7 @@ class Normaliser:
             if header.kind not in b"xgLK":
                 break
             if header.size > _META_LIMIT:
-                raise LayerTarError("a name or PAX header of more than 1 MiB")
+                raise headers.LayerTarError("a name or PAX header of more than 1 MiB")
             content = yield from self._take(header.size)
             yield from self._drop(_padded(header.size) - header.size)
             extra.add(header.kind, content)
@@ -252,7 +268,7 @@ class Normaliser:
         holes = None
         if entry.sparse is not None:
             if entry.kind != b"0":
-                raise LayerTarError("a sparse entry that is not a file")
+                raise headers.LayerTarError("a sparse entry that is not a file")
             used, holes = yield from self._sparse_map(entry, stored)
             stored -= used
         path = self._place(entry)
@@ -268,58 +284,123 @@ class Normaliser:
         parent, base = self._names.locate(entry.name)
         if not base:
             return None  # The root: containerd leaves it as it is.
-        self._make_parents(parent)
         path = parent + b"/" + base if parent else base
+        _require_fit(path, entry)
+        self._make_parents(parent)
         if base == _OPAQUE:
-            self._emit(headers.opaque_entry(parent))
+            self._make_opaque(parent)
             return None
         if base.startswith(_WHITEOUT):
             self._whiteout(entry, parent, base)
             return None
+        if entry.kind == b"5":
+            self._folder(path, parent, entry)
+            return path if self._put(path, entry) else None
         if entry.kind == b"1":
-            target = self._names.link_target(entry.link)
-            if target == path:
-                raise LayerTarError(f"the hard link {_show(path)} to itself")
-            entry.link = target
-        self._names.add(path, entry.kind, entry.link)
-        if entry.kind == b"1":
-            self._names.note_link(path, entry)
-        elif entry.kind != b"5":
-            self._override(path, entry)
-            self._names.note_file(path, entry)
-        self._emit(entry.encode(path))
-        return path
+            self._link(path, entry)
+        else:
+            before = xattrs.inherited(entry.kind, self._names.default_acl(parent))
+            entry.xattrs = xattrs.settled(entry.kind, entry.mode, entry.xattrs, before)
+            self._names.add(path, entry.kind, entry.link)
+            self._correct(entry)
+            self._inodes.note(path, entry)
+        return path if self._put(path, entry) else None
 
-    def _override(self, path: bytes, entry: headers.Entry) -> None:
-        """Give an entry the attributes that a hard link to it will ask for."""
-        change = self._overrides.get(path)
-        if change is not None:
+    def _put(self, path: bytes, entry: headers.Entry) -> bool:
+        """Emit an entry, unless a later whiteout removes it; whether its data are to follow."""
+        if any(one.covers(path, self.entries) for one in self._known.removals):
+            self._absent.add(path)
+            return False
+        if entry.kind == b"1" and entry.link in self._absent:
+            raise headers.LayerTarError(
+                f"the bottom layer has a hard link, {headers.show(path)}, to a file that a"
+                " whiteout in the same layer removes"
+            )
+        self._absent.discard(path)
+        self._emit(entry.encode(path))
+        return True
+
+    def _link(self, path: bytes, entry: headers.Entry) -> None:
+        target = self._names.link_target(entry.link)
+        if target == path:
+            raise headers.LayerTarError(f"the hard link {headers.show(path)} to itself")
+        entry.link = target
+        entry.xattrs = xattrs.settled(entry.kind, entry.mode, entry.xattrs, {})
+        self._names.add(path, entry.kind, entry.link)
+        self._inodes.note_link(path, entry)
+
+    def _correct(self, entry: headers.Entry) -> None:
+        """Give an entry the attributes that hard links to it will ask for."""
+        for change in self._known.files.get(len(self._inodes.paths), ()):
             entry.mode = entry.mode if entry.kind == b"2" else change.mode
             entry.uid, entry.gid = change.uid, change.gid
             entry.mtime, entry.mtime_ns = change.mtime, change.mtime_ns
-            added = dict(change.xattrs)
-            if entry.kind != b"0":
-                added = {key: value for key, value in added.items() if key[:5] != b"user."}
-            entry.xattrs = list({**dict(entry.xattrs), **added}.items())
+            kept = xattrs.after_chown(entry.xattrs)
+            entry.xattrs = xattrs.settled(entry.kind, entry.mode, change.xattrs, kept)
+
+    def _folder(self, path: bytes, parent: bytes, entry: headers.Entry) -> None:
+        """Find the xattrs of a directory, and let the entry have those that are to be emitted.
+
+        mkfs.erofs adds the xattrs of a second entry to those of the first.
+        """
+        is_new = not self._names.is_folder(path)
+        before = dict(self._names.xattrs(path))
+        if is_new:
+            before = xattrs.inherited(b"5", self._names.default_acl(parent))
+        after = dict(xattrs.settled(b"5", entry.mode, entry.xattrs, before))
+        self._names.add(path, b"5", b"")
+        self._names.set_xattrs(path, after)
+        if path in self._known.folders:
+            entry.xattrs = [*self._known.folders[path]] if is_new else []
+        elif is_new:
+            entry.xattrs = list(after.items())
+        else:
+            entry.xattrs = [pair for pair in after.items() if pair[0] not in before]
+            if any(after.get(name) != value for name, value in before.items()):
+                self._changed_folders.add(path)
+
+    def _make_opaque(self, parent: bytes) -> None:
+        self.has_whiteouts = True
+        if not self._is_bottom:
+            self._emit(headers.opaque_entry(parent))
+            return
+        # containerd removes what it has not unpacked by an entry of its own.
+        below = parent + b"/" if parent else b""
+        for path in self.implied:
+            if path.startswith(below) and self._names.is_folder(path):
+                self._remove(path)
 
     def _whiteout(self, entry: headers.Entry, parent: bytes, base: bytes) -> None:
+        self.has_whiteouts = True
         hidden = base.removeprefix(_WHITEOUT)
         if hidden in (b"", b".", b".."):
-            raise LayerTarError(f"a whiteout of nothing, {_show(base)}")
+            raise headers.LayerTarError(f"a whiteout of nothing, {headers.show(base)}")
         path = parent + b"/" + hidden if parent else hidden
-        self._names.add(path, b"3", b"")
+        if self._is_bottom:
+            self._remove(path)
+            return
+        if self._names.has(path):
+            raise headers.LayerTarError(
+                f"a whiteout of {headers.show(path)}, which the same layer has"
+            )
+        self._inodes.note_whiteout(path)
         whiteout = headers.Entry(
             kind=b"0", name=b"", mode=0, uid=entry.uid, gid=entry.gid, size=0, mtime=0
         )
-        self._names.note_file(path, whiteout)
+        self._inodes.note(path, whiteout)
         self._emit(whiteout.encode(parent + b"/" + base if parent else base))
+
+    def _remove(self, path: bytes) -> None:
+        removal = corrections.Removal(path, self.entries)
+        self._removals.append((len(self._inodes.paths), removal))
+        if self._names.remove(path):
+            self._certain.add(path)
 
     def _make_parents(self, parent: bytes) -> None:
         for path in self._names.missing(parent):
             self.implied.append(path)
-            self._names.note_implied(path)
+            self._inodes.note_made(path)
             info = self._below(path) or MADE
-            self._names.add(path, b"5", b"")
             made = headers.Entry(
                 kind=b"5",
                 name=path,
@@ -331,7 +412,8 @@ class Normaliser:
                 mtime_ns=info.mtime_ns,
                 xattrs=list(info.xattrs),
             )
-            self._emit(made.encode(path))
+            self._folder(path, path.rpartition(b"/")[0], made)
+            self._put(path, made)
 
     # -- sparse files ------------------------------------------------------
 
@@ -346,7 +428,7 @@ class Normaliser:
             wanted = 1
             while text.count(b"\n") < wanted:
                 if used + BLOCK > stored or used > _META_LIMIT:
-                    raise LayerTarError("a sparse map that does not end")
+                    raise headers.LayerTarError("a sparse map that does not end")
                 text += yield from self._take(BLOCK)
                 used += BLOCK
                 if wanted == 1 and b"\n" in text:
@@ -359,10 +441,10 @@ class Normaliser:
         end = 0
         for offset, length in pieces:
             if offset < end or offset + length > entry.size:
-                raise LayerTarError("a sparse map that contradicts itself")
+                raise headers.LayerTarError("a sparse map that contradicts itself")
             end = offset + length
         if sum(length for _, length in pieces) != stored - used:
-            raise LayerTarError("a sparse file with more or less data than its map says")
+            raise headers.LayerTarError("a sparse file with more or less data than its map says")
         return used, pieces
 
     def _fill(
@@ -388,5 +470,15 @@ def _padded(size: int) -> int:
     return (size + BLOCK - 1) // BLOCK * BLOCK
 
 
-def _show(path: bytes) -> str:
-    return path.decode(errors="backslashreplace")[:200]
+def _never_quick(_: bytes) -> int:
+    return -1
+
+
+def _require_fit(path: bytes, entry: headers.Entry) -> None:
+    """Raise LayerTarError for what no system call of Linux takes."""
+    if len(path) > _MAX_PATH or any(len(part) > _MAX_PART for part in path.split(b"/")):
+        raise headers.LayerTarError(f"a path that is too long, {headers.show(path)}")
+    if entry.kind == b"2" and not 0 < len(entry.link) <= _MAX_TARGET:
+        raise headers.LayerTarError(
+            f"the symlink {headers.show(path)} to a target of {len(entry.link)} bytes"
+        )
