@@ -308,17 +308,22 @@ class Normaliser:
 
     def _put(self, path: bytes, entry: headers.Entry) -> bool:
         """Emit an entry, unless a later whiteout removes it; whether its data are to follow."""
-        if any(one.covers(path, self.entries) for one in self._known.removals):
-            self._absent.add(path)
+        if self._known.removals and self._is_removed(path):
             return False
         if entry.kind == b"1" and entry.link in self._absent:
             raise headers.LayerTarError(
                 f"the bottom layer has a hard link, {headers.show(path)}, to a file that a"
                 " whiteout in the same layer removes"
             )
-        self._absent.discard(path)
         self._emit(entry.encode(path))
         return True
+
+    def _is_removed(self, path: bytes) -> bool:
+        if any(one.covers(path, self.entries) for one in self._known.removals):
+            self._absent.add(path)
+            return True
+        self._absent.discard(path)
+        return False
 
     def _link(self, path: bytes, entry: headers.Entry) -> None:
         target = self._names.link_target(entry.link)
@@ -476,7 +481,9 @@ def _never_quick(_: bytes) -> int:
 
 def _require_fit(path: bytes, entry: headers.Entry) -> None:
     """Raise LayerTarError for what no system call of Linux takes."""
-    if len(path) > _MAX_PATH or any(len(part) > _MAX_PART for part in path.split(b"/")):
+    if len(path) > _MAX_PART and (
+        len(path) > _MAX_PATH or any(len(part) > _MAX_PART for part in path.split(b"/"))
+    ):
         raise headers.LayerTarError(f"a path that is too long, {headers.show(path)}")
     if entry.kind == b"2" and not 0 < len(entry.link) <= _MAX_TARGET:
         raise headers.LayerTarError(

@@ -9,7 +9,7 @@ security/commoncap.c.
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.build.tar import acl, headers
 
@@ -30,13 +30,15 @@ _REVISIONS = {20: 0x02000000, 24: 0x03000000}
 def settled(
     kind: bytes,
     mode: int,
-    own: Iterable[tuple[bytes, bytes]],
+    own: Sequence[tuple[bytes, bytes]],
     before: Mapping[bytes, bytes],
 ) -> list[tuple[bytes, bytes]]:
     """The xattrs of an entry after its own were set and its mode was; raise LayerTarError.
 
     `before` are those that it has when it is made, or had when another entry named it.
     """
+    if not own and not before:
+        return []
     result = dict(before)
     for name, value in own:
         if not _is_set(kind, name, value):
