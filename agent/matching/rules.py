@@ -205,14 +205,14 @@ def _auto_create(
     if not request.auto_create or matched:
         return None
     instances = caches.acr_instances_of(pod.annotations)[: caches.MAX_SECRETS]
+    references = {subject.wanted for subject in wanted if subject.wanted is not None}
     if not (pod.pull_secrets or instances) and any(
-        subject.wanted is not None and cache.image(subject.wanted) is not None
-        for subject in wanted
+        cache.image(reference) is not None
+        for reference in references
         for cache in selection.foreign
     ):
         return None
-    references = [subject.wanted for subject in wanted if subject.wanted is not None]
-    names = tuple(sorted(set(references), key=str))
+    names = tuple(sorted(references, key=str))
     if not 1 <= len(names) <= caches.MAX_IMAGES:
         return None
     secrets = tuple(
