@@ -14,6 +14,9 @@ from agent.store.gc import digest_spool, generations, reachability
 MAX_PLANS = 64
 """Of one round; the rest is planned by the next."""
 
+_MAX_CHAINS = 50_000
+"""Of one plan, so that nodes can read what becomes of it: about 4 MiB (file_reads.RECORD_LIMIT)."""
+
 _PLANNED = 0
 """Stands for a plan where others have the number of their generation."""
 
@@ -75,6 +78,7 @@ class _Writer:
     blobs: list[str] = dataclasses.field(default_factory=list)
     earlier: set[int] = dataclasses.field(default_factory=set)
     caches: set[str] = dataclasses.field(default_factory=set)
+    chains: int = 0
     written: int = 0
     planned: int = 0
 
@@ -89,7 +93,8 @@ class _Writer:
         self.earlier |= set(earlier)
         self.caches |= set(caches)
         self.planned += 1
-        self.flush(at=records.MAX_RETIRED_LAYERS)
+        self.chains += len(layer.chains)
+        self.flush(at=1 if self.chains >= _MAX_CHAINS else records.MAX_RETIRED_LAYERS)
 
     def flush(self, *, at: int = 1) -> None:
         if max(len(self.layers), len(self.images), len(self.blobs)) < at:
@@ -106,6 +111,7 @@ class _Writer:
         generations.plan(self.place, self.written, record)
         self.layers, self.images, self.blobs = [], [], []
         self.earlier, self.caches = set(), set()
+        self.chains = 0
         self.written += 1
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.model import digests, images, records
 from agent.store import layout
-from agent.store.gc import collection, generations, reachability
+from agent.store.gc import collection, generations, plans, reachability
 from agent.store.lookup import catalog, direct_reader, file_reads
 from agent.store.publish import build_claims, writer
 from tests.unit.store import making
@@ -386,6 +386,22 @@ def test_many_layers_make_several_generations(tmp_path, monkeypatch) -> None:
     assert hidden.waiting == (1, 2, 3)
     rounds(place, 3, floor=math.inf)
     assert files_of(place) == []
+
+
+def test_layers_with_many_chains_make_several_generations(tmp_path, monkeypatch) -> None:
+    """Nodes read no more of a record than 16 MiB: a larger one would hold up all deletions."""
+    monkeypatch.setattr(plans, "_MAX_CHAINS", 4)
+    place = making.store(tmp_path)
+    for number in range(6):
+        making.image(place, "base", f"top {number}", ref=f"r.io/app:{number}")
+    rounds(place, 1)
+
+    pending = generations.outstanding(place).pending
+    planned = [generations.planned(place, token) for token in pending]
+    chains = [sum(len(layer.chains) for layer in one.layers) for one in planned if one]
+    assert len(chains) > 1
+    assert sum(chains) == 7
+    assert max(chains) <= 4
 
 
 def test_a_store_in_which_nothing_has_changed_is_not_gone_through_again(place, monkeypatch) -> None:
