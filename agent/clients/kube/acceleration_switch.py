@@ -1,9 +1,9 @@
-"""Acceleration of a whole cluster, off and on again, without taking anything away.
+"""Acceleration of a whole cluster, switched off and on again; the installation stays.
 
-Off: new pods are left as they are (the admission policy's binding matches nothing),
-and the agents drain: they take their labels off the nodes, prepare nothing for pods,
-and let go of what nothing uses. Running pods notice nothing; the snapshotter stays
-for them. On is the reverse. Removing the installation is another thing.
+Off: new pods are not changed (the admission policy's binding matches nothing), and the
+agents drain: they remove their labels from the nodes, prepare nothing for pods, and
+release what is not in use. Running pods are not affected, and the snapshotter serves
+them. On is the reverse.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _NOTHING = {"objectSelector": {"matchLabels": {keys.NO_POD: "no-pod-has-this"}}}
 
 
 class NotInstalled(errors.PermanentError):
-    """The cluster has no agents of ours. `name` is the DaemonSet that is missing."""
+    """uimgacc is not installed in the cluster. `name` is the DaemonSet that is missing."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -39,26 +39,26 @@ class Switch:
         self._namespace = namespace
 
     async def on(self) -> None:
-        """Accelerate; raise NotInstalled."""
+        """Accelerate pods; raise NotInstalled."""
         await self._drain({"name": _DRAIN, "$patch": "delete"})
         await self._bind(None)
 
     async def off(self) -> None:
-        """Accelerate nothing more; raise NotInstalled."""
+        """Accelerate no more pods; raise NotInstalled."""
         await self._bind(_NOTHING)
         await self._drain({"name": _DRAIN, "value": "true"})
 
     async def is_off(self) -> bool:
-        """Whether the agents were told to drain; raise NotInstalled."""
+        """Whether the agents are set to drain; raise NotInstalled."""
         try:
-            found = await self._api.get(
+            agents = await self._api.get(
                 rest_client.DAEMON_SETS, keys.AGENTS, namespace=self._namespace
             )
         except refusals.NotFound as error:
             raise NotInstalled(f"{self._namespace}/{keys.AGENTS}") from error
         return any(
             variable.get("name") == _DRAIN and variable.get("value") == "true"
-            for container in found["spec"]["template"]["spec"]["containers"]
+            for container in agents["spec"]["template"]["spec"]["containers"]
             for variable in container.get("env") or ()
         )
 
@@ -77,7 +77,7 @@ class Switch:
             raise NotInstalled(f"{self._namespace}/{keys.AGENTS}") from error
 
     async def _bind(self, match: Mapping[str, Any] | None) -> None:
-        """Clusters have the policy in either version, or do without it."""
+        """Clusters have the policy in one of two versions, or not at all."""
         body = {"spec": {"matchResources": match}}
         for version in _VERSIONS:
             kind = rest_client.Resource(

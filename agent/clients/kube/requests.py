@@ -63,6 +63,7 @@ class Requests:
         self._user_agent = user_agent
         self._api: client.ApiClient | None = None
         self._session: http_session.Session | None = None
+        self._reading = asyncio.Lock()
         self._fresh_until = 0.0
         self._date: tuple[str, float] = ("", 0.0)
 
@@ -173,11 +174,13 @@ class Requests:
     async def _current_api(self) -> client.ApiClient:
         if self._api is None or self._session is None:
             raise RuntimeError("the client is used as a context manager")
-        now = asyncio.get_running_loop().time()
-        if now >= self._fresh_until:
-            access = await self._credentials.read()
-            http_session.use(self._api, self._session, access)
-            self._fresh_until = now + self._credentials.seconds
+        # Requests at the same time read once: a kubeconfig's plug-in may ask a cloud.
+        async with self._reading:
+            now = asyncio.get_running_loop().time()
+            if now >= self._fresh_until:
+                access = await self._credentials.read()
+                http_session.use(self._api, self._session, access)
+                self._fresh_until = now + self._credentials.seconds
         return self._api
 
 

@@ -1,5 +1,6 @@
 """How an agent in a pod reaches the API server: TLS, and a token that the kubelet replaces."""
 
+import asyncio
 import json
 import socket
 import ssl
@@ -77,6 +78,25 @@ async def test_a_token_is_read_again_as_often_as_the_kubelet_may_replace_it(
 
     assert server.shown == ["first", "first", "second"]
     assert account.seconds <= 60
+
+
+async def test_requests_at_the_same_time_read_the_credentials_once(account, server) -> None:
+    reads = []
+
+    class Counted:
+        seconds = 60.0
+
+        async def read(self) -> connection.Access:
+            reads.append(1)
+            await asyncio.sleep(0.05)
+            return await account.read()
+
+    async with rest_client.Client(Counted()) as client, asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(client.get(rest_client.NODES, "n"))
+
+    assert len(reads) == 1
+    assert server.shown == ["first"] * 5
 
 
 async def test_a_token_that_is_refused_is_read_again_at_once(account, server, tmp_path) -> None:
