@@ -20,9 +20,9 @@ def main() -> None:
 
         sys.exit(agent.main(sys.argv[2:]))
     if sys.argv[1:2] == ["build"]:
-        from agent.roles import build_job
+        from agent.roles import builder
 
-        sys.exit(build_job.main(sys.argv[2:]))
+        sys.exit(builder.main(sys.argv[2:]))
     if sys.argv[1:2] == ["controller"]:
         from agent.roles import controller
 

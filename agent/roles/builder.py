@@ -1,14 +1,23 @@
-"""The builder: images from their registries into a store. Runs once and ends."""
+"""The builder: images from their registries into a store. It builds one cache and ends.
 
+`uimgacc build` is the command of a Job (agent.control.jobs.job_manifest). It has no access to the
+API server. It reports its progress in a file of the store, and the reason of a failure also in
+the message of its container. `uimgacc create` calls `build`.
+"""
+
+import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import resource
+import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
-from agent.build import cache_build, layer_build, mkfs_erofs
+from agent import errors, settings
+from agent.build import build_report, cache_build, layer_build, mkfs_erofs
 from agent.clients.registry import (
     acr,
     credential_config,
@@ -16,14 +25,19 @@ from agent.clients.registry import (
     credentials,
     distribution,
 )
-from agent.model import images, records
+from agent.kits import flags, jsonlog
+from agent.model import images, records, reports
 from agent.store import layout
 from agent.store.lookup import direct_reader
+
+logger = logging.getLogger(__name__)
 
 MKFS_VARIABLE = "UIMGACC_MKFS"
 """The environment variable that names a mkfs.erofs other than the one on PATH."""
 
 _OPEN_FILES = 4096
+_MESSAGE_LIMIT = 2048
+"""Bytes: of a termination message, the kubelet keeps 4096 of all containers together."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,7 +77,7 @@ def ignore(progress: layer_build.Progress) -> None:
 
 
 async def build(
-    settings: Settings,
+    wanted: Settings,
     request: cache_build.Request,
     *,
     on_progress: Callable[[layer_build.Progress], None] = ignore,
@@ -75,34 +89,34 @@ async def build(
     LayerMismatch, CacheTooLarge, DiskFull, StoreFull, and others of their modules.
     """
     _allow_open_files()
-    direct_reader.open_store(settings.store)
-    command = settings.mkfs or os.environ.get(MKFS_VARIABLE, "") or "mkfs.erofs"
+    direct_reader.open_store(wanted.store)
+    command = wanted.mkfs or os.environ.get(MKFS_VARIABLE, "") or "mkfs.erofs"
     mkfs = await mkfs_erofs.find(command)
-    provider = credentials.Chain(_providers(settings))
+    provider = credentials.Chain(_providers(wanted))
     async with contextlib.AsyncExitStack() as stack:
-        client = await stack.enter_async_context(distribution.Client(provider, settings.registries))
+        client = await stack.enter_async_context(distribution.Client(provider, wanted.registries))
         tools = layer_build.Tools(
-            store=layout.Layout(settings.store),
+            store=layout.Layout(wanted.store),
             registry=client,
             mkfs=mkfs,
-            scratch=settings.scratch or pathlib.Path(tempfile.gettempdir()),
-            parallel=settings.parallel,
+            scratch=wanted.scratch or pathlib.Path(tempfile.gettempdir()),
+            parallel=wanted.parallel,
             on_progress=on_progress,
         )
         return await cache_build.build_cache(request, tools)
 
 
-def _providers(settings: Settings) -> list[credentials.CredentialProvider]:
+def _providers(wanted: Settings) -> list[credentials.CredentialProvider]:
     """The sources of credentials, the most explicit first."""
     providers: list[credentials.CredentialProvider] = [
-        credentials.read_docker_config(path) for path in settings.docker_configs
+        credentials.read_docker_config(path) for path in wanted.docker_configs
     ]
-    if settings.plugin_config is not None:
-        plugins = credential_config.read(settings.plugin_config)
-        folder = settings.plugin_folder or settings.plugin_config.parent
+    if wanted.plugin_config is not None:
+        plugins = credential_config.read(wanted.plugin_config)
+        folder = wanted.plugin_folder or wanted.plugin_config.parent
         providers.append(credential_plugins.Plugins(plugins, folder))
-    if settings.acr_instances:
-        providers.append(acr.Acr(settings.acr_instances, acr.options_of(os.environ)))
+    if wanted.acr_instances:
+        providers.append(acr.Acr(wanted.acr_instances, acr.options_of(os.environ)))
     return providers
 
 
@@ -117,3 +131,135 @@ def _allow_open_files() -> None:
 def own_platform() -> images.Platform:
     """The platform of this machine, which is built for unless another one is named."""
     return images.platform_of_machine(os.uname().machine)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to build, and how; `job` names the report, `termination` is a file for a failure."""
+
+    settings: Settings
+    request: cache_build.Request
+    job: str = ""
+    termination: pathlib.Path | None = None
+
+
+class Stopped(errors.TemporaryError):
+    """The build was stopped by SIGTERM: its cache was changed or deleted, or the node is drained.
+
+    The layers that it has finished stay in the store for the next build.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the build was stopped before it was done")
+
+
+def parse(arguments: Sequence[str]) -> Wanted:
+    """What flags and environment say; the process ends where they are wrong."""
+    given = flags.read(
+        settings.Build,
+        arguments,
+        program="uimgacc build",
+        description="Builds one cache into the store, in a Job that the controller creates.",
+        check=_problems,
+    )
+    return Wanted(
+        settings=_settings(given),
+        request=_request(given),
+        job=given.job,
+        termination=given.termination_message,
+    )
+
+
+def _problems(given: settings.Build) -> Iterator[str]:
+    try:
+        _request(given)
+    except errors.AgentError as error:
+        yield str(error)
+
+
+def _request(given: settings.Build) -> cache_build.Request:
+    """The cache to build; raise AgentError."""
+    platforms = tuple(images.parse_platform(text) for text in given.platform)
+    return cache_build.Request(
+        cache_id=given.cache_id,
+        name=given.name,
+        references=tuple(images.parse_reference(text) for text in given.image),
+        platforms=platforms or (own_platform(),),
+        capacity=given.capacity_gib << 30,
+        namespaces=given.namespace or None,
+        retention_days=given.retention_days,
+        every_platform=not given.some_platform,
+    )
+
+
+def _settings(given: settings.Build) -> Settings:
+    return Settings(
+        store=given.store,
+        scratch=given.scratch,
+        parallel=given.parallel,
+        registries=distribution.Options(
+            plain_http=frozenset(given.plain_http),
+            insecure=frozenset(given.insecure),
+            ca_file=str(given.ca or ""),
+        ),
+        docker_configs=_files(given.docker_configs),
+        plugin_config=given.image_credential_provider_config,
+        plugin_folder=given.image_credential_provider_bin_dir,
+        acr_instances=given.acr_instance,
+    )
+
+
+def _files(folder: pathlib.Path | None) -> tuple[pathlib.Path, ...]:
+    """The files of a mounted Secret: the kubelet keeps others beside them, with dots."""
+    if folder is None:
+        return ()
+    return tuple(path for path in sorted(folder.glob("*.json")) if not path.name.startswith("."))
+
+
+async def _build(wanted: Wanted, reporter: build_report.Reporter) -> records.CacheRecord:
+    """Build until it is done, or until SIGTERM: raise Stopped."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        registries = dataclasses.replace(wanted.settings.registries, on_retry=reporter.meter.retry)
+        chosen = dataclasses.replace(wanted.settings, registries=registries)
+        return await build(chosen, wanted.request, on_progress=reporter.meter)
+    except asyncio.CancelledError:
+        raise Stopped from None
+
+
+def _run(wanted: Wanted) -> reports.Result:
+    place = layout.Layout(wanted.settings.store)
+    references = [str(each) for each in wanted.request.references]
+    with build_report.Reporter(place, wanted.job, references) as reporter:
+        try:
+            record = asyncio.run(_build(wanted, reporter))
+        except Stopped as error:
+            # No result: whether another pod continues is the Job's decision.
+            reporter.end(None)
+            return reports.Result(reason=str(error))
+        except (errors.AgentError, OSError) as error:
+            result = reports.Result(reason=str(error) or type(error).__name__)
+        else:
+            result = reports.Result(cache=record)
+        reporter.end(result)
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    wanted = parse(arguments)
+    with jsonlog.to_stderr():
+        result = _run(wanted)
+        if result.cache is None:
+            logger.error("the build failed", extra={"reason": result.reason})
+            if wanted.termination is not None:
+                text = result.reason.encode()[:_MESSAGE_LIMIT]
+                wanted.termination.write_bytes(text)
+            return 1
+        logger.info(
+            "built", extra={"cache": result.cache.id, "seconds": result.cache.build_seconds}
+        )
+    return 0

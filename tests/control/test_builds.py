@@ -165,11 +165,11 @@ def test_a_registry_that_refuses_connections_is_named_within_seconds(plane) -> N
 
 # Before, not after: of layers that are published side by side none is the only one.
 STAGES = [
-    ("agent.roles.build_job:_build", "before"),
+    ("agent.roles.builder:_build", "before"),
     ("agent.store.publish.layer_writer:publish_layer", "before"),
     ("agent.store.publish.writer:publish_image", "before"),
     ("agent.store.publish.writer:publish_cache", "before"),
-    ("agent.roles.build_job:_Reporter.end", "before"),
+    ("agent.build.build_report:Reporter.end", "before"),
 ]
 
 

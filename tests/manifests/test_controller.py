@@ -10,7 +10,7 @@ import yaml
 
 from agent.control.caches import cache_object
 from agent.control.jobs import job_manifest, job_template
-from agent.roles import build_job, controller_flags
+from agent.roles import builder, controller_flags
 from tests.manifests import admission, rendering
 
 
@@ -127,7 +127,7 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
     assert spec["securityContext"]["runAsUser"] == 65532
     assert spec["automountServiceAccountToken"] is False
     rendering.only(documents(), "ServiceAccount", spec["serviceAccountName"])
-    read = build_job.parse(container["args"][1:])
+    read = builder.parse(container["args"][1:])
     assert read.job == job["metadata"]["name"]
     assert read.request.references == cache.request.images
     assert [str(each) for each in read.request.platforms] == ["linux/amd64", "linux/arm64"]

@@ -2,13 +2,13 @@
 
 import pathlib
 
-from agent.roles import build_job
+from agent.roles import builder
 
 ARGUMENTS = ["--store=/s", "--cache-id=imc-abc", "--name=n", "--image=a:1", "--capacity-gib=20"]
 
 
 def test_instances_of_acr_are_arguments() -> None:
-    found = build_job.parse([*ARGUMENTS, "--acr-instance=cri-1", "--acr-instance=cn-a:cri-2"])
+    found = builder.parse([*ARGUMENTS, "--acr-instance=cri-1", "--acr-instance=cn-a:cri-2"])
 
     assert found.settings.acr_instances == ("cri-1", "cn-a:cri-2")
 
@@ -20,7 +20,7 @@ def test_plug_ins_and_authorities_may_be_named_by_the_environment_of_all_builder
     monkeypatch.setenv("UIMGACC_IMAGE_CREDENTIAL_PROVIDER_BIN_DIR", "/c/bin")
     monkeypatch.setenv("UIMGACC_CA", "/c/ca.crt")
 
-    found = build_job.parse(ARGUMENTS)
+    found = builder.parse(ARGUMENTS)
 
     assert found.settings.plugin_config == pathlib.Path("/c/config.yaml")
     assert found.settings.plugin_folder == pathlib.Path("/c/bin")

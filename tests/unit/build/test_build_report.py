@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.build import build_progress, layer_build
+from agent.build import build_report, layer_build
 
 Stage = layer_build.Stage
 
@@ -13,7 +13,7 @@ def progress(image: str, digest: str, stage: Stage, done: int, total: int) -> la
 
 
 def test_bytes_count_within_an_image_and_images_count_the_same() -> None:
-    meter = build_progress.Meter(["a", "b"])
+    meter = build_report.Meter(["a", "b"])
 
     meter(progress("a", "1", Stage.WAITING, 0, 900))
     meter(progress("a", "2", Stage.REUSED, 100, 100))
@@ -29,7 +29,7 @@ def test_bytes_count_within_an_image_and_images_count_the_same() -> None:
 
 
 def test_the_step_says_why_a_registry_is_asked_again() -> None:
-    meter = build_progress.Meter(["a"])
+    meter = build_report.Meter(["a"])
 
     meter.retry("https://r.io/v2/: status 503")
     assert meter.step == (
@@ -40,7 +40,7 @@ def test_the_step_says_why_a_registry_is_asked_again() -> None:
 
 
 def test_an_image_named_twice_is_one() -> None:
-    meter = build_progress.Meter(["a", "a"])
+    meter = build_report.Meter(["a", "a"])
 
     meter(progress("a", "1", Stage.FETCHING, 10, 10))
 
@@ -59,7 +59,7 @@ def test_an_image_named_twice_is_one() -> None:
     )
 )
 def test_it_never_goes_back_whatever_comes(steps) -> None:
-    meter = build_progress.Meter(["a", "b"])
+    meter = build_report.Meter(["a", "b"])
     before = 0
 
     for step in steps:
