@@ -1,14 +1,30 @@
-"""The manifest of an ImageCache, written. There is one writer; `caches.parse_request` reads it.
+"""The manifest of an ImageCache: the one writer, and the one reader of all its dialects.
 
 The agent writes it for a pod, the command line and the controller's page for a person, and
-UCloud's API for its caller. What is empty is left out, so that the reader's defaults hold.
+UCloud's API for its caller, always in the native dialect. What is empty is left out, so that the
+reader's defaults hold. The reader's errors name the field.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.model import keys
+from agent.model import caches, images, keys, manifests
+
+_DNS_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_SECRET = re.compile(r"([^:/]*)[:/]([^:/]*)")
+FIELDS = {"images", "imagePullSecrets", "imageCacheSize", "retentionDays"}
+"""Fields of a spec in all dialects; the native one has `namespaces` as well."""
+
+_RETENTION = {
+    caches.Dialect.NATIVE: (1, 65536),
+    caches.Dialect.ALIBABA: (1, 65536),
+    # Tencent's operator: 0 (its default) is for ever.
+    caches.Dialect.TENCENT: (0, 3650),
+    caches.Dialect.UCLOUD: (1, 65536),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,3 +75,116 @@ def write(draft: Draft) -> dict[str, Any]:
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+
+
+def read(manifest: Mapping[str, object]) -> caches.CacheRequest:
+    """Read an ImageCache manifest in any of the dialects.
+
+    Raises ManifestError, which names the field, where no cloud would accept the value.
+    """
+    document = manifests.document(manifest)
+    dialect = _dialect(document)
+    spec = document.get("spec")
+    if spec.absent:
+        raise spec.error("expected a mapping with images")
+    annotations = document.get("metadata", "annotations").labels()
+    return caches.CacheRequest(
+        name=_name(document),
+        dialect=dialect,
+        images=_images(spec.get("images")),
+        pull_secrets=_pull_secrets(spec.get("imagePullSecrets")),
+        serves=_serves(spec.get("namespaces")) if dialect is caches.Dialect.NATIVE else (),
+        size_gib=_size(spec.get("imageCacheSize")),
+        retention_days=_retention(spec.get("retentionDays"), dialect),
+        reuse=caches.first_of(annotations, keys.REUSE_NAMES).lower() == "true",
+        architecture=caches.first_of(annotations, keys.ARCHITECTURE_NAMES),
+        plain_http_registries=caches.list_of(annotations, keys.PLAIN_HTTP_NAMES),
+        insecure_registries=caches.list_of(annotations, keys.INSECURE_NAMES),
+        acr_instances=caches.acr_instances_of(annotations),
+        remarks=tuple(
+            f"spec.{key}: not known, ignored"
+            for key in map(str, spec.mapping())
+            if key not in FIELDS and (key != "namespaces" or dialect is not caches.Dialect.NATIVE)
+        ),
+    )
+
+
+def _dialect(document: manifests.Field) -> caches.Dialect:
+    kind = document.get("kind")
+    if kind.text() != keys.IMAGE_CACHE:
+        raise kind.error(f"expected {keys.IMAGE_CACHE}, not {kind.text()}")
+    version = document.get("apiVersion")
+    group, _, number = version.text().partition("/")
+    if group not in caches.GROUPS or number != "v1":
+        known = ", ".join(f"{name}/v1" for name in caches.GROUPS)
+        raise version.error(f"expected one of {known}, not {version.text()}")
+    return caches.GROUPS[group]
+
+
+def _name(document: manifests.Field) -> str:
+    field = document.get("metadata", "name")
+    name = field.text()
+    if not _DNS_NAME.fullmatch(name):
+        raise field.error("expected lower-case letters and digits, with - and . between them")
+    return name
+
+
+def _images(field: manifests.Field) -> tuple[images.Reference, ...]:
+    references: dict[images.Reference, None] = {}
+    for item in field.items():
+        if len(item.text()) > caches.MAX_REFERENCE:
+            raise item.error(f"expected at most {caches.MAX_REFERENCE} characters")
+        try:
+            references[images.parse_reference(item.text())] = None
+        except images.ImageReferenceError as error:
+            raise item.error(str(error)) from error
+    if not references:
+        raise field.error("expected at least one image")
+    if len(references) > caches.MAX_IMAGES:
+        raise field.error(f"expected at most {caches.MAX_IMAGES} images, not {len(references)}")
+    return tuple(references)
+
+
+def _pull_secrets(field: manifests.Field) -> tuple[caches.SecretName, ...]:
+    """Alibaba writes `namespace:name`, Tencent `namespace/name`; both are accepted in each."""
+    secrets: dict[caches.SecretName, None] = {}
+    for item in field.items():
+        match = _SECRET.fullmatch(item.text().strip())
+        if not match or not _NAMESPACE.fullmatch(match[1]) or not _DNS_NAME.fullmatch(match[2]):
+            raise item.error("expected namespace:name or namespace/name of a Secret")
+        secrets[caches.SecretName(match[1], match[2])] = None
+    if len(secrets) > caches.MAX_SECRETS:
+        raise field.error(f"expected at most {caches.MAX_SECRETS} Secrets, not {len(secrets)}")
+    return tuple(secrets)
+
+
+def _serves(field: manifests.Field) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for item in field.items():
+        if item.text() != caches.EVERY and not _NAMESPACE.fullmatch(item.text()):
+            raise item.error(f"expected the name of a namespace, or {caches.EVERY} for all")
+        names[item.text()] = None
+    if not field.absent and not names:
+        raise field.error(f"expected at least one namespace, or {caches.EVERY} for all")
+    if len(names) > caches.MAX_NAMESPACES:
+        raise field.error(f"expected at most {caches.MAX_NAMESPACES} namespaces, not {len(names)}")
+    return tuple(names)
+
+
+def _size(field: manifests.Field) -> int:
+    if field.absent:
+        return caches.SIZE_DEFAULT
+    try:
+        return field.integer(at_least=caches.SIZE_MIN, at_most=caches.SIZE_MAX)
+    except manifests.ManifestError as error:
+        raise field.error(f"{error.reason} (GiB)") from error
+
+
+def _retention(field: manifests.Field, dialect: caches.Dialect) -> int | None:
+    if field.absent:
+        return None
+    lowest, highest = _RETENTION[dialect]
+    try:
+        return field.integer(at_least=lowest, at_most=highest) or None
+    except manifests.ManifestError as error:
+        raise field.error(f"{error.reason} (days)") from error

@@ -1,7 +1,7 @@
-"""Image caches: what one is asked to hold, what one that is Ready holds, their IDs.
+"""Image caches as values: what a cache is requested to hold, what a Ready one holds, their IDs.
 
-One internal form for three dialects of the manifest: the native one, Alibaba Cloud ECI's
-and Tencent Cloud TKE's. What a pod may ask for is in `agent.matching`.
+There is one internal form for the three dialects of the manifest (agent.model.cache_manifest).
+What a pod may ask for is in `agent.matching`.
 """
 
 import base64
@@ -9,10 +9,9 @@ import dataclasses
 import datetime
 import enum
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 
-from agent.model import images, keys, manifests, records, times
+from agent.model import images, keys, records, times
 
 MAX_IMAGES = 20
 MAX_SECRETS = 20
@@ -24,13 +23,8 @@ SIZE_MIN, SIZE_MAX = 20, 32768
 SIZE_AUTO = 30
 
 
-_DNS_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
-_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_SECRET = re.compile(r"([^:/]*)[:/]([^:/]*)")
-
-
 class Dialect(enum.Enum):
-    """Whose words a manifest or an annotation uses."""
+    """Whose names a manifest or an annotation uses."""
 
     NATIVE = "native"
     ALIBABA = "alibaba"
@@ -45,15 +39,6 @@ GROUPS = {
 }
 """API group of an ImageCache -> the dialect of its manifest; the version is v1 in each."""
 
-_RETENTION = {
-    Dialect.NATIVE: (1, 65536),
-    Dialect.ALIBABA: (1, 65536),
-    # Tencent's operator: 0 (its default) is for ever.
-    Dialect.TENCENT: (0, 3650),
-    Dialect.UCLOUD: (1, 65536),
-}
-
-SPEC_FIELDS = {"images", "imagePullSecrets", "imageCacheSize", "retentionDays"}
 MAX_NAMESPACES = 100
 
 EVERY = "*"
@@ -80,8 +65,8 @@ class CacheRequest:
     ever. `auto` is True where a pod caused it; with `acr_instances` it has its own namespace
     in `serves`, as with `pull_secrets` in those. `reuse` is kept for the status only:
     layers are stored by content, so every build uses what is there. `architecture`
-    is "" for the platforms that the builder is set to. `remarks` are sentences for
-    the author of the manifest.
+    is "" for the platforms that the builder is set to. `remarks` are sentences for the
+    author of the manifest.
     """
 
     name: str
@@ -241,128 +226,17 @@ def cache_of(record: records.CacheRecord) -> Cache:
     )
 
 
-def parse_request(manifest: Mapping[str, object]) -> CacheRequest:
-    """Read an ImageCache manifest in any of the dialects.
-
-    Raises ManifestError, which names the field, for what no cloud would accept.
-    """
-    document = manifests.document(manifest)
-    dialect = _dialect(document)
-    spec = document.get("spec")
-    if spec.absent:
-        raise spec.error("expected a mapping with images")
-    annotations = document.get("metadata", "annotations").labels()
-    return CacheRequest(
-        name=_name(document),
-        dialect=dialect,
-        images=_images(spec.get("images")),
-        pull_secrets=_pull_secrets(spec.get("imagePullSecrets")),
-        serves=_serves(spec.get("namespaces")) if dialect is Dialect.NATIVE else (),
-        size_gib=_size(spec.get("imageCacheSize")),
-        retention_days=_retention(spec.get("retentionDays"), dialect),
-        reuse=_first_of(annotations, keys.REUSE_NAMES).lower() == "true",
-        architecture=_first_of(annotations, keys.ARCHITECTURE_NAMES),
-        plain_http_registries=_list_of(annotations, keys.PLAIN_HTTP_NAMES),
-        insecure_registries=_list_of(annotations, keys.INSECURE_NAMES),
-        acr_instances=acr_instances_of(annotations),
-        remarks=tuple(
-            f"spec.{key}: not known here, ignored"
-            for key in map(str, spec.mapping())
-            if key not in SPEC_FIELDS and (key != "namespaces" or dialect is not Dialect.NATIVE)
-        ),
-    )
-
-
-def _dialect(document: manifests.Field) -> Dialect:
-    kind = document.get("kind")
-    if kind.text() != keys.IMAGE_CACHE:
-        raise kind.error(f"expected {keys.IMAGE_CACHE}, not {kind.text()}")
-    version = document.get("apiVersion")
-    group, _, number = version.text().partition("/")
-    if group not in GROUPS or number != "v1":
-        known = ", ".join(f"{name}/v1" for name in GROUPS)
-        raise version.error(f"expected one of {known}, not {version.text()}")
-    return GROUPS[group]
-
-
-def _name(document: manifests.Field) -> str:
-    field = document.get("metadata", "name")
-    name = field.text()
-    if not _DNS_NAME.fullmatch(name):
-        raise field.error("expected lower-case letters and digits, with - and . between them")
-    return name
-
-
-def _images(field: manifests.Field) -> tuple[images.Reference, ...]:
-    found: dict[images.Reference, None] = {}
-    for item in field.items():
-        if len(item.text()) > MAX_REFERENCE:
-            raise item.error(f"expected at most {MAX_REFERENCE} characters")
-        try:
-            found[images.parse_reference(item.text())] = None
-        except images.ImageReferenceError as error:
-            raise item.error(str(error)) from error
-    if not found:
-        raise field.error("expected at least one image")
-    if len(found) > MAX_IMAGES:
-        raise field.error(f"expected at most {MAX_IMAGES} images, not {len(found)}")
-    return tuple(found)
-
-
-def _pull_secrets(field: manifests.Field) -> tuple[SecretName, ...]:
-    """Alibaba writes `namespace:name`, Tencent `namespace/name`; each takes both here."""
-    found: dict[SecretName, None] = {}
-    for item in field.items():
-        match = _SECRET.fullmatch(item.text().strip())
-        if not match or not _NAMESPACE.fullmatch(match[1]) or not _DNS_NAME.fullmatch(match[2]):
-            raise item.error("expected namespace:name or namespace/name of a Secret")
-        found[SecretName(match[1], match[2])] = None
-    if len(found) > MAX_SECRETS:
-        raise field.error(f"expected at most {MAX_SECRETS} Secrets, not {len(found)}")
-    return tuple(found)
-
-
-def _serves(field: manifests.Field) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    for item in field.items():
-        if item.text() != EVERY and not _NAMESPACE.fullmatch(item.text()):
-            raise item.error(f"expected the name of a namespace, or {EVERY} for all")
-        found[item.text()] = None
-    if not field.absent and not found:
-        raise field.error(f"expected at least one namespace, or {EVERY} for all")
-    if len(found) > MAX_NAMESPACES:
-        raise field.error(f"expected at most {MAX_NAMESPACES} namespaces, not {len(found)}")
-    return tuple(found)
-
-
-def _size(field: manifests.Field) -> int:
-    if field.absent:
-        return SIZE_DEFAULT
-    try:
-        return field.integer(at_least=SIZE_MIN, at_most=SIZE_MAX)
-    except manifests.ManifestError as error:
-        raise field.error(f"{error.reason} (GiB)") from error
-
-
-def _retention(field: manifests.Field, dialect: Dialect) -> int | None:
-    if field.absent:
-        return None
-    lowest, highest = _RETENTION[dialect]
-    try:
-        return field.integer(at_least=lowest, at_most=highest) or None
-    except manifests.ManifestError as error:
-        raise field.error(f"{error.reason} (days)") from error
-
-
 def acr_instances_of(annotations: Mapping[str, str]) -> tuple[str, ...]:
     """The instances of Alibaba's Container Registry that an object or a pod names."""
-    return _list_of(annotations, keys.ACR_INSTANCE_NAMES)
+    return list_of(annotations, keys.ACR_INSTANCE_NAMES)
 
 
-def _first_of(annotations: Mapping[str, str], keys: Iterable[str]) -> str:
-    return next((annotations[key].strip() for key in keys if key in annotations), "")
+def first_of(annotations: Mapping[str, str], names: Iterable[str]) -> str:
+    """The value under the first of several names that is there; "" without any."""
+    return next((annotations[key].strip() for key in names if key in annotations), "")
 
 
-def _list_of(annotations: Mapping[str, str], keys: Iterable[str]) -> tuple[str, ...]:
-    parts = _first_of(annotations, keys).split(",")
+def list_of(annotations: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
+    """The parts, between commas, of the value under the first of several names."""
+    parts = first_of(annotations, names).split(",")
     return tuple(part.strip() for part in parts if part.strip())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.control.caches import cache_state, status_format
-from agent.model import caches, manifests
+from agent.model import cache_manifest, caches, manifests
 from tests.manifests import crds
 
 GROUPS = list(crds.FILES)
@@ -21,7 +21,7 @@ def refused(wanted: crds.Object) -> str:
     said = crds.faults(wanted)
     field = ""
     try:
-        caches.parse_request(wanted)
+        cache_manifest.read(wanted)
     except manifests.ManifestError as error:
         field = error.field
     assert bool(said) == bool(field), f"the product: {field!r}, the schema: {said}"
@@ -141,7 +141,7 @@ def test_what_kubectl_shows_is_as_published(
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_schema_has_the_fields_that_the_product_reads(group: str) -> None:
-    assert set(crds.schema(group)["properties"]["spec"]["properties"]) >= caches.SPEC_FIELDS
+    assert set(crds.schema(group)["properties"]["spec"]["properties"]) >= cache_manifest.FIELDS
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from agent.matching import annotations
-from agent.model import caches, workloads
+from agent.model import cache_manifest, workloads
 from tests.manifests import admission, rendering
 
 EXAMPLES = sorted((rendering.MANIFESTS / "examples").glob("*.yaml"))
@@ -24,7 +24,7 @@ def document(path: pathlib.Path) -> dict[str, object]:
 def test_an_example_asks_for_a_cache_or_is_one(path: pathlib.Path) -> None:
     found = document(path)
     if found["kind"] == "ImageCache":
-        assert caches.parse_request(found).images
+        assert cache_manifest.read(found).images
         return
     pods = workloads.pods_of(found)
 

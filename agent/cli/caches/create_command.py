@@ -76,11 +76,11 @@ def requests_of(wanted: Wanted) -> list[caches.CacheRequest]:
         if wanted.name or wanted.images:
             raise output.UsageError("give either --file, or a name and --image")
         found = manifests_in(wanted.file)
-        return [_adjusted(caches.parse_request(each), wanted) for each in found]
+        return [_adjusted(cache_manifest.read(each), wanted) for each in found]
     if not wanted.name or not wanted.images:
         raise output.UsageError("give a name and at least one --image, or --file")
     draft = cache_manifest.Draft(name=wanted.name, images=wanted.images)
-    return [_adjusted(caches.parse_request(cache_manifest.write(draft)), wanted)]
+    return [_adjusted(cache_manifest.read(cache_manifest.write(draft)), wanted)]
 
 
 def ensure_store(store: pathlib.Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.control.caches import cache_state, status_format
-from agent.model import caches, keys, manifests, times
+from agent.model import cache_manifest, caches, keys, manifests, times
 
 _POD_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 
@@ -177,7 +177,7 @@ def _origin(annotations: Mapping[str, str]) -> Origin:
 
 def _request(body: Mapping[str, Any]) -> tuple[caches.CacheRequest | None, str]:
     try:
-        return caches.parse_request(body), ""
+        return cache_manifest.read(body), ""
     except manifests.ManifestError as error:
         return None, str(error)
 

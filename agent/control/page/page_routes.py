@@ -106,7 +106,7 @@ class Pages:
     async def _create(self, form: Mapping[str, str]) -> str:
         manifest = _manifest(form)
         try:
-            name = caches.parse_request(manifest).name
+            name = cache_manifest.read(manifest).name
         except manifests.ManifestError as error:
             raise FormError(str(error)) from error
         try:

@@ -33,7 +33,7 @@ def test_what_is_written_is_read(images, secrets, namespaces, size, days, plain,
         acr_instances=["cri-1"],
     )
 
-    request = caches.parse_request(cache_manifest.write(draft))
+    request = cache_manifest.read(cache_manifest.write(draft))
 
     assert (request.name, len(request.images)) == ("x", len(images))
     assert [str(secret).replace("/", ":") for secret in request.pull_secrets] == [

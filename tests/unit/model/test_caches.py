@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from agent.model import caches, images, manifests, records
+from agent.model import cache_manifest, caches, images, manifests, records
 
 MANIFESTS = pathlib.Path(__file__).parent / "manifests"
 
@@ -18,11 +18,11 @@ OTHER_DIGEST = "sha256:" + "cd" * 32
 
 
 def read(name: str) -> caches.CacheRequest:
-    return caches.parse_request(yaml.safe_load((MANIFESTS / name).read_text()))
+    return cache_manifest.read(yaml.safe_load((MANIFESTS / name).read_text()))
 
 
 def native(**spec: Any) -> caches.CacheRequest:
-    return caches.parse_request(
+    return cache_manifest.read(
         {
             "apiVersion": "uimgacc.io/v1",
             "kind": "ImageCache",
@@ -78,7 +78,7 @@ def test_tencents_samples() -> None:
 
 
 def test_annotations_of_the_object_say_how_to_build() -> None:
-    request = caches.parse_request(
+    request = cache_manifest.read(
         {
             "apiVersion": "eci.alibabacloud.com/v1",
             "kind": "ImageCache",
@@ -120,7 +120,7 @@ def test_a_cache_serves_the_namespaces_that_are_named(spec: dict[str, Any], serv
 
 def test_the_clouds_manifests_have_no_such_field() -> None:
     """What one of them might mean by it some day must not widen who is served."""
-    request = caches.parse_request(
+    request = cache_manifest.read(
         {
             "apiVersion": "eci.alibabacloud.com/v1",
             "kind": "ImageCache",
@@ -130,7 +130,7 @@ def test_the_clouds_manifests_have_no_such_field() -> None:
     )
 
     assert request.namespaces == ["a"]
-    assert request.remarks == ("spec.namespaces: not known here, ignored",)
+    assert request.remarks == ("spec.namespaces: not known, ignored",)
 
 
 # What is refused, and in which words.
@@ -198,7 +198,7 @@ def test_what_is_no_image_cache_is_refused(change: dict[str, Any], field: str) -
         "spec": {"images": ["nginx"]},
     }
     with pytest.raises(manifests.ManifestError) as caught:
-        caches.parse_request(manifest | change)
+        cache_manifest.read(manifest | change)
 
     assert caught.value.field == field
 
@@ -206,7 +206,7 @@ def test_what_is_no_image_cache_is_refused(change: dict[str, Any], field: str) -
 @pytest.mark.parametrize("manifest", [None, [], "text", 3])
 def test_a_document_that_is_no_mapping_is_refused(manifest: Any) -> None:
     with pytest.raises(manifests.ManifestError, match="expected a mapping"):
-        caches.parse_request(manifest)
+        cache_manifest.read(manifest)
 
 
 @pytest.mark.parametrize(("days", "kept"), [(0, None), (3650, 3650)])
@@ -216,13 +216,13 @@ def test_tencents_retention_has_bounds_of_its_own(days: int, kept: int | None) -
         "kind": "ImageCache",
         "metadata": {"name": "web"},
     }
-    request = caches.parse_request(
+    request = cache_manifest.read(
         {**manifest, "spec": {"images": ["nginx"], "retentionDays": days}}
     )
 
     assert request.retention_days == kept
     with pytest.raises(manifests.ManifestError, match="0 to 3650"):
-        caches.parse_request({**manifest, "spec": {"images": ["nginx"], "retentionDays": 3651}})
+        cache_manifest.read({**manifest, "spec": {"images": ["nginx"], "retentionDays": 3651}})
 
 
 def test_either_separator_of_a_secret_is_taken_in_every_dialect() -> None:
@@ -239,7 +239,7 @@ def test_digits_in_quotes_are_a_number_and_repeated_images_one() -> None:
 
 
 def test_an_unknown_field_is_remarked_on() -> None:
-    assert native(imagecachesize=40).remarks == ("spec.imagecachesize: not known here, ignored",)
+    assert native(imagecachesize=40).remarks == ("spec.imagecachesize: not known, ignored",)
 
 
 json = st.recursive(
@@ -261,7 +261,7 @@ json = st.recursive(
 @hypothesis.given(st.dictionaries(st.sampled_from(["metadata", "spec", "x"]), json))
 def test_any_manifest_is_read_or_refused(rest: dict[str, Any]) -> None:
     with contextlib.suppress(manifests.ManifestError):
-        caches.parse_request({"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", **rest})
+        cache_manifest.read({"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", **rest})
 
 
 # IDs.

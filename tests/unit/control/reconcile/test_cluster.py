@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object
 from agent.control.reconcile import cluster
-from agent.model import caches, keys
+from agent.model import cache_manifest, caches, keys
 from tests.fakes import api as fakes
 
 DAY = "2026-11-21T00:00:0"
@@ -83,7 +83,7 @@ def cache(pod: str = "app") -> cache_object.CacheObject:
     }
     spec = {"images": ["nginx:1"], "imagePullSecrets": [str(NAME)]}
     made = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache", "spec": spec}
-    request = caches.parse_request({**made, "metadata": {"name": "x"}})
+    request = cache_manifest.read({**made, "metadata": {"name": "x"}})
     name = caches.name_of_auto_cache(
         caches.id_of_images(request.images, pull_secrets=request.pull_secrets)
     )

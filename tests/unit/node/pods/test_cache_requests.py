@@ -10,7 +10,7 @@ import pytest
 
 from agent.clients.kube import refusals, rest_client
 from agent.matching import decisions
-from agent.model import caches, images, keys, pods
+from agent.model import cache_manifest, caches, images, keys, pods
 from agent.node.pods import cache_requests
 from tests.fakes import api as fakes
 
@@ -93,7 +93,7 @@ async def test_the_object_says_what_to_build_and_for_whom(given) -> None:
 async def test_what_is_created_is_read_back_as_the_same_cache(given) -> None:
     wanted = wish("example.com/b:1", secrets=(caches.SecretName("team", "pull"),))
     manifest = cache_requests.manifest_of(wanted.request, POD)
-    read = caches.parse_request(manifest)
+    read = cache_manifest.read(manifest)
 
     assert caches.is_auto_cache(wanted.cache_id, read.name)
     assert dataclasses.replace(read, auto=True).cache_id == wanted.cache_id
