@@ -77,7 +77,7 @@ END
 
 
 def test_a_plug_in_of_the_cluster_opens_a_registry(plane, folder, uhub: UHub) -> None:
-    """The cluster's own part of a Job: a volume, its mount and variables, beside what is ours."""
+    """The user's patch of a Job: a volume, its mount and variables, beside those of uimgacc."""
     plane.server = uhub.server
     provided = folder / "plug-ins"
     provided.mkdir(mode=0o755)
@@ -193,8 +193,8 @@ def test_a_job_that_is_killed_at_any_stage_is_made_up_for(plane) -> None:
     assert set(left) <= {integrity.Kind.LEFTOVER}
 
 
-def test_nothing_of_ours_holds_up_the_end_of_a_namespace(plane) -> None:
-    """Finalizers of ours are on ImageCaches alone, which are in no namespace."""
+def test_no_finalizer_of_uimgacc_blocks_the_end_of_a_namespace(plane) -> None:
+    """Only ImageCaches have a finalizer, and they are in no namespace."""
     secret(plane, "pull", {"auths": {}})
     plane.controller()
     plane.builders.held.set()

@@ -40,8 +40,8 @@ def test_a_cache_becomes_ready_and_goes(plane) -> None:
     assert (status["size"], status["build"]["time"]) == (record.size, record.created)
     ready, building = status["conditions"]
     assert (ready["type"], ready["status"], building["status"]) == ("Ready", "True", "False")
-    told = [event["message"] for event in status["events"]]
-    assert told == [f"Success pull image {each.ref}" for each in record.images]
+    messages = [event["message"] for event in status["events"]]
+    assert messages == [f"Success pull image {each.ref}" for each in record.images]
     apis.wait_until(lambda: {"BuildStarted", "Ready"} <= set(plane.events(key)))
     apis.wait_until(lambda: list(integrity.check(plane.store)) == [])
     plane.end_claims()
@@ -194,13 +194,13 @@ def test_a_deletion_says_who_holds_the_layers_and_waits(plane) -> None:
     plane.end_claims()
     delete(plane, key)
 
-    def told(text: str) -> bool:
+    def shows(text: str) -> bool:
         return text in plane.status(key).get("message", "")
 
-    apis.wait_until(lambda: told(f"waiting for {node}"), seconds=60)
+    apis.wait_until(lambda: shows(f"waiting for {node}"), seconds=60)
     held = json.dumps([f"{cache_id}/{record.images[0].layers[0]}: team/app-0"])
     plane.api.patch(rest_client.NODES, node, {"metadata": {"annotations": {keys.HELD: held}}})
-    apis.wait_until(lambda: told(f"they are held by pod team/app-0 on {node}"), seconds=60)
+    apis.wait_until(lambda: shows(f"they are held by pod team/app-0 on {node}"), seconds=60)
     assert list(plane.store.layer_files.rglob("*.erofs"))
     assert plane.reader.cache(cache_id) is None
 

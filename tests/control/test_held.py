@@ -94,7 +94,7 @@ def test_a_cache_that_expires_leaves_its_layers_to_who_runs_on_them(plane, agent
         before = content(root)
         assert len(before) > 10
         idle.let_go(others)
-        # For thirty days no node has said that a pod uses it.
+        # For thirty days no node has reported that a pod uses it.
         long_ago = {"metadata": {"annotations": {keys.LAST_MATCHED: "2026-01-01T00:00:00Z"}}}
         plane.api.patch(cluster.resource_of(key), key.name, long_ago)
         waiting = f"waiting for {running.name}."

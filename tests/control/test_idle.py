@@ -1,4 +1,4 @@
-"""What a controller asks of the API server while nobody asks anything of it."""
+"""The requests of an idle controller to the API server."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_an_idle_controller_asks_for_nothing_but_its_lease_and_the_nodes(plane, 
 
     def rests() -> bool:
         # Four seconds; what was built comes first, and once a minute it looks for what it missed.
-        told = lately(proxy, renewals=5)
-        return bool(told) and all(each.endswith(EXPECTED) for each in told)
+        requests = lately(proxy, renewals=5)
+        return bool(requests) and all(each.endswith(EXPECTED) for each in requests)
 
     apis.wait_until(rests, seconds=90)

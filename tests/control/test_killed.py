@@ -141,7 +141,7 @@ async def whole(
     owners = {
         owner["name"] for secret in left for owner in secret["metadata"].get("ownerReferences", ())
     }
-    assert owners <= set(world.built), "a Secret that nobody owns"
+    assert owners <= set(world.built), "a Secret without an owner"
     for name in owners:
         world.api.delete(rest_client.SECRETS, name, namespace=world.api.namespace)
 

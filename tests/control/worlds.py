@@ -32,7 +32,7 @@ class KilledError(BaseException):
 
 
 class Calls:
-    """Counts calls of all kinds; ends the process at one of them, if told to."""
+    """Counts calls of all kinds; ends the process at one of them, if asked to."""
 
     def __init__(self, at: int | None = None, *, after: bool = False) -> None:
         self.count = 0

@@ -31,9 +31,9 @@ def cache(
 
 def busy(text: str = "") -> page_data.View:
     """Caches in every phase, nodes of every kind; `text` is in whatever others can write."""
-    told = text or "the registry does not have manifest 1 of registry.example.com/team/none:1"
+    message = text or "the registry does not have manifest 1 of registry.example.com/team/none:1"
     caches = [
-        cache(f"cache-{phase.value.lower()}", phase=phase.value, progress="40%", message=told)
+        cache(f"cache-{phase.value.lower()}", phase=phase.value, progress="40%", message=message)
         for phase in cache_state.Phase
     ]
     caches += [cache("going", going=True), cache("large", images=[f"r.io/{n}:1" for n in range(9)])]
@@ -44,7 +44,9 @@ def busy(text: str = "") -> page_data.View:
     for node in (
         page_data.Node(name="gpu-worker-18", capable=True, reason="served", saved=saved),
         page_data.Node(name="gpu-worker-19", capable=True, reason="served"),
-        page_data.Node(name=text or "gpu-worker-with-a-long-name-17", capable=False, reason=told),
+        page_data.Node(
+            name=text or "gpu-worker-with-a-long-name-17", capable=False, reason=message
+        ),
         page_data.Node(name="gpu-worker-20", capable=True, reason="served"),
     ):
         fleet.add(node)

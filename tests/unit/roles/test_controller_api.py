@@ -28,12 +28,12 @@ async def test_a_certificate_that_is_renewed_is_used_without_a_restart(
         api_keys=tmp_path / "keys",
         api_tls=tmp_path,
     )
-    nobody = connection.Kubeconfig(tmp_path / "no-kubeconfig")
+    access = connection.Kubeconfig(tmp_path / "no-kubeconfig")
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        serving = group.create_task(controller_api.run(wanted, nobody))
-        while not (told := [each for each in caplog.records if hasattr(each, "address")]):
+        serving = group.create_task(controller_api.run(wanted, access))
+        while not (lines := [each for each in caplog.records if hasattr(each, "address")]):
             await asyncio.sleep(0.01)
-        port = int(told[0].address.rpartition(":")[2])
+        port = int(lines[0].address.rpartition(":")[2])
         assert await test_tls.shown(port) == test_tls.der(made / "one.crt")
 
         test_tls.put(tmp_path, made / "two.crt", made / "two.key")

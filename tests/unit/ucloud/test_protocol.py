@@ -61,7 +61,7 @@ def test_a_form_that_was_changed_is_refused(changes, code) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "parameters", "told"),
+    ("action", "parameters", "message"),
     [
         ("Enable", {}, "Missing params [NfsAddr]"),
         ("Enable", {"NfsAddr": "h", "UHubUsername": "a"}, "Missing params [UHubPassword]"),
@@ -85,11 +85,11 @@ def test_a_form_that_was_changed_is_refused(changes, code) -> None:
         ("Explode", {}, "Action [ExplodeUK8SImageAccelerate]"),
     ],
 )
-def test_what_is_wrong_is_named(action, parameters, told) -> None:
+def test_what_is_wrong_is_named(action, parameters, message) -> None:
     with pytest.raises(protocol.ApiError) as caught:
         protocol.parse({"Action": f"{action}UK8SImageAccelerate", **parameters})
 
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
 def test_an_image_is_known_by_its_whole_name() -> None:
@@ -125,7 +125,7 @@ def test_any_parameters_are_a_request_or_refused(parameters) -> None:
 
 
 class Actions:
-    """Notes what is asked; fails as told."""
+    """Notes what is asked; fails on request."""
 
     def __init__(self) -> None:
         self.asked: list[protocol.Request] = []

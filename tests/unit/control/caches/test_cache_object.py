@@ -37,7 +37,7 @@ def test_an_agent_gives_nobody_what_a_secret_has_opened(generation: int, served:
 
 
 def test_who_is_served_is_a_part_of_what_is_built_only_where_it_is_said() -> None:
-    """Else all caches would be built anew by the first controller that knows the field."""
+    """Else all caches would be built again by the first controller that knows the field."""
     bodies = [
         automatic(generation=2),
         automatic(generation=2, namespaces=["b", "a"]),

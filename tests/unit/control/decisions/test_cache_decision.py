@@ -339,7 +339,7 @@ def test_a_deletion_takes_the_record_then_waits_for_the_layers() -> None:
 
 
 def test_a_deletion_that_waits_says_for_whom_and_not_again_for_each_who_lets_go() -> None:
-    cache, told = deleted(), []
+    cache, events = deleted(), []
     for who, silent in (
         ([], ["node-1", "node-2"]),
         ([], ["node-2"]),
@@ -348,12 +348,12 @@ def test_a_deletion_that_waits_says_for_whom_and_not_again_for_each_who_lets_go(
     ):
         holders = roster.waiting_sentence(cache.cache_id, who, silent)
         step = decide(cache, seen(going=True, holders=holders))
-        told += step.events
+        events += step.events
         cache = dataclasses.replace(cache, state=step.state)
 
-    assert [event.reason for event in told] == ["DeletionWaits"] * 2
-    assert told[0].message.endswith("waiting for node-1, node-2.")
-    assert told[1].message.endswith("held by pod a/b on node-1, pod a/c on node-2.")
+    assert [event.reason for event in events] == ["DeletionWaits"] * 2
+    assert events[0].message.endswith("waiting for node-1, node-2.")
+    assert events[1].message.endswith("held by pod a/b on node-1, pod a/c on node-2.")
     assert cache.state.message.endswith("held by pod a/c on node-2.")
 
 
@@ -413,7 +413,7 @@ def test_what_cannot_be_built_is_kept_for_a_day_where_the_cloud_does(group, kept
     first = decide(cache, seen(jobs=job_of(cache, failed=True, reason="r"))).state
     assert first.expires == (later(hours=24) if kept else None)
 
-    # A retry that fails as well does not begin the day anew.
+    # A retry that fails as well does not start the day again.
     once = dataclasses.replace(cache, state=first)
     again = decide(once, seen(jobs=job_of(once, failed=True, reason="r"), now=later(hours=5)))
     assert again.state.expires == first.expires
@@ -441,7 +441,7 @@ def test_what_a_person_has_edited_since_is_a_cache_of_its_name() -> None:
 
 
 def test_an_agent_gives_no_cache_another_name() -> None:
-    """It would be kept for ever, and whoever has taken over a node could fill the store."""
+    """It would be kept for ever, and an attacker on a node could fill the store."""
     cache = cache_of(metadata=AUTO)
     step = decide(cache, seen())
 
@@ -485,7 +485,7 @@ def test_a_pod_that_was_seen_may_go() -> None:
 
 
 def test_what_serves_already_goes_on_serving_when_its_pod_is_gone() -> None:
-    """Of a version that noted nothing: it is only not built anew."""
+    """A version that noted nothing has written it: it is only not built again."""
     cache = wanted_by_a_pod(ready())
     step = decide(cache, seen(origin="the pod is gone", stored=stored(), jobs=job_of(cache)))
 

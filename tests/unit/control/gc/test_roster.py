@@ -1,4 +1,4 @@
-"""Which nodes a deletion waits for, and what a person is told."""
+"""Which nodes a deletion waits for, and the message about it."""
 
 import json
 import math

@@ -28,8 +28,8 @@ def node(number: int) -> dict:
     labels = {} if number == 1199 else {keys.CAPABLE: "true"}
     saved = reports.encode_saved(reports.Saved(seconds=2.0, size=3, images={}))
     meta = {"name": f"n{number:04}", "labels": labels, "annotations": {keys.SAVED: saved}}
-    told = [{"type": keys.NODE_CONDITION, "message": "its reason"}]
-    return {"metadata": meta, "status": {"conditions": told}}
+    conditions = [{"type": keys.NODE_CONDITION, "message": "its reason"}]
+    return {"metadata": meta, "status": {"conditions": conditions}}
 
 
 async def test_all_nodes_are_added_up_and_those_that_do_not_serve_come_first() -> None:

@@ -180,7 +180,7 @@ async def test_a_form_may_say_all_that_a_manifest_says(server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("secrets", "no-namespace", "spec.imagePullSecrets[0]"),
         ("namespaces", "Team", "spec.namespaces[0]"),
@@ -191,12 +191,14 @@ async def test_a_form_may_say_all_that_a_manifest_says(server) -> None:
         ("days", "9" * 30, "spec.retentionDays"),
     ],
 )
-async def test_what_is_wrong_with_a_field_is_said_by_its_name(server, field, value, told) -> None:
+async def test_what_is_wrong_with_a_field_is_said_by_its_name(
+    server, field, value, message
+) -> None:
     form = {"token": await server.token(), "name": "new", "images": "r.io/a:1", field: value}
 
     status, text = await server.send("create-cache", **form)
 
-    assert (status, told in text, server.client.done) == (422, True, [])
+    assert (status, message in text, server.client.done) == (422, True, [])
 
 
 async def test_a_cache_is_deleted_only_as_the_one_that_was_shown(server) -> None:
@@ -209,7 +211,7 @@ async def test_a_cache_is_deleted_only_as_the_one_that_was_shown(server) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "images", "told"),
+    ("name", "images", "message"),
     [
         ("", "r.io/a:1", "metadata.name"),
         ("UPPER", "r.io/a:1", "metadata.name"),
@@ -219,12 +221,12 @@ async def test_a_cache_is_deleted_only_as_the_one_that_was_shown(server) -> None
         ("new", " ".join(f"r.io/{n}:1" for n in range(21)), "at most 20"),
     ],
 )
-async def test_what_is_wrong_with_a_form_is_said(server, name, images, told) -> None:
+async def test_what_is_wrong_with_a_form_is_said(server, name, images, message) -> None:
     status, text = await server.send(
         "create-cache", token=await server.token(), name=name, images=images
     )
 
-    assert (status, told in text, server.client.done) == (422, True, [])
+    assert (status, message in text, server.client.done) == (422, True, [])
 
 
 @pytest.mark.parametrize(
