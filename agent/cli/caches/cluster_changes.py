@@ -9,7 +9,7 @@ from agent.cli import cluster_access, output, progress
 from agent.cli.caches import cluster_objects, create_command, image_actions
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object, cache_state
-from agent.model import cache_manifest, caches, keys
+from agent.model import cache_manifest, keys
 from agent.ucloud import actions, activation
 
 _POLL = 0.5
@@ -83,7 +83,7 @@ def manifests_of(wanted: create_command.Wanted) -> list[Mapping[str, Any]]:
     if wanted.file:
         found = create_command.manifests_in(wanted.file)
         for each in found:
-            caches.parse_request(each)  # as below
+            cache_manifest.read(each)  # as below
         return found
     (request,) = create_command.requests_of(wanted)
     body = cache_manifest.write(
@@ -99,7 +99,7 @@ def manifests_of(wanted: create_command.Wanted) -> list[Mapping[str, Any]]:
             acr_instances=wanted.acr_instances,
         )
     )
-    caches.parse_request(body)  # an error is reported before the cluster is asked
+    cache_manifest.read(body)  # an error is reported before the cluster is asked
     return [body]
 
 
