@@ -48,7 +48,6 @@ NOT_YET = frozenset(
         "agent/mounts/overlay.py",
         "agent/mounts/syscalls.py",
         "agent/mounts/teardown.py",
-        "agent/node/pods/scheduled.py",
         "agent/roles/controller.py",
         "agent/setup/config/journal.py",
         "agent/snapshotter/overlay_folders.py",
