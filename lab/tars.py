@@ -1,7 +1,7 @@
 """Write tar streams entry by entry, also the odd ones.
 
 The standard library's `tarfile` writes only archives as they should be. Layers
-found in registries are not: names are bytes in no encoding, one name comes
+in registries are not: names are bytes in no encoding, one name comes
 twice, files are sparse in three dialects. So headers are made here, field by
 field, from what an entry says.
 """

@@ -31,8 +31,8 @@ class BeingDeleted(errors.TemporaryError):
 
     def __init__(self, generation: int) -> None:
         super().__init__(
-            f"layers of this cache are being deleted (generation {generation}), and whoever does it"
-            " is silent: is the controller running? Without one, run `uimgacc store prune`"
+            f"layers of this cache are being deleted (generation {generation}), and the collector"
+            " does not go on: is the controller running? Without one, run `uimgacc store prune`"
         )
         self.generation = generation
 
@@ -262,14 +262,14 @@ class _Build:
         compression: str,
     ) -> records.LayerRecord:
         async with self._locks.setdefault(layer.diff_id, asyncio.Lock()), self._slots:
-            found = await self._stored(layer)
-            if found is None:
+            record = await self._stored(layer)
+            if record is None:
                 work = layer_build.LayerWork(self._tools, reference, layer, compression=compression)
-                found = await self._made(work, layer.diff_id, tally)
+                record = await self._made(work, layer.diff_id, tally)
             else:
-                self._budget.add(layer.diff_id, found.size)
+                self._budget.add(layer.diff_id, record.size)
                 self._report(reference, layer, layer_build.Stage.REUSED)
-            return found
+            return record
 
     async def _variant(
         self,
@@ -312,11 +312,11 @@ class _Build:
 
     async def _stored(self, layer: oci.Layer) -> records.LayerRecord | None:
         """The layer's record; what replaces a damaged layer is claimed by its own name first."""
-        found = await threads.run("look up", self._reuse, layer)
-        if found is not None and found.diff_id != layer.diff_id:
-            await self._count_on([found.diff_id])
-            found = await threads.run("look up", self._reuse, layer)
-        return found
+        record = await threads.run("look up", self._reuse, layer)
+        if record is not None and record.diff_id != layer.diff_id:
+            await self._count_on([record.diff_id])
+            record = await threads.run("look up", self._reuse, layer)
+        return record
 
     async def _made(
         self, work: layer_build.LayerWork, name: str, tally: layer_build.Tally
@@ -331,10 +331,10 @@ class _Build:
         return made
 
     def _reuse(self, layer: oci.Layer) -> records.LayerRecord | None:
-        found = direct_reader.Reader(self._place).layer(layer.diff_id)
-        if found is None:
+        record = direct_reader.Reader(self._place).layer(layer.diff_id)
+        if record is None:
             return None
-        return layer_writer.add_blobs(self._place, found, [layer.blob.digest])
+        return layer_writer.add_blobs(self._place, record, [layer.blob.digest])
 
     def _report(
         self, reference: images.Reference, layer: oci.Layer, stage: layer_build.Stage
@@ -367,7 +367,7 @@ class _Build:
         self._claim.finish()
 
     def remove_new_layers(self) -> None:
-        """Take back the layers that this build made, and nobody else wants."""
+        """Remove the layers that this build made, except those that another one needs."""
         layer_writer.take_back(self._place, self._new, self._claim.others)
         self._claim.withdraw()
 

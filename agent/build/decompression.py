@@ -37,7 +37,7 @@ class _NoMember(DamagedBlob):
 
 
 class Source(Protocol):
-    """Where compressed bytes come from."""
+    """The compressed bytes."""
 
     def read(self, size: int = -1) -> bytes:
         """Some bytes, at most `size` where that is positive; b"" at the end."""

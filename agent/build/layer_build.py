@@ -59,16 +59,16 @@ class Registry(Protocol):
 class LayerMismatch(errors.PermanentError):
     """A layer's bytes, or what they unpack to, are not what the image says; also the second time.
 
-    `what` is the thing, `expected` and `found` the digests.
+    `what` is the thing, `expected` and `actual` are the digests.
     """
 
-    def __init__(self, what: str, *, expected: str, found: str) -> None:
+    def __init__(self, what: str, *, expected: str, actual: str) -> None:
         super().__init__(
-            f"{what} is damaged at the registry, or on the way: expected {expected}, got {found}"
+            f"{what} is damaged at the registry, or on the way: expected {expected}, got {actual}"
         )
         self.what = what
         self.expected = expected
-        self.found = found
+        self.actual = actual
 
 
 class LayerUnusable(errors.PermanentError):
@@ -249,12 +249,12 @@ class LayerWork:
         layer = self._layer
         what = f"layer {layer.blob.digest} of {self._reference}"
         if unpacked.blob_digest != layer.blob.digest:
-            raise LayerMismatch(what, expected=layer.blob.digest, found=unpacked.blob_digest)
+            raise LayerMismatch(what, expected=layer.blob.digest, actual=unpacked.blob_digest)
         if unpacked.fault is not None:
             raise LayerUnusable(what, unpacked.fault)
         if unpacked.diff_id != layer.diff_id:
             raise LayerMismatch(
-                f"what {what} unpacks to", expected=layer.diff_id, found=unpacked.diff_id
+                f"what {what} unpacks to", expected=layer.diff_id, actual=unpacked.diff_id
             )
 
     def _workplace(self, draft: pathlib.Path) -> pathlib.Path:

@@ -38,14 +38,14 @@ class MkfsMissing(errors.PermanentError):
 
 
 class MkfsTooOld(errors.PermanentError):
-    """mkfs.erofs is too old. `found` is its version."""
+    """mkfs.erofs is too old. `version` is its version."""
 
-    def __init__(self, command: str, found: str) -> None:
+    def __init__(self, command: str, version: str) -> None:
         super().__init__(
-            f"{command} is erofs-utils {found}, but 1.8 or later is needed: Debian 13,"
+            f"{command} is erofs-utils {version}, but 1.8 or later is needed: Debian 13,"
             " Ubuntu 24.10 and later have it; name one with UIMGACC_MKFS"
         )
-        self.found = found
+        self.version = version
 
 
 class ConversionFailed(errors.PermanentError):
@@ -126,11 +126,10 @@ async def running(
     mkfs: Mkfs, draft: pathlib.Path, *, diff_id: str, compression: str, scratch: pathlib.Path
 ) -> AsyncIterator["Run"]:
     """A mkfs.erofs that waits for a tar; killed when the context is left before its end."""
-    ours = _pipe()
-    reading, writing = ours
+    reading, writing = _pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *_ends_with_us(),
+            *_killed_with_builder(),
             mkfs.command,
             *options(compression),
             f"-U{uuid.uuid5(uuid.NAMESPACE_URL, f'erofs:blobs/{diff_id}')}",
@@ -154,7 +153,7 @@ async def running(
 
 
 class Run:
-    """One run: write the tar to `pipe`, then `wait`. Whoever writes closes `pipe`."""
+    """One run: write the tar to `pipe`, then `wait`. The writer closes `pipe`."""
 
     def __init__(
         self,
@@ -200,13 +199,13 @@ class Run:
         """mkfs.erofs does not always say so; less than 1 MiB left is full."""
         for folder in (self._draft.parent, self._scratch):
             with contextlib.suppress(OSError):
-                found = os.statvfs(folder)
-                if found.f_bavail * found.f_frsize < 1 << 20:
+                space = os.statvfs(folder)
+                if space.f_bavail * space.f_frsize < 1 << 20:
                     return True
         return False
 
 
-def _ends_with_us() -> list[str]:
+def _killed_with_builder() -> list[str]:
     """What to put before a command so that it is killed when this process is.
 
     mkfs.erofs 1.8 does not end by itself when the tar breaks off within a file: it
@@ -227,7 +226,7 @@ def _pipe() -> tuple[int, int]:
 
 def _free(folder: str) -> str:
     try:
-        found = os.statvfs(folder)
+        space = os.statvfs(folder)
     except OSError as error:
         return errno.errorcode.get(error.errno or 0, "?")
-    return units.size(found.f_bavail * found.f_frsize)
+    return units.size(space.f_bavail * space.f_frsize)

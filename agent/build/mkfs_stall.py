@@ -2,7 +2,7 @@
 
 Version 1.8 may spin for ever on a tar that it does not understand, and a build would
 hold its Job, its claim and its place in the queue as long. How long a good run takes
-nobody knows beforehand; but it always reads or writes.
+is not known beforehand; but it always reads or writes.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ _SAMPLES = 10
 class Watch:
     """Kills process `pid` when it neither reads nor writes for `seconds`, in its context.
 
-    Waiting for input does not count: that is ours to end. Where the kernel does not
-    tell (no /proc, no right to look), nothing is killed.
+    Waiting for input does not count: the builder ends that. Where the kernel does not
+    say (no /proc, no right to look), nothing is killed.
     """
 
     def __init__(self, pid: int, seconds: float) -> None:

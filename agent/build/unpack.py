@@ -39,7 +39,7 @@ class Unpacked:
 
 
 class ReaderGone(errors.TemporaryError):
-    """Nobody reads the pipe any more: the exit status of its reader tells why."""
+    """The pipe has no reader any more; the reader's exit status says why."""
 
 
 class _Blob:
@@ -80,7 +80,7 @@ async def unpack(
 
     The caller compares the digests, then looks at `fault`: a blob that cannot be
     unpacked is read to its end all the same, because damage on the way is worth
-    another try and a bad image is not. `on_bytes` is told of downloaded bytes.
+    another try and a bad image is not. `on_bytes` gets the number of bytes as they arrive.
 
     Raises ReaderGone and what `chunks` raises.
     """
@@ -106,7 +106,7 @@ async def unpack(
         fault = await first
         fault = await second or fault
     except threads.Closed:
-        # Somebody gave up: the cause is that the pipe has no reader any more.
+        # One thread gave up: the cause is that the pipe has no reader any more.
         await second
         raise
     finally:

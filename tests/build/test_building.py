@@ -590,3 +590,57 @@ def converters(root: pathlib.Path) -> list[int]:
         if str(root).encode() in words and b"--aufs" in words:
             found.append(int(entry.parent.name))
     return found
+
+
+async def test_a_bottom_layer_with_whiteouts_has_a_variant_without_them(bench) -> None:
+    tar = tars.archive([tars.folder("d"), tars.file("d/f"), tars.file("d/.wh.f")])
+    hiding = tars.archive([tars.folder("d"), tars.file("d/.wh.f")])
+    bench.fake.add_image([hiding], "1")
+    bench.fake.add_image([below(), hiding], "2")
+    bench.fake.add_image([tar], "3")
+
+    for tag in "123":
+        await bench.build(f"team/app:{tag}", cache_id=f"imc-cache-{tag}")
+
+    reader = direct_reader.Reader(bench.place)
+    bottom = reader.chain(fakes.digest(hiding))
+    assert bottom is not None
+    assert bottom.variant_of == fakes.digest(hiding)
+    above = reader.image(bench.reference("team/app:2")).platforms[0].layers[1]
+    assert reader.chain(above.chain_id).diff_id == fakes.digest(hiding)
+    removing = reader.chain(fakes.digest(tar))
+    for chain in bottom, removing:
+        with erofs.Layer(bench.place.layer(chain.diff_id)) as layer:
+            assert (layer.find(b"d/f"), bool(layer.find(b"d"))) == (False, True)
+
+
+async def test_something_below_what_a_lower_layer_made_a_file_is_refused(bench) -> None:
+    for tag, lower in ("1", tars.file("a")), ("2", tars.file(".wh.a")):
+        bench.fake.add_image(
+            [below(), tars.archive([lower]), tars.archive([tars.file("a/b/c")])], tag
+        )
+
+        with pytest.raises(layer_build.LayerUnusable, match="a is no directory in a layer below"):
+            await bench.build(f"team/app:{tag}")
+
+
+async def test_directories_are_inherited_through_symlinks_of_the_layers_below(bench) -> None:
+    lower = tars.archive(
+        [
+            tars.folder("usr/lib", mode=0o700, uid=9),
+            tars.symlink("lib", "usr/lib"),
+            tars.folder("a", mode=0o750, uid=5, gid=6),
+        ]
+    )
+    between = tars.archive([tars.symlink("a", "etc")])
+    upper = tars.archive([tars.file("lib/new"), tars.file("a/new")])
+    bench.fake.add_image([lower, between, upper], "1")
+
+    await bench.build()
+
+    reader = direct_reader.Reader(bench.place)
+    image = reader.image(bench.reference())
+    chain = reader.chain(image.platforms[0].layers[2].chain_id)
+    with erofs.Layer(bench.place.layer(chain.diff_id)) as layer:
+        assert layer.find(b"lib") == stream.DirInfo(0o700, 9, 0, tars.EPOCH)
+        assert layer.find(b"a") == stream.DirInfo(0o750, 5, 6, tars.EPOCH)

@@ -33,7 +33,7 @@ class Sparse:
     """A GNU sparse file in PAX form.
 
     `inline`: its map stands before its data; else `numbers` is the map. `size` is
-    that of the whole file, where it is told.
+    that of the whole file, where it is given.
     """
 
     inline: bool
@@ -130,7 +130,7 @@ def opaque_entry(parent: bytes) -> bytes:
 
 
 def has_data(kind: bytes) -> bool:
-    """Whether data follow a header of this type, whatever size it tells."""
+    """Whether data follow a header of this type, whatever size it has."""
     return kind not in (b"1", b"2", b"3", b"4", b"5", b"6")
 
 
@@ -282,7 +282,7 @@ def _is_number(field: bytes) -> bool:
 
 
 def _parse_pax(content: bytes) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = {}
+    records: dict[bytes, bytes] = {}
     pieces: list[bytes] = []
     while content:
         length = content.partition(b" ")[0]
@@ -297,11 +297,11 @@ def _parse_pax(content: bytes) -> dict[bytes, bytes]:
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             pieces.append(value)
         else:
-            found[key] = value
+            records[key] = value
         content = content[count:]
     if pieces:
-        found[b"GNU.sparse.map"] = b",".join(pieces)
-    return found
+        records[b"GNU.sparse.map"] = b",".join(pieces)
+    return records
 
 
 def _pax_record(key: bytes, value: bytes) -> bytes:

@@ -16,8 +16,11 @@ get a new header (a PAX one where needed). What differs, and is mended here:
 - V7, star and GNU headers; file type NUL; negative base-256; empty numbers
 - PAX: global headers and LIBARCHIVE.xattr are ignored, fractions of seconds have
   any number of digits, GNU sparse files (0.0, 0.1, 1.0) are filled up
-- times before 1970 or after 2262 become 1970; symlinks have mode 0777; xattrs of
-  namespaces that a file system does not take are dropped, `trusted.` always
+- times before 1970 or after 2262 become 1970; symlinks have mode 0777
+- xattrs: those that a file system does not take are dropped, `trusted.` always; ACLs are as
+  chmod leaves them, and inherited from directories with default ones
+- hard links that change their file, directories that are named twice: see `corrections`
+- whiteouts in a bottom layer, and of what the same layer has
 - sizes of entries that have no data; data after the end; a missing end
 """
 

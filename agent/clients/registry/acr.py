@@ -2,13 +2,13 @@
 
 An ImageCache names the instances (`k8s.aliyun.com/acr-instance-ids`); the API of
 Container Registry (2018-12-01, GetAuthorizationToken) gives a user and a password
-for each that live for an hour. Who we are there is found as in every official SDK:
+for each that live for an hour. The account is looked up as in every official SDK:
 environment, RRSA's OIDC token, the ECS instance's role.
 
 The password goes to hosts of that instance only: to Alibaba's own names of its
-region, or to a custom domain that the API lists for the instance. Where it cannot be
-told whether a host is such a domain, it is treated as somebody else's, who may let
-anybody in; why it could not be told is part of the refusal if there is one.
+region, or to a custom domain that the API lists for the instance. Where the API
+does not say whether a host is such a domain, it gets no password, as a host of another owner;
+the reason is part of the registry's refusal, if there is one.
 
 The SDK is the extra `acr`. It is imported at the first question: it takes 0.6 s.
 """
@@ -32,8 +32,8 @@ _RENEW_PART = 0.25
 """... this part of its life."""
 
 _AGAIN = 60.0
-"""Seconds for which nobody asks again whose a host is, where that could not be told: an account
-that is not there is looked for at several places, and a cache has up to twenty images."""
+"""Seconds until the API is asked again whose a host is, where it gave no answer: a missing account
+is looked for at several places, and a cache has up to twenty images."""
 
 
 class AcrUnavailable(errors.TemporaryError):
@@ -139,7 +139,7 @@ class Acr:
         return host in self._domains[instance]
 
     async def _fits(self, instance: str, region: str, *, host: str) -> tuple[bool, str]:
-        """Whether a host that may be anybody's is of an instance, or why that cannot be told."""
+        """Whether a custom domain is one of an instance's, or why that is not known."""
         until, reason = self._unknown.get(instance, (0.0, ""))
         if time.monotonic() < until:
             return False, reason
@@ -186,7 +186,7 @@ class Acr:
         except account_errors.CredentialException as error:
             raise AcrRefused(instance, _no_account(error)) from error
         except tea.TeaException as error:
-            # The SDK wraps whatever happens between question and answer.
+            # The SDK wraps every failure between request and response.
             cause = getattr(error, "inner_exception", None)
             if isinstance(cause, account_errors.CredentialException):
                 raise AcrRefused(instance, _no_account(cause)) from error
@@ -199,9 +199,9 @@ class Acr:
         async with self._lock:
             host = reference.registry
             domain = acr_domains.parse_host(host)
-            found = []
+            answers = []
             for instance in self._instances:
-                # Without a region of our own it can only be that of the host.
+                # Without a region in the settings it can only be that of the host.
                 region = (
                     instance.region or self._options.region or (domain.region if domain else "")
                 )
@@ -210,10 +210,10 @@ class Acr:
                 else:
                     fits, unknown = await self._fits(instance.id, region, host=host)
                     if unknown:
-                        found.append(_nothing(instance.id, unknown))
+                        answers.append(_nothing(instance.id, unknown))
                 if fits:
-                    found.append(await self._password(instance.id, region))
-            return found
+                    answers.append(await self._password(instance.id, region))
+            return answers
 
 
 def _nothing(instance: str, reason: str) -> credentials.Credential:

@@ -4,7 +4,7 @@ The first request to a repository goes without; the registry's challenge
 (WWW-Authenticate) says whether it wants the password itself (Basic) or a token
 from an endpoint (Bearer). What works is kept per repository; when it stops working
 (tokens live for minutes, blobs take longer) it is made anew. Credentials are tried
-in the order of their providers, nobody being the last.
+in the order of their providers; a request without any is the last try.
 """
 
 import asyncio
@@ -93,7 +93,7 @@ class Authorizer:
         untried = refused.untried
         scope = parse_challenge(challenge)[1].get("scope", "")
         if untried is not None and refused.headers and scope not in ("", refused.scope):
-            # It was good for less: whoever may pull may also push, as far as we know.
+            # It was good for less: these credentials may allow pushing as well as pulling.
             untried = [refused.current, *untried]
         elif untried is None:
             untried = [*await self._provider.credentials(reference), None]

@@ -78,8 +78,8 @@ class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
 def read(path: pathlib.Path) -> tuple[Plugin, ...]:
     """The plug-ins of a file; raise PluginConfigError."""
     try:
-        found = msgspec.convert(yaml.safe_load(path.read_bytes()), type=_Config)
-        return _plugins(found)
+        config = msgspec.convert(yaml.safe_load(path.read_bytes()), type=_Config)
+        return _plugins(config)
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         # msgspec and yaml name the place and the type, and quote no values of `env`.
         raise PluginConfigError(str(path), " ".join(str(error).split())) from error
@@ -121,7 +121,7 @@ def _plugin(provider: _Provider) -> Plugin:
     if provider.token_attributes is not None:
         raise ValueError(
             f"providers {name}: tokenAttributes: it wants the token of a pod's service account,"
-            " which nobody has while an image is built for many pods"
+            " which does not exist while an image is built for many pods"
         )
     return Plugin(
         name=name,
@@ -133,13 +133,13 @@ def _plugin(provider: _Provider) -> Plugin:
     )
 
 
-def _patterns(name: str, found: Sequence[str]) -> tuple[str, ...]:
-    if not found:
+def _patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
+    if not patterns:
         raise ValueError(f"providers {name}: matchImages: expected at least one")
-    for pattern in found:
+    for pattern in patterns:
         split = urls.urlsplit(f"https://{pattern}")
         if "://" in pattern or not split.netloc or split.query or split.fragment:
             raise ValueError(
                 f"providers {name}: matchImages: expected host[:port][/path], not {pattern!r}"
             )
-    return tuple(map(credentials.normalise, found))
+    return tuple(map(credentials.normalise, patterns))

@@ -184,7 +184,7 @@ class Plugins:
 
     async def credentials(self, reference: images.Reference) -> Sequence[credentials.Credential]:
         """See credentials.CredentialProvider."""
-        found: list[credentials.Credential] = []
+        answers: list[credentials.Credential] = []
         for plugin in self._plugins:
             if not plugin.knows(reference):
                 continue
@@ -193,8 +193,8 @@ class Plugins:
             except PluginFailed as error:
                 logger.warning("a credential plug-in failed", extra={"reason": str(error)})
                 continue
-            found.extend(await keyring.credentials(reference))
-        return found
+            answers.extend(await keyring.credentials(reference))
+        return answers
 
 
 def _key(kind: _KeyType, reference: images.Reference) -> str:

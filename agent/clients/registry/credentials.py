@@ -65,12 +65,12 @@ class Chain:
 
     async def credentials(self, reference: images.Reference) -> Sequence[Credential]:
         """What all providers know about an image, in order, without repetition."""
-        found: list[Credential] = []
+        distinct: list[Credential] = []
         for provider in self._providers:
             for credential in await provider.credentials(reference):
-                if credential not in found:
-                    found.append(credential)
-        return found
+                if credential not in distinct:
+                    distinct.append(credential)
+        return distinct
 
 
 class _Auth(msgspec.Struct, frozen=True):
@@ -104,8 +104,8 @@ class DockerConfig(Keyring):
 
     def __init__(self, data: bytes, *, source: str) -> None:
         """Read it; raise CredentialsFileError where it is none. `source` names it in messages."""
-        found = {key: _credential(auth, source) for key, auth in _auths(data, source)}
-        super().__init__({key: value for key, value in found.items() if value is not None})
+        entries = {key: _credential(auth, source) for key, auth in _auths(data, source)}
+        super().__init__({key: value for key, value in entries.items() if value is not None})
 
 
 def docker_config(hosts: Iterable[str], *, username: str, password: str) -> bytes:
@@ -144,8 +144,8 @@ def _credential(auth: _Auth, source: str) -> Credential | None:
                 error
             )
         username, _, password = decoded.rstrip("\x00").partition(":")
-    found = Credential(source, username, password, auth.identitytoken)
-    return None if found.empty else found
+    credential = Credential(source, username, password, auth.identitytoken)
+    return None if credential.empty else credential
 
 
 def normalise(key: str) -> str:
@@ -176,7 +176,7 @@ def _host_matches(pattern: str, host: str) -> bool:
     name, _, port = host.partition(":")
     if pattern_port != port:
         return False
-    theirs, ours = pattern_name.split("."), name.split(".")
-    return len(theirs) == len(ours) and all(
-        fnmatch.fnmatchcase(label, part) for label, part in zip(ours, theirs, strict=True)
+    patterns, labels = pattern_name.split("."), name.split(".")
+    return len(patterns) == len(labels) and all(
+        fnmatch.fnmatchcase(label, part) for label, part in zip(labels, patterns, strict=True)
     )

@@ -2,8 +2,8 @@
 
 Nothing that a registry says is believed: manifests are checked against the digest
 that was asked for, or against the one that the registry names; blobs are checked
-by whoever reads the stream to its end (`agent.build.fetching`), because only that
-one sees all the bytes. Connections that drop, stall, answer 429 or 5xx are tried
+by the reader of the stream (`agent.build.unpack`), which alone
+sees all the bytes. Connections that drop, stall, answer 429 or 5xx are tried
 again with growing delays until a deadline; a blob goes on where it stopped.
 """
 
@@ -66,9 +66,9 @@ class AccessDenied(errors.PermanentError):
     """The registry refuses; `tried` are the sources of the credentials that were tried."""
 
     def __init__(self, reference: str, status: int, tried: list[str]) -> None:
-        told = f"with credentials of {', '.join(tried)}" if tried else "without credentials"
+        means = f"with credentials of {', '.join(tried)}" if tried else "without credentials"
         super().__init__(
-            f"the registry refuses {reference} ({status}) {told}:"
+            f"the registry refuses {reference} ({status}) {means}:"
             " the image does not exist, or other credentials are needed"
             " (a docker config JSON with an entry for this registry)"
         )
@@ -81,16 +81,16 @@ class RequestRefused(errors.PermanentError):
 
 
 class WrongContent(errors.PermanentError):
-    """A registry sent other bytes than it should have. `what` they are, `found` their digest."""
+    """A registry sent other bytes than it should have. `what` they are, `actual` their digest."""
 
-    def __init__(self, what: str, *, expected: str, found: str) -> None:
+    def __init__(self, what: str, *, expected: str, actual: str) -> None:
         super().__init__(
-            f"the registry sent wrong bytes for {what}: expected {expected}, got {found};"
+            f"the registry sent wrong bytes for {what}: expected {expected}, got {actual};"
             " the image is damaged there, or something in between changes it"
         )
         self.what = what
         self.expected = expected
-        self.found = found
+        self.actual = actual
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,21 +189,21 @@ class Client:
         data, headers = await self._read(
             reference, url, what=what, limit=MANIFEST_LIMIT, headers={"Accept": oci.ACCEPT}
         )
-        found = digests.sha256(data)
+        actual = digests.sha256(data)
         expected = wanted if digests.is_digest(wanted) else ""
         expected = expected or headers.get("Docker-Content-Digest", "")
-        if digests.is_digest(expected) and expected != found:
-            raise WrongContent(f"{what} of {reference}", expected=expected, found=found)
+        if digests.is_digest(expected) and expected != actual:
+            raise WrongContent(f"{what} of {reference}", expected=expected, actual=actual)
         media_type = headers.get("Content-Type", "").partition(";")[0].strip()
-        return Manifest(found, media_type, data)
+        return Manifest(actual, media_type, data)
 
     async def small_blob(self, reference: images.Reference, digest: str) -> bytes:
         """A blob that fits in memory (a config), verified."""
         what = f"blob {digest}"
         url = self._url(reference, f"blobs/{digest}")
         data, _ = await self._read(reference, url, what=what, limit=CONFIG_LIMIT, headers={})
-        if (found := digests.sha256(data)) != digest:
-            raise WrongContent(f"{what} of {reference}", expected=digest, found=found)
+        if (actual := digests.sha256(data)) != digest:
+            raise WrongContent(f"{what} of {reference}", expected=digest, actual=actual)
         return data
 
     async def blob(
@@ -218,7 +218,7 @@ class Client:
         """
         url = self._url(reference, f"blobs/{digest}")
         done = 0
-        waits = backoff.Backoff(self._options.delays, deadline=self._options.deadline)
+        waits = self._waits()
         while done < size:
             before = done
             try:
@@ -234,7 +234,7 @@ class Client:
                     raise Again(f"the connection ended after {done} of {size} bytes")  # noqa: TRY301
             except Again as again:
                 if done > before:
-                    waits = backoff.Backoff(self._options.delays, deadline=self._options.deadline)
+                    waits = self._waits()
                 logger.info(
                     "resuming a blob", extra={"url": url, "offset": done, "reason": str(again)}
                 )
@@ -245,7 +245,7 @@ class Client:
         raise WrongContent(
             f"blob {digest} of {reference}",
             expected=f"{size} bytes",
-            found="more bytes",
+            actual="more bytes",
         )
 
     async def _blob_from(
@@ -278,7 +278,7 @@ class Client:
         limit: int,
         headers: Mapping[str, str],
     ) -> tuple[bytes, Mapping[str, str]]:
-        waits = backoff.Backoff(self._options.delays, deadline=self._options.deadline)
+        waits = self._waits()
         while True:
             try:
                 async with self._request(reference, url, what=what, headers=headers) as response:
@@ -366,7 +366,7 @@ class Client:
         assert self._session is not None
         target = yarl.URL(url, encoded=True)
         secure = target.raw_authority not in self._options.insecure
-        waits = backoff.Backoff(self._options.delays, deadline=self._options.deadline)
+        waits = self._waits()
         while True:
             try:
                 with _translated(url):
@@ -384,6 +384,10 @@ class Client:
                         return response.status, await _read_limited(response, 1 << 20)
             except Again as again:
                 await self._pause(waits, url, again)
+
+    def _waits(self) -> backoff.Backoff:
+        """The pauses between the tries of one request."""
+        return backoff.Backoff(self._options.delays, deadline=self._options.deadline)
 
     async def _pause(self, waits: backoff.Backoff, url: str, again: Again) -> None:
         """Wait before the next try; raise RegistryUnreachable when the deadline would pass."""

@@ -12,7 +12,6 @@ from typing import Any
 import yarl
 
 from agent.clients.registry import distribution
-from agent.kits.aio import backoff
 from agent.model import images, oci
 
 
@@ -70,7 +69,7 @@ class Client(distribution.Client):
             query = {"mount": part.digest, "from": source.repository}
         start = self._url(target, "blobs/uploads/") + _query(query)
         what = f"a place for blob {part.digest}"
-        waits = backoff.Backoff(self._options.delays, deadline=self._options.deadline)
+        waits = self._waits()
         while True:
             # An upload that failed cannot be relied on to go on: each attempt is a new one.
             status, place = await self._write(target, start, what=what, method="POST")
@@ -122,7 +121,7 @@ class Client(distribution.Client):
         body: Callable[[], Any] | None = None,
     ) -> tuple[int, str]:
         """A request that changes something, until it is done: (status, Location)."""
-        waits = backoff.Backoff(self._options.delays, deadline=self._options.deadline)
+        waits = self._waits()
         while True:
             try:
                 async with self._request(
@@ -130,8 +129,7 @@ class Client(distribution.Client):
                 ) as response:
                     return response.status, response.headers.get("Location", "")
             except distribution.Again as again:
-                if not await waits.wait(again.delay):
-                    raise distribution.RegistryUnreachable(url, str(again)) from again
+                await self._pause(waits, url, again)
 
 
 def _query(parameters: Mapping[str, str]) -> str:
@@ -152,5 +150,5 @@ def _parsed(manifest: distribution.Manifest, source: images.Reference) -> oci.In
         return oci.parse(manifest.data, manifest.media_type)
     except oci.UnsupportedImage as error:
         raise distribution.WrongContent(
-            f"the manifest of {source}", expected="an image's manifest", found=error.what
+            f"the manifest of {source}", expected="an image's manifest", actual=error.what
         ) from error
