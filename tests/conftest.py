@@ -1,13 +1,67 @@
-"""Every test finds the lab's tools (mkfs.erofs >= 1.8 and others) on its PATH."""
+"""What holds for every test: the lab's tools are on its PATH, and it leaves nothing behind."""
 
 import asyncio
+import inspect
 import os
 import pathlib
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
 
-LAB = pathlib.Path(os.environ.get("UIMGACC_LAB", pathlib.Path(__file__).parents[1] / ".lab"))
+import pytest
 
-os.environ["PATH"] = f"{LAB / 'bin'}{os.pathsep}{os.environ['PATH']}"
+from lab import places, processes
+from tests import leaks
+
+# mkfs.erofs >= 1.8 and others.
+os.environ["PATH"] = f"{places.BIN}{os.pathsep}{os.environ['PATH']}"
+os.environ[leaks.MARK] = uuid.uuid4().hex
 
 # looptime asks every test for its event loop, and asyncio would make one for a test that has
 # none and never close it: with warnings as errors that fails the whole run at its end.
 asyncio.set_event_loop(None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def run_folders(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """The folders in which this run makes files: pytest's own, and that of `tempfile`.
+
+    The second one is this run's alone, so that mounts below it are not another run's, and has a
+    short name: the path of a Unix socket ends at 107 bytes.
+    """
+    own = tmp_path_factory.getbasetemp()  # before `tempfile` has another folder
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="t"))
+    folder.chmod(0o755)  # builders run as another user
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setenv("TMPDIR", str(folder))
+        yield own, folder
+    processes.unmount_below(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_orphans(run_folders: tuple[pathlib.Path, pathlib.Path]) -> Iterator[None]:
+    """No process of the module's tests outlives its parent."""
+    with leaks.orphans_checked():
+        yield
+
+
+@pytest.fixture
+async def _no_tasks() -> AsyncIterator[None]:
+    yield
+    await leaks.wait_for_tasks()
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(
+    request: pytest.FixtureRequest, run_folders: tuple[pathlib.Path, pathlib.Path]
+) -> Iterator[None]:
+    """A test leaves no task, child process or mount behind. Set up first, it ends last."""
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("_no_tasks")
+    with leaks.checked(*run_folders):
+        yield
