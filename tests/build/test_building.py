@@ -14,6 +14,7 @@ import time
 import pytest
 import zstandard
 
+from agent import errors
 from agent.build import erofs, layer_build, mkfs_erofs, mkfs_stall
 from agent.build.tar import stream
 from agent.clients.registry import distribution
@@ -221,6 +222,18 @@ async def test_a_compressed_layer_whose_type_says_plain_is_refused_as_in_contain
 
         with pytest.raises(layer_build.LayerUnusable, match="media type says"):
             await bench.build(f"team/app:{tag}")
+
+
+@pytest.mark.parametrize("position", [0, 100, 124, 136, 148, 156, 257], ids="byte {}".format)
+async def test_a_layer_with_a_damaged_header_is_refused(bench, position: int) -> None:
+    """By its checksum, whichever of its fields it is."""
+    damaged = bytearray(LAYER)
+    damaged[position] ^= 1
+    bench.fake.add_image([bytes(damaged)], "1")
+
+    with pytest.raises(errors.PermanentError):
+        await bench.build()
+    assert direct_reader.Reader(bench.place).image(bench.reference()) is None
 
 
 async def test_a_manifest_without_platform_is_judged_by_its_config(bench) -> None:
