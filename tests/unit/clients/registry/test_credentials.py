@@ -119,7 +119,9 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 HOSTS = st.sampled_from(["r.io", "*.io", "[::1", "https://r.io/v1/", "r.io:x", "/", "[", "r.io/a"])
@@ -129,6 +131,7 @@ HOSTS = st.sampled_from(["r.io", "*.io", "[::1", "https://r.io/v1/", "r.io:x", "
     st.dictionaries(
         HOSTS | st.text(max_size=12),
         st.dictionaries(st.sampled_from(["auth", "username", "password", "identitytoken"]), JSON),
+        max_size=3,
     )
 )
 async def test_any_pull_secret_is_read_or_refused(auths) -> None:
