@@ -143,3 +143,19 @@ def test_the_words_are_those_of_the_field(page: pathlib.Path) -> None:
     lines = [line for line in text.splitlines() if UNCLEAR.search(line)]
 
     assert lines == []
+
+
+def test_every_event_is_in_the_reference() -> None:
+    words = "ImageCache|ImageAcceleration|SuccessfulHit|Build|Deletion|OriginNot|Invalid"
+    pattern = rf'"((?:{words})[A-Z]\w+|Evicted|Expired)"'
+    places = [CHECKOUT / "agent" / name for name in ("matching", "node", "control")]
+    emitted = {
+        reason
+        for place in places
+        for module in place.rglob("*.py")
+        for reason in re.findall(pattern, module.read_text())
+    }
+    page = (CHECKOUT / "docs/reference/events.md").read_text()
+
+    assert len(emitted) > 15
+    assert {reason for reason in emitted if f"`{reason}`" not in page} == set()
