@@ -22,6 +22,8 @@ _DELETION_SECONDS = 600.0
 
 _LOOK_AGAIN_SECONDS = 1.0
 
+_BOTTOM = inheritance.Position(is_bottom=True)
+
 
 class BeingDeleted(errors.TemporaryError):
     """Something that a build needs is being deleted, and that does not end.
@@ -220,8 +222,10 @@ class _Build:
             self._report(reference, layer, layer_build.Stage.WAITING)
         used = await tasks.together(
             *(
-                self._layer(reference, layer, tally=tally, compression=compression)
-                for layer in planned
+                self._layer(
+                    reference, layer, tally=tally, compression=compression, is_bottom=at == 0
+                )
+                for at, layer in enumerate(planned)
             )
         )
         for at, layer in enumerate(planned):
@@ -260,16 +264,43 @@ class _Build:
         *,
         tally: layer_build.Tally,
         compression: str,
+        is_bottom: bool,
     ) -> records.LayerRecord:
         async with self._locks.setdefault(layer.diff_id, asyncio.Lock()), self._slots:
             record = await self._stored(layer)
+            if record is None and is_bottom:
+                record = await self._stored(_at_bottom(layer))
             if record is None:
-                work = layer_build.LayerWork(self._tools, reference, layer, compression=compression)
-                record = await self._made(work, layer.diff_id, tally)
+                record = await self._made_anew(
+                    reference, layer, tally=tally, compression=compression, is_bottom=is_bottom
+                )
             else:
                 self._budget.add(layer.diff_id, record.size)
                 self._report(reference, layer, layer_build.Stage.REUSED)
             return record
+
+    async def _made_anew(
+        self,
+        reference: images.Reference,
+        layer: oci.Layer,
+        *,
+        tally: layer_build.Tally,
+        compression: str,
+        is_bottom: bool,
+    ) -> records.LayerRecord:
+        """Make a layer; one that only the bottom of an image can be, as that."""
+        work = layer_build.LayerWork(self._tools, reference, layer, compression=compression)
+        try:
+            return await self._made(work, layer.diff_id, tally)
+        except layer_build.LayerUnusable as error:
+            if not is_bottom or not isinstance(error.fault, headers.OwnWhiteoutError):
+                raise
+        variant = _at_bottom(layer).diff_id
+        await self._count_on([variant])
+        work = layer_build.LayerWork(
+            self._tools, reference, layer, compression=compression, position=_BOTTOM
+        )
+        return await self._made(work, variant, tally)
 
     async def _variant(
         self,
@@ -370,6 +401,11 @@ class _Build:
         """Remove the layers that this build made, except those that another one needs."""
         layer_writer.take_back(self._place, self._new, self._claim.others)
         self._claim.withdraw()
+
+
+def _at_bottom(layer: oci.Layer) -> oci.Layer:
+    """A layer under the name of its variant for the bottom of an image."""
+    return dataclasses.replace(layer, diff_id=inheritance.variant_id(layer.diff_id, _BOTTOM))
 
 
 def _listed(names: tuple[str, ...] | None) -> list[str] | None:

@@ -66,9 +66,7 @@ class Inodes:
                 )
         for number, path in self._whiteouts:
             if first.get(hash(path), number) < number:
-                raise headers.LayerTarError(
-                    f"a whiteout of {headers.show(path)}, which the same layer has"
-                )
+                raise headers.OwnWhiteoutError(path)
 
     def existed(self, whiteouts: Iterable[tuple[int, bytes]]) -> set[bytes]:
         """Of paths, each with a number: those that had an entry with a lower one."""

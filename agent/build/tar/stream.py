@@ -388,9 +388,7 @@ class Normaliser:
             self._remove(path)
             return
         if self._names.has(path):
-            raise headers.LayerTarError(
-                f"a whiteout of {headers.show(path)}, which the same layer has"
-            )
+            raise headers.OwnWhiteoutError(path)
         self._inodes.note_whiteout(path)
         whiteout = headers.Entry(
             kind=b"0", name=b"", mode=0, uid=entry.uid, gid=entry.gid, size=0, mtime=0
