@@ -1,8 +1,8 @@
 """Reading a manifest that a person wrote: an error names the field and what was expected.
 
 A `Field` is a value together with its path in the document. It is read strictly
-where we use it (`spec.containers[0].image: expected a string`) and not looked at
-where we do not: a manifest of a later Kubernetes has fields that we do not know.
+where it is used (`spec.containers[0].image: expected a string`) and not looked at
+elsewhere: a manifest of a later Kubernetes has fields that are not known here.
 """
 
 import dataclasses

@@ -30,12 +30,12 @@ def pods_of(document: Mapping[str, object]) -> list[pods.Pod]:
     if kind == "List" or kind.endswith("PodList"):
         return [pod for item in field.get("items").items() for pod in _pods_of_item(item, kind)]
     if kind in _ARGO_TEMPLATES and not field.get(*_ARGO_TEMPLATES[kind], "templates").absent:
-        found = list(_argo_pods(field, field.get(*_ARGO_TEMPLATES[kind])))
+        templates = list(_argo_pods(field, field.get(*_ARGO_TEMPLATES[kind])))
     else:
-        found = list(_template_pods(field))
-    if not found:
+        templates = list(_template_pods(field))
+    if not templates:
         raise field.get("kind").error(f"found no pod and no pod template in {kind or 'this'}")
-    return found
+    return templates
 
 
 def _pods_of_item(item: manifests.Field, kind: str) -> list[pods.Pod]:

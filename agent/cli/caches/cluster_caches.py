@@ -13,12 +13,12 @@ def show_all(target: cluster_access.Target, *, as_json: bool) -> None:
             cluster_access.run(target, lambda client: image_actions.situation(client, target))
         )
         return
-    found = cluster_access.run(target, cluster_objects.read_all)
-    if not found:
+    read = cluster_access.run(target, cluster_objects.read_all)
+    if not read:
         output.say("no image caches in this cluster")
         return
     made = output.table("KIND", "NAME", "CACHEID", "PHASE", "PROGRESS", "SIZE", "IMAGES", "AGE")
-    for each in found:
+    for each in read:
         made.add_row(
             each.dialect.value,
             each.key.name,
@@ -33,7 +33,7 @@ def show_all(target: cluster_access.Target, *, as_json: bool) -> None:
 
 
 def show_one(target: cluster_access.Target, name: str, *, as_json: bool) -> None:
-    """Print an image cache with its images and what it says of itself."""
+    """Print an image cache with its images and its state."""
     each = cluster_access.run(target, lambda client: cluster_objects.find(client, name))
     if as_json:
         output.show_json(cluster_objects.described(each))

@@ -45,12 +45,12 @@ def create(
             )
         return made
 
-    found = cluster_access.run(target, work)
+    created = cluster_access.run(target, work)
     if as_json:
-        shown = [cluster_objects.described(each) for each in found]
+        shown = [cluster_objects.described(each) for each in created]
         output.show_json(shown if wanted.file else shown[0])
         return
-    for each in found:
+    for each in created:
         output.console().print(
             f"{each.key.name} is {cluster_objects.phase_of(each)} as {each.cache_id}"
         )
@@ -81,10 +81,10 @@ def delete(target: cluster_access.Target, name: str, *, wait: bool, as_json: boo
 def manifests_of(wanted: create_command.Wanted) -> list[Mapping[str, Any]]:
     """The manifests to apply; raise UsageError, ManifestError."""
     if wanted.file:
-        found = create_command.manifests_in(wanted.file)
-        for each in found:
+        manifests = create_command.manifests_in(wanted.file)
+        for each in manifests:
             cache_manifest.read(each)  # as below
-        return found
+        return manifests
     (request,) = create_command.requests_of(wanted)
     body = cache_manifest.write(
         cache_manifest.Draft(
@@ -177,9 +177,9 @@ async def _wait_gone(
                 body = await client.get(cluster_objects.resource_of(each.key.group), each.key.name)
             except refusals.NotFound:
                 return
-            found = cache_object.parse(body)
-            if found.uid != each.uid:
+            current = cache_object.parse(body)
+            if current.uid != each.uid:
                 return
-            report(found.state.message or "it is being deleted", 0)
+            report(current.state.message or "it is being deleted", 0)
             await leader.check()
             await asyncio.sleep(_POLL)

@@ -1,4 +1,4 @@
-"""`uimgacc create`: a cache built in this process, with a bar for each layer."""
+"""`uimgacc create --store`: a cache built in this process, with a bar for each layer."""
 
 import asyncio
 import contextlib
@@ -52,10 +52,10 @@ class Wanted:
 
 
 def create(store: pathlib.Path, wanted: Wanted, *, as_json: bool) -> None:
-    """Build what is wanted; the store is made where there is none yet."""
+    """Build the caches; the store is created where there is none yet."""
     requests = requests_of(wanted)
     if ensure_store(store):
-        output.say(f"made a new store in {store}")
+        output.say(f"created a store in {store}")
     built = []
     for request in requests:
         for remark in request.remarks:
@@ -75,8 +75,8 @@ def requests_of(wanted: Wanted) -> list[caches.CacheRequest]:
     if wanted.file:
         if wanted.name or wanted.images:
             raise output.UsageError("give either --file, or a name and --image")
-        found = manifests_in(wanted.file)
-        return [_adjusted(cache_manifest.read(each), wanted) for each in found]
+        manifests = manifests_in(wanted.file)
+        return [_adjusted(cache_manifest.read(each), wanted) for each in manifests]
     if not wanted.name or not wanted.images:
         raise output.UsageError("give a name and at least one --image, or --file")
     draft = cache_manifest.Draft(name=wanted.name, images=wanted.images)
@@ -95,14 +95,14 @@ def ensure_store(store: pathlib.Path) -> bool:
 
 def manifests_in(name: str) -> list[Mapping[str, Any]]:
     """The ImageCaches in a file, or in stdin for `-`, which can be read but once."""
-    found: list[Mapping[str, Any]] = [
+    manifests: list[Mapping[str, Any]] = [
         document
         for document in read_documents(name)
         if isinstance(document, dict) and document.get("kind") == keys.IMAGE_CACHE
     ]
-    if not found:
+    if not manifests:
         raise output.UsageError(f"{name}: no {keys.IMAGE_CACHE} in it")
-    return found
+    return manifests
 
 
 def read_documents(name: str) -> list[object]:
@@ -264,7 +264,9 @@ def _summarise(store: pathlib.Path, record: records.CacheRecord, seconds: float)
         f" built in {seconds:.1f} s, serves {who}"
     )
     try:
-        found = images.parse_reference(record.images[0].ref)
+        image = images.parse_reference(record.images[0].ref)
     except (errors.AgentError, IndexError):
         return
-    console.print(f"pods that run {found} find it with: uimgacc.io/image-cache: {record.id}")
+    console.print(
+        f"a pod that runs {image} uses it with the annotation uimgacc.io/image-cache: {record.id}"
+    )

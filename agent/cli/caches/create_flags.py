@@ -1,7 +1,7 @@
-"""Flags of `uimgacc create` that would say nothing where they are given: each is refused by name.
+"""Flags of `uimgacc create` that would have no effect: each is refused by name.
 
-A flag that is dropped without a word is worse than none: a cache that was to serve one
-namespace would serve all of them.
+A flag that is ignored in silence is dangerous: a cache that was to serve one namespace
+would serve all of them.
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ _IN_MANIFEST = frozenset(
 _OF_TARGET = frozenset({"image", "file", "size", "retention_days", "pull_secret", "acr_instance"})
 
 _WHY: Mapping[str, str] = {
-    "store": "for builds into a --store; on a cluster the controller sees to it, and --pull-secret"
-    " names Secrets",
+    "store": "for builds into a --store; on a cluster the controller decides this, and"
+    " --pull-secret names Secrets",
     "cluster": "for a cluster, not for a --store",
-    "--file": "not with --file on a cluster: say it in the manifest",
-    "TARGET": "not with a TARGET, which is as UCloud's `create`",
+    "--file": "not with --file on a cluster: write it into the manifest",
+    "TARGET": "not with a TARGET, as in UCloud's `create`",
 }
 
 

@@ -66,11 +66,11 @@ def _act(
         await ucloud.do(asked)
         with progress.shown(quiet=as_json) as report:
             while wait:
-                found = await ucloud.do(protocol.Get())
-                assert found is not None
-                if found.status not in protocol.BUSY:
+                state = await ucloud.do(protocol.Get())
+                assert state is not None
+                if state.status not in protocol.BUSY:
                     break
-                report(found.status.value, 0)
+                report(state.status.value, 0)
                 await asyncio.sleep(_POLL)
         return await situation(client, target)
 
@@ -100,18 +100,18 @@ def _actions(
 
 async def situation(client: rest_client.Client, target: cluster_access.Target) -> dict[str, Any]:
     """What UCloud's `get` prints, and all other caches beside it."""
-    found = await _actions(client, target).do(protocol.Get())
-    assert found is not None
+    state = await _actions(client, target).do(protocol.Get())
+    assert state is not None
     nodes = [
         node
         async for page in client.pages(rest_client.NODES, labels=f"{keys.CAPABLE}=true")
         for node in page.items
     ]
     # Whether the store is there is seen by the nodes that serve images from it.
-    found = dataclasses.replace(found, nfs_ready=bool(nodes))
+    state = dataclasses.replace(state, nfs_ready=bool(nodes))
     others: list[Any] = []
     with contextlib.suppress(output.NotFound):  # nothing is installed, which is said above
         others = [
             cluster_objects.described(each) for each in await cluster_objects.read_all(client)
         ]
-    return protocol.described("GetUK8SImageAccelerate", found) | {"Caches": others}
+    return protocol.described("GetUK8SImageAccelerate", state) | {"Caches": others}

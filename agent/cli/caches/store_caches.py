@@ -27,16 +27,16 @@ def reader_of(store: pathlib.Path) -> direct_reader.Reader:
 
 def show_all(store: pathlib.Path, *, as_json: bool) -> None:
     """Print all caches."""
-    found = list(reader_of(store).caches())
+    stored = list(reader_of(store).caches())
     if as_json:
-        output.show_json([msgspec.to_builtins(cache) for cache in found])
+        output.show_json([msgspec.to_builtins(cache) for cache in stored])
         return
-    if not found:
+    if not stored:
         output.say(f"no caches in {store}")
         return
     now = times.now()
     made = output.table("CACHEID", "NAME", "IMAGES", "SIZE", "NAMESPACES", "AGE")
-    for cache in found:
+    for cache in stored:
         made.add_row(
             cache.id,
             cache.name,
@@ -103,13 +103,13 @@ def find(reader: direct_reader.Reader, name: str) -> records.CacheRecord:
     cache = reader.cache(name)
     if cache is not None:
         return cache
-    found = [cache for cache in reader.caches() if cache.name == name]
-    if not found:
+    named = [cache for cache in reader.caches() if cache.name == name]
+    if not named:
         raise output.NotFound(f"no cache {name} in {reader.layout.root}", name=name)
-    if len(found) > 1:
-        ids = ", ".join(cache.id for cache in found)
+    if len(named) > 1:
+        ids = ", ".join(cache.id for cache in named)
         raise output.UsageError(f"several caches are called {name}; give the ID: {ids}")
-    return found[0]
+    return named[0]
 
 
 def images_table(reader: direct_reader.Reader, cache: records.CacheRecord) -> "rich.table.Table":

@@ -1,4 +1,4 @@
-"""`uimgacc store`: make, verify and tidy a store."""
+"""`uimgacc store`: create, verify and clean a store."""
 
 import contextlib
 import pathlib
@@ -35,14 +35,14 @@ def init(store: pathlib.Path, *, compression: str, as_json: bool) -> None:
 def check(store: pathlib.Path, *, quick: bool, as_json: bool) -> None:
     """Verify a store; ends with status 1 where anything is damaged or missing.
 
-    Damaged layers are marked: no node serves them, and the next build makes them anew.
+    Damaged layers are marked: no node serves them, and the next build makes them again.
     """
     with _progress(quiet=as_json or quick) as progress:
         place = layout.Layout(store)
-        found = list(integrity.check(place, content=not quick, mark=True, progress=progress))
+        findings = list(integrity.check(place, content=not quick, mark=True, progress=progress))
     bad = [
         finding
-        for finding in found
+        for finding in findings
         if finding.kind in (integrity.Kind.DAMAGED, integrity.Kind.MISSING)
     ]
     if as_json:
@@ -56,14 +56,14 @@ def check(store: pathlib.Path, *, quick: bool, as_json: bool) -> None:
                         "reason": finding.reason,
                         "fix": finding.fix,
                     }
-                    for finding in found
+                    for finding in findings
                 ],
             }
         )
-    elif not found:
-        print(f"{store} is as its records say")
+    elif not findings:
+        print(f"{store}: all files match their records")
     else:
-        _show(found, store)
+        _show(findings, store)
     if bad:
         count = f"{len(bad)} damaged or missing"
         output.fail(f"{store}: {count}", output.Status.FAILED)
@@ -83,23 +83,23 @@ def prune(store: pathlib.Path, *, older_than: float, as_json: bool) -> None:
 
 
 def _settle_seconds(store: pathlib.Path) -> float:
-    """How long another machine may believe an older state of this file system."""
+    """How long another machine may see an older state of this file system."""
     path = store.resolve()
     below = [mount for mount in reversed(mountinfo.read()) if path.is_relative_to(mount.target)]
     kind = max(below, key=lambda mount: len(mount.target)).kind if below else ""
     return 0.0 if kind in _LOCAL else collection.SETTLE_SECONDS
 
 
-def _show(found: list[integrity.Finding], store: pathlib.Path) -> None:
+def _show(findings: list[integrity.Finding], store: pathlib.Path) -> None:
     made = output.table("WHAT", "PATH", "REASON")
-    for finding in found:
+    for finding in findings:
         path = finding.path
         with contextlib.suppress(ValueError):
             path = path.relative_to(store)
         made.add_row(finding.kind.value, str(path), finding.reason)
     console = output.console()
     console.print(made)
-    for fix in dict.fromkeys(finding.fix for finding in found):
+    for fix in dict.fromkeys(finding.fix for finding in findings):
         console.print(f"Fix: {fix}")
 
 

@@ -150,11 +150,11 @@ async def _wait_nodes(
 ) -> None:
     """Until as many nodes serve images as have agents, and those are of this installation."""
     while True:
-        found = await client.get(rest_client.DAEMON_SETS, keys.AGENTS, namespace=target.namespace)
-        status = found.get("status") or {}
+        agents = await client.get(rest_client.DAEMON_SETS, keys.AGENTS, namespace=target.namespace)
+        status = agents.get("status") or {}
         wanted = status.get("desiredNumberScheduled", 0)
         new = 0
-        if status.get("observedGeneration", 0) >= found["metadata"].get("generation", 0):
+        if status.get("observedGeneration", 0) >= agents["metadata"].get("generation", 0):
             new = status.get("updatedNumberScheduled", 0)
         serving = min(len(await _labelled(client)), new)
         if wanted and serving >= wanted:
@@ -166,18 +166,18 @@ async def _wait_nodes(
 async def _wait_labels(client: rest_client.Client, report: progress.Report) -> None:
     """Until the agents have taken their labels off all nodes."""
     first = 0
-    while found := await _labelled(client):
-        first = max(first, len(found))
-        report(f"{len(found)} nodes still serve images", 100 * (first - len(found)) // first)
+    while labelled := await _labelled(client):
+        first = max(first, len(labelled))
+        report(f"{len(labelled)} nodes still serve images", 100 * (first - len(labelled)) // first)
         await asyncio.sleep(_POLL)
 
 
 async def _labelled(client: rest_client.Client) -> set[str]:
-    found = set()
+    names = set()
     for label in keys.CAPABLE_LABELS:
         async for page in client.pages(rest_client.NODES, labels=f"{label}=true"):
-            found |= {str(node["metadata"]["name"]) for node in page.items}
-    return found
+            names |= {str(node["metadata"]["name"]) for node in page.items}
+    return names
 
 
 async def _uninstall(
@@ -205,10 +205,10 @@ async def _uninstall(
         await _apply(client, body)
     (agents,) = (each["metadata"] for each in undo if each["kind"] == "DaemonSet")
     while True:
-        found = await client.get(
+        daemon_set = await client.get(
             rest_client.DAEMON_SETS, agents["name"], namespace=agents["namespace"]
         )
-        status = found.get("status") or {}
+        status = daemon_set.get("status") or {}
         done, all_ = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
         if all_ and done >= all_:
             break
@@ -232,6 +232,6 @@ async def _running(client: rest_client.Client, target: cluster_access.Target) ->
     """The agents' image; of an uninstallation that goes on, its own: the agents are gone."""
     for namespace, name in ((target.namespace, keys.AGENTS), (_UNDOING, _UNDOING)):
         with contextlib.suppress(refusals.NotFound):
-            found = await client.get(rest_client.DAEMON_SETS, name, namespace=namespace)
-            return str(found["spec"]["template"]["spec"]["containers"][0]["image"])
+            daemon_set = await client.get(rest_client.DAEMON_SETS, name, namespace=namespace)
+            return str(daemon_set["spec"]["template"]["spec"]["containers"][0]["image"])
     raise acceleration_switch.NotInstalled(f"{target.namespace}/{keys.AGENTS}")

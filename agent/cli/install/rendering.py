@@ -155,5 +155,7 @@ def _kustomize(text: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise CannotRender(f"kubectl takes more than {_KUSTOMIZE_SECONDS} s") from error
     if done.returncode:
         raise CannotRender(done.stderr.strip()[-500:])
-    found = [each for each in yaml.safe_load_all(done.stdout) if each is not None]
-    return sorted(found, key=lambda each: (each["kind"] not in _FIRST, each["kind"] != "Namespace"))
+    objects = [each for each in yaml.safe_load_all(done.stdout) if each is not None]
+    return sorted(
+        objects, key=lambda each: (each["kind"] not in _FIRST, each["kind"] != "Namespace")
+    )

@@ -26,15 +26,15 @@ Object = Mapping[str, Any]
 
 
 class TooOld(errors.PermanentError):
-    """The cluster's Kubernetes lacks what the manifests need; `found` is its release."""
+    """The cluster's Kubernetes lacks what the manifests need; `release` is its release."""
 
-    def __init__(self, found: tuple[int, int]) -> None:
-        needed, release = (".".join(map(str, each)) for each in (MINIMUM, found))
+    def __init__(self, release: tuple[int, int]) -> None:
+        needed, actual = (".".join(map(str, each)) for each in (MINIMUM, release))
         super().__init__(
-            f"the cluster's API server is Kubernetes {release}; {needed} or newer is needed"
+            f"the cluster's API server is Kubernetes {actual}; {needed} or newer is needed"
             " (ValidatingAdmissionPolicy, which holds each agent to its own node)"
         )
-        self.found = found
+        self.release = release
 
 
 class StillDefault(errors.PermanentError):
@@ -50,9 +50,9 @@ class StillDefault(errors.PermanentError):
 
 async def require(client: rest_client.Client) -> None:
     """Raise TooOld where the API server is older than what the manifests need."""
-    found = await client.release()
-    if found < MINIMUM:
-        raise TooOld(found)
+    release = await client.release()
+    if release < MINIMUM:
+        raise TooOld(release)
 
 
 async def refuse_if_default(client: rest_client.Client) -> None:

@@ -1,4 +1,4 @@
-"""`uimgacc doctor`: what is wrong with this machine, and the fix."""
+"""`uimgacc doctor`: the problems of this machine, and the fix of each."""
 
 import asyncio
 
@@ -15,9 +15,9 @@ _STYLES = {checks.Level.OK: "green", checks.Level.WARN: "yellow", checks.Level.F
 
 
 def diagnose(patient: examination.Patient, *, as_json: bool) -> None:
-    """Look a machine over; ends with status 1 where anything fails."""
-    found = asyncio.run(_examine(patient))
-    failed = [finding for finding in found if finding.level is checks.Level.FAIL]
+    """Check a machine; ends with status 1 where a check fails."""
+    findings = asyncio.run(_examine(patient))
+    failed = [finding for finding in findings if finding.level is checks.Level.FAIL]
     if as_json:
         shown = [
             {
@@ -26,23 +26,23 @@ def diagnose(patient: examination.Patient, *, as_json: bool) -> None:
                 "what": finding.what,
                 "fix": finding.fix,
             }
-            for finding in found
+            for finding in findings
         ]
         output.show_json({"ok": not failed, "findings": shown})
     else:
-        _show(found)
+        _show(findings)
     if failed:
         names = ", ".join(dict.fromkeys(finding.check for finding in failed))
-        output.fail(f"not well: {names}", output.Status.FAILED)
+        output.fail(f"problems found: {names}", output.Status.FAILED)
 
 
 async def _examine(patient: examination.Patient) -> list[checks.Finding]:
-    found = [finding async for finding in examination.examine(patient)]
-    return [*found, *await _cluster()]
+    findings = [finding async for finding in examination.examine(patient)]
+    return [*findings, *await _cluster()]
 
 
 async def _cluster() -> list[checks.Finding]:
-    """Whether the cluster's release will do, where this machine knows of one."""
+    """Whether the cluster's release is new enough, where this machine has a kubeconfig."""
     name = "kubernetes"
     try:
         credentials = cluster_access.Target().credentials()
@@ -59,9 +59,9 @@ async def _cluster() -> list[checks.Finding]:
     return [checks.ok(name, f"API server {major}.{minor}")]
 
 
-def _show(found: list[checks.Finding]) -> None:
+def _show(findings: list[checks.Finding]) -> None:
     made = output.table("CHECK", "", "FOUND")
-    for finding in found:
+    for finding in findings:
         level = rich.text.Text(finding.level.value, style=_STYLES[finding.level])
         what = rich.text.Text(finding.what)
         if finding.fix:

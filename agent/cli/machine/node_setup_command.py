@@ -66,8 +66,8 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
     """Set up, or undo; restart containerd where that is asked for and needed."""
     _check(wanted)
     machine = host.Host(wanted.host_root.absolute())
-    found = settings_view.Path(wanted.config) if wanted.config else places.find_config(machine)
-    main = places.main_of(found)
+    config = settings_view.Path(wanted.config) if wanted.config else places.find_config(machine)
+    main = places.main_of(config)
     if not wanted.again:
         _once(machine, main, wanted, as_json=as_json)
     if wanted.keep:
@@ -107,7 +107,7 @@ def _once(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_js
 def _begun(
     machine: host.Host, wanted: Wanted, here: places.Places | None
 ) -> settings_view.Path | None:
-    """Take note of what would be forgotten; returns the folder that is to be cleared."""
+    """Note what a later run needs to know; returns the folder that is to be cleared."""
     if wanted.dry_run:
         return None
     upkeep.begin(machine)
@@ -121,7 +121,7 @@ def _begun(
 
 
 def _stay(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_json: bool) -> None:
-    """Look again when a file has changed, for ever; does not return."""
+    """Set the node up again whenever a file has changed; does not return."""
     while True:
         watched = upkeep.watched(machine, main)
         seen = upkeep.seen(watched)
@@ -208,7 +208,7 @@ def _ready(machine: host.Host, wanted: Wanted) -> None:
 
 
 def _leave(machine: host.Host, here: places.Places) -> Mapping[str, str]:
-    """Take our images out of containerd; returns the names of the node's pods by their UID."""
+    """Remove the snapshotter's images from containerd; returns the pods' names by their UID."""
     try:
         left = asyncio.run(_left(str(machine.place(here.socket))))
     except image_removal.InUseError as error:

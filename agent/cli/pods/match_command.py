@@ -15,8 +15,8 @@ from agent.roles import builder
 def match(store: pathlib.Path, file: str, *, platform: str, as_json: bool) -> None:
     """Decide as the node agent would for each pod of a file, and explain it."""
     wanted = images.parse_platform(platform) if platform else builder.own_platform()
-    found = _pods(file)
-    made = [_decide(store, pod, wanted) for pod in found]
+    read = _pods(file)
+    made = [_decide(store, pod, wanted) for pod in read]
     if as_json:
         output.show_json([explanation.to_json(decision) for decision in made])
         return
@@ -28,20 +28,20 @@ def match(store: pathlib.Path, file: str, *, platform: str, as_json: bool) -> No
 
 
 def _pods(file: str) -> list[pods.Pod]:
-    found = []
+    read = []
     faults = []
     for document in create_command.read_documents(file):
         if not isinstance(document, Mapping):
             raise output.UsageError(f"{file}: not a Kubernetes manifest")
         try:
-            found += workloads.pods_of(document)
+            read += workloads.pods_of(document)
         except errors.AgentError as error:
             faults.append(str(error))
-    if not found:
+    if not read:
         raise output.UsageError(f"{file}: {faults[0] if faults else 'no pod in it'}")
     for fault in faults:
         output.say(f"{file}: {fault}")
-    return found
+    return read
 
 
 def _decide(store: pathlib.Path, pod: pods.Pod, platform: images.Platform) -> decisions.Decision:

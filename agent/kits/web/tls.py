@@ -50,5 +50,5 @@ class Certificate:
         return context
 
     def _read_stamp(self) -> _Stamp:
-        found = [path.stat() for path in self._files]
-        return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in found)
+        states = [path.stat() for path in self._files]
+        return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in states)
