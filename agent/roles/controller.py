@@ -19,14 +19,15 @@ from agent.control.caches import cache_object
 from agent.control.decisions import retention
 from agent.control.gc import collector_rounds, node_list
 from agent.control.jobs import job_manifest, job_template
-from agent.control.objects import cache_events, watches
 from agent.control.reconcile import (
+    cache_events,
     cache_store,
     cache_upkeep,
     cluster,
     leader_election,
     observed,
     step,
+    watches,
     work_queue,
 )
 from agent.kits import jsonlog

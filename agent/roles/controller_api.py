@@ -12,14 +12,13 @@ from aiohttp import web
 
 from agent import errors, settings
 from agent.clients.kube import connection, rest_client
-from agent.control.objects import operation_lock
 from agent.control.page import api_keys, page_data, page_routes
 from agent.control.reconcile import cache_store
 from agent.kits.aio import tasks
 from agent.kits.processes import workers
 from agent.kits.web import listener, tls
 from agent.model import keys, times
-from agent.ucloud import actions, activation, alias_push, endpoint, image_objects
+from agent.ucloud import actions, activation, alias_push, endpoint, image_objects, operation_lock
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from agent import errors
-from agent.control.objects import operation_lock
 from agent.model import times
-from agent.ucloud import accelerated_images, activation, protocol
+from agent.ucloud import accelerated_images, activation, operation_lock, protocol
 
 LEADERLESS = (
     "no controller leads, so nothing is built or deleted: look at the Deployment uimgacc-controller"

@@ -52,7 +52,7 @@ class AliasPusher:
         self._changed = asyncio.Event()
 
     def deliver(self, kind: str | None, body: Mapping[str, Any]) -> None:
-        """Take in a change of an ImageCache of the native kind (agent.control.objects.watches)."""
+        """Take in a change of an ImageCache (agent.control.reconcile.watches.Deliver)."""
         if kind == "DELETED":
             if body["apiVersion"] == keys.API_VERSION:
                 self._waiting.pop(body["metadata"]["name"], None)

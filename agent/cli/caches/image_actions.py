@@ -9,9 +9,8 @@ from agent import errors
 from agent.cli import cluster_access, output, progress
 from agent.cli.caches import cluster_objects, create_command
 from agent.clients.kube import rest_client
-from agent.control.objects import operation_lock
 from agent.model import keys
-from agent.ucloud import actions, activation, image_objects, protocol
+from agent.ucloud import actions, activation, image_objects, operation_lock, protocol
 
 _POLL = 0.5
 

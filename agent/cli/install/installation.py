@@ -15,9 +15,8 @@ from agent import errors
 from agent.cli import cluster_access, progress
 from agent.cli.install import finalizers, node_traces, rendering, support
 from agent.clients.kube import acceleration_switch, refusals, rest_client
-from agent.control.objects import operation_lock
 from agent.model import keys
-from agent.ucloud import activation, protocol
+from agent.ucloud import activation, operation_lock, protocol
 
 _POLL = 1.0
 _WHO_HOLDS = (

@@ -30,7 +30,7 @@ class Holders(Protocol):
 
 
 class Events(Protocol):
-    """Where events of a cache go (agent.control.objects.cache_events.CacheEvents)."""
+    """Where events of a cache go (agent.control.reconcile.cache_events.CacheEvents)."""
 
     def emit(self, cache: cache_object.CacheObject, event: outcome.Event) -> None:
         """Take an event; it is written later."""

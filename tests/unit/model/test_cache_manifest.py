@@ -69,4 +69,4 @@ def test_no_other_module_writes_one() -> None:
     ]
 
     # An Event names the kind of its object.
-    assert sorted({*writers} - {"control/objects/cache_events.py"}) == ["model/cache_manifest.py"]
+    assert sorted({*writers} - {"control/reconcile/cache_events.py"}) == ["model/cache_manifest.py"]

@@ -8,9 +8,15 @@ import pytest
 
 from agent.clients.kube import rest_client
 from agent.control.caches import cache_state
-from agent.control.objects import operation_lock
 from agent.model import images, keys
-from agent.ucloud import accelerated_images, actions, activation, image_objects, protocol
+from agent.ucloud import (
+    accelerated_images,
+    actions,
+    activation,
+    image_objects,
+    operation_lock,
+    protocol,
+)
 from tests.fakes import api as fakes
 
 pytestmark = pytest.mark.looptime

@@ -9,7 +9,7 @@ from agent import errors
 from agent.clients.kube import event_writer, rest_client
 from agent.control.caches import cache_object
 from agent.control.decisions import outcome
-from agent.control.objects import cache_events
+from agent.control.reconcile import cache_events
 from tests.fakes import api as fakes
 
 pytestmark = pytest.mark.looptime

@@ -7,7 +7,7 @@ import pytest
 
 from agent import errors
 from agent.clients.kube import rest_client
-from agent.control.objects import operation_lock
+from agent.ucloud import operation_lock
 from tests.fakes import api as fakes
 
 pytestmark = pytest.mark.looptime

@@ -1,1 +1,0 @@
-"""API objects that the controller watches and writes."""
