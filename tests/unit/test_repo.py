@@ -97,3 +97,31 @@ def test_what_is_declared_is_imported_and_what_is_imported_is_declared() -> None
     assert declared - used == set(), "declared and not used"
     # Alibaba's SDK is one thing in many distributions.
     assert used - declared - with_their_own(needed(extra="acr")) == set(), "used and not declared"
+
+
+ONE_PLACE = {
+    # What is written -> the modules that may write it; all others call these.
+    r"\bfromisoformat\(|\.strftime\(\"%Y-%m-%dT|datetime\.now\(": {"model/times.py"},
+    r"\bAppRunner\(|\bTCPSite\(": {"kits/web/listener.py"},
+    # A wait before a first try, and the length of a watch, are no retries.
+    r"\brandom\.uniform\(": {
+        "kits/aio/backoff.py",
+        "clients/kube/rest_client.py",
+        "node/pods/cache_requests.py",
+    },
+    r"\blen\(\w+(\.\w+)*\) - 1\)\]": {"kits/aio/backoff.py"},
+    r"argparse\.ArgumentParser\(": {"kits/flags.py"},
+    r"\"[KMG]iB\"|\"[kMG]B\"": {"kits/units.py"},
+}
+
+
+def test_times_retries_listeners_flags_and_units_have_one_place_each() -> None:
+    elsewhere = [
+        f"{path.relative_to(AGENT)}: {pattern}"
+        for pattern, places in ONE_PLACE.items()
+        for path in MODULES
+        if str(path.relative_to(AGENT)) not in places
+        if re.search(pattern, path.read_text())
+    ]
+
+    assert elsewhere == []
