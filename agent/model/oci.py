@@ -245,7 +245,7 @@ def _descriptor(data: msgspec.Raw) -> Descriptor:
         digest=_text(members, "digest"),
         size=_number(members, "size"),
         media_type=_text(members, "mediatype"),
-        platform=_platform(_members(members["platform"])) if "platform" in members else None,
+        platform=_entry_platform(_members(members["platform"])) if "platform" in members else None,
         urls=tuple(_TEXTS.decode(members["urls"])) if "urls" in members else (),
     )
     if not digests.is_digest(descriptor.digest):
@@ -254,6 +254,14 @@ def _descriptor(data: msgspec.Raw) -> Descriptor:
         # containerd fetches nothing that is said to be empty.
         raise UnsupportedImage(f"{descriptor.digest} has a size of {descriptor.size} bytes")
     return descriptor
+
+
+def _entry_platform(members: _Members) -> images.Platform:
+    """The platform of an index's entry; one with a version or features of its system is another."""
+    platform = _platform(members)
+    features = _TEXTS.decode(members["os.features"]) if "os.features" in members else []
+    details = "+".join([_text(members, "os.version"), *sorted(features)])
+    return dataclasses.replace(platform, os=f"{platform.os}({details})") if details else platform
 
 
 def _platform(members: _Members) -> images.Platform:

@@ -145,7 +145,6 @@ REFUSED: dict[str, Form] = {
         },
     ),
     "amd64-v3": listed({**AMD64, "variant": "v3"}),
-    "os-version": listed({**AMD64, "os.version": "6.1"}),
     "arm64": listed({"os": "linux", "architecture": "arm64"}),
 }
 

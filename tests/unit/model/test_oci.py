@@ -50,6 +50,9 @@ def on(architecture: str, variant: str = "", os: str = "linux") -> dict:
         ("linux/arm", [on("arm", "v6"), on("arm", "7")], 1),
         ("linux/arm64/v9", [on("arm64"), on("arm64", "v8.5")], 1),
         ("linux/amd64", [on("AMD64", os="Linux")], 0),
+        ("linux/amd64", [{**on("amd64"), "os.version": "6.1"}, on("amd64")], 1),
+        ("linux/amd64", [{**on("amd64"), "os.features": ["sse"]}, on("amd64")], 1),
+        ("linux/amd64", [{**on("amd64"), "os.version": "", "os.features": []}], 0),
     ],
 )
 def test_the_platform_is_chosen_as_containerd_does(wanted, platforms, number) -> None:
@@ -57,7 +60,14 @@ def test_the_platform_is_chosen_as_containerd_does(wanted, platforms, number) ->
 
 
 @pytest.mark.parametrize(
-    "platforms", [[], [on("amd64", "v3")], [on("arm64")], [on("unknown", os="unknown")]]
+    "platforms",
+    [
+        [],
+        [on("amd64", "v3")],
+        [on("arm64")],
+        [on("unknown", os="unknown")],
+        [{**on("amd64"), "os.version": "6.1"}],
+    ],
 )
 def test_no_platform_fits(platforms) -> None:
     with pytest.raises(oci.WrongPlatform, match="no image for linux/amd64"):
