@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 from agent import errors
-from agent.build import layer_build
-from agent.build.tar import headers, inheritance
-from agent.kits.aio import tasks, threads
+from agent.build import layer_build, layer_stack
+from agent.kits.aio import threads
 from agent.model import images, oci, records, times
 from agent.store.lookup import direct_reader
 from agent.store.publish import build_claims, layer_writer, writer
@@ -21,8 +20,6 @@ _DELETION_SECONDS = 600.0
 """A collector that lives is through with what it has begun long before."""
 
 _LOOK_AGAIN_SECONDS = 1.0
-
-_BOTTOM = inheritance.Position(is_bottom=True)
 
 
 class BeingDeleted(errors.TemporaryError):
@@ -60,7 +57,7 @@ async def build_cache(request: Request, tools: layer_build.Tools) -> records.Cac
     """Build all images of a cache, then publish its record, which makes it Ready.
 
     Raises what agent.clients.registry.distribution, agent.build.* and agent.store.publish.writer
-    document. After layering.CacheTooLarge nothing of this build is left in the store; after
+    document. After layer_build.CacheTooLarge nothing of this build is left in the store; after
     other failures the layers that were finished are, for the next try.
     """
     with build_claims.Claim(tools.store, request.cache_id) as claim:
@@ -95,9 +92,7 @@ class _Build:
         self._claim = claim
         self._place = tools.store
         self._budget = layer_build.Budget(request.capacity)
-        self._slots = asyncio.Semaphore(tools.parallel)
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._new: set[str] = set()
+        self._layers = layer_stack.Layers(tools, self._budget, self._count_on)
         self._files: dict[str, str] = {}
         """The name of the layer file for a chain ID: its diff ID, or that of a variant."""
 
@@ -107,7 +102,7 @@ class _Build:
         await threads.run("sweep", self._sweep_scratch)
         store = await threads.run("open", direct_reader.open_store, self._place.root)
         cached = [
-            await self._image(reference, compression=store.compression)
+            await self._image(layer_stack.Image(reference, store.compression, _tally()))
             for reference in dict.fromkeys(self._request.references)
         ]
         record = records.CacheRecord(
@@ -145,8 +140,8 @@ class _Build:
             if writer.age(path) > writer.DAY:
                 path.unlink(missing_ok=True)
 
-    async def _image(self, reference: images.Reference, *, compression: str) -> records.CachedImage:
-        tally = layer_build.Tally(started=time.monotonic())
+    async def _image(self, image: layer_stack.Image) -> records.CachedImage:
+        reference, tally = image.reference, image.tally
         top = await self._tools.registry.manifest(reference)
         parsed = oci.parse(top.data, top.media_type)
         await self._count_on([top.digest], [str(reference)])
@@ -156,9 +151,7 @@ class _Build:
         for wanted in self._request.platforms:
             try:
                 chosen = await self._choose(reference, top, wanted)
-                one, more = await self._platform(
-                    reference, chosen, wanted, tally=tally, compression=compression
-                )
+                one, more = await self._platform(image, chosen, wanted)
             except oci.WrongPlatform as error:
                 missing.append(error)
                 continue
@@ -205,35 +198,17 @@ class _Build:
         return _Chosen(served, parsed, config, data, tuple(indexes[1:]))
 
     async def _platform(
-        self,
-        reference: images.Reference,
-        chosen: "_Chosen",
-        wanted: images.Platform,
-        *,
-        tally: layer_build.Tally,
-        compression: str,
+        self, image: layer_stack.Image, chosen: "_Chosen", wanted: images.Platform
     ) -> tuple[records.PlatformImage, list[bytes]]:
         planned = oci.layers(chosen.manifest, chosen.config)
         blobs = [one.digest for one in chosen.indexes]
         blobs += [chosen.served.digest, chosen.manifest.config.digest]
         names = [name for layer in planned for name in (layer.diff_id, layer.chain_id)]
         await self._count_on([*blobs, *names])
-        for layer in planned:
-            self._report(reference, layer, layer_build.Stage.WAITING)
-        used = await tasks.together(
-            *(
-                self._layer(
-                    reference, layer, tally=tally, compression=compression, is_bottom=at == 0
-                )
-                for at, layer in enumerate(planned)
-            )
-        )
-        for at, layer in enumerate(planned):
-            if used[at].implied or (used[at].has_whiteouts and at == 0):
-                used[at] = await self._variant(
-                    reference, layer, used[: at + 1], tally=tally, compression=compression
-                )
-            self._files[layer.chain_id] = used[at].diff_id
+        used = await self._layers.stack(image, planned)
+        self._files |= {
+            layer.chain_id: record.diff_id for layer, record in zip(planned, used, strict=True)
+        }
         one = records.PlatformImage(
             platform=str(wanted),
             manifest=chosen.served.digest,
@@ -256,125 +231,6 @@ class _Build:
         )
         indexes = [index.data for index in chosen.indexes]
         return one, [*indexes, chosen.served.data, chosen.config_data]
-
-    async def _layer(
-        self,
-        reference: images.Reference,
-        layer: oci.Layer,
-        *,
-        tally: layer_build.Tally,
-        compression: str,
-        is_bottom: bool,
-    ) -> records.LayerRecord:
-        async with self._locks.setdefault(layer.diff_id, asyncio.Lock()), self._slots:
-            record = await self._stored(layer)
-            if record is None and is_bottom:
-                record = await self._stored(_at_bottom(layer))
-            if record is None:
-                record = await self._made_anew(
-                    reference, layer, tally=tally, compression=compression, is_bottom=is_bottom
-                )
-            else:
-                self._budget.add(layer.diff_id, record.size)
-                self._report(reference, layer, layer_build.Stage.REUSED)
-            return record
-
-    async def _made_anew(
-        self,
-        reference: images.Reference,
-        layer: oci.Layer,
-        *,
-        tally: layer_build.Tally,
-        compression: str,
-        is_bottom: bool,
-    ) -> records.LayerRecord:
-        """Make a layer; one that only the bottom of an image can be, as that."""
-        work = layer_build.LayerWork(self._tools, reference, layer, compression=compression)
-        try:
-            return await self._made(work, layer.diff_id, tally)
-        except layer_build.LayerUnusable as error:
-            if not is_bottom or not isinstance(error.fault, headers.OwnWhiteoutError):
-                raise
-        variant = _at_bottom(layer).diff_id
-        await self._count_on([variant])
-        work = layer_build.LayerWork(
-            self._tools, reference, layer, compression=compression, position=_BOTTOM
-        )
-        return await self._made(work, variant, tally)
-
-    async def _variant(
-        self,
-        reference: images.Reference,
-        layer: oci.Layer,
-        stack: Sequence[records.LayerRecord],
-        *,
-        tally: layer_build.Tally,
-        compression: str,
-    ) -> records.LayerRecord:
-        """The layer as it must be on top of those below it; see agent.build.tar.inheritance."""
-        plain = stack[-1]
-        files = [self._place.layer(one.diff_id) for one in stack[:-1]]
-        try:
-            inherited = await threads.run(
-                "look below", inheritance.look_below, plain.implied, files
-            )
-        except headers.LayerTarError as error:
-            what = f"layer {layer.blob.digest} of {reference}"
-            raise layer_build.LayerUnusable(what, error) from error
-        position = inheritance.Position(inherited, plain.has_whiteouts and not files)
-        if not position:
-            return plain
-        variants = [
-            dataclasses.replace(layer, diff_id=name)
-            for name in inheritance.names(layer.diff_id, position)
-        ]
-        name = variants[0].diff_id
-        await self._count_on([variant.diff_id for variant in variants])
-        async with self._locks.setdefault(name, asyncio.Lock()), self._slots:
-            for variant in variants:
-                record = await self._stored(variant)
-                if record is not None:
-                    self._budget.add(layer.diff_id, record.size)
-                    return record
-            work = layer_build.LayerWork(
-                self._tools, reference, layer, compression=compression, position=position
-            )
-            return await self._made(work, name, tally)
-
-    async def _stored(self, layer: oci.Layer) -> records.LayerRecord | None:
-        """The layer's record; what replaces a damaged layer is claimed by its own name first."""
-        record = await threads.run("look up", self._reuse, layer)
-        if record is not None and record.diff_id != layer.diff_id:
-            await self._count_on([record.diff_id])
-            record = await threads.run("look up", self._reuse, layer)
-        return record
-
-    async def _made(
-        self, work: layer_build.LayerWork, name: str, tally: layer_build.Tally
-    ) -> records.LayerRecord:
-        """Make a layer; where a damaged file has its name, the new one gets another."""
-        self._new.add(name)
-        made = await work.run(tally, self._budget)
-        if made.diff_id != name:
-            self._new.remove(name)
-            self._new.add(made.diff_id)
-            await self._count_on([made.diff_id])
-        return made
-
-    def _reuse(self, layer: oci.Layer) -> records.LayerRecord | None:
-        record = direct_reader.Reader(self._place).layer(layer.diff_id)
-        if record is None:
-            return None
-        return layer_writer.add_blobs(self._place, record, [layer.blob.digest])
-
-    def _report(
-        self, reference: images.Reference, layer: oci.Layer, stage: layer_build.Stage
-    ) -> None:
-        size = layer.blob.size
-        done = 0 if stage is layer_build.Stage.WAITING else size
-        self._tools.on_progress(
-            layer_build.Progress(str(reference), layer.blob.digest, stage, done, size)
-        )
 
     def _publish_image(self, record: records.ImageRecord, blobs: Sequence[bytes]) -> None:
         for one in record.platforms:
@@ -399,17 +255,16 @@ class _Build:
 
     def remove_new_layers(self) -> None:
         """Remove the layers that this build made, except those that another one needs."""
-        layer_writer.take_back(self._place, self._new, self._claim.others)
+        layer_writer.take_back(self._place, self._layers.new, self._claim.others)
         self._claim.withdraw()
-
-
-def _at_bottom(layer: oci.Layer) -> oci.Layer:
-    """A layer under the name of its variant for the bottom of an image."""
-    return dataclasses.replace(layer, diff_id=inheritance.variant_id(layer.diff_id, _BOTTOM))
 
 
 def _listed(names: tuple[str, ...] | None) -> list[str] | None:
     return None if names is None else list(names)
+
+
+def _tally() -> layer_build.Tally:
+    return layer_build.Tally(started=time.monotonic())
 
 
 def _now() -> str:
