@@ -65,7 +65,7 @@ class Unusable(errors.PermanentError):
         self.setting = setting
 
 
-_OURS = re.compile(r"/.+\.mounts/[0-9a-f]{8}-[1-9][0-9]*")
+_MOUNT_NAME = re.compile(r"/.+\.mounts/[0-9a-f]{8}-[1-9][0-9]*")
 """As Wanted.folder, Wanted.key and a number make the places of mounts."""
 
 
@@ -214,9 +214,9 @@ def plan(aim: Wanted, seen: Seen, stale: Collection[str] = ()) -> Plan:
     )
 
 
-def is_mount_of_ours(target: str) -> bool:
+def is_agents_mount(target: str) -> bool:
     """Whether a mount was made by an agent, of whatever export: its name says so."""
-    return _OURS.fullmatch(target) is not None
+    return _MOUNT_NAME.fullmatch(target) is not None
 
 
 def _is_of(aim: Wanted, path: str) -> bool:

@@ -82,7 +82,7 @@ def _own_mounts(root: str) -> list[str]:
     below = (f"{root}/", f"{pathlib.Path(root).resolve()}/")
     targets = [entry.target for entry in reversed(mountinfo.read())]
     layers = [target for target in targets if target.startswith(below)]
-    return [*layers, *filter(nfs.is_mount_of_ours, targets)]
+    return [*layers, *filter(nfs.is_agents_mount, targets)]
 
 
 def _uses_of_layers(folder: str) -> dict[str, dict[str, str]]:

@@ -180,7 +180,7 @@ class Client:
         self.address = address
         self.namespace = namespace
         self._deadline = deadline
-        self._leases_prefix = f"{_LEASE}{secrets.token_hex(4)}-"
+        self._held_leases: set[str] = set()
 
     async def __aenter__(self) -> "Client":
         channel = grpc.aio.insecure_channel(f"unix://{self.address}", options=_OPTIONS)
@@ -262,30 +262,37 @@ class Client:
 
     async def create_lease(self, seconds: float) -> str:
         """Make a lease that ends by itself after so many seconds; its ID."""
-        lease = f"{self._leases_prefix}{secrets.token_hex(8)}"
+        lease = f"{_LEASE}{secrets.token_hex(12)}"
         ends = times.now() + datetime.timedelta(seconds=seconds)
         labels = {keys.GC_EXPIRE: times.stamp(ends)}
         request = leases_pb2.CreateRequest(id=lease, labels=labels)
-        await self._call(self._leases.Create, request, "create a lease")
+        self._held_leases.add(lease)
+        try:
+            await self._call(self._leases.Create, request, "create a lease")
+        except BaseException:
+            self._held_leases.discard(lease)
+            raise
         return lease
 
     async def delete_lease(self, lease: str, *, collect: bool = False) -> None:
         """End a lease; `collect` waits for a garbage collection. One that is gone is fine."""
+        self._held_leases.discard(lease)
         request = leases_pb2.DeleteRequest(id=lease, sync=collect)
         with contextlib.suppress(NotFoundError):
             await self._call(self._leases.Delete, request, "delete a lease")
 
     async def delete_old_leases(self) -> int:
-        """End the leases of agents before this one, which were killed; return how many.
+        """End the leases of agents that no agent holds any more; return how many.
 
-        A lease expires by itself, but only after minutes, and protects an unfinished
-        registration until then.
+        An agent that was killed has left them, or this one, where containerd was away when a
+        lease was to be ended. A lease expires by itself, but only after minutes, and protects
+        an unfinished registration until then.
         """
         answer = await self._call(self._leases.List, leases_pb2.ListRequest(), "list leases")
         old = [
             lease.id
             for lease in answer.leases
-            if lease.id.startswith(_LEASE) and not lease.id.startswith(self._leases_prefix)
+            if lease.id.startswith(_LEASE) and lease.id not in self._held_leases
         ]
         for number, lease in enumerate(old, 1):
             await self.delete_lease(lease, collect=number == len(old))

@@ -271,6 +271,6 @@ def test_a_mount_is_known_by_its_place(tmp_path: pathlib.Path) -> None:
     aim = nfs.wanted("10.0.0.1:/x", "", tmp_path / "store")
     planned = nfs.plan(aim, nfs.Seen(""))
 
-    assert nfs.is_mount_of_ours(planned.mount)
+    assert nfs.is_agents_mount(planned.mount)
     for other in ("/var/lib/uimgacc/store", "/a.mounts/x-1", "/a.mounts/00c0ffee-1/b", "/data"):
-        assert not nfs.is_mount_of_ours(other)
+        assert not nfs.is_agents_mount(other)
