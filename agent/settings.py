@@ -35,7 +35,28 @@ _Socket = flags.Checked(_check_socket)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Agent:
+class Daemon:
+    """What agent and controller have in common."""
+
+    kubeconfig: Annotated[
+        pathlib.Path | None,
+        "Kubeconfig file for the API server; empty: by the service account of this pod.",
+    ] = None
+    service_account: Annotated[
+        pathlib.Path,
+        "Folder with that account's token and certificate authority, which are read again as they"
+        " change.",
+    ] = SERVICE_ACCOUNT
+    api_seconds: Annotated[float, "How long the API server may take for one answer."] = 10.0
+    stop_seconds: Annotated[
+        float,
+        "How long a clean stop may take; then the process ends itself, which harms nothing.",
+    ] = 10.0
+    verbose: Annotated[bool, "Log routine as well."] = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Agent(Daemon):
     """`uimgacc agent`."""
 
     store: Annotated[
@@ -49,16 +70,6 @@ class Agent:
     kubernetes: Annotated[
         str, "Name of this node in Kubernetes: its pods come from the API server."
     ] = ""
-    kubeconfig: Annotated[
-        pathlib.Path | None,
-        "Kubeconfig file for the API server; empty: by the service account of the agent's pod.",
-    ] = None
-    service_account: Annotated[
-        pathlib.Path,
-        "Folder with that account's token and certificate authority, which are read again as they"
-        " change.",
-    ] = SERVICE_ACCOUNT
-    api_seconds: Annotated[float, "How long the API server may take for one answer."] = 10.0
     drain: Annotated[
         bool,
         "Switched off: no label, nothing is prepared for pods, and what nothing uses is removed."
@@ -129,11 +140,6 @@ class Agent:
     parallel: Annotated[
         int, "Pods that are prepared at the same time. The images of one pod always are."
     ] = 8
-    stop_seconds: Annotated[
-        float,
-        "How long a clean stop may take; then the process ends itself, which harms nothing.",
-    ] = 10.0
-    verbose: Annotated[bool, "Log routine as well."] = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +180,7 @@ class Snapshotter:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Controller:
+class Controller(Daemon):
     """`uimgacc controller`."""
 
     store: Annotated[
@@ -185,17 +191,6 @@ class Controller:
     pod: Annotated[
         str, "Name of the controller's own pod: builders get its image and its volume `store`."
     ] = ""
-    kubeconfig: Annotated[
-        pathlib.Path | None,
-        "Kubeconfig file for the API server; empty: by the service account of the controller's"
-        " pod.",
-    ] = None
-    service_account: Annotated[
-        pathlib.Path,
-        "Folder with that account's token and certificate authority, which are read again as they"
-        " change.",
-    ] = SERVICE_ACCOUNT
-    api_seconds: Annotated[float, "How long the API server may take for one answer."] = 10.0
     store_seconds: Annotated[float, "How long the store may take for one answer."] = 20.0
     compression: Annotated[
         Literal["lz4", "none"],
@@ -280,11 +275,6 @@ class Controller:
         float,
         "How long the object of an automatic or Alibaba cache that cannot be built is kept.",
     ] = 24.0
-    stop_seconds: Annotated[
-        float,
-        "How long a clean stop may take; then the process ends itself, which harms nothing.",
-    ] = 10.0
-    verbose: Annotated[bool, "Log routine as well."] = False
 
     @property
     def plain_http_registries(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ variable, the variable over the default. All that is wrong is reported at once, 
 
 import argparse
 import dataclasses
+import inspect
 import os
 import pathlib
 import sys
@@ -155,11 +156,15 @@ _READERS: Mapping[Any, Callable[[str], object]] = {
 
 
 def settings_of(made: type) -> tuple[Setting, ...]:
-    """The settings that a dataclass declares, in its order. Fields without a text are none."""
+    """The settings that a dataclass declares, its own before inherited ones.
+
+    Fields without a text are no settings.
+    """
     hints = typing.get_type_hints(made, include_extras=True)
+    own = inspect.get_annotations(made)
     return tuple(
         _setting(field, hints[field.name])
-        for field in dataclasses.fields(made)
+        for field in sorted(dataclasses.fields(made), key=lambda field: field.name not in own)
         if typing.get_origin(hints[field.name]) is typing.Annotated
     )
 

@@ -35,13 +35,3 @@ def test_the_page_has_the_settings_of_each_role(role: str) -> None:
 def test_every_setting_is_described_by_a_sentence(role: str) -> None:
     for setting in flags.settings_of(settings.ROLES[role]):
         assert re.fullmatch(r"[A-Zc].*(\.|cri-\.\.\.)", setting.help), setting.field
-
-
-def test_a_variable_means_one_thing_in_all_roles_that_share_a_configmap() -> None:
-    """Agent, snapshotter and node set-up read the same ConfigMap."""
-    meanings: dict[str, set[str]] = {}
-    for role in ("agent", "snapshotter"):
-        for setting in flags.settings_of(settings.ROLES[role]):
-            meanings.setdefault(setting.variables[0], set()).add(setting.field)
-
-    assert all(len(fields) == 1 for fields in meanings.values())
