@@ -304,6 +304,8 @@ def refused() -> dict[str, Layers]:
         "below-file": [base, [tars.file("file/deep/f")]],
         "below-whiteout": [base, [tars.file(".wh.a")], [tars.file("a/deep/f")]],
         "below-file-of-link": [[*base, tars.symlink("l", "file")], [tars.file("l/deep/f")]],
+        "folder-gone": [[tars.folder("d"), tars.folder("d/e"), tars.file("d")]],
+        "folder-to-nowhere": [[tars.folder("d"), tars.symlink("d", "nowhere")]],
         "whiteout-of-own": [base, [tars.file("f"), tars.file(".wh.f")]],
         "whiteout-twice": [base, [tars.file(".wh.f"), tars.file(".wh.f")]],
         "whiteout-of-folder": [base, [tars.folder("f"), tars.file(".wh.f")]],

@@ -72,12 +72,16 @@ class LayerMismatch(errors.PermanentError):
 
 
 class LayerUnusable(errors.PermanentError):
-    """A layer has the right bytes, but cannot be unpacked. `what` it is, `fault` says why."""
+    """A layer has the right bytes, but cannot be unpacked. `what` it is, `fault` says why.
 
-    def __init__(self, what: str, fault: errors.AgentError) -> None:
+    With whiteouts (`has_whiteouts`) it may yet be one at the bottom of an image.
+    """
+
+    def __init__(self, what: str, fault: errors.AgentError, *, has_whiteouts: bool = False) -> None:
         super().__init__(f"{what}: {fault}")
         self.what = what
         self.fault = fault
+        self.has_whiteouts = has_whiteouts
 
 
 class CacheTooLarge(errors.PermanentError):
@@ -251,7 +255,7 @@ class LayerWork:
         if unpacked.blob_digest != layer.blob.digest:
             raise LayerMismatch(what, expected=layer.blob.digest, actual=unpacked.blob_digest)
         if unpacked.fault is not None:
-            raise LayerUnusable(what, unpacked.fault)
+            raise LayerUnusable(what, unpacked.fault, has_whiteouts=unpacked.has_whiteouts)
         if unpacked.diff_id != layer.diff_id:
             raise LayerMismatch(
                 f"what {what} unpacks to", expected=layer.diff_id, actual=unpacked.diff_id

@@ -81,7 +81,7 @@ class Layers:
         try:
             return await self._made_at(image, layer, layer.diff_id, inheritance.ANYWHERE)
         except layer_build.LayerUnusable as error:
-            if not is_bottom or not isinstance(error.fault, headers.OwnWhiteoutError):
+            if not is_bottom or not error.has_whiteouts:
                 raise
         variant = _at_bottom(layer).diff_id
         await self._count_on([variant])

@@ -28,13 +28,6 @@ class LayerTarError(errors.PermanentError):
         self.reason = reason
 
 
-class OwnWhiteoutError(LayerTarError):
-    """A layer has a whiteout of something of its own; containerd takes that at the bottom only."""
-
-    def __init__(self, path: bytes) -> None:
-        super().__init__(f"a whiteout of {show(path)}, which the same layer has")
-
-
 @dataclasses.dataclass(slots=True)
 class Sparse:
     """A GNU sparse file in PAX form.

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agent.build.tar import headers, xattrs
 
+_REMOVED = -1
+"""Stands for the attributes of what is gone; no hash in Python is -1."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Link:
@@ -29,7 +32,7 @@ class Inodes:
         self._xattrs: dict[int, int] = {}
         self._capable: set[int] = set()
         self._links: list[_Link] = []
-        self._made: dict[int, tuple[int, bytes]] = {}
+        self._made: dict[bytes, tuple[int, bytes]] = {}
         self._whiteouts: list[tuple[int, bytes]] = []
 
     def note(self, path: bytes, entry: headers.Entry) -> None:
@@ -49,30 +52,35 @@ class Inodes:
 
     def note_made(self, folder: bytes) -> None:
         """Note a directory that was made for what stands in it."""
-        self._made[hash(folder)] = (len(self.paths), folder)
+        self._made[folder] = (len(self.paths), folder)
 
     def note_whiteout(self, path: bytes) -> None:
         """Note that something is hidden which this layer should not have."""
         self._whiteouts.append((len(self.paths), path))
 
+    def note_removed(self, path: bytes) -> None:
+        """Note that what has a path is gone."""
+        self.paths.append(hash(path))
+        self.attributes.append(_REMOVED)
+
     def require_sound(self) -> None:
         """Raise LayerTarError for what containerd fails on, and is known by now only."""
-        wanted = {*self._made, *(hash(path) for _, path in self._whiteouts)}
-        first = self._first(wanted)
-        for name, (number, folder) in self._made.items():
-            if first.get(name, number) < number:
-                raise headers.LayerTarError(
-                    f"it puts something into {headers.show(folder)}, which is a file"
-                )
-        for number, path in self._whiteouts:
-            if first.get(hash(path), number) < number:
-                raise headers.OwnWhiteoutError(path)
+        for folder in self.existing(self._made.values()):
+            raise headers.LayerTarError(
+                f"it puts something into {headers.show(folder)}, which is a file"
+            )
+        for path in self.existing(self._whiteouts):
+            raise headers.LayerTarError(
+                f"a whiteout of {headers.show(path)}, which the same layer has"
+            )
 
-    def existed(self, whiteouts: Iterable[tuple[int, bytes]]) -> set[bytes]:
-        """Of paths, each with a number: those that had an entry with a lower one."""
-        pairs = list(whiteouts)
-        first = self._first({hash(path) for _, path in pairs}) if pairs else {}
-        return {path for number, path in pairs if first.get(hash(path), number) < number}
+    def existing(self, questions: Iterable[tuple[int, bytes]]) -> set[bytes]:
+        """Of paths, each with a number: those that exist before the entry of that number."""
+        pairs = list(questions)
+        numbers = self._numbers({hash(path) for _, path in pairs})
+        return {
+            path for number, path in pairs if self._before(numbers, hash(path), number) is not None
+        }
 
     def changed(self) -> dict[int, Sequence[headers.Entry]]:
         """The hard links that give a file other attributes than its own entry, by its number.
@@ -85,14 +93,13 @@ class Inodes:
         leads_to: dict[int, int] = {}
         changes: dict[int, list[headers.Entry]] = {}
         for link in self._links:
-            known = numbers.get(hash(link.entry.link), [])
-            at = bisect.bisect_left(known, link.number) - 1
-            if at < 0:
+            target = self._before(numbers, hash(link.entry.link), link.number)
+            if target is None:
                 raise headers.LayerTarError(
                     f"the hard link {headers.show(link.path)} to"
                     f" {headers.show(link.entry.link)}, which this layer does not have"
                 )
-            root = leads_to.get(known[at], known[at])
+            root = leads_to.get(target, target)
             leads_to[link.number] = root
             changes.setdefault(root, []).append(link.entry)
         return {root: links for root, links in changes.items() if self._differs(root, links)}
@@ -105,17 +112,16 @@ class Inodes:
             or (root in self._capable and not all(link.xattrs for link in links))
         )
 
-    def _first(self, wanted: set[int]) -> Mapping[int, int]:
-        """The lowest number of each path wanted."""
-        first: dict[int, int] = {}
-        if wanted:
-            for number, name in enumerate(self.paths):
-                if name in wanted:
-                    first.setdefault(name, number)
-        return first
+    def _before(self, numbers: Mapping[int, list[int]], name: int, number: int) -> int | None:
+        """The last entry of a path before another one, by its number; None where it is gone."""
+        known = numbers.get(name, [])
+        at = bisect.bisect_left(known, number) - 1
+        return known[at] if at >= 0 and self.attributes[known[at]] != _REMOVED else None
 
     def _numbers(self, wanted: set[int]) -> Mapping[int, list[int]]:
         numbers: dict[int, list[int]] = {}
+        if not wanted:
+            return numbers
         for number, name in enumerate(self.paths):
             if name in wanted:
                 numbers.setdefault(name, []).append(number)

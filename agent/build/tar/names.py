@@ -18,7 +18,10 @@ class Names:
         self._note_path = files.paths.append
         self._note_attributes = files.attributes.append
         self._paths = files.paths
+        self.gone: set[bytes] = set()
+        """Directories that the tar names, and that were replaced or removed later."""
         self._folders = {b""}
+        self._unnamed: set[bytes] = set()
         self._xattrs: dict[bytes, dict[bytes, bytes]] = {}
         """Of directories that have some."""
         self._links: dict[bytes, bytes] = {}
@@ -61,6 +64,7 @@ class Names:
             if size:
                 return -1
             self._folders.add(name)
+            self._unnamed.discard(name)
         elif name in self._folders or len(self._paths) in self._corrected:
             return -1
         else:
@@ -95,6 +99,7 @@ class Names:
         """Note an entry; what was in its place goes, except a directory under another."""
         if kind == b"5":
             self._folders.add(path)
+            self._unnamed.discard(path)
         elif path in self._folders:
             self.remove(path)
         target = self._links.get(link) if kind == b"1" else link if kind == b"2" else None
@@ -111,15 +116,24 @@ class Names:
         is_folder = path in self._folders and path != b""
         if is_folder:
             below = path + b"/"
-            self._folders = {
-                name for name in self._folders if name != path and not name.startswith(below)
-            }
+            gone = {name for name in self._folders if name == path or name.startswith(below)}
+            self._folders -= gone
+            self.gone |= gone - self._unnamed
+            self._unnamed -= gone
             for table in (self._links, self._xattrs):
                 for name in [name for name in table if name == path or name.startswith(below)]:
                     del table[name]
             self._parent = b""
         self._resolved = (b"", b"")
         return self._links.pop(path, None) is not None or is_folder
+
+    def note_unnamed(self, folder: bytes) -> None:
+        """Note that a directory was made for what stands in it; no entry names it so far."""
+        self._unnamed.add(folder)
+
+    def where(self, path: bytes) -> bytes:
+        """Where a path leads now; its last part is followed, too."""
+        return self._resolve(path)
 
     def has(self, path: bytes) -> bool:
         """Whether there is a directory or a symlink."""

@@ -136,7 +136,7 @@ class Normaliser:
         """What another pass must know; nothing after one that knew it."""
         if self._known:
             return corrections.NONE
-        existed = self._inodes.existed((number, one.path) for number, one in self._removals)
+        existed = self._inodes.existing((number, one.path) for number, one in self._removals)
         return corrections.Corrections(
             files=self._inodes.changed(),
             folders={
@@ -150,8 +150,20 @@ class Normaliser:
         if not self._ended and self._broken_off:
             raise headers.LayerTarError("it ends in the middle of an entry")
         self._inodes.require_sound()
+        self._require_folders()
         out, self._out = self._out, []
         return [*out, bytes(self._owed), _END]
+
+    def _require_folders(self) -> None:
+        """Raise LayerTarError for directories that are gone: containerd sets their times last."""
+        places = {path: self._names.where(path) for path in self._names.gone}
+        end = len(self._inodes.paths)
+        files = self._inodes.existing((end, place) for place in places.values())
+        for path, place in places.items():
+            if not self._names.has(place) and place not in files:
+                raise headers.LayerTarError(
+                    f"it has the directory {headers.show(path)}, and removes it again"
+                )
 
     # -- output ------------------------------------------------------------
 
@@ -332,6 +344,10 @@ class Normaliser:
         target = self._names.link_target(entry.link)
         if target == path:
             raise headers.LayerTarError(f"the hard link {headers.show(path)} to itself")
+        if self._names.is_folder(target):
+            raise headers.LayerTarError(
+                f"the hard link {headers.show(path)} to the directory {headers.show(target)}"
+            )
         entry.link = target
         entry.xattrs = xattrs.settled(entry.kind, entry.mode, entry.xattrs, {})
         self._names.add(path, entry.kind, entry.link)
@@ -388,7 +404,9 @@ class Normaliser:
             self._remove(path)
             return
         if self._names.has(path):
-            raise headers.OwnWhiteoutError(path)
+            raise headers.LayerTarError(
+                f"a whiteout of {headers.show(path)}, which the same layer has"
+            )
         self._inodes.note_whiteout(path)
         whiteout = headers.Entry(
             kind=b"0", name=b"", mode=0, uid=entry.uid, gid=entry.gid, size=0, mtime=0
@@ -399,6 +417,7 @@ class Normaliser:
     def _remove(self, path: bytes) -> None:
         removal = corrections.Removal(path, self.entries)
         self._removals.append((len(self._inodes.paths), removal))
+        self._inodes.note_removed(path)
         if self._names.remove(path):
             self._certain.add(path)
 
@@ -419,6 +438,7 @@ class Normaliser:
                 xattrs=list(info.xattrs),
             )
             self._folder(path, path.rpartition(b"/")[0], made)
+            self._names.note_unnamed(path)
             self._put(path, made)
 
     # -- sparse files ------------------------------------------------------

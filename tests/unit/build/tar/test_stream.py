@@ -530,7 +530,6 @@ def test_whiteouts_of_the_bottom_layer_leave_no_trace() -> None:
         tars.file(".wh.never"),
         tars.folder("d"),
         tars.file("d/f", b"gone"),
-        tars.folder("d/g"),
         tars.file("d/g/h"),
         tars.file("d/.wh.f"),
         tars.file("d/.wh.g"),
@@ -542,6 +541,25 @@ def test_whiteouts_of_the_bottom_layer_leave_no_trace() -> None:
 
     with both_passes(*entries, is_bottom=True) as got:
         assert got.getnames() == [".", "d"]
+
+
+@pytest.mark.parametrize(
+    "after", [tars.file("d"), tars.symlink("d", "nowhere"), tars.file(".wh.d"), tars.file("e")]
+)
+def test_a_directory_that_is_gone_in_the_end_is_refused_as_containerd_fails_on_its_time(
+    after: tars.Entry,
+) -> None:
+    entries = [tars.folder("d"), tars.folder("d/g"), tars.folder("e"), after]
+
+    with pytest.raises(headers.LayerTarError, match=r"and removes it again"):
+        both_passes(*entries, tars.file("d"), is_bottom=True)
+
+
+def test_a_directory_that_is_replaced_by_something_is_not_gone() -> None:
+    entries = [tars.folder("d"), tars.file("d/g/h"), tars.symlink("d", "e"), tars.folder("e")]
+
+    with both_passes(*entries) as got:
+        assert got.getmembers()[-1].name == "e"
 
 
 def test_a_whiteout_of_what_the_same_layer_has_is_refused_above_the_bottom() -> None:
