@@ -15,18 +15,26 @@ from agent.mounts import overlay
 from agent.snapshotter import metadata, service, state_db
 
 REQUESTS = 2000
+AT_ONCE = 64
 
 
 class Busy:
-    """Takes its time for each Prepare, and notes how many there were at once."""
+    """Holds each Prepare until AT_ONCE were there together, and a moment longer for one too many.
+
+    `most` is how many there were at once.
+    """
 
     def __init__(self) -> None:
         self.now = 0
         self.most = 0
+        self._full = asyncio.Event()
 
     async def prepare(self, key: str, parent: str, labels) -> list[overlay.Mount]:
         self.now += 1
         self.most = max(self.most, self.now)
+        if self.now >= AT_ONCE:
+            self._full.set()
+        await self._full.wait()
         await asyncio.sleep(0.02)
         self.now -= 1
         return []
@@ -43,7 +51,7 @@ async def test_a_flood_of_requests_waits_its_turn_and_none_fails(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refusal would fail a pull, or a pod's start."""
-    monkeypatch.setattr(service, "_AT_ONCE", 64)
+    monkeypatch.setattr(service, "_AT_ONCE", AT_ONCE)
     busy = Busy()
     servicer = service.Service(busy, None)  # type: ignore[arg-type]
     serving = asyncio.get_running_loop().create_task(service.serve(servicer, address, grace=0))
@@ -57,7 +65,7 @@ async def test_a_flood_of_requests_waits_its_turn_and_none_fails(
     serving.cancel()
     await asyncio.wait([serving])
 
-    assert busy.most == 64
+    assert busy.most == AT_ONCE
 
 
 async def _answered(client, request: pb.PrepareSnapshotRequest) -> None:
