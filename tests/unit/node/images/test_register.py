@@ -1,10 +1,11 @@
 import asyncio
 
+import msgspec
 import pytest
 
 from agent.clients.containerd import rpc
 from agent.kits.aio import tasks
-from agent.model import keys
+from agent.model import digests, images, keys
 from agent.node.images import containerd_images, image_snapshots, register, registration_plan
 from tests.unit.node import conftest
 
@@ -257,3 +258,25 @@ def test_an_image_for_other_machines_is_not_registered(image) -> None:
     )
 
     assert wanted is None
+
+
+async def test_a_config_beyond_the_size_of_a_message_is_written_in_pieces(containerd, fake) -> None:
+    data = bytes(range(256)) * (17 << 12)
+    lease = await containerd.create_lease(600)
+    await containerd.write(digests.sha256(data), data, labels={"k": "v"}, lease=lease)
+
+    assert fake.blobs[digests.sha256(data)] == (data, {"k": "v"})
+
+
+async def test_indexes_within_indexes_refer_to_one_another(image) -> None:
+    made = image.record.platforms[0]
+    inner, outer = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    nested = msgspec.structs.replace(made, indexes=[inner])
+    record = msgspec.structs.replace(image.record, target=outer, platforms=[nested])
+
+    wanted = registration_plan.registration_of(
+        image.reference, record, images.parse_platform(made.platform), snapshotter="uimgacc"
+    )
+
+    assert wanted.blobs[outer] == {"containerd.io/gc.ref.content.m.0": inner}
+    assert wanted.blobs[inner] == {"containerd.io/gc.ref.content.m.0": made.manifest}
