@@ -44,7 +44,7 @@ _CRI_STATUS = "/runtime.v1.RuntimeService/Status"
 _CRI_PULL = "/runtime.v1.ImageService/PullImage"
 # containerd reads at most 16 MiB in one message, and answers with at most as much.
 _MESSAGE_LIMIT = 16 << 20
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
 _LEASE = "uimgacc-"
 """How the names of all leases of agents begin."""
 

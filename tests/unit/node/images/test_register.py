@@ -260,10 +260,10 @@ def test_an_image_for_other_machines_is_not_registered(image) -> None:
     assert wanted is None
 
 
-async def test_a_config_beyond_the_size_of_a_message_is_written_in_pieces(containerd, fake) -> None:
+async def test_a_config_beyond_the_size_of_a_message_is_written_in_pieces(client, fake) -> None:
     data = bytes(range(256)) * (17 << 12)
-    lease = await containerd.create_lease(600)
-    await containerd.write(digests.sha256(data), data, labels={"k": "v"}, lease=lease)
+    lease = await client.create_lease(600)
+    await client.write(digests.sha256(data), data, labels={"k": "v"}, lease=lease)
 
     assert fake.blobs[digests.sha256(data)] == (data, {"k": "v"})
 
