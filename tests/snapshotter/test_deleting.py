@@ -234,7 +234,7 @@ def test_a_collector_killed_anywhere_is_gone_on_with(cluster) -> None:
         for place in ("generations:remove", "generations:move", "generations:publish_newest"):
             for when in ("before", "after"):
                 for number in (1, 2, 3):
-                    killed_round(cluster, f"agent.store.{place}", when, number)
+                    killed_round(cluster, f"agent.store.gc.{place}", when, number)
                     cluster.rounds(1)
                     assert is_whole(root)
     first.snapshotter.remove("c")
