@@ -166,7 +166,7 @@ async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> S
     platform = images.platform_of_machine(os.uname().machine)
     containerd = containerd_images.of(client, platform, snapshotter=wanted.snapshotter_name)
     served = served_pods.ServedPods()
-    environment = await stack.enter_async_context(agent_environment.opened(wanted, served))
+    environment = await _environment(wanted, served, stack)
     return Shared(
         wanted=wanted,
         platform=platform,
@@ -251,3 +251,16 @@ async def mounting(
     pool = workers.Pool("agent.mounts.nfs_worker", name="the mount of the store", size=1)
     await stack.enter_async_context(pool)
     return store_mount.Mounting(aim, pool, signals, deadline=wanted.nfs_seconds)
+
+
+async def _environment(
+    wanted: settings.Agent, served: served_pods.ServedPods, stack: contextlib.AsyncExitStack
+) -> agent_environment.Environment:
+    """A cluster's environment where the settings name a node of one, else that of a folder."""
+    if wanted.kubernetes:
+        from agent.roles import agent_cluster  # noqa: PLC0415 - 39 MB: see the module
+
+        return await stack.enter_async_context(agent_cluster.opened(wanted, served))
+    if not wanted.pods:
+        raise ValueError("neither a node of Kubernetes nor a folder of pods")
+    return agent_environment.without_cluster(wanted.pods)

@@ -18,7 +18,7 @@ from agent.model import caches, images, keys, pods, times
 from agent.node.health import capability, node_object, node_patch
 from agent.node.pods import cache_requests, served_pods
 from agent.node.report import kube_events, pod_events
-from agent.roles import agent_environment
+from agent.roles import agent_cluster
 from tests.kube import apis, faults, servers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -447,7 +447,7 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
         return abs((moment - datetime.datetime.now(datetime.UTC)).total_seconds())
 
     try:
-        environment = agent_environment.opened(wanted, served_pods.ServedPods())
+        environment = agent_cluster.opened(wanted, served_pods.ServedPods())
         async with environment as opened, running(*opened.services().values()):
             opened.node.judged(WELL)
             # Without the pause that spreads the reads of a fleet over minutes.

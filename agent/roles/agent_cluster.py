@@ -1,0 +1,65 @@
+"""The environment of the agent in a cluster: the API server.
+
+A module of its own because an agent without a cluster does not import it: the classes that
+kubernetes_asyncio makes for every type of the API take 39 MB.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
+
+from agent import settings
+from agent.clients.kube import connection, event_writer, node_pods, rest_client
+from agent.matching import annotations
+from agent.model import keys
+from agent.node.health import node_object, node_patch
+from agent.node.pods import cache_requests, scheduled, served_pods, start_times
+from agent.node.report import kube_events
+from agent.roles import agent_environment
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    wanted: settings.Agent, served: served_pods.ServedPods
+) -> AsyncIterator[agent_environment.Environment]:
+    """The environment of the node `wanted.kubernetes`; `served` are the pods of this node."""
+    credentials = (
+        connection.Kubeconfig(wanted.kubeconfig)
+        if wanted.kubeconfig
+        else connection.ServiceAccount(wanted.service_account)
+    )
+    async with rest_client.Client(
+        credentials, deadline=wanted.api_seconds, user_agent="uimgacc-agent"
+    ) as client:
+        yield _environment(wanted, client, served)
+
+
+def _environment(
+    wanted: settings.Agent, client: rest_client.Client, served: served_pods.ServedPods
+) -> agent_environment.Environment:
+    node = wanted.kubernetes
+    taint = node_patch.parse_taint(wanted.startup_taint) if wanted.startup_taint else None
+    kept = annotations.KEYS | {keys.RUNTIME_HANDLER}
+    selected = node_pods.select(client, node, annotations=kept)
+    writer = event_writer.EventWriter(client)
+    events = kube_events.KubeEvents(writer, node)
+    creator = cache_requests.Creator(client, events, now=client.now)
+    announcer = node_object.Announcer(
+        client, events, node_object.Settings(name=node, taint=taint), now=client.now
+    )
+
+    def services() -> Mapping[str, Coroutine[Any, Any, None]]:
+        return {
+            "node object": announcer.run(),
+            "events": writer.run(),
+            "caches asked for": creator.run(),
+            "caches matched": creator.run_matched(),
+        }
+
+    return agent_environment.Environment(
+        source=scheduled.Scheduled(selected, start_times.Starts(served)),
+        events=events,
+        creator=creator,
+        node=announcer,
+        services=services,
+    )
