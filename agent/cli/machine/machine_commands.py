@@ -51,7 +51,7 @@ def node_setup(
     root: options.Root = "",
     containerd_binary: options.ContainerdBinary = "",
     containerd_version: Annotated[
-        str, typer.Option(help="containerd's version, as 2.1, where the program cannot be asked.")
+        str, typer.Option(help="containerd's release, as 2.1, in place of what it reports.")
     ] = "",
     host_root: Annotated[
         pathlib.Path,
