@@ -129,6 +129,7 @@ ACCEPTED: dict[str, Form] = {
         image(fake, name, blob=gzip.compress(layer(name)) + b"\x1f\x8bjunk")
     ),
 }
+I386 = ("i386", "1.7")
 REFUSED: dict[str, Form] = {
     "gzip-as-plain": single(media_type=LAYER),
     "zstd-as-plain": lambda fake, name: void(
@@ -156,9 +157,13 @@ def bare(version, folder, registry) -> services.Containerd:
 
 
 async def outcomes(
-    containerd: services.Containerd, forms: dict[str, Form], store: pathlib.Path
+    containerd: services.Containerd, forms: dict[str, Form], store: pathlib.Path, *, use: bool
 ) -> dict[str, tuple[str, str]]:
-    """Of each form: what containerd and the builder say, "" where they take it."""
+    """Of each form: what containerd and the builder say, "" where they take it.
+
+    With `use` it must be possible to mount what was pulled: `ctr` of containerd 2 may pull
+    nothing of an image for another platform, and say so then only.
+    """
     store.mkdir()
     writer.create(store)
     said = {}
@@ -169,7 +174,7 @@ async def outcomes(
                 reference = f"team/app:{name}-1"
                 pulled = built = ""
                 try:
-                    await threads.run("pull", containerd.pull, f"{fake.host}/{reference}")
+                    await threads.run("pull", pull, containerd, f"{fake.host}/{reference}", use)
                 except processes.LabError as error:
                     pulled = str(error)
                 try:
@@ -181,6 +186,15 @@ async def outcomes(
     return said
 
 
+def pull(containerd: services.Containerd, reference: str, use: bool) -> None:
+    containerd.pull(reference)
+    if use:
+        target = containerd.folder / "mounted"
+        target.mkdir(exist_ok=True)
+        containerd.ctr("images", "mount", "--snapshotter", "overlayfs", reference, target)
+        containerd.ctr("images", "unmount", target)
+
+
 class Address:
     """What the builder needs to know of a registry."""
 
@@ -190,13 +204,15 @@ class Address:
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the forms are written for amd64")
 async def test_what_containerd_pulls_is_built(bare, tmp_path) -> None:
-    said = await outcomes(bare, ACCEPTED, tmp_path / "store")
+    # Of containerd 1.7, `ctr` takes no image for a compatible processor.
+    forms = {name: form for name, form in ACCEPTED.items() if (name, bare.version) != I386}
+    said = await outcomes(bare, forms, tmp_path / "store", use=False)
 
     assert {name: pair for name, pair in said.items() if pair != ("", "")} == {}
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the forms are written for amd64")
 async def test_what_containerd_does_not_pull_is_refused(bare, tmp_path) -> None:
-    said = await outcomes(bare, REFUSED, tmp_path / "store")
+    said = await outcomes(bare, REFUSED, tmp_path / "store", use=True)
 
     assert {name: pair for name, pair in said.items() if "" in pair} == {}

@@ -25,6 +25,7 @@ def pushed(session: pathlib.Path):
         pusher = pushing.Pusher(registry.address)
         for name, layers in {**TREES, **shapes.refused()}.items():
             pusher.image(f"shape/{name}", "1", [pushing.layer(entries) for entries in layers])
+        pusher.close()
         yield registry
 
 
@@ -58,10 +59,13 @@ def pulled_tree(node: conftest.Node, name: str, snapshotter: str, target: pathli
 def test_the_trees_of_odd_images_are_those_of_containerd(shaped, folder) -> None:
     started = time.time_ns()
     faults = []
-    for name in TREES:
+    for name, image in TREES.items():
         mark = shaped.registry.mark()
+        layers = {pushing.layer(entries).digest for entries in image}
         stored = pulled_tree(shaped, f"shape/{name}:1", "uimgacc", folder / f"{name}-stored")
-        assert shaped.registry.layer_gets(mark) == []
+        # The `ctr` of 1.7 fetches a layer beside asking whether there is a snapshot of it.
+        fetched = {get.reference for get in shaped.registry.blob_gets(mark)} & layers
+        assert shaped.containerd.version == "1.7" or fetched == set()
         right = pulled_tree(shaped, f"shape/{name}:1", "overlayfs", folder / f"{name}-right")
         lines = trees.differences(right, stored, unpacked_after=started)
         faults += [f"{name}: {line}" for line in lines]
