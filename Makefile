@@ -5,7 +5,7 @@ LAB := $(if $(UIMGACC_LAB),$(UIMGACC_LAB),.lab)
 BIN := $(LAB)/venv/bin
 SOURCES := agent lab tests benchmarks
 
-.PHONY: demo test bench image check quick lab tools clean
+.PHONY: demo test bench chaos image check quick lab tools clean
 
 demo:
 	lab/setup demo
@@ -14,6 +14,10 @@ demo:
 test: lab
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m lab.testing
+
+# Everything is killed for five minutes while pods run: what is lost, wrong or left is a fault.
+chaos: lab
+	$(BIN)/python -m lab.chaos
 
 bench: lab
 	$(BIN)/python -m benchmarks
