@@ -23,7 +23,7 @@ PAGES = sorted(
 )
 CODE_MAP = CHECKOUT / "docs/internals/code-map.md"
 ROLES = {"build", "controller"}
-"""Commands that no person types; `uimgacc --help` does not list them."""
+"""Commands that the manifests run, whose flags are settings."""
 
 
 def named(page: pathlib.Path) -> str:
