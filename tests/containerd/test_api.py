@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from agent._proto.containerd import introspection_pb2
-from agent.clients.containerd import rpc
+from agent.clients.containerd import objects, rpc
 from agent.model import digests, keys
 from lab import places, processes, registries
 from tests.containerd import conftest
@@ -100,10 +100,10 @@ def unique(name: str) -> str:
     return f"{name}-{uuid.uuid4().hex}"
 
 
-def image(name: str, target: str = "", size: int = 1, **labels: str) -> rpc.Image:
+def image(name: str, target: str = "", size: int = 1, **labels: str) -> objects.Image:
     """An image record; without a target, of a manifest that is nowhere."""
-    descriptor = rpc.Descriptor(MANIFEST, target or digest_of(name.encode()), size)
-    return rpc.Image(name=name, target=descriptor, labels=labels)
+    descriptor = objects.Descriptor(MANIFEST, target or digest_of(name.encode()), size)
+    return objects.Image(name=name, target=descriptor, labels=labels)
 
 
 async def write(client: rpc.Client, lease: str, content: object, **labels: str) -> str:

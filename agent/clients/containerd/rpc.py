@@ -7,7 +7,6 @@ from garbage collection until an image refers to it.
 """
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import secrets
@@ -35,9 +34,9 @@ from agent._proto.containerd import (
     leases_pb2_grpc,
     snapshots_pb2,
     snapshots_pb2_grpc,
-    types_pb2,
     version_pb2_grpc,
 )
+from agent.clients.containerd import objects
 from agent.model import keys, times
 
 _CRI_STATUS = "/runtime.v1.RuntimeService/Status"
@@ -95,80 +94,6 @@ _ERRORS: dict[grpc.StatusCode, type[errors.AgentError]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Descriptor:
-    """What an image record points to: a manifest or an index; `size` in bytes."""
-
-    media_type: str
-    digest: str
-    size: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """An image record: a name for a target."""
-
-    name: str
-    target: Descriptor
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Blob:
-    """A blob in the content store; `created` is when this namespace got it."""
-
-    digest: str
-    size: int
-    created: datetime.datetime
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """A snapshot as containerd knows it; `created` of a committed one: when it was."""
-
-    name: str
-    parent: str
-    created: datetime.datetime
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Container:
-    """A container's record: on which snapshot it stands, and of which image's name."""
-
-    id: str
-    snapshotter: str
-    snapshot_key: str
-    image: str = ""
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Process:
-    """Which containerd answers: `uuid` is the installation's, `pid` the process's."""
-
-    uuid: str
-    pid: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plugin:
-    """A plugin that containerd has loaded; `error` is "" where it works."""
-
-    kind: str
-    id: str
-    exports: Mapping[str, str]
-    error: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ImageEvent:
-    """An image record was created or updated."""
-
-    name: str
-
-
 class Client:
     """A connection to one containerd, as an async context.
 
@@ -210,24 +135,23 @@ class Client:
 
     # Who is there.
 
-    async def process(self) -> Process:
+    async def process(self) -> objects.Process:
         """Which containerd answers."""
         answer = await self._call(self._introspection.Server, empty_pb2.Empty(), "ask who it is")
-        return Process(answer.uuid, answer.pid)
+        return objects.Process(answer.uuid, answer.pid)
 
     async def version(self) -> str:
         """The version, as containerd writes it: `1.7.24~ds1` or `v2.1.9`."""
         answer = await self._call(self._version.Version, empty_pb2.Empty(), "ask its version")
         return str(answer.version)
 
-    async def plugin(self, kind: str, id_: str) -> Plugin | None:
+    async def plugin(self, kind: str, id_: str) -> objects.Plugin | None:
         """A plugin of the configuration; None when there is none."""
         request = introspection_pb2.PluginsRequest(filters=[f'type=="{kind}",id=="{id_}"'])
         answer = await self._call(self._introspection.Plugins, request, "list plugins")
-        for found in answer.plugins:
-            if (found.type, found.id) == (kind, id_):
-                error = found.init_err.message if found.HasField("init_err") else ""
-                return Plugin(kind=kind, id=id_, exports=dict(found.exports), error=error)
+        for plugin in answer.plugins:
+            if (plugin.type, plugin.id) == (kind, id_):
+                return objects.plugin(plugin)
         return None
 
     async def runtime_handlers(self) -> frozenset[str]:
@@ -300,16 +224,11 @@ class Client:
 
     # Content.
 
-    async def blob(self, digest: str) -> Blob:
+    async def blob(self, digest: str) -> objects.Blob:
         """What is known of a blob; raises NotFoundError."""
         request = content_pb2.InfoRequest(digest=digest)
-        info = (await self._call(self._content.Info, request, f"look up blob {digest}")).info
-        return Blob(
-            digest=info.digest,
-            size=info.size,
-            created=_moment(info.created_at),
-            labels=dict(info.labels),
-        )
+        answer = await self._call(self._content.Info, request, f"look up blob {digest}")
+        return objects.blob(answer.info)
 
     async def read(self, digest: str) -> bytes:
         """A blob's bytes: a manifest or a config, not a layer. Raises NotFoundError."""
@@ -358,17 +277,11 @@ class Client:
 
     # Snapshots.
 
-    async def stat(self, snapshotter: str, name: str) -> Snapshot:
+    async def stat(self, snapshotter: str, name: str) -> objects.Snapshot:
         """A snapshot, where both containerd and the snapshotter know it; else NotFoundError."""
         request = snapshots_pb2.StatSnapshotRequest(snapshotter=snapshotter, key=name)
         answer = await self._call(self._snapshots.Stat, request, f"look up snapshot {name}")
-        info = answer.info
-        return Snapshot(
-            name=info.name,
-            parent=info.parent,
-            created=_moment(info.created_at),
-            labels=dict(info.labels),
-        )
+        return objects.snapshot(answer.info)
 
     async def prepare(
         self, snapshotter: str, key: str, *, parent: str, labels: Mapping[str, str], lease: str
@@ -404,46 +317,41 @@ class Client:
             pages = self._snapshots.List(request, timeout=self._deadline, metadata=self._metadata())
             return {info.name: info.parent async for page in pages for info in page.info}
 
-    async def containers(self) -> Sequence[Container]:
+    async def containers(self) -> Sequence[objects.Container]:
         """All containers, sandboxes among them."""
         request = containers_pb2.ListContainersRequest()
         answer = await self._call(self._containers.List, request, "list containers")
-        return [
-            Container(
-                found.id, found.snapshotter, found.snapshot_key, found.image, dict(found.labels)
-            )
-            for found in answer.containers
-        ]
+        return [objects.container(container) for container in answer.containers]
 
     # Images.
 
-    async def image(self, name: str) -> Image | None:
+    async def image(self, name: str) -> objects.Image | None:
         """An image record; None when there is none of this name."""
         request = images_pb2.GetImageRequest(name=name)
         try:
             answer = await self._call(self._images.Get, request, f"look up image {name}")
         except NotFoundError:
             return None
-        return _image(answer.image)
+        return objects.image(answer.image)
 
-    async def images(self) -> Sequence[Image]:
+    async def images(self) -> Sequence[objects.Image]:
         """All image records."""
         answer = await self._call(self._images.List, images_pb2.ListImagesRequest(), "list images")
-        return [_image(found) for found in answer.images]
+        return [objects.image(image) for image in answer.images]
 
-    async def create_image(self, image: Image, *, lease: str = "") -> None:
+    async def create_image(self, image: objects.Image, *, lease: str = "") -> None:
         """Create an image record; raises ExistsError."""
-        request = images_pb2.CreateImageRequest(image=_message(image))
+        request = images_pb2.CreateImageRequest(image=objects.image_message(image))
         await self._call(self._images.Create, request, f"create image {image.name}", lease=lease)
 
-    async def update_image(self, image: Image, *paths: str, lease: str = "") -> None:
+    async def update_image(self, image: objects.Image, *paths: str, lease: str = "") -> None:
         """Update an image record, or only the fields that `paths` name (`labels.<key>`).
 
         containerd announces it, and the CRI plugin looks at the image again, even
         where nothing has changed. Raises NotFoundError.
         """
         request = images_pb2.UpdateImageRequest(
-            image=_message(image), update_mask=field_mask_pb2.FieldMask(paths=paths)
+            image=objects.image_message(image), update_mask=field_mask_pb2.FieldMask(paths=paths)
         )
         await self._call(self._images.Update, request, f"update image {image.name}", lease=lease)
 
@@ -453,7 +361,7 @@ class Client:
         with contextlib.suppress(NotFoundError):
             await self._call(self._images.Delete, request, f"delete image {name}")
 
-    async def image_events(self) -> AsyncIterator[ImageEvent]:
+    async def image_events(self) -> AsyncIterator[objects.ImageEvent]:
         """Image records as they are created or updated, from now on.
 
         Ends with UnavailableError when containerd does; there is no other end.
@@ -465,7 +373,9 @@ class Client:
         request = events_pb2.SubscribeRequest(filters=filters)
         with _translated("follow events"):
             async for envelope in self._events.Subscribe(request):
-                yield ImageEvent(events_pb2.ImageEvent.FromString(envelope.event.value).name)
+                yield objects.ImageEvent(
+                    events_pb2.ImageEvent.FromString(envelope.event.value).name
+                )
         raise UnavailableError("containerd ended the stream of events")
 
     def _metadata(self, lease: str = "") -> tuple[tuple[str, str], ...]:
@@ -493,20 +403,3 @@ def _translated(what: str) -> Iterator[None]:
 def _stub(kind: Any, channel: grpc.aio.Channel) -> Any:
     """The generated stubs have no types."""
     return kind(channel)
-
-
-def _moment(stamp: Any) -> datetime.datetime:
-    moment: datetime.datetime = stamp.ToDatetime(tzinfo=datetime.UTC)
-    return moment
-
-
-def _image(found: Any) -> Image:
-    target = Descriptor(found.target.media_type, found.target.digest, found.target.size)
-    return Image(name=found.name, target=target, labels=dict(found.labels))
-
-
-def _message(image: Image) -> images_pb2.Image:
-    target = types_pb2.Descriptor(
-        media_type=image.target.media_type, digest=image.target.digest, size=image.target.size
-    )
-    return images_pb2.Image(name=image.name, target=target, labels=dict(image.labels))

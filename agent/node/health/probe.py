@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from agent import errors, metrics
-from agent.clients.containerd import rpc, sockets
+from agent.clients.containerd import objects, rpc, sockets
 from agent.kits.aio import tasks
 from agent.matching import runtimes
 from agent.model import keys, records, reports
@@ -200,7 +200,7 @@ class Prober:
             findings.append(await _snapshotter_finding(address, self._settings.snapshotter))
         return findings
 
-    def _plugin_finding(self, plugin: rpc.Plugin | None) -> capability.Finding:
+    def _plugin_finding(self, plugin: objects.Plugin | None) -> capability.Finding:
         problem, name = "", self._settings.snapshotter
         if plugin is None:
             problem = (

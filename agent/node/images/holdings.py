@@ -9,7 +9,7 @@ that no container and no pod of this node needs is removed; the others are in us
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from agent.clients.containerd import rpc
+from agent.clients.containerd import objects
 from agent.model import images, keys, pods, records
 from agent.mounts import mount_users
 from agent.node.images import inventory
@@ -53,7 +53,7 @@ class Stock:
     snapshots: Mapping[str, str] = dataclasses.field(hash=False)
     layers: mount_users.Layers
     present: Sequence[inventory.Present] = ()
-    containers: Sequence[rpc.Container] = ()
+    containers: Sequence[objects.Container] = ()
     on_node: Sequence[pods.Pod] = ()
 
     @property
@@ -164,7 +164,7 @@ def _ancestors(snapshots: Mapping[str, str], key: str) -> Iterator[str]:
         yield key
 
 
-def _pod_of(container: rpc.Container) -> str:
+def _pod_of(container: objects.Container) -> str:
     labels = container.labels
     if _NAME in labels:
         return f"{labels.get(_NAMESPACE, '')}/{labels[_NAME]}"
@@ -183,7 +183,7 @@ def _names(pod: pods.Pod) -> Iterator[str]:
             yield f"{reference.name}@{reference.digest}"
 
 
-def _pins(record: rpc.Image) -> set[str]:
+def _pins(record: objects.Image) -> set[str]:
     """An image that the kubelet is never to remove (the sandbox's) is not removed here either."""
     return (
         {f"pinned image {record.name}"} if record.labels.get(keys.CRI_PINNED) == "pinned" else set()

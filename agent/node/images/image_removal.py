@@ -24,7 +24,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from agent import errors
-from agent.clients.containerd import rpc
+from agent.clients.containerd import objects, rpc
 from agent.model import images, keys, times
 from agent.node.images import containerd_images, inventory
 
@@ -184,7 +184,7 @@ async def _other_snapshotter(
     return False
 
 
-def _pod(container: rpc.Container) -> str:
+def _pod(container: objects.Container) -> str:
     labels = container.labels
     if "io.kubernetes.pod.name" not in labels:
         return f"container {container.id}"

@@ -9,7 +9,7 @@ import datetime
 import itertools
 from collections.abc import Sequence
 
-from agent.clients.containerd import rpc
+from agent.clients.containerd import objects, rpc
 from agent.model import digests, images, keys, oci
 
 _REMEMBERED = 512
@@ -42,7 +42,7 @@ class Present:
     """
 
     target: str
-    records: Sequence[rpc.Image]
+    records: Sequence[objects.Image]
     contents: Contents
     snapshotters: frozenset[str]
     since: datetime.datetime
@@ -65,7 +65,7 @@ class Inventory:
             present += [image] if image is not None else []
         return present
 
-    async def look_up(self, records: Sequence[rpc.Image]) -> Present | None:
+    async def look_up(self, records: Sequence[objects.Image]) -> Present | None:
         """The image that these records of one target belong to; None where it is incomplete."""
         target = records[0].target
         try:
@@ -105,7 +105,7 @@ class Inventory:
             return False
         return True
 
-    async def _read(self, target: rpc.Descriptor) -> Contents:
+    async def _read(self, target: objects.Descriptor) -> Contents:
         digest = target.digest
         parsed = oci.parse(await self._client.read(digest), target.media_type)
         for _ in range(oci.MAX_INDEXES):

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 
 from agent import errors
-from agent.clients.containerd import rpc
+from agent.clients.containerd import objects
 from agent.matching import runtimes
 from agent.model import keys
 from agent.node.images import containerd_images, inventory
@@ -73,7 +73,7 @@ class PinnedImages:
     async def look(self) -> Sequence[str]:
         """Check once; return the names of the images that had to be pulled. Raises AgentError."""
         pulled: list[str] = []
-        pinned: dict[str, list[rpc.Image]] = {}
+        pinned: dict[str, list[objects.Image]] = {}
         for record in await self._client.images():
             if keys.CRI_PINNED in record.labels:
                 pinned.setdefault(record.target.digest, []).append(record)

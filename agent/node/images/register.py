@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
-from agent.clients.containerd import rpc
+from agent.clients.containerd import objects, rpc
 from agent.kits.aio import tasks
 from agent.model import keys
 from agent.node.images import containerd_images, registration_plan
@@ -105,7 +105,9 @@ class Registrar:
             await tasks.together(*changes)
         return registration_plan.Registered(new=tuple(wanted.layers[known:]), complete=complete)
 
-    async def _existing(self, wanted: registration_plan.Registration) -> Mapping[str, rpc.Image]:
+    async def _existing(
+        self, wanted: registration_plan.Registration
+    ) -> Mapping[str, objects.Image]:
         """The image records that containerd has under the names of a registration."""
         images = await tasks.together(*(self._client.image(name) for name in wanted.all_names))
         return {image.name: image for image in images if image is not None}
@@ -147,7 +149,9 @@ class Registrar:
                 if await self._chains.lay_out(below, lease=lease):
                     await self._chains.refer_below(wanted.config, below[-1], lease=lease)
 
-    async def _record(self, image: rpc.Image, existing: rpc.Image | None, lease: str) -> None:
+    async def _record(
+        self, image: objects.Image, existing: objects.Image | None, lease: str
+    ) -> None:
         if existing is None:
             try:
                 await self._client.create_image(image, lease=lease)
@@ -167,11 +171,11 @@ class Registrar:
         )
 
 
-def _has_target(existing: rpc.Image | None, wanted: registration_plan.Registration) -> bool:
+def _has_target(existing: objects.Image | None, wanted: registration_plan.Registration) -> bool:
     return existing is not None and existing.target.digest == wanted.target.digest
 
 
-def _is_free(existing: rpc.Image | None, wanted: registration_plan.Registration) -> bool:
+def _is_free(existing: objects.Image | None, wanted: registration_plan.Registration) -> bool:
     """Whether a name may be given to the target: an image that was pulled keeps its name."""
     if existing is None or _has_target(existing, wanted):
         return True

@@ -8,7 +8,7 @@ would still be taken for present.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from agent.clients.containerd import rpc
+from agent.clients.containerd import objects
 from agent.model import images, keys, records
 
 _LABELS = {keys.CRI_IMAGE: "managed", keys.REGISTERED: "true"}
@@ -26,7 +26,7 @@ class Registration:
 
     names: tuple[str, ...]
     tag: str
-    target: rpc.Descriptor
+    target: objects.Descriptor
     config: str
     blobs: Mapping[str, Mapping[str, str]] = dataclasses.field(hash=False)
     layers: Sequence[records.ImageLayer]
@@ -46,9 +46,9 @@ class Registration:
         """All names, the tag last."""
         return (*self.names, self.tag) if self.tag else self.names
 
-    def image(self, name: str) -> rpc.Image:
+    def image(self, name: str) -> objects.Image:
         """The image record under a name."""
-        return rpc.Image(name=name, target=self.target, labels=_LABELS)
+        return objects.Image(name=name, target=self.target, labels=_LABELS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def registration_of(
     made = _for_platform(record, platform)
     if made is None:
         return None
-    target = rpc.Descriptor(record.target_media_type, record.target, record.target_size)
+    target = objects.Descriptor(record.target_media_type, record.target, record.target_size)
     top = made.layers[-1].chain_id if made.layers else ""
     blobs: dict[str, Mapping[str, str]] = {
         made.config: {f"{keys.GC_SNAPSHOT}{snapshotter}": top} if top else {},

@@ -7,7 +7,7 @@ import pytest
 
 from agent import errors, settings
 from agent._proto.containerd import introspection_pb2
-from agent.clients.containerd import rpc, sockets
+from agent.clients.containerd import objects, sockets
 from agent.model import reports
 from agent.node.health import capability, probe, store_mount
 from tests.fakes import containerd as fakes
@@ -156,8 +156,8 @@ class Loaded:
     def __init__(self, address: str) -> None:
         self._exports = {"address": address} if address else {}
 
-    async def plugin(self, kind: str, name: str) -> rpc.Plugin:
-        return rpc.Plugin(kind=kind, id=name, exports=self._exports, error="")
+    async def plugin(self, kind: str, name: str) -> objects.Plugin:
+        return objects.Plugin(kind=kind, id=name, exports=self._exports, error="")
 
 
 @contextlib.asynccontextmanager

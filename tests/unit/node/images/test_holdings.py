@@ -6,7 +6,7 @@ import datetime
 import hypothesis
 from hypothesis import strategies
 
-from agent.clients.containerd import rpc
+from agent.clients.containerd import objects
 from agent.model import pods
 from agent.mounts import mount_users
 from agent.node.images import holdings, inventory
@@ -37,7 +37,9 @@ def place_of(number: int) -> str:
 
 def present(name: str, *chains: int, pinned: bool = False) -> inventory.Present:
     labels = {"io.cri-containerd.pinned": "pinned"} if pinned else {}
-    record = rpc.Image(name=name, target=rpc.Descriptor("", f"sha256:{name}", 1), labels=labels)
+    record = objects.Image(
+        name=name, target=objects.Descriptor("", f"sha256:{name}", 1), labels=labels
+    )
     contents = inventory.Contents(
         manifest="m", config="c", layers=[], chain=[chain(number) for number in chains]
     )
@@ -63,10 +65,10 @@ def sentences(stock: holdings.Stock, retired: holdings.Retired, served=None) -> 
     return holdings.shown(holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER))
 
 
-def container(id_: str, key: str, pod: str = "", **more) -> rpc.Container:
+def container(id_: str, key: str, pod: str = "", **more) -> objects.Container:
     namespace, _, name = pod.partition("/")
     labels = {"io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.name": name}
-    return rpc.Container(id_, SNAPSHOTTER, key, labels=labels if pod else {}, **more)
+    return objects.Container(id_, SNAPSHOTTER, key, labels=labels if pod else {}, **more)
 
 
 ONE = holdings.Retired(generation=3, layers=diffs(1, 2), caches=["imc-x"])
@@ -134,7 +136,7 @@ def test_the_sandbox_image_is_never_dropped() -> None:
 
 def test_an_image_is_needed_by_a_container_on_another_snapshotters_copy() -> None:
     image = present("app:1", 1)
-    other = rpc.Container("c", "overlayfs", "c", "app:1")
+    other = objects.Container("c", "overlayfs", "c", "app:1")
     stock = stock_of({chain(1): ""}, present=[image], containers=[other])
 
     assert holdings.droppable(stock, frozenset({chain(1)}), snapshotter=SNAPSHOTTER) == []
