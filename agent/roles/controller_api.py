@@ -65,7 +65,7 @@ async def run(wanted: settings.Controller, credentials: connection.Credentials) 
         certificate = tls.Certificate(wanted.api_tls) if wanted.api_tls is not None else None
         context = certificate.context if certificate is not None else None
         where = await stack.enter_async_context(
-            listener.serving(app, wanted.api_listen, tls=context)
+            listener.serving(app, wanted.api_listen, tls=context, without_host="")
         )
         logger.info("the API is listening", extra={"address": where})
         services = {"store": store.run(), "certificate": _renew(certificate)}

@@ -17,16 +17,21 @@ _CLOSE_SECONDS = 5.0
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: web.Application, address: str, *, tls: ssl.SSLContext | None = None
+    app: web.Application,
+    address: str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    without_host: str = "127.0.0.1",
 ) -> AsyncIterator[str]:
     """Serve on HOST:PORT for the time of the context; yields the address (of port 0, the real one).
 
-    "" serves nothing, and yields "". Raises OSError when the address cannot be had.
+    "" serves nothing, and yields "". `without_host` is the host of an address that names none
+    ("": all interfaces). Raises OSError when the address cannot be had.
     """
     if not address:
         yield ""
         return
-    host, port = addresses.split(address)
+    host, port = addresses.split(address, without_host=without_host)
     runner = web.AppRunner(
         app, access_log=None, handle_signals=False, shutdown_timeout=_DRAIN_SECONDS
     )

@@ -23,5 +23,10 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         addresses.split(text)
 
 
+def test_an_address_without_a_host_may_be_that_of_all_interfaces() -> None:
+    assert addresses.split(":80", without_host="") == ("", 80)
+    assert addresses.split("[::1]:80", without_host="") == ("::1", 80)
+
+
 def test_an_ipv6_address_is_shown_in_brackets() -> None:
     assert addresses.split(addresses.join("::1", 80)) == ("::1", 80)

@@ -40,3 +40,22 @@ async def test_a_certificate_that_is_renewed_is_used_without_a_restart(
         while await test_tls.shown(port) != test_tls.der(made / "two.crt"):
             await asyncio.sleep(0.01)
         serving.cancel()
+
+
+async def test_an_address_without_a_host_is_that_of_all_interfaces(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Deployment's Service reaches the pod's address, not its loopback."""
+    caplog.set_level(logging.INFO)
+    (tmp_path / "keys").write_text(json.dumps({"public": "a-long-private-key"}))
+    wanted = settings.Controller(
+        store=tmp_path / "store", api_listen=":0", api_keys=tmp_path / "keys"
+    )
+    access = connection.Kubeconfig(tmp_path / "no-kubeconfig")
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        serving = group.create_task(controller_api.run(wanted, access))
+        while not (lines := [each for each in caplog.records if hasattr(each, "address")]):
+            await asyncio.sleep(0.01)
+        serving.cancel()
+
+    assert lines[0].address.rpartition(":")[0] in ("0.0.0.0", "[::]")
