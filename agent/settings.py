@@ -200,7 +200,10 @@ class Controller(Daemon):
         str, "HOST:PORT of /metrics, /healthz and /readyz; empty: none.", _Address
     ] = "0.0.0.0:9467"
     api_listen: Annotated[
-        str, "HOST:PORT of UCloud's API and of the page for people; empty: neither.", _Address
+        str,
+        "HOST:PORT of UCloud's API and of the page for people, :PORT for all interfaces; empty:"
+        " neither.",
+        _Address,
     ] = ""
     api_keys: Annotated[
         pathlib.Path | None,
@@ -236,7 +239,9 @@ class Controller(Daemon):
         " an hour.",
     ] = 10.0
     keep_job_seconds: Annotated[
-        float, "How long the Job of a build, and its log, are kept.", flags.Formerly("keep-seconds")
+        float,
+        "How long the Job of a build, and its log, are kept.",
+        flags.Formerly("keep-seconds", variable=False),
     ] = 3600.0
     scratch: Annotated[
         str, "What a builder's local folder may take: the files of a few layers, uncompressed."

@@ -42,9 +42,13 @@ class Named:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Formerly:
-    """In an annotation: an earlier name of the setting, in dashes, that is still read."""
+    """In an annotation: an earlier name of the setting, in dashes, that is still read.
+
+    Without `variable` only its flag is: the variable means something else to another role.
+    """
 
     name: str
+    variable: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -173,13 +177,14 @@ def _setting(field: "dataclasses.Field[Any]", hint: Any) -> Setting:
     kind, *notes = typing.get_args(hint)
     (text,) = (note for note in notes if isinstance(note, str))
     named = [note.name for note in notes if isinstance(note, Named)]
-    former = [note.name for note in notes if isinstance(note, Formerly)]
-    names = (*(named or [field.name.replace("_", "-")]), *former)
+    former = [note for note in notes if isinstance(note, Formerly)]
+    name = named[0] if named else field.name.replace("_", "-")
+    of_variables = [name, *(note.name for note in former if note.variable)]
     alone = any(isinstance(note, FlagOnly) for note in notes)
     return Setting(
         field=field.name,
-        names=names,
-        variables=() if alone else tuple(_variable(name) for name in names),
+        names=(name, *(note.name for note in former)),
+        variables=() if alone else tuple(_variable(each) for each in of_variables),
         help=" ".join(text.split()),
         default=field.default,
         kind=kind,

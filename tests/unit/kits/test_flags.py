@@ -24,6 +24,7 @@ class Well:
     water: Annotated[Literal["sweet", "salt"], "What it gives."] = "sweet"
     owner: Annotated[str, "Whose it is.", flags.Checked(no_spaces)] = ""
     rope_metres: Annotated[float, "How long the rope is.", flags.Formerly("rope")] = 10.0
+    width_metres: Annotated[float, "How wide it is.", flags.Formerly("width", variable=False)] = 1.0
     frog: Annotated[tuple[str, ...], "A frog in it.", flags.FlagOnly()] = ()
     cursed: Annotated[bool, "Better not drink.", flags.FlagOnly()] = False
     inner: float = 1.0
@@ -104,6 +105,12 @@ def test_values_that_do_not_fit_together_are_a_problem_too(
     assert capsys.readouterr().err.endswith("well: it is dry\n")
 
 
+def test_a_former_name_is_read_as_a_variable_only_where_it_means_the_same_to_all_roles() -> None:
+    assert read("--place=/w", ROPE="3").rope_metres == 3
+    assert read("--place=/w", WIDTH="3").width_metres == 1
+    assert read("--place=/w", "--width=3", "--rope=4").width_metres == 3
+
+
 def test_help_describes_every_flag_with_variable_and_default(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -122,7 +129,7 @@ def test_help_describes_every_flag_with_variable_and_default(
 def test_the_table_of_the_reference_has_a_row_for_each_setting() -> None:
     rows = list(flags.markdown(Well))
 
-    assert len(rows) == 2 + len(flags.settings_of(Well)) == 12
+    assert len(rows) == 2 + len(flags.settings_of(Well)) == 13
     assert rows[2] == "| `UIMGACC_PLACE` | `--place` | required | Where it is. |"
     assert rows[9] == (
         "| `UIMGACC_ROPE_METRES`, formerly `UIMGACC_ROPE` | `--rope-metres` | `10`"
