@@ -47,65 +47,47 @@ _STEPS = 8
 class _Controller:
     """The parts, from the settings to what the leader runs."""
 
-    def __init__(self, wanted: settings.Controller) -> None:
+    def __init__(
+        self,
+        wanted: settings.Controller,
+        client: rest_client.Client,
+        election: leader_election.Election,
+    ) -> None:
         self._wanted = wanted
+        self._client = client
+        self._election = election
         self._problem = "starting"
-        self._election: leader_election.Election | None = None
 
     @property
     def missing(self) -> str:
         """Why this controller cannot work, or cannot take over; "" where it can."""
-        return self._problem or (self._election.problem if self._election else "")
+        return self._problem or self._election.problem
 
     async def run(self, stack: contextlib.AsyncExitStack) -> None:
         """Wait for the lead, then lead, for ever."""
         wanted = self._wanted
-        client = await stack.enter_async_context(
-            rest_client.Client(
-                _credentials(wanted), deadline=wanted.api_seconds, user_agent=keys.CONTROLLER
-            )
-        )
         pool = await stack.enter_async_context(
             workers.Pool(
                 "agent.control.reconcile.cache_store", name="the controller", size=2, packages=True
             )
         )
         store = cache_store.CacheStore(str(wanted.store), pool, deadline=wanted.store_seconds)
-        self._election = election = leader_election.Election(
-            lease.Leasing(client, namespace=wanted.namespace, name=keys.CONTROLLER_LEASE),
-            times=leader_election.Times(lasts=wanted.lease_seconds),
-            identity=wanted.pod or f"{os.uname().nodename}-{secrets.token_hex(4)}",
-        )
         # A replica that waits is ready to take over: it must not block a rollout.
         self._problem = ""
-        await election.win()
+        await self._election.win()
         metrics.LEADING.set(1)
         try:
-            await self._lead(stack, client, store, election)
+            await self._lead(stack, store)
         finally:
             metrics.LEADING.set(0)
-            await asyncio.shield(election.resign())
+            await asyncio.shield(self._election.resign())
 
-    async def _lead(
-        self,
-        stack: contextlib.AsyncExitStack,
-        client: rest_client.Client,
-        store: cache_store.CacheStore,
-        election: leader_election.Election,
-    ) -> None:
-        services = {
-            "lead": election.keep(),
-            "work": self._work(stack, client, store),
-        }
+    async def _lead(self, stack: contextlib.AsyncExitStack, store: cache_store.CacheStore) -> None:
+        services = {"lead": self._election.keep(), "work": self._work(stack, store)}
         await tasks.run_services(services, asyncio.Event())
 
-    async def _work(
-        self,
-        stack: contextlib.AsyncExitStack,
-        client: rest_client.Client,
-        store: cache_store.CacheStore,
-    ) -> None:
-        wanted = self._wanted
+    async def _work(self, stack: contextlib.AsyncExitStack, store: cache_store.CacheStore) -> None:
+        wanted, client = self._wanted, self._client
         await self._prepare(store)
         queue: work_queue.Queue[cache_object.Key] = work_queue.Queue()
         view = observed.Observed(queue)
@@ -122,7 +104,7 @@ class _Controller:
         )
         api = cluster.Cluster(client, namespace=wanted.namespace)
         reconciling = step.Settings(
-            template=await self._template(client),
+            template=await self._template(),
             rules=_rules(wanted),
             parallel=wanted.parallel_builds,
         )
@@ -149,11 +131,11 @@ class _Controller:
         }
         await tasks.run_services(services, asyncio.Event())
 
-    async def _template(self, client: rest_client.Client) -> job_manifest.Template:
+    async def _template(self) -> job_manifest.Template:
         """The template of all builds; it waits for an API server that is away."""
         while True:
             try:
-                return await job_template.read(client, self._wanted)
+                return await job_template.read(self._client, self._wanted)
             except errors.TemporaryError as error:
                 logger.warning("this pod cannot be read yet", extra={"reason": str(error)})
                 await asyncio.sleep(error.delay or 1.0)
@@ -201,12 +183,23 @@ def _patience(wanted: settings.Controller) -> collector_rounds.Patience:
 
 @contextlib.asynccontextmanager
 async def _opened(wanted: settings.Controller) -> AsyncIterator[tuple[_Controller, str]]:
-    controller = _Controller(wanted)
-    app = web.Application()
-    listener.add_metrics(app, metrics.CONTROLLER)
-    listener.add_probes(app, lambda: controller.missing)
-    async with listener.serving(app, wanted.listen) as where:
-        yield controller, where
+    async with rest_client.Client(
+        _credentials(wanted), deadline=wanted.api_seconds, user_agent=keys.CONTROLLER
+    ) as client:
+        controller = _Controller(wanted, client, _election(wanted, client))
+        app = web.Application()
+        listener.add_metrics(app, metrics.CONTROLLER)
+        listener.add_probes(app, lambda: controller.missing)
+        async with listener.serving(app, wanted.listen) as where:
+            yield controller, where
+
+
+def _election(wanted: settings.Controller, client: rest_client.Client) -> leader_election.Election:
+    return leader_election.Election(
+        lease.Leasing(client, namespace=wanted.namespace, name=keys.CONTROLLER_LEASE),
+        times=leader_election.Times(lasts=wanted.lease_seconds),
+        identity=wanted.pod or f"{os.uname().nodename}-{secrets.token_hex(4)}",
+    )
 
 
 async def run(wanted: settings.Controller) -> None:
