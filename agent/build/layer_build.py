@@ -11,6 +11,7 @@ from typing import Protocol
 from agent import errors
 from agent.build import mkfs_erofs, unpack
 from agent.build.tar import corrections, inheritance
+from agent.kits import units
 from agent.kits.aio import threads
 from agent.model import images, oci, records
 from agent.store import layer_file, layout
@@ -89,8 +90,9 @@ class CacheTooLarge(errors.PermanentError):
 
     def __init__(self, size: int, capacity: int) -> None:
         super().__init__(
-            f"the images need {size / 2**30:.2f} GiB or more in the store, the cache may have"
-            f" {capacity / 2**30:.2f} GiB: raise its size (imageCacheSize), or name fewer images"
+            f"the images need more in the store than the {units.size(capacity)} that the cache may"
+            f" have ({units.size(size)} so far): raise its size (imageCacheSize), or name fewer"
+            " images"
         )
         self.size = size
         self.capacity = capacity
