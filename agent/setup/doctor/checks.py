@@ -26,6 +26,10 @@ from agent.store.lookup import catalog
 
 TRIES = "agent.setup.doctor.trial_mounts"
 
+KERNEL_MINIMUM = "5.15"
+"""The oldest kernel that is supported. A layer file asks for 5.4 (EROFS with lz4 and no newer
+feature), its loop device for 5.8 (LOOP_CONFIGURE)."""
+
 _MKFS = re.compile(r"mkfs\.erofs(?: \(erofs-utils\))? (\d+)\.(\d+)(\S*)")
 _MKFS_MINIMUM = (1, 8)
 _MKFS_SECONDS = 10.0
@@ -77,28 +81,28 @@ async def kernel(pool: workers.Pool, folder: pathlib.Path, *, deadline: float) -
     release = os.uname().release
     if os.geteuid() != 0:
         return [_known("erofs", release), _known("overlay", release)]
-    found = []
+    findings = []
     try:
         backing = await pool.call("try_erofs", str(folder), deadline=deadline)
     except (OSError, errors.AgentError) as error:
         fix = "load the module (modprobe erofs); Debian, Ubuntu, RHEL 9 and AL2023 have it"
-        found.append(bad("erofs", f"an EROFS image cannot be mounted in {folder}: {error}", fix))
+        findings.append(bad("erofs", f"an EROFS image cannot be mounted in {folder}: {error}", fix))
     else:
         if backing == "file":
-            found.append(ok("erofs", f"mounts from files (kernel {release})"))
+            findings.append(ok("erofs", f"mounts from files (kernel {release})"))
         else:
             what = f"kernel {release} mounts EROFS through loop devices only"
-            found.append(warn("erofs", what, "kernel 6.12 or newer does without them"))
+            findings.append(warn("erofs", what, "kernel 6.12 or newer does without them"))
     try:
         answer = await pool.call("try_overlay", str(folder), deadline=deadline)
     except (OSError, errors.AgentError) as error:
         answer = str(error)
     if answer == "ok":
-        found.append(ok("overlay", f"works in {folder}"))
+        findings.append(ok("overlay", f"works in {folder}"))
     else:
         fix = "load the module (modprobe overlay), or put the root on ext4 or xfs (ftype=1)"
-        found.append(bad("overlay", f"an overlay cannot be mounted in {folder}: {answer}", fix))
-    return found
+        findings.append(bad("overlay", f"an overlay cannot be mounted in {folder}: {answer}", fix))
+    return findings
 
 
 def _known(kind: str, release: str) -> Finding:
@@ -165,11 +169,11 @@ def mkfs(command: str) -> Finding:
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else "no answer"
         return warn("mkfs.erofs", f"{command}: {reason}; {only}", fix)
-    found = _MKFS.search(done.stdout + done.stderr)
-    if found is None:
+    match = _MKFS.search(done.stdout + done.stderr)
+    if match is None:
         return warn("mkfs.erofs", f"{command} does not say its version; {only}", fix)
-    release = f"{found[1]}.{found[2]}{found[3]}"
-    if (int(found[1]), int(found[2])) < _MKFS_MINIMUM:
+    release = f"{match[1]}.{match[2]}{match[3]}"
+    if (int(match[1]), int(match[2])) < _MKFS_MINIMUM:
         return warn("mkfs.erofs", f"{command} is {release}, too old; {only}", fix)
     return ok("mkfs.erofs", release)
 
@@ -216,15 +220,15 @@ def configuration(main: settings_view.Path, binary: str, wanted: inputs.Wanted) 
         outcome = apply.set_up(machine, target, wanted, dry_run=True)
     except (errors.AgentError, OSError) as error:
         return [bad(name, str(error), "see the message; then run uimgacc node-setup")]
-    found = []
+    findings = []
     if outcome.changed:
         files = ", ".join(str(path) for path in outcome.changes)
-        found.append(bad(name, f"not, or no longer, what node-setup makes ({files})", fix))
+        findings.append(bad(name, f"not, or no longer, what node-setup makes ({files})", fix))
     else:
         what = f"containerd {release}, handlers {', '.join(sorted(outcome.twins))}"
-        found.append(ok(name, what))
-    found += [warn(name, warning, "see the message") for warning in outcome.warnings]
-    return found
+        findings.append(ok(name, what))
+    findings += [warn(name, warning, "see the message") for warning in outcome.warnings]
+    return findings
 
 
 def running(address: str, *, deadline: float) -> list[Finding]:
@@ -236,16 +240,16 @@ def running(address: str, *, deadline: float) -> list[Finding]:
     if not os.access(path, os.W_OK):
         return [warn("containerd", f"{address} may not be opened", "run it as root")]
     try:
-        found = [ok("containerd", f"{sockets.version(address, deadline=deadline)} on {address}")]
-        found.append(_plugin(address, deadline=deadline))
+        findings = [ok("containerd", f"{sockets.version(address, deadline=deadline)} on {address}")]
+        findings.append(_plugin(address, deadline=deadline))
     except sockets.SocketError as error:
         return [bad("containerd", str(error), "look at its log: journalctl -u containerd")]
     try:
-        found.append(_handlers(address, deadline=deadline))
+        findings.append(_handlers(address, deadline=deadline))
     except sockets.SocketError as error:
         fix = "enable the CRI plugin (disabled_plugins in containerd's configuration)"
-        found.append(bad("handlers", f"no answer of the CRI plugin: {error.reason}", fix))
-    return found
+        findings.append(bad("handlers", f"no answer of the CRI plugin: {error.reason}", fix))
+    return findings
 
 
 def _plugin(address: str, *, deadline: float) -> Finding:
@@ -260,14 +264,16 @@ def _plugin(address: str, *, deadline: float) -> Finding:
 
 
 def _handlers(address: str, *, deadline: float) -> Finding:
-    found = sockets.runtime_snapshotters(address, deadline=deadline)
-    twins = sorted(name for name in found if found[name] == keys.SNAPSHOTTER)
-    others = {name for name, used in found.items() if used != keys.SNAPSHOTTER}
+    snapshotters = sockets.runtime_snapshotters(address, deadline=deadline)
+    twins = sorted(name for name in snapshotters if snapshotters[name] == keys.SNAPSHOTTER)
+    others = {name for name, used in snapshotters.items() if used != keys.SNAPSHOTTER}
     if runtimes.DEFAULT_TWIN not in twins:
         fix = "run uimgacc node-setup --restart"
         return bad("handlers", f"no runtime handler {keys.SNAPSHOTTER}", fix)
     missing = sorted(
-        name for name in others if not found[name] and runtimes.twin_of(name) not in found
+        name
+        for name in others
+        if not snapshotters[name] and runtimes.twin_of(name) not in snapshotters
     )
     if missing:
         fix = "run uimgacc node-setup --restart again: they were added after it"
@@ -308,19 +314,21 @@ async def store(root: pathlib.Path, tries: workers.Pool, *, deadline: float) -> 
     what += f", answers in {took * 1000:.1f} ms"
     if took > _SLOW_STORE:
         fix = "look at the network and the load of the file server"
-        found = [warn("store", f"slow: {what}", fix)]
+        findings = [warn("store", f"slow: {what}", fix)]
     else:
-        found = [ok("store", what)]
+        findings = [ok("store", what)]
     if damaged:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        found.append(bad("records", damaged[0] + more, f"run uimgacc store check --store {root}"))
+        findings.append(
+            bad("records", damaged[0] + more, f"run uimgacc store check --store {root}")
+        )
     if path is not None and os.geteuid() == 0:
-        found.append(await _layer(path, size, tries, deadline=deadline))
-    return found
+        findings.append(await _layer(path, size, tries, deadline=deadline))
+    return findings
 
 
 async def _layer(path: pathlib.Path, size: int, pool: workers.Pool, *, deadline: float) -> Finding:
-    fix = "needs kernel >= 5.16 with EROFS and lz4; see the kernel's log (dmesg)"
+    fix = f"needs kernel >= {KERNEL_MINIMUM} with EROFS and lz4; see the kernel's log (dmesg)"
     try:
         backing = await pool.call("try_layer", str(path), size, deadline=deadline)
     except (OSError, errors.AgentError) as error:

@@ -144,3 +144,10 @@ async def test_a_configuration_that_was_not_set_up_is_found(tmp_path: pathlib.Pa
     assert found[0].level is checks.Level.FAIL
     assert "node-setup" in found[0].fix
     assert main.read_text() == "version = 3\n"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start/compatibility.md"])
+def test_the_pages_name_the_kernel_that_the_doctor_asks_for(page: str) -> None:
+    text = (pathlib.Path(__file__).parents[4] / page).read_text()
+
+    assert f"{checks.KERNEL_MINIMUM} or newer" in text
