@@ -83,8 +83,8 @@ def runtime_snapshotters(address: str, *, deadline: float) -> Mapping[str, str]:
 def _snapshotters(text: str, address: str) -> dict[str, str]:
     """containerd puts its CRI configuration as JSON into the status."""
     try:
-        found: Any = json.loads(text)["containerd"]["runtimes"]
-        return {name: str(table.get("snapshotter", "")) for name, table in found.items()}
+        tables: Any = json.loads(text)["containerd"]["runtimes"]
+        return {name: str(table.get("snapshotter", "")) for name, table in tables.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SocketError(address, "its CRI status shows no runtime handlers") from error
 
@@ -111,9 +111,9 @@ async def wait_snapshotter(address: str, name: str, *, deadline: float) -> None:
         try:
             await call(request, timeout=deadline)
         except grpc.RpcError as error:
-            found = _error_of(address, error)
-            if found.code is not grpc.StatusCode.NOT_FOUND:
-                raise found from error
+            problem = _error_of(address, error)
+            if problem.code is not grpc.StatusCode.NOT_FOUND:
+                raise problem from error
 
 
 def _ask(

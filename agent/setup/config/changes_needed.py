@@ -49,12 +49,12 @@ def styles(node: inputs.Node) -> list[inputs.Style]:
         if last is not None and (stated is None or last <= stated):
             versions.append(last)
     usual = 2 if own == 2 else 3
-    found = [inputs.Style(own, usual)]
+    candidates = [inputs.Style(own, usual)]
     if node.imported and not node.release.migrates_each:
         last = versions[-1]
-        found += [inputs.Style(last, 2 if last == 2 else 3)]
-        found += [inputs.Style(version, names) for version in (own, last) for names in (3, 2)]
-    return list(dict.fromkeys(found))
+        candidates += [inputs.Style(last, 2 if last == 2 else 3)]
+        candidates += [inputs.Style(version, names) for version in (own, last) for names in (3, 2)]
+    return list(dict.fromkeys(candidates))
 
 
 def plan(node: inputs.Node, wanted: inputs.Wanted, style: inputs.Style | None = None) -> Plan:
@@ -87,11 +87,11 @@ def plan(node: inputs.Node, wanted: inputs.Wanted, style: inputs.Style | None = 
         twins={twin: copied for twin, (copied, _) in twins.items()},
         notes=notes + more,
         warnings=warnings,
-        meant=lambda found: [
-            *faults(found, twins, wanted, node.release),
+        meant=lambda in_force: [
+            *faults(in_force, twins, wanted, node.release),
             *(
                 f"the runtime handler {name} would be lost"
-                for name in sorted({*view.runtimes} - {*found.runtimes})
+                for name in sorted({*view.runtimes} - {*in_force.runtimes})
                 if not runtimes.is_twin(name)
             ),
         ],
@@ -140,24 +140,24 @@ def faults(
     release: settings_view.Release,
 ) -> list[str]:
     """What a configuration lacks of what is meant; an empty list when it is all there."""
-    found = []
+    missing = []
     proxy = view.proxies.get(keys.SNAPSHOTTER, {})
     if proxy.get("type") != "snapshot" or proxy.get("address") != wanted.address:
-        found.append(f"proxy_plugins.{keys.SNAPSHOTTER} is not at {wanted.address}")
+        missing.append(f"proxy_plugins.{keys.SNAPSHOTTER} is not at {wanted.address}")
     # 1.7 dumps nothing of a plugin that is turned off.
     for twin, (copied, table) in () if view.cri_disabled else twins.items():
         if view.runtimes.get(twin, {}).get("snapshotter") != table["snapshotter"]:
-            found.append(f"the runtime handler {twin} (twin of {copied}) is not there")
+            missing.append(f"the runtime handler {twin} (twin of {copied}) is not there")
         elif view.runtimes[twin].get("runtime_type") != table.get("runtime_type"):
-            found.append(f"the runtime handler {twin} is not like {copied}")
+            missing.append(f"the runtime handler {twin} is not like {copied}")
         platform = view.platforms.get(twin, {})
         if release.merges and platform.get("snapshotter") != table["snapshotter"]:
-            found.append(f"runtime_platforms.{twin} is not there")
+            missing.append(f"runtime_platforms.{twin} is not there")
     if view.annotations_disabled and not settings_view.pulls_itself(view, release):
-        found.append("disable_snapshot_annotations is still true")
+        missing.append("disable_snapshot_annotations is still true")
     if wanted.default_snapshotter and view.snapshotter != keys.SNAPSHOTTER:
-        found.append(f"the default snapshotter is still {view.snapshotter}")
-    return found
+        missing.append(f"the default snapshotter is still {view.snapshotter}")
+    return missing
 
 
 def _fresh(release: settings_view.Release) -> str:
@@ -170,7 +170,7 @@ def _twins(view: settings_view.View) -> tuple[dict[str, tuple[str, Mapping[str, 
     The default handler has two: pods reach it by naming no class, or by a class
     that names it.
     """
-    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    twins: dict[str, tuple[str, Mapping[str, Any]]] = {}
     notes = []
     for name, table in sorted(view.runtimes.items()):
         if runtimes.is_twin(name):
@@ -182,58 +182,58 @@ def _twins(view: settings_view.View) -> tuple[dict[str, tuple[str, Mapping[str, 
             )
             continue
         settings = {**table, "snapshotter": keys.SNAPSHOTTER}
-        found[runtimes.twin_of(name)] = (name, settings)
+        twins[runtimes.twin_of(name)] = (name, settings)
         if name == view.default_runtime:
-            found[runtimes.DEFAULT_TWIN] = (name, settings)
+            twins[runtimes.DEFAULT_TWIN] = (name, settings)
     if view.default_runtime not in view.runtimes:
         notes.append(
             f"no twin for the default runtime handler: {view.default_runtime} is not configured"
         )
-    return dict(sorted(found.items())), notes
+    return dict(sorted(twins.items())), notes
 
 
 def _warnings(main: settings_view.File, node: inputs.Node, view: settings_view.View) -> list[str]:
-    found = []
+    warnings = []
     if view.cri_disabled:
-        found.append(
+        warnings.append(
             "disabled_plugins turns the CRI plugin off (Docker's package does): the kubelet cannot"
             " use this containerd until `cri` is taken out of that list"
         )
     if view.discards_layers:
-        found.append(
+        warnings.append(
             "discard_unpacked_layers is true: an image that was pulled for one snapshotter and is"
             " not in the store must be pulled again before a pod with the other one can use it;"
             " set it to false unless the disk is scarce"
         )
     if node.release.merges and not node.release.migrates_each and view.version == 1:
-        found.append(
+        warnings.append(
             "the configuration is in version 1, whose CRI settings containerd 2.0 to 2.2 ignore;"
             " convert it with `containerd config migrate`"
         )
     hidden = view.discards_layers or view.snapshotter != "overlayfs"
     if node.release.merges and view.version == 2 and not view.has_runtimes_table and hidden:
-        found.append(
+        warnings.append(
             "without a `runtimes` table containerd 2.x has ignored some CRI settings of this"
             " file; with node-setup's handlers they take effect: snapshotter ="
             f" {view.snapshotter}, discard_unpacked_layers = {str(view.discards_layers).lower()}"
         )
     if node.release.merges and not node.release.migrates_each:
-        found += _mixed_versions(main, node.imported, view.version)
-    return found
+        warnings += _mixed_versions(main, node.imported, view.version)
+    return warnings
 
 
 def _mixed_versions(
     main: settings_view.File, imported: Sequence[settings_view.File], version: int
 ) -> list[str]:
     """Warnings about files in other versions than the main file, for containerd 2.0 to 2.2."""
-    found = []
+    warnings = []
     for file in imported:
         other = settings_view.version_of(settings_view.parse(file), default=version)
         if other != version:
-            found.append(
+            warnings.append(
                 f"{file.path} is in version {other}, {main.path} in {version}: containerd"
                 " 2.0 to 2.2 lose the CRI settings of one of them"
             )
     if higher := start_faults.higher_version([main, *imported]):
-        found.append(f"containerd 2.3 does not start with this configuration: {higher}")
-    return found
+        warnings.append(f"containerd 2.3 does not start with this configuration: {higher}")
+    return warnings

@@ -30,10 +30,10 @@ class ContainerdError(errors.PermanentError):
 
 def parse_release(text: str) -> settings_view.Release:
     """The release in what `containerd --version` prints, or in a plain `2.1`."""
-    found = _RELEASE.search(text)
-    if found is None:
+    match = _RELEASE.search(text)
+    if match is None:
         raise ContainerdError("containerd --version", f"no release in {text[:100]!r}")
-    return settings_view.Release(int(found[1]), int(found[2]))
+    return settings_view.Release(int(match[1]), int(match[2]))
 
 
 def release_of(binary: str, *, enter: Sequence[str] = ()) -> settings_view.Release:

@@ -53,9 +53,9 @@ def encode(journal: Journal) -> bytes:
 def decode(data: bytes, path: str) -> Journal:
     """Read a journal; raise JournalError where that is not one."""
     try:
-        found = msgspec.json.decode(data, type=Journal)
+        decoded = msgspec.json.decode(data, type=Journal)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise JournalError(path, str(error)) from error
-    if found.format != 1:
-        raise JournalError(path, f"format {found.format}")
-    return found
+    if decoded.format != 1:
+        raise JournalError(path, f"format {decoded.format}")
+    return decoded

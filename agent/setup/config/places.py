@@ -90,12 +90,12 @@ def default_root(main: settings_view.Path) -> settings_view.Path:
 
 def of(machine: host.Host, main: settings_view.Path) -> Places:
     """What the files that are there now say, else what holds without them."""
-    found: dict[str, object] = {}
+    merged: dict[str, object] = {}
     for data in _files(machine, main):
-        settings_view.merge(found, data)
-    exports = settings_view.table_at(found, ("proxy_plugins", keys.SNAPSHOTTER, "exports"))
-    root = settings_view.value_at(found, ("root",)) or default_root(main)
-    socket = str(_address(found) or default_socket(main))
+        settings_view.merge(merged, data)
+    exports = settings_view.table_at(merged, ("proxy_plugins", keys.SNAPSHOTTER, "exports"))
+    root = settings_view.value_at(merged, ("root",)) or default_root(main)
+    socket = str(_address(merged) or default_socket(main))
     if socket.startswith("/var/run/"):
         # On most distributions a link with an absolute target, which leads astray in a container.
         socket = socket.removeprefix("/var")
@@ -105,18 +105,18 @@ def of(machine: host.Host, main: settings_view.Path) -> Places:
             str(exports.get("root") or f"{root}/{keys.SNAPSHOTTER_PLUGINS}.{keys.SNAPSHOTTER}")
         ),
         is_default=any(
-            settings_view.value_at(found, (*settings_view.keys_of(version).images, "snapshotter"))
+            settings_view.value_at(merged, (*settings_view.keys_of(version).images, "snapshotter"))
             == keys.SNAPSHOTTER
             for version in (1, 2, 3)
         ),
     )
 
 
-def _address(found: Mapping[str, object]) -> object:
+def _address(merged: Mapping[str, object]) -> object:
     """Where containerd listens: since version 4 a setting of the plugin that listens."""
     listener = ("plugins", "io.containerd.server.v1.grpc", "address")
-    return settings_view.value_at(found, listener) or settings_view.value_at(
-        found, ("grpc", "address")
+    return settings_view.value_at(merged, listener) or settings_view.value_at(
+        merged, ("grpc", "address")
     )
 
 

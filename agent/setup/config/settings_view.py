@@ -162,24 +162,24 @@ def stated_version(data: Mapping[str, Any]) -> int | None:
 
 def imports_of(file: File) -> list[str]:
     """The import patterns of a file, as absolute paths."""
-    found = parse(file).get("imports", [])
-    return [str(file.path.parent / entry) for entry in found if isinstance(entry, str)]
+    entries = parse(file).get("imports", [])
+    return [str(file.path.parent / entry) for entry in entries if isinstance(entry, str)]
 
 
 def value_at(data: Mapping[str, Any], keys: KeyPath) -> Any:
     """What is at a path of keys; None when there is nothing."""
-    found: Any = data
+    value: Any = data
     for key in keys:
-        if not isinstance(found, Mapping) or key not in found:
+        if not isinstance(value, Mapping) or key not in value:
             return None
-        found = found[key]
-    return found
+        value = value[key]
+    return value
 
 
 def table_at(data: Mapping[str, Any], keys: KeyPath) -> Mapping[str, Any]:
     """The table at a path of keys; an empty one when there is none."""
-    found = value_at(data, keys)
-    return found if isinstance(found, Mapping) else {}
+    table = value_at(data, keys)
+    return table if isinstance(table, Mapping) else {}
 
 
 def view(main: File, imported: Sequence[File], release: Release) -> View:
@@ -232,20 +232,20 @@ def platforms_key() -> KeyPath:
 def _runtimes(
     containerd: Mapping[str, Any], release: Release
 ) -> tuple[dict[str, Mapping[str, Any]], str]:
-    found = {
+    handlers = {
         name: table
         for name, table in table_at(containerd, ("runtimes",)).items()
         if isinstance(table, Mapping)
     }
     if release.merges or "runtimes" not in containerd:
-        found = {DEFAULT_RUNTIME: {**BUILT_IN_RUNC}} | found
+        handlers = {DEFAULT_RUNTIME: {**BUILT_IN_RUNC}} | handlers
     default = str(containerd.get("default_runtime_name") or DEFAULT_RUNTIME)
     # Deprecated since 1.3, still honoured by 1.7 and still on old nodes.
     legacy = table_at(containerd, ("default_runtime",))
     if not release.merges and legacy.get("runtime_type"):
-        found["default"] = legacy
+        handlers["default"] = legacy
         default = "default"
-    return found, default
+    return handlers, default
 
 
 def _migrated(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -149,10 +149,10 @@ def _document(text: str, path: settings_view.Path) -> tomlkit.TOMLDocument:
 
 def _verified(text: str, wanted: Mapping[str, Any], path: settings_view.Path) -> str:
     try:
-        found = tomllib.loads(text)
+        parsed = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _refusal(path) from error
-    if found != wanted:
+    if parsed != wanted:
         raise _refusal(path)
     return text
 

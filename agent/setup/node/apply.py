@@ -98,14 +98,14 @@ class _Setup:
     def apply(self, wanted: inputs.Wanted, *, dry_run: bool) -> Outcome:
         """Plan, check, write; see `set_up`."""
         node = self._node()
-        found = self._planned(node, wanted)
-        after = {path: text.encode() for path, text in found.files.items()}
+        plan = self._planned(node, wanted)
+        after = {path: text.encode() for path, text in plan.files.items()}
         changes: dict[settings_view.Path, tuple[bytes | None, bytes | None]] = {
             path: (self._host.read(path), data)
             for path, data in sorted(after.items(), key=lambda item: item[0] == node.main)
         }
         # What an earlier run made and this one does not want any more.
-        notes = list(found.notes)
+        notes = list(plan.notes)
         others = {*self._past.changes, *(file.path for file in node.imported)}
         others |= set() if node.rendered else {node.main}
         for path in sorted(others - set(after)):
@@ -116,10 +116,10 @@ class _Setup:
         if changes and not dry_run:
             first = not self._past.changes
             self._write(changes, after)
-            self._verify_or_restore(changes, found, first=first)
+            self._verify_or_restore(changes, plan, first=first)
         elif not changes:
-            self._verify(found)
-        return Outcome(changes=changes, twins=found.twins, notes=notes, warnings=found.warnings)
+            self._verify(plan)
+        return Outcome(changes=changes, twins=plan.twins, notes=notes, warnings=plan.warnings)
 
     def _planned(self, node: inputs.Node, wanted: inputs.Wanted) -> changes_needed.Plan:
         """The first plan that containerd reads as intended; raise what was wrong with the first."""
@@ -190,23 +190,23 @@ class _Setup:
                         files.append(settings_view.File(path, data.decode()))
         return files
 
-    def _check(self, node: inputs.Node, found: changes_needed.Plan) -> None:
+    def _check(self, node: inputs.Node, plan: changes_needed.Plan) -> None:
         """Read the planned files as containerd will, in their order with all others."""
-        text = found.files.get(node.main, node.text or "")
+        text = plan.files.get(node.main, node.text or "")
         # A template's addition comes after all that the file has now.
         text += "".join(
             f"\n{toml_edit.added(after)}"
-            for path, after in found.files.items()
+            for path, after in plan.files.items()
             if path.suffix == ".tmpl"
         )
-        files = self._files(node.main, text, found.files)
+        files = self._files(node.main, text, plan.files)
         if node.release.refuses_higher_versions and (fault := start_faults.higher_version(files)):
             raise settings_view.ConfigError(
                 node.main, f"containerd would not start, nothing is changed: {fault}"
             )
         asked = self._reader.view_of_drafts(files)
         view = asked or settings_view.view(files[0], files[1:], node.release)
-        _raise_faults(node.main, found.meant(view))
+        _raise_faults(node.main, plan.meant(view))
 
     def _write(
         self,
@@ -217,25 +217,25 @@ class _Setup:
         for path, (_, data) in changes.items():
             _put(self._host, path, data)
 
-    def _verify(self, found: changes_needed.Plan) -> None:
+    def _verify(self, plan: changes_needed.Plan) -> None:
         """Ask containerd what it makes of the files as they are now; raise ConfigError."""
         main = self._target.main
-        written = {path: self._host.text(path) or "" for path in found.files}
+        written = {path: self._host.text(path) or "" for path in plan.files}
         files = self._files(main, self._host.text(main) or "", written)
         view = self._reader.view_of(files)
         if view is not None:
-            _raise_faults(main, found.meant(view))
+            _raise_faults(main, plan.meant(view))
 
     def _verify_or_restore(
         self,
         changes: Mapping[settings_view.Path, tuple[bytes | None, bytes | None]],
-        found: changes_needed.Plan,
+        plan: changes_needed.Plan,
         *,
         first: bool,
     ) -> None:
         """Ask containerd itself; put everything back where it does not agree."""
         try:
-            self._verify(found)
+            self._verify(plan)
         except errors.AgentError:
             for path, (before, _) in reversed(list(changes.items())):
                 _put(self._host, path, before)

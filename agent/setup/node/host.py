@@ -75,8 +75,8 @@ class Host:
 
     def matching(self, pattern: str) -> list[settings_view.Path]:
         """The files that an import pattern names, in containerd's order."""
-        found = self.root.glob(pattern.lstrip("/"))
-        return sorted(settings_view.Path("/") / place.relative_to(self.root) for place in found)
+        paths = self.root.glob(pattern.lstrip("/"))
+        return sorted(settings_view.Path("/") / place.relative_to(self.root) for place in paths)
 
     def write(self, path: settings_view.Path, data: bytes, *, mode: int = 0o644) -> None:
         """Replace a file; `mode` is for one that did not exist."""

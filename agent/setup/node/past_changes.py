@@ -15,10 +15,10 @@ class Past:
         self.main = main
         self.folder = main.parent / journal.FOLDER
         data = machine.read(self.folder / journal.NAME)
-        found = journal.Journal(changes=[])
+        earlier = journal.Journal(changes=[])
         if data is not None:
-            found = journal.decode(data, str(self.folder / journal.NAME))
-        self.changes = {settings_view.Path(change.path): change for change in found.changes}
+            earlier = journal.decode(data, str(self.folder / journal.NAME))
+        self.changes = {settings_view.Path(change.path): change for change in earlier.changes}
 
     def before(self, path: settings_view.Path) -> tuple[bytes | None, str | None]:
         """A file without node-setup's part, and a note where the user's edits had to be kept."""

@@ -49,17 +49,17 @@ class Places:
     state: settings_view.Path
 
 
-def noted_root(machine: host.Host, found: settings_view.Path) -> settings_view.Path:
-    """Our snapshotter's folder as an earlier try has noted it, else as found now; it is noted.
+def noted_root(machine: host.Host, root: settings_view.Path) -> settings_view.Path:
+    """The snapshotter's folder as an earlier try noted it; else it is `root`, which is noted.
 
-    containerd's configuration says it, and no more once that is undone. A try that found
-    something in use ends after that, and the next one has to know it still.
+    containerd's configuration names the folder only until it is undone. A try that ends after
+    that, because something is in use, leaves the note for the next one.
     """
     data = machine.read(NOTE)
     if data is not None:
         return settings_view.Path(data.decode())
-    machine.write(NOTE, str(found).encode())
-    return found
+    machine.write(NOTE, str(root).encode())
+    return root
 
 
 def forget_root(machine: host.Host) -> None:

@@ -144,11 +144,11 @@ def watched(machine: host.Host, main: settings_view.Path) -> str:
         patterns = settings_view.imports_of(file)
         paths += [path for pattern in patterns for path in machine.matching(pattern)]
         # Links are looked at, and what they lead to, which in a container is somewhere else.
-        found = {str(machine.place(path)) for path in paths}
+        looked_at = {str(machine.place(path)) for path in paths}
     except settings_view.ConfigError:
-        found = set()
-    found |= {str(machine.root / str(path).lstrip("/")) for path in [*paths, *patterns]}
-    return "\n".join(sorted(found))
+        looked_at = set()
+    looked_at |= {str(machine.root / str(path).lstrip("/")) for path in [*paths, *patterns]}
+    return "\n".join(sorted(looked_at))
 
 
 def seen(patterns: str) -> str:
