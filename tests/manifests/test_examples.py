@@ -33,7 +33,7 @@ def test_an_example_asks_for_a_cache_or_is_one(path: pathlib.Path) -> None:
         assert annotations.request_of(pod).asks
 
 
-@pytest.mark.parametrize("name", ["pod", "deployment", "ucloud-pod"])
+@pytest.mark.parametrize("name", ["pod", "pod-without-policy", "deployment", "ucloud-pod"])
 def test_the_api_knows_every_field(name: str) -> None:
     path = rendering.MANIFESTS / "examples" / f"{name}.yaml"
 
@@ -51,6 +51,18 @@ def test_a_cloud_s_example_is_as_published_but_for_its_images(path: pathlib.Path
             assert "registry.example.com/" in mine
             start = mine.index("registry.example.com/")
             assert theirs.startswith(mine[:start])
+
+
+def test_the_pod_without_policy_is_what_the_policy_makes_of_the_other() -> None:
+    examples = rendering.MANIFESTS / "examples"
+    policy = admission.Mutator(rendering.together("runtimeclass"), "uimgacc")
+    by_itself = document(examples / "pod-without-policy.yaml")
+
+    by_policy = policy.admitted(document(examples / "pod.yaml"))
+
+    assert by_policy["spec"]["runtimeClassName"] == by_itself["spec"]["runtimeClassName"]  # type: ignore[index]
+    assert by_policy["metadata"]["annotations"] == by_itself["metadata"]["annotations"]  # type: ignore[index]
+    assert policy.admitted(by_itself) == by_itself
 
 
 def test_the_gpu_deployment_goes_to_the_twin_of_its_class() -> None:
