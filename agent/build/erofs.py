@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from agent import errors
 from agent.build.tar import rooted_path, stream
+from agent.model.erofs import superblock
 
 _PLAIN, _INLINE = 0, 2
 _PREFIXES = {
@@ -77,7 +78,7 @@ class Layer:
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        block = self.read(1024, 128)
+        block = self.read(superblock.OFFSET, 128)
         self._bits: int = block[12]
         (self._root,) = struct.unpack_from("<H", block, 14)
         (self.build_time,) = struct.unpack_from("<q", block, 24)

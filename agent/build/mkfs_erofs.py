@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import pathlib
-import re
 import shutil
 import uuid
 from collections.abc import AsyncIterator
@@ -17,9 +16,7 @@ from agent import errors
 from agent.build import mkfs_stall
 from agent.kits import units
 from agent.model import digests, records
-
-MINIMUM = (1, 8)
-"""The oldest mkfs.erofs that builds the same bytes twice (`-T0 --mkfs-time`)."""
+from agent.model.erofs import mkfs_release
 
 _PIPE = 1 << 20
 _STALLED_SECONDS = 600.0
@@ -30,10 +27,7 @@ class MkfsMissing(errors.PermanentError):
     """There is no mkfs.erofs. `command` is what was tried."""
 
     def __init__(self, command: str, reason: str) -> None:
-        super().__init__(
-            f"mkfs.erofs cannot be run ({command}: {reason}): install erofs-utils >= 1.8,"
-            " or name one with UIMGACC_MKFS"
-        )
+        super().__init__(f"mkfs.erofs cannot be run ({command}: {reason}): {mkfs_release.ADVICE}")
         self.command = command
 
 
@@ -42,8 +36,7 @@ class MkfsTooOld(errors.PermanentError):
 
     def __init__(self, command: str, version: str) -> None:
         super().__init__(
-            f"{command} is erofs-utils {version}, but 1.8 or later is needed: Debian 13,"
-            " Ubuntu 24.10 and later have it; name one with UIMGACC_MKFS"
+            f"{command} is of erofs-utils {version}, which is too old: {mkfs_release.ADVICE}"
         )
         self.version = version
 
@@ -112,13 +105,12 @@ async def find(command: str) -> Mkfs:
     except OSError as error:
         raise MkfsMissing(command, error.strerror or str(error)) from error
     output, _ = await process.communicate()
-    match = re.search(rb"mkfs\.erofs(?: \(erofs-utils\))? ([0-9]+)\.([0-9]+)(\S*)", output)
-    if match is None:
+    release = mkfs_release.parse(output.decode(errors="replace"))
+    if release is None:
         raise MkfsMissing(command, f"answers {output[:200]!r} to -V")
-    version = b"".join((match[1], b".", match[2], match[3])).decode()
-    if (int(match[1]), int(match[2])) < MINIMUM:
-        raise MkfsTooOld(command, version)
-    return Mkfs(command, version)
+    if not release.builds_layers:
+        raise MkfsTooOld(command, str(release))
+    return Mkfs(command, str(release))
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
 """Frozen values and the pure rules about them: no I/O and no clock.
 
-Everybody above may import it; it imports only errors and kits.
+All layers above may import it; it imports only errors and kits.
 """

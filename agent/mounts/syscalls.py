@@ -17,6 +17,7 @@ import stat
 import struct
 from collections.abc import Iterator
 
+from agent.model.erofs import superblock
 from agent.mounts import mountinfo
 
 MS_RDONLY = 1
@@ -30,10 +31,6 @@ _MS_REC = 1 << 14
 _MS_PRIVATE = 1 << 18
 _MS_SHARED = 1 << 20
 _CLONE_NEWNS = 0x00020000
-
-# The EROFS superblock stands at 1024 and begins with this (fs/erofs/erofs_fs.h).
-_SUPERBLOCK_OFFSET = 1024
-_SUPERBLOCK_MAGIC = struct.pack("<I", 0xE0F5E1E2)
 
 # linux/loop.h
 _LOOP_CTL_GET_FREE = 0x4C82
@@ -152,7 +149,7 @@ def _check(source: str, size: int) -> None:
         actual = os.fstat(descriptor).st_size
         if actual != size:
             raise OSError(errno.EUCLEAN, f"has {actual} bytes, its record says {size}", source)
-        if os.pread(descriptor, 4, _SUPERBLOCK_OFFSET) != _SUPERBLOCK_MAGIC:
+        if os.pread(descriptor, 4, superblock.OFFSET) != superblock.MAGIC:
             raise OSError(errno.EUCLEAN, "has no EROFS superblock", source)
     finally:
         os.close(descriptor)

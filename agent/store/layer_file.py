@@ -7,17 +7,17 @@ import hashlib
 import pathlib
 import struct
 
+from agent.model.erofs import superblock
+
 _CHUNK = 4 << 20
-_SUPERBLOCK = 1024
-_MAGIC = 0xE0F5E1E2
 
 
 def superblock_fault(path: pathlib.Path) -> str | None:
     """What is wrong with the EROFS superblock of a layer file; None when nothing is."""
     with path.open("rb") as file:
-        file.seek(_SUPERBLOCK)
+        file.seek(superblock.OFFSET)
         block = file.read(128)
-    if len(block) < 128 or struct.unpack_from("<I", block)[0] != _MAGIC:
+    if len(block) < 128 or not block.startswith(superblock.MAGIC):
         return "it has no EROFS superblock"
     block_bits = block[12]
     blocks = struct.unpack_from("<I", block, 36)[0]

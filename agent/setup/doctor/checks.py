@@ -8,7 +8,6 @@ import dataclasses
 import enum
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import time
@@ -19,6 +18,7 @@ from agent.kits import units
 from agent.kits.processes import workers
 from agent.matching import runtimes
 from agent.model import keys
+from agent.model.erofs import mkfs_release, superblock
 from agent.setup.config import containerd_binary, inputs, settings_view
 from agent.setup.node import apply, config_reader, host
 from agent.store import decoding, layout
@@ -26,12 +26,6 @@ from agent.store.lookup import catalog
 
 TRIES = "agent.setup.doctor.trial_mounts"
 
-KERNEL_MINIMUM = "5.15"
-"""The oldest kernel that is supported. A layer file asks for 5.4 (EROFS with lz4 and no newer
-feature), its loop device for 5.8 (LOOP_CONFIGURE)."""
-
-_MKFS = re.compile(r"mkfs\.erofs(?: \(erofs-utils\))? (\d+)\.(\d+)(\S*)")
-_MKFS_MINIMUM = (1, 8)
 _MKFS_SECONDS = 10.0
 _SLOW_STORE = 0.25
 
@@ -46,7 +40,7 @@ class Level(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: what is so, and what to do unless it is well."""
+    """The result of one check: what was observed, and what to do where that is not OK."""
 
     check: str
     level: Level
@@ -55,12 +49,12 @@ class Finding:
 
 
 def ok(check: str, what: str) -> Finding:
-    """All is well."""
+    """It works."""
     return Finding(check, Level.OK, what)
 
 
 def warn(check: str, what: str, fix: str) -> Finding:
-    """It works, but not as well as it could, or not for everybody."""
+    """It works, but not as well as it could, or not for all pods."""
     return Finding(check, Level.WARN, what, fix)
 
 
@@ -160,7 +154,7 @@ def space(name: str, folder: pathlib.Path) -> Finding:
 
 def mkfs(command: str) -> Finding:
     """Whether caches can be built here: erofs-utils 1.8 or newer."""
-    fix = "install erofs-utils >= 1.8 (Debian 13, Ubuntu 24.10), or name one with UIMGACC_MKFS"
+    fix = mkfs_release.ADVICE
     only = "caches cannot be built here (nodes do not need to)"
     try:
         done = subprocess.run(
@@ -169,17 +163,16 @@ def mkfs(command: str) -> Finding:
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else "no answer"
         return warn("mkfs.erofs", f"{command}: {reason}; {only}", fix)
-    match = _MKFS.search(done.stdout + done.stderr)
-    if match is None:
+    release = mkfs_release.parse(done.stdout + done.stderr)
+    if release is None:
         return warn("mkfs.erofs", f"{command} does not say its version; {only}", fix)
-    release = f"{match[1]}.{match[2]}{match[3]}"
-    if (int(match[1]), int(match[2])) < _MKFS_MINIMUM:
+    if not release.builds_layers:
         return warn("mkfs.erofs", f"{command} is {release}, too old; {only}", fix)
-    return ok("mkfs.erofs", release)
+    return ok("mkfs.erofs", str(release))
 
 
 def snapshotter(address: str, *, deadline: float) -> Finding:
-    """Whether our snapshotter answers on its socket."""
+    """Whether the snapshotter of uimgacc answers on its socket."""
     fix = "start it: uimgacc snapshotter --root DIR --address SOCK --store DIR"
     path = pathlib.Path(address)
     if not path.exists():
@@ -328,7 +321,8 @@ async def store(root: pathlib.Path, tries: workers.Pool, *, deadline: float) -> 
 
 
 async def _layer(path: pathlib.Path, size: int, pool: workers.Pool, *, deadline: float) -> Finding:
-    fix = f"needs kernel >= {KERNEL_MINIMUM} with EROFS and lz4; see the kernel's log (dmesg)"
+    oldest = superblock.KERNEL_MINIMUM
+    fix = f"needs kernel >= {oldest} with EROFS and lz4; see the kernel's log (dmesg)"
     try:
         backing = await pool.call("try_layer", str(path), size, deadline=deadline)
     except (OSError, errors.AgentError) as error:

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from agent.kits.processes import workers
+from agent.model.erofs import superblock
 from agent.setup.doctor import checks, examination
 from agent.store.publish import writer
 from lab import places
@@ -150,4 +151,4 @@ async def test_a_configuration_that_was_not_set_up_is_found(tmp_path: pathlib.Pa
 def test_the_pages_name_the_kernel_that_the_doctor_asks_for(page: str) -> None:
     text = (pathlib.Path(__file__).parents[4] / page).read_text()
 
-    assert f"{checks.KERNEL_MINIMUM} or newer" in text
+    assert f"{superblock.KERNEL_MINIMUM} or newer" in text

@@ -1,0 +1,1 @@
+"""The format of layer files, and the program that makes them."""

@@ -1,0 +1,14 @@
+"""Where a layer file, which is an EROFS image, says what it is (fs/erofs/erofs_fs.h).
+
+Nothing is imported: the children that mount layers use it.
+"""
+
+OFFSET = 1024
+"""Where the superblock begins in the file, in bytes."""
+
+MAGIC = b"\xe2\xe1\xf5\xe0"
+"""Its first bytes."""
+
+KERNEL_MINIMUM = "5.15"
+"""The oldest kernel that is supported. A layer file asks for 5.4 (EROFS with lz4 and no newer
+feature), its loop device for 5.8 (LOOP_CONFIGURE)."""
