@@ -1,1 +1,1 @@
-"""Everything remote, one module each. Third-party errors and payloads end here."""
+"""Everything remote, a folder for each server. Third-party errors and payloads end here."""

@@ -6,6 +6,7 @@ image records are also written. The calls are in agent.clients.containerd.rpc.
 
 import dataclasses
 import datetime
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,6 +142,20 @@ def plugin(message: Any) -> Plugin:
         exports=dict(message.exports),
         error=message.init_err.message if message.HasField("init_err") else "",
     )
+
+
+def runtime_tables(info: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    """The runtime handlers of the CRI plugin, each with its settings, of its verbose status.
+
+    The status has the plugin's configuration as JSON. Raises ValueError where that names none.
+    """
+    try:
+        tables = json.loads(info.get("config", ""))["containerd"]["runtimes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError("the CRI status shows no runtime handlers") from error
+    if not isinstance(tables, dict):
+        raise ValueError("the CRI status shows no runtime handlers")  # noqa: TRY004 - as above
+    return {name: table for name, table in tables.items() if isinstance(table, dict)}
 
 
 def _moment(stamp: Any) -> datetime.datetime:

@@ -8,7 +8,6 @@ from garbage collection until an image refers to it.
 
 import contextlib
 import datetime
-import json
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
@@ -39,7 +38,7 @@ from agent._proto.containerd import (
 from agent.clients.containerd import objects
 from agent.model import keys, times
 
-_CRI_STATUS = "/runtime.v1.RuntimeService/Status"
+CRI_STATUS = "/runtime.v1.RuntimeService/Status"
 _CRI_PULL = "/runtime.v1.ImageService/PullImage"
 # containerd reads at most 16 MiB in one message, and answers with at most as much.
 _MESSAGE_LIMIT = 16 << 20
@@ -119,7 +118,7 @@ class Client:
         self._snapshots = _stub(snapshots_pb2_grpc.SnapshotsStub, channel)
         self._version = _stub(version_pb2_grpc.VersionStub, channel)
         self._cri_status: Any = channel.unary_unary(
-            _CRI_STATUS,
+            CRI_STATUS,
             request_serializer=cri_pb2.StatusRequest.SerializeToString,
             response_deserializer=cri_pb2.StatusResponse.FromString,
         )
@@ -163,9 +162,8 @@ class Client:
         request = cri_pb2.StatusRequest(verbose=True)
         answer = await self._call(self._cri_status, request, "ask the CRI plugin's status")
         names = {handler.name for handler in answer.runtime_handlers if handler.name}
-        with contextlib.suppress(ValueError, AttributeError):
-            configured = json.loads(answer.info.get("config", "{}")).get("containerd", {})
-            names.update(map(str, configured.get("runtimes") or {}))
+        with contextlib.suppress(ValueError):
+            names.update(objects.runtime_tables(answer.info))
         return frozenset(names)
 
     async def pull(self, name: str, *, handler: str, deadline: float) -> None:

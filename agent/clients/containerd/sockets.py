@@ -1,13 +1,12 @@
 """Questions to the sockets of containerd and of the snapshotter, for a person's doctor.
 
 One connection a question, each with its deadline; nothing is kept open. The agent asks
-the snapshotter the same way: who only accepts connections may hang, and who only
-answers on old ones may accept no more.
+the snapshotter the same way: a process that only accepts connections may hang, and one
+that only answers on old ones may accept no more.
 """
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from google.protobuf import empty_pb2, message
 
 from agent import errors
 from agent._proto.containerd import cri_pb2, introspection_pb2, snapshots_pb2, version_pb2
+from agent.clients.containerd import objects, rpc
 from agent.model import keys
 
 Answer = TypeVar("Answer", bound=message.Message)
@@ -46,7 +46,7 @@ class SilentError(SocketError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plugin:
-    """A snapshotter that a running containerd has loaded; `problem` is "" where it is well."""
+    """A snapshotter that a running containerd has loaded; `problem` is "" where it works."""
 
     name: str
     root: str
@@ -74,19 +74,13 @@ def snapshot_plugin(address: str, name: str, *, deadline: float) -> Plugin | Non
 
 def runtime_snapshotters(address: str, *, deadline: float) -> Mapping[str, str]:
     """The runtime handlers of the running CRI plugin, with the snapshotter of each."""
-    method = "/runtime.v1.RuntimeService/Status"
     request = cri_pb2.StatusRequest(verbose=True)
-    answer = _ask(address, method, request, cri_pb2.StatusResponse, deadline)
-    return _snapshotters(answer.info.get("config", ""), address)
-
-
-def _snapshotters(text: str, address: str) -> dict[str, str]:
-    """containerd puts its CRI configuration as JSON into the status."""
+    answer = _ask(address, rpc.CRI_STATUS, request, cri_pb2.StatusResponse, deadline)
     try:
-        tables: Any = json.loads(text)["containerd"]["runtimes"]
-        return {name: str(table.get("snapshotter", "")) for name, table in tables.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SocketError(address, "its CRI status shows no runtime handlers") from error
+        tables = objects.runtime_tables(answer.info)
+    except ValueError as error:
+        raise SocketError(address, str(error)) from error
+    return {name: str(table.get("snapshotter", "")) for name, table in tables.items()}
 
 
 def snapshotter_answers(address: str, name: str, *, deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""Who we are at a registry: providers of credentials, asked in order.
+"""Credentials for registries: providers, asked in order.
 
 The matching of a docker config's keys to an image is the kubelet's
 (kubernetes pkg/credentialprovider/keyring.go): a key is a host, with a port and a

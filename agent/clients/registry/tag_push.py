@@ -21,9 +21,9 @@ class Client(distribution.Client):
     async def alias(
         self, source: images.Reference, target: images.Reference
     ) -> distribution.Manifest:
-        """Give what `source` stands for the tag of `target`, too; its manifest or index.
+        """Push the manifest or index of `source` under the tag of `target`; it is returned.
 
-        Raises what registry.Client does, and WrongContent for a manifest that is none.
+        Raises what distribution.Client does, and WrongContent for a manifest that is none.
         """
         top = await self.manifest(source)
         if source.name != target.name:
