@@ -1,2 +1,1 @@
-"""Generated gRPC stubs of the containerd API subset that we speak; see README.
-"""
+"""gRPC stubs of the part of containerd's API that is used, made by agent._proto.generate."""

@@ -1,4 +1,4 @@
 """asyncio and operating system helpers without domain; they could be a library.
 
-Nothing here knows what an image or a layer is. Anybody may import it.
+Nothing here knows what an image or a layer is. All other packages may import it.
 """

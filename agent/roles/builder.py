@@ -45,7 +45,7 @@ class Settings:
     """What a build needs to know besides what to build."""
 
     store: pathlib.Path
-    """The root folder of the store; it must be one already (`store.publishing.create`)."""
+    """The root folder of the store; it must be one already (agent.store.publish.writer.create)."""
 
     mkfs: str = ""
     """mkfs.erofs to use; empty: `UIMGACC_MKFS`, else the one on PATH."""

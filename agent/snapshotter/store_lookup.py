@@ -197,7 +197,7 @@ class Lookup:
         return Layer(chain_id, chain.diff_id, path, size, device, confirmed), chain.parent
 
     async def _identify(self) -> metrics.LayerReason | None:
-        """Why the folder is no store that we can read; None when it is one."""
+        """Why the folder is no store that can be read; None when it is one."""
         path = str(self._layout.store_record)
         try:
             data = await self._pool.call(

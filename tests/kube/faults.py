@@ -129,7 +129,7 @@ class Proxy:
         self._loop.loop.call_soon_threadsafe(self._frozen.set)
 
     def end_watches(self) -> None:
-        """Break all watches that there are; see `watching`."""
+        """Break all watches that there are."""
 
         async def cancel() -> None:
             for task in list(self._watches):

@@ -44,6 +44,54 @@ def test_a_folder_has_at_most_twelve_modules() -> None:
     assert {str(folder): size for folder, size in sizes.items() if size > 12} == {}
 
 
+def texts(path: pathlib.Path) -> Iterator[str]:
+    """The docstrings and other constant texts of a module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def exists(name: str) -> bool:
+    """Whether there is a package, a module, or something in a module, of a dotted name."""
+    parts = name.split(".")
+    while parts:
+        place = ROOT.joinpath(*parts)
+        if place.is_dir():
+            return name == ".".join(parts)
+        if place.with_suffix(".py").is_file():
+            inside = name.removeprefix(".".join(parts)).lstrip(".").partition(".")[0]
+            return not inside or bool(
+                re.search(rf"\b{inside}\b", place.with_suffix(".py").read_text())
+            )
+        parts.pop()
+    return False
+
+
+def test_what_docstrings_name_in_the_package_exists() -> None:
+    """A module that is moved or renamed is named anew where others speak of it."""
+    unknown = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in AGENT.rglob("*.py")
+        if "_pb2" not in path.name
+        for text in texts(path)
+        for name in re.findall(r"\bagent(?:\.[a-z]\w*)+(?:\.[A-Z]\w*)?", text)
+        if not exists(name)
+    ]
+
+    assert unknown == []
+
+
+def test_a_package_s_docstring_names_only_modules_that_it_has() -> None:
+    unknown = [
+        f"{path.parent.relative_to(ROOT)}: {name}"
+        for path in AGENT.rglob("__init__.py")
+        for name in re.findall(r"`([a-z_]+)`", path.read_text())
+        if not path.with_name(name).is_dir() and not path.with_name(f"{name}.py").is_file()
+    ]
+
+    assert unknown == []
+
+
 def imported() -> Iterator[str]:
     """The top-level packages that the package imports, anywhere in a module."""
     for path in AGENT.rglob("*.py"):
@@ -111,6 +159,9 @@ ONE_PLACE = {
     },
     r"\blen\(\w+(\.\w+)*\) - 1\)\]": {"kits/aio/backoff.py"},
     r"argparse\.ArgumentParser\(": {"kits/flags.py"},
+    r"0xE0F5E1E2|e2\\xe1": {"model/erofs/superblock.py"},
+    r"erofs-utils\\\)": {"model/erofs/mkfs_release.py"},
+    r"/runtime\.v1\.RuntimeService/Status": {"clients/containerd/rpc.py"},
     r"\"[KMG]iB\"|\"[kMG]B\"": {"kits/units.py"},
 }
 

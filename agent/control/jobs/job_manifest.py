@@ -95,7 +95,7 @@ class Template:
     patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise patching.PatchRefused."""
+        """Raise job_patch.PatchRefused."""
         store = (*_BUILD, "volumeMounts", self.store)
         job_patch.check(self.patch, fixed=(*_FIXED, store))
 

@@ -12,7 +12,7 @@ _SHORTEST = 16
 
 
 class KeysError(errors.PermanentError):
-    """No key can be checked. Anybody may read the message, so the file's content is not in it.
+    """No key can be checked. The message is public, so the file's content is not in it.
 
     `path` is the file, `reason` what is wrong with it.
     """

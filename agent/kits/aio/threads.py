@@ -64,7 +64,7 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """Wake everybody with Closed; items are dropped."""
+        """Wake both sides with Closed; items are dropped."""
         with self._changed:
             self._closed = self._aborted = True
             self._items.clear()

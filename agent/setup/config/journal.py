@@ -22,10 +22,10 @@ class JournalError(errors.PermanentError):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One file: the name of its backup (None: it did not exist) and digests of what we wrote.
+    """One file: the name of its backup (None: it did not exist), digests of what was written.
 
     There are several digests where node set-up ran several times, or was
-    interrupted: a file with any of them is as we left it.
+    interrupted: a file with any of them is as node set-up left it.
     """
 
     path: str

@@ -110,7 +110,7 @@ class Keys:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class View:
-    """What a configuration means for us."""
+    """What a configuration means for node set-up."""
 
     version: int
     """The main file's."""

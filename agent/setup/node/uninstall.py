@@ -42,7 +42,7 @@ class UnreachableError(errors.PermanentError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Places:
-    """Where we are on a node: the snapshotter's root, the store's place, the agent's state."""
+    """Where uimgacc is on a node: the snapshotter's root, the store's place, the agent's state."""
 
     root: settings_view.Path
     store: settings_view.Path
@@ -63,7 +63,7 @@ def noted_root(machine: host.Host, root: settings_view.Path) -> settings_view.Pa
 
 
 def forget_root(machine: host.Host) -> None:
-    """It is gone; or somebody sets the node up anew, and may have it somewhere else."""
+    """Remove the note: the folder is gone, or the node is set up anew, perhaps with another."""
     machine.remove(NOTE)
 
 

@@ -1,6 +1,6 @@
 """Keeps a node set up while other tools write containerd's configuration, too.
 
-NVIDIA's toolkit adds its runtime handler minutes after us on a new node, and some tools
+NVIDIA's toolkit adds its runtime handler minutes after node set-up on a new node, and some tools
 write the whole file anew, without node-setup's part. So node set-up stays, and looks again
 whenever one of the files has changed. Meanwhile it is a shell: that holds 1 MB, where the
 interpreter would hold 50 MB on each node. The shell compares what `stat` says, which
