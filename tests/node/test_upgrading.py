@@ -3,7 +3,8 @@
 import os
 import pathlib
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -16,6 +17,9 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 BEFORE = "2c6d7b4"
 """The last commit of the version before."""
+
+START_BEFORE = (sys.executable, "-c", "from agent.cli.main import main; main()")
+"""How the version before is started: its command is another function."""
 
 PROJECT = pathlib.Path(__file__).parents[2]
 CACHED = ("lab/layers2:1", "lab/layers40:1")
@@ -42,7 +46,7 @@ def old_store(tmp_path: pathlib.Path, before: pathlib.Path, registry) -> pathlib
     store = tmp_path / "store"
     subprocess.run(
         [
-            *(nodes.COMMAND, "create", "before", "--store", store),
+            *(*START_BEFORE, "create", "before", "--store", store),
             *("--plain-http", registry.address, *images),
         ],
         check=True,
@@ -53,9 +57,10 @@ def old_store(tmp_path: pathlib.Path, before: pathlib.Path, registry) -> pathlib
     return store
 
 
-def run_code_of(node: nodes.Node, code: pathlib.Path) -> None:
+def run_code_of(node: nodes.Node, code: pathlib.Path, start: Sequence[str]) -> None:
     """Have the node's snapshotter and agent run this code from their next start on."""
-    for process in (node.snapshotter, node.agent):
+    for process, role in ((node.snapshotter, "snapshotter"), (node.agent, "agent")):
+        process.command = [*start, *process.command[process.command.index(role) :]]
         process.environment["PYTHONPATH"] = str(code)
 
 
@@ -71,7 +76,7 @@ def node(
 ) -> Iterator[conftest.Node]:
     """A node of the version before."""
     made = conftest.Node(folder / "n", registry, old_store, version=version)
-    run_code_of(made, before)
+    run_code_of(made, before, START_BEFORE)
     with conftest.running(made, registry) as started:
         yield started
 
@@ -89,7 +94,7 @@ def test_a_node_and_a_store_are_taken_over_without_a_restart_of_a_running_pod(
         assert node.client.execute(container, ["sh", "-c", "echo kept > /note"])[0] == 0
         node.agent.end()
         node.snapshotter.end()
-        run_code_of(node, PROJECT)
+        run_code_of(node, PROJECT, [str(nodes.COMMAND)])
         node.start_snapshotter()
         node.start_agent()
 
