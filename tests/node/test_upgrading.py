@@ -18,8 +18,9 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd]
 BEFORE = "2c6d7b4"
 """The last commit of the version before."""
 
-START_BEFORE = (sys.executable, "-c", "from agent.cli.main import main; main()")
-"""How the version before is started: its command is another function."""
+START_BEFORE = (sys.executable, "-P", "-c", "from agent.cli.main import main; main()")
+"""How the version before is started: its command is another function, and -P keeps the working
+folder, which has this version, off the path."""
 
 PROJECT = pathlib.Path(__file__).parents[2]
 CACHED = ("lab/layers2:1", "lab/layers40:1")
