@@ -7,8 +7,7 @@ MINIMUM = (1, 8)
 """The oldest erofs-utils that build the same bytes twice (`-T0 --mkfs-time`)."""
 
 ADVICE = (
-    "install erofs-utils 1.8 or newer (Debian 13, Ubuntu 24.10), or name a mkfs.erofs with"
-    " UIMGACC_MKFS"
+    "install erofs-utils >= 1.8 (Debian 13, Ubuntu 24.10), or name a mkfs.erofs with UIMGACC_MKFS"
 )
 """What to do where there is none."""
 
