@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from agent import errors
 from agent.build import layer_build, layer_stack
+from agent.kits import files
 from agent.kits.aio import threads
 from agent.model import images, oci, records, times
 from agent.store.lookup import direct_reader
@@ -137,7 +138,7 @@ class _Build:
 
     def _sweep_scratch(self) -> None:
         for path in self._tools.scratch.glob(f"{layer_build.SCRATCH_PREFIX}*.erofs"):
-            if writer.age(path) > writer.DAY:
+            if files.age(path) > writer.DAY:
                 path.unlink(missing_ok=True)
 
     async def _image(self, image: layer_stack.Image) -> records.CachedImage:

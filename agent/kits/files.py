@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import secrets
+import time
 
 
 def sync_folder(folder: pathlib.Path) -> None:
@@ -57,3 +58,11 @@ def write(target: pathlib.Path, data: bytes, *, tmp: pathlib.Path | None = None)
         with contextlib.suppress(OSError):
             draft.unlink()
         raise
+
+
+def age(path: pathlib.Path) -> float:
+    """Seconds since a file was last written, by this machine's clock; 0 when it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

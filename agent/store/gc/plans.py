@@ -6,7 +6,7 @@ import functools
 import pathlib
 from collections.abc import Collection, Mapping
 
-from agent.kits import parallel
+from agent.kits import files, parallel
 from agent.model import records, times
 from agent.store import layout
 from agent.store.gc import digest_spool, generations, reachability
@@ -150,12 +150,12 @@ def _stored(place: layout.Layout, number: int) -> tuple[bytes, bytes]:
     """The blobs of a bucket, and the layers that have a file or record there: joined digests."""
     xx = f"{number:02x}"
     blobs = reachability.stored(f"{place.blobs}/{xx}", "")
-    files = reachability.stored(f"{place.layer_files}/{xx}", ".erofs")
+    layer_files = reachability.stored(f"{place.layer_files}/{xx}", ".erofs")
     vouched = reachability.stored(f"{place.layer_records}/{xx}", ".json")
-    if files != vouched:
-        there = {*digest_spool.split(files, 32), *digest_spool.split(vouched, 32)}
-        files = b"".join(there)
-    return blobs, files
+    if layer_files != vouched:
+        there = {*digest_spool.split(layer_files, 32), *digest_spool.split(vouched, 32)}
+        layer_files = b"".join(there)
+    return blobs, layer_files
 
 
 class _Bucket:
@@ -203,7 +203,7 @@ def _plan_layers(bucket: _Bucket, there: bytes, writer: _Writer, *, min_age: flo
 
 
 def _is_young(path: pathlib.Path, min_age: float) -> bool:
-    return min_age > 0 and reachability.age(path) <= min_age
+    return min_age > 0 and files.age(path) <= min_age
 
 
 def lift(

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import time
 from collections.abc import Collection, Iterable, Iterator
 
 from agent.kits import parallel
@@ -154,14 +153,6 @@ def image_at(path: pathlib.Path) -> records.ImageRecord | None:
         return None
     with _doubt(path):
         return decoding.any_image(data, str(path))
-
-
-def age(path: pathlib.Path) -> float:
-    """Seconds since a file was last written; 0 when it is gone."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
 
 
 def image_path(place: layout.Layout, ref: str) -> pathlib.Path:

@@ -12,7 +12,6 @@ import errno
 import logging
 import pathlib
 import secrets
-import time
 import uuid
 from collections.abc import Iterator
 
@@ -158,7 +157,7 @@ def sweep(place: layout.Layout, *, older_than: float = DAY) -> list[pathlib.Path
     gone = []
     if place.tmp.is_dir():
         for path in sorted(place.tmp.iterdir()):
-            if age(path) > older_than and not path.is_dir():
+            if files.age(path) > older_than and not path.is_dir():
                 path.unlink(missing_ok=True)
                 gone.append(path)
     return gone
@@ -176,13 +175,6 @@ def referenced(reader: direct_reader.Reader) -> set[str]:
                 chain = reader.chain(item.chain_id)
                 wanted |= {digests.hex_of(chain.diff_id)} if chain is not None else set()
     return wanted
-
-
-def age(path: pathlib.Path) -> float:
-    """Seconds since a file was last written; 0 when it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime
-    return 0.0
 
 
 def write_record(place: layout.Layout, path: pathlib.Path, record: msgspec.Struct) -> None:
