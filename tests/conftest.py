@@ -63,5 +63,9 @@ def _no_leaks(
     """A test leaves no task, child process or mount behind. Set up first, it ends last."""
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("_no_tasks")
+    if "UIMGACC_GUEST" in os.environ or request.node.get_closest_marker("guest"):
+        # A guest is a machine that is switched off after its tests, and what is left goes with it.
+        yield
+        return
     with leaks.checked(*run_folders):
         yield
