@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from agent.build import cache_build, layer_build, mkfs_erofs
+from agent.build import cache_build, layer_build
 from agent.clients.registry import distribution
 from agent.model import images
 from agent.roles import builder
@@ -89,17 +89,17 @@ def test_a_second_build_fetches_no_layer(tmp_path, server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("why", "error", "words"),
+    ("why", "words"),
     [
-        ("sparse", layer_build.LayerUnusable, "containerd does not unpack it either"),
-        ("contiguous", layer_build.LayerUnusable, "containerd does not unpack it either"),
-        ("link", mkfs_erofs.ConversionFailed, "No such file"),
+        ("sparse", "containerd does not unpack it either"),
+        ("contiguous", "containerd does not unpack it either"),
+        ("link", "the hard link link-do"),
     ],
 )
-def test_what_containerd_refuses_is_refused(tmp_path, server, why, error, words) -> None:
+def test_what_containerd_refuses_is_refused(tmp_path, server, why, words) -> None:
     writer.create(tmp_path / "store")
 
-    with pytest.raises(error, match=words):
+    with pytest.raises(layer_build.LayerUnusable, match=words):
         build(tmp_path / "store", server, f"lab/refused-{why}:1")
 
 

@@ -46,6 +46,8 @@ async def _cancel_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    # Their connections are closed by callbacks, in the loop's next rounds.
+    await asyncio.sleep(0.05)
 
 
 @contextlib.asynccontextmanager
