@@ -4,6 +4,12 @@ from collections.abc import Container, Mapping
 
 from agent.build.tar import acl, headers, inodes, rooted_path
 
+_MAX_PART = 255
+_MAX_PATH = 4000
+"""A path has at most 4095 bytes, and begins with the folder of containerd's snapshot."""
+
+_MAX_TARGET = 4095
+
 _ZERO_TAIL = bytes(12)
 
 
@@ -185,3 +191,15 @@ def _clean(name: bytes) -> list[bytes]:
         else:
             parts.append(part)
     return parts
+
+
+def require_fit(path: bytes, entry: headers.Entry) -> None:
+    """Raise LayerTarError for what no system call of Linux takes."""
+    if len(path) > _MAX_PART and (
+        len(path) > _MAX_PATH or any(len(part) > _MAX_PART for part in path.split(b"/"))
+    ):
+        raise headers.LayerTarError(f"a path that is too long, {headers.show(path)}")
+    if entry.kind == b"2" and not 0 < len(entry.link) <= _MAX_TARGET:
+        raise headers.LayerTarError(
+            f"the symlink {headers.show(path)} to a target of {len(entry.link)} bytes"
+        )

@@ -27,7 +27,7 @@ get a new header (a PAX one where needed). What differs, and is mended here:
 import dataclasses
 from collections.abc import Callable, Generator
 
-from agent.build.tar import corrections, headers, inodes, names, xattrs
+from agent.build.tar import corrections, headers, inodes, names, sparse, xattrs
 
 BLOCK = 512
 _END = bytes(2 * BLOCK)
@@ -37,12 +37,6 @@ _META_LIMIT = 1 << 20
 
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
-
-_MAX_PART = 255
-_MAX_PATH = 4000
-"""A path has at most 4095 bytes, and begins with the folder of containerd's snapshot."""
-
-_MAX_TARGET = 4095
 
 Spans = list[memoryview | bytes]
 Reading = Generator[None, None, bytes]
@@ -300,7 +294,7 @@ class Normaliser:
         if not base:
             return None  # The root: containerd leaves it as it is.
         path = parent + b"/" + base if parent else base
-        _require_fit(path, entry)
+        names.require_fit(path, entry)
         self._make_parents(parent)
         if base == _OPAQUE:
             self._make_opaque(parent)
@@ -463,14 +457,7 @@ class Normaliser:
         else:
             numbers = entry.sparse.numbers
         entry.size = entry.sparse.size if entry.sparse.size is not None else stored - used
-        pieces = list(zip(numbers[::2], numbers[1::2], strict=False))
-        end = 0
-        for offset, length in pieces:
-            if offset < end or offset + length > entry.size:
-                raise headers.LayerTarError("a sparse map that contradicts itself")
-            end = offset + length
-        if sum(length for _, length in pieces) != stored - used:
-            raise headers.LayerTarError("a sparse file with more or less data than its map says")
+        pieces = sparse.pieces_of(numbers, data=stored - used, size=entry.size)
         return used, pieces
 
     def _fill(
@@ -498,15 +485,3 @@ def _padded(size: int) -> int:
 
 def _never_quick(_: bytes) -> int:
     return -1
-
-
-def _require_fit(path: bytes, entry: headers.Entry) -> None:
-    """Raise LayerTarError for what no system call of Linux takes."""
-    if len(path) > _MAX_PART and (
-        len(path) > _MAX_PATH or any(len(part) > _MAX_PART for part in path.split(b"/"))
-    ):
-        raise headers.LayerTarError(f"a path that is too long, {headers.show(path)}")
-    if entry.kind == b"2" and not 0 < len(entry.link) <= _MAX_TARGET:
-        raise headers.LayerTarError(
-            f"the symlink {headers.show(path)} to a target of {len(entry.link)} bytes"
-        )
