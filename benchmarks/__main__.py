@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 from benchmarks import (
     building,
@@ -26,51 +27,54 @@ from benchmarks import (
 )
 from lab import places, registries, scratch
 
+STARTED = time.monotonic()
 FOLDER = pathlib.Path(__file__).parent
 PARTS = ("snapshotter", "pulls", "builds", "reads", "pods", "crowd", "kube", "collect", "control")
 
 
-def measure(parts: list[str], folder: pathlib.Path) -> dict[str, float]:
-    """Run the named parts; the flat figures."""
+Figures = dict[str, float]
+
+
+def measure(parts: list[str], folder: pathlib.Path) -> Iterator[Figures]:
+    """Run the named parts; the flat figures of each as soon as it is done."""
     large = registries.catalogue()[stages.LARGE]
-    flat: dict[str, float] = {
-        "image_bytes": large["compressed"],
-        "image_unpacked_bytes": large["unpacked"],
+    yield {"image_bytes": large["compressed"], "image_unpacked_bytes": large["unpacked"]}
+    alone: dict[str, Callable[[], Figures]] = {
+        "snapshotter": lambda: snapshotters.run(folder / "alone"),
+        "collect": lambda: collecting.run(folder),
+        "control": lambda: controller(folder),
+        "crowd": lambda: crowds.run(folder / "crowd"),
     }
+    for part, run in alone.items():
+        if part in parts:
+            say(part)
+            yield run()
+    if set(parts) <= set(alone):
+        return
+    say("building the store")
+    with stages.built(folder) as stage:
+        staged: dict[str, Callable[[], Figures]] = {
+            "pulls": lambda: images.pulls(stage),
+            "builds": lambda: building.run(stage, folder),
+            "reads": lambda: images.reads(stage),
+            "pods": lambda: pods.run(stage),
+            "kube": lambda: kube.run(stage),
+        }
+        for part, run in staged.items():
+            if part in parts:
+                say(part)
+                yield run()
 
-    def say(text: str) -> None:
-        print(f"[{time.monotonic() - started:6.1f} s] {text}", flush=True)
 
-    started = time.monotonic()
-    if "snapshotter" in parts:
-        say("the snapshotter alone")
-        (folder / "alone").mkdir()
-        flat |= snapshotters.run(folder / "alone")
-    if "collect" in parts:
-        say("a collection")
-        flat |= collecting.run(folder)
-    if "control" in parts:
-        say("the controller")
-        with registries.Registry(folder / "registry of the controller") as registry:
-            flat |= control.run(folder, registry)
-    if "crowd" in parts:
-        say("a node that is full")
-        flat |= crowds.run(folder / "crowd")
-    if set(parts) & {"pulls", "builds", "reads", "pods", "kube"}:
-        say("building the store")
-        with stages.built(folder) as stage:
-            for part, run in (
-                ("pulls", lambda: images.pulls(stage)),
-                ("builds", lambda: building.run(stage, folder)),
-                ("reads", lambda: images.reads(stage)),
-                ("pods", lambda: pods.run(stage)),
-                ("kube", lambda: kube.run(stage)),
-            ):
-                if part in parts:
-                    say(part)
-                    flat |= run()
-    say("done")
-    return flat
+def controller(folder: pathlib.Path) -> Figures:
+    """The controller's part, with a registry of its own."""
+    with registries.Registry(folder / "registry of the controller") as registry:
+        return control.run(folder, registry)
+
+
+def say(text: str) -> None:
+    """Say what is measured now, and since when this program runs."""
+    print(f"[{time.monotonic() - STARTED:6.1f} s] {text}", flush=True)
 
 
 def main() -> None:
@@ -81,8 +85,13 @@ def main() -> None:
     os.environ["PATH"] = f"{places.BIN}{os.pathsep}{os.environ['PATH']}"
     begun = runs.begin()
     print(begun.text, flush=True)
+    flat: Figures = {}
     with scratch.folder("bench") as folder:
-        flat = measure(parts, folder)
+        (folder / "alone").mkdir()
+        for figures in measure(parts, folder):
+            # Printed at once: a part that fails an hour later does not take these with it.
+            print(json.dumps(figures), flush=True)
+            flat |= figures
     record = runs.end(begun)
     report.show(flat, record)
     written = runs.write(FOLDER, record, flat, parts=parts, every=PARTS)

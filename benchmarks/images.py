@@ -1,5 +1,6 @@
 """Whole images: pull and read, against overlayfs and SOCI in the same run."""
 
+import os
 import statistics
 import time
 
@@ -80,7 +81,8 @@ def reads(stage: stages.Stage) -> dict[str, float]:
                     "--snapshotter",
                     name,
                     reference,
-                    f"read-{name}-{index}",
+                    # runc knows containers of all containerds: also what an ended run left.
+                    f"read-{os.getpid()}-{name}-{index}",
                     "readall",
                 )
             )
