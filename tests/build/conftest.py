@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from agent.build import cache_build, layer_build
-from agent.clients.registry import distribution
+from agent.clients.registry import connections
 from agent.model import images
 from agent.roles import builder
 from agent.store import layout
@@ -27,7 +27,7 @@ class Bench:
         return images.parse_reference(f"{self.fake.host}/{rest}")
 
     async def build(self, *rests: str, cache_id: str = "imc-test", **changes):
-        options = distribution.Options(
+        options = connections.Options(
             plain_http=frozenset({self.fake.host}), delays=(0.01,), deadline=10.0, read_timeout=1.0
         )
         request = {
