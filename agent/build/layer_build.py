@@ -294,6 +294,7 @@ class LayerWork:
             mkfs=self._tools.mkfs.toolchain(self._compression),
             implied=[] if self._position else inheritance.encode(unpacked.implied),
             has_whiteouts=unpacked.has_whiteouts and not self._position,
+            sources=[self._reference.name],
         )
 
     def _report(self, stage: Stage) -> None:

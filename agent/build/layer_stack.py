@@ -14,7 +14,6 @@ from agent.build.tar import headers, inheritance
 from agent.kits.aio import tasks, threads
 from agent.model import images, oci, records
 from agent.store.lookup import direct_reader
-from agent.store.publish import layer_writer
 
 _BOTTOM = inheritance.Position(is_bottom=True)
 
@@ -141,10 +140,7 @@ class Layers:
         return record
 
     def _reuse(self, layer: oci.Layer) -> records.LayerRecord | None:
-        record = direct_reader.Reader(self._place).layer(layer.diff_id)
-        if record is None:
-            return None
-        return layer_writer.add_blobs(self._place, record, [layer.blob.digest])
+        return direct_reader.Reader(self._place).layer(layer.diff_id)
 
     def _report(self, image: Image, layer: oci.Layer, stage: layer_build.Stage) -> None:
         size = layer.blob.size

@@ -6,13 +6,14 @@ import pathlib
 import msgspec
 
 from agent.model import digests, records
-from agent.store import layer_file, layout
+from agent.store import layout
 from agent.store.publish import layer_writer, writer
 
 MKFS = records.Toolchain(version="1.8", options=[])
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A folder for stores in which very much happens: there, to be durable costs nothing."""
-REF = "registry.io/team/app:1"
+SOURCE = "registry.io/team/app"
+REF = f"{SOURCE}:1"
 
 
 def digest(text: str) -> str:
@@ -33,19 +34,25 @@ def store(root: pathlib.Path) -> layout.Layout:
     return layout.Layout(root)
 
 
-def layer(place: layout.Layout, name: str) -> records.LayerRecord:
-    """Publish a layer."""
-    diff_id = digest(name)
-    draft = layer_writer.draft_of(place, diff_id)
-    draft.write_bytes(erofs(name.encode()))
-    record = records.LayerRecord(
-        diff_id=diff_id,
-        size=draft.stat().st_size,
+def layer_record(name: str) -> records.LayerRecord:
+    """The record of a layer whose file is `erofs` of its name."""
+    content = erofs(name.encode())
+    return records.LayerRecord(
+        diff_id=digest(name),
+        size=len(content),
         tar_size=10,
-        sha256=layer_file.sha256_of(draft),
+        sha256=digests.sha256(content),
         blobs=[digest(f"blob of {name}")],
         mkfs=MKFS,
+        sources=[SOURCE],
     )
+
+
+def layer(place: layout.Layout, name: str) -> records.LayerRecord:
+    """Publish a layer."""
+    record = layer_record(name)
+    draft = layer_writer.draft_of(place, record.diff_id)
+    draft.write_bytes(erofs(name.encode()))
     return layer_writer.publish_layer(place, draft, record)
 
 
