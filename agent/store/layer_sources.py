@@ -93,7 +93,10 @@ def is_open_to(
 def has_layer(images: Iterable[records.ImageRecord], diff_id: str) -> bool:
     """Whether one of some images has a layer."""
     return any(
-        layer.diff_id == diff_id for image in images for one in image.platforms for layer in one.layers
+        layer.diff_id == diff_id
+        for image in images
+        for one in image.platforms
+        for layer in one.layers
     )
 
 
@@ -126,6 +129,11 @@ def merged(record: records.LayerRecord, other: records.LayerRecord) -> records.L
     return _with(record, other.sources, other.blobs, is_public=other.public)
 
 
+def with_sources(record: records.LayerRecord, repositories: list[str]) -> records.LayerRecord:
+    """A layer's record with more repositories among its sources."""
+    return _with(record, repositories, [], is_public=False)
+
+
 def _with(
     record: records.LayerRecord,
     repositories: list[str] | None,
@@ -136,9 +144,7 @@ def _with(
     sources = None
     if record.sources is not None and repositories is not None:
         sources = record.sources
-        added = [
-            name for name in repositories if name not in sources and len(name) <= _NAME_LIMIT
-        ]
+        added = [name for name in repositories if name not in sources and len(name) <= _NAME_LIMIT]
         sources = [*sources, *dict.fromkeys(added)][-MAX_SOURCES:]
     union = sorted({*record.blobs, *blobs})
     public = record.public or is_public

@@ -48,13 +48,13 @@ class Bench:
         )
 
     def files(self) -> list[pathlib.Path]:
-        """All files of the store apart from store.json, and what builds counted on."""
+        """All files of the store apart from store.json, locks, and what builds counted on."""
         return sorted(
             path
             for path in self.place.root.rglob("*")
             if path.is_file()
             and path != self.place.store_record
-            and path.parent != self.place.claims
+            and path.parent not in (self.place.claims, self.place.record_locks)
         )
 
     def blob_requests(self) -> list[str]:

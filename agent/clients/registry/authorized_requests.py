@@ -34,11 +34,15 @@ _MAX_REDIRECTS = 8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Answer:
-    """A response that is no redirect, and the authorization that was sent."""
+    """A response that is no redirect, and the authorization that was sent.
+
+    `is_open` says that no credentials were used, nor on a redirect's way to it.
+    """
 
     response: aiohttp.ClientResponse
     authorizer: challenges.Authorizer
     ticket: challenges.Ticket
+    is_open: bool
 
     @property
     def refused(self) -> bool:
@@ -71,6 +75,8 @@ class Requests:
         self._options = options
         self._connections = connections.Connections(options)
         self._authorizer = challenges.Authorizer(provider, self._get_token)
+        self._open: dict[str, bool] = {}
+        """By the URL of what was given, whether it was always given without credentials."""
 
     async def __aenter__(self) -> Self:
         await self._connections.__aenter__()
@@ -84,6 +90,10 @@ class Requests:
         scheme = "http" if reference.registry in self._options.plain_http else "https"
         host = _HOSTS.get(reference.registry, reference.registry)
         return f"{scheme}://{host}/v2/{reference.repository}/{rest}"
+
+    def is_open(self, url: str) -> bool:
+        """Whether something was given by a registry, each time without credentials."""
+        return self._open.get(url, False)
 
     def waits(self) -> backoff.Backoff:
         """The pauses between the tries of one request."""
@@ -117,6 +127,7 @@ class Requests:
                 response, ticket = answer.response, answer.ticket
                 if not answer.refused:
                     failures.check_status(response, str(reference), what=what, tried=ticket.tried)
+                    self._open[url] = self._open.get(url, True) and answer.is_open
                     yield response
                     return
                 challenge = challenges.parse(
@@ -140,12 +151,13 @@ class Requests:
     async def _follow(self, request: _Request) -> AsyncIterator[_Answer]:
         """Ask, following redirects."""
         url, home = request.url, url_of(self.url(request.reference, "")).origin()
-        at_home = True
+        at_home = is_open = True
         for _ in range(_MAX_REDIRECTS):
             at_home = at_home and url.origin() == home
             self._check_scheme(request, url, home=home)
             authorizer = self._authorizer if at_home else self._anonymous(request, url.origin())
             ticket = await authorizer.ticket(request.reference)
+            is_open = is_open and ticket.current is None
             async with contextlib.AsyncExitStack() as stack:
                 with failures.translated(str(request.url)):
                     sent = self._connections.request(
@@ -158,7 +170,7 @@ class Requests:
                 location = response.headers.get("Location", "")
                 redirected = response.status in _REDIRECTS and location
                 if not redirected or request.method not in _REDIRECTED:
-                    yield _Answer(response, authorizer, ticket)
+                    yield _Answer(response, authorizer, ticket, is_open)
                     return
                 url = url_of(location, base=response.url)
         raise failures.RequestRefused(f"{request.url} redirects more than {_MAX_REDIRECTS} times")

@@ -108,6 +108,30 @@ class Client:
                 )
                 await self._requests.pause(waits, url, again)
 
+    async def gives(self, reference: images.Reference, digest: str) -> bool:
+        """Whether the registry gives a blob to who has these credentials: one HEAD.
+
+        False where it refuses, does not have the blob, or does not answer such requests.
+        Raises RegistryUnreachable.
+        """
+        url = self._requests.url(reference, f"blobs/{digest}")
+        what = f"blob {digest}"
+        waits = self._requests.waits()
+        while True:
+            try:
+                async with self._requests.once(
+                    reference, url, what=what, headers={}, method="HEAD"
+                ):
+                    return True
+            except (failures.AccessDenied, failures.ImageUnknown, failures.RequestRefused):
+                return False
+            except failures.Again as again:
+                await self._requests.pause(waits, url, again)
+
+    def is_open(self, reference: images.Reference, digest: str) -> bool:
+        """Whether the registry has given a blob, each time without credentials."""
+        return self._requests.is_open(self._requests.url(reference, f"blobs/{digest}"))
+
     @staticmethod
     def _raise_longer(reference: images.Reference, digest: str, size: int) -> None:
         raise failures.WrongContent(

@@ -74,7 +74,7 @@ def _publish_layer(
         there = _publish_as(place, draft, msgspec.structs.replace(record, diff_id=name))
         if there is not None:
             noted = _note_replacement(place, record, name)
-            return _with_origins_of(place, there, noted)
+            return add_origins_of(place, there, noted)
     raise NoPlaceLeft(record.diff_id)
 
 
@@ -92,22 +92,10 @@ def _publish_as(
             return None
     if there is None:
         return record_changes.apply(place, record.diff_id, lambda old: _joined(record, old))
-    return _with_origins_of(place, there, record)
+    return add_origins_of(place, there, record)
 
 
-def _with_origins_of(
-    place: layout.Layout, there: records.LayerRecord, record: records.LayerRecord
-) -> records.LayerRecord:
-    """Give the record of a layer in the store the origins of another record of it."""
-    written = record_changes.apply(
-        place, there.diff_id, lambda old: layer_sources.merged(old or there, record)
-    )
-    return written or there
-
-
-def _joined(
-    record: records.LayerRecord, there: records.LayerRecord | None
-) -> records.LayerRecord:
+def _joined(record: records.LayerRecord, there: records.LayerRecord | None) -> records.LayerRecord:
     """The record of a file that is in its place, where `there` is what stands in its record."""
     if there is None:
         return record
@@ -153,17 +141,38 @@ def mark_damaged(place: layout.Layout, diff_id: str, reason: str) -> None:
 
 
 def add_origin(
-    place: layout.Layout, diff_id: str, origin: layer_sources.Origin
+    place: layout.Layout, record: records.LayerRecord, origin: layer_sources.Origin
 ) -> records.LayerRecord | None:
-    """Record where a layer was given to a build; nothing is written where that is known.
+    """Record where a stored layer was given to a build; nothing is written where that is known.
 
     Returns the record that is there afterwards: None where it went meanwhile.
     """
+    if layer_sources.with_origin(record, origin) is record:
+        return record
+    return add_origin_anew(place, record.diff_id, origin)
+
+
+def add_origin_anew(
+    place: layout.Layout, diff_id: str, origin: layer_sources.Origin
+) -> records.LayerRecord | None:
+    """The same, from the record as it is now."""
     return record_changes.apply(
         place,
         diff_id,
         lambda there: None if there is None else layer_sources.with_origin(there, origin),
     )
+
+
+def add_origins_of(
+    place: layout.Layout, record: records.LayerRecord, other: records.LayerRecord
+) -> records.LayerRecord:
+    """Give the record of a stored layer the origins of another record of the same layer."""
+    if layer_sources.merged(record, other) is record:
+        return record
+    written = record_changes.apply(
+        place, record.diff_id, lambda there: layer_sources.merged(there or record, other)
+    )
+    return written or record
 
 
 def take_back(

@@ -1,8 +1,8 @@
 """Changes of layer records by several builders at once: none is lost.
 
 A record is replaced as a whole, so two that read it, add to it and write it would lose what one
-of them added. So each change is made under a lock at the server of the store, one for the records of
-each folder, from the record as it is at that moment.
+of them added. So each change is made under a lock at the server of the store (one for the records
+of each folder), from the record as it is at that moment.
 """
 
 import contextlib

@@ -50,7 +50,7 @@ def test_a_second_blob_of_a_layer_is_noted(tmp_path) -> None:
     record = making.layer(place, "a")
 
     origin = layer_sources.Origin("registry.io/b", making.digest("other"), is_public=False)
-    written = layer_writer.add_origin(place, record.diff_id, origin)
+    written = layer_writer.add_origin(place, record, origin)
 
     found = direct_reader.Reader(place).layer(record.diff_id)
     assert found is not None
@@ -63,7 +63,7 @@ def test_an_origin_of_a_layer_that_is_gone_is_not_written(tmp_path) -> None:
     place = making.store(tmp_path)
     origin = layer_sources.Origin("registry.io/b", making.digest("other"), is_public=False)
 
-    assert layer_writer.add_origin(place, making.digest("a"), origin) is None
+    assert layer_writer.add_origin(place, making.layer_record("a"), origin) is None
     assert not place.layer_record(making.digest("a")).exists()
 
 
@@ -71,16 +71,14 @@ def test_a_layer_that_is_made_anew_keeps_its_sources(tmp_path) -> None:
     place = making.store(tmp_path)
     made = making.layer(place, "a")
     origin = layer_sources.Origin("registry.io/b", made.blobs[0], is_public=False)
-    layer_writer.add_origin(place, made.diff_id, origin)
+    layer_writer.add_origin(place, made, origin)
     flip(place.layer(made.diff_id))
     layer_writer.mark_damaged(place, made.diff_id, "its bytes")
 
     new = making.layer(place, "a")
 
     assert new.diff_id != made.diff_id
-    old = records.decode(
-        place.layer_record(made.diff_id).read_bytes(), records.LayerRecord, "old"
-    )
+    old = records.decode(place.layer_record(made.diff_id).read_bytes(), records.LayerRecord, "old")
     for record in new, old:
         assert set(record.sources or ()) == {making.SOURCE, "registry.io/b"}
 

@@ -1,39 +1,39 @@
 """Layer records that several builders change at once."""
 
-import multiprocessing
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
-from agent.store import layer_sources, layout
 from agent.store.lookup import direct_reader
-from agent.store.publish import layer_writer, record_changes
+from agent.store.publish import record_changes
 from tests.unit.store import making
 
-BUILDERS, EACH = 4, 40
-
-
-def add(root: pathlib.Path, builder: int) -> None:
-    place = layout.Layout(root)
-    for number in range(EACH):
-        name = f"registry.io/builder{builder}/app{number}"
-        blob = making.digest(name)
-        origin = layer_sources.Origin(name, blob, is_public=False)
-        assert layer_writer.add_origin(place, making.digest("a"), origin) is not None
+ROOT = pathlib.Path(__file__).parents[4]
+BUILDERS, EACH = 4, 25
+BUILDER = """
+import pathlib, sys
+from agent.store import layer_sources, layout
+from agent.store.publish import layer_writer
+from tests.unit.store import making
+place = layout.Layout(pathlib.Path(sys.argv[1]))
+for number in range(int(sys.argv[3])):
+    name = f"registry.io/builder{sys.argv[2]}/app{number}"
+    origin = layer_sources.Origin(name, making.digest(name), is_public=False)
+    assert layer_writer.add_origin(place, making.layer_record("a"), origin) is not None
+"""
 
 
 def test_no_source_is_lost_where_builders_add_theirs_at_the_same_time(tmp_path) -> None:
     place = making.store(tmp_path)
     making.layer(place, "a")
-    context = multiprocessing.get_context("spawn")
-    builders = [context.Process(target=add, args=(tmp_path, at)) for at in range(BUILDERS)]
+    command = [sys.executable, "-c", BUILDER, str(tmp_path)]
+    builders = [
+        subprocess.Popen([*command, str(at), str(EACH)], cwd=ROOT) for at in range(BUILDERS)
+    ]
 
-    for one in builders:
-        one.start()
-    for one in builders:
-        one.join(60)
-
-    assert [one.exitcode for one in builders] == [0] * BUILDERS
+    assert [one.wait() for one in builders] == [0] * BUILDERS
     record = direct_reader.Reader(place).layer(making.digest("a"))
     assert record is not None
     assert len(record.sources or ()) == len(record.blobs) == BUILDERS * EACH + 1
