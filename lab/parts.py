@@ -64,6 +64,8 @@ PARTS: tuple[Part, ...] = (
     Part("cri-proto", "trixie", "golang-github-kubernetes-cri-api-dev", demo=True),
     # For lab.guest, with the kernel below.
     Part("nfs", "trixie", "nfs-kernel-server", libraries=True),
+    # Hash trees of layers are compared with its own.
+    Part("cryptsetup", "trixie", "cryptsetup-bin", ("usr/sbin/veritysetup",), libraries=True),
     # What runs it is in lab.browser.
     Part("chromium", "trixie", "chromium-headless-shell", libraries=True),
 )

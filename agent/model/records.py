@@ -17,6 +17,7 @@ import msgspec
 from agent import errors
 
 DigestText = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+HashText = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, msgspec.Meta(ge=0)]
 CacheID = Annotated[str, msgspec.Meta(pattern=r"^imc-[a-z0-9][a-z0-9-]{2,58}$")]
 
@@ -55,24 +56,38 @@ class Toolchain(msgspec.Struct, frozen=True, kw_only=True):
     options: list[str]
 
 
+class VerityTree(msgspec.Struct, frozen=True, kw_only=True):
+    """The dm-verity hash tree of a layer: SHA-256 over blocks of 4096 bytes, hash type 1.
+
+    `root_hash` vouches for the first `data_blocks` blocks of the layer file, which are all of its
+    EROFS image. The tree, beginning with its superblock, has `tree_size` bytes and the digest
+    `sha256`. It begins at `offset` in the layer file; where that is 0, as for a layer that was
+    published without a tree, it is in a file of its own, `<diff ID>.erofs.verity`.
+    """
+
+    root_hash: HashText
+    salt: HashText
+    data_blocks: Annotated[int, msgspec.Meta(ge=1)]
+    offset: Size
+    tree_size: Size
+    sha256: DigestText
+
+
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`meta/layers/<xx>/<hex>.json`: what a layer file must be.
 
     `size` and `sha256` are of the .erofs file, `tar_size` of the uncompressed tar
-    it was made from, `blobs` the digests of the compressed blobs that a build has unpacked to it.
+    it was made from, `blobs` the digests of the compressed blobs known to unpack to it.
     `implied` are the directories (percent-encoded) that the tar has things in but does
     not name: they look as below, so an image may use a variant of this layer. In the file
     a long list is `implied_packed` instead: a pull reads the record of each layer. One with
     whiteouts has a variant for the bottom of an image, where there is nothing to hide.
 
+    `verity` is None for a layer of an earlier version, which nodes cannot verify block by block.
+
     `damaged` says what is wrong with the layer file, "" for nothing that is known. Such a
     layer is not served, and the next build makes it anew; its file stays as it is, for
     nodes may have it mounted, and `replaced_by` is the name of the new one.
-
-    `sources` are the repositories (`registry.example.com/team/app`) whose registry gave this
-    layer to a build, the one that was added last at the end; `public` says that a registry gave
-    it without credentials. None is of a record of an earlier version: see
-    agent.store.layer_sources, which decides who may have a layer.
     """
 
     diff_id: DigestText
@@ -86,8 +101,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     damaged: str = ""
     replaced_by: DigestText | None = None
     has_whiteouts: bool = False
-    sources: list[str] | None = None
-    public: bool = False
+    verity: VerityTree | None = None
 
 
 class ChainRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 from agent import errors
 from agent.model import digests, images, records
-from agent.store import decoding, layer_file, layout
+from agent.store import decoding, hash_tree, layer_file, layout
 from agent.store.gc import generations
 from agent.store.lookup import direct_reader, file_reads
-from agent.store.publish import build_claims, layer_writer, source_migration, writer
+from agent.store.publish import build_claims, layer_writer, writer
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all)."""
@@ -27,7 +27,6 @@ class Kind(enum.Enum):
     MISSING = "missing"
     ORPHANED = "orphaned"
     LEFTOVER = "leftover"
-    NO_SOURCES = "no sources"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,15 +40,12 @@ class Finding:
 
 
 _REBUILD = "create the caches that use it again: a build makes what is missing or damaged anew"
-_RECORD = (
-    "harmless: the image records decide who may have it; `uimgacc store check --repair` writes it"
-    " down"
-)
 _UNMARKED = (
     "the layer could not be marked as damaged: run `uimgacc store check` where the store can be"
     " written, then create the caches that use it again"
 )
 _PRUNE = "harmless; the controller frees the space, or `uimgacc store prune` without a cluster"
+_SURPLUS = "of a build or a deletion that was cut off: remove it by hand once no build runs"
 _STANDS = (
     "nothing is deleted from the store until this file is gone: move it away once no build runs"
     " (a claim), or restore it (anything else)"
@@ -89,13 +85,6 @@ def check(
     yield from _check_tmp(place)
 
 
-def without_sources(place: layout.Layout) -> Iterator[Finding]:
-    """The layer records that do not say which repositories the layer came from."""
-    for path in source_migration.unrecorded(place):
-        reason = "a record of an earlier version: it names no repository that the layer came from"
-        yield Finding(Kind.NO_SOURCES, path, reason, _RECORD)
-
-
 class _Verifier:
     """One look at all of a store; damaged records are reported by `reader`."""
 
@@ -113,7 +102,10 @@ class _Verifier:
         done = 0
         for path in layer_files:
             size = path.stat().st_size
-            if path != _own_place(place, path):
+            if (layer := _companion_of(place, path)) is not None:
+                if not layer.exists():
+                    yield Finding(Kind.LEFTOVER, path, f"{layer.name} is not there", _SURPLUS)
+            elif path != _own_place(place, path):
                 reason = "not the name of a layer file"
                 yield Finding(Kind.ORPHANED, path, reason, "remove it by hand")
             else:
@@ -144,9 +136,27 @@ class _Verifier:
             self._replaced.add(diff_id)
         elif record.damaged:
             yield Finding(Kind.DAMAGED, path, record.damaged, _REBUILD)
-        elif fault := _fault(path, record, content=content):
+        elif fault := self._fault(path, record, content=content):
             fix = _REBUILD if not self._mark or self._marked(diff_id, fault) else _UNMARKED
             yield Finding(Kind.DAMAGED, path, fault, fix)
+
+    def _fault(
+        self, path: pathlib.Path, record: records.LayerRecord, *, content: bool
+    ) -> str | None:
+        """What is wrong with a layer file or its hash tree; None when nothing is."""
+        if (size := path.stat().st_size) != record.size:
+            return f"has {size} bytes, its record says {record.size}"
+        if (fault := layer_file.superblock_fault(path)) is not None:
+            return fault
+        if content and layer_file.sha256_of(path) != record.sha256:
+            return "its bytes do not have the sha256 of its record"
+        if not content or record.verity is None:
+            return None
+        tree = path if record.verity.offset else self._place.layer_tree(record.diff_id)
+        try:
+            return hash_tree.fault(tree, record.verity)
+        except FileNotFoundError:
+            return "its hash tree is missing"
 
     def _marked(self, diff_id: str, reason: str) -> bool:
         try:
@@ -204,17 +214,6 @@ class _Verifier:
                     yield Finding(Kind.MISSING, path, reason, _REBUILD)
 
 
-def _fault(path: pathlib.Path, record: records.LayerRecord, *, content: bool) -> str | None:
-    """What is wrong with a layer file; None when nothing is."""
-    if (size := path.stat().st_size) != record.size:
-        return f"has {size} bytes, its record says {record.size}"
-    if (fault := layer_file.superblock_fault(path)) is not None:
-        return fault
-    if content and layer_file.sha256_of(path) != record.sha256:
-        return "its bytes do not have the sha256 of its record"
-    return None
-
-
 def _needs(place: layout.Layout, record: records.ImageRecord) -> dict[pathlib.Path, str]:
     """The files that an image needs, and what each is."""
     needed = {place.blob(record.target): "its target"}
@@ -225,6 +224,13 @@ def _needs(place: layout.Layout, record: records.ImageRecord) -> dict[pathlib.Pa
         for layer in one.layers:
             needed[place.chain_record(layer.chain_id)] = f"the chain {layer.chain_id}"
     return needed
+
+
+def _companion_of(place: layout.Layout, path: pathlib.Path) -> pathlib.Path | None:
+    """The layer file that a file belongs to by its name."""
+    layer = path.with_suffix("")
+    is_companion = path.suffix in layout.BESIDE
+    return layer if is_companion and layer == _own_place(place, layer) else None
 
 
 def _own_place(place: layout.Layout, path: pathlib.Path) -> pathlib.Path | None:

@@ -36,16 +36,3 @@ def sha256_of(path: pathlib.Path) -> str:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
     return f"sha256:{digest.hexdigest()}"
-
-
-def copy(source: pathlib.Path, draft: pathlib.Path) -> str:
-    """Bring a file from elsewhere to a draft's path; returns the digest of its bytes."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(4 << 20))
-    with source.open("rb", buffering=0) as reader, draft.open("xb", buffering=0) as writer:
-        while count := reader.readinto(buffer):
-            digest.update(buffer[:count])
-            done = 0
-            while done < count:
-                done += writer.write(buffer[done:count]) or 0
-    return f"sha256:{digest.hexdigest()}"

@@ -11,6 +11,9 @@ import pathlib
 from agent.model import digests, records, reports
 from agent.model import images as image_values
 
+BESIDE = SIDECAR, TREE = ".dmverity", ".verity"
+"""What is added to the name of a layer file for the names of the files that belong to it."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
@@ -79,15 +82,6 @@ class Layout:
         """Locked by the collector that works: one at a time."""
         return self.root / "meta" / "collector.lock"
 
-    @property
-    def record_locks(self) -> pathlib.Path:
-        """The folder of the locks under which layer records are changed."""
-        return self.root / "meta" / "locks"
-
-    def record_lock(self, diff_id: str) -> pathlib.Path:
-        """The lock of a layer's record, and of others in its folder."""
-        return self.record_locks / f"{digests.hex_of(diff_id)[:2]}.lock"
-
     def retired_record(self, generation: int) -> pathlib.Path:
         """What one generation retires."""
         return self.retired_records / f"{generation}.json"
@@ -111,6 +105,18 @@ class Layout:
         """The EROFS file of a layer."""
         name = digests.hex_of(diff_id)
         return self.layer_files / name[:2] / f"{name}.erofs"
+
+    def layer_sidecar(self, diff_id: str) -> pathlib.Path:
+        """Where containerd 2.4 reads what it needs to verify a layer."""
+        return self.layer(diff_id).with_suffix(f".erofs{SIDECAR}")
+
+    def layer_tree(self, diff_id: str) -> pathlib.Path:
+        """The hash tree of a layer that was published without one."""
+        return self.layer(diff_id).with_suffix(f".erofs{TREE}")
+
+    def companions(self, diff_id: str) -> tuple[pathlib.Path, pathlib.Path]:
+        """The files that may be beside a layer file, and go with it."""
+        return self.layer_sidecar(diff_id), self.layer_tree(diff_id)
 
     def layer_record(self, diff_id: str) -> pathlib.Path:
         """The record of a layer."""

@@ -1,4 +1,4 @@
-"""Commands about a store without a cluster: store init, check, prune."""
+"""Commands about a store without a cluster: store init, check, prune, verity."""
 
 from typing import Annotated
 
@@ -36,14 +36,6 @@ def store_check(
         bool,
         typer.Option("--quick", help="Compare only the sizes of layer files, do not read them."),
     ] = False,
-    repair: Annotated[
-        bool,
-        typer.Option(
-            "--repair",
-            help="Write into layer records of earlier versions which repositories the layers came"
-            " from, as the images of the store prove it.",
-        ),
-    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Verify every file of a store against its record, and name what is damaged or missing.
@@ -52,7 +44,7 @@ def store_check(
     """
     from agent.cli.caches import store_maintenance
 
-    store_maintenance.check(store, quick=quick, repair=repair, as_json=as_json)
+    store_maintenance.check(store, quick=quick, as_json=as_json)
 
 
 @app.command("prune")
@@ -72,3 +64,16 @@ def store_prune(
     from agent.cli.caches import store_maintenance
 
     store_maintenance.prune(store, older_than=older_than, as_json=as_json)
+
+
+@app.command("verity")
+@output.reported
+def store_verity(store: options.Store, as_json: options.Json = False) -> None:
+    """Make the hash trees of layers that an earlier version built, for UIMGACC_VERIFY=always.
+
+    Reads every such layer. One whose bytes are not those of its record is marked as damaged, as by
+    `store check`. Nodes may use the store meanwhile.
+    """
+    from agent.cli.caches import store_maintenance
+
+    store_maintenance.verity(store, as_json=as_json)

@@ -91,6 +91,7 @@ def _remove(entries: tuple[str, Collection[str]]) -> None:
 def _delete_layers(place: layout.Layout, entries: tuple[str, Collection[str]]) -> Gone:
     xx, names = entries
     layers = freed = 0
+    wanted = {f"{name}.erofs{suffix}" for name in names for suffix in layout.BESIDE}
     with (
         _opened(f"{place.layer_records}/{xx}") as of_records,
         _opened(f"{place.layer_files}/{xx}") as of_files,
@@ -102,6 +103,10 @@ def _delete_layers(place: layout.Layout, entries: tuple[str, Collection[str]]) -
                 gone = generations.remove(f"{name}.erofs", folder=of_files)
                 layers += gone
                 freed += size if gone else 0
+        if of_files is not None:
+            # Few layers have them all: to ask for each would cost two answers of the server.
+            for name in wanted.intersection(os.listdir(of_files)):
+                generations.remove(name, folder=of_files)
     return Gone(layers, freed)
 
 

@@ -29,7 +29,7 @@ def test_all_commands_are_there() -> None:
     assert set(COMMANDS) == {
         *("agent", "build", "controller", "snapshotter"),
         *("enable", "disable", "create", "get", "delete", "match", "doctor", "node-setup"),
-        *("store", "store init", "store check", "store prune", "version"),
+        *("store", "store init", "store check", "store prune", "store verity", "version"),
     }
 
 

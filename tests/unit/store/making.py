@@ -2,18 +2,18 @@
 
 import os
 import pathlib
+from typing import Any
 
 import msgspec
 
 from agent.model import digests, records
-from agent.store import layout
+from agent.store import hash_tree, layer_file, layout
 from agent.store.publish import layer_writer, writer
 
 MKFS = records.Toolchain(version="1.8", options=[])
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A folder for stores in which very much happens: there, to be durable costs nothing."""
-SOURCE = "registry.io/team/app"
-REF = f"{SOURCE}:1"
+REF = "registry.io/team/app:1"
 
 
 def digest(text: str) -> str:
@@ -34,26 +34,45 @@ def store(root: pathlib.Path) -> layout.Layout:
     return layout.Layout(root)
 
 
-def layer_record(name: str) -> records.LayerRecord:
-    """The record of a layer whose file is `erofs` of its name."""
-    content = erofs(name.encode())
-    return records.LayerRecord(
-        diff_id=digest(name),
-        size=len(content),
+def layer(
+    place: layout.Layout, name: str, *, content: bytes = b"", has_tree: bool = False
+) -> records.LayerRecord:
+    """Publish a layer, as builders do (`has_tree`), or as earlier versions did."""
+    diff_id = digest(name)
+    draft = layer_writer.draft_of(place, diff_id)
+    draft.write_bytes(erofs(content or name.encode()))
+    tree = None
+    if has_tree:
+        chosen = hash_tree.Parameters.of(diff_id)
+        tree = hash_tree.seal(draft, draft, chosen, scratch=place.tmp).verity
+    record = records.LayerRecord(
+        diff_id=diff_id,
+        size=draft.stat().st_size,
         tar_size=10,
-        sha256=digests.sha256(content),
+        sha256=layer_file.sha256_of(draft),
         blobs=[digest(f"blob of {name}")],
         mkfs=MKFS,
-        sources=[SOURCE],
+        verity=tree,
     )
-
-
-def layer(place: layout.Layout, name: str) -> records.LayerRecord:
-    """Publish a layer."""
-    record = layer_record(name)
-    draft = layer_writer.draft_of(place, record.diff_id)
-    draft.write_bytes(erofs(name.encode()))
     return layer_writer.publish_layer(place, draft, record)
+
+
+def layer_with_tree_beside(
+    place: layout.Layout, name: str, *, content: bytes = b""
+) -> records.LayerRecord:
+    """Publish a layer as earlier versions did, whose tree was made afterwards."""
+    record = layer(place, name, content=content)
+    path = place.layer(record.diff_id)
+    chosen = hash_tree.Parameters.of(record.diff_id)
+    sealed = hash_tree.beside(path, place.layer_tree(record.diff_id), chosen)
+    record = msgspec.structs.replace(record, verity=sealed.verity)
+    writer.write_record(place, place.layer_record(record.diff_id), record)
+    return record
+
+
+def verity(tree: records.VerityTree, **changes: Any) -> records.VerityTree:
+    """The record of another hash tree."""
+    return msgspec.structs.replace(tree, **changes)
 
 
 def image(place: layout.Layout, *names: str, ref: str = REF) -> records.ImageRecord:

@@ -124,6 +124,37 @@ def test_damaged_records_are_found(place) -> None:
     assert len(found(place)) == 2
 
 
+def test_the_hash_tree_of_a_layer_is_checked(place) -> None:
+    """One in the layer file is part of it; one of its own may be changed, cut off, or missing."""
+    sealed = making.layer(place, "sealed", has_tree=True)
+    path = place.layer(sealed.diff_id)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    beside = [making.layer_with_tree_beside(place, name) for name in ("cut", "gone", "good")]
+    tree = place.layer_tree(beside[0].diff_id)
+    tree.write_bytes(tree.read_bytes()[:-1])
+    place.layer_tree(beside[1].diff_id).unlink()
+
+    assert found(place) == {
+        ("damaged", path),
+        ("damaged", place.layer(beside[0].diff_id)),
+        ("damaged", place.layer(beside[1].diff_id)),
+    }
+
+
+def test_what_belongs_to_no_layer_is_a_leftover(place) -> None:
+    layer = making.layer(place, "sealed", has_tree=True)
+    making.image(place, "sealed", ref="registry.io/team/sealed:1")
+    assert found(place) == set()
+
+    sidecar = place.layer_sidecar(making.digest("a"))
+    sidecar.write_text("{}")
+    place.layer_sidecar(making.digest("none")).parent.mkdir(exist_ok=True)
+    place.layer_sidecar(making.digest("none")).write_text("{}")
+
+    assert place.layer_sidecar(layer.diff_id).exists()
+    assert found(place) == {("leftover", place.layer_sidecar(making.digest("none")))}
+
+
 def test_leftovers_are_told(place) -> None:
     (place.tmp / "x.erofs").write_bytes(b"half")
 

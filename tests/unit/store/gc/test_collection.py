@@ -101,6 +101,19 @@ def test_everything_goes_when_no_cache_is_left(place) -> None:
     assert files_of(place, "meta/images", "meta/retired") == []
 
 
+def test_what_belongs_to_a_layer_goes_with_it(place) -> None:
+    making.layer(place, "sealed", has_tree=True)
+    making.layer_with_tree_beside(place, "beside")
+    image = making.image(place, "sealed", "beside", ref="r.io/sealed:1")
+    making.cache(place, "imc-three", image)
+    for cache in ("imc-one", "imc-two", "imc-three"):
+        writer.delete_cache(place, cache)
+
+    rounds(place, 4, floor=math.inf)
+
+    assert files_of(place, "sha256") == []
+
+
 async def test_nodes_are_told_of_it_before_anything_goes(place) -> None:
     class Direct:
         async def call(self, operation, *arguments, deadline):
