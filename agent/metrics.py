@@ -55,10 +55,12 @@ def record_damaged(kind: records.RecordKind) -> None:
 # Snapshotter.
 
 LayerReason = typing.Literal[
+    "corrupt_layer",
     "damaged_record",
     "mount_failed",
     "no_store",
     "not_in_store",
+    "not_verifiable",
     "store_deadline",
     "store_error",
     "store_format",
@@ -80,6 +82,11 @@ def layer_left(reason: LayerReason) -> None:
     _LAYER_FALLBACK.labels(reason).inc()
 
 
+CORRUPT_LAYERS = prometheus_client.Counter(
+    "uimgacc_corrupt_layers_total",
+    "Layers of which bytes were read that are not what was built, each once an hour.",
+    registry=SNAPSHOTTER,
+)
 MOUNTS = prometheus_client.Gauge(
     "uimgacc_mounts", "EROFS layers mounted on this node.", registry=SNAPSHOTTER
 )

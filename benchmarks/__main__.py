@@ -1,8 +1,9 @@
 """`python -m benchmarks [PART...]`: measure, print the table, write the figures as JSON.
 
-Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control. All of them, which
-is the default, write benchmarks/latest.json: always the figures of one run. Some of them write
-benchmarks/parts.json instead. Both say which commit that was, when, and how busy the machine.
+Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity. All of
+them, which is the default, write benchmarks/latest.json: always the figures of one run. Some of
+them write benchmarks/parts.json instead. Both say which commit that was, when, and how busy the
+machine.
 """
 
 import json
@@ -24,12 +25,16 @@ from benchmarks import (
     runs,
     snapshotters,
     stages,
+    verity,
 )
 from lab import places, registries, scratch
 
 STARTED = time.monotonic()
 FOLDER = pathlib.Path(__file__).parent
-PARTS = ("snapshotter", "pulls", "builds", "reads", "pods", "crowd", "kube", "collect", "control")
+PARTS = (
+    *("snapshotter", "pulls", "builds", "reads", "pods"),
+    *("crowd", "kube", "collect", "control", "verity"),
+)
 
 
 Figures = dict[str, float]
@@ -44,6 +49,7 @@ def measure(parts: list[str], folder: pathlib.Path) -> Iterator[Figures]:
         "collect": lambda: collecting.run(folder),
         "control": lambda: controller(folder),
         "crowd": lambda: crowds.run(folder / "crowd"),
+        "verity": lambda: verity.run(folder / "verity"),
     }
     for part, run in alone.items():
         if part in parts:

@@ -8,6 +8,7 @@ silent wrong content.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import pathlib
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from agent import errors
-from agent.mounts import mountinfo, mountpoints
+from agent.mounts import device_mapper, mountinfo, mountpoints
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,17 @@ class MountError(errors.TemporaryError):
         super().__init__(f"layer {diff_id} cannot be mounted: {reason}")
         self.diff_id = diff_id
         self.reason = reason
+
+
+class CorruptError(MountError):
+    """Bytes of a layer are not what was built; `diff_id` names it."""
+
+
+class NotVerifiableError(MountError):
+    """A layer is to be verified, but has no hash tree; `diff_id` names it."""
+
+    def __init__(self, diff_id: str) -> None:
+        super().__init__(diff_id, "it has no hash tree: `uimgacc store verity` makes them")
 
 
 class Caller(Protocol):
@@ -42,6 +54,7 @@ class LayerMounts:
     `pool` runs the OPERATIONS of agent.mounts.syscalls and mount_users. `store` is where
     the store appears; if that is a link to one of several mounts (agent.mounts.nfs), a
     layer from another one than now is not taken for mounted: that one's export may be gone.
+    With `verify` a layer that is mounted without dm-verity, from before, is not either.
     """
 
     def __init__(
@@ -51,7 +64,10 @@ class LayerMounts:
         *,
         deadline: float,
         store: pathlib.Path | None = None,
+        verify: bool = False,
     ) -> None:
+        self._verify = verify
+        self._unverified: set[str] = set()
         self._store = store
         self._linked = ""
         self._outdated: set[str] = set()
@@ -77,12 +93,17 @@ class LayerMounts:
 
         They were mounted before a restart of this process, or by a worker that was given up.
         """
-        for diff_id, (device, _) in self._mounted().items():
+        for diff_id, (device, _, is_verified) in self._mounted().items():
             if diff_id not in self._under_way:
                 self._devices[diff_id] = device
+                if self._verify and not is_verified:
+                    self._unverified.add(diff_id)
 
-    def _mounted(self) -> dict[str, tuple[int, str]]:
-        """Device and file of each layer that is mounted; of several over each other the last."""
+    def _mounted(self) -> dict[str, tuple[int, str, bool]]:
+        """Device and file of each mounted layer, and whether it is verified.
+
+        Of several over each other, those of the last.
+        """
         prefix = f"{self._folder}/"
         mounted = {}
         for entry in mountinfo.read():
@@ -90,7 +111,8 @@ class LayerMounts:
                 source = mountinfo.backing_file(entry.source)
                 diff_id = f"sha256:{pathlib.PurePath(source).stem}"
                 if self.path(diff_id) == entry.target:
-                    mounted[diff_id] = (entry.device, source)
+                    is_verified = mountinfo.is_verified(entry.source)
+                    mounted[diff_id] = (entry.device, source, is_verified)
         return mounted
 
     def is_mounted(self, diff_id: str) -> bool:
@@ -103,7 +125,7 @@ class LayerMounts:
         missing = []
         for diff_id in dict.fromkeys(diff_ids):
             device = self._devices.get(diff_id)
-            if device is None or diff_id in self._outdated:
+            if device is None or diff_id in self._outdated or diff_id in self._unverified:
                 missing.append(diff_id)
                 continue
             try:
@@ -131,7 +153,7 @@ class LayerMounts:
             now = f"{os.path.realpath(self._store.parent)}/{linked}/"
             self._outdated = {
                 known
-                for known, (_, source) in self._mounted().items()
+                for known, (_, source, _) in self._mounted().items()
                 if not source.startswith(now)
             }
 
@@ -157,35 +179,44 @@ class LayerMounts:
         else:
             self._confirmed.discard(diff_id)
 
-    async def ensure(self, diff_id: str, source: pathlib.Path, size: int) -> None:
+    async def ensure(
+        self,
+        diff_id: str,
+        source: pathlib.Path,
+        size: int,
+        *,
+        tree: device_mapper.Tree | None = None,
+    ) -> None:
         """Mount the layer unless it is mounted; callers at the same time share one mount(2).
 
         And its failure: one after the other, a hundred would wait for a hundred deadlines
-        of a store that hangs. Raises MountError.
+        of a store that hangs. With `tree` each block is verified. Raises MountError.
         """
         while not self.is_mounted(diff_id):
             under_way = self._under_way.get(diff_id)
             if under_way is None:
-                await self._mount(diff_id, source, size)
+                arguments = (str(source), self.path(diff_id), size)
+                await self._mount(diff_id, arguments if tree is None else (*arguments, tree))
                 return
             await asyncio.wait([under_way])
             if (failed := under_way.result()) is not None:
-                raise MountError(diff_id, failed.reason) from failed.__cause__
+                raise type(failed)(diff_id, failed.reason) from failed.__cause__
 
-    async def _mount(self, diff_id: str, source: pathlib.Path, size: int) -> None:
+    async def _mount(self, diff_id: str, arguments: tuple[Any, ...]) -> None:
         done = self._under_way[diff_id] = asyncio.get_running_loop().create_future()
-        target = self.path(diff_id)
         self._confirmed.discard(diff_id)
         failed: MountError | None = None
         try:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(target, 0o700)  # noqa: PTH102 - hot, and a str
+                os.mkdir(self.path(diff_id), 0o700)  # noqa: PTH102 - hot, and a str
             self._devices[diff_id] = await self._pool.call(
-                "mount_layer", str(source), target, size, deadline=self._deadline
+                "mount_layer", *arguments, deadline=self._deadline
             )
             self._outdated.discard(diff_id)
+            self._unverified.discard(diff_id)
         except (OSError, errors.AgentError) as error:
-            failed = MountError(diff_id, str(error))
+            is_corrupt = isinstance(error, OSError) and error.errno == errno.EBADMSG
+            failed = (CorruptError if is_corrupt else MountError)(diff_id, str(error))
             raise failed from error
         finally:
             del self._under_way[diff_id]

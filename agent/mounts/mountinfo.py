@@ -65,12 +65,25 @@ def read(process: str = "self") -> list[Entry]:
 
 
 def backing_file(source: str) -> str:
-    """The file behind a loop device, else `source` itself."""
+    """The file behind a loop device, also below a device that verifies it, else `source` itself."""
     name = source.removeprefix("/dev/")
-    if name == source or not name.startswith("loop"):
+    if name == source or not name.startswith(("loop", "dm-")):
         return source
+    return min(_backing_files(name), key=len, default=source)
+
+
+def is_verified(source: str) -> bool:
+    """Whether the source of a layer's mount is a device that verifies it."""
+    return source.startswith("/dev/dm-")
+
+
+def _backing_files(name: str) -> list[str]:
+    """Of a layer and its hash tree, if that has a file of its own: the layer's name is shorter."""
     try:
+        if name.startswith("dm-"):
+            below = os.listdir(f"/sys/block/{name}/slaves")
+            return [file for device in below for file in _backing_files(device)]
         with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8") as file:
-            return file.read().rstrip("\n")
+            return [file.read().rstrip("\n")]
     except OSError:
-        return source
+        return []

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterator
 
 from agent.model.erofs import superblock
-from agent.mounts import mountinfo
+from agent.mounts import device_mapper, mountinfo
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -42,6 +42,7 @@ _LO_FLAGS_DIRECT_IO = 16
 _LOOP_CONFIG = struct.Struct("<II52xI176x64x")
 _LOOP_TRIES = 16
 _LOOP_MAJOR = 7
+_SHORT = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -93,19 +94,21 @@ def share(folder: str) -> None:
     mount("none", folder, "none", _MS_REC | _MS_SHARED)
 
 
-def mount_layer(source: str, target: str, size: int) -> int:
+def mount_layer(source: str, target: str, size: int, tree: device_mapper.Tree | None = None) -> int:
     """Mount the layer file `source` of `size` bytes on the folder `target`; return its st_dev.
 
     Checks the file before the kernel sees it: a size or superblock that is not
-    what the record says raises OSError EUCLEAN. If another worker has mounted it in
-    the meantime (the same layer for another chain, or one that was given up), that
-    mount is taken. The same layer from another place, where the store was before, is
-    covered by the new mount: there is no moment without one, and what runs on the old
-    one goes on. If something else is mounted there, OSError EBUSY.
+    what the record says raises OSError EUCLEAN. With `tree` the kernel checks each block
+    that it reads; OSError EBADMSG where one that the mount needs has not its hash. If another
+    worker has mounted it in the meantime (the same layer for another chain, or one that
+    was given up), that mount is taken. The same layer from another place, where the store
+    was before, or without the checks that are wanted, is covered by the new mount: there is no
+    moment without one, and what runs on the old one goes on. If something else is mounted
+    there, OSError EBUSY.
     """
     with _alone_at(target):
         # The mount table is to say which of several mounts of the store it comes from.
-        return _mount_layer(os.path.realpath(source), target, size)
+        return _mount_layer(os.path.realpath(source), target, size, tree)
 
 
 @contextlib.contextmanager
@@ -119,23 +122,56 @@ def _alone_at(target: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _mount_layer(source: str, target: str, size: int) -> int:
+def _mount_layer(source: str, target: str, size: int, tree: device_mapper.Tree | None) -> int:
     mounted = _mounted_source(target)
+    if mounted == source and not _is_verified(target, tree):
+        mounted = None
     if mounted is None or _is_elsewhere(mounted, source):
         _check(source, size)
-        try:
-            mount(source, target, "erofs", MS_RDONLY)
-        except OSError as error:
-            if error.errno not in (errno.ENOTBLK, errno.EINVAL):
-                raise
-            try:
-                _mount_on_loop(source, target)
-            except OSError as second:
-                reason = f"{error.strerror}; through a loop device: {second}"
-                raise OSError(second.errno, reason, source) from second
+        if tree is not None:
+            _mount_verified(source, target, tree)
+        else:
+            _mount_plain(source, target)
     elif mounted != source:
         raise OSError(errno.EBUSY, f"{mounted} is mounted there", target)
     return os.stat(target).st_dev
+
+
+def _mount_plain(source: str, target: str) -> None:
+    try:
+        mount(source, target, "erofs", MS_RDONLY)
+    except OSError as error:
+        if error.errno not in (errno.ENOTBLK, errno.EINVAL):
+            raise
+        try:
+            _mount_on_loop(source, target)
+        except OSError as second:
+            reason = f"{error.strerror}; through a loop device: {second}"
+            raise OSError(second.errno, reason, source) from second
+
+
+def _mount_verified(source: str, target: str, tree: device_mapper.Tree) -> None:
+    """Mount through a dm-verity device on loop devices; all of them end with the mount."""
+    name = os.path.basename(source).partition(".")[0][:_SHORT]
+    with contextlib.ExitStack() as stack:
+        data, number = stack.enter_context(_loop(source))
+        hashes = stack.enter_context(_loop(tree[4]))[1] if tree[4] else number
+        # Each such device keeps its loop device, so this names no other one.
+        unique = f"{name}-{os.path.basename(data)}"
+        with device_mapper.verified(unique, tree, data=number, hashes=hashes) as device:
+            mount(device, target, "erofs", MS_RDONLY)
+
+
+def _is_verified(target: str, tree: device_mapper.Tree | None) -> bool:
+    """Whether a mounted layer is verified by this tree, where it is to be verified.
+
+    One at which a byte was seen that is not what was built is mounted anew: the store may be
+    sound again.
+    """
+    if tree is None:
+        return True
+    device = os.stat(target).st_dev
+    return device_mapper.root_hash(device) == tree[0] and not device_mapper.corrupt([device])
 
 
 def _is_elsewhere(mounted: str, source: str) -> bool:
@@ -164,7 +200,13 @@ def _mounted_source(target: str) -> str | None:
 
 
 def _mount_on_loop(source: str, target: str) -> None:
-    """Mount through a loop device that the kernel frees with its last user.
+    with _loop(source) as (device, _):
+        mount(device, target, "erofs", MS_RDONLY)
+
+
+@contextlib.contextmanager
+def _loop(source: str) -> Iterator[tuple[str, int]]:
+    """A loop device on a file, and its number; the kernel frees it with its last user.
 
     Another process may take the free device between the two calls, so it is
     tried again a few times.
@@ -173,7 +215,7 @@ def _mount_on_loop(source: str, target: str) -> None:
     try:
         device, descriptor = _configure_loop(backing)
         try:
-            mount(device, target, "erofs", MS_RDONLY)
+            yield device, os.fstat(descriptor).st_rdev
         finally:
             os.close(descriptor)
     finally:
@@ -219,4 +261,18 @@ def unmount_layer(target: str) -> None:
         os.rmdir(target)
 
 
-OPERATIONS = {"mount_layer": mount_layer, "unmount_layer": unmount_layer}
+def corrupt_layers(folder: str) -> list[str]:
+    """The layers mounted below `folder`, by the names of their files, that had wrong bytes."""
+    devices: dict[int, str] = {}
+    for entry in mountinfo.read():
+        if entry.target.startswith(f"{folder}/") and mountinfo.is_verified(entry.source):
+            devices[entry.device] = os.path.basename(mountinfo.backing_file(entry.source))
+    return [devices[device] for device in device_mapper.corrupt(list(devices))] if devices else []
+
+
+OPERATIONS = {
+    "corrupt_layers": corrupt_layers,
+    "mount_layer": mount_layer,
+    "remove_unused_devices": device_mapper.remove_unused,
+    "unmount_layer": unmount_layer,
+}

@@ -7,6 +7,7 @@ agent.cli.entry.
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import pathlib
@@ -20,7 +21,7 @@ from agent import errors, metrics, settings
 from agent.kits import addresses, flags, jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import heartbeat, workers
-from agent.mounts import layer_mounts
+from agent.mounts import layer_mounts, verification
 from agent.snapshotter import overlay_folders, service, snapshots, state_db, store_lookup
 from agent.store import layout
 
@@ -68,10 +69,17 @@ def _overlay_options() -> list[str]:
     return ["index=off"] if pathlib.Path(_INDEX_PARAMETER).exists() else []
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Parts:
+    """What runs; `verified` is None where layers are not verified as they are read."""
+
+    servicer: service.Service
+    served: snapshots.Snapshotter
+    verified: verification.Verification | None
+
+
 @contextlib.asynccontextmanager
-async def _opened(
-    wanted: settings.Snapshotter,
-) -> AsyncIterator[tuple[service.Service, snapshots.Snapshotter]]:
+async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
     async with contextlib.AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
             workers.Pool("agent.snapshotter.store_worker", name="the snapshotter", size=4)
@@ -80,8 +88,16 @@ async def _opened(
         stack.callback(database.close)
         layer_folder = wanted.root / "layers"
         layer_folder.mkdir(mode=0o700, exist_ok=True)
+        verified = None
+        if wanted.verify == "always":
+            verified = verification.Verification(layer_folder, pool, deadline=wanted.mount_seconds)
+            await verified.prepare()
         mounted = layer_mounts.LayerMounts(
-            layer_folder, pool, deadline=wanted.mount_seconds, store=wanted.store
+            layer_folder,
+            pool,
+            deadline=wanted.mount_seconds,
+            store=wanted.store,
+            verify=verified is not None,
         )
         mounted.adopt()
         metrics.MOUNTS.set_function(lambda: len(mounted))
@@ -89,7 +105,11 @@ async def _opened(
         if wanted.store is not None:
             where = layout.Layout(wanted.store)
             lookup = store_lookup.Lookup(
-                where, pool, mounts=layer_folder, deadline=wanted.lookup_seconds
+                where,
+                pool,
+                mounts=layer_folder,
+                deadline=wanted.lookup_seconds,
+                verified=verified,
             )
         served = snapshots.Snapshotter(
             database=database,
@@ -99,7 +119,7 @@ async def _opened(
             options=_overlay_options(),
         )
         stack.callback(served.close)
-        yield service.Service(served, database), served
+        yield _Parts(service.Service(served, database), served, verified)
 
 
 def _serve_metrics(address: str) -> None:
@@ -115,14 +135,17 @@ async def run(wanted: settings.Snapshotter) -> None:
     """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
     if wanted.metrics_address:
         _serve_metrics(wanted.metrics_address)
-    async with tasks.stop_on_signals() as stop, _opened(wanted) as (servicer, served):
+    async with tasks.stop_on_signals() as stop, _opened(wanted) as parts:
+        served = parts.served
         services = {
-            "grpc": service.serve(servicer, str(wanted.address), grace=wanted.grace_seconds),
-            "database": servicer.database.wait_failed(),
+            "grpc": service.serve(parts.servicer, str(wanted.address), grace=wanted.grace_seconds),
+            "database": parts.servicer.database.wait_failed(),
             # What a crash left is removed after the start: containers wait for this process.
             "cleaning": served.keep_tidy(wanted.tidy_seconds),
             "stock": served.stock.run(),
         }
+        if parts.verified is not None:
+            services["verification"] = parts.verified.watch(wanted.verify_seconds, served.give_up)
         if wanted.hang_seconds:
             services["heart"] = heartbeat.run(wanted.hang_seconds)
         await tasks.run_services(services, stop)

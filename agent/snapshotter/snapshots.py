@@ -186,6 +186,11 @@ class Snapshotter:
             await self._database.write(lambda change: change.set_usage(snapshot.id, size, inodes))
         return size, inodes
 
+    async def give_up(self, diff_id: str) -> None:
+        """Let go of what stands on a layer whose bytes are not what was built."""
+        if self._store is not None:
+            await self._store.give_up(diff_id)
+
     async def cleanup(self) -> None:
         """Remove the files of forgotten snapshots and unmount layers that none refers to."""
         async with self._cleaning:

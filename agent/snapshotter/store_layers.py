@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from agent import errors, metrics
 from agent.kits.processes import workers
-from agent.mounts import layer_mounts
+from agent.mounts import device_mapper, layer_mounts
 from agent.snapshotter import metadata, overlay_folders, state_db, store_lookup
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class StoreLayers:
                 await self._record(chain_id, parent, labels, answer)
             served = True
         except layer_mounts.MountError as error:
-            self._note_failed(chain_id, error)
+            await self._note_failed(chain_id, error)
         finally:
             self._want(answer, -1)
             if not served:
@@ -81,9 +81,35 @@ class StoreLayers:
     async def restore(self, diff_id: str, size: int) -> None:
         """Mount a layer again that a record refers to, after a reboot for instance."""
         try:
-            await self._layers.ensure(diff_id, self._lookup.path(diff_id), size)
+            await self._ensure(diff_id, size)
         except layer_mounts.MountError as error:
+            await self._note_unusable(error)
             raise UnavailableError(str(error)) from error
+
+    async def give_up(self, diff_id: str) -> None:
+        """Forget the snapshots that stand on a layer which this node does not serve any more.
+
+        What runs on them runs on. The node agent then finds that their images have lost
+        snapshots, and has these images pulled.
+        """
+        names = await self._database.write(lambda change: change.forget_layer(diff_id))
+        if names:
+            extra = {"layer": diff_id, "snapshots": len(names)}
+            logger.warning("the snapshots on a layer are given up", extra=extra)
+            self._layers.untidy.set()
+
+    async def _ensure(
+        self, diff_id: str, size: int, *, tree: device_mapper.Tree | None = None
+    ) -> None:
+        """Mount a layer unless it is mounted, verified by `tree` or by what the store says."""
+        if tree is None and self._layers.missing((diff_id,)):
+            try:
+                tree = await self._lookup.tree(diff_id, size)
+            except layer_mounts.MountError:
+                raise
+            except (OSError, errors.AgentError) as error:
+                raise layer_mounts.MountError(diff_id, str(error)) from error
+        await self._layers.ensure(diff_id, self._lookup.path(diff_id), size, tree=tree)
 
     async def _answer(
         self, chain_id: str, parent: str, existing: metadata.Snapshot | None
@@ -121,7 +147,7 @@ class StoreLayers:
         for layer in hit.layers:
             if layer.device is not None:
                 self._layers.note_mounted(layer.diff_id, layer.device, confirmed=layer.confirmed)
-            await self._layers.ensure(layer.diff_id, layer.path, layer.size)
+            await self._ensure(layer.diff_id, layer.size, tree=layer.tree)
         new = [each for each in hit.layers if not self._layers.is_confirmed(each.diff_id)]
         missed = await self._lookup.confirm(new) if new else None
         if missed is not None:
@@ -154,13 +180,21 @@ class StoreLayers:
             if self._database.read.remote(chain_id, parent) is None:
                 raise
 
-    def _note_failed(self, chain_id: str, error: layer_mounts.MountError) -> None:
+    async def _note_failed(self, chain_id: str, error: layer_mounts.MountError) -> None:
         logger.warning(
             "a layer is left to the pull", extra={"chain_id": chain_id, "reason": str(error)}
         )
-        metrics.layer_left("mount_failed")
+        await self._note_unusable(error)
+        metrics.layer_left(_reason_of(error))
         if isinstance(error.__cause__, workers.DeadlineError | workers.StuckError):
             self._lookup.pause_after(error.__cause__)
+
+    async def _note_unusable(self, error: layer_mounts.MountError) -> None:
+        """Give up a layer that will not be mounted at the next try either."""
+        if isinstance(error, layer_mounts.CorruptError) and self._lookup.verified is not None:
+            self._lookup.verified.note(error.diff_id)
+        if isinstance(error, layer_mounts.CorruptError | layer_mounts.NotVerifiableError):
+            await self.give_up(error.diff_id)
 
     def _want(self, hit: store_lookup.Hit, number: int) -> None:
         """Keep layers from being dropped between their mount and their record."""
@@ -168,3 +202,13 @@ class StoreLayers:
         for layer in hit.layers:
             if not self._wanted[layer.diff_id]:
                 del self._wanted[layer.diff_id]
+
+
+def _reason_of(error: layer_mounts.MountError) -> metrics.LayerReason:
+    match error:
+        case layer_mounts.CorruptError():
+            return "corrupt_layer"
+        case layer_mounts.NotVerifiableError():
+            return "not_verifiable"
+        case _:
+            return "mount_failed"

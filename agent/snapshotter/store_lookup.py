@@ -18,6 +18,7 @@ from agent import errors, metrics
 from agent.kits.aio import backoff
 from agent.kits.processes import workers
 from agent.model import digests, records
+from agent.mounts import device_mapper, layer_mounts, verification
 from agent.snapshotter import store_worker
 from agent.store import decoding, layout
 from agent.store.lookup import file_reads
@@ -34,7 +35,7 @@ class Layer:
     """A layer of the store on top of a chain: its diff ID, its file and the file's size in bytes.
 
     `device` is the st_dev of its mount where the look-up has mounted it, `confirmed`
-    says that the store had the chain afterwards, too.
+    says that the store had the chain afterwards, too. `tree` is what it is verified by.
     """
 
     chain_id: str
@@ -43,6 +44,7 @@ class Layer:
     size: int
     device: int | None = None
     confirmed: bool = False
+    tree: device_mapper.Tree | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class Lookup:
 
     `pool` runs agent.snapshotter.store_worker.OPERATIONS; `deadline` is in seconds and bounds
     one look-up, of up to 4 layers; `pauses` are the seconds for which the store is not
-    asked after the first, second, ... failure in a row.
+    asked after the first, second, ... failure in a row. With `verified` each block is checked
+    as it is read: then the caller mounts the layers, after their records have been decoded.
     """
 
     def __init__(
@@ -79,10 +82,12 @@ class Lookup:
         mounts: pathlib.Path,
         deadline: float,
         pauses: Sequence[float] = (1, 2, 5, 10),
+        verified: verification.Verification | None = None,
     ) -> None:
+        self.verified = verified
         self._layout = where
         self._pool = pool
-        self._mounts = str(mounts)
+        self._mounts = "" if verified else str(mounts)
         self._deadline = deadline
         self._pauses = backoff.Backoff(pauses)
         self._paused_until = 0.0
@@ -165,6 +170,10 @@ class Lookup:
             for answer in answers:
                 assert wanted is not None
                 layer, wanted = self._layer_of(wanted, *answer)
+                if self.verified and layer.tree is None:
+                    return Miss("not_verifiable")
+                if self.verified and self.verified.is_corrupt(layer.diff_id):
+                    return Miss("corrupt_layer")
                 layers.append(layer)
         return Hit(tuple(layers))
 
@@ -192,9 +201,29 @@ class Lookup:
     ) -> tuple[Layer, str | None]:
         """One layer of an answer, and the chain ID that it stands on. Raises RecordError."""
         chain = _chain(chain_data, chain_id)
-        _check_layer(layer_data, chain.diff_id, size)
-        path = self.path(chain.diff_id)
-        return Layer(chain_id, chain.diff_id, path, size, device, confirmed), chain.parent
+        record = _checked_layer(layer_data, chain.diff_id, size)
+        path, tree = self.path(chain.diff_id), self._tree(record)
+        return Layer(chain_id, chain.diff_id, path, size, device, confirmed, tree), chain.parent
+
+    async def tree(self, diff_id: str, size: int) -> device_mapper.Tree | None:
+        """What a layer is verified by that was served before; None where none is verified.
+
+        Raises NotVerifiableError where it must be and cannot, else AgentError and OSError.
+        """
+        if self.verified is None:
+            return None
+        path = str(self._layout.layer_record(diff_id))
+        data = await self._pool.call("read", path, file_reads.LOOKUP_LIMIT, deadline=self._deadline)
+        tree = self._tree(_checked_layer(data, diff_id, size))
+        if tree is None:
+            raise layer_mounts.NotVerifiableError(diff_id)
+        return tree
+
+    def _tree(self, record: records.LayerRecord) -> device_mapper.Tree | None:
+        if self.verified is None or (verity := record.verity) is None:
+            return None
+        file = "" if verity.offset else str(self._layout.layer_tree(record.diff_id))
+        return verity.root_hash, verity.salt, verity.data_blocks, verity.offset, file
 
     async def _identify(self) -> metrics.LayerReason | None:
         """Why the folder is no store that can be read; None when it is one."""
@@ -232,13 +261,14 @@ def _chain(data: bytes, chain_id: str) -> records.ChainRecord:
         return decoding.chain(data, chain_id)
 
 
-def _check_layer(data: bytes, diff_id: str, size: int) -> None:
-    """Raise RecordError unless a layer may be served and has a file of `size` bytes."""
+def _checked_layer(data: bytes, diff_id: str, size: int) -> records.LayerRecord:
+    """The record of a layer that may be served and has a file of `size` bytes; or RecordError."""
     with _counted("layer"):
         layer = decoding.sound_layer(data, diff_id)
         if layer.size != size:
             reason = f"says {layer.size} bytes, its file has {size}"
             raise records.RecordError(f"of layer {diff_id}", reason)
+    return layer
 
 
 @contextlib.contextmanager

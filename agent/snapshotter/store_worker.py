@@ -13,7 +13,8 @@ def serve_chain(store: str, chain_id: str, folder: str, most: int) -> list[Answe
     """Look a chain ID (64 hex digits) up, mount its layer below `folder`, and look again.
 
     All in one call, because a pull waits for each layer in turn; so the layers below it
-    are mounted as well, up to `most` in all. Returns for each, topmost first, what
+    are mounted as well, up to `most` in all. Without a `folder` none is: then the caller
+    verifies the records first. Returns for each, topmost first, what
     `chain_index.find_chain` does, the st_dev of the mount, and whether the same record was
     still there after the mount. st_dev is None where the layer could not be mounted: then
     the caller mounts it in a call of its own, which raises the reason. Returns None where
@@ -43,7 +44,7 @@ def _find(store: str, chain_id: str, most: int) -> list[tuple[str, bytes, bytes,
 
 
 def _mount(store: str, folder: str, chain: bytes, layer: bytes, size: int) -> int | None:
-    if chain_index.size_of(layer) != size or chain_index.is_damaged(layer):
+    if not folder or chain_index.size_of(layer) != size or chain_index.is_damaged(layer):
         return None
     name = chain_index.layer_of(chain)
     target = mountpoints.mountpoint(folder, name)

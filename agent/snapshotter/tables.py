@@ -72,6 +72,15 @@ FROM chain JOIN lower_layers l ON l.snapshot = chain.id
 ORDER BY depth, lower
 """
 
+_STANDING = """
+WITH RECURSIVE standing(id) AS (
+    SELECT id FROM snapshots WHERE diff_id = :layer
+    UNION SELECT snapshot FROM lower_layers WHERE diff_id = :layer
+    UNION SELECT s.id FROM snapshots s JOIN standing ON s.parent = standing.id
+)
+SELECT s.id, s.name FROM snapshots s JOIN standing ON s.id = standing.id
+"""
+
 
 def _snapshot(row: tuple[Any, ...]) -> metadata.Snapshot:
     values: list[Any] = list(row)
@@ -281,6 +290,17 @@ class Transaction(Reader):
             raise metadata.StateError(f"cannot remove snapshot {key}: {child[0]} stands on it")
         self._connection.execute("DELETE FROM snapshots WHERE id = ?", (snapshot.id,))
         return snapshot
+
+    def forget_layer(self, diff_id: str) -> list[str]:
+        """Forget all snapshots that stand on a layer of the store; their keys or names."""
+        rows = self._connection.execute(_STANDING, {"layer": diff_id}).fetchall()
+        places = ", ".join("?" for _ in rows)
+        # By one statement: snapshots refer to their parents.
+        self._connection.execute(
+            f"DELETE FROM snapshots WHERE id IN ({places})",  # noqa: S608 - question marks
+            [row[0] for row in rows],
+        )
+        return [row[1] for row in rows]
 
     def relabel(self, name: str, labels: Mapping[str, str]) -> metadata.Snapshot:
         """Replace a snapshot's labels."""

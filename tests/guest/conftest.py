@@ -17,7 +17,7 @@ import pytest
 from lab import places
 from lab.guest import machine
 
-SCENARIOS = ("mounting", "outage", "boot", "idle", "daemonset")
+SCENARIOS = ("mounting", "outage", "boot", "idle", "daemonset", "verity")
 
 collect_ignore = [] if "UIMGACC_GUEST" in os.environ else ["inside"]
 

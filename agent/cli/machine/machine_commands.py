@@ -159,6 +159,13 @@ def doctor(
     address: options.Address = options.SOCKET,
     root: options.Root = "",
     mkfs: options.Mkfs = options.MKFS,
+    verify: Annotated[
+        str,
+        typer.Option(
+            envvar="UIMGACC_VERIFY",
+            help="Setting of this machine's snapshotter: with `always`, dm-verity is checked, too.",
+        ),
+    ] = "off",
     deadline: Annotated[
         float, typer.Option(min=0.1, help="Seconds that the store may take for one answer.")
     ] = 5.0,
@@ -180,6 +187,7 @@ def doctor(
         address=address,
         root=root,
         mkfs=mkfs,
+        verify=verify == "always",
         deadline=deadline,
     )
     doctor_command.diagnose(patient, as_json=as_json)

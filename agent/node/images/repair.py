@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _TOUCHED = "labels.io.cri-containerd.image"
 _CANARIES = 256
 """Images that are checked in turn; the last ones where there are more."""
+_AT_ONCE = 8
+"""Of these, in each look."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +107,16 @@ class Healer:
         await self.reconcile(touch=False, chain=chain)
 
     async def lost_something(self) -> bool:
-        """Whether a known image has lost its snapshot: one is checked, another each time.
+        """Whether a known image has lost its snapshot: a few are checked, others each time.
 
-        A lost database loses all of them, so one is enough. Raises TemporaryError
-        when the snapshotter does not answer.
+        A lost database loses all of them, a layer that is given up (its bytes are not what was
+        built) the images that have it. Raises TemporaryError when the snapshotter does not answer.
         """
-        if not self._canaries:
-            return False
-        self._canaries.rotate(-1)
-        return not await self._chains.exists(self._canaries[-1])
+        for _ in range(min(len(self._canaries), _AT_ONCE)):
+            self._canaries.rotate(-1)
+            if not await self._chains.exists(self._canaries[-1]):
+                return True
+        return False
 
     def watch(self, top: str) -> None:
         """Check one more image from now on, by its top chain ID."""

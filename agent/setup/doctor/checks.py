@@ -19,6 +19,7 @@ from agent.kits.processes import workers
 from agent.matching import runtimes
 from agent.model import keys
 from agent.model.erofs import mkfs_release, superblock
+from agent.mounts import device_mapper
 from agent.setup.config import containerd_binary, inputs, settings_view
 from agent.setup.node import apply, config_reader, host
 from agent.store import decoding, layout
@@ -97,6 +98,16 @@ async def kernel(pool: workers.Pool, folder: pathlib.Path, *, deadline: float) -
         fix = "load the module (modprobe overlay), or put the root on ext4 or xfs (ftype=1)"
         findings.append(bad("overlay", f"an overlay cannot be mounted in {folder}: {answer}", fix))
     return findings
+
+
+def verity() -> Finding:
+    """Whether the kernel can verify each block of a layer."""
+    try:
+        device_mapper.check()
+    except OSError as error:
+        fix = "load the module (modprobe dm_verity), or do without: UIMGACC_VERIFY=off"
+        return bad("dm-verity", f"layers cannot be verified as they are read: {error}", fix)
+    return ok("dm-verity", "layers can be verified as they are read")
 
 
 def _known(kind: str, release: str) -> Finding:

@@ -21,6 +21,7 @@ class Patient:
     address: str = inputs.ADDRESS
     root: str = ""
     mkfs: str = "mkfs.erofs"
+    verify: bool = False
     deadline: float = 5.0
 
 
@@ -37,6 +38,8 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
     async with workers.Pool(checks.TRIES, name="the doctor", size=1, max_stuck=3) as tries:
         for finding in await checks.kernel(tries, folder, deadline=deadline):
             yield finding
+        if patient.verify:
+            yield checks.verity()
         yield checks.propagation(root)
         yield checks.space("here", folder)
         binary = patient.containerd_binary or places.find_binary(main)

@@ -9,7 +9,7 @@ import subprocess
 
 from agent.setup.node import host
 
-_MODULES = ("erofs", "overlay", "loop", "nfs", "nfsv4")
+_MODULES = ("erofs", "overlay", "loop", "dm_verity", "nfs", "nfsv4")
 _SECONDS = 30.0
 
 

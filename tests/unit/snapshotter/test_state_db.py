@@ -153,3 +153,33 @@ async def test_nothing_is_called_durable_that_the_next_start_does_not_find(
     with pytest.raises(sqlite3.Error, match="deleted or replaced"):
         await database.wait_failed()
     database.close()
+
+
+async def test_all_that_stands_on_a_layer_is_forgotten_at_once(tmp_path: pathlib.Path) -> None:
+    """Directly, below an image that is one snapshot, and below others; nothing else."""
+    layer, other = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+    def fill(change: tables.Transaction) -> None:
+        def add(name: str, id_: int, parent: str = "", *, kind=metadata.COMMITTED, **more) -> None:
+            change.add(name, id_=id_, parent=parent, kind=kind, labels={}, **more)
+
+        add("on", 1, diff_id=layer, layer_size=1)
+        add("above", 2, "on")
+        add("container", 3, "above", kind=metadata.ACTIVE)
+        lower = [metadata.LowerLayer("c", layer, 1)]
+        add("whole", 4, diff_id=other, layer_size=1, lower=lower)
+        add("whole container", 5, "whole", kind=metadata.ACTIVE)
+        add("apart", 6)
+        add("apart container", 7, "apart", kind=metadata.ACTIVE)
+
+    database = state_db.Database(tmp_path / "db")
+    await database.write(fill)
+
+    forgotten = await database.write(lambda change: change.forget_layer(layer))
+
+    assert sorted(forgotten) == ["above", "container", "on", "whole", "whole container"]
+    assert database.read.ids() == {6, 7}
+    assert not database.read.has_layer(layer)
+    assert database.read.chain("container") == ()
+    assert await database.write(lambda change: change.forget_layer(layer)) == []
+    database.close()

@@ -1,0 +1,270 @@
+"""With `--verify always` no byte that was not built reaches a container, whatever the server sends.
+
+Each test changes one image of its own in the store, at rest, as an attacker or a rotten disk on the
+server does; what the node has in its caches is dropped, as time does.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from agent.model import images
+from agent.mounts import device_mapper, mountinfo, teardown
+from agent.store import layout
+from agent.store.lookup import direct_reader
+from lab import cri, nodes, processes
+from tests.guest.inside import conftest
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(500)]
+
+BLOCK = 4096
+IMAGE = conftest.STORED
+LINES = "find / -xdev -type f | sort | xargs md5sum"
+ALWAYS = ("--verify", "always", "--verify-seconds", "1")
+
+
+class Node(conftest.Node):
+    """A node that verifies."""
+
+    def __init__(self, folder: pathlib.Path, registry, export: str) -> None:
+        super().__init__(folder, registry, export)
+        self.metrics_port = processes.free_port()
+        address = f"127.0.0.1:{self.metrics_port}"
+        self.snapshotter.command += [*ALWAYS, "--metrics-address", address]
+
+    def close(self) -> None:
+        """End it, and unmount its layers: the next one's are looked at alone."""
+        super().close()
+        teardown.unmount("", str(self.root))
+
+    def counted(self, line: str) -> float:
+        """A line of the snapshotter's metrics."""
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            text = answer.read().decode()
+        return float(next(each for each in text.splitlines() if each.startswith(line)).split()[-1])
+
+
+@pytest.fixture
+def export(server, registry, request) -> Iterator[tuple[str, pathlib.Path]]:
+    """A store of its own with one image, and what nodes mount."""
+    name = f"verity-{request.node.name.partition('[')[0][5:25]}"
+    path = server.add(name)
+    build(path, registry)
+    return f"{conftest.nfsd.ADDRESS}:/{name}", path
+
+
+def build(store: pathlib.Path, registry) -> None:
+    command = [nodes.COMMAND, "create", "tests", "--image", f"{registry.address}/{IMAGE}"]
+    command += ["--store", store, "--plain-http", registry.address]
+    subprocess.run(command, check=True, timeout=100)
+
+
+@pytest.fixture
+def node(export, registry, tmp_path) -> Iterator[Node]:
+    with Node(tmp_path / "n", registry, export[0]) as running:
+        running.warm()
+        conftest.wait_until(running.capable)
+        yield running
+
+
+@pytest.fixture
+def client(node) -> Iterator[cri.Client]:
+    with cri.Client(node.containerd.address, node.folder / "logs") as running:
+        yield running
+
+
+def layers(store: pathlib.Path, registry) -> list:
+    """The records of the image's layers, bottom first."""
+    reader = direct_reader.Reader(layout.Layout(store))
+    reference = images.parse_reference(f"{registry.address}/{IMAGE}")
+    image = reader.image(reference)
+    assert image is not None
+    found = [reader.layer(layer.diff_id) for layer in image.platforms[0].layers]
+    return [record for record in found if record is not None]
+
+
+def flip(store: pathlib.Path, record, at: int) -> None:
+    """Change one bit of a layer file on the server."""
+    path = layout.Layout(store).layer(record.diff_id)
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+    conftest.drop_caches()
+
+
+def devices() -> list[str]:
+    """The dm devices, and the loop devices that are in use."""
+    block = pathlib.Path("/sys/block")
+    names = [path.name for path in block.glob("dm-*")]
+    return names + [path.parent.parent.name for path in block.glob("loop*/loop/backing_file")]
+
+
+def layer_sources(node: Node) -> list[str]:
+    """What the node's layers are mounted from."""
+    below = f"{node.root}/layers/"
+    return [entry.source for entry in mountinfo.read() if entry.target.startswith(below)]
+
+
+def read_all(client, node: Node, name: str) -> tuple[list[int], list[str]]:
+    """Run a pod on the image that prints a line for each file that it can read."""
+    with client.pod(node.pod(name, IMAGE, f"{LINES} 2>/dev/null")) as pod:
+        return client.wait_for_exit(pod), pod.output.splitlines()
+
+
+def provide(node: Node, client, name: str) -> None:
+    """Have the image registered for a pod."""
+    node.schedule(node.pod(name, IMAGE, "true"))
+    conftest.wait_until(lambda: node.is_registered(client, IMAGE))
+
+
+def is_gone(node: Node, client) -> bool:
+    return not node.is_registered(client, IMAGE)
+
+
+def test_a_pod_runs_from_verified_layers(node, client, registry) -> None:
+    mark = registry.mark()
+    provide(node, client, "good")
+    status, output = read_all(client, node, "good")
+
+    assert status == [0], output
+    assert registry.layer_gets(mark) == []
+    assert layer_sources(node)
+    assert all(source.startswith("/dev/dm-") for source in layer_sources(node))
+
+    before = layer_sources(node), sorted(devices())
+    node.snapshotter.end()
+    node.start_snapshotter()
+    assert read_all(client, node, "again") == (status, output)
+    assert (layer_sources(node), sorted(devices())) == before
+
+    client.remove_image(node.reference(IMAGE))
+    conftest.wait_until(lambda: not layer_sources(node))
+    conftest.wait_until(lambda: not devices())
+
+
+def test_a_flipped_byte_is_never_content_and_the_image_is_pulled(
+    node, client, registry, export
+) -> None:
+    _, store = export
+    provide(node, client, "first")
+    status, expected = read_all(client, node, "first")
+    assert status == [0]
+    top = layers(store, registry)[-1]
+    for part in (1, 2, 3):
+        flip(store, top, top.verity.data_blocks * part // 4 * BLOCK + 17)
+
+    _, seen = read_all(client, node, "flipped")
+
+    assert set(seen) < set(expected)
+    conftest.wait_until(lambda: node.counted("uimgacc_corrupt_layers_total") >= 1)
+    log = node.snapshotter.said()
+    assert top.diff_id in log
+    # The agent has the image pulled from now on.
+    conftest.wait_until(lambda: is_gone(node, client), seconds=120)
+    mark = registry.mark()
+    assert read_all(client, node, "pulled") == ([0], expected)
+    assert registry.layer_gets(mark)
+    assert node.counted('uimgacc_fallback_total{reason="corrupt_layer"}') >= 1
+
+    check = [nodes.COMMAND, "store", "check", "--store", store, "--json"]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+    assert [each["kind"] for each in json.loads(done.stdout)["findings"]] == ["damaged"]
+    build(store, registry)
+    assert subprocess.run(check, capture_output=True, timeout=60, check=False).returncode == 0
+    client.remove_image(node.reference(IMAGE))
+    mark = registry.mark()
+    provide(node, client, "healed")
+    assert read_all(client, node, "healed") == ([0], expected)
+    assert registry.layer_gets(mark) == []
+
+
+def test_a_layer_that_cannot_even_be_mounted_is_left_to_the_pull(
+    node, client, registry, export
+) -> None:
+    _, store = export
+    for record in layers(store, registry):
+        flip(store, record, 1024 + 100)
+    mark = registry.mark()
+
+    status, output = read_all(client, node, "pulled")
+
+    assert status == [0], output
+    assert registry.layer_gets(mark)
+    assert node.counted('uimgacc_fallback_total{reason="corrupt_layer"}') >= 1
+    assert node.counted("uimgacc_corrupt_layers_total") >= 1
+
+
+def test_layers_without_trees_are_served_once_they_have_them(
+    node, client, registry, export
+) -> None:
+    _, store = export
+    place = layout.Layout(store)
+    for record in layers(store, registry):
+        path = place.layer_record(record.diff_id)
+        old = json.loads(path.read_text())
+        del old["verity"]
+        path.write_text(json.dumps(old))
+    mark = registry.mark()
+    _, expected = read_all(client, node, "pulled")
+    assert registry.layer_gets(mark)
+    assert node.counted('uimgacc_fallback_total{reason="not_verifiable"}') >= 1
+    client.remove_image(node.reference(IMAGE))
+
+    subprocess.run([nodes.COMMAND, "store", "verity", "--store", store], check=True, timeout=60)
+    mark = registry.mark()
+    provide(node, client, "later")
+
+    assert read_all(client, node, "later") == ([0], expected)
+    assert registry.layer_gets(mark) == []
+    assert all(source.startswith("/dev/dm-") for source in layer_sources(node))
+
+
+def test_what_ran_without_verification_is_verified_after_a_restart(node, client, registry) -> None:
+    node.snapshotter.end()
+    command = node.snapshotter.command
+    node.snapshotter.command = [word for word in command if word not in ALWAYS[:2]]
+    node.start_snapshotter()
+    provide(node, client, "before")
+    status, expected = read_all(client, node, "before")
+    assert not [source for source in layer_sources(node) if source.startswith("/dev/dm-")]
+
+    node.snapshotter.end()
+    node.snapshotter.command = command
+    node.start_snapshotter()
+
+    assert read_all(client, node, "after") == (status, expected)
+    assert [source for source in layer_sources(node) if source.startswith("/dev/dm-")]
+
+
+def test_a_killed_process_leaves_no_device_for_good(tmp_path, export, registry) -> None:
+    """Killed when the device is there, and nothing has it open yet."""
+    _, store = export
+    record = layers(store, registry)[0]
+    verity = record.verity
+    source = str(layout.Layout(store).layer(record.diff_id))
+    script = f"""if True:
+        import os, signal
+        from agent.mounts import device_mapper, syscalls
+        tree = {(verity.root_hash, verity.salt, verity.data_blocks, verity.offset, "")!r}
+        real = os.open
+        def killed(path, *more):
+            if path.startswith("/dev/dm-"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(path, *more)
+        os.open = killed
+        syscalls.mount_layer({source!r}, {str(tmp_path)!r}, {record.size}, tree)
+    """
+    before = sorted(devices())
+    subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert sorted(devices()) != before
+
+    assert device_mapper.remove_unused() == 1
+    conftest.wait_until(lambda: sorted(devices()) == before)
