@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from agent.kits import addresses, flags
+from agent.kits import addresses, flags, networks
 from agent.model import keys
 
 SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -30,7 +30,12 @@ def _check_socket(text: str) -> None:
         raise ValueError(f"a socket's path has at most {_SOCKET_LIMIT} bytes: {path}")
 
 
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
 _Address = flags.Checked(_check_address)
+_Networks = flags.Checked(networks.parse)
 _Socket = flags.Checked(_check_socket)
 
 
@@ -238,6 +243,17 @@ class Controller(Daemon):
         str,
         "Registries, separated by commas, that all builds and UCloud's API reach without TLS.",
     ] = ""
+    registry_deny: Annotated[
+        str,
+        "Networks, separated by commas, in which builds and UCloud's API connect to nothing: no"
+        " registry, redirect or token endpoint; empty: none. The API server's Service is added.",
+        _Networks,
+    ] = networks.OWN_HOST
+    registry_allow: Annotated[
+        str,
+        "Registries, separated by commas, that may be in these networks all the same; so may those"
+        " of UIMGACC_PLAIN_HTTP.",
+    ] = ""
     parallel_builds: Annotated[
         int, "Builds that run at the same time; others wait. Each takes a processor or more."
     ] = 4
@@ -293,7 +309,12 @@ class Controller(Daemon):
     @property
     def plain_http_registries(self) -> tuple[str, ...]:
         """`plain_http`, one by one."""
-        return tuple(filter(None, (part.strip() for part in self.plain_http.split(","))))
+        return _items(self.plain_http)
+
+    @property
+    def allowed_registries(self) -> tuple[str, ...]:
+        """The registries that may be in networks of `registry_deny`."""
+        return _items(f"{self.registry_allow},{self.plain_http}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +349,16 @@ class Build:
     plain_http: Annotated[tuple[str, ...], "Registry without TLS.", flags.FlagOnly()] = ()
     insecure: Annotated[
         tuple[str, ...], "Registry whose certificate is not verified.", flags.FlagOnly()
+    ] = ()
+    registry_deny: Annotated[
+        str,
+        "Networks, separated by commas, in which nothing is connected to; empty: none. The API"
+        " server's Service is added.",
+        _Networks,
+        flags.FlagOnly(),
+    ] = networks.OWN_HOST
+    registry_allow: Annotated[
+        tuple[str, ...], "Registry that may be in these networks all the same.", flags.FlagOnly()
     ] = ()
     ca: Annotated[
         pathlib.Path | None, "PEM file of certificate authorities besides the public ones."

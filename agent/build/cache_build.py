@@ -248,6 +248,7 @@ class _Build:
         for data in blobs:
             writer.publish_blob(self._place, data)
         writer.publish_image(self._place, record)
+        self._layers.look_again()
 
     def _publish_cache(self, record: records.CacheRecord) -> None:
         self._claim.check()

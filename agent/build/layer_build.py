@@ -56,6 +56,12 @@ class Registry(Protocol):
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob, not verified."""
 
+    async def gives(self, reference: images.Reference, digest: str) -> bool:
+        """Whether the registry would give a blob to this build's credentials, by one HEAD."""
+
+    def is_open(self, reference: images.Reference, digest: str) -> bool:
+        """Whether the registry gave a blob, and never asked for credentials for it."""
+
 
 class LayerMismatch(errors.PermanentError):
     """A layer's bytes, or what they unpack to, are not what the image says; also the second time.
@@ -96,6 +102,37 @@ class CacheTooLarge(errors.PermanentError):
         )
         self.size = size
         self.capacity = capacity
+
+
+class Digests(Protocol):
+    """What a blob turned out to be."""
+
+    @property
+    def blob_digest(self) -> str:
+        """Of the bytes that came."""
+
+    @property
+    def diff_id(self) -> str:
+        """Of the tar that they unpack to."""
+
+    @property
+    def fault(self) -> errors.AgentError | None:
+        """Why they cannot be unpacked."""
+
+
+def verify(
+    actual: Digests, layer: oci.Layer, reference: images.Reference, *, has_whiteouts: bool = False
+) -> None:
+    """Raise LayerMismatch or LayerUnusable unless a blob is the layer that its image names."""
+    what = f"layer {layer.blob.digest} of {reference}"
+    if actual.blob_digest != layer.blob.digest:
+        raise LayerMismatch(what, expected=layer.blob.digest, actual=actual.blob_digest)
+    if actual.fault is not None:
+        raise LayerUnusable(what, actual.fault, has_whiteouts=has_whiteouts)
+    if actual.diff_id != layer.diff_id:
+        raise LayerMismatch(
+            f"what {what} unpacks to", expected=layer.diff_id, actual=actual.diff_id
+        )
 
 
 class Stage(enum.Enum):
@@ -246,22 +283,10 @@ class LayerWork:
                 except (unpack.ReaderGone, threads.Closed):
                     await run.wait()
                     raise
-            self._verify(unpacked)
+            verify(unpacked, layer, self._reference, has_whiteouts=unpacked.has_whiteouts)
             self._report(Stage.CONVERTING)
             await run.wait()
         return unpacked
-
-    def _verify(self, unpacked: unpack.Unpacked) -> None:
-        layer = self._layer
-        what = f"layer {layer.blob.digest} of {self._reference}"
-        if unpacked.blob_digest != layer.blob.digest:
-            raise LayerMismatch(what, expected=layer.blob.digest, actual=unpacked.blob_digest)
-        if unpacked.fault is not None:
-            raise LayerUnusable(what, unpacked.fault, has_whiteouts=unpacked.has_whiteouts)
-        if unpacked.diff_id != layer.diff_id:
-            raise LayerMismatch(
-                f"what {what} unpacks to", expected=layer.diff_id, actual=unpacked.diff_id
-            )
 
     def _workplace(self, draft: pathlib.Path) -> pathlib.Path:
         """Where mkfs.erofs works: it writes the layer's files to its output first, uncompressed.
@@ -292,6 +317,8 @@ class LayerWork:
             mkfs=self._tools.mkfs.toolchain(self._compression),
             implied=[] if self._position else inheritance.encode(unpacked.implied),
             has_whiteouts=unpacked.has_whiteouts and not self._position,
+            sources=[self._reference.name],
+            public=self._tools.registry.is_open(self._reference, self._layer.blob.digest),
             verity=sealed.verity,
         )
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from agent.build import layer_build
+from agent.build import layer_build, layer_reuse
 from agent.build.tar import headers, inheritance
 from agent.kits.aio import tasks, threads
 from agent.model import images, oci, records
@@ -48,6 +48,7 @@ class Layers:
         self._count_on = count_on
         self._slots = asyncio.Semaphore(tools.parallel)
         self._locks: dict[str, asyncio.Lock] = {}
+        self._reuse = layer_reuse.Reuse(tools)
 
     async def stack(self, image: Image, planned: Sequence[oci.Layer]) -> list[records.LayerRecord]:
         """The records of an image's layers, bottom first, as each must be where it stands."""
@@ -61,6 +62,10 @@ class Layers:
                 used[at] = await self._variant(image, layer, used[: at + 1])
         return used
 
+    def look_again(self) -> None:
+        """After an image of these layers is published: see layer_reuse.Reuse.look_again."""
+        self._reuse.look_again()
+
     async def _layer(
         self, image: Image, layer: oci.Layer, *, is_bottom: bool
     ) -> records.LayerRecord:
@@ -68,6 +73,8 @@ class Layers:
             record = await self._stored(layer)
             if record is None and is_bottom:
                 record = await self._stored(_at_bottom(layer))
+            if record is not None:
+                record = await self._reuse.proven(image.reference, layer, record, image.tally)
             if record is None:
                 return await self._made(image, layer, is_bottom=is_bottom)
             self._budget.add(layer.diff_id, record.size)
@@ -110,8 +117,11 @@ class Layers:
                 record = await self._stored(dataclasses.replace(layer, diff_id=name))
                 if record is not None:
                     self._budget.add(layer.diff_id, record.size)
-                    return record
-            return await self._made_at(image, layer, names[0], position)
+                    break
+            else:
+                record = await self._made_at(image, layer, names[0], position)
+        # Who may have the layer may have its variant.
+        return await threads.run("note", layer_writer.add_origins_of, self._place, record, plain)
 
     async def _made_at(
         self, image: Image, layer: oci.Layer, name: str, position: inheritance.Position
@@ -126,6 +136,7 @@ class Layers:
         )
         self.new.add(name)
         made = await work.run(image.tally, self._budget)
+        self._reuse.note_fetched(image.reference, layer)
         if made.diff_id != name:
             self.new.remove(name)
             self.new.add(made.diff_id)
@@ -134,17 +145,12 @@ class Layers:
 
     async def _stored(self, layer: oci.Layer) -> records.LayerRecord | None:
         """The layer's record; what replaces a damaged layer is claimed by its own name first."""
-        record = await threads.run("look up", self._reuse, layer)
+        reader = direct_reader.Reader(self._place)
+        record = await threads.run("look up", reader.layer, layer.diff_id)
         if record is not None and record.diff_id != layer.diff_id:
             await self._count_on([record.diff_id])
-            record = await threads.run("look up", self._reuse, layer)
+            record = await threads.run("look up", reader.layer, layer.diff_id)
         return record
-
-    def _reuse(self, layer: oci.Layer) -> records.LayerRecord | None:
-        record = direct_reader.Reader(self._place).layer(layer.diff_id)
-        if record is None:
-            return None
-        return layer_writer.add_blobs(self._place, record, [layer.blob.digest])
 
     def _report(self, image: Image, layer: oci.Layer, stage: layer_build.Stage) -> None:
         size = layer.blob.size

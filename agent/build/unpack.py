@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from agent import errors
 from agent.build import decompression
@@ -125,7 +126,59 @@ async def unpack(
     )
 
 
-def _retrieved(future: "asyncio.Future[errors.AgentError | None]") -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identified:
+    """What a blob is, and what it unpacks to; nothing of it is kept."""
+
+    blob_digest: str
+    diff_id: str
+    fault: errors.AgentError | None
+
+
+async def identify(
+    chunks: AsyncIterator[bytes], *, compressed: bool, limit: int, on_bytes: Callable[[int], None]
+) -> Identified:
+    """Read a layer's blob for its digests alone; raises what `chunks` raises.
+
+    A tar of more than `limit` bytes is not read further, and gets no diff ID. The blob is read
+    to its end, as in `unpack`.
+    """
+    loop = asyncio.get_running_loop()
+    room = asyncio.Semaphore(_DEPTH)
+    packed: threads.Channel[bytes] = threads.Channel(_DEPTH + 1)
+
+    def taken() -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(room.release)
+
+    work = threads.start("identify", _identify, _Blob(packed, taken), compressed, limit)
+    work.add_done_callback(_retrieved)
+    try:
+        await _feed(chunks, packed, room, on_bytes)
+        return await work
+    finally:
+        packed.abort()
+
+
+def _identify(blob: _Blob, compressed: bool, limit: int) -> Identified:
+    digest = hashlib.sha256()
+    size = 0
+    fault: errors.AgentError | None = None
+    try:
+        for piece in decompression.pieces(blob, compressed=compressed):
+            size += len(piece)
+            if size > limit:
+                break
+            digest.update(piece)
+    except decompression.DamagedBlob as error:
+        fault = error
+    while blob.read():
+        pass
+    diff_id = f"sha256:{digest.hexdigest()}" if size <= limit else "a longer tar"
+    return Identified(f"sha256:{blob.digest.hexdigest()}", diff_id, fault)
+
+
+def _retrieved(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()
 

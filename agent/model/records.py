@@ -77,7 +77,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`meta/layers/<xx>/<hex>.json`: what a layer file must be.
 
     `size` and `sha256` are of the .erofs file, `tar_size` of the uncompressed tar
-    it was made from, `blobs` the digests of the compressed blobs known to unpack to it.
+    it was made from, `blobs` the digests of the compressed blobs that a build has unpacked to it.
     `implied` are the directories (percent-encoded) that the tar has things in but does
     not name: they look as below, so an image may use a variant of this layer. In the file
     a long list is `implied_packed` instead: a pull reads the record of each layer. One with
@@ -88,6 +88,11 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     `damaged` says what is wrong with the layer file, "" for nothing that is known. Such a
     layer is not served, and the next build makes it anew; its file stays as it is, for
     nodes may have it mounted, and `replaced_by` is the name of the new one.
+
+    `sources` are the repositories (`registry.example.com/team/app`) whose registry gave this
+    layer to a build, the one that was added last at the end; `public` says that a registry gave
+    it without credentials. None is of a record of an earlier version: see
+    agent.store.layer_sources, which decides who may have a layer.
     """
 
     diff_id: DigestText
@@ -101,6 +106,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     damaged: str = ""
     replaced_by: DigestText | None = None
     has_whiteouts: bool = False
+    sources: list[str] | None = None
+    public: bool = False
     verity: VerityTree | None = None
 
 

@@ -1,7 +1,7 @@
 """The environment of the agent in a cluster: the API server.
 
-A module of its own because an agent without a cluster does not import it: the classes that
-kubernetes_asyncio makes for every type of the API take 39 MB.
+A module of its own because an agent without a cluster does not import it: kubernetes_asyncio and
+what it imports take memory on each machine.
 """
 
 import contextlib

@@ -20,6 +20,7 @@ from agent import errors, settings
 from agent.build import build_report, cache_build, layer_build, mkfs_erofs
 from agent.clients.registry import (
     acr,
+    connections,
     credential_config,
     credential_plugins,
     credentials,
@@ -56,7 +57,7 @@ class Settings:
     parallel: int = 3
     """Layers worked on at a time; each may take a processor and 40 MiB."""
 
-    registries: distribution.Options = dataclasses.field(default_factory=distribution.Options)
+    registries: connections.Options = dataclasses.field(default_factory=connections.Options)
     """How to talk to registries."""
 
     docker_configs: tuple[pathlib.Path, ...] = ()
@@ -197,9 +198,11 @@ def _settings(given: settings.Build) -> Settings:
         store=given.store,
         scratch=given.scratch,
         parallel=given.parallel,
-        registries=distribution.Options(
+        registries=connections.Options(
             plain_http=frozenset(given.plain_http),
             insecure=frozenset(given.insecure),
+            denied=connections.denied(given.registry_deny, os.environ),
+            allowed=frozenset(given.registry_allow),
             ca_file=str(given.ca or ""),
         ),
         docker_configs=_files(given.docker_configs),

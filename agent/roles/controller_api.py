@@ -7,11 +7,13 @@ The leader does what takes long.
 import asyncio
 import contextlib
 import logging
+import os
 
 from aiohttp import web
 
 from agent import errors, settings
 from agent.clients.kube import connection, rest_client
+from agent.clients.registry import connections
 from agent.control.page import api_keys, page_data, page_routes
 from agent.control.reconcile import cache_store
 from agent.kits.aio import tasks
@@ -75,7 +77,12 @@ async def run(wanted: settings.Controller, credentials: connection.Credentials) 
 def alias_pusher(wanted: settings.Controller, client: rest_client.Client) -> alias_push.AliasPusher:
     """The part of the API's work that the leader does."""
     switch = _activation(wanted, client)
-    return alias_push.AliasPusher(switch, _images(wanted, client, switch))
+    options = connections.Options(
+        read_timeout=alias_push.READ_TIMEOUT,
+        denied=connections.denied(wanted.registry_deny, os.environ),
+        allowed=frozenset(wanted.allowed_registries),
+    )
+    return alias_push.AliasPusher(switch, _images(wanted, client, switch), options=options)
 
 
 def _activation(wanted: settings.Controller, client: rest_client.Client) -> activation.Activation:

@@ -14,7 +14,7 @@ from agent.model import digests, images, records
 from agent.store import decoding, hash_tree, layer_file, layout
 from agent.store.gc import generations
 from agent.store.lookup import direct_reader, file_reads
-from agent.store.publish import build_claims, layer_writer, writer
+from agent.store.publish import build_claims, layer_writer, source_migration, writer
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all)."""
@@ -27,6 +27,7 @@ class Kind(enum.Enum):
     MISSING = "missing"
     ORPHANED = "orphaned"
     LEFTOVER = "leftover"
+    NO_SOURCES = "no sources"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class Finding:
 
 
 _REBUILD = "create the caches that use it again: a build makes what is missing or damaged anew"
+_RECORD = (
+    "harmless: the image records decide who may have it; `uimgacc store check --repair` writes it"
+    " down"
+)
 _UNMARKED = (
     "the layer could not be marked as damaged: run `uimgacc store check` where the store can be"
     " written, then create the caches that use it again"
@@ -83,6 +88,13 @@ def check(
         damage.clear()
     yield from _check_deletions(place)
     yield from _check_tmp(place)
+
+
+def without_sources(place: layout.Layout) -> Iterator[Finding]:
+    """The layer records that do not say which repositories the layer came from."""
+    for path in source_migration.unrecorded(place):
+        reason = "a record of an earlier version: it names no repository that the layer came from"
+        yield Finding(Kind.NO_SOURCES, path, reason, _RECORD)
 
 
 class _Verifier:

@@ -82,6 +82,15 @@ class Layout:
         """Locked by the collector that works: one at a time."""
         return self.root / "meta" / "collector.lock"
 
+    @property
+    def record_locks(self) -> pathlib.Path:
+        """The folder of the locks under which layer records are changed."""
+        return self.root / "meta" / "locks"
+
+    def record_lock(self, diff_id: str) -> pathlib.Path:
+        """The lock of a layer's record, and of others in its folder."""
+        return self.record_locks / f"{digests.hex_of(diff_id)[:2]}.lock"
+
     def retired_record(self, generation: int) -> pathlib.Path:
         """What one generation retires."""
         return self.retired_records / f"{generation}.json"

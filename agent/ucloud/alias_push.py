@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from agent import errors
-from agent.clients.registry import credentials, distribution, tag_push
+from agent.clients.registry import connections, credentials, tag_push
 from agent.model import images, keys
 from agent.ucloud import accelerated_images, image_objects
 
 logger = logging.getLogger(__name__)
 
 _AGAIN = 2.0
-# A registry reads a large blob again before it answers.
-_REGISTRY = distribution.Options(read_timeout=300.0)
+READ_TIMEOUT = 300.0
+"""Seconds: a registry reads a large blob again before it answers."""
 
 
 class Logins(Protocol):
@@ -42,9 +42,7 @@ class Results(Protocol):
 class AliasPusher:
     """A service to which objects are delivered; it pushes one name at a time."""
 
-    def __init__(
-        self, logins: Logins, results: Results, *, options: distribution.Options = _REGISTRY
-    ) -> None:
+    def __init__(self, logins: Logins, results: Results, *, options: connections.Options) -> None:
         self._logins = logins
         self._results = results
         self._options = options

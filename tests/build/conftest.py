@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from agent.build import cache_build, layer_build
-from agent.clients.registry import distribution
+from agent.clients.registry import connections
 from agent.model import images
 from agent.roles import builder
 from agent.store import layout
@@ -27,7 +27,7 @@ class Bench:
         return images.parse_reference(f"{self.fake.host}/{rest}")
 
     async def build(self, *rests: str, cache_id: str = "imc-test", **changes):
-        options = distribution.Options(
+        options = connections.Options(
             plain_http=frozenset({self.fake.host}), delays=(0.01,), deadline=10.0, read_timeout=1.0
         )
         request = {
@@ -48,13 +48,13 @@ class Bench:
         )
 
     def files(self) -> list[pathlib.Path]:
-        """All files of the store apart from store.json, and what builds counted on."""
+        """All files of the store apart from store.json, locks, and what builds counted on."""
         return sorted(
             path
             for path in self.place.root.rglob("*")
             if path.is_file()
             and path != self.place.store_record
-            and path.parent != self.place.claims
+            and path.parent not in (self.place.claims, self.place.record_locks)
         )
 
     def blob_requests(self) -> list[str]:

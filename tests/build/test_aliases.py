@@ -7,7 +7,14 @@ import shutil
 
 import pytest
 
-from agent.clients.registry import challenges, credentials, distribution, tag_push
+from agent.clients.registry import (
+    challenges,
+    connections,
+    credentials,
+    distribution,
+    failures,
+    tag_push,
+)
 from agent.model import images
 from lab import pushing, registries, services, tars
 
@@ -36,9 +43,9 @@ def servers(tmp_path_factory):
         yield one, two
 
 
-def options(*servers) -> distribution.Options:
+def options(*servers) -> connections.Options:
     hosts = frozenset(server.address for server in servers)
-    return distribution.Options(plain_http=hosts, delays=(0.01,), deadline=30.0)
+    return connections.Options(plain_http=hosts, delays=(0.01,), deadline=30.0)
 
 
 def reference(server, rest: str) -> images.Reference:
@@ -138,7 +145,7 @@ async def test_what_is_not_there_is_said(servers) -> None:
     one, _ = servers
     push(one, "team/there")
 
-    with pytest.raises(distribution.ImageUnknown, match="team/missing"):
+    with pytest.raises(failures.ImageUnknown, match="team/missing"):
         await alias(servers, reference(one, "team/missing:1"), reference(one, "team/missing:acc"))
 
 
@@ -146,7 +153,7 @@ async def test_who_may_not_push_is_told(servers, tmp_path) -> None:
     source = reference(servers[0], "team/original:1")
     with services.Registry(tmp_path) as readonly:
         target = reference(readonly, "lab/target:acc")
-        with pytest.raises(distribution.RequestRefused, match="405"):
+        with pytest.raises(failures.RequestRefused, match="405"):
             await alias((*servers, readonly), source, target)
 
 
@@ -167,8 +174,9 @@ async def test_who_could_pull_is_asked_for_again_when_it_comes_to_pushing() -> N
     authorizer = challenges.Authorizer(Alice(), tokens)
     image = images.parse_reference("r.io/app:1")
 
-    def challenge(actions: str) -> str:
-        return f'Bearer realm="https://auth",scope="repository:app:{actions}"'
+    def challenge(actions: str) -> challenges.Challenge:
+        text = f'Bearer realm="https://auth",scope="repository:app:{actions}"'
+        return challenges.parse(text, secure=True)
 
     for actions in ("pull", "pull,push"):
         ticket = await authorizer.ticket(image)

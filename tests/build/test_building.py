@@ -17,7 +17,7 @@ import zstandard
 from agent import errors
 from agent.build import erofs, layer_build, mkfs_erofs, mkfs_stall
 from agent.build.tar import stream
-from agent.clients.registry import distribution
+from agent.clients.registry import failures
 from agent.model import images, oci
 from agent.store import integrity
 from agent.store.gc import prune_now
@@ -333,7 +333,7 @@ async def test_a_failed_build_is_resumed_by_the_next(bench) -> None:
     bench.fake.add_image([LAYER, OTHER], "1")
     second = fakes.digest(fakes.gzipped(OTHER))
     bench.fake.faults[second] += [fakes.status(404)]
-    with pytest.raises(distribution.ImageUnknown):
+    with pytest.raises(failures.ImageUnknown):
         await bench.build()
     assert direct_reader.Reader(bench.place).cache("imc-test") is None
     await bench.build()
@@ -409,7 +409,7 @@ async def test_what_is_no_image_says_what_it_is(bench) -> None:
 
 
 async def test_an_unknown_image_says_so(bench) -> None:
-    with pytest.raises(distribution.ImageUnknown, match="team/nothing"):
+    with pytest.raises(failures.ImageUnknown, match="team/nothing"):
         await bench.build("team/nothing:1")
 
 
@@ -518,14 +518,14 @@ async def test_a_store_on_another_file_system_gets_only_the_finished_file(bench,
 BUILD = """
 import asyncio, pathlib, sys
 from agent.build import cache_build
-from agent.clients.registry import distribution
+from agent.clients.registry import connections
 from agent.model import images, oci
 from agent.roles import builder
 root, host = sys.argv[1:]
 asyncio.run(builder.build(
     builder.Settings(
         store=pathlib.Path(root),
-        registries=distribution.Options(plain_http=frozenset({host}), read_timeout=60),
+        registries=connections.Options(plain_http=frozenset({host}), read_timeout=60),
     ),
     cache_build.Request(
         cache_id="imc-test", name="x", references=(images.parse_reference(host + "/team/app:1"),),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent import errors
-from agent.clients.registry import distribution
+from agent.clients.registry import connections, distribution
 from agent.model import images
 from agent.store import integrity, layout
 from agent.store.lookup import direct_reader
@@ -175,7 +175,7 @@ def test_a_challenge_may_say_anything(fields: dict[str, str]) -> None:
         async with fakes.FakeRegistry() as fake:
             fake.add_image([fakes.tar(a=b"1")], "1")
             fake.faults["1"] += [refuse] * 3
-            options = distribution.Options(
+            options = connections.Options(
                 plain_http=frozenset({fake.host}), delays=(0.01,), deadline=0.2, read_timeout=1.0
             )
             async with distribution.Client(Nobody(), options) as client:

@@ -38,6 +38,7 @@ class Job:
             *("--store", str(self.place.root), "--cache-id", "imc-test", "--name", "test"),
             *("--image", f"{server.address}/{image}", "--platform", str(builder.own_platform())),
             *("--capacity-gib", "20", "--plain-http", server.address, "--job", JOB),
+            *("--registry-allow", server.address),
             *("--docker-configs", str(self.secrets)),
             *("--termination-message", str(self.message)),
         ]

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from agent.build import cache_build, layer_build
-from agent.clients.registry import distribution
+from agent.clients.registry import connections, failures
 from agent.model import images
 from agent.roles import builder
 from agent.store import integrity, layout
@@ -41,7 +41,7 @@ def server(tmp_path_factory):
 
 
 def build(store: pathlib.Path, server: services.Registry, *names: str, **settings):
-    options = distribution.Options(plain_http=frozenset({server.address}), deadline=20.0)
+    options = connections.Options(plain_http=frozenset({server.address}), deadline=20.0)
     request = cache_build.Request(
         cache_id="imc-real",
         name="real",
@@ -110,7 +110,7 @@ def test_basic_authorization_with_a_docker_config(tmp_path) -> None:
         auth = base64.b64encode(b"alice:secret").decode()
         config.write_text(json.dumps({"auths": {server.address: {"auth": auth}}}))
 
-        with pytest.raises(distribution.AccessDenied, match="without credentials"):
+        with pytest.raises(failures.AccessDenied, match="without credentials"):
             build(tmp_path / "store", server, "lab/gzip:1")
         build(tmp_path / "store", server, "lab/gzip:1", docker_configs=(config,))
 

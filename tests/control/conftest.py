@@ -147,6 +147,7 @@ class Plane:
     ) -> Controller:
         """A controller, impatient enough for tests."""
         quick = ["--settle-seconds=0.5", "--collect-seconds=0.5", "--stop-seconds=30"]
+        quick.append(f"--registry-allow={self.server.address}")
         made = Controller(self, name, prefix or list(builders.COMMAND), [*quick, *more])
         self.controllers.append(made)
         if start:

@@ -3,13 +3,15 @@
 import asyncio
 import base64
 import collections
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import io
 import json
+import ssl
 import tarfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 
@@ -50,16 +52,19 @@ class FakeRegistry:
 
     `user` asks for basic authorization, `token` (with `user`) for a bearer token
     from /token, which is worth as many requests as `token_uses` says; `anonymous`
-    has it give one to who says nothing, too, as Docker Hub does.
+    has it give one to who says nothing, too, as Docker Hub does. `realm` is another URL
+    for that endpoint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.blobs: dict[str, Content] = {}
         self.manifests: dict[str, Content] = {}
         self.faults: dict[str, list[Fault]] = collections.defaultdict(list)
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.user = ""
         self.bearer = False
+        self.realm = ""
         self.anonymous = False
         self.token_uses = 1000
         self.tokens: dict[str, int] = {}
@@ -76,7 +81,7 @@ class FakeRegistry:
         # A request that stalls ends with its client.
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self
@@ -87,7 +92,17 @@ class FakeRegistry:
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{'localhost' if self.tls else '127.0.0.1'}:{self.port}"
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    def passwords(self) -> list[str]:
+        """What was sent in the header Authorization, in all requests."""
+        said = [headers.get("Authorization", "") for _, _, headers in self.requests]
+        said += [form["authorization"] for form in self.token_requests]
+        return [text for text in said if text]
 
     def add_blob(self, data: bytes) -> str:
         self.blobs[digest(data)] = Content(data)
@@ -170,18 +185,17 @@ class FakeRegistry:
             if self.tokens.get(token, 0) > 0:
                 self.tokens[token] -= 1
                 return None
-            realm = (
-                f'Bearer realm="http://{self.host}/token",service="fake",scope="repository:x:pull"'
-            )
-            return web.Response(status=401, headers={"WWW-Authenticate": realm})
+            realm = self.realm or f"{self.scheme}://{self.host}/token"
+            asked = f'Bearer realm="{realm}",service="fake",scope="repository:x:pull"'
+            return web.Response(status=401, headers={"WWW-Authenticate": asked})
         if said == "Basic " + base64.b64encode(self.user.encode()).decode():
             return None
         return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="fake"'})
 
     async def _token(self, request: web.Request) -> web.Response:
         form = dict(await request.post()) if request.method == "POST" else dict(request.query)
-        self.token_requests.append({"method": request.method, **form})
         said = request.headers.get("Authorization", "")
+        self.token_requests.append({"method": request.method, "authorization": said, **form})
         good = said == "Basic " + base64.b64encode(self.user.encode()).decode()
         good |= self.anonymous and not said
         if not good and form.get("refresh_token") != self.user:
@@ -189,6 +203,23 @@ class FakeRegistry:
         self.issued += 1
         self.tokens[f"token-{self.issued}"] = self.token_uses
         return web.json_response({"access_token": f"token-{self.issued}", "expires_in": 60})
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    handlers: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]],
+) -> AsyncIterator[str]:
+    """A server of some paths; yields its HOST:PORT."""
+    app = web.Application()
+    for path, handler in handlers.items():
+        app.router.add_route("*", path, handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 def answer(

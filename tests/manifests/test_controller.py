@@ -10,6 +10,7 @@ import yaml
 
 from agent.control.caches import cache_object
 from agent.control.jobs import job_manifest, job_template
+from agent.kits import networks
 from agent.roles import builder, controller_flags
 from tests.manifests import admission, rendering
 
@@ -118,6 +119,12 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
     assert [text for text in container["args"] if text.startswith("--plain-http=")] == [
         "--plain-http=a:5000",
         "--plain-http=c:5000",
+    ]
+    # An object's author cannot have builds connect to where the operator forbids it.
+    assert [text for text in container["args"] if text.startswith("--registry-")] == [
+        f"--registry-deny={networks.OWN_HOST}",
+        "--registry-allow=a:5000",
+        "--registry-allow=c:5000",
     ]
     assert spec["tolerations"] == [{"operator": "Exists"}]
     assert spec["volumes"][0] == {

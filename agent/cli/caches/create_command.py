@@ -17,8 +17,8 @@ from agent import errors
 from agent.build import cache_build, layer_build
 from agent.cli import output
 from agent.cli.caches import store_caches
-from agent.clients.registry import distribution
-from agent.kits import units
+from agent.clients.registry import connections, failures
+from agent.kits import networks, units
 from agent.model import cache_manifest, caches, images, keys, records
 from agent.roles import builder
 from agent.store import decoding
@@ -157,9 +157,12 @@ def _build(
         store=store,
         mkfs=wanted.mkfs,
         parallel=wanted.parallel,
-        registries=distribution.Options(
+        registries=connections.Options(
             plain_http=frozenset(request.plain_http_registries),
             insecure=frozenset(request.insecure_registries),
+            denied=networks.parse(networks.OWN_HOST),
+            # The person who runs the command names them; what they redirect to is not named.
+            allowed=frozenset(image.registry for image in request.images),
             ca_file=str(wanted.ca or ""),
         ),
         docker_configs=wanted.secrets,
@@ -179,7 +182,7 @@ def _build(
     with _progress(quiet=quiet) as on_progress:
         try:
             return asyncio.run(builder.build(settings, build, on_progress=on_progress))
-        except distribution.ImageUnknown as error:
+        except failures.ImageUnknown as error:
             raise output.NotFound(str(error), name=error.reference) from error
 
 

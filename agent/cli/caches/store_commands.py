@@ -36,6 +36,14 @@ def store_check(
         bool,
         typer.Option("--quick", help="Compare only the sizes of layer files, do not read them."),
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Write into layer records of earlier versions which repositories the layers came"
+            " from, as the images of the store prove it.",
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Verify every file of a store against its record, and name what is damaged or missing.
@@ -44,7 +52,7 @@ def store_check(
     """
     from agent.cli.caches import store_maintenance
 
-    store_maintenance.check(store, quick=quick, as_json=as_json)
+    store_maintenance.check(store, quick=quick, repair=repair, as_json=as_json)
 
 
 @app.command("prune")

@@ -12,7 +12,7 @@ from agent.mounts import mountinfo
 from agent.store import integrity, layout
 from agent.store.gc import collection, prune_now
 from agent.store.lookup import direct_reader
-from agent.store.publish import layer_trees, writer
+from agent.store.publish import layer_trees, source_migration, writer
 
 _HOUR = 3600.0
 _LOCAL = ("btrfs", "ext2", "ext3", "ext4", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
@@ -32,41 +32,45 @@ def init(store: pathlib.Path, *, compression: str, as_json: bool) -> None:
         print(f"{store} is a store (format {record.format}, {record.compression}, {record.id})")
 
 
-def check(store: pathlib.Path, *, quick: bool, as_json: bool) -> None:
+def check(store: pathlib.Path, *, quick: bool, repair: bool, as_json: bool) -> None:
     """Verify a store; ends with status 1 where anything is damaged or missing.
 
-    Damaged layers are marked: no node serves them, and the next build makes them again.
+    Damaged layers are marked: no node serves them, and the next build makes them again. With
+    `repair`, layer records of earlier versions get their sources.
     """
+    place = layout.Layout(store)
     with _progress(quiet=as_json or quick) as progress:
-        place = layout.Layout(store)
         findings = list(integrity.check(place, content=not quick, mark=True, progress=progress))
+    written = source_migration.write(place) if repair else 0
+    findings += integrity.without_sources(place)
     bad = [
         finding
         for finding in findings
         if finding.kind in (integrity.Kind.DAMAGED, integrity.Kind.MISSING)
     ]
     if as_json:
-        output.show_json(
-            {
-                "ok": not bad,
-                "findings": [
-                    {
-                        "kind": finding.kind.value,
-                        "path": str(finding.path),
-                        "reason": finding.reason,
-                        "fix": finding.fix,
-                    }
-                    for finding in findings
-                ],
-            }
-        )
-    elif not findings:
-        print(f"{store}: all files match their records")
+        shown = [_as_json(finding) for finding in findings]
+        more = {"sources_written": written} if repair else {}
+        output.show_json({"ok": not bad, "findings": shown, **more})
     else:
-        _show(findings, store)
+        if written:
+            print(f"{store}: wrote the sources of {written} layers")
+        if findings:
+            _show(findings, store)
+        else:
+            print(f"{store}: all files match their records")
     if bad:
         count = f"{len(bad)} damaged or missing"
         output.fail(f"{store}: {count}", output.Status.FAILED)
+
+
+def _as_json(finding: integrity.Finding) -> dict[str, str]:
+    return {
+        "kind": finding.kind.value,
+        "path": str(finding.path),
+        "reason": finding.reason,
+        "fix": finding.fix,
+    }
 
 
 def prune(store: pathlib.Path, *, older_than: float, as_json: bool) -> None:

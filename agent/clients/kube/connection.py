@@ -17,10 +17,9 @@ from typing import Protocol
 import aiofiles
 import aiohttp
 import yaml
-from kubernetes_asyncio import client, config
-from kubernetes_asyncio.config import incluster_config, kube_config
 
 from agent import errors
+from agent.clients.kube import library
 from agent.kits.web import tls
 
 # A kubeconfig is written by hand, and the library checks little before it uses the values.
@@ -33,7 +32,7 @@ _UNUSABLE = (
     AssertionError,
     yaml.YAMLError,
     aiohttp.ClientError,
-    config.ConfigException,
+    library.ConfigException,
 )
 
 
@@ -98,7 +97,7 @@ class ServiceAccount:
                 self._tls = tls.client_context(authority=authority)
                 self._authority = authority
             server = self._server()
-        except (OSError, ValueError, config.ConfigException) as error:
+        except (OSError, ValueError, library.ConfigException) as error:
             raise NoAccess(f"the service account in {self._token.parent}: {error}") from error
         if not token:
             raise NoAccess(f"the service account in {self._token.parent}: the token is empty")
@@ -106,8 +105,8 @@ class ServiceAccount:
 
     def _server(self) -> str:
         """The server's address. The files are in memory (tmpfs), and were just read."""
-        configuration = client.Configuration()
-        loader = incluster_config.InClusterConfigLoader(
+        configuration = library.Configuration()
+        loader = library.InClusterConfigLoader(
             token_filename=str(self._token),
             cert_filename=str(self._certificates),
             try_refresh_token=False,
@@ -142,13 +141,13 @@ class Kubeconfig:
         except _UNUSABLE as error:
             raise NoAccess(f"the kubeconfig {self._path}: {error}") from error
 
-    async def _load(self) -> client.Configuration:
+    async def _load(self) -> library.Configuration:
         """As the library does it. New tokens are not written into the file."""
-        loader = kube_config.KubeConfigLoader(
+        loader = library.KubeConfigLoader(
             config_dict=yaml.safe_load(await _text(self._path)),
             config_base_path=str(self._path.parent.absolute()),
         )
-        configuration = client.Configuration()
+        configuration = library.Configuration()
         await loader.load_and_set(configuration)
         return configuration
 
@@ -158,7 +157,7 @@ async def _text(path: pathlib.Path) -> str:
         return await file.read()
 
 
-async def _context(configuration: client.Configuration) -> ssl.SSLContext:
+async def _context(configuration: library.Configuration) -> ssl.SSLContext:
     """TLS as the kubeconfig says, insecure-skip-tls-verify included."""
     authority = configuration.ssl_ca_cert
     context = tls.client_context(

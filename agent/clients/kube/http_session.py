@@ -18,9 +18,8 @@ import socket
 from typing import Any
 
 import aiohttp
-from kubernetes_asyncio import client
 
-from agent.clients.kube import connection
+from agent.clients.kube import connection, library
 
 # A silent peer is noticed after 30 + 3 * 10 s, as client-go does with its HTTP/2 pings.
 _KEEPALIVE = (
@@ -57,9 +56,9 @@ class Session:
         await self._session.close()
 
 
-async def api_client(session: Session, *, user_agent: str) -> client.ApiClient:
+async def api_client(session: Session, *, user_agent: str) -> library.ApiClient:
     """The library's client on that session. Its owner closes it."""
-    made = client.ApiClient(client.Configuration())
+    made = library.ApiClient(library.Configuration())
     await made.rest_client.pool_manager.close()
     # Of the session the library calls request() and close() only.
     made.rest_client.pool_manager = session  # type: ignore[assignment]
@@ -67,7 +66,7 @@ async def api_client(session: Session, *, user_agent: str) -> client.ApiClient:
     return made
 
 
-def use(made: client.ApiClient, session: Session, access: connection.Access) -> None:
+def use(made: library.ApiClient, session: Session, access: connection.Access) -> None:
     """Send the next requests with this access."""
     session.access = access
     made.configuration.host = access.server

@@ -18,10 +18,9 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 
 import aiohttp
 import msgspec
-from kubernetes_asyncio import client
 
 from agent import metrics
-from agent.clients.kube import connection, http_session, refusals
+from agent.clients.kube import connection, http_session, library, refusals
 from agent.model import times
 
 _ANSWER_LIMIT = 64 << 20
@@ -61,7 +60,7 @@ class Requests:
         self._credentials = credentials
         self._deadline = deadline
         self._user_agent = user_agent
-        self._api: client.ApiClient | None = None
+        self._api: library.ApiClient | None = None
         self._session: http_session.Session | None = None
         self._reading = asyncio.Lock()
         self._fresh_until = 0.0
@@ -171,7 +170,7 @@ class Requests:
     def _expire_access(self) -> None:
         self._fresh_until = 0.0
 
-    async def _current_api(self) -> client.ApiClient:
+    async def _current_api(self) -> library.ApiClient:
         if self._api is None or self._session is None:
             raise RuntimeError("the client is used as a context manager")
         # Requests at the same time read once: a kubeconfig's plug-in may ask a cloud.

@@ -5,6 +5,9 @@ The first request to a repository goes without; the registry's challenge
 from an endpoint (Bearer). What works is kept per repository; when it stops working
 (tokens live for minutes, blobs take longer) it is made anew. Credentials are tried
 in the order of their providers; a request without any is the last try.
+
+A token endpoint may be on any host, as Docker Hub's is (the registry could ask for the password
+itself); but what is asked for over TLS is answered over TLS only.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ from urllib import parse as urls
 
 import msgspec
 
+from agent import errors
 from agent.clients.registry import credentials
 from agent.model import images
 
@@ -27,6 +31,40 @@ LASTED = 5.0
 """Seconds after which a refusal means that a token has expired, not that it was no good."""
 
 _CHALLENGE = re.compile(r'([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
+
+
+class RealmRefused(errors.PermanentError):
+    """A registry names a token endpoint that is not asked. `realm` is its URL."""
+
+    def __init__(self, realm: str) -> None:
+        super().__init__(
+            f"the registry wants a token from {realm!r}, which is not an https:// URL:"
+            " credentials are sent there only for a registry that is itself listed as plain HTTP"
+        )
+        self.realm = realm
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Challenge:
+    """What a server asks for: `scheme` ("bearer", "basic") and its fields.
+
+    `secure` says that it was asked for over TLS.
+    """
+
+    scheme: str
+    fields: Mapping[str, str]
+    secure: bool
+
+    @property
+    def realm(self) -> str:
+        """The token endpoint that it names, "" for none; raises RealmRefused."""
+        realm = self.fields.get("realm", "")
+        schemes = ("https://",) if self.secure else ("https://", "http://")
+        if self.scheme != "bearer" or not realm:
+            return ""
+        if not realm.lower().startswith(schemes):
+            raise RealmRefused(realm)
+        return realm
 
 
 class GetToken(Protocol):
@@ -73,8 +111,13 @@ class Authorizer:
         """What to send now; empty before the first challenge."""
         return self._tickets.setdefault(reference.name, Ticket())
 
-    async def renew(self, reference: images.Reference, refused: Ticket, challenge: str) -> bool:
-        """After a refusal: make a new ticket; False when there is nothing left to try."""
+    async def renew(
+        self, reference: images.Reference, refused: Ticket, challenge: Challenge
+    ) -> bool:
+        """After a refusal: make a new ticket; False when there is nothing left to try.
+
+        Raises RealmRefused, and what the token endpoint does.
+        """
         lock = self._locks.setdefault(reference.name, asyncio.Lock())
         async with lock:
             if self._tickets.get(reference.name) is not refused:
@@ -87,11 +130,11 @@ class Authorizer:
             return True
 
     async def _next(
-        self, reference: images.Reference, refused: Ticket, challenge: str
+        self, reference: images.Reference, refused: Ticket, challenge: Challenge
     ) -> Ticket | None:
         now = asyncio.get_running_loop().time()
         untried = refused.untried
-        scope = parse_challenge(challenge)[1].get("scope", "")
+        scope = challenge.fields.get("scope", "")
         if untried is not None and refused.headers and scope not in ("", refused.scope):
             # It was good for less: these credentials may allow pushing as well as pulling.
             untried = [refused.current, *untried]
@@ -115,13 +158,15 @@ class Authorizer:
         return None
 
     async def _headers(
-        self, reference: images.Reference, credential: credentials.Credential | None, challenge: str
+        self,
+        reference: images.Reference,
+        credential: credentials.Credential | None,
+        challenge: Challenge,
     ) -> dict[str, str] | None:
         if credential is not None and credential.empty:
             return None
-        scheme, fields = parse_challenge(challenge)
-        if scheme == "bearer" and fields.get("realm"):
-            token = await self._token(reference, credential, fields)
+        if challenge.realm:
+            token = await self._token(reference, credential, challenge)
             return {"Authorization": f"Bearer {token}"} if token else None
         if credential is not None and credential.username:
             return {"Authorization": _basic(credential)}
@@ -131,8 +176,9 @@ class Authorizer:
         self,
         reference: images.Reference,
         credential: credentials.Credential | None,
-        fields: Mapping[str, str],
+        challenge: Challenge,
     ) -> str | None:
+        fields, realm = challenge.fields, challenge.realm
         scope = fields.get("scope") or f"repository:{reference.repository}:pull"
         query = {"service": fields.get("service", ""), "scope": scope}
         query = {key: value for key, value in query.items() if value}
@@ -143,11 +189,11 @@ class Authorizer:
                 "refresh_token": credential.identity_token,
                 "client_id": "uimgacc",
             }
-            status, body = await self._get_token(fields["realm"], headers={}, form=form)
+            status, body = await self._get_token(realm, headers={}, form=form)
         else:
             headers = {"Authorization": _basic(credential)} if credential is not None else {}
-            joint = "&" if "?" in fields["realm"] else "?"
-            url = fields["realm"] + joint + urls.urlencode(query, safe=":/,")
+            joint = "&" if "?" in realm else "?"
+            url = realm + joint + urls.urlencode(query, safe=":/,")
             status, body = await self._get_token(url, headers=headers, form=None)
         if status != 200:
             return None
@@ -155,17 +201,19 @@ class Authorizer:
             answer = msgspec.json.decode(body, type=_Token)
         except (msgspec.DecodeError, RecursionError):
             return None
-        return answer.token or answer.access_token or None
+        token = answer.token or answer.access_token
+        # Anything else cannot be sent in a header.
+        return token if token and token.isascii() and token.isprintable() else None
 
 
-def parse_challenge(text: str) -> tuple[str, dict[str, str]]:
-    """`Bearer realm="...",service="..."` -> ("bearer", {...})."""
+def parse(text: str, *, secure: bool) -> Challenge:
+    """The challenge of a header: `Bearer realm="...",service="..."`."""
     scheme, _, rest = text.strip().partition(" ")
     fields = {
         match[1].lower(): match[2] if match[2] is not None else match[3]
         for match in _CHALLENGE.finditer(rest)
     }
-    return scheme.lower(), fields
+    return Challenge(scheme.lower(), fields, secure)
 
 
 def _basic(credential: credentials.Credential) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yarl
 
-from agent.clients.registry import distribution
+from agent.clients.registry import authorized_requests, distribution, failures
 from agent.model import images, oci
 
 
@@ -55,7 +55,7 @@ class Client(distribution.Client):
             await self._copy_blob(part, source, target)
             return
         if depth > oci.MAX_INDEXES:
-            raise distribution.RequestRefused(f"{source}: indexes within indexes, too deep to copy")
+            raise failures.RequestRefused(f"{source}: indexes within indexes, too deep to copy")
         manifest = await self.manifest(source, part.digest)
         for each in _parts(_parsed(manifest, source)):
             await self._copy(each, source, target, depth=depth + 1)
@@ -67,15 +67,15 @@ class Client(distribution.Client):
         query = {}
         if source.registry == target.registry:
             query = {"mount": part.digest, "from": source.repository}
-        start = self._url(target, "blobs/uploads/") + _query(query)
+        start = self._requests.url(target, "blobs/uploads/") + _query(query)
         what = f"a place for blob {part.digest}"
-        waits = self._waits()
+        waits = self._requests.waits()
         while True:
             # An upload that failed cannot be relied on to go on: each attempt is a new one.
             status, place = await self._write(target, start, what=what, method="POST")
             if status == 201:
                 return
-            url = yarl.URL(start).join(yarl.URL(place, encoded=True))
+            url = authorized_requests.url_of(place, base=yarl.URL(start))
             url = url.update_query({"digest": part.digest})
             headers = {
                 "Content-Type": "application/octet-stream",
@@ -86,7 +86,7 @@ class Client(distribution.Client):
                 return self.blob(source, part.digest, part.size)
 
             try:
-                async with self._request(
+                async with self._requests.once(
                     target,
                     str(url),
                     what=f"blob {part.digest}",
@@ -95,15 +95,15 @@ class Client(distribution.Client):
                     body=content,
                 ):
                     return
-            except distribution.Again as again:
-                await self._pause(waits, str(url), again)
+            except failures.Again as again:
+                await self._requests.pause(waits, str(url), again)
 
     async def _put_manifest(
         self, target: images.Reference, manifest: distribution.Manifest, name: str
     ) -> None:
         await self._write(
             target,
-            self._url(target, f"manifests/{name}"),
+            self._requests.url(target, f"manifests/{name}"),
             what=f"manifest {name}",
             method="PUT",
             headers={"Content-Type": manifest.media_type},
@@ -121,15 +121,15 @@ class Client(distribution.Client):
         body: Callable[[], Any] | None = None,
     ) -> tuple[int, str]:
         """A request that changes something, until it is done: (status, Location)."""
-        waits = self._waits()
+        waits = self._requests.waits()
         while True:
             try:
-                async with self._request(
+                async with self._requests.once(
                     reference, url, what=what, headers=headers or {}, method=method, body=body
                 ) as response:
                     return response.status, response.headers.get("Location", "")
-            except distribution.Again as again:
-                await self._pause(waits, url, again)
+            except failures.Again as again:
+                await self._requests.pause(waits, url, again)
 
 
 def _query(parameters: Mapping[str, str]) -> str:
@@ -149,6 +149,6 @@ def _parsed(manifest: distribution.Manifest, source: images.Reference) -> oci.In
     try:
         return oci.parse(manifest.data, manifest.media_type)
     except oci.UnsupportedImage as error:
-        raise distribution.WrongContent(
+        raise failures.WrongContent(
             f"the manifest of {source}", expected="an image's manifest", actual=error.what
         ) from error

@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.control.caches import cache_object
 from agent.control.jobs import job_patch
+from agent.kits import networks
 from agent.model import caches, keys
 
 _SECRETS = "/run/uimgacc/secrets"
@@ -77,7 +78,8 @@ class Template:
     `store` is the path at which `volume` is mounted, `patch` a strategic merge patch for
     the whole Job (agent.control.jobs.job_patch), refused where it changes what a build depends on.
     `scratch` limits the local folder of a builder, `plain_http` are registries without TLS for
-    all builds.
+    all builds. `denied` are the networks that builders connect to nothing in (as `uimgacc build`
+    reads them), but for the registries in `allowed`.
     """
 
     namespace: str
@@ -92,6 +94,8 @@ class Template:
     keep_seconds: int = 3600
     scratch: str = "64Gi"
     plain_http: Sequence[str] = ()
+    denied: str = networks.OWN_HOST
+    allowed: Sequence[str] = ()
     patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -195,6 +199,9 @@ def _arguments(
     arguments += [f"--namespace={name}" for name in request.namespaces or ()]
     plain = dict.fromkeys((*request.plain_http_registries, *template.plain_http))
     arguments += [f"--plain-http={host}" for host in plain]
+    arguments.append(f"--registry-deny={template.denied}")
+    # Not those that an object lists: its author is not who runs the cluster.
+    arguments += [f"--registry-allow={host}" for host in template.allowed]
     arguments += [f"--insecure={host}" for host in request.insecure_registries]
     arguments += [f"--acr-instance={instance}" for instance in request.acr_instances]
     if request.retention_days is not None:

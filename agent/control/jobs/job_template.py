@@ -63,6 +63,8 @@ def of_pod(
                     keep_seconds=round(wanted.keep_job_seconds),
                     scratch=wanted.scratch,
                     plain_http=wanted.plain_http_registries,
+                    denied=wanted.registry_deny,
+                    allowed=wanted.allowed_registries,
                     patch=patch,
                 )
     raise NoTemplate(f"the pod {wanted.pod} has no volume at {store}, which builders need, too")

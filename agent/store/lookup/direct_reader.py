@@ -98,6 +98,14 @@ class Reader:
             return None
         return decoding.pick_by_digest(self._images_of(path.parent), reference.digest)
 
+    def images_of(self, reference: images.Reference) -> list[records.ImageRecord]:
+        """All images of a reference's repository."""
+        return [
+            record
+            for record in self._images_of(self.layout.image_record(reference).parent)
+            if images.parse_reference(record.ref).name == reference.name
+        ]
+
     def images(self) -> Iterator[records.ImageRecord]:
         """All images, by registry, repository and tag."""
         for folder, folders, _ in os.walk(self.layout.image_records):

@@ -15,9 +15,9 @@ import msgspec
 from agent import errors
 from agent.kits import files
 from agent.model import digests, records
-from agent.store import decoding, hash_tree, layout
+from agent.store import hash_tree, layout
 from agent.store.lookup import direct_reader
-from agent.store.publish import layer_writer, writer
+from agent.store.publish import layer_writer, record_changes, writer
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all)."""
@@ -91,10 +91,14 @@ def _publish(
     """Bring a tree to its place, then name it in the record as that is by now."""
     tree = place.layer_tree(diff_id)
     files.publish(draft, tree)
-    path = place.layer_record(diff_id)
+
+    def with_tree(there: records.LayerRecord | None) -> records.LayerRecord:
+        if there is None:
+            raise records.RecordError(f"of layer {diff_id}", "it is gone, or damaged")
+        return msgspec.structs.replace(there, verity=verity)
+
     try:
-        record = decoding.layer(path.read_bytes(), diff_id)
-    except (FileNotFoundError, errors.AgentError):
+        record_changes.apply(place, diff_id, with_tree)
+    except errors.AgentError:
         tree.unlink(missing_ok=True)
         raise
-    writer.write_record(place, path, msgspec.structs.replace(record, verity=verity))

@@ -19,9 +19,9 @@ import msgspec
 from agent import errors
 from agent.kits import files
 from agent.model import digests, records
-from agent.store import decoding, hash_tree, layer_file, layout
+from agent.store import decoding, hash_tree, layer_file, layer_sources, layout
 from agent.store.lookup import direct_reader
-from agent.store.publish import writer
+from agent.store.publish import record_changes, writer
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ def _publish_layer(
         name = replacement_id(record.diff_id, number)
         there = _publish_as(place, draft, msgspec.structs.replace(record, diff_id=name))
         if there is not None:
-            _note_replacement(place, record, name)
-            return there
+            noted = _note_replacement(place, record, name)
+            return add_origins_of(place, there, noted)
     raise NoPlaceLeft(record.diff_id)
 
 
@@ -92,9 +92,17 @@ def _publish_as(
         if there is None and not is_there:
             return None
     if there is None:
-        writer.write_record(place, place.layer_record(record.diff_id), record)
+        return record_changes.apply(place, record.diff_id, lambda old: _joined(record, old))
+    return add_origins_of(place, there, record)
+
+
+def _joined(record: records.LayerRecord, there: records.LayerRecord | None) -> records.LayerRecord:
+    """The record of a file that is in its place, where `there` is what stands in its record."""
+    if there is None:
         return record
-    return add_blobs(place, there, record.blobs)
+    if not there.damaged and (there.size, there.sha256) == (record.size, record.sha256):
+        return layer_sources.merged(there, record)
+    return layer_sources.merged(record, there)
 
 
 def _write_sidecar(place: layout.Layout, record: records.LayerRecord) -> None:
@@ -108,14 +116,21 @@ def _write_sidecar(place: layout.Layout, record: records.LayerRecord) -> None:
     files.write(place.layer_sidecar(record.diff_id), data, tmp=place.tmp)
 
 
-def _note_replacement(place: layout.Layout, record: records.LayerRecord, name: str) -> None:
+def _note_replacement(
+    place: layout.Layout, record: records.LayerRecord, name: str
+) -> records.LayerRecord:
+    """Write into a layer's record that another file replaces its own; returns that record."""
     logger.warning(
         "a layer file is not what a build makes; it stays, and the new one is beside it",
         extra={"layer": record.diff_id, "new": name},
     )
     reason = "a build made other bytes of this layer"
-    noted = msgspec.structs.replace(record, damaged=reason, replaced_by=name)
-    writer.write_record(place, place.layer_record(record.diff_id), noted)
+
+    def noted(there: records.LayerRecord | None) -> records.LayerRecord:
+        joined = record if there is None else layer_sources.merged(record, there)
+        return msgspec.structs.replace(joined, damaged=reason, replaced_by=name)
+
+    return record_changes.apply(place, record.diff_id, noted) or record
 
 
 def replacement_id(diff_id: str, number: int) -> digests.Digest:
@@ -128,22 +143,48 @@ def mark_damaged(place: layout.Layout, diff_id: str, reason: str) -> None:
 
     For a layer whose record can be read; one whose record cannot is like that already.
     """
-    path = place.layer_record(diff_id)
-    record = decoding.layer(path.read_bytes(), diff_id)
-    marked = msgspec.structs.replace(record, damaged=reason, replaced_by=None)
-    writer.write_record(place, path, marked)
+
+    def marked(there: records.LayerRecord | None) -> records.LayerRecord:
+        if there is None:
+            raise records.RecordError(f"of layer {diff_id}", "it cannot be read")
+        return msgspec.structs.replace(there, damaged=reason, replaced_by=None)
+
+    record_changes.apply(place, diff_id, marked)
 
 
-def add_blobs(
-    place: layout.Layout, record: records.LayerRecord, blobs: list[str]
-) -> records.LayerRecord:
-    """Note that more blobs unpack to a layer; nothing is written where all are known."""
-    union = sorted({*record.blobs, *blobs})
-    if union == sorted(record.blobs):
+def add_origin(
+    place: layout.Layout, record: records.LayerRecord, origin: layer_sources.Origin
+) -> records.LayerRecord | None:
+    """Record where a stored layer was given to a build; nothing is written where that is known.
+
+    Returns the record that is there afterwards: None where it went meanwhile.
+    """
+    if layer_sources.with_origin(record, origin) is record:
         return record
-    record = msgspec.structs.replace(record, blobs=union)
-    writer.write_record(place, place.layer_record(record.diff_id), record)
-    return record
+    return add_origin_anew(place, record.diff_id, origin)
+
+
+def add_origin_anew(
+    place: layout.Layout, diff_id: str, origin: layer_sources.Origin
+) -> records.LayerRecord | None:
+    """The same, from the record as it is now."""
+    return record_changes.apply(
+        place,
+        diff_id,
+        lambda there: None if there is None else layer_sources.with_origin(there, origin),
+    )
+
+
+def add_origins_of(
+    place: layout.Layout, record: records.LayerRecord, other: records.LayerRecord
+) -> records.LayerRecord:
+    """Give the record of a stored layer the origins of another record of the same layer."""
+    if layer_sources.merged(record, other) is record:
+        return record
+    written = record_changes.apply(
+        place, record.diff_id, lambda there: layer_sources.merged(there or record, other)
+    )
+    return written or record
 
 
 def take_back(
@@ -159,16 +200,27 @@ def take_back(
     for diff_id in diff_ids:
         if digests.hex_of(diff_id) not in needed:
             path = place.layer_record(diff_id)
-            with contextlib.suppress(FileNotFoundError):
+            with (
+                record_changes.locked(place, diff_id),
+                contextlib.suppress(FileNotFoundError),
+            ):
                 going[diff_id] = path.read_bytes()
                 path.unlink()
     claimed = others() if going else ()
     for diff_id, data in going.items():
         if diff_id in claimed:
-            files.write(place.layer_record(diff_id), data, tmp=place.tmp)
+            _put_back(place, decoding.layer(data, diff_id))
         else:
             for path in (place.layer(diff_id), *place.companions(diff_id)):
                 path.unlink(missing_ok=True)
+
+
+def _put_back(place: layout.Layout, record: records.LayerRecord) -> None:
+    record_changes.apply(
+        place,
+        record.diff_id,
+        lambda there: record if there is None else layer_sources.merged(there, record),
+    )
 
 
 def _link_layer(draft: pathlib.Path, target: pathlib.Path, digest: str) -> bool:

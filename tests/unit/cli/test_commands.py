@@ -19,6 +19,7 @@ from agent.store.lookup import direct_reader
 from agent.store.publish import writer
 from lab import places
 from tests.unit.setup import machines
+from tests.unit.store import making
 
 DIGEST = "sha256:" + "ab" * 32
 RESULT = typer.testing.CliRunner()
@@ -218,6 +219,24 @@ def test_store_check_of_a_damaged_store_is_status_1(invoke: Invoke, store: pathl
     assert result.exit_code == output.Status.FAILED
     assert "missing" in result.stdout
     assert "Fix:" in result.stdout
+
+
+def test_store_check_lists_and_repairs_layers_without_sources(
+    invoke: Invoke, tmp_path: pathlib.Path
+) -> None:
+    place = making.store(tmp_path / "sources")
+    making.image(place, "a")
+    path = place.layer_record(making.digest("a"))
+    old = json.loads(path.read_text()) | {"sources": None}
+    path.write_text(json.dumps(old))
+
+    listed = json.loads(invoke("store", "check", "--store", place.root, "--json").stdout)
+    repaired = invoke("store", "check", "--store", place.root, "--repair", "--json")
+
+    assert [(one["kind"], one["path"]) for one in listed["findings"]] == [("no sources", str(path))]
+    assert listed["ok"]
+    assert json.loads(repaired.stdout) == {"ok": True, "sources_written": 1, "findings": []}
+    assert json.loads(path.read_text())["sources"] == [making.SOURCE]
 
 
 def test_node_setup_and_undo(

@@ -88,7 +88,7 @@ def test_an_address_in_use_is_told_to_a_person(tmp_path, capsys) -> None:
 
 
 def test_an_agent_without_a_cluster_does_without_the_client_of_one() -> None:
-    """It makes a class of every type of the API: 39 MB on each machine."""
+    """It and what it imports take memory on each machine."""
     code = (
         "import sys; from agent.roles import agent, agent_parts\n"
         "sys.exit('kubernetes_asyncio' in sys.modules)"

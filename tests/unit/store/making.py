@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 
 from agent.model import digests, records
-from agent.store import hash_tree, layer_file, layout
+from agent.store import hash_tree, layout
 from agent.store.publish import layer_writer, writer
 
 MKFS = records.Toolchain(version="1.8", options=[])
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A folder for stores in which very much happens: there, to be durable costs nothing."""
-REF = "registry.io/team/app:1"
+SOURCE = "registry.io/team/app"
+REF = f"{SOURCE}:1"
 
 
 def digest(text: str) -> str:
@@ -34,26 +35,36 @@ def store(root: pathlib.Path) -> layout.Layout:
     return layout.Layout(root)
 
 
+def layer_record(name: str, content: bytes = b"") -> records.LayerRecord:
+    """The record of a layer whose file is `erofs` of its content, else of its name."""
+    file = erofs(content or name.encode())
+    return records.LayerRecord(
+        diff_id=digest(name),
+        size=len(file),
+        tar_size=10,
+        sha256=digests.sha256(file),
+        blobs=[digest(f"blob of {name}")],
+        mkfs=MKFS,
+        sources=[SOURCE],
+    )
+
+
 def layer(
     place: layout.Layout, name: str, *, content: bytes = b"", has_tree: bool = False
 ) -> records.LayerRecord:
     """Publish a layer, as builders do (`has_tree`), or as earlier versions did."""
-    diff_id = digest(name)
-    draft = layer_writer.draft_of(place, diff_id)
+    record = layer_record(name, content)
+    draft = layer_writer.draft_of(place, record.diff_id)
     draft.write_bytes(erofs(content or name.encode()))
-    tree = None
     if has_tree:
-        chosen = hash_tree.Parameters.of(diff_id)
-        tree = hash_tree.seal(draft, draft, chosen, scratch=place.tmp).verity
-    record = records.LayerRecord(
-        diff_id=diff_id,
-        size=draft.stat().st_size,
-        tar_size=10,
-        sha256=layer_file.sha256_of(draft),
-        blobs=[digest(f"blob of {name}")],
-        mkfs=MKFS,
-        verity=tree,
-    )
+        chosen = hash_tree.Parameters.of(record.diff_id)
+        sealed = hash_tree.seal(draft, draft, chosen, scratch=place.tmp)
+        record = msgspec.structs.replace(
+            record,
+            size=draft.stat().st_size,
+            sha256=sealed.digest,
+            verity=sealed.verity,
+        )
     return layer_writer.publish_layer(place, draft, record)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent import errors
-from agent.clients.registry import credentials, tag_push
+from agent.clients.registry import connections, credentials, tag_push
 from agent.control.caches import cache_object
 from agent.model import keys
 from agent.ucloud import accelerated_images, alias_push
@@ -95,7 +95,7 @@ async def running(pusher: alias_push.AliasPusher) -> AsyncIterator[None]:
 
 async def test_nothing_is_asked_while_nothing_is_to_be_done() -> None:
     objects = Objects()
-    pusher = alias_push.AliasPusher(objects, objects)
+    pusher = alias_push.AliasPusher(objects, objects, options=connections.Options())
     async with running(pusher):
         for each in (body(ready=False), body(labelled=False), body(stage="Pushed")):
             pusher.deliver("MODIFIED", each)
@@ -106,7 +106,7 @@ async def test_nothing_is_asked_while_nothing_is_to_be_done() -> None:
 
 async def test_a_name_is_pushed_once_it_is_built() -> None:
     objects = Objects()
-    pusher = alias_push.AliasPusher(objects, objects)
+    pusher = alias_push.AliasPusher(objects, objects, options=connections.Options())
     async with running(pusher):
         pusher.deliver(None, body())
         await asyncio.sleep(3600)
@@ -116,7 +116,7 @@ async def test_a_name_is_pushed_once_it_is_built() -> None:
 
 async def test_what_is_temporary_is_tried_again_unless_the_object_goes(failures) -> None:
     objects = Objects()
-    pusher = alias_push.AliasPusher(objects, objects)
+    pusher = alias_push.AliasPusher(objects, objects, options=connections.Options())
     failures += [errors.TemporaryError("429")] * 2
     async with running(pusher):
         pusher.deliver("ADDED", body())
@@ -136,7 +136,7 @@ async def test_what_is_temporary_is_tried_again_unless_the_object_goes(failures)
 
 async def test_what_is_refused_is_noted(failures) -> None:
     objects = Objects()
-    pusher = alias_push.AliasPusher(objects, objects)
+    pusher = alias_push.AliasPusher(objects, objects, options=connections.Options())
     failures.append(errors.PermanentError("405"))
     async with running(pusher):
         pusher.deliver("ADDED", body())

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.clients.registry import acr, acr_domains, credentials, distribution
+from agent.clients.registry import (
+    acr,
+    acr_domains,
+    challenges,
+    connections,
+    credentials,
+    distribution,
+    failures,
+)
 from agent.model import images
 from tests.fakes import acr as fakes
 from tests.fakes import registry as registries
@@ -147,7 +155,7 @@ async def test_whose_hosts_are_not_known_says_nothing_until_a_registry_refuses(
     async with registries.FakeRegistry() as server:
         server.add_image([registries.tar(a=b"1")], "1")
         reference = images.parse_reference(f"{server.host}/team/app:1")
-        options = distribution.Options(plain_http=frozenset({server.host}), delays=(0.01,))
+        options = connections.Options(plain_http=frozenset({server.host}), delays=(0.01,))
         server.user, server.bearer, server.anonymous = "alice:secret", True, True
 
         fake.refusals = list(refusals)
@@ -157,9 +165,7 @@ async def test_whose_hosts_are_not_known_says_nothing_until_a_registry_refuses(
         server.anonymous = False
         fake.refusals = list(refusals)
         async with distribution.Client(provider(fake, "cri-two", region=region), options) as client:
-            with pytest.raises(
-                distribution.AccessDenied, match=f"Container Registry cri-two.*{said}"
-            ):
+            with pytest.raises(failures.AccessDenied, match=f"Container Registry cri-two.*{said}"):
                 await client.manifest(reference)
     assert not fake.issued
 
@@ -227,12 +233,12 @@ class Renewing:
 
 async def test_a_registry_that_refuses_an_old_password_is_given_the_new_one(monkeypatch) -> None:
     """A long build outlives the password that it began with."""
-    monkeypatch.setattr(distribution.challenges, "LASTED", 0.0)
+    monkeypatch.setattr(challenges, "LASTED", 0.0)
     known = Renewing()
     async with registries.FakeRegistry() as server:
         server.user = "alice:first"
         server.add_image([registries.tar(a=b"1")], "1")
-        options = distribution.Options(plain_http=frozenset({server.host}), delays=(0.01,))
+        options = connections.Options(plain_http=frozenset({server.host}), delays=(0.01,))
         async with distribution.Client(known, options) as client:
             reference = images.parse_reference(f"{server.host}/team/app:1")
             before = await client.manifest(reference)

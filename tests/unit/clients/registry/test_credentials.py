@@ -41,6 +41,22 @@ async def users(keys: list[str], image: str) -> list[str]:
         ("https://index.docker.io/v1/", "nginx", True),
         ("docker.io", "docker.io/library/nginx", True),
         ("https://index.docker.io/v1/", "registry.io/nginx", False),
+        # What an attacker can have the name of.
+        ("registry.io", "registry.io.evil.com/a", False),
+        ("registry.io", "evil-registry.io/a", False),
+        ("registry.io", "evil.com/registry.io/a", False),
+        ("registry.io/team", "registry.io/team-evil/app", False),
+        ("registry.io/team", "registry.io/x/team/app", False),
+        ("registry.io:443", "registry.io:4430/a", False),
+        ("*.registry.io", "registry.io.evil.com/a", False),
+        ("*.registry.io", "a.registry.io.evil.com/a", False),
+        ("*.registry.io", "a.registry.io:8443/a", False),
+        ("*", "registry.io/a", False),
+        ("docker.io", "docker.io.evil.com/library/nginx", False),
+        ("docker.io", "evil.com/docker.io/library/nginx", False),
+        ("https://registry.io@evil.com", "registry.io/a", False),
+        ("https://evil.com@registry.io", "evil.com/a", False),
+        ("", "registry.io/a", False),
     ],
 )
 async def test_a_key_matches_as_in_the_kubelet(key: str, image: str, fits: bool) -> None:

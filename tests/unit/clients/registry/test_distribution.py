@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.clients.registry import credentials, distribution
+from agent.clients.registry import connections, credentials, distribution, failures
 from agent.model import images
 from tests.fakes import registry as fakes
 
@@ -23,14 +23,14 @@ async def fake():
         yield server
 
 
-def options(fake: fakes.FakeRegistry, **changes) -> distribution.Options:
+def options(fake: fakes.FakeRegistry, **changes) -> connections.Options:
     values = {
         "plain_http": frozenset({fake.host}),
         "delays": (0.01,),
         "deadline": 1.0,
         "read_timeout": 0.2,
     }
-    return distribution.Options(**{**values, **changes})
+    return connections.Options(**{**values, **changes})
 
 
 def reference(fake: fakes.FakeRegistry, rest: str = "team/app:1") -> images.Reference:
@@ -63,7 +63,7 @@ async def test_a_manifest_by_digest_with_other_bytes_is_refused(fake) -> None:
     name = fake.add_image([fakes.tar(a=b"1")], "1")
     fake.faults[name].append(fakes.other_bytes(b"{}"))
 
-    with pytest.raises(distribution.WrongContent, match="wrong bytes"):
+    with pytest.raises(failures.WrongContent, match="wrong bytes"):
         await read_manifest(fake, rest=f"team/app@{name}")
 
 
@@ -77,12 +77,12 @@ async def test_a_manifest_by_tag_must_match_the_digest_that_the_registry_names(f
 
     fake.faults["1"].append(lie)
 
-    with pytest.raises(distribution.WrongContent):
+    with pytest.raises(failures.WrongContent):
         await read_manifest(fake)
 
 
 async def test_an_unknown_tag_says_so(fake) -> None:
-    with pytest.raises(distribution.ImageUnknown, match="check the spelling"):
+    with pytest.raises(failures.ImageUnknown, match="check the spelling"):
         await read_manifest(fake)
 
 
@@ -91,7 +91,7 @@ async def test_a_small_blob_is_verified(fake) -> None:
     fake.faults[name].append(fakes.other_bytes(b"konfig"))
 
     async with distribution.Client(Known(), options(fake)) as client:
-        with pytest.raises(distribution.WrongContent):
+        with pytest.raises(failures.WrongContent):
             await client.small_blob(reference(fake), name)
 
 
@@ -138,7 +138,7 @@ async def test_retry_after_beyond_the_deadline_gives_up_at_once(fake) -> None:
     name = fake.add_blob(b"data")
     fake.faults[name].append(fakes.status(429, Retry_After="3600"))
 
-    with pytest.raises(distribution.RegistryUnreachable) as caught:
+    with pytest.raises(failures.RegistryUnreachable) as caught:
         await read_blob(fake, name, 4)
 
     assert caught.value.delay == 3600
@@ -159,22 +159,22 @@ async def test_a_registry_that_always_fails_is_given_up_at_the_deadline(fake) ->
     name = fake.add_blob(b"data")
     fake.faults[name] += [fakes.status(500)] * 1000
 
-    with pytest.raises(distribution.RegistryUnreachable, match="status 500"):
+    with pytest.raises(failures.RegistryUnreachable, match="status 500"):
         await read_blob(fake, name, 4, deadline=0.2)
 
 
 async def test_a_registry_that_is_not_there_says_where(fake) -> None:
     async with distribution.Client(
-        Known(), distribution.Options(plain_http=frozenset({"127.0.0.1:1"}), deadline=0.1)
+        Known(), connections.Options(plain_http=frozenset({"127.0.0.1:1"}), deadline=0.1)
     ) as client:
-        with pytest.raises(distribution.RegistryUnreachable, match=r"127\.0\.0\.1:1"):
+        with pytest.raises(failures.RegistryUnreachable, match=r"127\.0\.0\.1:1"):
             await client.manifest(images.parse_reference("127.0.0.1:1/a:1"))
 
 
 async def test_a_blob_longer_than_told_is_refused(fake) -> None:
     name = fake.add_blob(b"data and more")
 
-    with pytest.raises(distribution.WrongContent, match="more bytes"):
+    with pytest.raises(failures.WrongContent, match="more bytes"):
         await read_blob(fake, name, 4)
 
 
@@ -189,7 +189,7 @@ async def test_refused_credentials_are_named_but_never_shown(fake) -> None:
     fake.user = "alice:secret"
     fake.add_image([fakes.tar(a=b"1")], "1")
 
-    with pytest.raises(distribution.AccessDenied, match="another file") as caught:
+    with pytest.raises(failures.AccessDenied, match="another file") as caught:
         await read_manifest(fake, MALLORY)
 
     assert "guess" not in str(caught.value)
@@ -200,7 +200,7 @@ async def test_without_credentials_the_message_says_so(fake) -> None:
     fake.user = "alice:secret"
     fake.add_image([fakes.tar(a=b"1")], "1")
 
-    with pytest.raises(distribution.AccessDenied, match="without credentials"):
+    with pytest.raises(failures.AccessDenied, match="without credentials"):
         await read_manifest(fake)
 
 
@@ -255,12 +255,12 @@ async def test_redirects_in_a_circle_end(fake) -> None:
     name = fake.add_blob(b"data")
     fake.faults[name] += [fakes.redirect(f"/v2/team/app/blobs/{name}")] * 20
 
-    with pytest.raises(distribution.RequestRefused, match="redirects"):
+    with pytest.raises(failures.RequestRefused, match="redirects"):
         await read_blob(fake, name, 4)
 
 
 async def test_plain_http_is_never_chosen_by_itself(fake) -> None:
     fake.add_image([fakes.tar(a=b"1")], "1")
 
-    with pytest.raises((distribution.RequestRefused, distribution.RegistryUnreachable)):
+    with pytest.raises((failures.RequestRefused, failures.RegistryUnreachable)):
         await read_manifest(fake, plain_http=frozenset(), deadline=0.1)

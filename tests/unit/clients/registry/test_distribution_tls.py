@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from aiohttp import web
 
-from agent.clients.registry import credentials, distribution
+from agent.clients.registry import connections, credentials, distribution, failures
 from agent.model import images
 from tests.fakes import registry as fakes
 
@@ -41,13 +41,13 @@ async def host(certificate):
 
 async def read(host: str, **options) -> distribution.Manifest:
     chain = credentials.Chain([])
-    settings = distribution.Options(deadline=0.5, delays=(0.1,), **options)
+    settings = connections.Options(deadline=0.5, delays=(0.1,), **options)
     async with distribution.Client(chain, settings) as client:
         return await client.manifest(images.parse_reference(f"{host}/app:1"))
 
 
 async def test_an_unknown_certificate_is_refused_with_advice(host) -> None:
-    with pytest.raises(distribution.RequestRefused, match="name its authority's file"):
+    with pytest.raises(failures.RequestRefused, match="name its authority's file"):
         await read(host)
 
 
@@ -57,18 +57,18 @@ async def test_a_named_authority_is_trusted(host, certificate) -> None:
 
 async def test_insecure_is_for_the_named_host_only(host) -> None:
     assert (await read(host, insecure=frozenset({host}))).data == b"{}"
-    with pytest.raises(distribution.RequestRefused):
+    with pytest.raises(failures.RequestRefused):
         await read(host, insecure=frozenset({"localhost"}))
 
 
 async def test_a_file_that_is_no_authority_says_so(host) -> None:
-    with pytest.raises(distribution.RequestRefused, match="/nowhere"):
+    with pytest.raises(failures.RequestRefused, match="/nowhere"):
         await read(host, ca_file="/nowhere")
 
 
 async def test_plain_http_where_tls_is_expected_says_so(certificate) -> None:
     async with fakes.FakeRegistry() as fake:
-        with pytest.raises(distribution.RequestRefused, match="allow plain HTTP") as caught:
+        with pytest.raises(failures.RequestRefused, match="allow plain HTTP") as caught:
             await read(fake.host)
     assert "annotation uimgacc.io/plain-http-registry" in str(caught.value)
     # It is a status and an event: the same sentence each time, no object's address.

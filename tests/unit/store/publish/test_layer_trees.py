@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.store import hash_tree, integrity
+from agent.store import hash_tree, integrity, layer_sources
 from agent.store.lookup import direct_reader
 from agent.store.publish import layer_trees, layer_writer
 from tests.unit.store import making
@@ -89,7 +89,8 @@ def test_blobs_that_a_build_has_noted_meanwhile_are_kept(place, monkeypatch) -> 
     def beside(layer, draft, chosen, **options):
         record = direct_reader.Reader(place).layer(making.digest("older"))
         assert record is not None
-        layer_writer.add_blobs(place, record, [making.digest("b")])
+        origin = layer_sources.Origin("registry.io/b", making.digest("b"), is_public=False)
+        layer_writer.add_origin(place, record, origin)
         return real(layer, draft, chosen, **options)
 
     monkeypatch.setattr(hash_tree, "beside", beside)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from agent.model import records
-from agent.store import integrity, layer_file, layout
+from agent.store import integrity, layer_file, layer_sources, layout
 from agent.store.lookup import direct_reader, file_reads
 from agent.store.publish import layer_writer, writer
 from tests.unit.store import making
@@ -81,11 +81,38 @@ def test_a_second_blob_of_a_layer_is_noted(tmp_path) -> None:
     place = making.store(tmp_path)
     record = making.layer(place, "a")
 
-    layer_writer.add_blobs(place, record, [making.digest("other")])
+    origin = layer_sources.Origin("registry.io/b", making.digest("other"), is_public=False)
+    written = layer_writer.add_origin(place, record, origin)
 
     found = direct_reader.Reader(place).layer(record.diff_id)
     assert found is not None
+    assert found == written
     assert set(found.blobs) == {making.digest("other"), making.digest("blob of a")}
+    assert found.sources == [making.SOURCE, "registry.io/b"]
+
+
+def test_an_origin_of_a_layer_that_is_gone_is_not_written(tmp_path) -> None:
+    place = making.store(tmp_path)
+    origin = layer_sources.Origin("registry.io/b", making.digest("other"), is_public=False)
+
+    assert layer_writer.add_origin(place, making.layer_record("a"), origin) is None
+    assert not place.layer_record(making.digest("a")).exists()
+
+
+def test_a_layer_that_is_made_anew_keeps_its_sources(tmp_path) -> None:
+    place = making.store(tmp_path)
+    made = making.layer(place, "a")
+    origin = layer_sources.Origin("registry.io/b", made.blobs[0], is_public=False)
+    layer_writer.add_origin(place, made, origin)
+    flip(place.layer(made.diff_id))
+    layer_writer.mark_damaged(place, made.diff_id, "its bytes")
+
+    new = making.layer(place, "a")
+
+    assert new.diff_id != made.diff_id
+    old = records.decode(place.layer_record(made.diff_id).read_bytes(), records.LayerRecord, "old")
+    for record in new, old:
+        assert set(record.sources or ()) == {making.SOURCE, "registry.io/b"}
 
 
 def test_a_layer_file_without_a_record_is_taken_over(tmp_path) -> None:

@@ -1,0 +1,154 @@
+"""Which stored layers a build may use: those that the registry it reads from gives it.
+
+A diff ID is no secret, and an image can name any. So a layer that is in the store, and is not
+public, is used only after the registry has given it to this build's credentials, as
+agent.store.layer_sources demands: one HEAD where this repository gave this blob before,
+else a download, which is verified and not stored again. What was proven is then recorded.
+"""
+
+import contextlib
+import logging
+
+from agent.build import layer_build, unpack
+from agent.kits.aio import threads
+from agent.model import images, oci, records
+from agent.store import layer_sources
+from agent.store.lookup import direct_reader
+from agent.store.publish import layer_writer
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 2
+"""Damage on the way is worth another download."""
+
+
+class Reuse:
+    """What the registries gave to this build; each is asked once for each layer."""
+
+    def __init__(self, tools: layer_build.Tools) -> None:
+        self._tools = tools
+        self._given: set[tuple[str, str, str]] = set()
+        """Repository, blob and diff ID."""
+        self._images: dict[str, list[records.ImageRecord]] = {}
+        self._unrecorded: dict[str, tuple[records.LayerRecord, layer_sources.Origin]] = {}
+        """By its name, a layer whose record is of an earlier version, and where it was given."""
+
+    def note_fetched(self, reference: images.Reference, layer: oci.Layer) -> None:
+        """This build has downloaded a layer, and verified it."""
+        self._given.add(_key(reference, layer))
+
+    async def proven(
+        self,
+        reference: images.Reference,
+        layer: oci.Layer,
+        record: records.LayerRecord,
+        tally: layer_build.Tally,
+    ) -> records.LayerRecord | None:
+        """The record of a stored layer once this build may use it; None where it went meanwhile.
+
+        Raises what a download of the layer does: AccessDenied, ImageUnknown, LayerMismatch, ...
+        """
+        if _key(reference, layer) not in self._given:
+            proof = await self._proof_needed(reference, layer, record)
+            if proof is layer_sources.Proof.NONE:
+                return record
+            if proof is layer_sources.Proof.HEAD and not await self._tools.registry.gives(
+                reference, layer.blob.digest
+            ):
+                # Not every registry answers such requests; the download also says why not.
+                proof = layer_sources.Proof.DOWNLOAD
+            if proof is layer_sources.Proof.DOWNLOAD:
+                await self._download(reference, layer, record, tally)
+            self.note_fetched(reference, layer)
+        is_public = self._tools.registry.is_open(reference, layer.blob.digest)
+        origin = layer_sources.Origin(reference.name, layer.blob.digest, is_public)
+        if record.sources is None:
+            self._unrecorded[record.diff_id] = record, origin
+        return await threads.run("note", layer_writer.add_origin, self._tools.store, record, origin)
+
+    def look_again(self) -> None:
+        """After an image is published: add it where sources were written meanwhile.
+
+        See agent.store.publish.source_migration.
+        """
+        for record, origin in self._unrecorded.values():
+            layer_writer.add_origin_anew(self._tools.store, record.diff_id, origin)
+        self._unrecorded.clear()
+
+    async def _proof_needed(
+        self, reference: images.Reference, layer: oci.Layer, record: records.LayerRecord
+    ) -> layer_sources.Proof:
+        standing = layer_sources.standing(record, reference.name)
+        is_unrecorded = standing is layer_sources.Standing.UNRECORDED
+        own = await self._images_of(reference) if is_unrecorded else ()
+        is_open = layer_sources.is_open_to(
+            record, reference.name, diff_id=layer.diff_id, images=own
+        )
+        return layer_sources.proof_needed(record, is_open=is_open, blob=layer.blob.digest)
+
+    async def _images_of(self, reference: images.Reference) -> list[records.ImageRecord]:
+        """The image records of a repository, read once."""
+        if reference.name not in self._images:
+            reader = direct_reader.Reader(self._tools.store)
+            self._images[reference.name] = await threads.run("look up", reader.images_of, reference)
+        return self._images[reference.name]
+
+    async def _download(
+        self,
+        reference: images.Reference,
+        layer: oci.Layer,
+        record: records.LayerRecord,
+        tally: layer_build.Tally,
+    ) -> None:
+        """Read a layer's blob, and verify that it is this layer."""
+        logger.info(
+            "a stored layer is read again: this repository has not given it before",
+            extra={"image": str(reference), "layer": layer.diff_id},
+        )
+        for attempt in range(_TRIES):
+            try:
+                await self._identify(reference, layer, record, tally)
+            except layer_build.LayerMismatch as error:
+                if attempt == _TRIES - 1:
+                    raise
+                reason = {"image": str(reference), "reason": str(error)}
+                logger.warning("fetching a layer again", extra=reason)
+            else:
+                return
+
+    async def _identify(
+        self,
+        reference: images.Reference,
+        layer: oci.Layer,
+        record: records.LayerRecord,
+        tally: layer_build.Tally,
+    ) -> None:
+        done = 0
+
+        def on_bytes(count: int) -> None:
+            nonlocal done
+            done += count
+            tally.fetched += count
+            self._tools.on_progress(
+                layer_build.Progress(
+                    str(reference),
+                    layer.blob.digest,
+                    layer_build.Stage.FETCHING,
+                    done,
+                    layer.blob.size,
+                )
+            )
+
+        blob = self._tools.registry.blob(reference, layer.blob.digest, layer.blob.size)
+        async with contextlib.aclosing(blob) as chunks:
+            identified = await unpack.identify(
+                chunks,
+                compressed=oci.is_compressed(layer.blob.media_type),
+                limit=record.tar_size,
+                on_bytes=on_bytes,
+            )
+        layer_build.verify(identified, layer, reference)
+
+
+def _key(reference: images.Reference, layer: oci.Layer) -> tuple[str, str, str]:
+    return reference.name, layer.blob.digest, layer.diff_id

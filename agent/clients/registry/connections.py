@@ -1,0 +1,174 @@
+"""Connections to registries, to the storage that they redirect to, and to token endpoints.
+
+Invariant: nothing connects to an address of a denied network, whether a pod's image named the
+host, a redirect or a challenge. The check is made where the socket is, so that the address which
+is checked is the one which is connected to, whatever a second look-up of the name would say.
+Two things are not checked: hosts that the operator allows, and what a proxy connects to (it looks
+up names itself; addresses in URLs are checked all the same).
+
+One request is one request here: redirects and challenges are for
+agent.clients.registry.authorized_requests.
+"""
+
+import contextlib
+import dataclasses
+import socket
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Self
+
+import aiohttp
+import aiohttp.abc
+import yarl
+
+from agent.clients.registry import failures
+from agent.kits import networks
+from agent.kits.aio import backoff
+from agent.kits.web import tls
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """How to talk to registries."""
+
+    plain_http: frozenset[str] = frozenset()
+    """Hosts (with port, as in references) spoken to without TLS. Never chosen by itself."""
+
+    insecure: frozenset[str] = frozenset()
+    """Hosts whose certificate is not verified."""
+
+    ca_file: str = ""
+    """A PEM file of certificate authorities, trusted besides the system's."""
+
+    denied: tuple[networks.Network, ...] = ()
+    """Networks in which nothing is connected to. The roles read them from their settings ..."""
+
+    allowed: frozenset[str] = frozenset()
+    """... and these hosts (with port, as in references) may be there all the same."""
+
+    read_timeout: float = 30.0
+    """Seconds without a byte after which a connection counts as stalled; then another try."""
+
+    connect_timeout: float = 15.0
+    """Seconds until a connection stands."""
+
+    deadline: float = 300.0
+    """Seconds without progress after which an operation is given up."""
+
+    delays: tuple[float, ...] = backoff.DELAYS
+    """Seconds between tries; the last one repeats."""
+
+    on_retry: Callable[[str], None] = lambda _: None
+    """Called with the reason before each pause between two tries; it must not block."""
+
+
+class Connections:
+    """Sends single requests. Use as an async context."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._stack = contextlib.AsyncExitStack()
+        self._tls: dict[bool, ssl.SSLContext] = {}
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    async def __aenter__(self) -> Self:
+        self._tls = {verified: self._context(verified=verified) for verified in (True, False)}
+        for checked in (True, False):
+            session = self._session(self._checked_socket if checked else None)
+            self._sessions[checked] = await self._stack.enter_async_context(session)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self, method: str, url: yarl.URL, *, headers: Mapping[str, str], data: Any = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request, to whose redirect the caller sees.
+
+        Raises failures.AddressDenied, and aiohttp's exceptions (failures.translated).
+        """
+        host = authority(url)
+        allowed, proxy = host in self._options.allowed, proxy_of(url)
+        if proxy and not allowed:
+            self._check_literal(url.host or "")
+        session = self._sessions[not (allowed or proxy)]
+        async with session.request(
+            method,
+            url,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            ssl=self._tls[host not in self._options.insecure],
+            proxy=proxy or None,
+        ) as response:
+            yield response
+
+    def _session(
+        self, make_socket: Callable[[Sequence[Any]], socket.socket] | None
+    ) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(socket_factory=make_socket),
+            # What one registry sets is nothing for the next request.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=self._options.connect_timeout,
+                sock_read=self._options.read_timeout,
+            ),
+            auto_decompress=False,
+            read_bufsize=1 << 20,
+            headers={"User-Agent": "uimgacc"},
+        )
+
+    def _context(self, *, verified: bool) -> ssl.SSLContext:
+        context = tls.client_context()
+        if self._options.ca_file:
+            try:
+                context.load_verify_locations(self._options.ca_file)
+            except OSError as error:
+                raise failures.RequestRefused(
+                    f"{self._options.ca_file} is not a PEM file of certificates: {error}"
+                ) from error
+        if not verified:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def _checked_socket(self, info: Sequence[Any]) -> socket.socket:
+        family, kind, protocol, _, address = info
+        network = networks.holding(address[0], self._options.denied)
+        if network is not None:
+            raise failures.DeniedSocketError(address[0], str(network))
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+    def _check_literal(self, host: str) -> None:
+        """Raise AddressDenied for a host that is itself an address of a denied network."""
+        address = networks.literal(host)
+        network = networks.holding(address, self._options.denied) if address else None
+        if network is not None:
+            raise failures.AddressDenied(host, address, str(network))
+
+
+def denied(text: str, environment: Mapping[str, str]) -> tuple[networks.Network, ...]:
+    """The networks of a setting; with them, where there are any, the API server's address.
+
+    It is that of its Service, which the kubelet puts into each container's environment.
+    """
+    service = environment.get("KUBERNETES_SERVICE_HOST", "")
+    return networks.parse(f"{text},{service}" if text.strip() else "")
+
+
+def authority(url: yarl.URL) -> str:
+    """Host and port of a URL as references have them: a port only where it is written."""
+    return url.raw_authority.rpartition("@")[2]
+
+
+def proxy_of(url: yarl.URL) -> str:
+    """The proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY); "" for none."""
+    proxy = urllib.request.getproxies().get(url.scheme, "")
+    if not proxy or urllib.request.proxy_bypass(url.host or ""):
+        return ""
+    return proxy

@@ -1,0 +1,174 @@
+"""What can go wrong with a registry, and which of it another try may mend.
+
+What the network does, and the statuses that pass, become `Again`, which the retry loop
+takes (agent.clients.registry.authorized_requests). All else is an error for the caller: aiohttp's
+exceptions end here.
+"""
+
+import contextlib
+import email.utils
+from collections.abc import Iterator
+
+import aiohttp
+
+from agent import errors
+from agent.model import times
+
+_GOOD = frozenset({200, 201, 202, 204, 206})
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class RegistryUnreachable(errors.TemporaryError):
+    """A registry gave no usable answer until the deadline.
+
+    `url` is what was asked for, `reason` the last failure.
+    """
+
+    def __init__(self, url: str, reason: str, *, delay: float | None = None) -> None:
+        super().__init__(f"no usable answer from {url}: {reason}", delay=delay)
+        self.url = url
+        self.reason = reason
+
+
+class ImageUnknown(errors.PermanentError):
+    """The registry does not have an image, or a blob of it. `reference` is the image."""
+
+    def __init__(self, reference: str, what: str) -> None:
+        super().__init__(
+            f"the registry does not have {what} of {reference}:"
+            " check the spelling of repository and tag"
+        )
+        self.reference = reference
+
+
+class AccessDenied(errors.PermanentError):
+    """The registry refuses; `tried` are the sources of the credentials that were tried."""
+
+    def __init__(self, reference: str, status: int, tried: list[str]) -> None:
+        means = f"with credentials of {', '.join(tried)}" if tried else "without credentials"
+        super().__init__(
+            f"the registry refuses {reference} ({status}) {means}:"
+            " the image does not exist, or other credentials are needed"
+            " (a docker config JSON with an entry for this registry)"
+        )
+        self.reference = reference
+        self.tried = tried
+
+
+class RequestRefused(errors.PermanentError):
+    """The registry answers with a status that another try would give again."""
+
+
+class AddressDenied(errors.PermanentError):
+    """A host is at an address that no registry may be at: nothing was sent there.
+
+    `host` is that of the URL, `address` what it stands for, `network` the denied one.
+    """
+
+    def __init__(self, host: str, address: str, network: str) -> None:
+        at = f"{host} is" if host == address else f"{host} is at {address},"
+        super().__init__(
+            f"{at} in {network}, where builds connect to no registry, redirect or token endpoint:"
+            " if it is meant, name the registry in UIMGACC_REGISTRY_ALLOW"
+        )
+        self.host = host
+        self.address = address
+        self.network = network
+
+
+class WrongContent(errors.PermanentError):
+    """A registry sent other bytes than it should have. `what` they are, `actual` their digest."""
+
+    def __init__(self, what: str, *, expected: str, actual: str) -> None:
+        super().__init__(
+            f"the registry sent wrong bytes for {what}: expected {expected}, got {actual};"
+            " the image is damaged there, or something in between changes it"
+        )
+        self.what = what
+        self.expected = expected
+        self.actual = actual
+
+
+class Again(Exception):  # noqa: N818 - not an error: a turn of the retry loop
+    """Try once more; `delay` is what the registry asked for. It stays within the clients."""
+
+    def __init__(self, reason: str, delay: float | None = None) -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
+class DeniedSocketError(OSError):
+    """No socket is made for an address of a denied network (agent.clients.registry.connections)."""
+
+    def __init__(self, address: str, network: str) -> None:
+        super().__init__(f"{address} is in {network}, which is denied")
+        self.address = address
+        self.network = network
+
+
+@contextlib.contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn what the network does into Again, and what stays so into a permanent error."""
+    try:
+        yield
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise RequestRefused(
+            f"the certificate of {url} is not trusted ({error.certificate_error}):"
+            " name its authority's file, or allow this registry as insecure"
+        ) from error
+    except aiohttp.ClientSSLError as error:
+        problem = getattr(error.os_error, "reason", None) or error.os_error
+        raise RequestRefused(
+            f"{url} does not speak TLS ({problem}): allow plain HTTP for this registry if meant"
+            " (an ImageCache's annotation uimgacc.io/plain-http-registry, a command's --plain-http)"
+        ) from error
+    except aiohttp.InvalidURL as error:
+        raise RequestRefused(f"not a URL: {error}") from error
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        denied = getattr(error, "os_error", None)
+        if isinstance(denied, DeniedSocketError):
+            host = str(getattr(error, "host", ""))
+            raise AddressDenied(host, denied.address, denied.network) from error
+        raise Again(str(error) or type(error).__name__) from error
+
+
+def check_passing(response: aiohttp.ClientResponse) -> None:
+    """Raise Again for a status that may pass."""
+    if response.status in _RETRIED:
+        raise Again(f"status {response.status}", _retry_after(response))
+
+
+def check_status(
+    response: aiohttp.ClientResponse, reference: str, *, what: str, tried: list[str]
+) -> None:
+    """Raise what a status means for an image's `what`, unless it is a success."""
+    status = response.status
+    if status in _GOOD:
+        return
+    check_passing(response)
+    if status == 404:
+        raise ImageUnknown(reference, what)
+    if status == 403:
+        raise AccessDenied(reference, status, tried)
+    raise RequestRefused(f"{response.url} answers {status} {response.reason}")
+
+
+async def read_limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body of a response; raise RequestRefused where it is longer than `limit` bytes."""
+    parts = bytearray()
+    async for chunk in response.content.iter_any():
+        parts += chunk
+        if len(parts) > limit:
+            raise RequestRefused(f"{response.url} is larger than {limit} bytes")
+    return bytes(parts)
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    """The seconds that a Retry-After asks for: a number, or a date."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdigit():
+        return float(text)
+    with contextlib.suppress(ValueError, TypeError):
+        when = email.utils.parsedate_to_datetime(text)
+        return max(0.0, (when - times.now()).total_seconds())
+    return None
