@@ -6,20 +6,18 @@ images, it says itself. Source: kubernetes pkg/credentialprovider/plugin/plugin.
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import enum
 import logging
 import os
 import pathlib
-import signal
 from collections.abc import Sequence
 
 import msgspec
 
 from agent import errors
 from agent.clients.registry import credential_config, credentials
-from agent.kits.aio import tasks
+from agent.kits.processes import programs
 from agent.model import images
 
 logger = logging.getLogger(__name__)
@@ -28,7 +26,6 @@ DEADLINE = 60.0
 """Seconds that a plug-in may take; the kubelet gives it as much."""
 
 _ANSWER_LIMIT = 1 << 20
-_COMPLAINT_SHOWN = 300
 _KEPT = 256
 
 
@@ -151,36 +148,22 @@ class Plugins:
     async def _run(self, plugin: credential_config.Plugin, request: bytes) -> bytes:
         program = self._folder / plugin.name
         try:
-            process = await asyncio.create_subprocess_exec(
+            ended = await programs.run(
                 program,
-                *plugin.arguments,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env={**os.environ, **plugin.environment},
-                start_new_session=True,
+                plugin.arguments,
+                environment={**os.environ, **plugin.environment},
+                bounds=programs.Bounds(deadline=self._deadline, output=_ANSWER_LIMIT),
+                request=request,
             )
-        except OSError as error:
-            raise PluginFailed(plugin.name, f"{program}: {error.strerror}") from error
-        status = None
-        try:
-            async with asyncio.timeout(self._deadline):
-                output, complaint = await _exchange(process, request)
-                status = await process.wait()
         except TimeoutError as error:
             raise PluginFailed(plugin.name, f"no answer within {self._deadline:g} s") from error
-        finally:
-            if status is None:
-                # With whatever it has started: a helper of it may hold on to the pipes.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        if status:
-            said = " ".join(complaint.decode(errors="replace").split())[-_COMPLAINT_SHOWN:]
-            raise PluginFailed(plugin.name, f"status {status}: {said}")
-        if len(output) > _ANSWER_LIMIT:
+        except OSError as error:
+            raise PluginFailed(plugin.name, f"{program}: {error.strerror}") from error
+        if ended.status:
+            raise PluginFailed(plugin.name, f"status {ended.status}: {ended.last_words()}")
+        if len(ended.output) > _ANSWER_LIMIT:
             raise PluginFailed(plugin.name, f"it answers more than {_ANSWER_LIMIT} bytes")
-        return output
+        return ended.output
 
     async def credentials(self, reference: images.Reference) -> Sequence[credentials.Credential]:
         """See credentials.CredentialProvider."""
@@ -203,34 +186,3 @@ def _key(kind: _KeyType, reference: images.Reference) -> str:
         _KeyType.REGISTRY: reference.registry,
         _KeyType.GLOBAL: "",
     }[kind]
-
-
-async def _exchange(process: asyncio.subprocess.Process, request: bytes) -> tuple[bytes, bytes]:
-    """Write the request and read both outputs, each up to a bit more than its limit."""
-    assert process.stdin
-    assert process.stdout
-    assert process.stderr
-
-    async def write(stdin: asyncio.StreamWriter) -> bytes:
-        # One that knows its answer without the question may be gone already.
-        with contextlib.suppress(ConnectionError):
-            stdin.write(request)
-            await stdin.drain()
-        stdin.close()
-        with contextlib.suppress(ConnectionError):
-            await stdin.wait_closed()
-        return b""
-
-    _, output, complaint = await tasks.together(
-        write(process.stdin), _read(process.stdout), _read(process.stderr)
-    )
-    return output, complaint
-
-
-async def _read(stream: asyncio.StreamReader) -> bytes:
-    """All that comes, of which not much more than the limit is kept."""
-    kept = bytearray()
-    while chunk := await stream.read(1 << 16):
-        if len(kept) <= _ANSWER_LIMIT:
-            kept += chunk
-    return bytes(kept)
