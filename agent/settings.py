@@ -268,6 +268,11 @@ class Controller(Daemon):
         "How long the Job of a build, and its log, are kept.",
         flags.Formerly("keep-seconds", variable=False),
     ] = 3600.0
+    signatures: Annotated[
+        str,
+        "ConfigMap in the builders' namespace with policy.yaml: only images with the signatures"
+        " that it wants are built; empty: all are.",
+    ] = ""
     scratch: Annotated[
         str, "What a builder's local folder may take: the files of a few layers, uncompressed."
     ] = "64Gi"
@@ -360,6 +365,11 @@ class Build:
     registry_allow: Annotated[
         tuple[str, ...], "Registry that may be in these networks all the same.", flags.FlagOnly()
     ] = ()
+    signature_policy: Annotated[
+        pathlib.Path | None,
+        "File that says which images need whose signature; empty: all are built.",
+        flags.FlagOnly(),
+    ] = None
     ca: Annotated[
         pathlib.Path | None, "PEM file of certificate authorities besides the public ones."
     ] = None

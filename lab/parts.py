@@ -58,6 +58,8 @@ PARTS: tuple[Part, ...] = (
     Part("soci", "testing", "soci-snapshotter", ("usr/bin/soci", "usr/bin/soci-snapshotter-grpc")),
     Part("erofs", "trixie", "erofs-utils", EROFS, ("-V",), libraries=True, demo=True),
     Part("docker-registry", "trixie", "docker-registry", ("usr/bin/docker-registry",), demo=True),
+    # Version 3, which reads the signatures of 2 as well.
+    Part("cosign", "testing", "cosign", ("usr/bin/cosign",), ("version",)),
     Part("prometheus", "trixie", "prometheus", ("usr/bin/prometheus",)),
     Part("promtool", "trixie", "promtool", ("usr/bin/promtool",)),
     Part("kubectl", "testing", "kubectl", ("usr/bin/kubectl",), ("version", "--client")),

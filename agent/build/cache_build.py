@@ -144,6 +144,9 @@ class _Build:
     async def _image(self, image: layer_stack.Image) -> records.CachedImage:
         reference, tally = image.reference, image.tally
         top = await self._tools.registry.manifest(reference)
+        if self._tools.signatures is not None:
+            # Of these bytes, whatever the tag says later: all that is built follows from them.
+            await self._tools.signatures.check(reference, top.digest)
         parsed = oci.parse(top.data, top.media_type)
         await self._count_on([top.digest], [str(reference)])
         blobs = [top.data]

@@ -157,6 +157,13 @@ class Progress:
     total: int
 
 
+class Signatures(Protocol):
+    """What decides which images may be built (agent.build.signatures.cosign.Verifier)."""
+
+    async def check(self, reference: images.Reference, digest: str) -> None:
+        """Raise AgentError for a manifest or index that may not be built, or not yet."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tools:
     """What to build with: all opened by the role."""
@@ -168,6 +175,8 @@ class Tools:
     """A local folder; mkfs.erofs keeps the files of a layer there, uncompressed."""
     parallel: int = 3
     """Layers worked on at a time."""
+    signatures: Signatures | None = None
+    """None: every image may be built."""
     on_progress: Callable[[Progress], None] = lambda _: None
 
 

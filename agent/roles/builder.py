@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from agent import errors, settings
 from agent.build import build_report, cache_build, layer_build, mkfs_erofs
+from agent.build.signatures import cosign, signature_policy
 from agent.clients.registry import (
     acr,
     connections,
@@ -69,6 +70,9 @@ class Settings:
     plugin_folder: pathlib.Path | None = None
     """Where the programs of the plug-ins are; None: beside their configuration."""
 
+    signature_policy: pathlib.Path | None = None
+    """The file that says which images need whose signature; None: every image may be built."""
+
     acr_instances: tuple[str, ...] = ()
     """Alibaba Cloud Container Registry instances to ask for passwords, as annotations name them."""
 
@@ -87,13 +91,15 @@ async def build(
 
     Raises AgentError with a message for people: MkfsMissing, MkfsTooOld, NotAStore,
     UnknownFormat, ImageUnknown, AccessDenied, RegistryUnreachable, WrongPlatform,
-    LayerMismatch, CacheTooLarge, DiskFull, StoreFull, and others of their modules.
+    LayerMismatch, CacheTooLarge, DiskFull, StoreFull, PolicyError, NotSigned, and others of
+    their modules.
     """
     _allow_open_files()
     direct_reader.open_store(wanted.store)
     command = wanted.mkfs or os.environ.get(MKFS_VARIABLE, "") or "mkfs.erofs"
     mkfs = await mkfs_erofs.find(command)
     provider = credentials.Chain(_providers(wanted))
+    policy = signature_policy.read(wanted.signature_policy) if wanted.signature_policy else None
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(distribution.Client(provider, wanted.registries))
         tools = layer_build.Tools(
@@ -103,6 +109,7 @@ async def build(
             scratch=wanted.scratch or pathlib.Path(tempfile.gettempdir()),
             parallel=wanted.parallel,
             on_progress=on_progress,
+            signatures=cosign.Verifier(policy, client) if policy else None,
         )
         return await cache_build.build_cache(request, tools)
 
@@ -209,6 +216,7 @@ def _settings(given: settings.Build) -> Settings:
         plugin_config=given.image_credential_provider_config,
         plugin_folder=given.image_credential_provider_bin_dir,
         acr_instances=given.acr_instance,
+        signature_policy=given.signature_policy,
     )
 
 

@@ -24,6 +24,8 @@ MANIFEST_LIMIT = 4 << 20
 CONFIG_LIMIT = 64 << 20
 """No image config is larger, in bytes; it is read into memory."""
 
+_INDEX = "application/vnd.oci.image.index.v1+json"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manifest:
@@ -73,6 +75,18 @@ class Client:
         if (actual := digests.sha256(data)) != digest:
             raise failures.WrongContent(f"{what} of {reference}", expected=digest, actual=actual)
         return data
+
+    async def referrers(self, reference: images.Reference, digest: str) -> Manifest:
+        """The index of what refers to a digest in the repository: signatures, for instance.
+
+        Raises ImageUnknown where the registry has no such list (before distribution-spec v1.1).
+        """
+        url = self._requests.url(reference, f"referrers/{digest}")
+        what = f"referrers of {digest}"
+        data, _ = await self._read(
+            reference, url, what=what, limit=MANIFEST_LIMIT, headers={"Accept": _INDEX}
+        )
+        return Manifest(digests.sha256(data), _INDEX, data)
 
     async def blob(
         self, reference: images.Reference, digest: str, size: int

@@ -16,6 +16,8 @@ from agent.kits import networks
 from agent.model import caches, keys
 
 _SECRETS = "/run/uimgacc/secrets"
+_SIGNATURES = "/etc/uimgacc/signatures"
+_POLICY = f"{_SIGNATURES}/policy.yaml"
 _SCRATCH = "/tmp"  # noqa: S108 - a volume of the pod's own
 _TERMINATION = "/dev/termination-log"
 _ID = 65532
@@ -54,8 +56,8 @@ _FIXED: Sequence[job_patch.Path] = (
     # The command, and the places of its inputs.
     *((*_BUILD, name) for name in ("image", "command", "args")),
     *((*_BUILD, name) for name in ("terminationMessagePath", "terminationMessagePolicy")),
-    *((*_BUILD, "volumeMounts", path) for path in (_SCRATCH, _SECRETS)),
-    *((*job_patch.POD, "volumes", name) for name in ("store", "secrets")),
+    *((*_BUILD, "volumeMounts", path) for path in (_SCRATCH, _SECRETS, _SIGNATURES)),
+    *((*job_patch.POD, "volumes", name) for name in ("store", "secrets", "signatures")),
     # These restrict it to building. Its user is the controller's, who owns the store's files.
     # The admission policy (components/controller/policy.yaml) would refuse most changes of them.
     *(
@@ -79,7 +81,8 @@ class Template:
     the whole Job (agent.control.jobs.job_patch), refused where it changes what a build depends on.
     `scratch` limits the local folder of a builder, `plain_http` are registries without TLS for
     all builds. `denied` are the networks that builders connect to nothing in (as `uimgacc build`
-    reads them), but for the registries in `allowed`.
+    reads them), but for the registries in `allowed`. `signatures` is the ConfigMap with the
+    policy of signatures, "" for none.
     """
 
     namespace: str
@@ -96,6 +99,7 @@ class Template:
     plain_http: Sequence[str] = ()
     denied: str = networks.OWN_HOST
     allowed: Sequence[str] = ()
+    signatures: str = ""
     patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -208,6 +212,8 @@ def _arguments(
         arguments.append(f"--retention-days={request.retention_days}")
     if request.pull_secrets:
         arguments.append(f"--docker-configs={_SECRETS}")
+    if template.signatures:
+        arguments.append(f"--signature-policy={_POLICY}")
     return arguments
 
 
@@ -226,6 +232,10 @@ def _pod(
     if request.pull_secrets:
         mounts.append({"name": "secrets", "mountPath": _SECRETS, "readOnly": True})
         volumes.append({"name": "secrets", "secret": {"secretName": name, "defaultMode": 0o440}})
+    if template.signatures:
+        # Where there is no such ConfigMap no container starts: nothing is built unverified.
+        mounts.append({"name": "signatures", "mountPath": _SIGNATURES, "readOnly": True})
+        volumes.append({"name": "signatures", "configMap": {"name": template.signatures}})
     security = {
         "runAsNonRoot": True,
         "runAsUser": _ID,

@@ -63,6 +63,7 @@ def of_pod(
                     keep_seconds=round(wanted.keep_job_seconds),
                     scratch=wanted.scratch,
                     plain_http=wanted.plain_http_registries,
+                    signatures=wanted.signatures,
                     denied=wanted.registry_deny,
                     allowed=wanted.allowed_registries,
                     patch=patch,

@@ -1,0 +1,154 @@
+"""The file that says which images need whose signature, and what it means for one image.
+
+The first rule that an image matches decides; an image that none matches is refused. Patterns
+match as the keys of a docker config do (agent.clients.registry.credentials): a host, with a port
+and a path prefix where it has them; `*` alone is every image. docs/use/signatures.md has the file.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import msgspec
+
+from agent import errors
+from agent.clients.registry import credentials
+from agent.model import images
+
+EVERY = "*"
+
+
+class PolicyError(errors.PermanentError):
+    """The policy cannot be used, so nothing is built. `path` is the file, `reason` the fault."""
+
+    def __init__(self, path: pathlib.Path, reason: str) -> None:
+        super().__init__(f"{path} is not a usable signature policy: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Signer:
+    """Whose signature is accepted: `name` says it in messages, `arguments` to cosign."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Demand:
+    """What an image needs: a signature of one of the signers; with `unsigned`, none.
+
+    `pattern` is that of the rule, "" where no rule is for the image.
+    """
+
+    pattern: str
+    signers: tuple[Signer, ...] = ()
+    unsigned: bool = False
+
+
+class _Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    issuer: str = ""
+    issuer_reg_exp: str = ""
+    subject: str = ""
+    subject_reg_exp: str = ""
+
+
+class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    images: list[str]
+    keys: list[str] = []
+    identities: list[_Identity] = []
+    transparency_log: bool | None = None
+    unsigned: bool = False
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    rules: list[_Rule]
+    trusted_root: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Parsed:
+    patterns: tuple[str, ...]
+    signers: tuple[Signer, ...]
+    unsigned: bool
+
+
+class Policy:
+    """The rules of a file."""
+
+    def __init__(self, rules: Sequence[_Parsed]) -> None:
+        self._rules = rules
+
+    def demand(self, reference: images.Reference) -> Demand:
+        """What an image needs."""
+        for rule in self._rules:
+            for pattern in rule.patterns:
+                if pattern == EVERY or credentials.matches(
+                    credentials.normalise(pattern), reference
+                ):
+                    return Demand(pattern, rule.signers, rule.unsigned)
+        return Demand("")
+
+
+def read(path: pathlib.Path) -> Policy:
+    """The policy of a file; keys and the trusted root are files beside it. Raises PolicyError."""
+    try:
+        document = msgspec.yaml.decode(path.read_bytes(), type=_Document)
+        return Policy([_parsed(rule, document, path.parent) for rule in document.rules])
+    except (OSError, ValueError, RecursionError) as error:
+        raise PolicyError(path, " ".join(str(error).split())) from error
+
+
+def _parsed(rule: _Rule, document: _Document, folder: pathlib.Path) -> _Parsed:
+    shown = ", ".join(rule.images)
+    if not rule.images or not all(rule.images):
+        raise ValueError("a rule without images")
+    if rule.unsigned == bool(rule.keys or rule.identities):
+        raise ValueError(f"the rule for {shown}: expected keys or identities, or unsigned: true")
+    root = _root(document, folder)
+    signers = [_by_key(name, folder, root if rule.transparency_log else ()) for name in rule.keys]
+    if rule.identities and rule.transparency_log is False and not root:
+        raise ValueError(f"the rule for {shown}: identities without a log need a trustedRoot")
+    signers += [
+        _by_identity(each, root, log=rule.transparency_log is not False) for each in rule.identities
+    ]
+    return _Parsed(tuple(rule.images), tuple(signers), rule.unsigned)
+
+
+def _root(document: _Document, folder: pathlib.Path) -> tuple[str, ...]:
+    if not document.trusted_root:
+        return ()
+    return (f"--trusted-root={_file(document.trusted_root, folder)}",)
+
+
+def _by_key(name: str, folder: pathlib.Path, root: tuple[str, ...]) -> Signer:
+    # Without a transparency log nothing but the registry is asked: offline clusters have no more.
+    log = root or ("--insecure-ignore-tlog=true",)
+    return Signer(f"the key {name}", (f"--key={_file(name, folder)}", *log))
+
+
+def _by_identity(identity: _Identity, root: tuple[str, ...], *, log: bool) -> Signer:
+    parts = [
+        _one_of("issuer", "certificate-oidc-issuer", identity.issuer, identity.issuer_reg_exp),
+        _one_of("subject", "certificate-identity", identity.subject, identity.subject_reg_exp),
+    ]
+    name = f"the identity {identity.subject or identity.subject_reg_exp}"
+    without = () if log else ("--insecure-ignore-tlog=true", "--insecure-ignore-sct=true")
+    return Signer(name, (*parts, *root, *without))
+
+
+def _one_of(field: str, flag: str, exact: str, pattern: str) -> str:
+    if bool(exact) == bool(pattern):
+        raise ValueError(f"an identity has either {field} or {field}RegExp")
+    return f"--{flag}={exact}" if exact else f"--{flag}-regexp={pattern}"
+
+
+def _file(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """A file beside the policy: no path, and no scheme by which cosign would fetch a key."""
+    if "/" in name or ":" in name or name.startswith("."):
+        raise ValueError(f"{name!r} is not the name of a file beside the policy")
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"{name}: there is no such file beside the policy")
+    return path
