@@ -127,6 +127,11 @@ TARGET_PROBLEM = "uimgacc.io/target-problem"
 TARGET_LAYERS = "uimgacc.io/layers"
 DELETION_REPORTED = "uimgacc.io/deletion-told"
 
+# --- Nodes that write to the store ---
+
+WRITER = "uimgacc.io.node-restriction.kubernetes.io/writer"
+"""Label and taint of nodes for controller and builders (manifests/components/writers)."""
+
 # --- Pods ---
 
 CACHE = "uimgacc.io/image-cache"

@@ -154,7 +154,7 @@ def examples() -> list[str]:
     """The parts of a Job that our documents show."""
     texts = [
         (rendering.MANIFESTS.parent / "docs" / name).read_text()
-        for name in ("use/builders.md", "use/credentials.md", "security/multi-tenant.md")
+        for name in ("use/builders.md", "use/credentials.md")
     ]
     return re.findall(
         r"^```yaml\n# job\.yaml[^\n]*\n(.*?)^```", "".join(texts), re.DOTALL | re.MULTILINE
@@ -190,7 +190,7 @@ def test_what_the_documents_add_to_a_job_is_one_that_the_api_knows(text: str) ->
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 6
+    assert len(examples()) == 5
 
 
 def test_the_store_s_address_is_that_of_the_settings(tmp_path: pathlib.Path) -> None:

@@ -95,12 +95,12 @@ def test_a_setting_of_the_controller_is_where_the_patch_puts_it(tmp_path: pathli
     assert {"name": "UIMGACC_STORE_SECONDS", "value": "60"} in container["env"]
 
 
-def test_the_controller_is_pinned_to_the_nodes_that_may_write(tmp_path: pathlib.Path) -> None:
-    documents = with_patch(tmp_path, "example.com~1uimgacc-writer", "controller")
+def test_the_server_s_other_names_are_where_the_patch_puts_them(tmp_path: pathlib.Path) -> None:
+    documents = with_patch(tmp_path, "uimgacc-store-volumes", "controller", "writers")
 
-    spec = rendering.only(documents, "Deployment", "uimgacc-controller")["spec"]["template"]["spec"]
-    assert spec["nodeSelector"]["example.com/uimgacc-writer"] == "true"
-    assert spec["tolerations"] == [{"key": "example.com/uimgacc-writer", "operator": "Exists"}]
+    policy = rendering.only(documents, "ValidatingAdmissionPolicy", "uimgacc-store-volumes")
+    (aliases,) = [each for each in policy["spec"]["variables"] if each["name"] == "aliases"]
+    assert aliases["expression"] == "['10.0.0.5:/uimgacc', '10.0.0.5:/srv/uimgacc']"
 
 
 def test_the_uninstaller_is_the_reader_s_image(tmp_path: pathlib.Path) -> None:

@@ -28,6 +28,7 @@ CASES = [
     ("runtimeclass", ("controller", "api")),
     ("runtimeclass", ("controller", "monitoring")),
     ("runtimeclass", ("controller", "api", "claim")),
+    ("runtimeclass", ("controller", "writers")),
 ]
 # Of others' CRDs there is no schema here.
 FOREIGN = {"monitoring.coreos.com/v1"}

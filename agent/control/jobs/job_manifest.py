@@ -82,7 +82,8 @@ class Template:
     `scratch` limits the local folder of a builder, `plain_http` are registries without TLS for
     all builds. `denied` are the networks that builders connect to nothing in (as `uimgacc build`
     reads them), but for the registries in `allowed`. `signatures` is the ConfigMap with the
-    policy of signatures, "" for none.
+    policy of signatures, "" for none. `writers` are the node selector and the tolerations that pin
+    builders to the nodes that may write to the store, empty for all nodes.
     """
 
     namespace: str
@@ -100,6 +101,7 @@ class Template:
     denied: str = networks.OWN_HOST
     allowed: Sequence[str] = ()
     signatures: str = ""
+    writers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -161,7 +163,18 @@ def manifest(
             },
         },
     }
-    return dict(job_patch.merged(made, template.patch))
+    # After the patch: its tolerations, being a list, replace all.
+    return _pinned(job_patch.merged(made, template.patch), template.writers)
+
+
+def _pinned(job: Mapping[str, Any], writers: Mapping[str, Any]) -> dict[str, Any]:
+    """A Job whose pod is scheduled to the nodes that may write to the store."""
+    pod = dict(job["spec"]["template"]["spec"])
+    if writers:
+        pod["nodeSelector"] = {**pod.get("nodeSelector", {}), **writers["nodeSelector"]}
+        pod["tolerations"] = [*pod.get("tolerations", ()), *writers["tolerations"]]
+    template = {**job["spec"]["template"], "spec": pod}
+    return {**job, "spec": {**job["spec"], "template": template}}
 
 
 def secret_manifest(name: str, uid: str, *, namespace: str, data: Sequence[str]) -> dict[str, Any]:

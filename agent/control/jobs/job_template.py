@@ -13,6 +13,7 @@ from agent import errors, settings
 from agent.clients.kube import refusals, rest_client
 from agent.control.jobs import job_manifest, job_patch
 from agent.control.reconcile import cluster
+from agent.model import keys
 
 _TAKEN = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "seLinuxOptions")
 
@@ -59,6 +60,7 @@ def of_pod(
                         for key, value in (spec.get("securityContext") or {}).items()
                         if key in _TAKEN
                     },
+                    writers=_writers(spec),
                     deadline_seconds=round(wanted.build_seconds),
                     keep_seconds=round(wanted.keep_job_seconds),
                     scratch=wanted.scratch,
@@ -69,6 +71,15 @@ def of_pod(
                     patch=patch,
                 )
     raise NoTemplate(f"the pod {wanted.pod} has no volume at {store}, which builders need, too")
+
+
+def _writers(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a pod's node selector and tolerations, what pins it to nodes that write to the store."""
+    selector = spec.get("nodeSelector") or {}
+    tolerations = [each for each in spec.get("tolerations") or () if each.get("key") == keys.WRITER]
+    if keys.WRITER not in selector:
+        return {}
+    return {"nodeSelector": {keys.WRITER: selector[keys.WRITER]}, "tolerations": tolerations}
 
 
 def read_patch(path: pathlib.Path | None) -> Mapping[str, Any]:
