@@ -1,13 +1,12 @@
 """kill -9 of the builder before and after each step: the store is sound, the next build ends it."""
 
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
 from agent.store import integrity, layout
 from lab import registries, services
+from tests import forking
 
 pytestmark = pytest.mark.skipif(
     not registries.catalogue(), reason="needs the lab's images: run lab/setup"
@@ -40,27 +39,28 @@ def server(tmp_path_factory):
         yield running
 
 
-def create(prefix: list[str], store: pathlib.Path, server: services.Registry) -> int:
-    arguments = [
-        *("create", "killed", "--image", f"{server.address}/{IMAGE}"),
-        *("--plain-http", server.address, "--store", str(store), "--json"),
-    ]
-    return subprocess.run(
-        [sys.executable, *prefix, *arguments], stdout=subprocess.DEVNULL, timeout=60
-    ).returncode
+@pytest.fixture(scope="module")
+def forker():
+    with forking.Forker("agent.cli.commands", "agent.cli.caches.create_command") as running:
+        yield running
+
+
+def arguments(store: pathlib.Path, server: services.Registry) -> list[str]:
+    image = ("--image", f"{server.address}/{IMAGE}", "--plain-http", server.address)
+    return ["create", "killed", *image, "--store", str(store), "--json"]
 
 
 @pytest.mark.parametrize(("place", "when", "number"), CASES)
-def test_killed_at(tmp_path, server, place: str, when: str, number: int) -> None:
+def test_killed_at(tmp_path, server, forker, place: str, when: str, number: int) -> None:
     store = tmp_path / "store"
-    died = create(["-m", "tests.crashing", place, when, str(number)], store, server)
-    assert died == -9
+    create = arguments(store, server)
+    assert forker.run(create, die=(place, when, number)) == -9
     where = layout.Layout(store)
     if where.store_record.exists():
         # A reader sees all of a thing or none of it.
         wrong = [found for found in integrity.check(where) if found.kind is not LEFTOVER]
         assert [found for found in wrong if found.kind is not integrity.Kind.ORPHANED] == []
 
-    assert create(["-c", "from agent.cli.entry import main; main()"], store, server) == 0
+    assert forker.run(create) == 0
     assert [found for found in integrity.check(where) if found.kind is not LEFTOVER] == []
     assert len(list(where.cache_records.iterdir())) == 1
