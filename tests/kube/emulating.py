@@ -243,7 +243,7 @@ class _Watch:
                 await _say(response, "ERROR", _status(410, "Expired", message))
                 return
             self._changed.clear()
-            for change in [each for each in self._state.changes if each.version > version]:
+            for change in self._state.since(version):
                 version = change.version
                 await self._tell(response, change)
             if loop.time() >= until:

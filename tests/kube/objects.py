@@ -5,6 +5,7 @@ versions or selectors, replays everything to every watch, and knows one kind of
 patch. What clients like ours live on is here, as the real server does it.
 """
 
+import bisect
 import copy
 import dataclasses
 import datetime
@@ -79,6 +80,11 @@ class Objects:
         # A version that nobody has seen: nothing before it can be watched from.
         self.version += 1
         self.oldest = self.version
+
+    def since(self, version: int) -> list[Change]:
+        """The changes after a version. There are thousands, and each watch asks after each one."""
+        at = bisect.bisect_right(self.changes, version, key=lambda change: change.version)
+        return self.changes[at:]
 
     def all(self, kind: Kind) -> dict[Key, Object]:
         """The objects of a kind, in the order of their keys as etcd has them."""
