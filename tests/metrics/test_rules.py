@@ -10,7 +10,7 @@ import yaml
 from lab import places
 from tests.metrics import boards
 
-TESTS = pathlib.Path(__file__).with_name("rules.yaml")
+TESTS = [pathlib.Path(__file__).with_name(name) for name in ("rules.yaml", "rules_of_hours.yaml")]
 RESOURCE = boards.FOLDER / "operator/prometheusrule.yaml"
 HEAD = """\
 # Made from ../uimgacc.rules.yaml: UIMGACC_GOLDEN=write with tests/metrics/test_rules.py.
@@ -38,7 +38,7 @@ def test_prometheus_takes_the_rules() -> None:
 
 
 def test_every_alert_fires_when_it_should_and_only_then() -> None:
-    code, said = promtool("test", "rules", TESTS)
+    code, said = promtool("test", "rules", *TESTS)
 
     assert code == 0, said
 
@@ -46,7 +46,8 @@ def test_every_alert_fires_when_it_should_and_only_then() -> None:
 def test_no_alert_is_without_a_test_of_both() -> None:
     cases = [
         case
-        for test in yaml.safe_load(TESTS.read_text())["tests"]
+        for path in TESTS
+        for test in yaml.safe_load(path.read_text())["tests"]
         for case in test["alert_rule_test"]
     ]
     fires = {case["alertname"] for case in cases if case["exp_alerts"]}
