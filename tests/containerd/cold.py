@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from agent.store import layout
 
 _PAUSE_SECONDS = 0.05
-"""Between two rounds: others want to read, too."""
+_LONGEST_PAUSE_SECONDS = 1.0
+_PAUSES_PER_ROUND = 2
+"""Between two rounds, for longer than a round takes, nothing is read: others want to read, too."""
 
 
 class Reader:
@@ -58,6 +60,7 @@ class Reader:
 
     def _run(self) -> None:
         while not self._over.is_set():
+            started = time.monotonic()
             for layer in self._layers:
                 # A layer that its last cache has left may be gone.
                 with contextlib.suppress(FileNotFoundError):
@@ -65,7 +68,8 @@ class Reader:
             for path in self._paths:
                 self._read_again(path)
             self.rounds += 1
-            self._over.wait(_PAUSE_SECONDS)
+            pause = _PAUSES_PER_ROUND * (time.monotonic() - started)
+            self._over.wait(max(_PAUSE_SECONDS, min(pause, _LONGEST_PAUSE_SECONDS)))
 
     def _read_again(self, path: str) -> None:
         try:

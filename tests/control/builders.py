@@ -144,7 +144,7 @@ class Builders:
 
     def _run(self) -> None:
         try:
-            while not self._ended.wait(0.05):
+            while not self._ended.wait(0.1):
                 for job in self.jobs():
                     with contextlib.suppress(apis.RefusedError):  # gone, or changed: next time
                         self._look(job)

@@ -313,7 +313,7 @@ class Nodes:
         return meta.get("labels", {}), meta.get("annotations", {}), conditions
 
     def _run(self) -> None:
-        while not self._ended.wait(0.05):
+        while not self._ended.wait(0.1):
             for namespace, name in (
                 (SYSTEM, "uimgacc-node"),
                 ("uimgacc-uninstall", "uimgacc-uninstall"),

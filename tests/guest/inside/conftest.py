@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from lab import cri, nodes, registries
 from lab.guest import nfsd
+from tests import waiting
 
 EXPORT = f"{nfsd.ADDRESS}:/store"
 STORED, OTHER = "lab/estargz:1", "lab/gzip:1"
@@ -24,14 +25,7 @@ image, as is usual: else no sandbox of our handlers could start while the store 
 READ_ALL = "find / -xdev -type f | sort | xargs md5sum | md5sum"
 
 
-def wait_until(true: Callable[[], bool], *, seconds: float = 60) -> float:
-    """Wait for something to become true; how long it took."""
-    started = time.monotonic()
-    while not true():
-        if time.monotonic() - started > seconds:
-            raise AssertionError(f"not within {seconds} s")
-        time.sleep(0.05)
-    return time.monotonic() - started
+wait_until = waiting.wait_until
 
 
 def note(text: str) -> None:
@@ -162,7 +156,7 @@ class Reader:
             now=$({READ_ALL}) || exit 2
             [ "$now" = "$first" ] || exit 3
             echo read
-            sleep 0.1
+            sleep 0.5
         done
     """
 
