@@ -19,6 +19,14 @@ from lab.guest import machine
 
 SCENARIOS = ("mounting", "outage", "boot", "idle", "daemonset", "verity")
 
+PLUGINS = (
+    "cacheprovider",  # there is no place for a cache
+    *("hypothesispytest", "kmock", "looptime_chronometers", "looptime_plugin"),
+    "looptime_timeproxies",
+)
+UNUSED = [word for plugin in PLUGINS for word in ("-p", f"no:{plugin}")]
+"""Plugins that no test in a guest uses. Their imports take seconds there."""
+
 collect_ignore = [] if "UIMGACC_GUEST" in os.environ else ["inside"]
 
 
@@ -39,7 +47,7 @@ def guests() -> Iterator[dict[str, machine.Machine]]:
             (folder / name).mkdir()
             file = f"tests/guest/inside/test_{name}.py"
             running[name].start(
-                [sys.executable, "-m", "pytest", "-x", "-s", "-p", "no:cacheprovider", file],
+                [sys.executable, "-m", "pytest", "-x", "-s", *UNUSED, file],
                 UIMGACC_GUEST=name,
             )
         yield running
