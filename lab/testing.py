@@ -1,12 +1,13 @@
-"""`python -m lab.testing`: all tests, in two runs side by side.
+"""`python -m lab.testing`: all tests, in three runs side by side.
 
-They wait for real parts most of the time. What runs containers stays in one run: two nodes with
-containers of the same name disturb each other. The output of each run is printed when it has ended,
-and meanwhile how far they are. At the end: which tests took longest, and which were skipped, and
-what runs those.
+They wait for real parts much of the time. What runs containers stays in one run: two nodes with
+containers of the same name disturb each other. Guests are machines of their own, and have a run
+of their own. The output of each run is printed when it has ended, and meanwhile how far they are.
+At the end: which tests took longest, and which were skipped, and what runs those.
 """
 
 import collections
+import compileall
 import dataclasses
 import pathlib
 import re
@@ -20,7 +21,8 @@ from xml.etree import ElementTree
 from lab import places
 
 TESTS = places.CHECKOUT / "tests"
-WITH_CONTAINERS = ("containerd", "guest", "image", "node", "snapshotter")
+GUESTS = ("guest",)
+WITH_CONTAINERS = ("containerd", "image", "node", "snapshotter")
 NEEDS_API_SERVER = "needs an API server: KUBEBUILDER_ASSETS, see CONTRIBUTING.md"
 """Why a test is skipped that an emulated API server cannot serve."""
 
@@ -110,14 +112,26 @@ def summary(cases: Iterable[Case]) -> str:
     return "\n".join(lines)
 
 
+def compile_modules() -> None:
+    """Compile what the tests start hundreds of times.
+
+    Many of these processes cannot keep what they compile: guests have the checkout read-only,
+    controllers and builders are another user's, and PYTHONDONTWRITEBYTECODE may be set.
+    """
+    for package in ("agent", "lab"):
+        compileall.compile_dir(places.CHECKOUT / package, quiet=1)
+
+
 def main() -> None:
     """Run all; exit with the worst status."""
     folders = sorted(path.name for path in TESTS.iterdir() if any(path.rglob("test_*.py")))
-    others = [name for name in folders if name not in WITH_CONTAINERS]
+    others = [name for name in folders if name not in (*GUESTS, *WITH_CONTAINERS)]
     started = time.monotonic()
+    compile_modules()
     with tempfile.TemporaryDirectory(prefix="uimgacc-tests-") as name:
         folder = pathlib.Path(name)
         runs = [
+            Run("in guests", GUESTS, folder / "guests"),
             Run("with containers", WITH_CONTAINERS, folder / "with"),
             Run("without", others, folder / "without"),
         ]
