@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
+import msgspec
+
 from agent import errors
 from agent.build import mkfs_erofs, unpack
 from agent.build.tar import corrections, inheritance
@@ -59,8 +61,8 @@ class Registry(Protocol):
     async def gives(self, reference: images.Reference, digest: str) -> bool:
         """Whether the registry would give a blob to this build's credentials, by one HEAD."""
 
-    def is_open(self, reference: images.Reference, digest: str) -> bool:
-        """Whether the registry gave a blob, and never asked for credentials for it."""
+    async def is_public(self, reference: images.Reference, digest: str, *, ask: bool) -> bool:
+        """Whether the registry gave a blob without credentials, or does so where it is asked."""
 
 
 class LayerMismatch(errors.PermanentError):
@@ -251,6 +253,10 @@ class LayerWork:
                 unpacked = await self._convert(work, tally, unpacked.corrections)
             self._report(Stage.PUBLISHING)
             record = await threads.run("describe", self._describe, work, draft, unpacked)
+            is_public = await self._tools.registry.is_public(
+                self._reference, layer.blob.digest, ask=True
+            )
+            record = msgspec.structs.replace(record, public=is_public)
             budget.add(layer.diff_id, record.size)
             record = await threads.run("publish", layer_writer.publish_layer, store, draft, record)
         finally:
@@ -327,7 +333,6 @@ class LayerWork:
             implied=[] if self._position else inheritance.encode(unpacked.implied),
             has_whiteouts=unpacked.has_whiteouts and not self._position,
             sources=[self._reference.name],
-            public=self._tools.registry.is_open(self._reference, self._layer.blob.digest),
             verity=sealed.verity,
         )
 

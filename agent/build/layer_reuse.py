@@ -48,6 +48,7 @@ class Reuse:
 
         Raises what a download of the layer does: AccessDenied, ImageUnknown, LayerMismatch, ...
         """
+        proof = layer_sources.Proof.NONE
         if _key(reference, layer) not in self._given:
             proof = await self._proof_needed(reference, layer, record)
             if proof is layer_sources.Proof.NONE:
@@ -60,7 +61,9 @@ class Reuse:
             if proof is layer_sources.Proof.DOWNLOAD:
                 await self._download(reference, layer, record, tally)
             self.note_fetched(reference, layer)
-        is_public = self._tools.registry.is_open(reference, layer.blob.digest)
+        is_public = await self._tools.registry.is_public(
+            reference, layer.blob.digest, ask=proof is layer_sources.Proof.DOWNLOAD
+        )
         origin = layer_sources.Origin(reference.name, layer.blob.digest, is_public)
         if record.sources is None:
             self._unrecorded[record.diff_id] = record, origin

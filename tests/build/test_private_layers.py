@@ -318,6 +318,46 @@ def test_a_layer_whose_registry_is_public_now_becomes_public(place, victim) -> N
     assert record_of(place, BASE).public
 
 
+async def test_a_layer_that_needs_no_credentials_is_public_although_they_were_sent(
+    place, tmp_path
+) -> None:
+    """As of Docker Hub, with an account there for its limits."""
+    async with fakes.FakeRegistry() as fake:
+        fake.user, fake.bearer, fake.anonymous = "alice:secret", True, True
+        architecture = builder.own_platform().architecture
+        fake.add_image([fakes.tar(base=b"base")], "1", architecture=architecture)
+        auth = base64.b64encode(fake.user.encode()).decode()
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({"auths": {fake.host: {"auth": auth}}}))
+
+        record = await build_from(place, fake.host, "library/base:1", config=config)
+        fake.anonymous = False
+        fake.add_image([fakes.tar(private=b"private")], "2", architecture=architecture)
+        other = await build_from(
+            place, fake.host, "team/app:2", config=config, cache_id="imc-other"
+        )
+
+    reader = direct_reader.Reader(place)
+    public, private = (reader.layer(one.images[0].layers[0]) for one in (record, other))
+    assert public is not None
+    assert private is not None
+    assert (public.public, private.public) == (True, False)
+
+
+def test_a_private_registry_is_asked_once_whether_it_is_public(place, victim) -> None:
+    mark = victim.server.mark()
+
+    build(place, victim, "team/app:1")
+
+    refused = [
+        one
+        for one in victim.server.requests(mark)
+        if one.status == 401 and one.reference in (BASE.digest, TOP.digest)
+    ]
+    assert len(refused) == 1
+    assert not record_of(place, BASE).public
+
+
 def test_who_may_no_longer_read_a_repository_gets_no_new_cache(place, victim) -> None:
     build(place, victim, "team/app:1")
     victim.config.write_text("{}")

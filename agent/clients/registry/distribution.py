@@ -7,12 +7,14 @@ sees all the bytes. Connections that drop, stall, answer 429 or 5xx are tried
 again with growing delays until a deadline; a blob goes on where it stopped.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import Self
 
+from agent import errors
 from agent.clients.registry import authorized_requests, connections, credentials, failures
 from agent.model import digests, images, oci
 
@@ -20,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_LIMIT = 4 << 20
 """No manifest or index is larger, in bytes (distribution-spec: registries need accept no more)."""
+
+_ASK_SECONDS = 10.0
+"""For a question whose answer only saves work."""
 
 CONFIG_LIMIT = 64 << 20
 """No image config is larger, in bytes; it is read into memory."""
@@ -43,12 +48,19 @@ class Client:
         self, provider: credentials.CredentialProvider, options: connections.Options
     ) -> None:
         self._requests = authorized_requests.Requests(provider, options)
+        short = dataclasses.replace(options, deadline=_ASK_SECONDS, on_retry=lambda _: None)
+        self._anonymous = authorized_requests.Requests(credentials.Chain(()), short)
+        self._asking = asyncio.Lock()
+        self._private: set[str] = set()
+        """Repositories that give nothing without credentials."""
 
     async def __aenter__(self) -> Self:
         await self._requests.__aenter__()
+        await self._anonymous.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        await self._anonymous.__aexit__(*exc)
         await self._requests.__aexit__(*exc)
 
     async def manifest(self, reference: images.Reference, digest: str = "") -> Manifest:
@@ -142,9 +154,26 @@ class Client:
             except failures.Again as again:
                 await self._requests.pause(waits, url, again)
 
-    def is_open(self, reference: images.Reference, digest: str) -> bool:
-        """Whether the registry has given a blob, each time without credentials."""
-        return self._requests.is_open(self._requests.url(reference, f"blobs/{digest}"))
+    async def is_public(self, reference: images.Reference, digest: str, *, ask: bool) -> bool:
+        """Whether a blob that the registry has given is there for everybody.
+
+        It is where it was given without credentials each time. Where credentials were used
+        although none are needed, only the registry can say so: with `ask` it is asked for one
+        byte without any, once for a repository that refuses. No answer means no.
+        """
+        url = self._requests.url(reference, f"blobs/{digest}")
+        if self._requests.is_open(url):
+            return True
+        async with self._asking:
+            if not ask or reference.name in self._private:
+                return False
+            one = {"Range": "bytes=0-0"}
+            try:
+                async with self._anonymous.once(reference, url, what=f"blob {digest}", headers=one):
+                    return True
+            except (failures.Again, errors.AgentError):
+                self._private.add(reference.name)
+                return False
 
     @staticmethod
     def _raise_longer(reference: images.Reference, digest: str, size: int) -> None:
