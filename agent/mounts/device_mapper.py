@@ -20,6 +20,10 @@ from collections.abc import Iterator
 _CONTROL = "/dev/mapper/control"
 _CONTROL_NUMBER = os.makedev(10, 236)
 _PREFIX = "uimgacc-"
+_SUFFIX = ".erofs"
+_SLASH = "!"
+"""Stands for "/" in the names of devices, as the kernel has it."""
+_NAME_ROOM, _UUID_ROOM = 127, 128
 
 # struct dm_ioctl: version (3), data_size, data_start, target_count, open_count, flags, event_nr,
 # padding, dev, name, uuid, data; then what belongs to the command.
@@ -58,14 +62,18 @@ def table(tree: Tree, data: int, hashes: int) -> str:
 
 
 @contextlib.contextmanager
-def verified(name: str, tree: Tree, *, data: int, hashes: int) -> Iterator[str]:
-    """A new device over two others; its path. It lives for as long as something uses it.
+def verified(source: str, tree: Tree, *, data: int, hashes: int) -> Iterator[str]:
+    """A new device for the layer file `source`, on loop devices; its path.
 
-    `name` must be unique among the devices that exist. Raises OSError: EBADMSG where a block that
+    It lives for as long as something uses it. Raises OSError: EBADMSG where a block that
     was read in the context, successfully or not, does not have its hash.
     """
+    store, _, _, file = source.rsplit("/", 3)
+    # Each device keeps its loop device, so no other one has this number.
+    name = f"{_PREFIX}{file.removesuffix(_SUFFIX)}-{os.minor(data)}"
+    place = f"{_PREFIX}{os.minor(data)}-{store.replace('/', _SLASH)}"
     with _control() as control:
-        number = _create(control, f"{_PREFIX}{name}", table(tree, data, hashes), tree[2])
+        number = _create(control, name, place, table(tree, data, hashes), tree[2])
         path = f"/dev/dm-{os.minor(number)}"
         try:
             # A container's /dev is filled when it starts.
@@ -83,6 +91,26 @@ def verified(name: str, tree: Tree, *, data: int, hashes: int) -> Iterator[str]:
                     raise OSError(errno.EBADMSG, "its bytes do not have the hashes of its record")
             finally:
                 os.close(user)
+
+
+def layer_of(device: str) -> str | None:
+    """The layer file that a device (`dm-3`) verifies; None where it is none of these devices.
+
+    The loop device below cannot be asked: after the process that opened the file has ended with
+    its mount namespace, the kernel does not know the file's whole path any more.
+    """
+    try:
+        with open(f"/sys/block/{device}/dm/name", encoding="utf-8") as file:
+            name = file.read().strip()
+        with open(f"/sys/block/{device}/dm/uuid", encoding="utf-8") as file:
+            place = file.read().strip()
+    except OSError:
+        return None
+    if not name.startswith(_PREFIX) or not place.startswith(_PREFIX):
+        return None
+    store = place.split("-", 2)[2].replace(_SLASH, "/")
+    layer = name.removeprefix(_PREFIX).rpartition("-")[0]
+    return f"{store}/sha256/{layer[:2]}/{layer}{_SUFFIX}"
 
 
 def corrupt(devices: list[int]) -> list[int]:
@@ -145,8 +173,8 @@ def _find_target(control: int) -> None:
         raise OSError(error.errno, "this kernel has no dm-verity") from error
 
 
-def _create(control: int, name: str, parameters: str, blocks: int) -> int:
-    number: int = _call(control, _CREATE, name=name)[0]
+def _create(control: int, name: str, uuid: str, parameters: str, blocks: int) -> int:
+    number: int = _call(control, _CREATE, name=name[:_NAME_ROOM], uuid=uuid[:_UUID_ROOM])[0]
     try:
         text = parameters.encode() + b"\0"
         text += bytes(-len(text) % 8)
@@ -188,6 +216,7 @@ def _call(
     command: int,
     *,
     name: str = "",
+    uuid: str = "",
     device: int = 0,
     flags: int = 0,
     data: bytes = b"",
@@ -198,8 +227,9 @@ def _call(
     room = _ROOM
     while True:
         size = _HEAD.size + max(room, len(data))
-        head = (*_VERSION, size, _HEAD.size, targets, 0, flags, 0, device, name.encode(), b"")
-        buffer = bytearray(_HEAD.pack(*head) + data).ljust(size, b"\0")
+        names = (name.encode(), uuid.encode())
+        head = _HEAD.pack(*_VERSION, size, _HEAD.size, targets, 0, flags, 0, device, *names)
+        buffer = bytearray(head + data).ljust(size, b"\0")
         fcntl.ioctl(control, request, buffer)
         _, _, _, end, start, _, _, answered, _, number, _, _ = _HEAD.unpack_from(buffer)
         if not answered & _BUFFER_FULL or room >= _MOST_ROOM:

@@ -5,6 +5,8 @@ import os
 import re
 from collections.abc import Iterator
 
+from agent.mounts import device_mapper
+
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -69,21 +71,15 @@ def backing_file(source: str) -> str:
     name = source.removeprefix("/dev/")
     if name == source or not name.startswith(("loop", "dm-")):
         return source
-    return min(_backing_files(name), key=len, default=source)
+    if name.startswith("dm-"):
+        return device_mapper.layer_of(name) or source
+    try:
+        with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return source
 
 
 def is_verified(source: str) -> bool:
     """Whether the source of a layer's mount is a device that verifies it."""
     return source.startswith("/dev/dm-")
-
-
-def _backing_files(name: str) -> list[str]:
-    """Of a layer and its hash tree, if that has a file of its own: the layer's name is shorter."""
-    try:
-        if name.startswith("dm-"):
-            below = os.listdir(f"/sys/block/{name}/slaves")
-            return [file for device in below for file in _backing_files(device)]
-        with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8") as file:
-            return [file.read().rstrip("\n")]
-    except OSError:
-        return []

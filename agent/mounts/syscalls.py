@@ -42,7 +42,6 @@ _LO_FLAGS_DIRECT_IO = 16
 _LOOP_CONFIG = struct.Struct("<II52xI176x64x")
 _LOOP_TRIES = 16
 _LOOP_MAJOR = 7
-_SHORT = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -152,13 +151,10 @@ def _mount_plain(source: str, target: str) -> None:
 
 def _mount_verified(source: str, target: str, tree: device_mapper.Tree) -> None:
     """Mount through a dm-verity device on loop devices; all of them end with the mount."""
-    name = os.path.basename(source).partition(".")[0][:_SHORT]
     with contextlib.ExitStack() as stack:
-        data, number = stack.enter_context(_loop(source))
-        hashes = stack.enter_context(_loop(tree[4]))[1] if tree[4] else number
-        # Each such device keeps its loop device, so this names no other one.
-        unique = f"{name}-{os.path.basename(data)}"
-        with device_mapper.verified(unique, tree, data=number, hashes=hashes) as device:
+        data = stack.enter_context(_loop(source))[1]
+        hashes = stack.enter_context(_loop(tree[4]))[1] if tree[4] else data
+        with device_mapper.verified(source, tree, data=data, hashes=hashes) as device:
             mount(device, target, "erofs", MS_RDONLY)
 
 

@@ -8,6 +8,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 
@@ -66,8 +67,8 @@ def build(store: pathlib.Path, registry) -> None:
 
 
 @pytest.fixture
-def node(export, registry, tmp_path) -> Iterator[Node]:
-    with Node(tmp_path / "n", registry, export[0]) as running:
+def node(export, registry, tmp_path_factory) -> Iterator[Node]:
+    with Node(tmp_path_factory.mktemp("n"), registry, export[0]) as running:
         running.warm()
         conftest.wait_until(running.capable)
         yield running
@@ -80,12 +81,12 @@ def client(node) -> Iterator[cri.Client]:
 
 
 def layers(store: pathlib.Path, registry) -> list:
-    """The records of the image's layers, bottom first."""
+    """The records of the layers that are mounted for the image, bottom first."""
     reader = direct_reader.Reader(layout.Layout(store))
-    reference = images.parse_reference(f"{registry.address}/{IMAGE}")
-    image = reader.image(reference)
+    image = reader.image(images.parse_reference(f"{registry.address}/{IMAGE}"))
     assert image is not None
-    found = [reader.layer(layer.diff_id) for layer in image.platforms[0].layers]
+    chains = [reader.chain(layer.chain_id) for layer in image.platforms[0].layers]
+    found = [reader.layer(chain.diff_id) for chain in chains if chain is not None]
     return [record for record in found if record is not None]
 
 
@@ -125,6 +126,13 @@ def provide(node: Node, client, name: str) -> None:
     conftest.wait_until(lambda: node.is_registered(client, IMAGE))
 
 
+def restart(node: Node) -> None:
+    """Start the snapshotter, and wait until containerd has noticed."""
+    node.start_snapshotter()
+    time.sleep(1.5)
+    conftest.wait_until(node.capable)
+
+
 def is_gone(node: Node, client) -> bool:
     return not node.is_registered(client, IMAGE)
 
@@ -141,7 +149,7 @@ def test_a_pod_runs_from_verified_layers(node, client, registry) -> None:
 
     before = layer_sources(node), sorted(devices())
     node.snapshotter.end()
-    node.start_snapshotter()
+    restart(node)
     assert read_all(client, node, "again") == (status, output)
     assert (layer_sources(node), sorted(devices())) == before
 
@@ -231,14 +239,14 @@ def test_what_ran_without_verification_is_verified_after_a_restart(node, client,
     node.snapshotter.end()
     command = node.snapshotter.command
     node.snapshotter.command = [word for word in command if word not in ALWAYS[:2]]
-    node.start_snapshotter()
+    restart(node)
     provide(node, client, "before")
     status, expected = read_all(client, node, "before")
     assert not [source for source in layer_sources(node) if source.startswith("/dev/dm-")]
 
     node.snapshotter.end()
     node.snapshotter.command = command
-    node.start_snapshotter()
+    restart(node)
 
     assert read_all(client, node, "after") == (status, expected)
     assert [source for source in layer_sources(node) if source.startswith("/dev/dm-")]
