@@ -8,10 +8,12 @@ published under another name, and the chains that a build writes name that one.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Callable, Collection
 
 import msgspec
@@ -24,6 +26,10 @@ from agent.store.lookup import direct_reader
 from agent.store.publish import record_changes, writer
 
 logger = logging.getLogger(__name__)
+
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+_COPIED = 4 << 20
+"""Bytes at a time."""
 
 _REPLACEMENTS = 16
 """Files of one layer, of which all but the last are damaged."""
@@ -239,11 +245,35 @@ def _link_layer(draft: pathlib.Path, target: pathlib.Path, digest: str) -> bool:
     except FileExistsError:
         if not _has_bytes(target, draft, digest):
             return False
-    except OSError:
-        if target.exists():
+    except OSError as error:
+        # Only where the file system has no hard links; all else is a failure. Not renamed, which
+        # would replace the file of a builder that was faster.
+        if error.errno not in _NO_LINKS:
+            raise
+        if not _copy_once(draft, target):
             return _has_bytes(target, draft, digest)
-        draft.rename(target)  # this file system has no hard links
     files.sync_folder(target.parent)
+    return True
+
+
+def _copy_once(draft: pathlib.Path, target: pathlib.Path) -> bool:
+    """Copy a layer file to its place; False where a file is there.
+
+    No record names it yet. What a builder that is killed leaves there is no whole layer: the next
+    one publishes its own beside it.
+    """
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with draft.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
+            shutil.copyfileobj(source, copy, _COPIED)
+            copy.flush()
+            os.fsync(copy.fileno())
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
     return True
 
 

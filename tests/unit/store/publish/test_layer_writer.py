@@ -1,9 +1,11 @@
 """Layer files: published once, never replaced."""
 
+import errno
 import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -293,3 +295,55 @@ def test_builders_that_race_for_the_same_layers_leave_each_file_as_it_was_first(
     assert len(list(place.layer_files.glob("*/*.erofs"))) == 300
     assert all(len(seen) == 1 for seen in inodes.values())
     assert [one for one in integrity.check(place) if one.kind.value != "orphaned"] == []
+
+
+def without_links(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """A file system without hard links, on which something happens just when one is tried."""
+
+    def refuse(_path: pathlib.Path, _target: object) -> None:
+        monkeypatch.undo()
+        meanwhile()
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(pathlib.Path, "hardlink_to", refuse)
+
+
+def test_without_hard_links_a_layer_is_published_as_well(tmp_path, monkeypatch) -> None:
+    place = making.store(tmp_path)
+    without_links(monkeypatch, lambda: None)
+
+    record = making.layer(place, "a")
+
+    assert layer_file.sha256_of(place.layer(record.diff_id)) == record.sha256
+    assert list(place.tmp.iterdir()) == []
+
+
+def test_without_hard_links_the_file_of_a_faster_builder_stays(tmp_path, monkeypatch) -> None:
+    """It was renamed over."""
+    place = making.store(tmp_path)
+    path = place.layer(making.digest("a"))
+    inodes: list[int] = []
+
+    def faster() -> None:
+        making.layer(place, "a")
+        inodes.append(path.stat().st_ino)
+
+    without_links(monkeypatch, faster)
+    making.layer(place, "a")
+
+    assert inodes == [path.stat().st_ino]
+
+
+def test_a_link_that_fails_for_another_reason_replaces_nothing(tmp_path, monkeypatch) -> None:
+    """An I/O error over NFS, after which the server may have made the link or not."""
+    place = making.store(tmp_path)
+
+    def fail(_path: pathlib.Path, _target: object) -> None:
+        raise OSError(errno.EIO, "the server has gone")
+
+    monkeypatch.setattr(pathlib.Path, "hardlink_to", fail)
+    with pytest.raises(OSError, match="the server has gone"):
+        making.layer(place, "a")
+
+    assert not place.layer(making.digest("a")).exists()
+    assert list(place.tmp.iterdir()) == []
