@@ -255,7 +255,9 @@ class Controller(Daemon):
         " of UIMGACC_PLAIN_HTTP.",
     ] = ""
     parallel_builds: Annotated[
-        int, "Builds that run at the same time; others wait. Each takes a processor or more."
+        int,
+        "Builds that run at the same time; others wait, and namespaces take turns. Each takes a"
+        " processor or more.",
     ] = 4
     build_seconds: Annotated[float, "After which a build is given up."] = 14400.0
     retry_seconds: Annotated[
@@ -301,8 +303,8 @@ class Controller(Daemon):
     ] = 0.0
     auto_caches: Annotated[
         int,
-        "Automatic caches that may exist; beyond, the one that was not used for the longest is"
-        " deleted.",
+        "Automatic caches that may exist. Beyond, those are deleted that could not be built, then"
+        " those that were not used for the longest, of the namespace that has the most.",
     ] = 100
     unused_days: Annotated[float, "How long an automatic cache is kept that no pod has used."] = 7.0
     used_days: Annotated[float, "How long an automatic cache is kept after its last use."] = 30.0
@@ -393,6 +395,11 @@ class Build:
     scratch: Annotated[
         pathlib.Path | None,
         "Local folder for the files of layers at work; empty: TMPDIR, else /tmp.",
+        flags.FlagOnly(),
+    ] = None
+    scratch_bytes: Annotated[
+        int | None,
+        "What layers at work may take there together; empty: all but a reserve of the disk.",
         flags.FlagOnly(),
     ] = None
     parallel: Annotated[

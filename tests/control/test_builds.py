@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from agent.clients.kube import rest_client
+from agent.control.caches import cache_object
 from agent.control.reconcile import cluster
-from agent.model import images, keys
+from agent.model import caches, images, keys
 from agent.store import integrity
 from tests.control import conftest
 from tests.control.test_controller import docker_config, secret
@@ -214,3 +215,33 @@ def test_no_finalizer_of_uimgacc_blocks_the_end_of_a_namespace(plane) -> None:
     ]
     assert len(found) >= 4
     assert [each for each in found if "uimgacc" in str(each["metadata"].get("finalizers"))] == []
+
+
+def automatic(plane: conftest.Plane, image: str, namespace: str) -> cache_object.CacheObject:
+    """An automatic cache, as an agent creates it for a pod of a namespace."""
+    reference = images.parse_reference(f"{plane.server.address}/{image}")
+    name = caches.name_of_auto_cache(caches.id_of_images([reference]))
+    annotations = {
+        keys.CREATED_FOR: f"{namespace}/pod",
+        keys.CREATED_FOR_UID: "uid",
+        keys.CREATED_ON: "node",
+    }
+    labels = {keys.AUTO_CREATED: "true"}
+    key = plane.apply(name, image, labels=labels, annotations=annotations)
+    return cache_object.parse(plane.get(key))
+
+
+def test_a_hundred_bad_pods_do_not_keep_another_namespace_waiting(plane) -> None:
+    """Images that do not exist, before one that does: it is built within its turn."""
+    plane.controller("--parallel-builds=2")
+    for number in range(100):
+        automatic(plane, f"lab/missing-{number}:1", "bad")
+    apis.wait_until(lambda: len(plane.builders.started) >= 2, seconds=60)
+    good = automatic(plane, "lab/gzip:1", "good")
+    before = len(plane.builders.started)
+
+    plane.wait(good.key, "Ready", seconds=120)
+
+    # The build that ran in its slot may have ended, and one of the other slot.
+    name = next(each for each in plane.builders.started if each.startswith(good.cache_id))
+    assert plane.builders.started.index(name) <= before + 2, plane.builders.started

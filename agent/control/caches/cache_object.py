@@ -11,6 +11,12 @@ from typing import Any
 from agent.control.caches import cache_state, status_format
 from agent.model import cache_manifest, caches, keys, manifests, times
 
+PEOPLE = ""
+"""In the place of a namespace: the tenant of all caches that people have created."""
+
+_UNKNOWN = "-"
+"""The tenant of automatic caches that do not name the pod that they were created for."""
+
 _POD_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 
 
@@ -42,9 +48,10 @@ class CacheObject:
     """The parts of an object on which decisions depend.
 
     `request` is None where the spec is invalid in a way that its schema does not catch;
-    `problem` then says how. `origin` is None where no agent created the object, or a person
-    has edited it since. `deleted` is when it was deleted. `refresh_seconds` is None where no
-    interval is set.
+    `problem` then says how. `tenant` is the namespace of the pod that an automatic cache was
+    created for: builds and automatic caches are shared out by it. `origin` is None where no agent
+    created the object, or a person has edited it since. `deleted` is when it was deleted.
+    `refresh_seconds` is None where no interval is set.
     """
 
     key: Key
@@ -58,6 +65,7 @@ class CacheObject:
     deleted: datetime.datetime | None = None
     finalizers: tuple[str, ...] = ()
     auto: bool = False
+    tenant: str = PEOPLE
     origin: Origin | None = None
     matched: datetime.datetime | None = None
     refresh: str = ""
@@ -130,6 +138,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
             request = on_demand
         elif from_agent:
             request, problem = None, _NOT_ITS_NAME
+    auto = from_agent or (request is not None and request.auto)
     return CacheObject(
         key=key,
         uid=meta["uid"],
@@ -141,7 +150,8 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         problem=problem,
         deleted=times.parse(meta.get("deletionTimestamp")),
         finalizers=tuple(meta.get("finalizers") or ()),
-        auto=from_agent or (request is not None and request.auto),
+        auto=auto,
+        tenant=(_origin(annotations).namespace or _UNKNOWN) if auto else PEOPLE,
         origin=_origin(annotations) if from_agent else None,
         matched=times.parse(annotations.get(keys.LAST_MATCHED)),
         refresh=annotations.get(keys.REFRESH, ""),

@@ -134,10 +134,7 @@ def begin(
         left = (state.build.retry - seen.now).total_seconds()
         return outcome.Decision(state=state, sentence=state.message, again=left)
     if not seen.slot:
-        return outcome.Decision(
-            state=dataclasses.replace(state, phase=_waiting(seen)),
-            sentence="It waits for a free slot: it is built when another build has ended.",
-        )
+        return _await_turn(cache, seen)
     name = job_manifest.name_of(cache, platforms)
     some = f"{len(request.images)} image{'s' * (len(request.images) != 1)}"
     sentence = f"The build of {some} has begun, by Job {name}."
@@ -154,6 +151,19 @@ def begin(
         events=(outcome.Event(reason="BuildStarted", message=sentence),),
         again=_POLL,
     )
+
+
+def _await_turn(cache: cache_object.CacheObject, seen: outcome.Seen) -> outcome.Decision:
+    state = dataclasses.replace(cache.state, phase=_waiting(seen))
+    sentence = "It waits for a free slot: it is built when it is the turn of its namespace."
+    again = None
+    if seen.not_before is not None:
+        again = max(_POLL, (seen.not_before - seen.now).total_seconds())
+        sentence = f"It waits, because several builds for namespace {cache.tenant} have failed."
+        if job_manifest.failures(cache):
+            # Why it failed itself is of more use.
+            state, sentence = cache.state, cache.state.message
+    return outcome.Decision(state=state, sentence=sentence, again=again, waits=True)
 
 
 def follow(

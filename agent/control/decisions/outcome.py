@@ -54,8 +54,9 @@ class Seen:
     `origin` is why an automatic cache may not use its pull secrets, "" where it may, None
     where that is not checked (agent.control.caches.cache_object.CacheObject.unverified).
     `going` is whether layers of the deleted cache are still in the store, `holders`
-    a sentence about their holders. `platforms` are those of the nodes. `slot` is whether one
-    more build may run.
+    a sentence about their holders. `platforms` are those of the nodes. `slot` is whether this
+    build may begin now, `not_before` when builds of its namespace may again, where that is
+    known.
     """
 
     now: datetime.datetime
@@ -68,6 +69,7 @@ class Seen:
     report: reports.Report | None = None
     platforms: tuple[str, ...] = ()
     slot: bool = True
+    not_before: datetime.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,8 @@ class Decision:
     """Do `actions`, write `state` as the status, do `afterwards`; the next step is `again` seconds
     later.
 
-    None for `again`: the next step is when something has changed.
+    None for `again`: the next step is when something has changed. `waits`: it is to be built,
+    when it is its turn.
     """
 
     state: cache_state.State
@@ -84,3 +87,4 @@ class Decision:
     afterwards: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     again: float | None = None
+    waits: bool = False

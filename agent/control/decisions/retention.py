@@ -5,6 +5,7 @@ creation if no pod has used it, else thirty days after its last use; one that co
 built, after a day.
 """
 
+import collections
 import dataclasses
 import datetime
 from collections.abc import Iterable
@@ -42,7 +43,7 @@ class Rules:
     """Of an automatic cache whose pod may not use its pull secrets; then pods may ask again."""
 
     auto_caches: int = 100
-    """Automatic caches that may exist; beyond, the one unused for the longest is deleted."""
+    """Automatic caches that may exist; beyond, `surplus` are deleted."""
 
 
 def retry_after(failures: int, rules: Rules) -> float:
@@ -89,9 +90,26 @@ def refresh_due(cache: cache_object.CacheObject, rules: Rules) -> datetime.datet
 def surplus(
     known: Iterable[cache_object.CacheObject], rules: Rules
 ) -> list[cache_object.CacheObject]:
-    """The automatic caches beyond the limit, those unused for the longest first."""
-    automatic = sorted(
-        (cache for cache in known if cache.auto and cache.deleted is None),
-        key=lambda cache: (cache.matched or cache.created, cache.key),
-    )
-    return automatic[: max(0, len(automatic) - rules.auto_caches)]
+    """The automatic caches beyond the limit, in the order in which they go.
+
+    Those that could not be built are first. Then the namespace that has the most gives up the
+    one unused for the longest, so that one namespace does not push out the caches of others.
+    """
+    automatic = [cache for cache in known if cache.auto and cache.deleted is None]
+    held = collections.Counter(cache.tenant for cache in automatic)
+    going: list[cache_object.CacheObject] = []
+    for _ in range(len(automatic) - rules.auto_caches):
+        # min and sets, not one sort: with each that goes, another namespace may have the most.
+        one = min(
+            automatic,
+            key=lambda cache: (
+                not is_failure(cache),
+                -held[cache.tenant],
+                cache.matched or cache.created,
+                cache.key,
+            ),
+        )
+        automatic.remove(one)
+        held[one.tenant] -= 1
+        going.append(one)
+    return going

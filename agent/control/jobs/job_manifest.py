@@ -4,6 +4,7 @@ The pod has no privileges and no access to the API server. It gets the store, a 
 temporary files and the Secrets of its images.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 from agent.control.caches import cache_object
 from agent.control.jobs import job_patch
-from agent.kits import networks
+from agent.kits import networks, units
 from agent.model import caches, keys
 
 _SECRETS = "/run/uimgacc/secrets"
@@ -164,7 +165,9 @@ def manifest(
         },
     }
     # After the patch: its tolerations, being a list, replace all.
-    return _pinned(job_patch.merged(made, template.patch), template.writers)
+    job = _pinned(job_patch.merged(made, template.patch), template.writers)
+    _limit_scratch(job["spec"]["template"]["spec"])
+    return job
 
 
 def _pinned(job: Mapping[str, Any], writers: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,6 +178,19 @@ def _pinned(job: Mapping[str, Any], writers: Mapping[str, Any]) -> dict[str, Any
         pod["tolerations"] = [*pod.get("tolerations", ()), *writers["tolerations"]]
     template = {**job["spec"]["template"], "spec": pod}
     return {**job, "spec": {**job["spec"], "template": template}}
+
+
+def _limit_scratch(pod: Mapping[str, Any]) -> None:
+    """Have the builder know the limit of its local folder, which a patch may have changed."""
+    scratch: Mapping[str, Any] = next(
+        (each for each in pod["volumes"] if each["name"] == "scratch"), {}
+    )
+    limit = (scratch.get("emptyDir") or {}).get("sizeLimit", "")
+    # What is no quantity, the API server refuses with the Job.
+    with contextlib.suppress(ValueError):
+        argument = f"--scratch-bytes={units.quantity(str(limit))}"
+        build = next(each for each in pod["containers"] if each["name"] == "build")
+        build["args"] = [*build["args"], argument]
 
 
 def secret_manifest(name: str, uid: str, *, namespace: str, data: Sequence[str]) -> dict[str, Any]:

@@ -116,8 +116,13 @@ class Upkeep:
 
 def _eviction(cache: cache_object.CacheObject, rules: retention.Rules) -> outcome.Event:
     used = f"last used at {cache.matched:%Y-%m-%d %H:%M} UTC" if cache.matched else "never used"
+    why = (
+        "this one could not be built"
+        if retention.is_failure(cache)
+        else f"of those of namespace {cache.tenant} this one was not used for the longest: {used}"
+    )
     message = (
         f"It is deleted: there are more than {rules.auto_caches} automatic caches (--auto-caches),"
-        f" and of those this one was not used for the longest: {used}."
+        f" and {why}."
     )
     return outcome.Event(reason="Evicted", message=message)

@@ -5,9 +5,10 @@ Steps read from here, so that a restarted controller lists each kind once and do
 each object. Nothing else keeps objects between two steps.
 """
 
+import collections
 import dataclasses
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.control.caches import cache_object
@@ -30,6 +31,8 @@ class Observed:
         self._reasons: dict[str, str] = {}
         self._setbacks: dict[str, str] = {}
         self.platforms: tuple[str, ...] = ()
+        self.waiting: set[cache_object.Key] = set()
+        """The caches that are to be built when it is their turn."""
 
     def deliver(self, plural: str, kind: str | None, body: Object) -> None:
         """Take in an event of a watch: `kind` is ADDED, MODIFIED, DELETED, or None for listed.
@@ -65,7 +68,7 @@ class Observed:
             return
         self._queue_owner(job)
         if not job.active:
-            self._queue_waiting()
+            self.queue_waiting()
 
     def end_job(self, name: str) -> None:
         """A Job is gone: its cache is due, and so are those that wait for a slot."""
@@ -73,7 +76,7 @@ class Observed:
         self.drop_job(name)
         if job is not None:
             self._queue_owner(job)
-            self._queue_waiting()
+            self.queue_waiting()
 
     def put_platforms(self, platforms: tuple[str, ...]) -> None:
         """Take in what the nodes have; where that has changed, all caches are due."""
@@ -89,11 +92,10 @@ class Observed:
         if key in self.caches:
             self._queue.add(key)
 
-    def _queue_waiting(self) -> None:
-        """The caches that may wait for a build to end, the oldest first."""
-        waiting = [cache for cache in self.caches.values() if not cache.state.serving]
-        for cache in sorted(waiting, key=lambda cache: cache.created):
-            self._queue.add(cache.key)
+    def queue_waiting(self) -> None:
+        """The caches that wait for a build to end: which is next, their steps decide."""
+        for key in self.waiting:
+            self._queue.add(key)
 
     def put_cache(self, body: Object) -> cache_object.CacheObject:
         """Take in an object as it is now; one that is older than what is known changes nothing."""
@@ -108,6 +110,9 @@ class Observed:
         known = self.caches.get(key)
         if known is not None and uid in ("", known.uid):
             del self.caches[key]
+            if key in self.waiting:
+                self.waiting.discard(key)
+                self.queue_waiting()
 
     def put_job(self, body: Object) -> job_state.Job:
         """Take in a Job."""
@@ -169,10 +174,27 @@ class Observed:
         """All Jobs."""
         return set(self._jobs)
 
-    def building(self, starting: Collection[str] = ()) -> int:
-        """How many builds run, or are about to: also of the Jobs that are being created."""
-        new = sum(name not in self._jobs for name in starting)
-        return new + sum(job.active for job in self._jobs.values())
+    def note_waiting(self, key: cache_object.Key, *, waits: bool) -> None:
+        """Note whether a cache waits for its turn; where it has left, others are due."""
+        if waits:
+            self.waiting.add(key)
+        elif key in self.waiting:
+            self.waiting.discard(key)
+            self.queue_waiting()
+
+    def building(self, starting: Mapping[str, str]) -> Mapping[str, int]:
+        """How many builds run, or are about to, by tenant.
+
+        `starting` are Jobs that are being created, by name, and their tenants.
+        """
+        running = collections.Counter(
+            tenant for name, tenant in starting.items() if name not in self._jobs
+        )
+        for job in self._jobs.values():
+            cache = self.caches.get(cache_object.Key(*job.owner.partition("/")[::2]))
+            if job.active:
+                running[cache.tenant if cache is not None else cache_object.PEOPLE] += 1
+        return running
 
     def building_for(self, group: str) -> Iterator[tuple[str, cache_object.Key]]:
         """The active Jobs for objects of an API group, and the keys of these objects."""

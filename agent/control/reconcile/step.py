@@ -11,7 +11,7 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.control.caches import cache_object, cache_state, status_format
-from agent.control.decisions import building, cache_decision, outcome, retention
+from agent.control.decisions import build_turns, building, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed
 from agent.model import times
@@ -70,19 +70,30 @@ class Reconciler:
         self._tools = tools
         self._settings = settings
         self._clock = clock
-        self._starting: set[str] = set()
+        self._starting: dict[str, str] = {}
+        """Jobs that are being created, and their tenants."""
 
     async def step(self, key: cache_object.Key) -> float | None:
         """Do what is next for a cache; seconds until the next step, None: when it changes."""
         cache = self._view.caches.get(key)
         if cache is None:
             return None
+        try:
+            return await self._step(cache)
+        except errors.AgentError:
+            # It gives way to others, until a step of its own succeeds again.
+            self._view.note_waiting(key, waits=False)
+            raise
+
+    async def _step(self, cache: cache_object.CacheObject) -> float | None:
+        key = cache.key
         rules = self._settings.rules
         seen = await self._look(cache)
         decision = cache_decision.decide(cache, seen, rules)
         # Nothing is awaited since the slots were counted: this build has its own from now on.
         begun = {each.subject for each in decision.actions if each.verb is outcome.Verb.START}
-        self._starting |= begun
+        self._starting |= dict.fromkeys(begun, cache.tenant)
+        self._view.note_waiting(key, waits=decision.waits)
         try:
             cache = await self._act_all(cache, decision.actions, seen)
             written = await self._write(cache, decision)
@@ -95,7 +106,10 @@ class Reconciler:
         except cluster.ObjectGone:
             return None  # deleted meanwhile; the watch delivers that in a moment
         finally:
-            self._starting -= begun
+            for job in begun:
+                self._starting.pop(job, None)
+                if self._view.job(job) is None:
+                    self._view.queue_waiting()  # it did not begin: its slot is free
         for event in decision.events:
             self._tools.events.emit(cache, event)
         await self._act_all(written, decision.afterwards, seen)
@@ -133,13 +147,23 @@ class Reconciler:
         if cache.deleted is not None and content.stored is None:
             going = await store.is_going(cache.cache_id)
             holders = self._tools.holders.holders(cache.cache_id)
+        turn = build_turns.turn_of(
+            cache,
+            self._view.waiting,
+            self._view.caches.values(),
+            build_turns.Slots(
+                parallel=self._settings.parallel, running=self._view.building(self._starting)
+            ),
+            now=seen.now,
+        )
         return dataclasses.replace(
             seen,
             stored=content.stored,
             going=going,
             report=content.report,
             holders=holders,
-            slot=self._view.building(self._starting) < self._settings.parallel,
+            slot=turn.now,
+            not_before=turn.not_before,
         )
 
     async def _write(

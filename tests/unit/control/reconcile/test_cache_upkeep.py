@@ -39,10 +39,14 @@ class Client:
         self.deleted.append(f"{resource.plural}/{name}")
 
 
-def automatic(tag: str, matched: str = "") -> dict[str, Any]:
+def automatic(
+    tag: str, matched: str = "", *, namespace: str = "", failed: bool = False
+) -> dict[str, Any]:
     reference = images.parse_reference(f"r.io/app:{tag}")
     annotations = {keys.LAST_MATCHED: matched} if matched else {}
+    annotations |= {keys.CREATED_FOR: f"{namespace}/pod"} if namespace else {}
     return {
+        "status": {"phase": "Failed"} if failed else {},
         "apiVersion": f"{GROUP}/v1",
         "metadata": {
             "name": caches.name_of_auto_cache(caches.id_of_images([reference])),
@@ -136,6 +140,37 @@ async def test_of_too_many_automatic_caches_those_not_used_for_the_longest_are_d
     assert one.emitted[1][1].message.endswith("last used at 2026-02-01 00:00 UTC.")
 
 
+async def evicted(made: list[dict[str, Any]], *, auto_caches: int) -> list[str]:
+    """The tags of the caches that are deleted, in their order."""
+    client = Client()
+    client.there["imagecaches"] = made
+    one = Leader(client, auto_caches=auto_caches)
+    async with one.running():
+        for each in made:
+            one.view.deliver("imagecaches", "ADDED", each)
+        await asyncio.sleep(61)
+    tags = {name_of(each): each["metadata"]["uid"] for each in made}
+    return [tags[name.partition("/")[2]] for name in client.deleted]
+
+
+async def test_a_namespace_does_not_evict_the_caches_of_another() -> None:
+    """The attack: a hundred pods of one namespace, whose caches are all newer and in use."""
+    good = automatic("good", "2026-01-02T00:00:00Z", namespace="good")
+    bad = [automatic(f"b{at:03}", "2026-03-01T00:00:00Z", namespace="bad") for at in range(100)]
+
+    gone = await evicted([good, *bad], auto_caches=99)
+
+    assert len(gone) == 2
+    assert "good" not in gone
+
+
+async def test_what_could_not_be_built_is_evicted_first() -> None:
+    failed = automatic("failed", namespace="small", failed=True)
+    ready = [automatic(f"r{at}", namespace="large") for at in range(3)]
+
+    assert await evicted([*ready, failed], auto_caches=3) == ["failed"]
+
+
 async def test_the_build_of_an_object_that_was_deleted_unseen_is_stopped() -> None:
     """A person removed the finalizer while no watch was open."""
     kept, gone = automatic("kept"), automatic("gone")
@@ -165,7 +200,7 @@ async def test_a_deleted_job_makes_its_cache_due() -> None:
         await asyncio.sleep(1)
 
     assert one.stepped == [name_of(cache)]
-    assert one.view.building() == 0
+    assert one.view.building({}) == {}
 
 
 async def test_a_build_that_ended_unseen_frees_its_slot() -> None:
@@ -176,10 +211,11 @@ async def test_a_build_that_ended_unseen_frees_its_slot() -> None:
     async with one.running():
         one.view.deliver("imagecaches", "ADDED", cache)
         await asyncio.sleep(1)
-        assert one.view.building() == 1
+        one.view.note_waiting(cache_object.key_of(cache), waits=True)
+        assert sum(one.view.building({}).values()) == 1
         before = len(one.stepped)
         client.there["jobs"] = []
         await asyncio.sleep(61)
-        assert one.view.building() == 0
+        assert one.view.building({}) == {}
 
     assert len(one.stepped) > before, "a cache that waits for a slot has its step"

@@ -1,0 +1,106 @@
+"""Whose build is next: namespaces take turns, and one that fails waits."""
+
+import dataclasses
+import datetime
+
+from agent.control.caches import cache_object, cache_state
+from agent.control.decisions import build_turns
+from tests.unit.control.decisions import test_cache_decision as deciding
+
+NOW = deciding.NOW
+
+
+def cache(
+    name: str, tenant: str = "", *, failures: int = 0, started: float | None = None, age: float = 60
+) -> cache_object.CacheObject:
+    """A cache that is not built yet; `started` is how many seconds ago a build of it began."""
+    made = deciding.cache_of(metadata={"name": name})
+    build = cache_state.Build(failures=failures, failed=made.spec_hash if failures else "")
+    began = None if started is None else NOW - datetime.timedelta(seconds=started)
+    return dataclasses.replace(
+        made,
+        auto=bool(tenant),
+        tenant=tenant,
+        created=NOW - datetime.timedelta(seconds=age),
+        state=cache_state.State(phase=cache_state.Phase.PENDING, started=began, build=build),
+    )
+
+
+def turns(
+    known: list[cache_object.CacheObject], *, parallel: int = 4, running: dict[str, int]
+) -> list[str]:
+    """The names of the caches that may begin now; all of them wait."""
+    slots = build_turns.Slots(parallel=parallel, running=running)
+    waiting = {each.key for each in known}
+    return [
+        each.key.name
+        for each in known
+        if build_turns.turn_of(each, waiting, known, slots, now=NOW).now
+    ]
+
+
+def test_a_namespace_beside_one_with_a_hundred_caches_is_next() -> None:
+    """The attack: a hundred pods with images that need not exist, before the one that works."""
+    bad = [cache(f"bad-{number}", "bad", age=600) for number in range(100)]
+    good = cache("good", "good", age=1)
+
+    assert turns([*bad, good], running={"bad": 3}) == ["good"]
+
+
+def test_a_namespace_alone_has_all_slots_but_one() -> None:
+    bad = [cache(f"bad-{number}", "bad") for number in range(10)]
+
+    assert len(turns(bad, running={})) == 3
+    assert turns(bad, running={"bad": 3}) == []
+    assert len(turns(bad, parallel=1, running={})) == 1
+
+
+def test_caches_of_people_have_all_slots_where_none_else_waits() -> None:
+    made = [cache(f"made-{number}") for number in range(10)]
+
+    assert len(turns(made, running={})) == 4
+    assert turns([*made, cache("one", "team")], running={"": 3}) == ["one"]
+
+
+def test_of_equals_the_one_whose_last_build_began_longer_ago_is_next() -> None:
+    first, second = cache("first", "a", started=5), cache("second", "b", started=50)
+
+    assert turns([first, second], parallel=1, running={}) == ["second"]
+
+
+def test_within_a_namespace_what_has_not_failed_is_first_then_the_oldest() -> None:
+    known = [
+        cache("failed", "a", failures=1, age=900),
+        cache("young", "a", age=1),
+        cache("old", "a", age=2),
+    ]
+
+    assert turns(known, parallel=2, running={}) == ["old"]
+
+
+def test_a_namespace_whose_builds_fail_waits_longer_the_more_do() -> None:
+    failed = [cache(f"bad-{number}", "bad", failures=1, started=15) for number in range(20)]
+    slots = build_turns.Slots(parallel=4, running={})
+
+    def turn(count: int) -> build_turns.Turn:
+        known = failed[:count]
+        return build_turns.turn_of(known[0], set(), known, slots, now=NOW)
+
+    assert turn(3).now
+    assert turn(4).now  # ten seconds after the last one
+    assert turn(5) == build_turns.Turn(now=False, not_before=NOW + datetime.timedelta(seconds=5))
+    assert turn(20).not_before == NOW + datetime.timedelta(seconds=155)
+    assert turns([*failed, cache("good", "good")], running={}) == ["good"]
+
+
+def test_the_wait_ends() -> None:
+    failed = [cache(f"bad-{number}", "bad", failures=9, started=301) for number in range(99)]
+
+    assert len(turns(failed, running={})) == 3
+
+
+def test_no_more_begin_than_slots_are_free() -> None:
+    known = [cache(f"c-{name}", name) for name in "abcdef"]
+
+    assert len(turns(known, running={"x": 2})) == 2
+    assert turns(known, running={"x": 3, "y": 1}) == []
