@@ -58,14 +58,14 @@ async def build_cache(request: Request, tools: layer_build.Tools) -> records.Cac
     """Build all images of a cache, then publish its record, which makes it Ready.
 
     Raises what agent.clients.registry.distribution, agent.build.* and agent.store.publish.writer
-    document. After layer_build.CacheTooLarge nothing of this build is left in the store; after
-    other failures the layers that were finished are, for the next try.
+    document. After layer_build.CacheTooLarge and LayerTooLarge nothing of this build is left in
+    the store; after other failures the layers that were finished are, for the next try.
     """
     with build_claims.Claim(tools.store, request.cache_id) as claim:
         build = _Build(request, tools, claim)
         try:
             return await build.run()
-        except layer_build.CacheTooLarge:
+        except (layer_build.CacheTooLarge, layer_build.LayerTooLarge):
             await threads.run("clean", build.remove_new_layers)
             raise
 
@@ -137,7 +137,7 @@ class _Build:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     def _sweep_scratch(self) -> None:
-        for path in self._tools.scratch.glob(f"{layer_build.SCRATCH_PREFIX}*.erofs"):
+        for path in self._tools.scratch.folder.glob(f"{layer_build.SCRATCH_PREFIX}*.erofs"):
             if files.age(path) > writer.DAY:
                 path.unlink(missing_ok=True)
 

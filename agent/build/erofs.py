@@ -73,10 +73,11 @@ class _Inode:
 
 
 class Layer:
-    """One open layer file; use as a context."""
+    """One open layer file; use as a context. `look` counts the names that are looked at."""
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, look: rooted_path.Look = lambda _: None) -> None:
         self._path = path
+        self._look = look
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         block = self.read(superblock.OFFSET, 128)
         self._bits: int = block[12]
@@ -103,7 +104,7 @@ class Layer:
         Symlinks are followed, as containerd does within the one layer, the last one, too.
         Raises NotADirectory, and TooManyLinksError of rooted_path.
         """
-        inode = self._look_up(rooted_path.resolve(path, self._readlink))
+        inode = self._look_up(rooted_path.resolve(path, self._readlink, self._look))
         if inode is None:
             return False
         if not stat.S_ISDIR(inode.mode):
@@ -140,6 +141,7 @@ class Layer:
         """The numbers of a directory's inodes by name; of the last directory without reading."""
         if self._last is None or self._last[0] != path:
             self._last = path, dict(self._entries(folder))
+            self._look(len(self._last[1]))
         return self._last[1]
 
     def _readlink(self, path: bytes) -> bytes | None:

@@ -5,13 +5,13 @@ import dataclasses
 import enum
 import logging
 import pathlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Protocol
 
 import msgspec
 
 from agent import errors
-from agent.build import mkfs_erofs, unpack
+from agent.build import limits, mkfs_erofs, scratch_room, unpack
 from agent.build.tar import corrections, inheritance
 from agent.kits import units
 from agent.kits.aio import threads
@@ -137,6 +137,15 @@ def verify(
         )
 
 
+class LayerTooLarge(errors.PermanentError):
+    """A layer unpacks to more than can fit into the cache. `what` it is, `fault` says how much."""
+
+    def __init__(self, what: str, fault: limits.NoRoom) -> None:
+        super().__init__(f"{what}: {fault}: raise its size (imageCacheSize), or name fewer images")
+        self.what = what
+        self.fault = fault
+
+
 class Stage(enum.Enum):
     """What is being done with a layer."""
 
@@ -173,17 +182,17 @@ class Tools:
     store: layout.Layout
     registry: Registry
     mkfs: mkfs_erofs.Mkfs
-    scratch: pathlib.Path
+    scratch: scratch_room.Room
     """A local folder; mkfs.erofs keeps the files of a layer there, uncompressed."""
-    parallel: int = 3
-    """Layers worked on at a time."""
+    machine: limits.Machine
+    """The memory of the builder, and how many layers are worked on at a time."""
     signatures: Signatures | None = None
     """None: every image may be built."""
     on_progress: Callable[[Progress], None] = lambda _: None
 
 
 class Budget:
-    """The bytes of the layer files of one cache, each layer counted once."""
+    """The bytes of the layer files of one cache, each file counted once, by its name."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -191,10 +200,17 @@ class Budget:
 
     @property
     def size(self) -> int:
+        """Bytes so far."""
         return sum(self._sizes.values())
 
-    def add(self, diff_id: str, size: int) -> None:
-        self._sizes[diff_id] = size
+    @property
+    def left(self) -> int:
+        """Bytes that the files to come may have."""
+        return max(0, self._capacity - self.size)
+
+    def add(self, name: str, size: int) -> None:
+        """Count a file; raise CacheTooLarge."""
+        self._sizes[name] = size
         if self.size > self._capacity:
             raise CacheTooLarge(self.size, self._capacity)
 
@@ -243,21 +259,24 @@ class LayerWork:
         draft = await threads.run("draft", layer_writer.draft_of, store, self._name)
         work = await threads.run("place", self._workplace, draft)
         try:
-            unpacked = await self._convert(work, tally, corrections.NONE)
+            bounds = self._limits(budget)
+            unpacked = await self._convert(work, tally, corrections.NONE, bounds)
             if unpacked.corrections:
                 logger.info(
                     "a second pass: entries of the tar change earlier ones",
                     extra={"layer": layer.diff_id, "files": len(unpacked.corrections.files)},
                 )
                 work.unlink()
-                unpacked = await self._convert(work, tally, unpacked.corrections)
+                unpacked = await self._convert(work, tally, unpacked.corrections, bounds)
             self._report(Stage.PUBLISHING)
+            # Before it is copied: what does not fit must not fill the store.
+            budget.add(self._name, work.stat().st_size)
             record = await threads.run("describe", self._describe, work, draft, unpacked)
             is_public = await self._tools.registry.is_public(
                 self._reference, layer.blob.digest, ask=True
             )
             record = msgspec.structs.replace(record, public=is_public)
-            budget.add(layer.diff_id, record.size)
+            budget.add(self._name, record.size)
             record = await threads.run("publish", layer_writer.publish_layer, store, draft, record)
         finally:
             for path in (work, draft):
@@ -266,8 +285,31 @@ class LayerWork:
         self._report(Stage.DONE)
         return record
 
+    def _limits(self, budget: Budget) -> limits.Limits:
+        size = self._layer.blob.size
+        bounds = limits.Limits(blob=size, room=budget.left, memory=self._tools.machine.of_layer)
+        with self._explained():
+            # Not fetched at all where it is larger than what it may unpack to.
+            limits.Account(bounds).unpack(size)
+        return bounds
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say of which layer it is that it takes too much."""
+        what = f"layer {self._layer.blob.digest} of {self._reference}"
+        try:
+            yield
+        except limits.NoRoom as error:
+            raise LayerTooLarge(what, error) from error
+        except limits.TooMuch as error:
+            raise LayerUnusable(what, error) from error
+
     async def _convert(
-        self, draft: pathlib.Path, tally: Tally, known: corrections.Corrections
+        self,
+        draft: pathlib.Path,
+        tally: Tally,
+        known: corrections.Corrections,
+        bounds: limits.Limits,
     ) -> unpack.Unpacked:
         tools, layer = self._tools, self._layer
 
@@ -277,31 +319,46 @@ class LayerWork:
             self._report(Stage.FETCHING)
 
         self._done = 0
-        async with mkfs_erofs.running(
+        wanted = unpack.Layer(
+            compressed=oci.is_compressed(layer.blob.media_type),
+            position=self._position,
+            known=known,
+            limits=bounds,
+        )
+        running = mkfs_erofs.running(
             tools.mkfs,
             draft,
             diff_id=self._name,
             compression=self._compression,
-            scratch=tools.scratch,
-        ) as run:
-            blob = tools.registry.blob(self._reference, layer.blob.digest, layer.blob.size)
-            async with contextlib.aclosing(blob) as chunks:
-                try:
-                    unpacked = await unpack.unpack(
-                        chunks,
-                        run.pipe,
-                        compressed=oci.is_compressed(layer.blob.media_type),
-                        position=self._position,
-                        known=known,
-                        on_bytes=on_bytes,
-                    )
-                except (unpack.ReaderGone, threads.Closed):
-                    await run.wait()
-                    raise
-            verify(unpacked, layer, self._reference, has_whiteouts=unpacked.has_whiteouts)
-            self._report(Stage.CONVERTING)
-            await run.wait()
+            scratch=tools.scratch.folder,
+        )
+        with tools.scratch.share() as share:
+            async with running as run:
+                unpacked = await self._unpack(run, wanted, on_bytes=on_bytes, on_write=share.take)
+                verify(unpacked, layer, self._reference, has_whiteouts=unpacked.has_whiteouts)
+                self._report(Stage.CONVERTING)
+                await run.wait()
         return unpacked
+
+    async def _unpack(
+        self,
+        run: mkfs_erofs.Run,
+        wanted: unpack.Layer,
+        *,
+        on_bytes: Callable[[int], None],
+        on_write: Callable[[int], None],
+    ) -> unpack.Unpacked:
+        blob = self._layer.blob
+        served = self._tools.registry.blob(self._reference, blob.digest, blob.size)
+        async with contextlib.aclosing(served) as chunks:
+            try:
+                with self._explained():
+                    return await unpack.unpack(
+                        chunks, run.pipe, wanted, on_bytes=on_bytes, on_write=on_write
+                    )
+            except (unpack.ReaderGone, threads.Closed):
+                await run.wait()
+                raise
 
     def _workplace(self, draft: pathlib.Path) -> pathlib.Path:
         """Where mkfs.erofs works: it writes the layer's files to its output first, uncompressed.
@@ -309,9 +366,10 @@ class LayerWork:
         Far behind what will be the image, and reads them back: nothing to do over
         NFS. On the store's own file system it may as well work in the store.
         """
-        if draft.parent.stat().st_dev == self._tools.scratch.stat().st_dev:
+        scratch = self._tools.scratch.folder
+        if draft.parent.stat().st_dev == scratch.stat().st_dev:
             return draft
-        return self._tools.scratch / f"{SCRATCH_PREFIX}{draft.name}"
+        return scratch / f"{SCRATCH_PREFIX}{draft.name}"
 
     def _describe(
         self, work: pathlib.Path, draft: pathlib.Path, unpacked: unpack.Unpacked

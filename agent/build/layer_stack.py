@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from agent.build import layer_build, layer_reuse
+from agent.build import layer_build, layer_reuse, limits
 from agent.build.tar import headers, inheritance
 from agent.kits.aio import tasks, threads
 from agent.model import images, oci, records
@@ -46,7 +46,7 @@ class Layers:
         self._place = tools.store
         self._budget = budget
         self._count_on = count_on
-        self._slots = asyncio.Semaphore(tools.parallel)
+        self._slots = asyncio.Semaphore(tools.machine.parallel)
         self._locks: dict[str, asyncio.Lock] = {}
         self._reuse = layer_reuse.Reuse(tools)
 
@@ -70,14 +70,16 @@ class Layers:
         self, image: Image, layer: oci.Layer, *, is_bottom: bool
     ) -> records.LayerRecord:
         async with self._locks.setdefault(layer.diff_id, asyncio.Lock()), self._slots:
-            record = await self._stored(layer)
+            wanted = layer
+            record = await self._stored(wanted)
             if record is None and is_bottom:
-                record = await self._stored(_at_bottom(layer))
+                wanted = _at_bottom(layer)
+                record = await self._stored(wanted)
             if record is not None:
                 record = await self._reuse.proven(image.reference, layer, record, image.tally)
             if record is None:
                 return await self._made(image, layer, is_bottom=is_bottom)
-            self._budget.add(layer.diff_id, record.size)
+            self._budget.add(wanted.diff_id, record.size)
             self._report(image, layer, layer_build.Stage.REUSED)
             return record
 
@@ -102,9 +104,9 @@ class Layers:
         files = [self._place.layer(one.diff_id) for one in stack[:-1]]
         try:
             inherited = await threads.run(
-                "look below", inheritance.look_below, plain.implied, files
+                "look below", inheritance.look_below, plain.implied, files, limits.Account()
             )
-        except headers.LayerTarError as error:
+        except (headers.LayerTarError, limits.TooMuch) as error:
             what = f"layer {layer.blob.digest} of {image.reference}"
             raise layer_build.LayerUnusable(what, error) from error
         position = inheritance.Position(inherited, plain.has_whiteouts and not files)
@@ -116,7 +118,7 @@ class Layers:
             for name in names:
                 record = await self._stored(dataclasses.replace(layer, diff_id=name))
                 if record is not None:
-                    self._budget.add(layer.diff_id, record.size)
+                    self._budget.add(name, record.size)
                     break
             else:
                 record = await self._made_at(image, layer, names[0], position)

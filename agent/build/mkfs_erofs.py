@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import resource
 import shutil
 import uuid
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from agent.model.erofs import mkfs_release
 _PIPE = 1 << 20
 _STALLED_SECONDS = 600.0
 _FULL = ("no space left", "enospc", "disk quota exceeded")
+_NO_MEMORY = ("cannot allocate memory", "enomem", "out of memory")
 
 
 class MkfsMissing(errors.PermanentError):
@@ -50,6 +52,17 @@ class ConversionFailed(errors.PermanentError):
         self.reason = reason
 
 
+class MemoryExceeded(errors.PermanentError):
+    """mkfs.erofs needs more memory than it may have. `diff_id` is the layer."""
+
+    def __init__(self, diff_id: str) -> None:
+        super().__init__(
+            f"mkfs.erofs needs more memory than it may have for layer {diff_id}, which has very"
+            " many files, or very large ones: give builders more memory"
+        )
+        self.diff_id = diff_id
+
+
 class ConversionStalled(errors.TemporaryError):
     """mkfs.erofs got nowhere with a layer. `diff_id` is the layer."""
 
@@ -75,10 +88,11 @@ class DiskFull(errors.PermanentError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mkfs:
-    """A mkfs.erofs that can be used: how it is called, and its version."""
+    """A mkfs.erofs that can be used: how it is called, its version, its memory in bytes."""
 
     command: str
     version: str
+    memory: int = resource.RLIM_INFINITY
 
     def toolchain(self, compression: str) -> records.Toolchain:
         """What the layer's record says about its making."""
@@ -136,6 +150,7 @@ async def running(
         raise MkfsMissing(mkfs.command, error.strerror or str(error)) from error
     finally:
         os.close(reading)
+    _limit_memory(process.pid, mkfs.memory)
     with mkfs_stall.Watch(process.pid, _STALLED_SECONDS) as watch:
         run = Run(process, writing, watch, diff_id=diff_id, draft=draft, scratch=scratch)
         try:
@@ -165,7 +180,10 @@ class Run:
         self._scratch = scratch
 
     async def wait(self) -> None:
-        """Wait for the end; raise ConversionFailed, ConversionStalled or DiskFull else."""
+        """Wait for the end.
+
+        Raises ConversionFailed, ConversionStalled, MemoryExceeded and DiskFull.
+        """
         _, said = await self._process.communicate()
         status = self._process.returncode
         if status == 0:
@@ -175,6 +193,8 @@ class Run:
         text = said.decode(errors="replace").strip()
         if any(sign in text.lower() for sign in _FULL) or self._is_full():
             raise DiskFull(str(self._draft.parent))
+        if any(sign in text.lower() for sign in _NO_MEMORY):
+            raise MemoryExceeded(str(self._diff_id))
         if status is not None and status < 0:
             text = f"killed by signal {-status} (out of memory?) {text}"
         reason = " / ".join(text.splitlines()[-3:]) or f"exit status {status}"
@@ -206,6 +226,12 @@ def _killed_with_builder() -> list[str]:
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def _limit_memory(pid: int, memory: int) -> None:
+    """Have a process fail for want of memory before the kernel kills all of its cgroup."""
+    with contextlib.suppress(OSError):
+        resource.prlimit(pid, resource.RLIMIT_DATA, (memory, memory))
 
 
 def _pipe() -> tuple[int, int]:

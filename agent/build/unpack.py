@@ -10,18 +10,29 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agent import errors
-from agent.build import decompression
+from agent.build import decompression, limits
 from agent.build.tar import corrections, headers, inheritance, stream
 from agent.kits.aio import threads
 
 _BATCH = 1 << 20
 _DEPTH = 4
 _IOV = 512
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What is known of a layer before it is unpacked, and what it may take."""
+
+    compressed: bool
+    position: inheritance.Position
+    known: corrections.Corrections
+    limits: limits.Limits
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,19 +82,19 @@ class _Blob:
 async def unpack(
     chunks: AsyncIterator[bytes],
     pipe: int,
+    layer: Layer,
     *,
-    compressed: bool,
-    position: inheritance.Position,
-    known: corrections.Corrections,
     on_bytes: Callable[[int], None],
+    on_write: Callable[[int], None],
 ) -> Unpacked:
     """Write a layer's tar, put right, to a pipe, and close that; returns what it was.
 
     The caller compares the digests, then looks at `fault`: a blob that cannot be
     unpacked is read to its end all the same, because damage on the way is worth
-    another try and a bad image is not. `on_bytes` gets the number of bytes as they arrive.
+    another try and a bad image is not. `on_bytes` gets the number of bytes as they arrive,
+    `on_write`, in another thread, before they are written.
 
-    Raises ReaderGone and what `chunks` raises.
+    Raises ReaderGone, limits.TooMuch, and what `chunks` and `on_write` raise.
     """
     loop = asyncio.get_running_loop()
     room = asyncio.Semaphore(_DEPTH)
@@ -95,9 +106,20 @@ async def unpack(
             loop.call_soon_threadsafe(room.release)
 
     blob = _Blob(packed, taken)
-    normaliser = stream.Normaliser(position.inherited.get, known, is_bottom=position.is_bottom)
-    work = _Normalising(tar, pipe, normaliser)
-    first = threads.start("decompress", _decompress, blob, tar, compressed)
+    account = limits.Account(layer.limits)
+    normaliser = stream.Normaliser(
+        layer.position.inherited.get,
+        layer.known,
+        is_bottom=layer.position.is_bottom,
+        account=account,
+    )
+
+    def count(size: int) -> None:
+        account.write(size, blob.size)
+        on_write(size)
+
+    work = _Normalising(tar, _Pipe(pipe, count), normaliser)
+    first = threads.start("decompress", _decompress, blob, tar, layer.compressed)
     second = threads.start("normalise", work.run, packed)
     for future in (first, second):
         # When one failure ends everything, the others' are not looked at.
@@ -107,7 +129,7 @@ async def unpack(
         fault = await first
         fault = await second or fault
     except threads.Closed:
-        # One thread gave up: the cause is that the pipe has no reader any more.
+        # One thread gave up: the pipe has no reader any more, or the layer takes too much.
         await second
         raise
     finally:
@@ -227,7 +249,7 @@ class _Normalising:
     """The second thread's work."""
 
     def __init__(
-        self, tar: threads.Channel[bytes], pipe: int, normaliser: stream.Normaliser
+        self, tar: threads.Channel[bytes], pipe: "_Pipe", normaliser: stream.Normaliser
     ) -> None:
         self.digest = hashlib.sha256()
         self.size = 0
@@ -237,13 +259,16 @@ class _Normalising:
         self._pipe = pipe
 
     def run(self, compressed: threads.Channel[bytes]) -> errors.AgentError | None:
-        """Do it; a fault of the tar is returned. A pipe without a reader ends everything."""
+        """Do it; a fault of the tar is returned.
+
+        A pipe without a reader ends everything, and so does a layer that takes too much.
+        """
         try:
             while (piece := self._tar.get()) is not None:
                 self.digest.update(piece)
                 self.size += len(piece)
-                _write(self._pipe, self._normaliser.feed(piece))
-            _write(self._pipe, self._normaliser.finish())
+                self._pipe.write(self._normaliser.feed(piece))
+            self._pipe.write(self._normaliser.finish())
             self.corrections = self._normaliser.corrections()
         except headers.LayerTarError as error:
             self._tar.abort()
@@ -252,18 +277,33 @@ class _Normalising:
             compressed.abort()
             self._tar.abort()
             raise ReaderGone("mkfs.erofs ended before the tar did") from error
+        except errors.PermanentError:
+            compressed.abort()
+            self._tar.abort()
+            raise
         finally:
-            os.close(self._pipe)
+            self._pipe.close()
         return None
 
 
-def _write(pipe: int, spans: stream.Spans) -> None:
-    """Write all of some spans."""
-    for start in range(0, len(spans), _IOV):
-        views = [memoryview(span) for span in spans[start : start + _IOV]]
-        while views:
-            count = os.writev(pipe, views)
-            while views and count >= len(views[0]):
-                count -= len(views.pop(0))
-            if views:
-                views[0] = views[0][count:]
+class _Pipe:
+    """The way to mkfs.erofs; `on_write` gets the number of bytes before they are written."""
+
+    def __init__(self, descriptor: int, on_write: Callable[[int], None]) -> None:
+        self._descriptor = descriptor
+        self._on_write = on_write
+
+    def write(self, spans: stream.Spans) -> None:
+        """Write all of some spans."""
+        while views := [memoryview(span) for span in itertools.islice(spans, _IOV)]:
+            self._on_write(sum(len(view) for view in views))
+            while views:
+                count = os.writev(self._descriptor, views)
+                while views and count >= len(views[0]):
+                    count -= len(views.pop(0))
+                if views:
+                    views[0] = views[0][count:]
+
+    def close(self) -> None:
+        """Close it: the tar is at its end."""
+        os.close(self._descriptor)

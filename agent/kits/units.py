@@ -5,8 +5,33 @@ disk are in GiB. Machine-readable output (JSON, metrics, fields of the log) has 
 seconds instead.
 """
 
+import decimal
+
 UNKNOWN = "-"
 """Stands for a value that there is not; on a phone, such a cell of a page is left out."""
+
+
+_SUFFIXES = {
+    "": 1,
+    **{suffix: 1000**power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
+    **{suffix: 1024**power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
+}
+
+
+def quantity(text: str) -> int:
+    """The bytes of a quantity as Kubernetes writes one, such as 20Gi; raise ValueError."""
+    text = text.strip()
+    number = text.rstrip("kKMGTPEi")
+    suffix = text[len(number) :]
+    if text.endswith("m"):
+        number, suffix = text[:-1], ""
+    try:
+        amount = decimal.Decimal(number) * _SUFFIXES[suffix]
+    except (decimal.InvalidOperation, KeyError):
+        amount = decimal.Decimal("NaN")
+    if not amount.is_finite() or not 0 <= amount < 2**63:
+        raise ValueError("expected a quantity of bytes such as 20Gi")
+    return int(amount / 1000) if text.endswith("m") else int(amount)
 
 
 def size(count: float) -> str:

@@ -34,6 +34,14 @@ ACCEPT = ", ".join([*sorted(INDEX_TYPES), *sorted(MANIFEST_TYPES), "*/*;q=0.1"])
 MAX_INDEXES = 4
 """Indexes within indexes are followed this far."""
 
+MAX_LAYERS = 500
+"""Layers of an image; overlayfs mounts no more."""
+
+MAX_VALUES = 500_000
+"""Values in a manifest, index or config: each takes a hundred times its bytes in memory."""
+
+_SHOWN = 20
+
 _PLAIN_LAYERS = (
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
@@ -71,7 +79,7 @@ class WrongPlatform(errors.PermanentError):
     """
 
     def __init__(self, reference: str, wanted: str, available: Sequence[str]) -> None:
-        there = ", ".join(sorted(set(available))) or "nothing"
+        there = ", ".join(sorted({each[:40] for each in available})[:_SHOWN]) or "nothing"
         super().__init__(f"{reference} has no image for {wanted}; there is: {there}")
         self.wanted = wanted
         self.available = tuple(available)
@@ -124,6 +132,7 @@ class Layer:
 
 def parse(data: bytes, media_type: str) -> Index | Manifest:
     """Read what a registry served for a tag or digest; raise UnsupportedImage."""
+    _require_few_values(data)
     try:
         members = _members(data)
         kind = _text(members, "mediatype") or media_type
@@ -142,11 +151,12 @@ def parse(data: bytes, media_type: str) -> Index | Manifest:
         raise UnsupportedImage(f"its manifest is damaged ({error})") from error
     if schema == 1:
         raise UnsupportedImage("it has the old manifest schema 1; push it again with a new docker")
-    raise UnsupportedImage(f"unknown manifest type {kind or 'without a media type'}")
+    raise UnsupportedImage(f"unknown manifest type {kind[:80] or 'without a media type'}")
 
 
 def parse_config(data: bytes) -> Config:
     """Read an image's config; raise UnsupportedImage."""
+    _require_few_values(data)
     try:
         members = _members(data)
         rootfs = _members(members.get("rootfs", msgspec.Raw(b"{}")))
@@ -190,6 +200,10 @@ def layers(manifest: Manifest, config: Config) -> list[Layer]:
     for diff_id in diff_ids:
         if not digests.is_digest(diff_id):
             raise UnsupportedImage(f"its config names a layer {diff_id[:80]!r}")
+    if len(manifest.layers) > MAX_LAYERS:
+        raise UnsupportedImage(
+            f"it has {len(manifest.layers)} layers, and no more than {MAX_LAYERS} can be mounted"
+        )
     if len(diff_ids) != len(manifest.layers):
         raise UnsupportedImage(
             f"its manifest has {len(manifest.layers)} layers, its config {len(diff_ids)}:"
@@ -214,10 +228,16 @@ def is_compressed(media_type: str) -> bool:
     if base not in _PLAIN_LAYERS + _DOCKER_LAYERS + _FOREIGN_LAYERS + _COMPRESSED_LAYERS or (
         "encrypted" in suffixes
     ):
-        raise UnsupportedImage(f"it has a layer of type {media_type!r}")
+        raise UnsupportedImage(f"it has a layer of type {media_type[:80]!r}")
     if base in _PLAIN_LAYERS:
         return bool(suffixes) and max(suffixes) in ("gzip", "zstd")
     return not suffixes
+
+
+def _require_few_values(data: bytes) -> None:
+    # Those in texts are counted as well; a text of so many is none of an image.
+    if data.count(b",") + data.count(b":") > MAX_VALUES:
+        raise UnsupportedImage(f"a document of it has more than {MAX_VALUES:,} values")
 
 
 def _members(data: bytes | msgspec.Raw) -> _Members:

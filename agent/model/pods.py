@@ -6,10 +6,10 @@ it; `workloads.pods_of` finds the pods in every other kind of document.
 
 import dataclasses
 import datetime
-import decimal
 import enum
 from collections.abc import Iterator, Mapping
 
+from agent.kits import units
 from agent.model import manifests, times
 
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
@@ -228,26 +228,12 @@ def _ephemeral_storage(spec: manifests.Field) -> int | None:
     return total
 
 
-_SUFFIXES = {
-    "": 1,
-    **{suffix: 1000**power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
-    **{suffix: 1024**power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
-}
-
-
 def _quantity(field: manifests.Field) -> int:
-    text = str(field.value).strip() if isinstance(field.value, str | int | float) else ""
-    number = text.rstrip("kKMGTPEi")
-    suffix = text[len(number) :]
-    if text.endswith("m"):
-        number, suffix = text[:-1], ""
+    text = str(field.value) if isinstance(field.value, str | int | float) else ""
     try:
-        amount = decimal.Decimal(number) * _SUFFIXES[suffix]
-    except (decimal.InvalidOperation, KeyError):
-        amount = decimal.Decimal("NaN")
-    if not amount.is_finite() or not 0 <= amount < 2**63:
-        raise field.error("expected a quantity of bytes such as 20Gi")
-    return int(amount / 1000) if text.endswith("m") else int(amount)
+        return units.quantity(text)
+    except ValueError as error:
+        raise field.error(str(error)) from error
 
 
 def _time(field: manifests.Field) -> datetime.datetime | None:

@@ -17,7 +17,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from agent import errors, settings
-from agent.build import build_report, cache_build, layer_build, mkfs_erofs
+from agent.build import (
+    build_report,
+    cache_build,
+    layer_build,
+    limits,
+    mkfs_erofs,
+    scratch_room,
+)
 from agent.build.signatures import cosign, signature_policy
 from agent.clients.registry import (
     acr,
@@ -28,6 +35,7 @@ from agent.clients.registry import (
     distribution,
 )
 from agent.kits import flags, jsonlog
+from agent.kits.processes import memory
 from agent.model import images, records, reports
 from agent.store import layout
 from agent.store.lookup import direct_reader
@@ -54,6 +62,9 @@ class Settings:
 
     scratch: pathlib.Path | None = None
     """A local folder with room for the largest layer, uncompressed; None: TMPDIR, else /tmp."""
+
+    scratch_bytes: int | None = None
+    """Bytes that the layers at work may take there together; None: as many as the disk has."""
 
     parallel: int = 3
     """Layers worked on at a time; each may take a processor and 40 MiB."""
@@ -98,6 +109,7 @@ async def build(
     direct_reader.open_store(wanted.store)
     command = wanted.mkfs or os.environ.get(MKFS_VARIABLE, "") or "mkfs.erofs"
     mkfs = await mkfs_erofs.find(command)
+    available = memory.limit()
     provider = credentials.Chain(_providers(wanted))
     policy = signature_policy.read(wanted.signature_policy) if wanted.signature_policy else None
     async with contextlib.AsyncExitStack() as stack:
@@ -105,9 +117,13 @@ async def build(
         tools = layer_build.Tools(
             store=layout.Layout(wanted.store),
             registry=client,
-            mkfs=mkfs,
-            scratch=wanted.scratch or pathlib.Path(tempfile.gettempdir()),
-            parallel=wanted.parallel,
+            mkfs=dataclasses.replace(
+                mkfs, memory=max(limits.LEAST_MEMORY, available - limits.OWN_MEMORY // 2)
+            ),
+            scratch=scratch_room.Room(
+                wanted.scratch or pathlib.Path(tempfile.gettempdir()), wanted.scratch_bytes
+            ),
+            machine=limits.Machine(memory=available, parallel=wanted.parallel),
             on_progress=on_progress,
             signatures=cosign.Verifier(policy, client) if policy else None,
         )
@@ -204,6 +220,7 @@ def _settings(given: settings.Build) -> Settings:
     return Settings(
         store=given.store,
         scratch=given.scratch,
+        scratch_bytes=given.scratch_bytes,
         parallel=given.parallel,
         registries=connections.Options(
             plain_http=frozenset(given.plain_http),
@@ -252,7 +269,7 @@ def _run(wanted: Wanted) -> reports.Result:
             reporter.end(None)
             return reports.Result(reason=str(error))
         except (errors.AgentError, OSError) as error:
-            result = reports.Result(reason=str(error) or type(error).__name__)
+            result = reports.Result(reason=str(error)[:_MESSAGE_LIMIT] or type(error).__name__)
         else:
             result = reports.Result(cache=record)
         reporter.end(result)

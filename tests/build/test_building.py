@@ -376,6 +376,7 @@ async def test_no_mkfs_and_an_old_mkfs_say_what_to_install(bench, tmp_path) -> N
         ("exit 1", "ConversionFailed", "exit status 1"),
         ("kill -9 $$", "ConversionFailed", "signal 9"),
         ("echo 'write: No space left on device' >&2; exit 1", "DiskFull", "no space left"),
+        ("echo '<E> Cannot allocate memory' >&2; exit 1", "MemoryExceeded", "give builders more"),
         ("cat >/dev/null; for o; do :; done; echo x > $o", "ConversionFailed", "superblock"),
     ],
 )

@@ -13,10 +13,6 @@ class Removal:
     path: bytes
     entry: int
 
-    def covers(self, path: bytes, entry: int) -> bool:
-        """Whether it removes what the `entry`-th entry makes."""
-        return entry < self.entry and (path == self.path or path.startswith(self.path + b"/"))
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Corrections:

@@ -17,6 +17,8 @@ _MAX_TIME = divmod((1 << 63) - 1, 1_000_000_000)
 _DECIMAL = re.compile(rb"[+-]?[0-9]+")
 _TIME = re.compile(rb"([+-]?[0-9]+)(?:\.([0-9]*))?")
 _SCHILY = b"SCHILY.xattr."
+_LENGTH = 100
+"""The length of a PAX record has fewer digits, also where it has zeros before it."""
 _TIMES = (b"atime", b"ctime", b"mtime")
 
 
@@ -284,13 +286,14 @@ def _is_number(field: bytes) -> bool:
 def _parse_pax(content: bytes) -> dict[bytes, bytes]:
     records: dict[bytes, bytes] = {}
     pieces: list[bytes] = []
-    while content:
-        length = content.partition(b" ")[0]
-        count = decimal(length)
-        record = content[len(length) + 1 : count - 1]
-        if count < 5 or count > len(content) or content[count - 1 : count] != b"\n":
+    at = 0
+    while at < len(content):
+        space = content.find(b" ", at, at + _LENGTH)
+        count = decimal(content[at : space if space >= 0 else at + _LENGTH])
+        end = at + count
+        if space < 0 or count < 5 or end > len(content) or content[end - 1 : end] != b"\n":
             raise LayerTarError("a damaged PAX header")
-        key, equals, value = record.partition(b"=")
+        key, equals, value = content[space + 1 : end - 1].partition(b"=")
         named = key in (b"path", b"linkpath", b"uname", b"gname")
         if not equals or not key or b"\x00" in (value if named else key):
             raise LayerTarError("a damaged PAX header")
@@ -298,7 +301,7 @@ def _parse_pax(content: bytes) -> dict[bytes, bytes]:
             pieces.append(value)
         else:
             records[key] = value
-        content = content[count:]
+        at = end
     if pieces:
         records[b"GNU.sparse.map"] = b",".join(pieces)
     return records

@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from urllib import parse as urls
 
-from agent.build import erofs
+from agent.build import erofs, limits
 from agent.build.tar import acl, headers, rooted_path, stream
 from agent.model import digests
 
@@ -46,20 +46,22 @@ def encode(paths: Sequence[bytes]) -> list[str]:
 
 
 def look_below(
-    implied: Sequence[str], files: Sequence[pathlib.Path]
+    implied: Sequence[str], files: Sequence[pathlib.Path], account: limits.Account
 ) -> dict[bytes, stream.DirInfo]:
     """What the layers below have for the directories that a layer implies.
 
     `files` are the layer files below, the bottom one first. As in containerd, the
     uppermost layer that has something of that name decides. Raises LayerTarError where
-    containerd fails: below something that is no directory any more.
+    containerd fails: below something that is no directory any more; and TooMuch.
     """
-    missing = [urls.unquote_to_bytes(path) for path in implied]
+    # In order: the names of a directory are read once for all that is looked for in it.
+    missing = sorted(urls.unquote_to_bytes(path) for path in implied)
     inherited: dict[bytes, stream.DirInfo] = {}
     for file in reversed(files):
         if not missing:
             break
-        with erofs.Layer(file) as layer:
+        account.look(limits.LOOK_BELOW * len(missing))
+        with erofs.Layer(file, account.look) as layer:
             answers = {path: _find(layer, path) for path in missing}
         inherited |= {
             path: answer

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Mapping
 
+from agent.build import limits
 from agent.build.tar import acl, headers, inodes, rooted_path
 
 _MAX_PART = 255
@@ -9,6 +10,7 @@ _MAX_PATH = 4000
 """A path has at most 4095 bytes, and begins with the folder of containerd's snapshot."""
 
 _MAX_TARGET = 4095
+"""The longest text that a system call takes as a path."""
 
 _ZERO_TAIL = bytes(12)
 
@@ -17,10 +19,14 @@ class Names:
     """The directories and symlinks of the layer so far, and what paths mean among them.
 
     `corrected` are the numbers of entries that get other attributes than their header has.
+    `look` counts the names that are looked at.
     """
 
-    def __init__(self, files: inodes.Inodes, corrected: Container[int] = ()) -> None:
+    def __init__(
+        self, files: inodes.Inodes, corrected: Container[int], *, look: rooted_path.Look
+    ) -> None:
         self._corrected = corrected
+        self._look = look
         self._note_path = files.paths.append
         self._note_attributes = files.attributes.append
         self._paths = files.paths
@@ -33,6 +39,9 @@ class Names:
         self._links: dict[bytes, bytes] = {}
         self._parent = b""
         self._resolved = (b"", b"")
+        self._children: dict[bytes, int] = {}
+        self.compared = 0
+        """Names that mkfs.erofs compares: for each entry with all that are in its directory."""
 
     def quick(self, block: bytes) -> int:  # noqa: C901 - one test after another, for speed
         """The size of the data of an entry that may pass as it is; -1 when it may not.
@@ -76,17 +85,27 @@ class Names:
         else:
             self._note_path(hash(name))
             self._note_attributes(hash(attributes))
+        self.enter(parent)
         return size
+
+    def enter(self, parent: bytes) -> None:
+        """Count an entry of a directory."""
+        number = self._children.get(parent, 0)
+        self._children[parent] = number + 1
+        self.compared += number
 
     def locate(self, name: bytes) -> tuple[bytes, bytes]:
         """The real parent directory and the last part of a name; ("", "") for the root."""
         parts = _clean(name)
         if not parts or parts[-1] == b"..":
             return b"", b""
-        return self._resolve(b"/".join(parts[:-1])), parts[-1]
+        folder = b"/".join(parts[:-1])
+        _require_short(folder, name)
+        return self._resolve(folder), parts[-1]
 
     def link_target(self, link: bytes) -> bytes:
         """The real path of what a hard link names: its last part is not followed."""
+        _require_short(link, link)
         folder, _, base = link.rpartition(b"/")
         if base in (b"", b".", b".."):
             raise headers.LayerTarError(f"a hard link to the directory {headers.show(link)}")
@@ -122,6 +141,7 @@ class Names:
         is_folder = path in self._folders and path != b""
         if is_folder:
             below = path + b"/"
+            self._look(len(self._folders) + len(self._links) + len(self._xattrs))
             gone = {name for name in self._folders if name == path or name.startswith(below)}
             self._folders -= gone
             self.gone |= gone - self._unnamed
@@ -169,7 +189,7 @@ class Names:
         # Entries of one directory follow one another, and most layers have few symlinks.
         if path != self._resolved[0]:
             try:
-                self._resolved = path, rooted_path.resolve(path, self._links.get)
+                self._resolved = path, rooted_path.resolve(path, self._links.get, self._look)
             except rooted_path.TooManyLinksError as error:
                 raise headers.LayerTarError(
                     f"symlinks in a circle, at {headers.show(path)}"
@@ -193,12 +213,19 @@ def _clean(name: bytes) -> list[bytes]:
     return parts
 
 
+def _require_short(text: bytes, name: bytes) -> None:
+    if len(text) > _MAX_TARGET:
+        raise headers.LayerTarError(f"a path that is too long, {headers.show(name)}")
+
+
 def require_fit(path: bytes, entry: headers.Entry) -> None:
     """Raise LayerTarError for what no system call of Linux takes."""
     if len(path) > _MAX_PART and (
         len(path) > _MAX_PATH or any(len(part) > _MAX_PART for part in path.split(b"/"))
     ):
         raise headers.LayerTarError(f"a path that is too long, {headers.show(path)}")
+    if path.count(b"/") >= limits.PATH_DEPTH:
+        raise limits.TooMuch(f"a path of more than {limits.PATH_DEPTH} names, {headers.show(path)}")
     if entry.kind == b"2" and not 0 < len(entry.link) <= _MAX_TARGET:
         raise headers.LayerTarError(
             f"the symlink {headers.show(path)} to a target of {len(entry.link)} bytes"

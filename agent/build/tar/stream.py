@@ -25,21 +25,17 @@ get a new header (a PAX one where needed). What differs, and is mended here:
 """
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
-from agent.build.tar import corrections, headers, inodes, names, sparse, xattrs
+from agent.build import limits
+from agent.build.tar import corrections, headers, inodes, names, pieces, sparse, xattrs
 
-BLOCK = 512
+BLOCK = pieces.BLOCK
 _END = bytes(2 * BLOCK)
-_ZEROS = bytes(1 << 20)
-_META_LIMIT = 1 << 20
-"""Long names and PAX headers are not larger, as in Go."""
-
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 
-Spans = list[memoryview | bytes]
-Reading = Generator[None, None, bytes]
+Spans = Iterator[pieces.Span]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,9 +63,10 @@ def nothing_below(path: bytes) -> DirInfo | None:
 
 
 class Normaliser:
-    """Feed it the tar in pieces of any size; it returns what mkfs.erofs should get.
+    """Feed it the tar in pieces of any size; it generates what mkfs.erofs should get.
 
-    What it returns refers to the piece that was fed: use it before the next one.
+    What it generates refers to the piece that was fed: use all of it before the next one.
+    What the tar takes is counted by `account`, which raises limits.TooMuch.
     `implied` are the directories that the tar has things in but does not name.
     `has_whiteouts` says whether it hides anything below. With `is_bottom` there is nothing
     below: whiteouts remove what the layer itself has so far, and leave no trace.
@@ -84,6 +81,7 @@ class Normaliser:
         known: corrections.Corrections = corrections.NONE,
         *,
         is_bottom: bool = False,
+        account: limits.Account | None = None,
     ) -> None:
         self.implied: list[bytes] = []
         self.entries = 0
@@ -91,40 +89,44 @@ class Normaliser:
         self._below = below
         self._known = known
         self._is_bottom = is_bottom
+        self._account = account or limits.Account()
         self._inodes = inodes.Inodes()
-        self._names = names.Names(self._inodes, known.files)
+        self._names = names.Names(self._inodes, known.files, look=self._account.look)
         self._quick = self._names.quick if not known.removals else _never_quick
         self._changed_folders: set[bytes] = set()
         self._removals: list[tuple[int, corrections.Removal]] = []
         self._certain: set[bytes] = set()
+        self._removed = {one.path: one.entry for one in known.removals}
+        """The last entry that removes a path: they are in the order of the tar."""
         self._absent: set[bytes] = set()
-        self._out: Spans = []
-        self._chunk = memoryview(b"")
-        self._raw = b""
-        self._at = 0
-        self._from = 0
+        self._kept = 0
         self._ended = False
-        self._broken_off = False
-        self._owed = 0
+        self._pieces = pieces.Pieces(self._account)
         self._work = self._run()
-        self._emit(headers.root_entry())
+        self._pieces.emit(headers.root_entry())
         next(self._work, None)
 
-    def feed(self, chunk: bytes) -> Spans:
-        """Take the next piece of the tar; returns what to hand on."""
+    def feed(self, piece: bytes) -> Spans:
+        """Take the next piece of the tar; generates what to hand on."""
         if self._ended:
-            return []
-        self._chunk = memoryview(chunk)
-        self._raw = chunk
-        self._at = self._from = 0
-        try:
-            next(self._work)
-        except StopIteration:
-            self._ended = True
-        else:
-            self._flush(len(chunk))
-        out, self._out = self._out, []
-        return out
+            return
+        self._pieces.begin(piece)
+        while True:
+            state = next(self._work, None)
+            self._keep_entries()
+            if state is None:
+                self._ended = True
+            elif state is pieces.NEXT:
+                self._pieces.end()
+            yield from self._pieces.taken()
+            if state is not pieces.FULL:
+                return
+
+    def _keep_entries(self) -> None:
+        """Count the memory of the entries since the last time, and the work of all."""
+        self._account.keep((self.entries - self._kept) * limits.ENTRY)
+        self._kept = self.entries
+        self._account.compare(self._names.compared)
 
     def corrections(self) -> corrections.Corrections:
         """What another pass must know; nothing after one that knew it."""
@@ -140,13 +142,14 @@ class Normaliser:
         )
 
     def finish(self) -> Spans:
-        """The tar is at its end; returns the rest. Raises LayerTarError where it was cut off."""
-        if not self._ended and self._broken_off:
+        """The tar is at its end; generates the rest. Raises LayerTarError where it was cut off."""
+        if not self._ended and self._pieces.broken_off:
             raise headers.LayerTarError("it ends in the middle of an entry")
         self._inodes.require_sound()
         self._require_folders()
-        out, self._out = self._out, []
-        return [*out, bytes(self._owed), _END]
+        yield from self._pieces.taken()
+        yield bytes(self._pieces.owed)
+        yield _END
 
     def _require_folders(self) -> None:
         """Raise LayerTarError for directories that are gone: containerd sets their times last."""
@@ -159,134 +162,82 @@ class Normaliser:
                     f"it has the directory {headers.show(path)}, and removes it again"
                 )
 
-    # -- output ------------------------------------------------------------
-
-    def _flush(self, upto: int) -> None:
-        """Hand on what has passed unchanged since the last change."""
-        if upto > self._from:
-            self._out.append(self._chunk[self._from : upto])
-        self._from = upto
-
-    def _emit(self, data: bytes) -> None:
-        self._flush(self._at)
-        self._out.append(data)
-
-    # -- input -------------------------------------------------------------
-
-    def _take(self, count: int) -> Reading:
-        """Read bytes and leave them out of the output."""
-        self._flush(self._at)
-        parts = bytearray()
-        while True:
-            part = self._chunk[self._at : self._at + count - len(parts)]
-            parts += part
-            self._at += len(part)
-            self._from = self._at
-            if len(parts) == count:
-                return bytes(parts)
-            yield
-
-    def _pass(self, count: int) -> Generator[None, None, None]:
-        """Let bytes through as they are."""
-        while True:
-            step = min(count, len(self._chunk) - self._at)
-            self._at += step
-            count -= step
-            if not count:
-                return
-            self._flush(self._at)
-            yield
-            if self._owed:
-                self._owed = count
-
-    def _data(self, size: int) -> Generator[None, None, None]:
-        """Let the data of an entry through; its padding may be cut off at the end."""
-        self._broken_off = True
-        yield from self._pass(size)
-        self._broken_off = False
-        self._owed = _padded(size) - size
-        yield from self._pass(self._owed)
-        self._owed = 0
-
-    def _drop(self, count: int) -> Generator[None, None, None]:
-        """Leave bytes out of the output without keeping them."""
-        self._flush(self._at)
-        while True:
-            step = min(count, len(self._chunk) - self._at)
-            self._at += step
-            self._from = self._at
-            count -= step
-            if not count:
-                return
-            yield
-
     # -- the archive -------------------------------------------------------
 
-    def _run(self) -> Generator[None, None, None]:
-        quick = self._quick
+    def _run(self) -> pieces.Steps:
+        quick, tar, unpack = self._quick, self._pieces, self._account.unpack
         while True:
             # The fast way: a whole header in this piece that both sides read alike.
-            while self._at + BLOCK <= len(self._raw):
-                size = quick(self._raw[self._at : self._at + BLOCK])
+            while tar.at + BLOCK <= len(tar.raw):
+                size = quick(tar.raw[tar.at : tar.at + BLOCK])
                 if size < 0:
                     break
                 self.entries += 1
-                end = self._at + BLOCK + _padded(size)
-                if end <= len(self._raw):
-                    self._at = end
+                length = BLOCK + pieces.padded(size)
+                unpack(length)
+                if tar.at + length <= len(tar.raw):
+                    tar.at += length
                 else:
-                    yield from self._pass(BLOCK)
-                    yield from self._data(size)
+                    yield from tar.let_pass(BLOCK)
+                    yield from tar.data(size)
             if (yield from self._slow()):
                 return
+            if tar.is_full:
+                yield pieces.FULL
 
-    def _slow(self) -> Generator[None, None, bool]:
+    def _slow(self) -> Generator[bool, None, bool]:
         """One entry with all that belongs to it; True at the end of the archive."""
-        extra = headers.Extra()
+        extra, tar = headers.Extra(), self._pieces
         while True:
-            self._broken_off = False
-            while self._at == len(self._chunk):
-                yield
-            self._broken_off = True
-            block = yield from self._take(BLOCK)
+            tar.broken_off = False
+            while tar.at == len(tar.raw):
+                yield pieces.NEXT
+            tar.broken_off = True
+            block = yield from tar.take(BLOCK)
             if not any(block):
-                self._broken_off = False
-                if any((yield from self._take(BLOCK))):
+                tar.broken_off = False
+                if any((yield from tar.take(BLOCK))):
                     raise headers.LayerTarError("an empty block in the middle of it")
                 return True
             if not extra.seen and (size := self._quick(block)) >= 0:
                 # It lay across two pieces, or begins one.
                 self.entries += 1
-                self._emit(block)
-                yield from self._data(size)
+                self._account.unpack(pieces.padded(size))
+                tar.emit(block)
+                yield from tar.data(size)
                 return False
             header = headers.parse(block)
             if header.kind not in b"xgLK":
                 break
-            if header.size > _META_LIMIT:
+            if header.size > limits.HEADER:
                 raise headers.LayerTarError("a name or PAX header of more than 1 MiB")
-            content = yield from self._take(header.size)
-            yield from self._drop(_padded(header.size) - header.size)
+            content = yield from tar.take(header.size)
+            yield from tar.drop(pieces.padded(header.size) - header.size)
             extra.add(header.kind, content)
         self.entries += 1
         yield from self._entry(extra.merge(header))
         return False
 
-    def _entry(self, entry: headers.Entry) -> Generator[None, None, None]:
+    def _entry(self, entry: headers.Entry) -> pieces.Steps:
         stored = entry.size if headers.has_data(entry.kind) else 0
-        holes = None
+        filling = None
         if entry.sparse is not None:
             if entry.kind != b"0":
                 raise headers.LayerTarError("a sparse entry that is not a file")
-            used, holes = yield from self._sparse_map(entry, stored)
+            used, numbers = yield from sparse.read(self._pieces, entry.sparse, stored)
             stored -= used
+            entry.size = entry.sparse.size if entry.sparse.size is not None else stored
+            filling = sparse.require_sound(numbers, data=stored, size=entry.size)
         path = self._place(entry)
         if path is None:
-            yield from self._drop(_padded(stored))
-        elif holes is not None:
-            yield from self._fill(holes, stored=stored, size=entry.size)
+            yield from self._pieces.drop(pieces.padded(stored))
+            return
+        # Before a byte of it: what is too large is refused at its header.
+        self._account.unpack(pieces.padded(stored if filling is None else entry.size))
+        if filling is not None:
+            yield from sparse.fill(self._pieces, filling, stored=stored, size=entry.size)
         else:
-            yield from self._data(stored)
+            yield from self._pieces.data(stored)
 
     def _place(self, entry: headers.Entry) -> bytes | None:
         """Emit the header of an entry and what must stand before it; None: nothing, no data."""
@@ -295,6 +246,7 @@ class Normaliser:
             return None  # The root: containerd leaves it as it is.
         path = parent + b"/" + base if parent else base
         names.require_fit(path, entry)
+        self._keep(path, entry)
         self._make_parents(parent)
         if base == _OPAQUE:
             self._make_opaque(parent)
@@ -315,6 +267,14 @@ class Normaliser:
             self._inodes.note(path, entry)
         return path if self._put(path, entry) else None
 
+    def _keep(self, path: bytes, entry: headers.Entry) -> None:
+        """Count the memory of an entry beyond what each takes, here and in mkfs.erofs."""
+        self._names.enter(path.rpartition(b"/")[0])
+        texts = (
+            len(path) + len(entry.link) + sum(len(key) + len(value) for key, value in entry.xattrs)
+        )
+        self._account.keep(limits.ODD_ENTRY + 2 * texts)
+
     def _put(self, path: bytes, entry: headers.Entry) -> bool:
         """Emit an entry, unless a later whiteout removes it; whether its data are to follow."""
         if self._known.removals and self._is_removed(path):
@@ -324,13 +284,16 @@ class Normaliser:
                 f"the bottom layer has a hard link, {headers.show(path)}, to a file that a"
                 " whiteout in the same layer removes"
             )
-        self._emit(entry.encode(path))
+        self._pieces.emit(entry.encode(path))
         return True
 
     def _is_removed(self, path: bytes) -> bool:
-        if any(one.covers(path, self.entries) for one in self._known.removals):
-            self._absent.add(path)
-            return True
+        above = path
+        while above:
+            if self._removed.get(above, 0) > self.entries:
+                self._absent.add(path)
+                return True
+            above = above.rpartition(b"/")[0]
         self._absent.discard(path)
         return False
 
@@ -380,10 +343,11 @@ class Normaliser:
     def _make_opaque(self, parent: bytes) -> None:
         self.has_whiteouts = True
         if not self._is_bottom:
-            self._emit(headers.opaque_entry(parent))
+            self._pieces.emit(headers.opaque_entry(parent))
             return
         # containerd removes what it has not unpacked by an entry of its own.
         below = parent + b"/" if parent else b""
+        self._account.look(len(self.implied))
         for path in self.implied:
             if path.startswith(below) and self._names.is_folder(path):
                 self._remove(path)
@@ -406,7 +370,7 @@ class Normaliser:
             kind=b"0", name=b"", mode=0, uid=entry.uid, gid=entry.gid, size=0, mtime=0
         )
         self._inodes.note(path, whiteout)
-        self._emit(whiteout.encode(parent + b"/" + base if parent else base))
+        self._pieces.emit(whiteout.encode(parent + b"/" + base if parent else base))
 
     def _remove(self, path: bytes) -> None:
         removal = corrections.Removal(path, self.entries)
@@ -417,6 +381,7 @@ class Normaliser:
 
     def _make_parents(self, parent: bytes) -> None:
         for path in self._names.missing(parent):
+            self._account.imply(path)
             self.implied.append(path)
             self._inodes.note_made(path)
             info = self._below(path) or MADE
@@ -431,56 +396,11 @@ class Normaliser:
                 mtime_ns=info.mtime_ns,
                 xattrs=list(info.xattrs),
             )
+            self._account.keep(limits.ENTRY)
+            self._keep(path, made)
             self._folder(path, path.rpartition(b"/")[0], made)
             self._names.note_unnamed(path)
             self._put(path, made)
-
-    # -- sparse files ------------------------------------------------------
-
-    def _sparse_map(
-        self, entry: headers.Entry, stored: int
-    ) -> Generator[None, None, tuple[int, list[tuple[int, int]]]]:
-        """Read where the data of a sparse file belong: (bytes read for it, [(offset, length)])."""
-        assert entry.sparse is not None
-        used = 0
-        if entry.sparse.inline:
-            text = b""
-            wanted = 1
-            while text.count(b"\n") < wanted:
-                if used + BLOCK > stored or used > _META_LIMIT:
-                    raise headers.LayerTarError("a sparse map that does not end")
-                text += yield from self._take(BLOCK)
-                used += BLOCK
-                if wanted == 1 and b"\n" in text:
-                    wanted = 1 + 2 * headers.decimal(text.partition(b"\n")[0])
-            numbers = [headers.decimal(line) for line in text.split(b"\n")[1:wanted]]
-        else:
-            numbers = entry.sparse.numbers
-        entry.size = entry.sparse.size if entry.sparse.size is not None else stored - used
-        pieces = sparse.pieces_of(numbers, data=stored - used, size=entry.size)
-        return used, pieces
-
-    def _fill(
-        self, pieces: list[tuple[int, int]], *, stored: int, size: int
-    ) -> Generator[None, None, None]:
-        """Hand on the data of a sparse file with zeros in its holes."""
-        at = 0
-        for offset, length in pieces:
-            self._zeros(offset - at)
-            yield from self._pass(length)
-            at = offset + length
-        self._zeros(_padded(size) - at)
-        yield from self._drop(_padded(stored) - stored)
-
-    def _zeros(self, count: int) -> None:
-        while count > 0:
-            step = min(count, len(_ZEROS))
-            self._emit(_ZEROS if step == len(_ZEROS) else _ZEROS[:step])
-            count -= step
-
-
-def _padded(size: int) -> int:
-    return (size + BLOCK - 1) // BLOCK * BLOCK
 
 
 def _never_quick(_: bytes) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import tarfile
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import errors
+from agent.build import limits
 from agent.build.tar import acl, headers, stream
 from lab import odd, shapes, tars
 
@@ -388,7 +390,8 @@ def test_a_hard_link_that_changes_its_file_asks_for_a_second_pass() -> None:
 
 def test_a_hard_link_like_its_file_asks_for_nothing() -> None:
     normaliser = stream.Normaliser()
-    normaliser.feed(tars.archive([tars.file("a", mode=0o640), tars.link("b", "a", mode=0o640)]))
+    tar = tars.archive([tars.file("a", mode=0o640), tars.link("b", "a", mode=0o640)])
+    assert list(normaliser.feed(tar))
 
     assert not normaliser.corrections()
 
@@ -618,3 +621,142 @@ def test_xattrs_that_linux_does_not_keep_are_dropped(entry: tars.Entry) -> None:
 
 def test_a_time_may_have_a_plus() -> None:
     assert members(tars.file("a", pax={"mtime": b"+5.5"}))["a"].mtime == pytest.approx(5.5)
+
+
+# -- what a tar may take ----------------------------------------------------
+
+
+def account(**bounds: int) -> limits.Account:
+    return limits.Account(limits.Limits(**bounds))
+
+
+def test_a_hole_is_generated_and_not_listed() -> None:
+    """An exabyte of zeros, in 1 MiB at a time, for a reader who takes ten."""
+    tar = tars.archive([tars.file("f", sparse="pax-1.0", size=1 << 60, holes=[(1 << 60, 0)])])
+    normaliser = stream.Normaliser(account=account(blob=1 << 60, room=1 << 60))
+
+    spans = [len(span) for span in itertools.islice(normaliser.feed(tar), 20)]
+
+    assert spans[-10:] == [1 << 20] * 10
+
+
+@pytest.mark.parametrize("dialect", ["pax-0.1", "pax-1.0"])
+def test_a_hole_beyond_the_limit_is_refused_at_its_header(dialect: str) -> None:
+    size = (1 << 63) - 1
+    tar = tars.archive([tars.file("f", sparse=dialect, size=size, holes=[(size, 0)])])
+    normaliser = stream.Normaliser()
+
+    spans: list[object] = []
+    with pytest.raises(limits.TooMuch, match="unpacks to more than"):
+        spans.extend(normaliser.feed(tar))
+    assert len(spans) < 4
+
+
+def test_a_file_beyond_the_limit_is_refused_at_its_header() -> None:
+    header = tars.header(tars.file("f"), 5 << 30)
+
+    with pytest.raises(limits.TooMuch, match="unpacks to more than"):
+        passed(header)
+
+
+def test_a_map_that_goes_backwards_is_refused() -> None:
+    holes = [(0, 1024), (1024, -1024), (0, 0)]
+    tar = tars.archive([tars.file("f", sparse="pax-1.0", size=1024, holes=holes)])
+
+    with pytest.raises(headers.LayerTarError, match="contradicts itself"):
+        passed(tar)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [tars.file(f"f{number}") for number in range(50)],
+        [tars.folder(f"d{number}") for number in range(50)],
+        [tars.file("n" * 200 + f"/{number}") for number in range(20)],
+        [tars.file("x", pax={"SCHILY.xattr.user.k": b"v" * 3000}) for _ in range(6)],
+        [tars.file("a"), *(tars.link(f"l{number}", "a") for number in range(25))],
+        [tars.symlink(f"l{number}", "t" * 3000) for number in range(6)],
+        [tars.file("/".join("abcdefghijklmnopqrstuvwxyz"))],
+    ],
+)
+def test_the_memory_for_entries_is_bounded(entries: list[tars.Entry]) -> None:
+    tar = tars.archive(entries)
+
+    assert passed(tar, account=account(memory=1 << 20))
+    with pytest.raises(limits.TooMuch, match="need more memory"):
+        passed(tar, account=account(memory=30_000))
+
+
+def test_a_path_has_so_many_names_at_most() -> None:
+    deep = "/".join(["d"] * limits.PATH_DEPTH)
+
+    assert passed(tars.archive([tars.file(deep)]))
+    with pytest.raises(limits.TooMuch, match="more than 512 names"):
+        passed(tars.archive([tars.file(f"{deep}/f")]))
+
+
+@pytest.mark.parametrize("entry", [tars.file("a/../" * 3000 + "b"), tars.link("l", "a/" * 3000)])
+def test_a_name_is_judged_after_it_is_cleaned(entry: tars.Entry) -> None:
+    tar = tars.archive([tars.file("f"), entry])
+    if entry.kind == tars.FILE:
+        assert passed(tar)
+    else:
+        with pytest.raises(headers.LayerTarError, match="too long"):
+            passed(tar)
+
+
+def replaced(count: int) -> list[tars.Entry]:
+    pairs = [(tars.folder(f"d{number}"), tars.file(f"d{number}")) for number in range(count)]
+    return [tars.folder(f"all{number}") for number in range(count)] + [
+        one for pair in pairs for one in pair
+    ]
+
+
+def test_looking_for_what_entries_remove_is_bounded() -> None:
+    tar = tars.archive(replaced(100))
+
+    assert passed(tar)
+    with pytest.raises(limits.TooMuch, match="more than 5,000 steps"):
+        passed(tar, account=account(steps=5000))
+
+
+def test_following_symlinks_is_bounded() -> None:
+    maze = [tars.symlink(f"l{number}", f"x/../l{number + 1}") for number in range(200)]
+    maze += [tars.file(f"l0/{number % 2}/f") for number in range(100)]
+
+    with pytest.raises(limits.TooMuch, match="more than 10,000 steps"):
+        passed(tars.archive(maze), account=account(steps=10_000))
+
+
+def test_a_header_of_a_hundred_thousand_records_is_read_once() -> None:
+    records = {f"k{number}": b"" for number in range(80_000)}
+
+    assert passed(tars.archive([tars.file("f", pax=records)]))
+
+
+def test_opaque_markers_of_the_bottom_do_not_look_at_all_again_and_again() -> None:
+    entries = [tars.file(f"d{number}/f") for number in range(100)]
+    entries += [tars.file(f"x{number}/.wh..wh..opq") for number in range(100)]
+
+    with pytest.raises(limits.TooMuch, match="steps"):
+        passed(tars.archive(entries), is_bottom=True, account=account(steps=5000))
+
+
+def test_large_directories_are_bounded_as_mkfs_compares_all_of_their_names() -> None:
+    tar = tars.archive([tars.file(f"f{number}") for number in range(101)])
+
+    assert passed(tar, account=account(compared=5050))
+    with pytest.raises(limits.TooMuch, match="too many entries"):
+        passed(tar, account=account(compared=5049))
+    assert passed(
+        tars.archive([tars.file(f"d{number % 10}/f{number}") for number in range(101)]),
+        account=account(compared=1000),
+    )
+
+
+def test_a_sparse_file_of_negative_size_is_refused() -> None:
+    """It would give back what others took."""
+    tar = tars.archive([tars.file("f", sparse="pax-1.0", size=-(1 << 60))])
+
+    with pytest.raises(headers.LayerTarError, match="negative size"):
+        passed(tar)
