@@ -8,12 +8,10 @@ published under another name, and the chains that a build writes name that one.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import pathlib
 import secrets
-import shutil
 from collections.abc import Callable, Collection
 
 import msgspec
@@ -26,10 +24,6 @@ from agent.store.lookup import direct_reader
 from agent.store.publish import record_changes, writer
 
 logger = logging.getLogger(__name__)
-
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
-_COPIED = 4 << 20
-"""Bytes at a time."""
 
 _REPLACEMENTS = 16
 """Files of one layer, of which all but the last are damaged."""
@@ -92,7 +86,14 @@ def _publish_as(
     there = reader.layer(record.diff_id)
     if there is None:
         _write_sidecar(place, record)
-        is_there = _link_layer(draft, place.layer(record.diff_id), record.sha256)
+        try:
+            is_there = _link_layer(draft, place.layer(record.diff_id), record.sha256)
+        except OSError:
+            if not place.layer(record.diff_id).exists():
+                place.layer_sidecar(record.diff_id).unlink(missing_ok=True)
+            raise
+        if is_there:
+            _correct_sidecar(place, record)
         # Another builder may have written its record meanwhile.
         there = reader.layer(record.diff_id)
         if there is None and not is_there:
@@ -115,11 +116,30 @@ def _write_sidecar(place: layout.Layout, record: records.LayerRecord) -> None:
     """For containerd 2.4, which looks for it once the layer is there.
 
     Where another file has the layer's place already, that one may need another sidecar, or none.
+    Where another builder is about to take that place, it may have written its own: see
+    _correct_sidecar.
     """
     if record.verity is None or place.layer(record.diff_id).exists():
         return
     data = hash_tree.sidecar(record.verity)
-    files.write(place.layer_sidecar(record.diff_id), data, tmp=place.tmp)
+    writer.write_once(place, place.layer_sidecar(record.diff_id), data)
+
+
+def _correct_sidecar(place: layout.Layout, record: records.LayerRecord) -> None:
+    """Have the sidecar be that of the file which has the layer's place.
+
+    Of builders that make different bytes, one may have written the sidecar before another got
+    the place. None writes one later: this is done by the one whose file it is.
+    """
+    if record.verity is None:
+        return
+    path, data = place.layer_sidecar(record.diff_id), hash_tree.sidecar(record.verity)
+    try:
+        is_correct = path.read_bytes() == data
+    except FileNotFoundError:
+        is_correct = False
+    if not is_correct:
+        files.write(path, data, tmp=place.tmp)
 
 
 def _note_replacement(
@@ -200,9 +220,11 @@ def take_back(
 
     `others` returns what other builds count on. A build claims a layer before it looks for
     its record: so either it finds none, or `others`, asked after the record is gone, has it.
+    A build that finds none makes the layer anew, while this one may stand still: so the file is
+    moved aside first, and what is at its place afterwards is left alone.
     """
     needed = writer.referenced(direct_reader.Reader(place))
-    going: dict[str, bytes] = {}
+    going: dict[str, tuple[bytes, pathlib.Path]] = {}
     for diff_id in diff_ids:
         if digests.hex_of(diff_id) not in needed:
             path = place.layer_record(diff_id)
@@ -210,18 +232,32 @@ def take_back(
                 record_changes.locked(place, diff_id),
                 contextlib.suppress(FileNotFoundError),
             ):
-                going[diff_id] = path.read_bytes()
+                data = path.read_bytes()
                 path.unlink()
+                going[diff_id] = data, _moved_aside(place, diff_id)
     claimed = others() if going else ()
-    for diff_id, data in going.items():
+    for diff_id, (data, aside) in going.items():
         if diff_id in claimed:
-            _put_back(place, decoding.layer(data, diff_id))
-        else:
-            for path in (place.layer(diff_id), *place.companions(diff_id)):
-                path.unlink(missing_ok=True)
+            _put_back(place, decoding.layer(data, diff_id), aside)
+        aside.unlink(missing_ok=True)
 
 
-def _put_back(place: layout.Layout, record: records.LayerRecord) -> None:
+def _moved_aside(place: layout.Layout, diff_id: str) -> pathlib.Path:
+    """Take a layer file from its place, with what is beside it; returns where it is."""
+    aside = draft_of(place, diff_id)
+    with contextlib.suppress(FileNotFoundError):
+        place.layer(diff_id).rename(aside)
+    for path in place.companions(diff_id):
+        path.unlink(missing_ok=True)
+    return aside
+
+
+def _put_back(place: layout.Layout, record: records.LayerRecord, aside: pathlib.Path) -> None:
+    """Have a layer be there again; where another build has made it meanwhile, that one stays."""
+    _write_sidecar(place, record)
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
+        place.layer(record.diff_id).hardlink_to(aside)
+        files.sync_folder(place.layer(record.diff_id).parent)
     record_changes.apply(
         place,
         record.diff_id,
@@ -245,35 +281,7 @@ def _link_layer(draft: pathlib.Path, target: pathlib.Path, digest: str) -> bool:
     except FileExistsError:
         if not _has_bytes(target, draft, digest):
             return False
-    except OSError as error:
-        # Only where the file system has no hard links; all else is a failure. Not renamed, which
-        # would replace the file of a builder that was faster.
-        if error.errno not in _NO_LINKS:
-            raise
-        if not _copy_once(draft, target):
-            return _has_bytes(target, draft, digest)
     files.sync_folder(target.parent)
-    return True
-
-
-def _copy_once(draft: pathlib.Path, target: pathlib.Path) -> bool:
-    """Copy a layer file to its place; False where a file is there.
-
-    No record names it yet. What a builder that is killed leaves there is no whole layer: the next
-    one publishes its own beside it.
-    """
-    try:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except FileExistsError:
-        return False
-    try:
-        with draft.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
-            shutil.copyfileobj(source, copy, _COPIED)
-            copy.flush()
-            os.fsync(copy.fileno())
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
     return True
 
 

@@ -97,7 +97,7 @@ def create(root: pathlib.Path, *, compression: str = "lz4") -> records.StoreReco
             format=records.FORMAT, id=str(uuid.uuid4()), compression=compression
         )
         with translated(place.store_record):
-            _write_once(place, place.store_record, records.encode(record))
+            write_once(place, place.store_record, records.encode(record))
     record = direct_reader.open_store(root)
     if record.compression != compression:
         raise StoreMismatch(
@@ -194,9 +194,10 @@ def encoded(path: pathlib.Path, record: msgspec.Struct) -> bytes:
     return data
 
 
-def _write_once(place: layout.Layout, path: pathlib.Path, data: bytes) -> None:
+def write_once(place: layout.Layout, path: pathlib.Path, data: bytes) -> None:
     """Write a file unless there is one: of two writers, the first wins for both."""
     files.make_folder(place.tmp)
+    files.make_folder(path.parent)
     draft = place.tmp / f".{path.name}.{secrets.token_hex(6)}"
     files.write(draft, data)
     try:
