@@ -7,6 +7,7 @@ else a download, which is verified and not stored again. What was proven is then
 """
 
 import contextlib
+import dataclasses
 import logging
 
 from agent.build import layer_build, unpack
@@ -29,13 +30,25 @@ class Reuse:
         self._tools = tools
         self._given: set[tuple[str, str, str]] = set()
         """Repository, blob and diff ID."""
+        self._verified: set[tuple[str, str]] = set()
+        """The same without the repository."""
         self._images: dict[str, list[records.ImageRecord]] = {}
-        self._unrecorded: dict[str, tuple[records.LayerRecord, layer_sources.Origin]] = {}
-        """By its name, a layer whose record is of an earlier version, and where it was given."""
+        self._unrecorded: dict[str, layer_sources.Origin] = {}
+        """Where the layers were given whose records are of an earlier version, by their names."""
 
     def note_fetched(self, reference: images.Reference, layer: oci.Layer) -> None:
         """This build has downloaded a layer, and verified it."""
         self._given.add(_key(reference, layer))
+        self._verified.add(_key(reference, layer)[1:])
+
+    def note_used(
+        self, reference: images.Reference, layer: oci.Layer, record: records.LayerRecord
+    ) -> None:
+        """An image of this build uses a layer, or its variant, by this record of it."""
+        if record.sources is None and _key(reference, layer) in self._given:
+            self._unrecorded[record.diff_id] = layer_sources.Origin(
+                reference.name, layer.blob.digest, is_public=False
+            )
 
     async def proven(
         self,
@@ -65,8 +78,6 @@ class Reuse:
             reference, layer.blob.digest, ask=proof is layer_sources.Proof.DOWNLOAD
         )
         origin = layer_sources.Origin(reference.name, layer.blob.digest, is_public)
-        if record.sources is None:
-            self._unrecorded[record.diff_id] = record, origin
         return await threads.run("note", layer_writer.add_origin, self._tools.store, record, origin)
 
     def look_again(self) -> None:
@@ -74,8 +85,8 @@ class Reuse:
 
         See agent.store.publish.source_migration.
         """
-        for record, origin in self._unrecorded.values():
-            layer_writer.add_origin_anew(self._tools.store, record.diff_id, origin)
+        for name, origin in self._unrecorded.items():
+            layer_writer.add_origin_anew(self._tools.store, name, origin)
         self._unrecorded.clear()
 
     async def _proof_needed(
@@ -87,6 +98,9 @@ class Reuse:
         is_open = layer_sources.is_open_to(
             record, reference.name, diff_id=layer.diff_id, images=own
         )
+        # Who builds has the layer by now. That another registry has it as well needs no second
+        # download: it could only be theirs, or one to which they could give it themselves.
+        is_open = is_open or _key(reference, layer)[1:] in self._verified
         return layer_sources.proof_needed(record, is_open=is_open, blob=layer.blob.digest)
 
     async def _images_of(self, reference: images.Reference) -> list[records.ImageRecord]:
@@ -150,6 +164,9 @@ class Reuse:
                 limit=record.tar_size,
                 on_bytes=on_bytes,
             )
+        if identified.diff_id != layer.diff_id:
+            # Nothing about the stored layer is for the author of this image, also not its size.
+            identified = dataclasses.replace(identified, diff_id="another layer")
         layer_build.verify(identified, layer, reference)
 
 

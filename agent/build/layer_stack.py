@@ -58,8 +58,10 @@ class Layers:
             *(self._layer(image, layer, is_bottom=at == 0) for at, layer in enumerate(planned))
         )
         for at, layer in enumerate(planned):
+            self._reuse.note_used(image.reference, layer, used[at])
             if used[at].implied or (used[at].has_whiteouts and at == 0):
                 used[at] = await self._variant(image, layer, used[: at + 1])
+                self._reuse.note_used(image.reference, layer, used[at])
         return used
 
     def look_again(self) -> None:

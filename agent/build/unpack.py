@@ -196,7 +196,7 @@ def _identify(blob: _Blob, compressed: bool, limit: int) -> Identified:
         fault = error
     while blob.read():
         pass
-    diff_id = f"sha256:{digest.hexdigest()}" if size <= limit else "a longer tar"
+    diff_id = f"sha256:{digest.hexdigest()}" if size <= limit else ""
     return Identified(f"sha256:{blob.digest.hexdigest()}", diff_id, fault)
 
 

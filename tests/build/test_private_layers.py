@@ -20,7 +20,7 @@ from agent.model import images, records
 from agent.roles import builder
 from agent.store import integrity, layout
 from agent.store.lookup import direct_reader
-from agent.store.publish import writer
+from agent.store.publish import source_migration, writer
 from lab import pushing, registries, services, tars
 from tests.fakes import registry as fakes
 
@@ -93,18 +93,19 @@ def attacker(tmp_path):
     return Tenant(tmp_path, "mallory")
 
 
-def build(place: layout.Layout, tenant: Tenant, name: str, **more) -> records.CacheRecord:
-    return asyncio.run(build_from(place, tenant.server.address, name, config=tenant.config, **more))
+def build(place: layout.Layout, tenant: Tenant, *names: str, **more) -> records.CacheRecord:
+    host = tenant.server.address
+    return asyncio.run(build_from(place, host, *names, config=tenant.config, **more))
 
 
 async def build_from(
-    place: layout.Layout, host: str, name: str, *, config=None, cache_id: str = "imc-test"
+    place: layout.Layout, host: str, *names: str, config=None, cache_id: str = "imc-test"
 ) -> records.CacheRecord:
     options = connections.Options(plain_http=frozenset({host}), delays=(0.01,), deadline=10.0)
     request = cache_build.Request(
         cache_id=cache_id,
         name="test",
-        references=(images.parse_reference(f"{host}/{name}"),),
+        references=tuple(images.parse_reference(f"{host}/{name}") for name in names),
         platforms=(builder.own_platform(),),
         capacity=1 << 30,
     )
@@ -247,6 +248,28 @@ def test_another_repository_proves_once_that_it_has_a_layer(place, victim) -> No
     assert record_of(place, BASE).sources == [f"{host}/team/app", f"{host}/other/app"]
     assert not record_of(place, BASE).public
     assert list(integrity.check(place)) == []
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "in the store"])
+def test_a_second_name_of_an_image_in_the_same_cache_costs_heads_only(
+    place, victim, is_there
+) -> None:
+    """As UCloud's API has it: an image, and the name in another repository that it was given."""
+    victim.server.stop()
+    victim.push("alias/app:1", BASE, TOP)
+    victim.server.start()
+    if is_there:
+        build(place, victim, "team/app:1", cache_id="imc-before")
+    mark = victim.server.mark()
+
+    build(place, victim, "team/app:1", "alias/app:1")
+
+    first = "HEAD" if is_there else "GET"
+    expected = [(first, BASE.digest), (first, TOP.digest)]
+    expected += [("HEAD", BASE.digest), ("HEAD", TOP.digest)]
+    assert victim.requests(mark) == collections.Counter(expected)
+    host = victim.server.address
+    assert record_of(place, TOP).sources == [f"{host}/team/app", f"{host}/alias/app"]
 
 
 def test_the_variant_of_a_layer_has_its_sources(place, victim) -> None:
@@ -393,7 +416,7 @@ def test_a_blob_that_unpacks_to_more_than_the_layer_is_not_read_on(place, victim
     bomb = pushing.layer([tars.file("zeros", bytes(64 << 20))])
     attacker.push("my/app:1", dataclasses.replace(bomb, diff_id=TOP.diff_id))
 
-    with attacker.server, pytest.raises(layer_build.LayerMismatch, match="a longer tar"):
+    with attacker.server, pytest.raises(layer_build.LayerMismatch, match="got another layer"):
         build(place, attacker, "my/app:1", cache_id="imc-attacker")
 
 
@@ -407,3 +430,30 @@ def test_records_of_a_layer_that_two_versions_write_lose_no_right(place, victim)
 
     assert victim.requests(mark) == {("HEAD", BASE.digest): 1, ("GET", OTHER_TOP.digest): 1}
     assert record_of(place, BASE) == msgspec.structs.replace(record_of(place, BASE), sources=None)
+
+
+def test_sources_that_are_written_during_a_build_get_its_repository(
+    place, victim, monkeypatch
+) -> None:
+    """By `store check --repair`, which has read the images before the build publishes its own."""
+    victim.server.stop()
+    victim.push("other/implying:1", BASE, IMPLYING)
+    victim.server.start()
+    build(place, victim, "team/implying:1")
+    without_sources(place)
+    publish = writer.publish_image
+
+    def publish_late(where: layout.Layout, record: records.ImageRecord) -> None:
+        source_migration.write(where)
+        publish(where, record)
+
+    monkeypatch.setattr(writer, "publish_image", publish_late)
+
+    build(place, victim, "other/implying:1", cache_id="imc-other")
+
+    files = [f"sha256:{path.stem}" for path in place.layer_records.glob("*/*.json")]
+    every = [direct_reader.Reader(place).layer(name) for name in files]
+    host = victim.server.address
+    expected = {f"{host}/team/implying", f"{host}/other/implying"}
+    assert len(every) == 3  # one is the variant
+    assert all(set(one.sources or ()) == expected for one in every if one is not None)
