@@ -52,6 +52,23 @@ def record_damaged(kind: records.RecordKind) -> None:
     _DAMAGED_RECORDS.labels(kind).inc()
 
 
+_UNSIGNED_RECORDS = prometheus_client.Counter(
+    "uimgacc_unsigned_records_total",
+    "Reads of a record of the store that no key in use has signed, where that is refused, by kind.",
+    ["kind"],
+    registry=None,
+)
+for _signed_kind in typing.get_args(records.SignedKind):
+    _UNSIGNED_RECORDS.labels(_signed_kind)
+for _registry in (AGENT, SNAPSHOTTER):
+    _registry.register(_UNSIGNED_RECORDS)
+
+
+def record_unsigned(kind: records.SignedKind) -> None:
+    """Count a record that is not used because it is not signed."""
+    _UNSIGNED_RECORDS.labels(kind).inc()
+
+
 # Snapshotter.
 
 LayerReason = typing.Literal[
@@ -65,6 +82,7 @@ LayerReason = typing.Literal[
     "store_error",
     "store_format",
     "store_unhealthy",
+    "unsigned",
 ]
 
 _LAYER_FALLBACK = prometheus_client.Counter(
@@ -279,6 +297,11 @@ CACHES = prometheus_client.Gauge(
 )
 for _phase in typing.get_args(Phase):
     CACHES.labels(_phase)
+UNSIGNED_CACHES = prometheus_client.Gauge(
+    "uimgacc_unsigned_caches",
+    "Caches of the store that no key in use has signed.",
+    registry=CONTROLLER,
+)
 LEADING = prometheus_client.Gauge(
     "uimgacc_leading", "Whether this controller leads (1) or waits (0).", registry=CONTROLLER
 )

@@ -83,6 +83,17 @@ class Agent(Daemon):
     startup_taint: Annotated[
         str, "KEY[=VALUE]:EFFECT of a taint to remove from the node once it can serve images."
     ] = ""
+    trusted_keys: Annotated[
+        pathlib.Path | None,
+        "Folder of the JSON documents with the keys that signatures of the store are verified by;"
+        " it is read again when it changes. Empty: none are verified.",
+    ] = None
+    unsigned: Annotated[
+        Literal["auto", "accept", "refuse"],
+        "What to do with records of the store that no key has signed: refuse them (their images"
+        " are pulled as usual), accept them, or as the documents of keys say; without keys, auto"
+        " accepts.",
+    ] = "auto"
     nfs: Annotated[
         str,
         "SERVER:/EXPORT of the store: the agent mounts it beside --store and makes that a link to"
@@ -165,6 +176,17 @@ class Snapshotter:
         pathlib.Path | None,
         "Root folder of the shared store; empty: a plain overlayfs snapshotter.",
     ] = None
+    trusted_keys: Annotated[
+        pathlib.Path | None,
+        "Folder of the JSON documents with the keys that signatures of the store are verified by;"
+        " it is read again when it changes. Empty: none are verified.",
+    ] = None
+    unsigned: Annotated[
+        Literal["auto", "accept", "refuse"],
+        "What to do with records of the store that no key has signed: refuse them (their images"
+        " are pulled as usual), accept them, or as the documents of keys say; without keys, auto"
+        " accepts.",
+    ] = "auto"
     metrics_address: Annotated[str, "HOST:PORT of /metrics; empty: none.", _Address] = ""
     lookup_seconds: Annotated[
         float,
@@ -411,8 +433,15 @@ class Build:
         str, "Name of the Job, under which the controller reads the report.", flags.FlagOnly()
     ] = ""
     termination_message: Annotated[
-        pathlib.Path | None, "File for the reason of a failure.", flags.FlagOnly()
+        pathlib.Path | None,
+        "File for the reason of a failure, or for what the build vouches for.",
+        flags.FlagOnly(),
     ] = None
+    keys_json: Annotated[
+        str,
+        "Keys of the store, as JSON: a stored layer that none of them has signed is made again.",
+        flags.FlagOnly(),
+    ] = ""
 
 
 ROLES: Mapping[str, type] = {

@@ -14,6 +14,7 @@ from agent.build import layer_build, layer_stack
 from agent.kits import files
 from agent.kits.aio import threads
 from agent.model import images, oci, records, times
+from agent.store import signatures
 from agent.store.lookup import direct_reader
 from agent.store.publish import build_claims, layer_writer, writer
 
@@ -247,15 +248,18 @@ class _Build:
                     variant_of=item.diff_id if file != item.diff_id else None,
                 )
                 writer.publish_chain(self._place, item.chain_id, chain)
+                self._tools.witness.add(signatures.of_chain(item.chain_id, chain))
                 parent = item.chain_id
         for data in blobs:
             writer.publish_blob(self._place, data)
         writer.publish_image(self._place, record)
         self._layers.look_again()
+        self._tools.witness.add(signatures.of_image(record))
 
     def _publish_cache(self, record: records.CacheRecord) -> None:
         self._claim.check()
         writer.publish_cache(self._place, record)
+        self._tools.witness.add(signatures.of_cache(record))
         self._claim.finish()
 
     def remove_new_layers(self) -> None:

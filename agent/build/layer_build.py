@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from agent import errors
-from agent.build import limits, mkfs_erofs, scratch_room, unpack
+from agent.build import attestation, limits, mkfs_erofs, scratch_room, unpack
 from agent.build.tar import corrections, inheritance
 from agent.kits import units
 from agent.kits.aio import threads
@@ -189,6 +189,8 @@ class Tools:
     signatures: Signatures | None = None
     """None: every image may be built."""
     on_progress: Callable[[Progress], None] = lambda _: None
+    witness: attestation.Attestation = dataclasses.field(default_factory=attestation.Attestation)
+    """What this build vouches for: one for each build."""
 
 
 class Budget:
@@ -277,7 +279,14 @@ class LayerWork:
             )
             record = msgspec.structs.replace(record, public=is_public)
             budget.add(self._name, record.size)
-            record = await threads.run("publish", layer_writer.publish_layer, store, draft, record)
+            record = await threads.run(
+                "publish",
+                layer_writer.publish_layer,
+                store,
+                draft,
+                record,
+                self._tools.witness.believes,
+            )
         finally:
             for path in (work, draft):
                 with contextlib.suppress(OSError):

@@ -13,6 +13,7 @@ from agent.build import layer_build, layer_reuse, limits
 from agent.build.tar import headers, inheritance
 from agent.kits.aio import tasks, threads
 from agent.model import images, oci, records
+from agent.store import signatures
 from agent.store.lookup import direct_reader
 from agent.store.publish import layer_writer
 
@@ -79,7 +80,7 @@ class Layers:
                 record = await self._stored(wanted)
             if record is not None:
                 record = await self._reuse.proven(image.reference, layer, record, image.tally)
-            if record is None:
+            if record is None or not self._tools.witness.has(signatures.of_layer(record)):
                 return await self._made(image, layer, is_bottom=is_bottom)
             self._budget.add(wanted.diff_id, record.size)
             self._report(image, layer, layer_build.Stage.REUSED)
@@ -145,15 +146,23 @@ class Layers:
             self.new.remove(name)
             self.new.add(made.diff_id)
             await self._count_on([made.diff_id])
+        self._tools.witness.add(signatures.of_layer(made))
         return made
 
     async def _stored(self, layer: oci.Layer) -> records.LayerRecord | None:
         """The layer's record; what replaces a damaged layer is claimed by its own name first."""
-        reader = direct_reader.Reader(self._place)
-        record = await threads.run("look up", reader.layer, layer.diff_id)
+        record = await threads.run("look up", self._usable, layer.diff_id)
         if record is not None and record.diff_id != layer.diff_id:
             await self._count_on([record.diff_id])
-            record = await threads.run("look up", reader.layer, layer.diff_id)
+            record = await threads.run("look up", self._usable, layer.diff_id)
+        return record
+
+    def _usable(self, diff_id: str) -> records.LayerRecord | None:
+        """The record of a stored layer, unless this build does not believe it."""
+        record = direct_reader.Reader(self._place).layer(diff_id)
+        if record is None or not self._tools.witness.believes(record):
+            return None
+        self._tools.witness.add(signatures.of_layer(record))
         return record
 
     def _report(self, image: Image, layer: oci.Layer, stage: layer_build.Stage) -> None:

@@ -60,6 +60,28 @@ def write(target: pathlib.Path, data: bytes, *, tmp: pathlib.Path | None = None)
         raise
 
 
+def replace(target: pathlib.Path, data: bytes, *, expected: bytes, tmp: pathlib.Path) -> bool:
+    """Replace a file's content, provided that it is still `expected`; whether it was.
+
+    The caller syncs the folder when all of its files are done: until then a power cut may bring
+    the old content back. `tmp` is a folder of the same file system.
+    """
+    draft = tmp / f".{target.name}.{secrets.token_hex(6)}"
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.read_bytes() != expected:
+            return False
+        draft.rename(target)
+    except FileNotFoundError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
 def age(path: pathlib.Path) -> float:
     """Seconds since a file was last written, by this machine's clock; 0 when it is gone."""
     try:

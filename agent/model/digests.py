@@ -71,3 +71,20 @@ def chain_ids(diff_ids: Iterable[str]) -> list[ChainID]:
         else:
             chain.append(ChainID(diff_id))
     return chain
+
+
+MAX_REPLACEMENTS = 16
+"""Files of one layer, of which all but the last are damaged."""
+
+
+def replacement_id(diff_id: str, number: int) -> Digest:
+    """The name of the file that replaces a damaged layer for the first, second, ... time.
+
+    It follows from the layer's own name, so no other layer can take its place.
+    """
+    return sha256(f"{diff_id} replaced {number}".encode())
+
+
+def is_replacement(name: str, diff_id: str) -> bool:
+    """Whether a name is that of a file that may replace a damaged layer."""
+    return any(name == replacement_id(diff_id, at) for at in range(1, MAX_REPLACEMENTS))

@@ -28,6 +28,9 @@ FORMAT = 1
 RecordKind = Literal["blob", "cache", "chain", "generation", "image", "layer", "retired", "store"]
 """Which file of the store a record is, as metrics name it."""
 
+SignedKind = Literal["cache", "chain", "image", "layer"]
+"""Those that are signed (agent.store.signatures)."""
+
 
 class RecordError(errors.PermanentError):
     """A record does not have the form that the format prescribes.
@@ -73,6 +76,13 @@ class VerityTree(msgspec.Struct, frozen=True, kw_only=True):
     sha256: DigestText
 
 
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """By which key a record is signed (agent.store.signatures), and the signature in base64."""
+
+    key: str
+    value: str
+
+
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`meta/layers/<xx>/<hex>.json`: what a layer file must be.
 
@@ -109,6 +119,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     sources: list[str] | None = None
     public: bool = False
     verity: VerityTree | None = None
+    signatures: list[Signature] = []
 
 
 class ChainRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +132,7 @@ class ChainRecord(msgspec.Struct, frozen=True, kw_only=True):
     diff_id: DigestText
     parent: DigestText | None
     variant_of: DigestText | None = None
+    signatures: list[Signature] = []
 
 
 class ImageLayer(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +188,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     build_seconds: float = 0.0
     fetched_bytes: Size = 0
+    signatures: list[Signature] = []
 
 
 class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +221,7 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     build_seconds: float = 0.0
     namespaces: list[str] | None = None
     retention_days: int | None = None
+    signatures: list[Signature] = []
 
 
 class GenerationRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,10 +20,14 @@ _JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How a build ended: the record of the Ready cache, or the reason why there is none."""
+    """How a build ended: the record of the Ready cache, or the reason why there is none.
+
+    `layers` are the names of those that the build vouches for.
+    """
 
     cache: records.CacheRecord | None = None
     reason: str = ""
+    layers: list[str] = []
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

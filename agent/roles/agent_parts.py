@@ -31,7 +31,7 @@ from agent.node.images import (
 from agent.node.pods import decide, pod_worker, prepare, served_pods
 from agent.node.report import pod_events, savings, savings_note, status
 from agent.roles import agent_environment
-from agent.store import layout
+from agent.store import layout, trusted_keys
 from agent.store.lookup import catalog
 
 _WORKERS = 3
@@ -230,7 +230,12 @@ async def _store(
         workers.Pool("agent.store.lookup.file_reads", name="the agent", size=_WORKERS)
     )
     gate = pool if mount is None else store_mount.Gate(pool, mount)
-    return catalog.Catalog(layout.Layout(wanted.store), gate, deadline=wanted.store_seconds)
+    return catalog.Catalog(
+        layout.Layout(wanted.store),
+        gate,
+        deadline=wanted.store_seconds,
+        keys=trusted_keys.Keys(wanted.trusted_keys, wanted.unsigned),
+    )
 
 
 async def mounting(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from agent import errors, settings
 from agent.build import (
+    attestation,
     build_report,
     cache_build,
     layer_build,
@@ -37,7 +38,7 @@ from agent.clients.registry import (
 from agent.kits import flags, jsonlog
 from agent.kits.processes import memory
 from agent.model import images, records, reports
-from agent.store import layout
+from agent.store import layout, signatures, trusted_keys
 from agent.store.lookup import direct_reader
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,9 @@ class Settings:
     acr_instances: tuple[str, ...] = ()
     """Alibaba Cloud Container Registry instances to ask for passwords, as annotations name them."""
 
+    witness: attestation.Attestation = dataclasses.field(default_factory=attestation.Attestation)
+    """What this build vouches for, and which stored layers it uses."""
+
 
 def ignore(progress: layer_build.Progress) -> None:
     """Show no progress."""
@@ -126,6 +130,7 @@ async def build(
             machine=limits.Machine(memory=available, parallel=wanted.parallel),
             on_progress=on_progress,
             signatures=cosign.Verifier(policy, client) if policy else None,
+            witness=wanted.witness,
         )
         return await cache_build.build_cache(request, tools)
 
@@ -197,6 +202,7 @@ def parse(arguments: Sequence[str]) -> Wanted:
 def _problems(given: settings.Build) -> Iterator[str]:
     try:
         _request(given)
+        _attestation(given.keys_json)
     except errors.AgentError as error:
         yield str(error)
 
@@ -234,7 +240,17 @@ def _settings(given: settings.Build) -> Settings:
         plugin_folder=given.image_credential_provider_bin_dir,
         acr_instances=given.acr_instance,
         signature_policy=given.signature_policy,
+        witness=_attestation(given.keys_json),
     )
+
+
+def _attestation(document: str) -> attestation.Attestation:
+    """What is believed by the keys of a cluster; raises KeysUnusable."""
+    if not document:
+        return attestation.Attestation()
+    keys = trusted_keys.decode(document.encode(), "--keys-json")
+    trust = signatures.Trust(trusted_keys.keys_of(keys))
+    return attestation.Attestation(keys.store, trust)
 
 
 def _files(folder: pathlib.Path | None) -> tuple[pathlib.Path, ...]:
@@ -271,7 +287,8 @@ def _run(wanted: Wanted) -> reports.Result:
         except (errors.AgentError, OSError) as error:
             result = reports.Result(reason=str(error)[:_MESSAGE_LIMIT] or type(error).__name__)
         else:
-            result = reports.Result(cache=record)
+            layers = wanted.settings.witness.layers
+            result = reports.Result(cache=record, layers=layers)
         reporter.end(result)
     return result
 
@@ -283,11 +300,16 @@ def main(arguments: Sequence[str]) -> int:
         result = _run(wanted)
         if result.cache is None:
             logger.error("the build failed", extra={"reason": result.reason})
-            if wanted.termination is not None:
-                text = result.reason.encode()[:_MESSAGE_LIMIT]
-                wanted.termination.write_bytes(text)
+            _leave(wanted, result.reason)
             return 1
+        _leave(wanted, wanted.settings.witness.message())
         logger.info(
             "built", extra={"cache": result.cache.id, "seconds": result.cache.build_seconds}
         )
     return 0
+
+
+def _leave(wanted: Wanted, message: str) -> None:
+    """Leave a message for the controller, by the kubelet: the way that is not the store."""
+    if wanted.termination is not None:
+        wanted.termination.write_bytes(message.encode()[:_MESSAGE_LIMIT])

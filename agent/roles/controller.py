@@ -30,6 +30,7 @@ from agent.control.reconcile import (
     watches,
     work_queue,
 )
+from agent.control.signing import key_objects, key_rounds
 from agent.kits import jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline, workers
@@ -88,7 +89,7 @@ class _Controller:
 
     async def _work(self, stack: contextlib.AsyncExitStack, store: cache_store.CacheStore) -> None:
         wanted, client = self._wanted, self._client
-        await self._prepare(store)
+        identity = await self._prepare(store)
         queue: work_queue.Queue[cache_object.Key] = work_queue.Queue()
         view = observed.Observed(queue)
         nodes = node_list.Nodes(client, view)
@@ -102,13 +103,25 @@ class _Controller:
         collector = collector_rounds.Collector(
             str(wanted.store), pool, nodes, patience=_patience(wanted)
         )
+        signers = await stack.enter_async_context(
+            workers.Pool(
+                "agent.control.signing.signing_worker", name="signing", size=2, packages=True
+            )
+        )
+        signing = key_rounds.Signing(
+            str(wanted.store),
+            signers,
+            key_objects.KeyObjects(client, namespace=wanted.namespace),
+            on_unsigned=view.queue_all,
+        )
+        await signing.prepare(identity)
         api = cluster.Cluster(client, namespace=wanted.namespace)
         reconciling = step.Settings(
             template=await self._template(),
             rules=_rules(wanted),
             parallel=wanted.parallel_builds,
         )
-        tools = step.Tools(api=api, store=store, holders=collector, events=emitter)
+        tools = step.Tools(api=api, store=store, holders=collector, events=emitter, signing=signing)
         reconciler = step.Reconciler(view, tools, reconciling)
         keeper = cache_upkeep.Upkeep(api, view, nodes, emitter, reconciling.rules)
         await keeper.prime()
@@ -126,6 +139,7 @@ class _Controller:
             "collector": collector.run(),
             "aliases": pusher.run(),
             "lists": keeper.run(),
+            "keys": signing.run(),
             "counts": keeper.run_counts(),
             **{f"steps {at}": queue.run(reconciler.step) for at in range(_STEPS)},
         }
@@ -140,8 +154,8 @@ class _Controller:
                 logger.warning("this pod cannot be read yet", extra={"reason": str(error)})
                 await asyncio.sleep(error.delay or 1.0)
 
-    async def _prepare(self, store: cache_store.CacheStore) -> None:
-        """Turn the folder into a store where it is none yet; wait for one that is away."""
+    async def _prepare(self, store: cache_store.CacheStore) -> str:
+        """Turn the folder into a store where it is none yet; wait for one that is away: its ID."""
         while True:
             try:
                 identity = await store.prepare(self._wanted.compression)
@@ -152,7 +166,7 @@ class _Controller:
             else:
                 self._problem = ""
                 logger.info("the store is there", extra={"store": identity})
-                return
+                return identity
 
 
 def _credentials(wanted: settings.Controller) -> connection.Credentials:

@@ -23,7 +23,7 @@ from agent.kits.aio import tasks
 from agent.kits.processes import heartbeat, workers
 from agent.mounts import layer_mounts, verification
 from agent.snapshotter import overlay_folders, service, snapshots, state_db, store_lookup
-from agent.store import layout
+from agent.store import layout, trusted_keys
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,7 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
                 mounts=layer_folder,
                 deadline=wanted.lookup_seconds,
                 verified=verified,
+                keys=trusted_keys.Keys(wanted.trusted_keys, wanted.unsigned),
             )
         served = snapshots.Snapshotter(
             database=database,

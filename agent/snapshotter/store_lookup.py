@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from agent.kits.processes import workers
 from agent.model import digests, records
 from agent.mounts import device_mapper, layer_mounts, verification
 from agent.snapshotter import store_worker
-from agent.store import decoding, layout
+from agent.store import decoding, layout, signatures, trusted_keys
 from agent.store.lookup import file_reads
 
 logger = logging.getLogger(__name__)
@@ -65,13 +66,21 @@ class Miss:
     mounted: bool = False
 
 
+class _UnsignedError(errors.PermanentError):
+    """A chain, or its layer, is not signed by a key that counts. It has been logged."""
+
+    def __init__(self, chain_id: str) -> None:
+        super().__init__(f"chain {chain_id} is not signed")
+
+
 class Lookup:
     """Looks chain IDs up in a store, and has their layers mounted below `mounts` on the way.
 
     `pool` runs agent.snapshotter.store_worker.OPERATIONS; `deadline` is in seconds and bounds
     one look-up, of up to 4 layers; `pauses` are the seconds for which the store is not
     asked after the first, second, ... failure in a row. With `verified` each block is checked
-    as it is read: then the caller mounts the layers, after their records have been decoded.
+    as it is read. What `keys` do not accept is a miss. With either the caller mounts the layers,
+    after their records have been verified: the kernel does not parse what was not.
     """
 
     def __init__(
@@ -83,6 +92,7 @@ class Lookup:
         deadline: float,
         pauses: Sequence[float] = (1, 2, 5, 10),
         verified: verification.Verification | None = None,
+        keys: trusted_keys.Keys | None = None,
     ) -> None:
         self.verified = verified
         self._layout = where
@@ -90,6 +100,7 @@ class Lookup:
         self._mounts = "" if verified else str(mounts)
         self._deadline = deadline
         self._pauses = backoff.Backoff(pauses)
+        self._keys = keys or trusted_keys.Keys()
         self._paused_until = 0.0
         self._identified = False
 
@@ -116,6 +127,8 @@ class Lookup:
         except (errors.TemporaryError, OSError) as error:
             self.pause_after(error)
             return Miss(_reason_of(error), mounted=True)
+        except _UnsignedError:
+            answer = Miss("unsigned", mounted=True)
         except records.RecordError as error:
             logger.warning(
                 "a record of the store is damaged; run `uimgacc store check`",
@@ -178,7 +191,8 @@ class Lookup:
         return Hit(tuple(layers))
 
     async def _serve(self, chain_id: str, *, most: int) -> Sequence[store_worker.Answer] | None:
-        arguments = (str(self._layout.root), digests.hex_of(chain_id), self._mounts, most)
+        mounts = "" if self._keys.policy.refuses else self._mounts
+        arguments = (str(self._layout.root), digests.hex_of(chain_id), mounts, most)
         try:
             answers: Sequence[store_worker.Answer] | None = await self._pool.call(
                 "serve_chain", *arguments, deadline=self._deadline
@@ -202,6 +216,9 @@ class Lookup:
         """One layer of an answer, and the chain ID that it stands on. Raises RecordError."""
         chain = _chain(chain_data, chain_id)
         record = _checked_layer(layer_data, chain.diff_id, size)
+        statement_of = functools.partial(signatures.of_chain, chain_id)
+        if not (self._keys.accept(chain, statement_of) and self._is_signed(record)):
+            raise _UnsignedError(chain_id)
         path, tree = self.path(chain.diff_id), self._tree(record)
         return Layer(chain_id, chain.diff_id, path, size, device, confirmed, tree), chain.parent
 
@@ -214,10 +231,14 @@ class Lookup:
             return None
         path = str(self._layout.layer_record(diff_id))
         data = await self._pool.call("read", path, file_reads.LOOKUP_LIMIT, deadline=self._deadline)
-        tree = self._tree(_checked_layer(data, diff_id, size))
-        if tree is None:
+        record = _checked_layer(data, diff_id, size)
+        tree = self._tree(record)
+        if tree is None or not self._is_signed(record):
             raise layer_mounts.NotVerifiableError(diff_id)
         return tree
+
+    def _is_signed(self, record: records.LayerRecord) -> bool:
+        return self._keys.accept(record, signatures.of_layer)
 
     def _tree(self, record: records.LayerRecord) -> device_mapper.Tree | None:
         if self.verified is None or (verity := record.verity) is None:

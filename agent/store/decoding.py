@@ -54,6 +54,10 @@ def layer(data: bytes, diff_id: str) -> records.LayerRecord:
     name = f"of layer {diff_id}"
     record = records.with_names(records.decode(data, records.LayerRecord, name), name)
     _must_be(name, asked=diff_id, found=record.diff_id)
+    replaced_by = record.replaced_by
+    if replaced_by is not None and not digests.is_replacement(replaced_by, diff_id):
+        # It would have the next build take another layer for this one.
+        raise records.RecordError(name, f"{replaced_by} is not the name of its replacement")
     return record
 
 
@@ -121,10 +125,12 @@ def pick_by_digest(
     candidates: Iterable[records.ImageRecord], digest: str
 ) -> records.ImageRecord | None:
     """The first record whose target, or manifest for a platform, has the digest."""
-    for record in candidates:
-        if digest == record.target or any(digest == one.manifest for one in record.platforms):
-            return record
-    return None
+    return next((record for record in candidates if has_digest(record, digest)), None)
+
+
+def has_digest(record: records.ImageRecord, digest: str) -> bool:
+    """Whether an image's target, or its manifest for a platform, has the digest."""
+    return digest == record.target or any(digest == one.manifest for one in record.platforms)
 
 
 def _must_be(name: str, *, asked: str, found: str) -> None:

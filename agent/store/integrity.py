@@ -7,11 +7,11 @@ import dataclasses
 import enum
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from agent import errors
 from agent.model import digests, images, records
-from agent.store import decoding, hash_tree, layer_file, layout
+from agent.store import decoding, hash_tree, layer_file, layout, signatures
 from agent.store.gc import generations
 from agent.store.lookup import direct_reader, file_reads
 from agent.store.publish import build_claims, layer_writer, source_migration, writer
@@ -28,6 +28,7 @@ class Kind(enum.Enum):
     ORPHANED = "orphaned"
     LEFTOVER = "leftover"
     NO_SOURCES = "no sources"
+    UNSIGNED = "unsigned"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ _UNMARKED = (
 )
 _PRUNE = "harmless; the controller frees the space, or `uimgacc store prune` without a cluster"
 _SURPLUS = "of a build or a deletion that was cut off: remove it by hand once no build runs"
+_SIGN = (
+    "nodes that have these keys do not use it: create the caches that use it again, or run"
+    " `uimgacc store sign` where you trust what is in the store"
+)
 _STANDS = (
     "nothing is deleted from the store until this file is gone: move it away once no build runs"
     " (a claim), or restore it (anything else)"
@@ -63,8 +68,11 @@ def check(
     content: bool = True,
     mark: bool = False,
     progress: Progress | None = None,
+    trust: signatures.Trust | None = None,
 ) -> Iterator[Finding]:
     """Verify a store; `content=False` leaves out the reading of the layer files.
+
+    With `trust` every record that a node would ask a signature for must have one.
 
     With `mark` the record of each damaged layer file says so from then on: then no node
     serves the layer, and the next build makes it anew. Nothing else is ever changed.
@@ -79,7 +87,7 @@ def check(
             Finding(Kind.DAMAGED, pathlib.Path(name), reason, _REBUILD)
         ),
     )
-    verifier = _Verifier(place, reader, mark=mark)
+    verifier = _Verifier(place, reader, mark=mark, trust=trust)
     yield from verifier.layers(content=content, progress=progress or (lambda *_: None))
     damage.clear()
     for step in (verifier.chains, verifier.blobs, verifier.images, verifier.caches):
@@ -100,10 +108,18 @@ def without_sources(place: layout.Layout) -> Iterator[Finding]:
 class _Verifier:
     """One look at all of a store; damaged records are reported by `reader`."""
 
-    def __init__(self, place: layout.Layout, reader: direct_reader.Reader, *, mark: bool) -> None:
+    def __init__(
+        self,
+        place: layout.Layout,
+        reader: direct_reader.Reader,
+        *,
+        mark: bool,
+        trust: signatures.Trust | None,
+    ) -> None:
         self._place = place
         self._reader = reader
         self._mark = mark
+        self._trust = trust
         self._needed = writer.referenced(reader)
         self._replaced: set[str] = set()
 
@@ -151,6 +167,19 @@ class _Verifier:
         elif fault := self._fault(path, record, content=content):
             fix = _REBUILD if not self._mark or self._marked(diff_id, fault) else _UNMARKED
             yield Finding(Kind.DAMAGED, path, fault, fix)
+        else:
+            yield from self._signed(record_path, signatures.of_layer(record), record.signatures)
+
+    def _signed(
+        self,
+        path: pathlib.Path,
+        statement: signatures.Statement,
+        present: Sequence[records.Signature],
+    ) -> Iterator[Finding]:
+        if self._trust is not None and not self._trust.has_signed(statement, present):
+            keys = ", ".join(each.key for each in present)
+            reason = f"its signatures (of {keys}) do not count" if keys else "it has no signature"
+            yield Finding(Kind.UNSIGNED, path, reason, _SIGN)
 
     def _fault(
         self, path: pathlib.Path, record: records.LayerRecord, *, content: bool
@@ -186,9 +215,12 @@ class _Verifier:
     def chains(self) -> Iterator[Finding]:
         place = self._place
         for path in _records_below(place.chain_records):
-            record = self._reader.chain(f"sha256:{path.stem}")
+            chain_id = f"sha256:{path.stem}"
+            record = self._reader.chain(chain_id)
             if record is None:
                 continue
+            statement = signatures.of_chain(chain_id, record)
+            yield from self._signed(path, statement, record.signatures)
             if not place.layer_record(record.diff_id).exists():
                 reason = f"its layer {record.diff_id} is not in the store"
                 yield self._without_layer(path, path.stem, reason)
@@ -209,6 +241,7 @@ class _Verifier:
     def images(self) -> Iterator[Finding]:
         for record in self._reader.images():
             path = self._place.image_record(images.parse_reference(record.ref))
+            yield from self._signed(path, signatures.of_image(record), record.signatures)
             for file, what in _needs(self._place, record).items():
                 if not file.exists():
                     reason = f"{record.ref} needs {what}, which is not in the store"
@@ -219,6 +252,8 @@ class _Verifier:
 
     def caches(self) -> Iterator[Finding]:
         for record in self._reader.caches():
+            own = self._place.cache_record(record.id)
+            yield from self._signed(own, signatures.of_cache(record), record.signatures)
             for image in record.images:
                 path = self._place.image_record(images.parse_reference(image.ref))
                 if not path.exists():

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agent.clients.kube import rest_client
+from agent.control.signing import key_objects
 from agent.model import keys
 from lab import places, processes
 from tests.kube import apis
@@ -138,9 +139,10 @@ class Builders:
         return self.api.list(rest_client.JOBS, namespace=self.namespace)
 
     def secrets(self) -> list[str]:
-        """The names of the Secrets that there are beside the Jobs."""
+        """The names of the Secrets that there are beside the Jobs, without the controller's key."""
         found = self.api.list(rest_client.SECRETS, namespace=self.namespace)
-        return [secret["metadata"]["name"] for secret in found]
+        names = [secret["metadata"]["name"] for secret in found]
+        return [name for name in names if name != key_objects.SECRET]
 
     def _run(self) -> None:
         try:

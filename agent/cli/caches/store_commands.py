@@ -1,12 +1,14 @@
-"""Commands about a store without a cluster: store init, check, prune, verity."""
+"""Commands about a store: store init, check, prune, verity, keygen, sign."""
 
+import pathlib
 from typing import Annotated
 
 import typer
 
 from agent.cli import options, output
+from agent.model import keys
 
-app = typer.Typer(help="Create, verify and clean a store without a cluster.", no_args_is_help=True)
+app = typer.Typer(help="Create, verify, sign and clean a store.", no_args_is_help=True)
 
 
 @app.command("init")
@@ -44,6 +46,13 @@ def store_check(
             " from, as the images of the store prove it.",
         ),
     ] = False,
+    trusted: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            "--keys",
+            help="Verify signatures, too, by the keys in this document, or in those of a folder.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Verify every file of a store against its record, and name what is damaged or missing.
@@ -52,7 +61,75 @@ def store_check(
     """
     from agent.cli.caches import store_maintenance
 
-    store_maintenance.check(store, quick=quick, repair=repair, as_json=as_json)
+    store_maintenance.check(store, quick=quick, repair=repair, keys=trusted, as_json=as_json)
+
+
+@app.command("keygen")
+@output.reported
+def store_keygen(
+    store: options.Store,
+    key: Annotated[
+        pathlib.Path,
+        typer.Option(help="New file for the private key; keep it away from the store and nodes."),
+    ],
+    document: Annotated[
+        pathlib.Path,
+        typer.Option(
+            "--keys",
+            help="Document for nodes, in the folder of UIMGACC_TRUSTED_KEYS; a key is added to one"
+            " that exists.",
+        ),
+    ],
+) -> None:
+    """Make a key for the signatures of a store without a cluster.
+
+    In a cluster the controller has made one.
+    """
+    from agent.cli.caches import store_signing
+
+    store_signing.keygen(store, key=key, keys=document)
+
+
+@app.command("sign")
+@output.reported
+def store_sign(
+    store: options.Store,
+    key: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="File of the private key. By default the key of the controller's Secret, by the"
+            " service account of this pod or by a kubeconfig."
+        ),
+    ] = None,
+    kubeconfig: options.Kubeconfig = "",
+    system: options.System = keys.NAMESPACE,
+    as_json: options.Json = False,
+) -> None:
+    """Sign all records of a store as they are now: for a store that is older than its key.
+
+    You vouch for what is in it: run `uimgacc store check` before, and do it while few can write.
+    """
+    from agent.cli import cluster_access
+    from agent.cli.caches import store_signing
+
+    target = cluster_access.Target(kubeconfig=kubeconfig, namespace=system)
+    store_signing.sign(store, key=key, target=target, as_json=as_json)
+
+
+@app.command("rotate-key")
+@output.reported
+def store_rotate_key(
+    kubeconfig: options.Kubeconfig = "", system: options.System = keys.NAMESPACE
+) -> None:
+    """Replace the controller's key by a new one, without a gap.
+
+    The new key is published at once and signs after ten minutes. The controller then signs the
+    store again, and ends the former key when that is done.
+    """
+    from agent.cli import cluster_access
+    from agent.cli.caches import store_signing
+
+    store_signing.rotate(cluster_access.Target(kubeconfig=kubeconfig, namespace=system))
 
 
 @app.command("prune")

@@ -9,7 +9,7 @@ import rich.progress
 from agent.cli import output
 from agent.kits import units
 from agent.mounts import mountinfo
-from agent.store import integrity, layout
+from agent.store import integrity, layout, signatures, trusted_keys
 from agent.store.gc import collection, prune_now
 from agent.store.lookup import direct_reader
 from agent.store.publish import layer_trees, source_migration, writer
@@ -17,6 +17,7 @@ from agent.store.publish import layer_trees, source_migration, writer
 _HOUR = 3600.0
 _LOCAL = ("btrfs", "ext2", "ext3", "ext4", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
 _COMPRESSIONS = ("lz4", "none")
+_BAD = (integrity.Kind.DAMAGED, integrity.Kind.MISSING, integrity.Kind.UNSIGNED)
 
 
 def init(store: pathlib.Path, *, compression: str, as_json: bool) -> None:
@@ -32,22 +33,28 @@ def init(store: pathlib.Path, *, compression: str, as_json: bool) -> None:
         print(f"{store} is a store (format {record.format}, {record.compression}, {record.id})")
 
 
-def check(store: pathlib.Path, *, quick: bool, repair: bool, as_json: bool) -> None:
-    """Verify a store; ends with status 1 where anything is damaged or missing.
+def check(
+    store: pathlib.Path, *, quick: bool, repair: bool, keys: pathlib.Path | None, as_json: bool
+) -> None:
+    """Verify a store; ends with status 1 where anything is damaged, missing or not signed.
 
     Damaged layers are marked: no node serves them, and the next build makes them again. With
     `repair`, layer records of earlier versions get their sources.
     """
     place = layout.Layout(store)
     with _progress(quiet=as_json or quick) as progress:
-        findings = list(integrity.check(place, content=not quick, mark=True, progress=progress))
+        findings = list(
+            integrity.check(
+                place,
+                content=not quick,
+                mark=True,
+                progress=progress,
+                trust=_trust(store, keys) if keys else None,
+            )
+        )
     written = source_migration.write(place) if repair else 0
     findings += integrity.without_sources(place)
-    bad = [
-        finding
-        for finding in findings
-        if finding.kind in (integrity.Kind.DAMAGED, integrity.Kind.MISSING)
-    ]
+    bad = [finding for finding in findings if finding.kind in _BAD]
     if as_json:
         shown = [_as_json(finding) for finding in findings]
         more = {"sources_written": written} if repair else {}
@@ -60,7 +67,7 @@ def check(store: pathlib.Path, *, quick: bool, repair: bool, as_json: bool) -> N
         else:
             print(f"{store}: all files match their records")
     if bad:
-        count = f"{len(bad)} damaged or missing"
+        count = f"{len(bad)} damaged, missing or not signed"
         output.fail(f"{store}: {count}", output.Status.FAILED)
 
 
@@ -71,6 +78,15 @@ def _as_json(finding: integrity.Finding) -> dict[str, str]:
         "reason": finding.reason,
         "fix": finding.fix,
     }
+
+
+def _trust(store: pathlib.Path, keys: pathlib.Path) -> signatures.Trust:
+    """The keys of a document or folder; raise UsageError where they are of another store."""
+    trust = trusted_keys.policy_of(trusted_keys.read(keys), "auto").trust
+    store_id = direct_reader.open_store(store).id
+    if not any(key.store == store_id for key in trust.keys):
+        raise output.UsageError(f"{keys} has no key of the store {store_id}, which is in {store}")
+    return trust
 
 
 def prune(store: pathlib.Path, *, older_than: float, as_json: bool) -> None:

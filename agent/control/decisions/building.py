@@ -20,6 +20,11 @@ _ENDING = datetime.timedelta(seconds=30)
 """A builder that has reported its failure ends within this time."""
 _MATCHING_CLOCKS = datetime.timedelta(minutes=1)
 
+_UNSIGNED = (
+    "It is not signed: it was built before the store had a key. Nodes use it until all other caches"
+    " are signed. Refresh it, or sign the store (docs/install/upgrade.md)."
+)
+
 
 def stop(
     cache: cache_object.CacheObject, others: Sequence[job_state.Job], seen: outcome.Seen
@@ -44,12 +49,14 @@ def ready(
     *,
     again: float | None = None,
     afterwards: tuple[outcome.Action, ...] = (),
+    unsigned: bool = False,
 ) -> outcome.Decision:
     record = stored.record
     count = len(record.images)
     sentence = (
         f"Ready: {count} image{'s' * (count != 1)}, {units.size(record.size)} in the store,"
         f" built in {units.duration(record.build_seconds)}."
+        f"{f' {_UNSIGNED}' if unsigned else ''}"
     )
     state = dataclasses.replace(
         cache.state,
@@ -62,11 +69,14 @@ def ready(
         ),
     )
     changed = cache.state.phase is not cache_state.Phase.READY
+    events = [outcome.Event(reason="Ready", message=sentence)] if changed else []
+    if unsigned and cache.state.message != sentence:
+        events.append(outcome.Event(reason="NotSigned", message=_UNSIGNED, warning=True))
     return outcome.Decision(
         state=state,
         sentence=sentence,
         afterwards=afterwards,
-        events=(outcome.Event(reason="Ready", message=sentence),) if changed else (),
+        events=tuple(events),
         again=again,
     )
 
@@ -172,12 +182,11 @@ def follow(
     """The next step where the wanted build exists: running, done or failed."""
     report = seen.report
     result = report.result if report is not None else None
-    settle = (outcome.Action(outcome.Verb.SETTLE, job.name),)
     if result is not None and result.cache is not None:
-        return _built(cache, outcome.Stored(record=result.cache), job, settle)
+        return _ended(cache, outcome.Stored(record=result.cache), seen, job, rules)
     if job.succeeded:
         if seen.stored is not None and _built_by(job, seen.stored.record):
-            return _built(cache, seen.stored, job, settle)
+            return _ended(cache, seen.stored, seen, job, rules)
         reason = "the build reports that it is done, but the store does not have the cache"
         return _failed(cache, reason, job.name, seen=seen, rules=rules)
     if job.failed or result is not None:
@@ -190,6 +199,30 @@ def follow(
             again=_STOPPING,
         )
     return _running(cache, seen, job)
+
+
+def _ended(
+    cache: cache_object.CacheObject,
+    stored: outcome.Stored,
+    seen: outcome.Seen,
+    job: job_state.Job,
+    rules: retention.Rules,
+) -> outcome.Decision:
+    """The next step after a build: what its pod vouches for is signed, then the cache is Ready."""
+    if seen.signs and not job.attested and job.succeeded:
+        reason = "the builder's pod is gone, or is of another version: it vouches for nothing"
+        return _failed(cache, reason, job.name, seen=seen, rules=rules)
+    if seen.signs and not job.attested:
+        sentence = "It is built; it is signed when the builder's pod has ended."
+        building = (cache_state.Phase.CREATING, cache_state.Phase.UPDATING)
+        phase = cache.state.phase if cache.state.phase in building else _building(seen)
+        state = dataclasses.replace(cache.state, phase=phase, progress=99)
+        return outcome.Decision(state=state, sentence=sentence, again=_POLL)
+    settle = (outcome.Action(outcome.Verb.SETTLE, job.name),)
+    step = _built(cache, stored, job, settle)
+    if not seen.signs:
+        return step
+    return dataclasses.replace(step, actions=(outcome.Action(outcome.Verb.SIGN, job.name),))
 
 
 def _running(

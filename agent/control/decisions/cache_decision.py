@@ -112,10 +112,10 @@ def _adopted(cache: cache_object.CacheObject, seen: outcome.Seen) -> cache_objec
     """The cache with the record in the store counted as its build, where the status lacks it.
 
     So nothing is built again after a controller that ended before it wrote the status, or
-    after a status that was lost.
+    after a status that was lost. What is not signed may be of somebody else.
     """
     state, request = cache.state, cache.request
-    if seen.stored is None or request is None:
+    if seen.stored is None or seen.unsigned or request is None:
         return cache
     if job_manifest.name_of(cache, platforms_of(cache, seen.platforms)) in seen.jobs:
         return cache  # its Job is followed instead
@@ -171,7 +171,7 @@ def _build_or_ready(
         return building.stop(cache, others, seen)
     if fresh and seen.stored is not None:
         left = (due - seen.now).total_seconds() if due is not None else None
-        return building.ready(cache, seen.stored, again=left)
+        return building.ready(cache, seen.stored, again=left, unsigned=seen.unsigned)
     if cache.unverified:
         return building.forbid(cache, seen)
     job = seen.jobs.get(job_manifest.name_of(cache, platforms))

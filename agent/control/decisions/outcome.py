@@ -16,6 +16,7 @@ class Verb(enum.Enum):
     HOLD = "add the finalizer"
     START = "create the Job, its Secret and report"
     STOP = "delete the Job and wait for its pod"
+    SIGN = "sign what the Job has built"
     SETTLE = "remove the Secret and the report of a finished Job"
     REMOVE = "delete the cache's record in the store"
     RELEASE = "remove the finalizer"
@@ -56,7 +57,8 @@ class Seen:
     `going` is whether layers of the deleted cache are still in the store, `holders`
     a sentence about their holders. `platforms` are those of the nodes. `slot` is whether this
     build may begin now, `not_before` when builds of its namespace may again, where that is
-    known.
+    known. `signs` is whether what is built is signed, `unsigned` whether `stored` is not, which
+    nodes accept for now. What they refuse is not in `stored`.
     """
 
     now: datetime.datetime
@@ -70,6 +72,8 @@ class Seen:
     platforms: tuple[str, ...] = ()
     slot: bool = True
     not_before: datetime.datetime | None = None
+    signs: bool = False
+    unsigned: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,10 +135,17 @@ def manifest(
     platforms: Sequence[str],
     *,
     template: Template,
+    trusted_keys: str = "",
 ) -> dict[str, Any]:
-    """The Job of a build. With Secrets it is suspended until they exist."""
+    """The Job of a build. With Secrets it is suspended until they exist.
+
+    `trusted_keys` is the JSON of the keys by which the builder verifies what is stored already.
+    """
     name = name_of(cache, platforms)
     labels = {**keys.BUILDER_LABELS, keys.JOB_CACHE_ID: cache.cache_id}
+    arguments = _arguments(name, request, platforms, template)
+    if trusted_keys:
+        arguments.append(f"--keys-json={trusted_keys}")
     made = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -160,7 +167,7 @@ def manifest(
             "ttlSecondsAfterFinished": template.keep_seconds,
             "template": {
                 "metadata": {"labels": labels},
-                "spec": _pod(request, _arguments(name, request, platforms, template), template),
+                "spec": _pod(request, arguments, template),
             },
         },
     }

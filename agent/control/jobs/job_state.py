@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.model import keys, times
+from agent.store import signatures
 
 _DOCUMENTED = "docs/use/builders.md"
+_BUILD = "build"
+"""The name of the container that builds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +19,7 @@ class Job:
 
     `explained` is whether the reason is from the pod: a Job itself seldom knows. `setback` is
     why an earlier pod was evicted: the next one will be as well, unless something is changed.
+    `attested` is the digest that its pod vouches for (agent.store.signatures); "" for none yet.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Job:
     reason: str = ""
     explained: bool = False
     setback: str = ""
+    attested: str = ""
     created: datetime.datetime | None = None
 
     @property
@@ -39,7 +44,9 @@ class Job:
         return not (self.succeeded or self.failed)
 
 
-def parse(body: Mapping[str, Any], pod_reason: str = "", *, setback: str = "") -> Job:
+def parse(
+    body: Mapping[str, Any], pod_reason: str = "", *, setback: str = "", attested: str = ""
+) -> Job:
     """Read a Job; `pod_reason` is the reason from its pod (see reason_of_pod)."""
     meta, status = body["metadata"], body.get("status") or {}
     annotations = meta.get("annotations") or {}
@@ -64,6 +71,7 @@ def parse(body: Mapping[str, Any], pod_reason: str = "", *, setback: str = "") -
         reason=_reason(failure, pod_reason),
         explained=bool(pod_reason),
         setback=setback,
+        attested=attested,
         created=times.parse(meta.get("creationTimestamp")),
     )
 
@@ -80,6 +88,15 @@ def _reason(failure: Mapping[str, Any] | None, pod: str) -> str:
 def is_evicted(body: Mapping[str, Any]) -> bool:
     """Whether the kubelet has evicted a pod, because its node or its volume was full."""
     return (body.get("status") or {}).get("reason") == "Evicted"
+
+
+def attested_by_pod(body: Mapping[str, Any]) -> str:
+    """The digest that a builder vouches for at the end of a build; "" where there is none."""
+    for container in (body.get("status") or {}).get("containerStatuses") or ():
+        ended = (container.get("state") or {}).get("terminated") or {}
+        if container.get("name") == _BUILD and ended.get("exitCode") == 0:
+            return signatures.attested_digest(str(ended.get("message") or ""))
+    return ""
 
 
 def reason_of_pod(body: Mapping[str, Any]) -> str:

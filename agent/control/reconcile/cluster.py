@@ -217,16 +217,23 @@ class Cluster:
 
     async def reason_of(self, job: str) -> str:
         """Why a Job's pod failed, read now: the watch of pods may lag behind that of Jobs."""
-        selector = f"{keys.JOB_NAME}={job}"
         # The last pod made the Job fail; those before it were evicted or drained.
         reasons = [
             (body["metadata"].get("creationTimestamp", ""), job_state.reason_of_pod(body))
+            for body in await self.pods_of(job)
+        ]
+        return next((reason for _, reason in sorted(reasons, reverse=True) if reason), "")
+
+    async def pods_of(self, job: str) -> Sequence[rest_client.Object]:
+        """The pods of a Job, read now."""
+        selector = f"{keys.JOB_NAME}={job}"
+        return [
+            body
             async for page in self._api.pages(
                 rest_client.PODS, namespace=self._namespace, labels=selector
             )
             for body in page.items
         ]
-        return next((reason for _, reason in sorted(reasons, reverse=True) if reason), "")
 
     async def forget_secret(self, name: str) -> None:
         """Delete the Secret of a Job that is over."""

@@ -30,6 +30,7 @@ class Observed:
         self._jobs: dict[str, job_state.Job] = {}
         self._reasons: dict[str, str] = {}
         self._setbacks: dict[str, str] = {}
+        self._attested: dict[str, str] = {}
         self.platforms: tuple[str, ...] = ()
         self.waiting: set[cache_object.Key] = set()
         """The caches that are to be built when it is their turn."""
@@ -78,14 +79,18 @@ class Observed:
             self._queue_owner(job)
             self.queue_waiting()
 
+    def queue_all(self) -> None:
+        """Have a step for every cache: something that concerns them all has changed."""
+        for key in self.caches:
+            self._queue.add(key)
+
     def put_platforms(self, platforms: tuple[str, ...]) -> None:
         """Take in what the nodes have; where that has changed, all caches are due."""
         if platforms == self.platforms:
             return
         logger.info("platforms", extra={"platforms": list(platforms)})
         self.platforms = platforms
-        for key in self.caches:
-            self._queue.add(key)
+        self.queue_all()
 
     def _queue_owner(self, job: job_state.Job) -> None:
         key = cache_object.Key(*job.owner.partition("/")[::2])
@@ -118,7 +123,8 @@ class Observed:
         """Take in a Job."""
         name = body["metadata"]["name"]
         reason, setback = self._reasons.get(name, ""), self._setbacks.get(name, "")
-        job = job_state.parse(body, reason, setback=setback)
+        attested = self._attested.get(name, "")
+        job = job_state.parse(body, reason, setback=setback, attested=attested)
         self._jobs[name] = job
         return job
 
@@ -127,6 +133,7 @@ class Observed:
         self._jobs.pop(name, None)
         self._reasons.pop(name, None)
         self._setbacks.pop(name, None)
+        self._attested.pop(name, None)
 
     def explain_job(self, name: str, reason: str) -> None:
         """Take in why a Job failed, by its pods; "": the pods are gone, or give no reason."""
@@ -147,8 +154,12 @@ class Observed:
             self._reasons[name] = reason
         elif name and not (job is not None and job.failed):
             self._reasons.pop(name, None)
+        if name and (attested := job_state.attested_by_pod(body)):
+            self._attested[name] = attested
         if job is None:
             return None
+        job = dataclasses.replace(job, attested=self._attested.get(name, ""))
+        self._jobs[name] = job
         if not job.succeeded:
             current = self._reasons.get(name, "")
             # Of a Job that goes on, the reason was that of a pod before this one.

@@ -14,7 +14,7 @@ from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.decisions import build_turns, building, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed
-from agent.model import times
+from agent.model import records, times
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,24 @@ class Holders(Protocol):
 
     def holders(self, cache_id: str) -> str:
         """A sentence about the holders of a cache's layers; "" where none is known."""
+
+
+class Signing(Protocol):
+    """Signs what is built (agent.control.signing.key_rounds.Signing)."""
+
+    @property
+    def document(self) -> str:
+        """The public keys, for builders."""
+
+    @property
+    def refuses(self) -> bool:
+        """Whether nodes refuse what is not signed."""
+
+    def has_signed(self, record: records.CacheRecord) -> bool:
+        """Whether the record of a cache has a signature that counts."""
+
+    async def sign(self, cache_id: str, digest: str, layers: Sequence[str]) -> None:
+        """Sign a build; raise PermanentError where it may not be, TemporaryError: later."""
 
 
 class Events(Protocol):
@@ -44,6 +62,7 @@ class Tools:
     store: cache_store.CacheStore
     holders: Holders
     events: Events
+    signing: Signing | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +142,9 @@ class Reconciler:
         job = self._view.job(name)
         if job is not None and job.failed and not job.explained:
             self._view.explain_job(name, await self._tools.api.reason_of(name))
+        if job is not None and job.succeeded and not job.attested and self._tools.signing:
+            for body in await self._tools.api.pods_of(name):
+                self._view.put_pod(body)
         unverified = cache.unverified and cache.deleted is None
         jobs = self._view.jobs_of(cache.cache_id)
         seen = outcome.Seen(
@@ -144,6 +166,10 @@ class Reconciler:
             cache.cache_id, job=job, detail=cache.state.build.spec != cache.spec_hash
         )
         going, holders = False, ""
+        stored = content.stored
+        unsigned = stored is not None and self._is_unsigned(stored.record)
+        if unsigned and self._refuses and cache.deleted is None:
+            stored, unsigned = None, False
         if cache.deleted is not None and content.stored is None:
             going = await store.is_going(cache.cache_id)
             holders = self._tools.holders.holders(cache.cache_id)
@@ -158,13 +184,24 @@ class Reconciler:
         )
         return dataclasses.replace(
             seen,
-            stored=content.stored,
+            stored=stored,
             going=going,
             report=content.report,
             holders=holders,
             slot=turn.now,
             not_before=turn.not_before,
+            signs=self._tools.signing is not None,
+            unsigned=unsigned,
         )
+
+    def _is_unsigned(self, record: records.CacheRecord) -> bool:
+        signing = self._tools.signing
+        return signing is not None and not signing.has_signed(record)
+
+    @property
+    def _refuses(self) -> bool:
+        """Whether nodes use no cache that is not signed."""
+        return self._tools.signing is not None and self._tools.signing.refuses
 
     async def _write(
         self, cache: cache_object.CacheObject, decision: outcome.Decision
@@ -199,6 +236,8 @@ class Reconciler:
                 await self._start(cache, seen)
             case outcome.Verb.STOP:
                 await api.stop(action.subject)
+            case outcome.Verb.SIGN:
+                await self._sign(cache, action.subject, seen)
             case outcome.Verb.SETTLE:
                 await self._settle(cache, action.subject)
             case outcome.Verb.REMOVE:
@@ -220,9 +259,21 @@ class Reconciler:
             request,
             cache_decision.platforms_of(cache, seen.platforms),
             template=self._settings.template,
+            trusted_keys=self._tools.signing.document if self._tools.signing else "",
         )
         await self._tools.store.begin(body["metadata"]["name"])
         self._view.put_job(await self._tools.api.start(body, secrets))
+
+    async def _sign(self, cache: cache_object.CacheObject, name: str, seen: outcome.Seen) -> None:
+        """Sign what a Job has built; raise CannotStart where that is refused."""
+        job, result = self._view.job(name), seen.report.result if seen.report else None
+        if self._tools.signing is None or job is None:
+            return
+        layers = result.layers if result is not None else []
+        try:
+            await self._tools.signing.sign(cache.cache_id, job.attested, layers)
+        except errors.PermanentError as error:
+            raise cluster.CannotStart(str(error)) from error
 
     async def _settle(self, cache: cache_object.CacheObject, job: str) -> None:
         """Remove the Secret and the report of a Job; no step fails for it.

@@ -23,6 +23,10 @@ class Catalog(Protocol):
     A missing or damaged record is None or left out; TemporaryError: the store does not answer.
     """
 
+    @property
+    def note(self) -> str:
+        """A sentence about records that are not used because they are not signed; "" for none."""
+
     async def caches(self) -> Sequence[records.CacheRecord]:
         """All Ready caches."""
 
@@ -79,7 +83,7 @@ class Decider:
         if decision.outcome is not decisions.Outcome.HIT and read_at < started:
             views, _ = await self._caches.get(not_before=started)
             decision = await self._by_caches(pod, request, views)
-        return decision
+        return _noted(decision, self._catalog.note)
 
     async def _by_caches(
         self, pod: pods.Pod, request: annotations.Request, views: Sequence[caches.Cache]
@@ -90,6 +94,16 @@ class Decider:
             str(reference): record for reference, record in zip(references, read, strict=True)
         }
         return rules.decide(pod, request, views, image_records, platform=self._node.platform)
+
+
+def _noted(decision: decisions.Decision, note: str) -> decisions.Decision:
+    """A decision that may have gone against the pod because records are not signed says so."""
+    if not note or decision.outcome is decisions.Outcome.HIT:
+        return decision
+    events = tuple(
+        dataclasses.replace(event, message=f"{event.message} {note}") for event in decision.events
+    )
+    return dataclasses.replace(decision, summary=f"{decision.summary} {note}", events=events)
 
 
 class Caches:

@@ -7,6 +7,7 @@ the caller can distinguish "not cached" from "not known".
 """
 
 import errno
+import functools
 import logging
 import os
 import pathlib
@@ -15,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from agent import errors, metrics
 from agent.model import images, records
-from agent.store import decoding, layout
+from agent.store import decoding, layout, signatures, trusted_keys
 from agent.store.lookup import file_reads
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class Catalog:
     """Look-ups in one store.
 
     `pool` runs the operations of `agent.store.lookup.file_reads`, `deadline` is the seconds
-    that one look-up may take; `on_damage` takes each damaged record that was read.
+    that one look-up may take; `on_damage` takes each damaged record that was read. A record that
+    `keys` do not accept counts as missing.
     """
 
     def __init__(
@@ -81,11 +83,18 @@ class Catalog:
         *,
         deadline: float = 2.0,
         on_damage: DamageSink = log_damage,
+        keys: trusted_keys.Keys | None = None,
     ) -> None:
         self.layout = place
         self._pool = pool
         self._deadline = deadline
         self._on_damage = on_damage
+        self._keys = keys or trusted_keys.Keys()
+
+    @property
+    def note(self) -> str:
+        """A sentence about records that are not used because they are not signed; "" for none."""
+        return self._keys.note
 
     async def store(self) -> records.StoreRecord:
         """What the folder is; raise NotAStore, UnknownFormat, StoreUnavailable.
@@ -108,15 +117,19 @@ class Catalog:
         data = await self._read("image", path)
         if data is not None:
             record = self._decode("image", lambda: decoding.image(data, reference))
-            if record is not None:
+            if record is not None and self._keys.accept(record, signatures.of_image):
                 return record
         if not reference.digest:
             return None
-        siblings: list[records.ImageRecord] = []
         for name, content in await self._read_folder("image", path.parent):
             sibling = self._decode("image", lambda: decoding.any_image(content, name))  # noqa: B023
-            siblings += [sibling] if sibling is not None else []
-        return decoding.pick_by_digest(siblings, reference.digest)
+            if (
+                sibling is not None
+                and decoding.has_digest(sibling, reference.digest)
+                and self._keys.accept(sibling, signatures.of_image)
+            ):
+                return sibling
+        return None
 
     async def caches(self) -> list[records.CacheRecord]:
         """All Ready caches, by ID."""
@@ -124,7 +137,8 @@ class Catalog:
         for name, content in await self._read_folder("cache", self.layout.cache_records):
             cache_id = name.removesuffix(".json").rpartition("/")[2]
             record = self._decode("cache", lambda: decoding.cache(content, cache_id))  # noqa: B023
-            caches += [record] if record is not None else []
+            if record is not None and self._keys.accept(record, signatures.of_cache):
+                caches.append(record)
         return caches
 
     async def cache(self, cache_id: str) -> records.CacheRecord | None:
@@ -132,23 +146,30 @@ class Catalog:
         if not records.is_cache_id(cache_id):
             return None
         data = await self._read("cache", self.layout.cache_record(cache_id))
-        return (
-            None if data is None else self._decode("cache", lambda: decoding.cache(data, cache_id))
-        )
+        if data is None:
+            return None
+        record = self._decode("cache", lambda: decoding.cache(data, cache_id))
+        is_usable = record is not None and self._keys.accept(record, signatures.of_cache)
+        return record if is_usable else None
 
     async def layer(self, diff_id: str) -> records.LayerRecord | None:
         """The record of a layer; None when the layer is not in the store, or is damaged."""
         data = await self._read("layer", self.layout.layer_record(diff_id))
         if data is None:
             return None
-        return self._decode("layer", lambda: decoding.sound_layer(data, diff_id))
+        record = self._decode("layer", lambda: decoding.sound_layer(data, diff_id))
+        is_usable = record is not None and self._keys.accept(record, signatures.of_layer)
+        return record if is_usable else None
 
     async def chain(self, chain_id: str) -> records.ChainRecord | None:
         """The record of a chain ID; None when it is not in the store."""
         data = await self._read("chain", self.layout.chain_record(chain_id))
-        return (
-            None if data is None else self._decode("chain", lambda: decoding.chain(data, chain_id))
-        )
+        if data is None:
+            return None
+        record = self._decode("chain", lambda: decoding.chain(data, chain_id))
+        statement_of = functools.partial(signatures.of_chain, chain_id)
+        is_usable = record is not None and self._keys.accept(record, statement_of)
+        return record if is_usable else None
 
     async def blob(self, digest: str) -> bytes | None:
         """A manifest, index or config, verified against its digest; None when not there."""

@@ -19,14 +19,11 @@ import msgspec
 from agent import errors
 from agent.kits import files
 from agent.model import digests, records
-from agent.store import decoding, hash_tree, layer_file, layer_sources, layout
+from agent.store import decoding, hash_tree, layer_file, layer_sources, layout, signatures
 from agent.store.lookup import direct_reader
 from agent.store.publish import record_changes, writer
 
 logger = logging.getLogger(__name__)
-
-_REPLACEMENTS = 16
-"""Files of one layer, of which all but the last are damaged."""
 
 
 class NoPlaceLeft(errors.PermanentError):
@@ -34,7 +31,8 @@ class NoPlaceLeft(errors.PermanentError):
 
     def __init__(self, diff_id: str) -> None:
         super().__init__(
-            f"layer {diff_id} was damaged {_REPLACEMENTS} times: is the store's server sound?"
+            f"layer {diff_id} was damaged {digests.MAX_REPLACEMENTS} times:"
+            " is the store's server sound?"
         )
         self.diff_id = diff_id
 
@@ -45,33 +43,47 @@ def draft_of(place: layout.Layout, diff_id: str) -> pathlib.Path:
     return place.tmp / f"{digests.hex_of(diff_id)}.{secrets.token_hex(6)}.erofs"
 
 
+Believes = Callable[[records.LayerRecord], bool]
+"""Whether a record that is in the store already may be used."""
+
+
+def believe_all(record: records.LayerRecord) -> bool:
+    """Use every record: where nothing is signed."""
+    return True
+
+
 def publish_layer(
-    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord
+    place: layout.Layout,
+    draft: pathlib.Path,
+    record: records.LayerRecord,
+    believes: Believes = believe_all,
 ) -> records.LayerRecord:
     """Bring a finished layer file to its place, then write its record.
 
     Returns the record that is in the store afterwards: another builder's where that
-    one was faster. Where a file with other bytes is at its place, that one stays: the new
-    one is published under another name, which is the `diff_id` of the returned record.
-    The draft is gone in any case. Raises RecordTooLarge, StoreFull and NoPlaceLeft.
+    one was faster, and is believed. Where a file with other bytes is at its place, that one
+    stays: the new one is published under another name, which is the `diff_id` of the
+    returned record. The draft is gone in any case. Raises RecordTooLarge, StoreFull and
+    NoPlaceLeft.
     """
     try:
         # What is too large is refused before anything is published.
         writer.encoded(place.layer_record(record.diff_id), record)
         with writer.translated(place.layer(record.diff_id)):
-            return _publish_layer(place, draft, record)
+            return _publish_layer(place, draft, record, believes)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def _publish_layer(
-    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord
+    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord, believes: Believes
 ) -> records.LayerRecord:
-    if (there := _publish_as(place, draft, record)) is not None:
+    if (there := _publish_as(place, draft, record, believes)) is not None:
         return there
-    for number in range(1, _REPLACEMENTS):
-        name = replacement_id(record.diff_id, number)
-        there = _publish_as(place, draft, msgspec.structs.replace(record, diff_id=name))
+    for number in range(1, digests.MAX_REPLACEMENTS):
+        name = digests.replacement_id(record.diff_id, number)
+        renamed = msgspec.structs.replace(record, diff_id=name)
+        there = _publish_as(place, draft, renamed, believes)
         if there is not None:
             noted = _note_replacement(place, record, name)
             return add_origins_of(place, there, noted)
@@ -79,11 +91,10 @@ def _publish_layer(
 
 
 def _publish_as(
-    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord
+    place: layout.Layout, draft: pathlib.Path, record: records.LayerRecord, believes: Believes
 ) -> records.LayerRecord | None:
     """Publish a layer under the name in its record; None where a file with other bytes is there."""
-    reader = direct_reader.Reader(place)
-    there = reader.layer(record.diff_id)
+    there = _believed(place, record, believes)
     if there is None:
         _write_sidecar(place, record)
         try:
@@ -95,21 +106,34 @@ def _publish_as(
         if is_there:
             _correct_sidecar(place, record)
         # Another builder may have written its record meanwhile.
-        there = reader.layer(record.diff_id)
+        there = _believed(place, record, believes)
         if there is None and not is_there:
             return None
     if there is None:
-        return record_changes.apply(place, record.diff_id, lambda old: _joined(record, old))
+        return record_changes.apply(
+            place, record.diff_id, lambda old: _joined(record, old, believes)
+        )
     return add_origins_of(place, there, record)
 
 
-def _joined(record: records.LayerRecord, there: records.LayerRecord | None) -> records.LayerRecord:
+def _joined(
+    record: records.LayerRecord, there: records.LayerRecord | None, believes: Believes
+) -> records.LayerRecord:
     """The record of a file that is in its place, where `there` is what stands in its record."""
     if there is None:
         return record
-    if not there.damaged and (there.size, there.sha256) == (record.size, record.sha256):
+    has_same_bytes = (there.size, there.sha256) == (record.size, record.sha256)
+    if not there.damaged and has_same_bytes and believes(there):
         return layer_sources.merged(there, record)
     return layer_sources.merged(record, there)
+
+
+def _believed(
+    place: layout.Layout, record: records.LayerRecord, believes: Believes
+) -> records.LayerRecord | None:
+    """The record that is in the store, if it may be used."""
+    there = direct_reader.Reader(place).layer(record.diff_id)
+    return there if there is not None and believes(there) else None
 
 
 def _write_sidecar(place: layout.Layout, record: records.LayerRecord) -> None:
@@ -159,11 +183,6 @@ def _note_replacement(
     return record_changes.apply(place, record.diff_id, noted) or record
 
 
-def replacement_id(diff_id: str, number: int) -> digests.Digest:
-    """The name of the file that replaces a damaged layer for the first, second, ... time."""
-    return digests.sha256(f"{diff_id} replaced {number}".encode())
-
-
 def mark_damaged(place: layout.Layout, diff_id: str, reason: str) -> None:
     """Have a layer not served any more, and made anew by the next build that needs it.
 
@@ -210,7 +229,9 @@ def add_origins_of(
     written = record_changes.apply(
         place, record.diff_id, lambda there: layer_sources.merged(there or record, other)
     )
-    return written or record
+    if written is None or signatures.of_layer(written) != signatures.of_layer(record):
+        return record  # `record` was made or verified by the caller; what was read here was not
+    return written
 
 
 def take_back(

@@ -20,7 +20,7 @@ import msgspec
 from agent import errors
 from agent.kits import files
 from agent.model import digests, images, records
-from agent.store import decoding, layout
+from agent.store import decoding, layout, signatures
 from agent.store.lookup import direct_reader, file_reads
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,8 @@ def create(root: pathlib.Path, *, compression: str = "lz4") -> records.StoreReco
 def publish_chain(place: layout.Layout, chain_id: str, record: records.ChainRecord) -> None:
     """Write the record of a chain ID."""
     path = place.chain_record(chain_id)
-    if direct_reader.Reader(place).chain(chain_id) != record:
+    there = direct_reader.Reader(place).chain(chain_id)
+    if there is None or signatures.unsigned(there) != record:
         write_record(place, path, record)
 
 
@@ -126,13 +127,26 @@ def publish_blob(place: layout.Layout, data: bytes) -> digests.Digest:
 
 
 def publish_image(place: layout.Layout, record: records.ImageRecord) -> None:
-    """Write the record of an image; its layers, chains and blobs must be there."""
-    reference = images.parse_reference(record.ref)
-    write_record(place, place.image_record(reference), record)
+    """Write the record of an image; its layers, chains and blobs must be there.
+
+    A signature stays where it vouches for this record as well: else an image that is built
+    again would not be served until it is signed again.
+    """
+    path = place.image_record(images.parse_reference(record.ref))
+    there = direct_reader.Reader(place).image(images.parse_reference(record.ref))
+    if there is not None and signatures.of_image(there) == signatures.of_image(record):
+        record = msgspec.structs.replace(record, signatures=there.signatures)
+    write_record(place, path, record)
 
 
 def publish_cache(place: layout.Layout, record: records.CacheRecord) -> None:
-    """Write the record of a cache, which makes it Ready; its images must be there."""
+    """Write the record of a cache, which makes it Ready; its images must be there.
+
+    A signature stays where it vouches for this record as well.
+    """
+    there = direct_reader.Reader(place).cache(record.id)
+    if there is not None and signatures.of_cache(there) == signatures.of_cache(record):
+        record = msgspec.structs.replace(record, signatures=there.signatures)
     write_record(place, place.cache_record(record.id), record)
 
 

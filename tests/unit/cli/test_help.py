@@ -30,6 +30,7 @@ def test_all_commands_are_there() -> None:
         *("agent", "build", "controller", "snapshotter"),
         *("enable", "disable", "create", "get", "delete", "match", "doctor", "node-setup"),
         *("store", "store init", "store check", "store prune", "store verity", "version"),
+        *("store keygen", "store sign", "store rotate-key"),
     }
 
 

@@ -491,3 +491,58 @@ def test_what_serves_already_goes_on_serving_when_its_pod_is_gone() -> None:
 
     assert (verbs(step), step.state.phase) == ([Verb.STOP], Phase.UPDATE_FAILED)
     assert step.state.expires == later(days=7, hours=-1)
+
+
+def test_what_was_built_is_signed_before_it_is_ready() -> None:
+    cache = cache_of()
+    report = reports.Report(percent=100, result=reports.Result(cache=record()))
+    jobs = job_of(cache, attested=f"sha256:{'1' * 64}")
+    step = cache_decision.decide(cache, seen(jobs=jobs, report=report, signs=True), RULES)
+
+    assert verbs(step) == [Verb.SIGN]
+    assert [action.verb for action in step.afterwards] == [Verb.SETTLE]
+    assert step.state.phase is Phase.READY
+
+
+def test_what_was_built_waits_for_what_its_pod_vouches_for() -> None:
+    """The report is in the store; what is signed must come by another way."""
+    cache = cache_of()
+    report = reports.Report(percent=100, result=reports.Result(cache=record()))
+    step = cache_decision.decide(cache, seen(jobs=job_of(cache), report=report, signs=True), RULES)
+
+    assert verbs(step) == []
+    assert step.state.phase is Phase.CREATING
+    assert step.again == 1.0
+
+
+def test_a_build_that_has_ended_and_vouches_for_nothing_has_failed() -> None:
+    """Its pod is gone, or its builder is of a version that does not sign."""
+    cache = cache_of()
+    jobs = job_of(cache, succeeded=True)
+    step = cache_decision.decide(
+        cache, seen(jobs=jobs, stored=stored(created=times.stamp(NOW)), signs=True), RULES
+    )
+
+    assert step.state.phase is Phase.UPDATE_FAILED
+    assert "vouch" in step.sentence
+
+
+def test_a_cache_that_is_not_signed_says_so_once_and_serves() -> None:
+    cache = cache_of(ready())
+    unsigned = seen(stored=stored(), signs=True, unsigned=True)
+    step = cache_decision.decide(cache, unsigned, RULES)
+
+    assert step.state.phase is Phase.READY
+    assert "not signed" in step.sentence
+    assert [event.reason for event in step.events] == ["NotSigned"]
+
+    again = cache_decision.decide(dataclasses.replace(cache, state=step.state), unsigned, RULES)
+    assert again.events == ()
+
+
+def test_what_is_not_signed_is_not_taken_for_the_build_of_a_lost_status() -> None:
+    """What was refused a signature would be Ready with the next step."""
+    cache = cache_of(cache_state.State(phase=Phase.FAILED))
+    refused = seen(stored=stored(), signs=True, unsigned=True)
+
+    assert verbs(cache_decision.decide(cache, refused, RULES)) == [Verb.START]

@@ -15,6 +15,8 @@ from tests.unit.node import conftest
 class Catalog:
     """A store with one image in one cache."""
 
+    note = ""
+
     def __init__(self, image: conftest.Image) -> None:
         self.cache = records.CacheRecord(
             id="imc-one",

@@ -9,7 +9,7 @@ import sys
 import msgspec
 import pytest
 
-from agent.model import records
+from agent.model import digests, records
 from agent.store import integrity, layer_file, layer_sources, layout
 from agent.store.lookup import direct_reader, file_reads
 from agent.store.publish import layer_writer, writer
@@ -352,3 +352,71 @@ def test_the_sidecar_is_that_of_the_file_which_has_the_place(tmp_path) -> None:
     making.layer(place, "a", has_tree=True)
 
     assert sidecar.read_bytes() == data
+
+
+def rebuilt(
+    place: layout.Layout, name: str, believes: layer_writer.Believes
+) -> records.LayerRecord:
+    """What a build has that makes a layer again because it believes no record of the store."""
+    draft = layer_writer.draft_of(place, making.digest(name))
+    draft.write_bytes(making.erofs(name.encode()))
+    record = records.LayerRecord(
+        diff_id=making.digest(name),
+        size=draft.stat().st_size,
+        tar_size=10,
+        sha256=layer_file.sha256_of(draft),
+        blobs=[making.digest("its blob")],
+        mkfs=making.MKFS,
+    )
+    return layer_writer.publish_layer(place, draft, record, believes)
+
+
+def test_a_record_that_is_not_believed_is_written_anew_where_the_bytes_are_right(tmp_path) -> None:
+    place = making.store(tmp_path)
+    first = making.layer(place, "a")
+    inode = place.layer(first.diff_id).stat().st_ino
+    forged = msgspec.structs.replace(first, implied=["etc"], sha256=making.digest("x"))
+    writer.write_record(place, place.layer_record(first.diff_id), forged)
+
+    made = rebuilt(place, "a", lambda _: False)
+
+    found = direct_reader.Reader(place).layer(first.diff_id)
+    assert found == made
+    assert (made.diff_id, made.implied, made.sha256) == (first.diff_id, [], first.sha256)
+    assert place.layer(first.diff_id).stat().st_ino == inode
+
+
+def test_a_file_of_a_writer_of_the_store_is_not_taken_over(tmp_path) -> None:
+    """Its record is as good as any, but it is not signed."""
+    place = making.store(tmp_path)
+    first = making.layer(place, "a")
+    evil = making.erofs(b"evil")
+    place.layer(first.diff_id).write_bytes(evil)
+    forged = msgspec.structs.replace(first, size=len(evil), sha256=digests.sha256(evil))
+    writer.write_record(place, place.layer_record(first.diff_id), forged)
+
+    made = rebuilt(place, "a", lambda _: False)
+
+    assert made.diff_id == digests.replacement_id(first.diff_id, 1)
+    assert place.layer(made.diff_id).read_bytes() == making.erofs(b"a")
+    assert place.layer(first.diff_id).read_bytes() == evil
+
+
+def test_a_record_that_is_believed_is_used(tmp_path) -> None:
+    place = making.store(tmp_path)
+    first = making.layer(place, "a")
+
+    made = rebuilt(place, "a", lambda record: record.diff_id == first.diff_id)
+
+    assert made.sha256 == first.sha256
+    assert len(made.blobs) == 2
+
+
+def test_no_other_layer_can_be_called_the_replacement_of_one(tmp_path) -> None:
+    """A writer of the store would have the next build take a signed layer for another one."""
+    place = making.store(tmp_path)
+    first, other = making.layer(place, "a"), making.layer(place, "b")
+    forged = msgspec.structs.replace(first, damaged="x", replaced_by=other.diff_id)
+    writer.write_record(place, place.layer_record(first.diff_id), forged)
+
+    assert direct_reader.Reader(place).layer(first.diff_id) is None
