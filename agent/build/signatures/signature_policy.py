@@ -107,7 +107,8 @@ def _parsed(rule: _Rule, document: _Document, folder: pathlib.Path) -> _Parsed:
     if rule.unsigned == bool(rule.keys or rule.identities):
         raise ValueError(f"the rule for {shown}: expected keys or identities, or unsigned: true")
     root = _root(document, folder)
-    signers = [_by_key(name, folder, root if rule.transparency_log else ()) for name in rule.keys]
+    log = bool(rule.transparency_log)
+    signers = [_by_key(name, folder, root, log=log) for name in rule.keys]
     if rule.identities and rule.transparency_log is False and not root:
         raise ValueError(f"the rule for {shown}: identities without a log need a trustedRoot")
     signers += [
@@ -122,10 +123,10 @@ def _root(document: _Document, folder: pathlib.Path) -> tuple[str, ...]:
     return (f"--trusted-root={_file(document.trusted_root, folder)}",)
 
 
-def _by_key(name: str, folder: pathlib.Path, root: tuple[str, ...]) -> Signer:
+def _by_key(name: str, folder: pathlib.Path, root: tuple[str, ...], *, log: bool) -> Signer:
     # Without a transparency log nothing but the registry is asked: offline clusters have no more.
-    log = root or ("--insecure-ignore-tlog=true",)
-    return Signer(f"the key {name}", (f"--key={_file(name, folder)}", *log))
+    more = root if log else ("--insecure-ignore-tlog=true",)
+    return Signer(f"the key {name}", (f"--key={_file(name, folder)}", *more))
 
 
 def _by_identity(identity: _Identity, root: tuple[str, ...], *, log: bool) -> Signer:
@@ -141,6 +142,9 @@ def _by_identity(identity: _Identity, root: tuple[str, ...], *, log: bool) -> Si
 def _one_of(field: str, flag: str, exact: str, pattern: str) -> str:
     if bool(exact) == bool(pattern):
         raise ValueError(f"an identity has either {field} or {field}RegExp")
+    if pattern and not pattern.startswith("^"):
+        # cosign looks for it anywhere in the certificate's text, which others may have written.
+        raise ValueError(f"{field}RegExp begins with ^, else it fits in the middle of others")
     return f"--{flag}={exact}" if exact else f"--{flag}-regexp={pattern}"
 
 

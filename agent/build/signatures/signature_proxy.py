@@ -5,10 +5,11 @@ rules for redirects and addresses, with the same retries. It serves nothing but 
 repository, under a name that cannot be guessed, for as long as one verification takes.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol
 
 from aiohttp import web
@@ -16,6 +17,12 @@ from aiohttp import web
 from agent import errors
 from agent.kits.web import listener
 from agent.model import images
+
+_TOTAL = 32 << 20
+"""Bytes that one verification may read: signatures and bundles have some kilobytes each."""
+
+_AT_ONCE = 2
+"""Reads at a time: each may have a blob of agent.clients.registry.distribution.CONFIG_LIMIT."""
 
 
 class Manifest(Protocol):
@@ -76,6 +83,8 @@ class _Handlers:
         self._registry = registry
         self._reference = reference
         self._proxy = proxy
+        self._left = _TOTAL
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def ping(self, _: web.Request) -> web.Response:
         return web.json_response({})
@@ -95,18 +104,26 @@ class _Handlers:
     async def blob(self, request: web.Request) -> web.Response:
         digest = request.match_info["what"]
         try:
-            data = await self._registry.small_blob(self._reference, digest)
+            async with self._turns:
+                data = await self._registry.small_blob(self._reference, digest)
         except errors.AgentError as error:
             return self._failed(error)
-        return web.Response(body=data, content_type="application/octet-stream")
+        return self._served(data, {"Content-Type": "application/octet-stream"})
 
     async def _answered(self, read: Callable[[], Awaitable[Manifest]]) -> web.Response:
         try:
-            manifest = await read()
+            async with self._turns:
+                manifest = await read()
         except errors.AgentError as error:
             return self._failed(error)
         headers = {"Docker-Content-Digest": manifest.digest, "Content-Type": manifest.media_type}
-        return web.Response(body=manifest.data, headers=headers)
+        return self._served(manifest.data, headers)
+
+    def _served(self, data: bytes, headers: Mapping[str, str]) -> web.Response:
+        self._left -= len(data)
+        if self._left < 0:
+            return web.json_response({"errors": [{"code": "DENIED"}]}, status=403)
+        return web.Response(body=data, headers=headers)
 
     def _failed(self, error: errors.AgentError) -> web.Response:
         """That something is not there is an answer; a registry that gives none is remembered."""

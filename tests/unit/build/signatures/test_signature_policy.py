@@ -82,6 +82,14 @@ def test_a_key_may_ask_for_the_log(tmp_path) -> None:
     assert signer.arguments == (f"--key={tmp_path}/a.pub", f"--trusted-root={tmp_path}/root.json")
 
 
+def test_a_log_that_is_asked_for_is_never_ignored(tmp_path) -> None:
+    text = "rules: [{images: [r.io], keys: [a.pub], transparencyLog: true}]"
+
+    (signer,) = demand(tmp_path, text, "r.io/a").signers
+
+    assert signer.arguments == (f"--key={tmp_path}/a.pub",)
+
+
 def test_an_identity_is_of_an_issuer(tmp_path) -> None:
     text = """
         trustedRoot: root.json
@@ -120,6 +128,10 @@ def test_an_identity_is_of_an_issuer(tmp_path) -> None:
         (
             "rules: [{images: [r.io], identities: [{issuer: i, issuerRegExp: i, subject: s}]}]",
             "issuer",
+        ),
+        (
+            "rules: [{images: [r.io], identities: [{issuer: i, subjectRegExp: example}]}]",
+            "begins with",
         ),
         (
             "rules: [{images: [r.io], transparencyLog: false,"
