@@ -11,13 +11,13 @@ from typing import Protocol
 import msgspec
 
 from agent import errors
-from agent.build import attestation, limits, mkfs_erofs, scratch_room, unpack
+from agent.build import limits, mkfs_erofs, scratch_room, unpack
 from agent.build.tar import corrections, inheritance
 from agent.kits import units
 from agent.kits.aio import threads
 from agent.model import images, oci, records
 from agent.store import hash_tree, layer_file, layout
-from agent.store.publish import layer_writer, writer
+from agent.store.publish import attestation, layer_writer, writer
 
 logger = logging.getLogger(__name__)
 

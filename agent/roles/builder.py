@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from agent import errors, settings
 from agent.build import (
-    attestation,
     build_report,
     cache_build,
     layer_build,
@@ -40,6 +39,7 @@ from agent.kits.processes import memory
 from agent.model import images, records, reports
 from agent.store import layout, signatures, trusted_keys
 from agent.store.lookup import direct_reader
+from agent.store.publish import attestation
 
 logger = logging.getLogger(__name__)
 
