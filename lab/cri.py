@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from lab import places, processes
+from lab import places, polling, processes
 
 NODE_NETWORK, OWN_PID = 2, 1
 EXITED = 2
@@ -263,7 +263,7 @@ class Client:
 
     def wait_for_output(self, pod: Pod, text: str, *, seconds: float = 60) -> float:
         """Return the seconds until the pod has written a text; fail if it ends without."""
-        started = time.monotonic()
+        started, pace = time.monotonic(), polling.Pace(0.005)
         while text not in pod.output:
             if all(self.exit_code(container) is not None for container in pod.containers):
                 time.sleep(0.05)
@@ -271,19 +271,19 @@ class Client:
                     raise processes.LabError(f"{pod.name} ended; it wrote:\n{pod.output}")
             elif time.monotonic() - started > seconds:
                 raise processes.LabError(f"no {text!r} in {seconds} s from {pod.name}")
-            time.sleep(0.005)
+            pace.pause()
         return time.monotonic() - started
 
     def wait_for_exit(self, pod: Pod, *, seconds: float = 120) -> list[int]:
         """Return the exit codes of all containers when they have ended."""
-        deadline = time.monotonic() + seconds
+        deadline, pace = time.monotonic() + seconds, polling.Pace(0.005)
         while True:
             codes = [self.exit_code(container) for container in pod.containers]
             if None not in codes:
                 return [code for code in codes if code is not None]
             if time.monotonic() > deadline:
                 raise processes.LabError(f"{pod.name} has not ended in {seconds} s")
-            time.sleep(0.005)
+            pace.pause()
 
     def exit_code(self, container: Container) -> int | None:
         """Return a container's exit code, or None while it is running."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from lab import cri, processes
+from lab import cri, polling, processes
 
 PROPAGATION = {"None": 0, "HostToContainer": 1, "Bidirectional": 2}
 
@@ -94,7 +94,7 @@ class Kubelet:
     def _await_sidecar(self, pod: cri.Pod, probe: Sequence[str]) -> None:
         """Wait until a container that stays beside the others is started, as its probe says."""
         (container,) = pod.containers
-        deadline = time.monotonic() + self.client.seconds
+        deadline, pace = time.monotonic() + self.client.seconds, polling.Pace(0.05)
         while True:
             code = None
             # node-setup restarts containerd; and in one that has ended nothing can be run.
@@ -104,7 +104,7 @@ class Kubelet:
                     return
             if code is not None or time.monotonic() > deadline:
                 raise processes.LabError(f"{container.name} exited {code}:\n{pod.output}")
-            time.sleep(0.05)
+            pace.pause()
 
     def _run(self, pod: cri.Pod, container: Manifest, spec: Manifest, sandbox: Any) -> None:
         client, messages = self.client, self.client.messages

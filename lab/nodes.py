@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lab import containerds, places, processes, registries
+from lab import containerds, places, polling, processes, registries
 
 COMMAND = pathlib.Path(sys.executable).with_name("uimgacc")
 
@@ -100,11 +100,11 @@ class Node:
         """Start the agent; return when it is ready."""
         self.agent.start()
         self.agent.wait_for_socket(("127.0.0.1", self.port))
-        deadline = time.monotonic() + 30
+        deadline, pace = time.monotonic() + 30, polling.Pace(0.05)
         while not self.is_ready():
             if self.agent.has_ended or time.monotonic() > deadline:
                 raise processes.LabError(f"the agent is not ready:\n{self.agent.said()}")
-            time.sleep(0.05)
+            pace.pause()
 
     def is_ready(self) -> bool:
         """Whether the agent's /readyz says so."""

@@ -1,8 +1,5 @@
 """How a test waits for what another program does: for the state, never for a time.
 
-A look may cost a process or a request, and what is waited for needs the processor, too: after a
-look, nothing is done for some times as long as it took.
-
 A helper process that has ended at its start will never bring the state about. A fixture
 that starts helpers adds a check of them (`failing_on`): waits fail at once with what it returns.
 """
@@ -12,11 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_SHORTEST, _LONGEST = 0.02, 0.5
-"""Pauses between two looks, in seconds."""
-
-_TIMES = 3
-"""A pause is so many times as long as the look before it."""
+from lab import polling
 
 Check = Callable[[], str]
 """Says why waiting is in vain, "" as long as it is not."""
@@ -26,15 +19,14 @@ _checks: list[Check] = []
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 60) -> float:
     """Wait for a condition, and return how long it took; fail if it does not hold in `seconds`."""
-    started = look = time.monotonic()
+    started, pace = time.monotonic(), polling.Pace()
     while not condition():
         for check in _checks:
             reason = check()
             assert not reason, reason
-        now = time.monotonic()
-        assert now < started + seconds, f"the condition did not hold within {seconds:g} s"
-        time.sleep(min(max(_SHORTEST, _TIMES * (now - look)), _LONGEST))
-        look = time.monotonic()
+        took = time.monotonic() - started
+        assert took < seconds, f"the condition did not hold within {seconds:g} s"
+        pace.pause()
     return time.monotonic() - started
 
 
