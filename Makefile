@@ -5,7 +5,7 @@ LAB := $(if $(UIMGACC_LAB),$(UIMGACC_LAB),.lab)
 BIN := $(LAB)/venv/bin
 SOURCES := agent lab tests benchmarks
 
-.PHONY: demo test bench chaos image check quick lab tools clean
+.PHONY: demo test bench chaos long image check quick lab tools clean
 
 demo:
 	lab/setup demo
@@ -18,6 +18,10 @@ test: lab
 # Everything is killed for five minutes while pods run: what is lost, wrong or left is a fault.
 chaos: lab
 	$(BIN)/python -m lab.chaos
+
+# The races for layer files, twenty times as long, and the tar bombs that go on for gigabytes.
+long: lab
+	UIMGACC_LONG=1 $(BIN)/pytest -q tests/properties/test_layer_races.py tests/build/test_bombs.py
 
 bench: lab
 	$(BIN)/python -m benchmarks

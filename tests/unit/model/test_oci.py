@@ -146,3 +146,40 @@ def test_the_media_type_says_whether_a_layer_is_compressed(media_type, compresse
 def test_what_is_no_layer_is_refused(media_type) -> None:
     with pytest.raises(oci.UnsupportedImage, match="a layer of type"):
         oci.is_compressed(media_type)
+
+
+def test_an_image_of_more_layers_than_can_be_mounted_is_refused() -> None:
+    def layers(count: int) -> list[oci.Layer]:
+        described = {"digest": DIGEST, "size": 1, "mediaType": LAYER}
+        document = {"config": described, "layers": [described] * count}
+        manifest = oci.parse(json.dumps(document).encode(), MANIFEST)
+        config = oci.parse_config(json.dumps({"rootfs": {"diff_ids": [OTHER] * count}}).encode())
+        assert isinstance(manifest, oci.Manifest)
+        return oci.layers(manifest, config)
+
+    assert len(layers(oci.MAX_LAYERS)) == oci.MAX_LAYERS
+    with pytest.raises(oci.UnsupportedImage, match="501 layers, and no more than 500"):
+        layers(oci.MAX_LAYERS + 1)
+
+
+@pytest.mark.parametrize("body", [b'{"a":1,', b"[1,"])
+def test_a_document_of_very_many_values_is_not_decoded(body: bytes) -> None:
+    """Of 64 MiB it would take gigabytes of memory."""
+    data = body * (oci.MAX_VALUES + 1)
+
+    for parse in (oci.parse_config, lambda data: oci.parse(data, MANIFEST)):
+        with pytest.raises(oci.UnsupportedImage, match="more than 500,000 values"):
+            parse(data)
+
+
+def test_what_a_registry_says_is_cut_in_messages() -> None:
+    """It goes into the status of an object, which the API server would refuse."""
+    many = [{"os": f"{at}" + "x" * 10_000, "architecture": "y"} for at in range(9)]
+    descriptor = {"digest": DIGEST, "size": 1, "mediaType": "m" * 100_000}
+
+    with pytest.raises(oci.WrongPlatform) as platform:
+        chosen("linux/amd64", *many)
+    with pytest.raises(oci.UnsupportedImage) as layer:
+        oci.is_compressed(descriptor["mediaType"])
+    assert len(str(platform.value)) < 1000
+    assert len(str(layer.value)) < 200

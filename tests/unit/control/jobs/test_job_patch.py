@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agent.control.jobs import job_manifest, job_patch
+from tests.unit.control import views
 
 STORE = "/var/lib/uimgacc/store"
 POD = {
@@ -156,3 +157,25 @@ def test_what_makes_a_build_ours_cannot_be_patched(patch: dict[str, Any], field:
 
     assert caught.value.field.endswith(field)
     assert str(caught.value).startswith(caught.value.field)
+
+
+@pytest.mark.parametrize(
+    ("scratch", "argument"),
+    [
+        (None, ["--scratch-bytes=68719476736"]),
+        ({"emptyDir": {"sizeLimit": "200Gi"}}, ["--scratch-bytes=214748364800"]),
+        ({"emptyDir": None, "persistentVolumeClaim": {"claimName": "c"}}, []),
+        ({"emptyDir": {"sizeLimit": "plenty"}}, []),
+    ],
+)
+def test_a_builder_knows_the_limit_of_its_scratch_volume(
+    scratch: dict[str, Any] | None, argument: list[str]
+) -> None:
+    patch = job({"volumes": [{"name": "scratch", **scratch}]}) if scratch else {}
+    cache = views.cache()
+    assert cache.request is not None
+
+    made = job_manifest.manifest(cache, cache.request, ("linux/amd64",), template=template(patch))
+
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert [each for each in container["args"] if each.startswith("--scratch-bytes")] == argument
