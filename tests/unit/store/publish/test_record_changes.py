@@ -25,15 +25,51 @@ for number in range(int(sys.argv[3])):
 """
 
 
-def test_no_source_is_lost_where_builders_add_theirs_at_the_same_time(tmp_path) -> None:
-    place = making.store(tmp_path)
-    making.layer(place, "a")
-    command = [sys.executable, "-c", BUILDER, str(tmp_path)]
+PUBLISHER = """
+import pathlib, sys
+import msgspec
+from agent.store import layout
+from agent.store.publish import layer_writer
+from tests.unit.store import making
+place = layout.Layout(pathlib.Path(sys.argv[1]))
+for number in range(int(sys.argv[3])):
+    name = f"layer {number}"
+    sources = [f"registry.io/builder{sys.argv[2]}"]
+    record = msgspec.structs.replace(making.layer_record(name), sources=sources)
+    draft = layer_writer.draft_of(place, record.diff_id)
+    draft.write_bytes(making.erofs(name.encode()))
+    layer_writer.publish_layer(place, draft, record)
+"""
+
+
+def run(script: str, root: pathlib.Path) -> None:
+    """Run a script in some processes at the same time."""
+    command = [sys.executable, "-c", script, str(root)]
     builders = [
         subprocess.Popen([*command, str(at), str(EACH)], cwd=ROOT) for at in range(BUILDERS)
     ]
-
     assert [one.wait() for one in builders] == [0] * BUILDERS
+
+
+def test_builders_that_publish_the_same_layer_at_once_are_all_its_sources(tmp_path) -> None:
+    place = making.store(tmp_path)
+
+    run(PUBLISHER, tmp_path)
+
+    expected = {f"registry.io/builder{at}" for at in range(BUILDERS)}
+    reader = direct_reader.Reader(place)
+    for number in range(EACH):
+        record = reader.layer(making.digest(f"layer {number}"))
+        assert record is not None
+        assert set(record.sources or ()) == expected
+
+
+def test_no_source_is_lost_where_builders_add_theirs_at_the_same_time(tmp_path) -> None:
+    place = making.store(tmp_path)
+    making.layer(place, "a")
+
+    run(BUILDER, tmp_path)
+
     record = direct_reader.Reader(place).layer(making.digest("a"))
     assert record is not None
     assert len(record.sources or ()) == len(record.blobs) == BUILDERS * EACH + 1
