@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 MANIFEST_LIMIT = 4 << 20
 """No manifest or index is larger, in bytes (distribution-spec: registries need accept no more)."""
 
+_FIRST_BYTE = {"Range": "bytes=0-0"}
 _ASK_SECONDS = 10.0
 """For a question whose answer only saves work."""
 
@@ -137,20 +138,32 @@ class Client:
     async def gives(self, reference: images.Reference, digest: str) -> bool:
         """Whether the registry gives a blob to who has these credentials: one HEAD.
 
-        False where it refuses, does not have the blob, or does not answer such requests.
-        Raises RegistryUnreachable.
+        Where that is refused, one GET of a single byte: storage to which a registry redirects
+        may take nothing but a GET. Raises RegistryUnreachable.
         """
+        for method, headers in ("HEAD", {}), ("GET", _FIRST_BYTE):
+            try:
+                await self._ask(reference, digest, method=method, headers=headers)
+            except failures.ImageUnknown:
+                break
+            except (failures.AccessDenied, failures.RequestRefused):
+                continue
+            return True
+        return False
+
+    async def _ask(
+        self, reference: images.Reference, digest: str, *, method: str, headers: Mapping[str, str]
+    ) -> None:
+        """Ask for a blob until there is an answer; raise what says no."""
         url = self._requests.url(reference, f"blobs/{digest}")
         what = f"blob {digest}"
         waits = self._requests.waits()
         while True:
             try:
                 async with self._requests.once(
-                    reference, url, what=what, headers={}, method="HEAD"
+                    reference, url, what=what, headers=headers, method=method
                 ):
-                    return True
-            except (failures.AccessDenied, failures.ImageUnknown, failures.RequestRefused):
-                return False
+                    return
             except failures.Again as again:
                 await self._requests.pause(waits, url, again)
 
@@ -167,9 +180,9 @@ class Client:
         async with self._asking:
             if not ask or reference.name in self._private:
                 return False
-            one = {"Range": "bytes=0-0"}
+            what = f"blob {digest}"
             try:
-                async with self._anonymous.once(reference, url, what=f"blob {digest}", headers=one):
+                async with self._anonymous.once(reference, url, what=what, headers=_FIRST_BYTE):
                     return True
             except (failures.Again, errors.AgentError):
                 self._private.add(reference.name)

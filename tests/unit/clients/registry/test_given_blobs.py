@@ -28,12 +28,21 @@ async def test_one_request_asks_whether_a_blob_is_given(fake) -> None:
     assert len(fake.requests) == 1
 
 
-@pytest.mark.parametrize("code", [400, 403, 404, 405, 501])
-async def test_what_is_no_yes_is_a_no(fake, code) -> None:
+@pytest.mark.parametrize(("code", "requests"), [(400, 2), (403, 2), (404, 1), (405, 2)])
+async def test_what_is_no_yes_is_a_no(fake, code, requests) -> None:
     name = fake.add_blob(DATA)
-    fake.faults[name].append(fakes.status(code))
+    fake.faults[name] += [fakes.status(code)] * 2
 
     assert not await is_given(fake, name)
+    assert len(fake.requests) == requests
+
+
+async def test_where_a_head_is_refused_one_byte_is_asked_for(fake) -> None:
+    name = fake.add_blob(DATA)
+    fake.faults[name].append(fakes.status(405))
+
+    assert await is_given(fake, name)
+    assert [headers.get("Range") for _, _, headers in fake.requests] == [None, "bytes=0-0"]
 
 
 async def test_an_unknown_blob_and_other_credentials_are_a_no(fake) -> None:
