@@ -273,8 +273,8 @@ class Controller(Daemon):
     ] = networks.OWN_HOST
     registry_allow: Annotated[
         str,
-        "Registries, separated by commas, that may be in these networks all the same; so may those"
-        " of UIMGACC_PLAIN_HTTP.",
+        "Hosts, separated by commas, that may be in these networks all the same (* for one label);"
+        " so may those of UIMGACC_PLAIN_HTTP.",
     ] = ""
     parallel_builds: Annotated[
         int,

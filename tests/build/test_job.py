@@ -115,6 +115,18 @@ def test_a_wrong_flag_is_told_before_anything_is_done(tmp_path) -> None:
     assert list(job.place.cache_records.iterdir()) == []
 
 
+@pytest.mark.parametrize("image", ["169.254.169.254/latest/meta-data:1", "localhost:1/app:1"])
+def test_an_image_at_the_builder_s_own_host_is_refused(tmp_path, image: str) -> None:
+    """What a pod may name: no cloud's metadata service and no neighbour of the builder is asked."""
+    with services.Registry(tmp_path / "registry") as server:
+        job = Job(tmp_path, server, "lab/gzip:1")
+        code, _ = job.run("--image", image, "--plain-http", image.partition("/")[0])
+
+    assert code == 1
+    assert "where builds connect to no registry" in job.message.read_text()
+    assert "UIMGACC_REGISTRY_ALLOW" in job.message.read_text()
+
+
 def test_a_store_that_is_none_is_the_reason(tmp_path) -> None:
     with services.Registry(tmp_path / "registry") as server:
         job = Job(tmp_path, server, "lab/gzip:1")

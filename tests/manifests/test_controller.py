@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from agent.control.caches import cache_object
-from agent.control.jobs import job_manifest, job_template
+from agent.control.jobs import job_manifest, job_patch, job_template
 from agent.kits import networks
 from agent.roles import builder, controller_flags
 from tests.manifests import admission, rendering
@@ -148,6 +148,63 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
     secret = job_manifest.secret_manifest("j", "u", namespace="n", data=["e30="])
     kubernetes_validate.validate(secret, release, strict=True)
     assert job["spec"]["suspend"] is True
+
+
+def test_builders_get_the_policy_of_signatures() -> None:
+    pod = {"metadata": {"name": "p"}, **deployment()["spec"]["template"]}
+    settings = controller_flags.parse(
+        ["--store=/var/lib/uimgacc/store", "--pod=p", "--signatures=uimgacc-signatures"]
+    )
+    template = job_template.of_pod(pod, settings, patch={})
+    body = {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": "ImageCache",
+        "metadata": {"name": "c", "uid": "u", "resourceVersion": "1"},
+        "spec": {"images": ["nginx:1"]},
+    }
+    cache = cache_object.parse(body)
+    assert cache.request is not None
+
+    job = job_manifest.manifest(cache, cache.request, ("linux/amd64",), template=template)
+
+    kubernetes_validate.validate(job, "1.37", strict=True)
+    spec = job["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    read = builder.parse(container["args"][1:]).settings.signature_policy
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "signatures"]
+    (volume,) = [each for each in spec["volumes"] if each["name"] == "signatures"]
+    assert read == pathlib.Path(mount["mountPath"]) / "policy.yaml"
+    # Not optional: without the ConfigMap nothing is built.
+    assert volume == {"name": "signatures", "configMap": {"name": "uimgacc-signatures"}}
+    policy = admission.Validator(documents(), "uimgacc-controller-jobs")
+    account = "system:serviceaccount:uimgacc-system:uimgacc-controller"
+    asked = {"userInfo": {"username": account}, "operation": "CREATE"}
+    assert policy.refusals(asked, old=None, new=json.loads(json.dumps(job))) == []
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"volumes": [{"name": "signatures", "emptyDir": {}}]},
+        {"volumes": [{"name": "signatures", "$patch": "delete"}]},
+        {
+            "containers": [
+                {
+                    "name": "build",
+                    "volumeMounts": [{"mountPath": "/etc/uimgacc/signatures", "name": "scratch"}],
+                }
+            ]
+        },
+    ],
+)
+def test_the_policy_of_signatures_cannot_be_patched_away(patch: dict[str, object]) -> None:
+    pod = {"metadata": {"name": "p"}, **deployment()["spec"]["template"]}
+    settings = controller_flags.parse(
+        ["--store=/var/lib/uimgacc/store", "--pod=p", "--signatures=uimgacc-signatures"]
+    )
+
+    with pytest.raises(job_patch.PatchRefused):
+        job_template.of_pod(pod, settings, patch={"spec": {"template": {"spec": patch}}})
 
 
 def examples() -> list[str]:

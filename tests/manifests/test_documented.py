@@ -4,6 +4,8 @@ import pathlib
 import re
 import textwrap
 
+from agent.build.signatures import signature_policy
+from agent.model import images
 from tests.manifests import rendering
 
 DOCS = rendering.MANIFESTS.parent / "docs"
@@ -101,6 +103,26 @@ def test_the_server_s_other_names_are_where_the_patch_puts_them(tmp_path: pathli
     policy = rendering.only(documents, "ValidatingAdmissionPolicy", "uimgacc-store-volumes")
     (aliases,) = [each for each in policy["spec"]["variables"] if each["name"] == "aliases"]
     assert aliases["expression"] == "['10.0.0.5:/uimgacc', '10.0.0.5:/srv/uimgacc']"
+
+
+def test_the_policy_of_signatures_is_what_the_controller_names(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "policy.yaml").write_text(block("# policy.yaml"))
+    for name in ("release.pub", "old.pub"):
+        (tmp_path / name).write_text("-----BEGIN PUBLIC KEY-----\n")
+    documents = with_patch(tmp_path, "UIMGACC_SIGNATURES", "controller")
+
+    deployment = rendering.only(documents, "Deployment", "uimgacc-controller")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    named = rendering.settings(documents, container)["UIMGACC_SIGNATURES"]
+    made = rendering.only(documents, "ConfigMap", named)
+    assert made["metadata"]["namespace"] == "uimgacc-system"
+    for name, text in made["data"].items():
+        (tmp_path / name).write_text(text)
+    policy = signature_policy.read(tmp_path / "policy.yaml")
+    assert policy.demand(images.parse_reference("nginx:1")).unsigned
+    wanted = policy.demand(images.parse_reference("registry.example.com/prod/app:1"))
+    assert len(wanted.signers) == 2
+    assert not policy.demand(images.parse_reference("registry.example.com/dev/app:1")).pattern
 
 
 def test_the_uninstaller_is_the_reader_s_image(tmp_path: pathlib.Path) -> None:

@@ -22,7 +22,7 @@ import aiohttp
 import aiohttp.abc
 import yarl
 
-from agent.clients.registry import failures
+from agent.clients.registry import credentials, failures
 from agent.kits import networks
 from agent.kits.aio import backoff
 from agent.kits.web import tls
@@ -45,7 +45,7 @@ class Options:
     """Networks in which nothing is connected to. The roles read them from their settings ..."""
 
     allowed: frozenset[str] = frozenset()
-    """... and these hosts (with port, as in references) may be there all the same."""
+    """... and these hosts (as the keys of a docker config have them) may be there all the same."""
 
     read_timeout: float = 30.0
     """Seconds without a byte after which a connection counts as stalled; then another try."""
@@ -91,7 +91,8 @@ class Connections:
         Raises failures.AddressDenied, and aiohttp's exceptions (failures.translated).
         """
         host = authority(url)
-        allowed, proxy = host in self._options.allowed, proxy_of(url)
+        allowed = any(credentials.host_matches(each, host) for each in self._options.allowed)
+        proxy = proxy_of(url)
         if proxy and not allowed:
             self._check_literal(url.host or "")
         session = self._sessions[not (allowed or proxy)]

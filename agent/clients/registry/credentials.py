@@ -166,12 +166,13 @@ def matches(key: str, reference: images.Reference) -> bool:
     host, _, prefix = key.partition("/")
     if reference.registry == images.DEFAULT_REGISTRY and host in _DOCKER_HUB:
         host = reference.registry
-    if not _host_matches(host, reference.registry):
+    if not host_matches(host, reference.registry):
         return False
     return not prefix or f"{reference.repository}/".startswith(f"{prefix}/")
 
 
-def _host_matches(pattern: str, host: str) -> bool:
+def host_matches(pattern: str, host: str) -> bool:
+    """Whether a host, with its port, is one that a pattern stands for, label by label."""
     pattern_name, _, pattern_port = pattern.partition(":")
     name, _, port = host.partition(":")
     if pattern_port != port:

@@ -264,10 +264,19 @@ async def test_an_image_at_an_address_of_the_machine_is_refused(home) -> None:
     assert home.requests == []
 
 
-async def test_unless_the_operator_allows_it(home) -> None:
-    allowed = frozenset({home.host})
+@pytest.mark.parametrize("pattern", ["127.0.0.1", "127.*.0.1"])
+async def test_unless_the_operator_allows_it(home, pattern: str) -> None:
+    allowed = frozenset({f"{pattern}:{home.port}"})
 
     assert await read(home, home.add_blob(b"data"), 4, denied=LOOPBACK, allowed=allowed) == b"data"
+
+
+@pytest.mark.parametrize("allowed", ["127.0.0.1", "*", "127.0.0.1.example.com:{port}", "*:{port}"])
+async def test_another_host_that_is_allowed_does_not_help(home, allowed: str) -> None:
+    hosts = frozenset({allowed.format(port=home.port)})
+
+    with pytest.raises(failures.AddressDenied):
+        await read(home, home.add_blob(b"data"), 4, denied=LOOPBACK, allowed=hosts)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"])
