@@ -18,6 +18,7 @@ import struct
 from collections.abc import Iterator
 
 _CONTROL = "/dev/mapper/control"
+_DEVICES = "/sys/block"
 _CONTROL_NUMBER = os.makedev(10, 236)
 _PREFIX = "uimgacc-"
 _SUFFIX = ".erofs"
@@ -61,6 +62,17 @@ def table(tree: Tree, data: int, hashes: int) -> str:
     return f"1 {devices} {_BLOCK} {_BLOCK} {blocks} {start} sha256 {root_hash} {salt}"
 
 
+def names(source: str, data: int) -> tuple[str, str]:
+    """Name and UUID of the device for a layer file; `layer_of` reads them.
+
+    Each device keeps its loop device `data`, so no other one has that number.
+    """
+    store, _, _, file = source.rsplit("/", 3)
+    name = f"{_PREFIX}{file.removesuffix(_SUFFIX)}-{os.minor(data)}"
+    place = f"{_PREFIX}{os.minor(data)}-{store.replace('/', _SLASH)}"
+    return name[:_NAME_ROOM], place[:_UUID_ROOM]
+
+
 @contextlib.contextmanager
 def verified(source: str, tree: Tree, *, data: int, hashes: int) -> Iterator[str]:
     """A new device for the layer file `source`, on loop devices; its path.
@@ -68,12 +80,9 @@ def verified(source: str, tree: Tree, *, data: int, hashes: int) -> Iterator[str
     It lives for as long as something uses it. Raises OSError: EBADMSG where a block that
     was read in the context, successfully or not, does not have its hash.
     """
-    store, _, _, file = source.rsplit("/", 3)
-    # Each device keeps its loop device, so no other one has this number.
-    name = f"{_PREFIX}{file.removesuffix(_SUFFIX)}-{os.minor(data)}"
-    place = f"{_PREFIX}{os.minor(data)}-{store.replace('/', _SLASH)}"
     with _control() as control:
-        number = _create(control, name, place, table(tree, data, hashes), tree[2])
+        parameters = table(tree, data, hashes)
+        number = _create(control, names(source, data), parameters, blocks=tree[2])
         path = f"/dev/dm-{os.minor(number)}"
         try:
             # A container's /dev is filled when it starts.
@@ -100,9 +109,9 @@ def layer_of(device: str) -> str | None:
     its mount namespace, the kernel does not know the file's whole path any more.
     """
     try:
-        with open(f"/sys/block/{device}/dm/name", encoding="utf-8") as file:
+        with open(f"{_DEVICES}/{device}/dm/name", encoding="utf-8") as file:
             name = file.read().strip()
-        with open(f"/sys/block/{device}/dm/uuid", encoding="utf-8") as file:
+        with open(f"{_DEVICES}/{device}/dm/uuid", encoding="utf-8") as file:
             place = file.read().strip()
     except OSError:
         return None
@@ -137,7 +146,7 @@ def remove_unused() -> int:
     removed = 0
     with _control() as control:
         _find_target(control)
-        for name in _names(control):
+        for name in _existing(control):
             if name.startswith(_PREFIX):
                 # In use: it fails, and the device goes with its last user anyway.
                 with contextlib.suppress(OSError):
@@ -173,8 +182,8 @@ def _find_target(control: int) -> None:
         raise OSError(error.errno, "this kernel has no dm-verity") from error
 
 
-def _create(control: int, name: str, uuid: str, parameters: str, blocks: int) -> int:
-    number: int = _call(control, _CREATE, name=name[:_NAME_ROOM], uuid=uuid[:_UUID_ROOM])[0]
+def _create(control: int, names: tuple[str, str], parameters: str, *, blocks: int) -> int:
+    number: int = _call(control, _CREATE, name=names[0], uuid=names[1])[0]
     try:
         text = parameters.encode() + b"\0"
         text += bytes(-len(text) % 8)
@@ -197,18 +206,18 @@ def _status(control: int, device: int, flags: int) -> str:
     return data[_TARGET.size :].partition(b"\0")[0].decode()
 
 
-def _names(control: int) -> list[str]:
+def _existing(control: int) -> list[str]:
     _, data = _call(control, _LIST)
-    names = []
+    found = []
     at = 0
     while at + _NAME.size < len(data):
         number, following = _NAME.unpack_from(data, at)
         if number:
-            names.append(data[at + _NAME.size :].partition(b"\0")[0].decode())
+            found.append(data[at + _NAME.size :].partition(b"\0")[0].decode())
         if not following:
             break
         at += following
-    return names
+    return found
 
 
 def _call(
@@ -227,8 +236,8 @@ def _call(
     room = _ROOM
     while True:
         size = _HEAD.size + max(room, len(data))
-        names = (name.encode(), uuid.encode())
-        head = _HEAD.pack(*_VERSION, size, _HEAD.size, targets, 0, flags, 0, device, *names)
+        texts = (name.encode(), uuid.encode())
+        head = _HEAD.pack(*_VERSION, size, _HEAD.size, targets, 0, flags, 0, device, *texts)
         buffer = bytearray(head + data).ljust(size, b"\0")
         fcntl.ioctl(control, request, buffer)
         _, _, _, end, start, _, _, answered, _, number, _, _ = _HEAD.unpack_from(buffer)
