@@ -7,6 +7,7 @@ import pytest
 
 from agent.kits.processes import workers
 from agent.model.erofs import superblock
+from agent.mounts import device_mapper
 from agent.setup.doctor import checks, examination
 from agent.store.publish import writer
 from lab import places
@@ -111,6 +112,26 @@ async def test_erofs_and_overlay_are_really_tried(tmp_path: pathlib.Path) -> Non
     ]
     assert list(tmp_path.iterdir()) == []
     assert "uimgacc-doctor" not in pathlib.Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.mark.parametrize("fault", [None, OSError(22, "this kernel has no dm-verity")])
+async def test_dm_verity_is_checked_where_layers_are_to_be_verified(
+    fault, tmp_path, monkeypatch
+) -> None:
+    def check() -> None:
+        if fault is not None:
+            raise fault
+
+    monkeypatch.setattr(device_mapper, "check", check)
+    patient = examination.Patient(root=str(tmp_path), verify=True)
+    unasked = examination.Patient(root=str(tmp_path))
+
+    found = [one async for one in examination.examine(patient) if one.check == "dm-verity"]
+    others = [one async for one in examination.examine(unasked) if one.check == "dm-verity"]
+
+    assert [one.level for one in found] == [checks.Level.FAIL if fault else checks.Level.OK]
+    assert "modprobe dm_verity" in found[0].fix if fault else not found[0].fix
+    assert others == []
 
 
 async def test_every_finding_that_is_not_well_has_a_fix(tmp_path: pathlib.Path) -> None:
