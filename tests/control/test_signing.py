@@ -3,6 +3,8 @@
 The attacker has what a builder has: write access to the store, no key, no API.
 """
 
+import os
+import subprocess
 import sys
 
 import msgspec
@@ -12,7 +14,8 @@ from agent.clients.kube import rest_client
 from agent.control.signing import key_objects
 from agent.model import digests, records
 from agent.store import integrity, signatures, trusted_keys
-from tests.control import conftest
+from lab import places, processes
+from tests.control import builders, conftest
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -100,3 +103,37 @@ def test_the_private_key_is_not_in_the_store(plane) -> None:
 
     assert any(name.endswith(".pem") for name in secret["data"])
     assert not list(plane.store.root.rglob("*.pem"))
+
+
+def command(plane: conftest.Plane, *arguments: str) -> str:
+    """A command as `kubectl exec` runs it in the controller's pod."""
+    done = subprocess.run(
+        [
+            *processes.as_user(conftest.USER),
+            *builders.COMMAND,
+            "store",
+            *arguments,
+            f"--kubeconfig={plane.kubeconfig}",
+            f"--system-namespace={plane.api.namespace}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=places.CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(places.CHECKOUT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_person_signs_a_store_of_before_by_the_controllers_key_and_has_it_replaced(plane) -> None:
+    plane.controller()
+    plane.wait(plane.apply("tools", "lab/gzip:1"), "Ready")
+    for path in plane.store.layer_records.glob("*/*.json"):
+        record = records.decode(path.read_bytes(), records.LayerRecord, "x")
+        path.write_bytes(records.encode(msgspec.structs.replace(record, signatures=[])))
+    assert unsigned(plane) != []
+
+    assert "records signed" in command(plane, "sign", f"--store={plane.store.root}")
+    assert unsigned(plane) == []
+    assert "signs by it in 10 minutes" in command(plane, "rotate-key")

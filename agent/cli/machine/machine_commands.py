@@ -166,6 +166,13 @@ def doctor(
             help="Setting of this machine's snapshotter: with `always`, dm-verity is checked, too.",
         ),
     ] = "off",
+    trusted_keys: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            envvar="UIMGACC_TRUSTED_KEYS",
+            help="Keys of this machine's snapshotter and agent: caches must be signed by one.",
+        ),
+    ] = None,
     deadline: Annotated[
         float, typer.Option(min=0.1, help="Seconds that the store may take for one answer.")
     ] = 5.0,
@@ -188,6 +195,7 @@ def doctor(
         root=root,
         mkfs=mkfs,
         verify=verify == "always",
+        trusted_keys=trusted_keys,
         deadline=deadline,
     )
     doctor_command.diagnose(patient, as_json=as_json)

@@ -22,7 +22,7 @@ from agent.model.erofs import mkfs_release, superblock
 from agent.mounts import device_mapper
 from agent.setup.config import containerd_binary, inputs, settings_view
 from agent.setup.node import apply, config_reader, host
-from agent.store import decoding, layout
+from agent.store import decoding, layout, trusted_keys
 from agent.store.lookup import catalog
 
 TRIES = "agent.setup.doctor.trial_mounts"
@@ -285,7 +285,13 @@ def _handlers(address: str, *, deadline: float) -> Finding:
     return ok("handlers", ", ".join(twins))
 
 
-async def store(root: pathlib.Path, tries: workers.Pool, *, deadline: float) -> list[Finding]:
+async def store(
+    root: pathlib.Path,
+    tries: workers.Pool,
+    *,
+    deadline: float,
+    trusted: trusted_keys.Keys | None = None,
+) -> list[Finding]:
     """Whether the store answers, how fast, and whether its layers can be mounted here."""
     damaged: list[str] = []
     async with workers.Pool("agent.store.lookup.file_reads", name="the doctor", size=1) as pool:
@@ -294,6 +300,7 @@ async def store(root: pathlib.Path, tries: workers.Pool, *, deadline: float) -> 
             pool,
             deadline=deadline,
             on_damage=lambda _kind, name, reason: damaged.append(f"{name}: {reason}"),
+            keys=trusted,
         )
         try:
             await shelf.store()  # The worker starts here; its start is not the store's.
@@ -326,6 +333,8 @@ async def store(root: pathlib.Path, tries: workers.Pool, *, deadline: float) -> 
         findings.append(
             bad("records", damaged[0] + more, f"run uimgacc store check --store {root}")
         )
+    if shelf.note:
+        findings.append(bad("signatures", shelf.note, f"run uimgacc store sign --store {root}"))
     if path is not None and os.geteuid() == 0:
         findings.append(await _layer(path, size, tries, deadline=deadline))
     return findings

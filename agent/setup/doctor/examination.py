@@ -8,6 +8,7 @@ from agent.kits.processes import workers
 from agent.setup.config import inputs, places, settings_view
 from agent.setup.doctor import checks
 from agent.setup.node import host
+from agent.store import trusted_keys
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class Patient:
     root: str = ""
     mkfs: str = "mkfs.erofs"
     verify: bool = False
+    trusted_keys: pathlib.Path | None = None
     deadline: float = 5.0
 
 
@@ -55,6 +57,9 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
             fix = "give --store DIR or set UIMGACC_STORE"
             yield checks.warn("store", "not named, so not looked at", fix)
         else:
-            for finding in await checks.store(patient.store, tries, deadline=deadline):
+            trusted = trusted_keys.Keys(patient.trusted_keys)
+            for finding in await checks.store(
+                patient.store, tries, deadline=deadline, trusted=trusted
+            ):
                 yield finding
     yield checks.mkfs(patient.mkfs)

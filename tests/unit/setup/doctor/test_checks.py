@@ -9,8 +9,10 @@ from agent.kits.processes import workers
 from agent.model.erofs import superblock
 from agent.mounts import device_mapper
 from agent.setup.doctor import checks, examination
+from agent.store import signing_keys
 from agent.store.publish import writer
 from lab import places
+from tests.unit.store import making, signing
 
 SHARED = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -99,6 +101,22 @@ async def test_a_damaged_record_is_found(tmp_path: pathlib.Path) -> None:
 
     assert [finding.check for finding in found] == ["store", "records"]
     assert "store check" in found[1].fix
+
+
+async def test_a_store_that_no_key_has_signed_is_found(tmp_path: pathlib.Path) -> None:
+    place = making.store(tmp_path / "store")
+    making.cache(place, "imc-one", making.image(place, "a"))
+    key = signing_keys.generate()
+    trusted = signing.keys(place, key, tmp_path / "keys")
+    async with workers.Pool(checks.TRIES, name="test", size=1) as tries:
+        found = await checks.store(place.root, tries, deadline=10, trusted=trusted)
+        assert [finding.check for finding in found] == ["store", "signatures"]
+        assert "cache imc-one" in found[1].what
+        assert "store sign" in found[1].fix
+
+        signing.sign(place, key)
+        after = await checks.store(place.root, tries, deadline=10, trusted=trusted)
+    assert "signatures" not in [finding.check for finding in after]
 
 
 @pytest.mark.root
