@@ -72,14 +72,17 @@ def replace(target: pathlib.Path, data: bytes, *, expected: bytes, tmp: pathlib.
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if target.read_bytes() != expected:
-            return False
-        draft.rename(target)
+        is_unchanged = target.read_bytes() == expected
+        if is_unchanged:
+            draft.rename(target)
+            return True
     except FileNotFoundError:
-        return False
-    finally:
+        pass
+    except BaseException:
         draft.unlink(missing_ok=True)
-    return True
+        raise
+    draft.unlink(missing_ok=True)
+    return False
 
 
 def age(path: pathlib.Path) -> float:

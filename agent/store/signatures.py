@@ -15,6 +15,7 @@ import binascii
 import dataclasses
 import datetime
 import hashlib
+import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -26,6 +27,8 @@ from agent.model import digests, records, times
 
 _VERSION = 1
 _ATTESTED = "attested"
+_SAFE = "/:@+,="
+_PLAIN = re.compile(rf"[A-Za-z0-9_.~{_SAFE}-]*")
 _CLOCKS = datetime.timedelta(minutes=5)
 """By which the clock of a node may differ from the controller's."""
 
@@ -142,7 +145,9 @@ def attested_digest(message: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return urllib.parse.quote(text, safe="/:@+,=")
+    if _PLAIN.fullmatch(text):  # almost all of them are digests and numbers
+        return text
+    return urllib.parse.quote(text, safe=_SAFE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ def verity(store: pathlib.Path, *, as_json: bool) -> None:
             output.say(f"{one.diff_id}: {one.fault}")
         size = units.size(sum(one.size for one in made if not one.fault))
         print(f"{store}: made {len(made) - len(faults)} hash trees, for {size} of layers")
+        if len(made) > len(faults):
+            output.say("Signatures of these layers do not count any more: run uimgacc store sign")
     if faults:
         output.fail(f"{store}: {len(faults)} layers without a hash tree", output.Status.FAILED)
 
