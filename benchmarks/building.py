@@ -3,15 +3,18 @@
 import pathlib
 import shutil
 import statistics
+import subprocess
 import time
 
+from agent.clients.registry import credentials
 from benchmarks import processes, stages
-from lab import pushing, services, tars
+from lab import pushing, registries, services, tars
 
 RUNS = 5
 FILES = 300_000
 PER_FOLDER = 30
 MANY = "bench/many-files:1"
+LAYERS = "lab/layers40:1"
 
 
 def run(stage: stages.Stage, folder: pathlib.Path) -> dict[str, float]:
@@ -23,7 +26,34 @@ def run(stage: stages.Stage, folder: pathlib.Path) -> dict[str, float]:
     with services.Registry(made / "registry", storage=made / "storage") as registry:
         _push_many_files(registry, made / "layer.tar.gz")
         flat |= _memory("many_files", stages.build_command(folder / "s2", registry, MANY))
-    return flat
+    return flat | again(folder / "again")
+
+
+def again(folder: pathlib.Path) -> dict[str, float]:
+    """A build of an image whose layers are all in the store, from a registry with a password.
+
+    The requests for its layers, each of which is asked for whether it may be used.
+    """
+    folder.mkdir()
+    secret = folder / "config.json"
+    layers = set(registries.catalogue()[LAYERS]["layers"])
+    with services.Registry(folder / "registry", users={"alice": "secret"}) as registry:
+        secret.write_bytes(
+            credentials.docker_config([registry.address], username="alice", password="secret")
+        )
+        command = stages.build_command(folder / "store", registry, LAYERS)
+        command += ["--secret", secret]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        mark, started = registry.mark(), time.monotonic()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.monotonic() - started
+        asked = [each for each in registry.requests(mark) if each.reference in layers]
+    heads = sum(each.method == "HEAD" for each in asked)
+    return {
+        "build_again_s": seconds,
+        "build_again_heads_per_layer": heads / len(layers),
+        "build_again_layer_blobs": float(len(asked) - heads),
+    }
 
 
 def _seconds(stage: stages.Stage, store: pathlib.Path) -> float:

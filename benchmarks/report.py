@@ -55,6 +55,8 @@ ROWS = (
     Row("build / overlayfs pull", "x", "<= 0.6", ("build_s", "pull_overlayfs_s"), "ratio"),
     Row("memory of a build, large image, all processes", "MiB", "<= 300", (LARGE_BUILD,)),
     Row("the same, 300,000 small files", "MiB", "<= 300", (MANY_FILES_BUILD,)),
+    Row("HEADs a layer, private image in the store", "", "<= 1", ("build_again_heads_per_layer",)),
+    Row("layer blobs fetched by that build", "", "<= 0", ("build_again_layer_blobs",)),
     Row("slowest request p99, 2,000 snapshots", "ms", "<= 10", ("rpc_p99_ms",)),
     Row("List by reference p99, 2,000 snapshots", "ms", "<= 10", ("list_by_ref_p99_ms",)),
     Row(
