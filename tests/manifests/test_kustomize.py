@@ -204,19 +204,57 @@ def test_a_socket_that_a_dead_snapshotter_has_left_is_not_ready(
     assert program == f"python{rootfs.PYTHON}", "what the image has"
 
 
-def test_the_store_s_address_is_set_in_one_place(tmp_path: pathlib.Path) -> None:
-    path = rendering.write(tmp_path, "runtimeclass")
+def rendered_with_nfs(folder: pathlib.Path, value: str, *components: str) -> list[rendering.Document]:
+    """What a user's kustomization gives that sets UIMGACC_NFS itself."""
+    path = rendering.write(folder, "runtimeclass", *components)
     own = yaml.safe_load(path.read_text())
     setting = {"name": "uimgacc", "namespace": "uimgacc-system", "behavior": "merge"}
-    own["configMapGenerator"] = [{**setting, "literals": ["UIMGACC_NFS=10.0.0.9:/images"]}]
+    own["configMapGenerator"] = [{**setting, "literals": [f"UIMGACC_NFS={value}"]}]
     path.write_text(yaml.safe_dump(own))
+    return rendering.render(folder)
 
-    documents = rendering.render(tmp_path)
+
+def store_volume(documents: list[rendering.Document]) -> rendering.Document:
+    """The controller's volume of the store."""
+    controller = rendering.only(documents, "Deployment", "uimgacc-controller")
+    volumes: list[rendering.Document] = controller["spec"]["template"]["spec"]["volumes"]
+    (volume,) = [each for each in volumes if each["name"] == "store"]
+    return volume
+
+
+def test_the_store_s_address_is_set_in_one_place(tmp_path: pathlib.Path) -> None:
+    documents = rendered_with_nfs(tmp_path, "10.0.0.9:/images", "controller")
 
     assert "nfs.example.internal" not in yaml.safe_dump_all(documents)
-    (_, spec), *_ = rendering.pod_specs(documents)
+    assert store_volume(documents)["nfs"] == {"server": "10.0.0.9", "path": "/images"}
+    spec = rendering.only(documents, "DaemonSet", "uimgacc-node")["spec"]["template"]["spec"]
     for container in rendering.containers(spec):
         assert rendering.settings(documents, container)["UIMGACC_NFS"] == "10.0.0.9:/images"
+
+
+@pytest.mark.parametrize("value", ["", "10.0.0.9:/images", "10.0.0.9"])
+def test_a_claim_is_the_store_whatever_else_is_set(value: str, tmp_path: pathlib.Path) -> None:
+    documents = rendered_with_nfs(tmp_path, value, "controller", "claim")
+
+    claim = {"claimName": "uimgacc-store"}
+    assert store_volume(documents) == {"name": "store", "persistentVolumeClaim": claim}
+    (container, *_) = rendering.containers(
+        rendering.only(documents, "DaemonSet", "uimgacc-node")["spec"]["template"]["spec"]
+    )
+    assert rendering.settings(documents, container)["UIMGACC_NFS"] == ""
+
+
+@pytest.mark.parametrize("value", ["", "10.0.0.9"])
+def test_an_export_without_a_path_is_refused_with_what_to_do(
+    value: str, tmp_path: pathlib.Path
+) -> None:
+    """By the API server, which takes no path that is not absolute and shows the one it got."""
+    volume = store_volume(rendered_with_nfs(tmp_path, value, "controller"))["nfs"]
+
+    assert volume["server"] == value
+    assert not volume["path"].startswith("/")
+    assert "UIMGACC_NFS" in volume["path"]
+    assert "claim" in volume["path"]
 
 
 def test_with_everything_through_us_our_own_pod_starts_without_us() -> None:
