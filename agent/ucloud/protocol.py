@@ -3,6 +3,11 @@
 Five actions of `api.ucloud.cn`, as the script uimgacc.py of their repository uses
 them through ucloud-sdk-python3: a form with `Action`, parameters, `PublicKey` and
 `Signature`; the answer is JSON with `RetCode`, 0 where it was done, else with `Message`.
+
+The signature is of names and values without anything between them: `Image=app:v1LTS` and
+`Image=app:v1` with a parameter `LTS` that is empty have the same. So a request is accepted only
+if no other one that would be accepted has its text: every name must be known to the action, and
+no value may contain the name of a parameter that could have begun there.
 """
 
 import dataclasses
@@ -51,6 +56,22 @@ class Status(enum.Enum):
     DELETE_ERROR = "DeleteError"
     UNKNOWN = "Unknown"
 
+
+_COMMON = frozenset(
+    {"Action", "ClusterId", "ProjectId", "PublicKey", "Region", "SecurityToken", "Signature"}
+)
+"""What UCloud's SDKs add to every request, and the script of UCloud to each of these."""
+
+_PARAMETERS: Mapping[str, frozenset[str]] = {
+    "EnableUK8SImageAccelerate": frozenset({"NfsAddr", "SubnetId", "UHubPassword", "UHubUsername"}),
+    "GetUK8SImageAccelerate": frozenset(),
+    "CreateUK8SImageAccelerate": frozenset({"OriginalImage", "TargetImage"}),
+    "DeleteUK8SImageAccelerate": frozenset({"Image"}),
+    "DisableUK8SImageAccelerate": frozenset(),
+}
+
+_MAY_BE_EMPTY = frozenset({"ProjectId", "Region", "SubnetId", "UHubPassword", "UHubUsername"})
+"""What the configuration of UCloud's script has as "" until it is filled in, and then sends."""
 
 BUSY = frozenset({Status.CREATING, Status.DELETING})
 
@@ -142,6 +163,8 @@ def parse(parameters: Mapping[str, str]) -> Request:
     action = parameters.get("Action", "")
     if not action:
         raise ApiError(RetCode.MISSING_ACTION, "Missing Action")
+    if action in _PARAMETERS:
+        _check_framing(parameters, _COMMON | _PARAMETERS[action])
     match action:
         case "EnableUK8SImageAccelerate":
             return _enable(parameters)
@@ -155,6 +178,24 @@ def parse(parameters: Mapping[str, str]) -> Request:
             return Disable()
         case _:
             raise ApiError(RetCode.UNKNOWN_ACTION, f"Action [{action[:64]}] is not known")
+
+
+def _check_framing(parameters: Mapping[str, str], known: frozenset[str]) -> None:
+    """Raise ApiError where another request could have the same text to be signed.
+
+    Names are signed in their order, so only a later one can begin within a value; and a
+    request always has PublicKey, so nothing that comes after it can begin before it. The
+    action is one of five, none of which begins like another.
+    """
+    for name, value in parameters.items():
+        if name not in known:
+            raise ApiError(RetCode.WRONG_PARAMETER, f"Params [{name[:64]}] is not known")
+        if not value and name not in _MAY_BE_EMPTY:
+            raise ApiError(RetCode.MISSING_PARAMETER, f"Missing params [{name}]")
+        for other in sorted(known) if name != "Action" else ():
+            could_begin = name < other and (other <= "PublicKey" or name >= "PublicKey")
+            if could_begin and other in value:
+                raise ApiError(RetCode.WRONG_PARAMETER, f"Params [{name}] must not contain {other}")
 
 
 def _enable(parameters: Mapping[str, str]) -> Enable:

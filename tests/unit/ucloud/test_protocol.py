@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 
 import aiohttp
 import pytest
@@ -90,6 +91,96 @@ def test_what_is_wrong_is_named(action, parameters, message) -> None:
         protocol.parse({"Action": f"{action}UK8SImageAccelerate", **parameters})
 
     assert str(caught.value).startswith(message)
+
+
+SCRIPT = {"Region": "cn-wlcb", "ProjectId": "org-1", "ClusterId": "c"}
+"""What the script of UCloud sends with every action."""
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ({"Image": "app:v1LTS"}, {"Image": "app:v1", "LTS": ""}),
+        ({"Image": "app:v1-LTSx"}, {"Image": "app:v1-", "LTS": "x"}),
+        ({"Image": "app:v1", "ProjectId": "org-1"}, {"Image": "app:v1ProjectIdorg-1"}),
+        ({"Image": "app:v1"}, {"Image": "app:v1", "Image2": ""}),
+    ],
+)
+def test_the_words_of_a_request_cannot_be_put_together_otherwise(was, becomes) -> None:
+    """The signature has nothing between names and values: both have the same one, or nearly."""
+    common = {"Action": "DeleteUK8SImageAccelerate", "ClusterId": "c", "Region": "cn-wlcb"}
+    form = signed(**common, **was, PublicKey="public")
+    changed = {**common, **becomes, "PublicKey": "public", "Signature": form["Signature"]}
+    accepted = []
+    for each in (form, changed):
+        with contextlib.suppress(protocol.ApiError):
+            protocol.authenticate(each, KEYS)
+            accepted.append(protocol.parse(each))
+
+    assert accepted in ([], [protocol.Delete(images.parse_reference(was["Image"]))])
+
+
+WORDS = ("Image", "NfsAddr", "OriginalImage", "ProjectId", "PublicKey", "Region", "SubnetId")
+
+
+def readings(text: str, names: Sequence[str]) -> Iterator[dict[str, str]]:
+    """All ways to cut a text into names in their order, each with its value."""
+    if not text:
+        yield {}
+    for position, name in enumerate(names):
+        if text.startswith(name):
+            rest = text[len(name) :]
+            for end in range(len(rest) + 1):
+                for after in readings(rest[end:], names[position + 1 :]):
+                    yield {name: rest[:end], **after}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["ClusterId", "Image", "ProjectId", "Region"]),
+        st.lists(st.sampled_from([*WORDS, "a", "b:1"]), max_size=2).map("".join),
+    )
+)
+def test_of_all_requests_with_one_signature_at_most_one_is_accepted(parameters) -> None:
+    action = "DeleteUK8SImageAccelerate"
+    form = {"Action": action, "PublicKey": "public", **parameters}
+    text = "".join(f"{name}{form[name]}" for name in sorted(form) if name != "Action")
+    names = sorted({*WORDS, "ClusterId"} - {"Action"})
+    accepted = []
+    for reading in readings(text, names):
+        if reading.get("PublicKey") == "public":
+            with contextlib.suppress(protocol.ApiError):
+                accepted.append(protocol.parse({"Action": action, **reading}))
+
+    assert len(accepted) <= 1
+
+
+@pytest.mark.parametrize("empty", ["ProjectId", "SubnetId", "UHubUsername+UHubPassword", "Region"])
+def test_what_the_script_sends_before_its_configuration_is_filled_in_is_accepted(empty) -> None:
+    given = {"NfsAddr": "10.9.8.7", "SubnetId": "s", "UHubUsername": "a", "UHubPassword": "b"}
+    form = {"Action": "EnableUK8SImageAccelerate", "PublicKey": "public", **SCRIPT, **given}
+
+    found = protocol.parse({**form, **dict.fromkeys(empty.split("+"), "")})
+
+    assert isinstance(found, protocol.Enable)
+    assert found.nfs == "10.9.8.7"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"Image": "a:1", "Force": "true"}, "Params [Force] is not known"),
+        ({"Image": "a:1", "TargetImage": "b:1"}, "Params [TargetImage] is not known"),
+        ({"Image": ""}, "Missing params [Image]"),
+        ({"Image": "a:1", "ClusterId": ""}, "Missing params [ClusterId]"),
+        ({"Image": "a:1-PublicKey"}, "Params [Image] must not contain PublicKey"),
+    ],
+)
+def test_what_is_not_of_an_action_is_refused_by_name(parameters, message) -> None:
+    with pytest.raises(protocol.ApiError) as caught:
+        protocol.parse({"Action": "DeleteUK8SImageAccelerate", **parameters})
+
+    assert str(caught.value) == message
 
 
 def test_an_image_is_known_by_its_whole_name() -> None:
