@@ -138,8 +138,10 @@ class _Build:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     def _sweep_scratch(self) -> None:
-        for path in self._tools.scratch.folder.glob(f"{layer_build.SCRATCH_PREFIX}*.erofs"):
-            if files.age(path) > writer.DAY:
+        folder = self._tools.scratch.folder
+        moment = files.time_at(folder) - writer.DAY
+        for path in folder.glob(f"{layer_build.SCRATCH_PREFIX}*.erofs"):
+            if files.was_written_before(path, moment):
                 path.unlink(missing_ok=True)
 
     async def _image(self, image: layer_stack.Image) -> records.CachedImage:

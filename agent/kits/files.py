@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import secrets
-import time
 
 
 def sync_folder(folder: pathlib.Path) -> None:
@@ -85,9 +84,25 @@ def replace(target: pathlib.Path, data: bytes, *, expected: bytes, tmp: pathlib.
     return False
 
 
-def age(path: pathlib.Path) -> float:
-    """Seconds since a file was last written, by this machine's clock; 0 when it is gone."""
+def time_at(folder: pathlib.Path) -> float:
+    """Now, by the clock that stamps files in a folder: on a network file system its server's.
+
+    Only that may be compared with the times of files there: machines' clocks differ. A new
+    file in the folder also makes an NFS client read the folder anew.
+    """
+    make_folder(folder)
+    probe = folder / f".now.{secrets.token_hex(6)}"
+    probe.touch()
     try:
-        return time.time() - path.stat().st_mtime
+        os.utime(probe)
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
+def was_written_before(path: pathlib.Path, moment: float) -> bool:
+    """Whether a file was last written before a moment of `time_at`; False when it is gone."""
+    try:
+        return path.stat().st_mtime < moment
     except FileNotFoundError:
-        return 0.0
+        return False

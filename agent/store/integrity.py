@@ -240,25 +240,26 @@ class _Verifier:
 
     def images(self) -> Iterator[Finding]:
         for record in self._reader.images():
-            path = self._place.image_record(images.parse_reference(record.ref))
+            places = self._place.image_places(images.parse_reference(record.ref))
+            path = next((each for each in places if each.exists()), places[0])
             yield from self._signed(path, signatures.of_image(record), record.signatures)
             for file, what in _needs(self._place, record).items():
                 if not file.exists():
                     reason = f"{record.ref} needs {what}, which is not in the store"
                     yield Finding(Kind.MISSING, file, reason, _REBUILD)
-            if not path.exists():
+            if not any(path.exists() for path in places):
                 reason = f"the record of {record.ref} is not where it belongs"
-                yield Finding(Kind.ORPHANED, path, reason, _REBUILD)
+                yield Finding(Kind.ORPHANED, places[0], reason, _REBUILD)
 
     def caches(self) -> Iterator[Finding]:
         for record in self._reader.caches():
             own = self._place.cache_record(record.id)
             yield from self._signed(own, signatures.of_cache(record), record.signatures)
             for image in record.images:
-                path = self._place.image_record(images.parse_reference(image.ref))
-                if not path.exists():
+                places = self._place.image_places(images.parse_reference(image.ref))
+                if not any(path.exists() for path in places):
                     reason = f"cache {record.id} names {image.ref}, which has no record"
-                    yield Finding(Kind.MISSING, path, reason, _REBUILD)
+                    yield Finding(Kind.MISSING, places[0], reason, _REBUILD)
 
 
 def _needs(place: layout.Layout, record: records.ImageRecord) -> dict[pathlib.Path, str]:

@@ -13,6 +13,11 @@ from agent.model import images as image_values
 
 BESIDE = SIDECAR, TREE = ".dmverity", ".verity"
 """What is added to the name of a layer file for the names of the files that belong to it."""
+_SUFFIX = ".json"
+_ESCAPED = "%2Ejson"
+"""In place of `.json` at the end of a part of a repository's name: the folder of
+`team/app/1.0.json` is not where the record of `team/app:1.0` is. No repository has a percent sign
+in its name."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,11 +149,28 @@ class Layout:
 
     def image_record(self, reference: image_values.Reference) -> pathlib.Path:
         """The record of an image; under its digest when the reference has one."""
-        folder = self.image_records / reference.registry / reference.repository
+        folder = self.image_records / reference.registry / _folder_of(reference.repository)
         return folder / f"{reference.version}.json"
+
+    def image_places(self, reference: image_values.Reference) -> tuple[pathlib.Path, ...]:
+        """Where the record of an image may be: `image_record`, then that of earlier versions."""
+        place = self.image_record(reference)
+        folder = self.image_records / reference.registry / reference.repository
+        former = folder / f"{reference.version}.json"
+        return (place,) if former == place else (place, former)
 
     def cache_record(self, cache_id: str) -> pathlib.Path:
         """The record of a Ready cache."""
         if not records.is_cache_id(cache_id):
             raise records.RecordError(cache_id[:80], "a cache ID is imc- and 3 to 59 of a-z 0-9 -")
         return self.cache_records / f"{cache_id}.json"
+
+
+def _folder_of(repository: str) -> str:
+    """A repository as a path that no record of another repository has."""
+    first, *rest = repository.split("/")
+    escaped = (
+        f"{part.removesuffix(_SUFFIX)}{_ESCAPED}" if part.endswith(_SUFFIX) else part
+        for part in rest
+    )
+    return "/".join((first, *escaped))

@@ -210,7 +210,7 @@ def _still_unwanted(
     unwanted = [
         ref
         for ref in plan.images
-        if str(reachability.image_path(place, ref)) not in marks.wanted_images
+        if str(reachability.image_places(place, ref)[0]) not in marks.wanted_images
     ]
     return msgspec.structs.replace(plan, layers=layers, images=unwanted, blobs=blobs)
 

@@ -82,7 +82,7 @@ def mark(
     wanted_images: set[str] = set()
     for claim in claims:
         wanted.extend(raw(name) for name in claim.names)
-        wanted_images |= {str(image_path(place, ref)) for ref in claim.images}
+        wanted_images |= {str(path) for ref in claim.images for path in image_places(place, ref)}
     caches = set()
     need_of = functools.partial(_need_of, place)
     with contextlib.closing(parallel.mapped(need_of, _cache_ids(place.cache_records))) as needs:
@@ -155,10 +155,10 @@ def image_at(path: pathlib.Path) -> records.ImageRecord | None:
         return decoding.any_image(data, str(path))
 
 
-def image_path(place: layout.Layout, ref: str) -> pathlib.Path:
-    """Where the record of an image is. Raises CollectionRefused where the reference is none."""
+def image_places(place: layout.Layout, ref: str) -> tuple[pathlib.Path, ...]:
+    """Where the record of an image may be. Raises CollectionRefused where the reference is none."""
     with _doubt(ref):
-        return place.image_record(images.parse_reference(ref))
+        return place.image_places(images.parse_reference(ref))
 
 
 def _cache_ids(folder: pathlib.Path) -> list[str]:
@@ -177,12 +177,12 @@ def _need_of(place: layout.Layout, cache_id: str) -> _Need | None:
     chains: set[bytes] = set()
     paths = set()
     for image in cache.images:
-        path = image_path(place, image.ref)
-        paths.add(str(path))
-        record = image_at(path)
+        places = image_places(place, image.ref)
+        paths |= {str(path) for path in places}
+        record = next(filter(None, map(image_at, places)), None)
         if record is None:
             raise generations.CollectionRefused(
-                str(path), f"cache {cache_id} needs it, it is missing"
+                str(places[0]), f"cache {cache_id} needs it, it is missing"
             )
         wanted.add(raw(record.target))
         for one in record.platforms:
@@ -275,7 +275,7 @@ def _is_digest(text: str) -> bool:
 def _read(path: pathlib.Path | str) -> bytes | None:
     try:
         return file_reads.read(str(path), file_reads.RECORD_LIMIT)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

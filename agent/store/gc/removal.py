@@ -75,8 +75,8 @@ def _entries(root: pathlib.Path, digests: Iterable[str], *, suffix: str) -> Entr
 def _image_entries(place: layout.Layout, references: Iterable[str]) -> Entries:
     entries: dict[str, list[str]] = {}
     for reference in references:
-        path = reachability.image_path(place, reference)
-        entries.setdefault(str(path.parent), []).append(path.name)
+        for path in reachability.image_places(place, reference):
+            entries.setdefault(str(path.parent), []).append(path.name)
     return entries
 
 
@@ -125,7 +125,7 @@ def _sync(folder: str) -> None:
 def _opened(folder: str) -> Iterator[int | None]:
     """A folder's descriptor, so that the server is not asked for each part of each path."""
     descriptor = None
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor

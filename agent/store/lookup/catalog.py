@@ -113,19 +113,32 @@ class Catalog:
         A reference with a digest also finds the record of a tag that resolved to
         that digest, or has it as the manifest of one of its platforms.
         """
-        path = self.layout.image_record(reference)
-        data = await self._read("image", path)
-        if data is not None:
-            record = self._decode("image", lambda: decoding.image(data, reference))
-            if record is not None and self._keys.accept(record, signatures.of_image):
+        places = self.layout.image_places(reference)
+        for path in places:
+            if (record := await self._image_at(path, reference)) is not None:
                 return record
-        if not reference.digest:
+        for path in places if reference.digest else ():
+            if (record := await self._sibling(path.parent, reference.digest)) is not None:
+                return record
+        return None
+
+    async def _image_at(
+        self, path: pathlib.Path, reference: images.Reference
+    ) -> records.ImageRecord | None:
+        data = await self._read("image", path)
+        if data is None:
             return None
-        for name, content in await self._read_folder("image", path.parent):
+        record = self._decode("image", lambda: decoding.image(data, reference))
+        accepted = record is not None and self._keys.accept(record, signatures.of_image)
+        return record if accepted else None
+
+    async def _sibling(self, folder: pathlib.Path, digest: str) -> records.ImageRecord | None:
+        """The image of a repository's folder that has a digest."""
+        for name, content in await self._read_folder("image", folder):
             sibling = self._decode("image", lambda: decoding.any_image(content, name))  # noqa: B023
             if (
                 sibling is not None
-                and decoding.has_digest(sibling, reference.digest)
+                and decoding.has_digest(sibling, digest)
                 and self._keys.accept(sibling, signatures.of_image)
             ):
                 return sibling
@@ -216,7 +229,8 @@ class Catalog:
         try:
             data = await self._call(operation, str(path), limit)
         except OSError as error:
-            if error.errno in _MISSING:
+            # A folder is of a repository whose name ends in .json, by an earlier version.
+            if error.errno in _MISSING or (kind == "image" and error.errno == errno.EISDIR):
                 return None
             if error.errno in (errno.EFBIG, errno.EISDIR):
                 self._on_damage(kind, str(path), error.strerror or str(error))

@@ -5,6 +5,7 @@ agent.store.lookup.catalog instead. Damage is a miss plus a report, as there.
 """
 
 import errno
+import itertools
 import logging
 import os
 import pathlib
@@ -88,15 +89,22 @@ class Reader:
 
     def image(self, reference: images.Reference) -> records.ImageRecord | None:
         """The record of an image, as agent.store.lookup.catalog.Catalog.image finds it."""
-        path = self.layout.image_record(reference)
-        data = self._read(path)
-        if data is not None:
-            record = self._decode(lambda: decoding.image(data, reference))
-            if record is not None:
+        places = self.layout.image_places(reference)
+        for path in places:
+            if (record := self._image_at(path, reference)) is not None:
                 return record
         if not reference.digest:
             return None
-        return decoding.pick_by_digest(self._images_of(path.parent), reference.digest)
+        siblings = itertools.chain.from_iterable(self._images_of(path.parent) for path in places)
+        return decoding.pick_by_digest(siblings, reference.digest)
+
+    def _image_at(
+        self, path: pathlib.Path, reference: images.Reference
+    ) -> records.ImageRecord | None:
+        if path.is_dir():
+            return None  # of a repository of that name, by an earlier version
+        data = self._read(path)
+        return None if data is None else self._decode(lambda: decoding.image(data, reference))
 
     def images_of(self, reference: images.Reference) -> list[records.ImageRecord]:
         """All images of a reference's repository."""

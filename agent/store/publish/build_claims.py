@@ -137,8 +137,7 @@ def standing(place: layout.Layout) -> Iterator[records.ClaimRecord]:
 
     Raises CollectionRefused where one is damaged.
     """
-    files.make_folder(place.claims)
-    now = _server_time(place)
+    now = files.time_at(place.claims)
     for path in sorted(place.claims.glob("*.json")):
         if path.name.startswith("."):
             continue
@@ -160,20 +159,6 @@ def read(path: pathlib.Path) -> records.ClaimRecord:
         return decoding.claim(path.read_bytes(), path.stem)
     except records.RecordError as error:
         raise generations.CollectionRefused(str(path), error.reason) from error
-
-
-def _server_time(place: layout.Layout) -> float:
-    """Now, as the store's server stamps files: machines' clocks differ.
-
-    A new file in the folder also makes an NFS client read the folder anew.
-    """
-    probe = place.claims / f".now.{secrets.token_hex(6)}"
-    probe.touch()
-    try:
-        os.utime(probe)
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink()
 
 
 def _clear_the_way(place: layout.Layout, names: set[str], images: set[str]) -> int | None:

@@ -132,11 +132,34 @@ def publish_image(place: layout.Layout, record: records.ImageRecord) -> None:
     A signature stays where it vouches for this record as well: else an image that is built
     again would not be served until it is signed again.
     """
-    path = place.image_record(images.parse_reference(record.ref))
-    there = direct_reader.Reader(place).image(images.parse_reference(record.ref))
+    reference = images.parse_reference(record.ref)
+    there = direct_reader.Reader(place).image(reference)
     if there is not None and signatures.of_image(there) == signatures.of_image(record):
         record = msgspec.structs.replace(record, signatures=there.signatures)
-    write_record(place, path, record)
+    target, *former = place.image_places(reference)
+    if target.is_dir():
+        _move_to_places(place, target)
+    write_record(place, target, record)
+    for path in former:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
+def _move_to_places(place: layout.Layout, folder: pathlib.Path) -> None:
+    """Move the image records that an earlier version put into a folder where a record belongs.
+
+    One that is damaged is no record, and goes.
+    """
+    for path in sorted(each for each in folder.rglob("*.json") if each.is_file()):
+        with contextlib.suppress(records.RecordError):
+            record = decoding.any_image(path.read_bytes(), str(path))
+            target = place.image_record(images.parse_reference(record.ref))
+            if not target.exists():
+                write_record(place, target, record)
+        path.unlink()
+    for left in sorted((each for each in folder.rglob("*") if each.is_dir()), reverse=True):
+        left.rmdir()
+    folder.rmdir()
 
 
 def publish_cache(place: layout.Layout, record: records.CacheRecord) -> None:
@@ -168,12 +191,16 @@ def delete_cache(place: layout.Layout, cache_id: str) -> None:
 
 def sweep(place: layout.Layout, *, older_than: float = DAY) -> list[pathlib.Path]:
     """Remove what was left in tmp/ by builds that ended badly; returns what went."""
-    gone = []
-    if place.tmp.is_dir():
-        for path in sorted(place.tmp.iterdir()):
-            if files.age(path) > older_than and not path.is_dir():
-                path.unlink(missing_ok=True)
-                gone.append(path)
+    if not place.tmp.is_dir():
+        return []
+    moment = files.time_at(place.tmp) - older_than
+    gone = [
+        path
+        for path in sorted(place.tmp.iterdir())
+        if files.was_written_before(path, moment) and not path.is_dir()
+    ]
+    for path in gone:
+        path.unlink(missing_ok=True)
     return gone
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 
 import pytest
 
@@ -85,6 +86,21 @@ def test_sweeping_takes_only_what_is_old(tmp_path) -> None:
     old.touch()
     new.touch()
     os.utime(old, (0, 0))
+
+    assert writer.sweep(place) == [old]
+    assert list(place.tmp.iterdir()) == [new]
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_a_clock_that_is_wrong_makes_nothing_old(tmp_path, monkeypatch, days) -> None:
+    """Files have the time of the store's server, which is not this machine's."""
+    place = making.store(tmp_path)
+    old, new = place.tmp / "old", place.tmp / "new"
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    skewed = time.time() + days * writer.DAY
+    monkeypatch.setattr(time, "time", lambda: skewed)
 
     assert writer.sweep(place) == [old]
     assert list(place.tmp.iterdir()) == [new]
