@@ -43,13 +43,19 @@ nothing."""
 
 HELD = "uimgacc.io/held"
 """Annotation: what keeps the node from the next generation, a JSON list of
-"<cache or ->/<diff ID>: <holder>"."""
+"<cache or ->/<layer>: <holder>" in tags (agent.model.reports.Held)."""
 
 SAVED = "uimgacc.io/saved"
 """Annotation: what the agent has saved since its start, as agent.model.reports.Saved in JSON."""
 
 PREFIX = f"{GROUP}/"
 """What all labels and annotations of uimgacc begin with, except CAPABLE_LABELS and TWIN_LABEL."""
+
+# --- Snapshots ---
+
+DAMAGED_LAYER = "uimgacc.io/damaged-layer"
+"""Label of a snapshot, as the snapshotter reports it, while a layer of it is damaged in the store
+and was not built again: "<diff ID>: <reason>"."""
 
 # --- ImageCaches ---
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from agent.model import records
+from agent.model import digests, records
 
 SETUP_PROBLEM = "/run/uimgacc/node-setup-problem"
 """File on the node: a sentence of node set-up for the condition; usually not there."""
@@ -88,3 +88,47 @@ def decode_saved(text: str) -> Saved | None:
         return _SAVED.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return None
+
+
+_TAG_DIGITS = 16
+_POD = "pod-"
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the annotation `held`, which everybody can read who can read nodes.
+
+    `layer` and `holder` are tags: a layer's can be made from its diff ID by those who know
+    the store's ID, a pod's from its UID by those who can read the pod. Agents of earlier
+    versions have the diff ID and the pod's `namespace/name` there.
+    """
+
+    cache: str
+    layer: str
+    holder: str
+
+    @property
+    def is_pod(self) -> bool:
+        """Whether the holder is the tag of a pod."""
+        return self.holder.startswith(_POD)
+
+
+def layer_tag(store_id: str, diff_id: str) -> str:
+    """What stands for a layer of a store in the annotation `held`."""
+    return digests.hex_of(digests.sha256(f"{store_id} {diff_id}".encode()))[:_TAG_DIGITS]
+
+
+def pod_tag(uid: str) -> str:
+    """What stands for a pod there. A UID is random, so it cannot be guessed from this."""
+    return _POD + digests.hex_of(digests.sha256(f"pod {uid}".encode()))[:_TAG_DIGITS]
+
+
+def encode_held(held: Held) -> str:
+    """An entry as text."""
+    return f"{held.cache or '-'}/{held.layer}: {held.holder}"
+
+
+def decode_held(text: str) -> Held | None:
+    """An entry of the annotation; None where it is none, as "and 7 more"."""
+    thing, colon, holder = text.partition(": ")
+    cache, slash, layer = thing.partition("/")
+    return Held(cache=cache, layer=layer, holder=holder) if colon and slash and layer else None

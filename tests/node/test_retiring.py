@@ -12,7 +12,7 @@ import pytest
 
 from agent.clients.kube import rest_client
 from agent.control.gc import roster
-from agent.model import images
+from agent.model import images, reports
 from agent.mounts import mountinfo
 from agent.store import layout
 from agent.store.gc import collection
@@ -99,6 +99,12 @@ class Member(conftest.Node):
         return int(self.annotations.get("uimgacc.io/generation", "-1"))
 
     @property
+    def named(self) -> list[str]:
+        """What the node's own page says of it, where pods have names."""
+        held: list[str] = json.loads(self.get("/status"))["deletions"]["held"]
+        return held
+
+    @property
     def held(self) -> list[str]:
         return json.loads(self.annotations.get("uimgacc.io/held", "[]"))
 
@@ -177,7 +183,11 @@ def test_a_running_pod_keeps_its_layers_and_is_named(member, api) -> None:
     with member.client.pod(member.manifest("runner", IMAGE)) as pod:
         gone = member.delete()
         conftest.wait_until(lambda: member.held, seconds=60)
-        assert member.held == [f"imc-gone/{layer}: default/runner" for layer in gone]
+        store_id = direct_reader.open_store(member.store.root).id
+        tags = [reports.layer_tag(store_id, layer) for layer in gone]
+        assert [each.partition(": ")[0] for each in member.held] == [f"imc-gone/{t}" for t in tags]
+        assert all("pod-" in each and "runner" not in each for each in member.held)
+        assert [each.partition(": ")[2] for each in member.named] == ["default/runner"] * len(gone)
         stays(member, pod, gone)
     conftest.wait_until(lambda: not member.are_there(gone), seconds=90)
 

@@ -1,12 +1,13 @@
 """`uimgacc create` and `delete` on a cluster: ImageCache objects, followed to their end."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from agent import errors
 from agent.cli import cluster_access, output, progress
-from agent.cli.caches import cluster_objects, create_command, image_actions
+from agent.cli.caches import cache_holders, cluster_objects, create_command, image_actions
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object, cache_state
 from agent.model import cache_manifest, keys
@@ -15,6 +16,8 @@ from agent.ucloud import actions, activation
 _POLL = 0.5
 _LEADER_POLL = 5.0
 _LEADERLESS_SECONDS = 60.0
+_NAMES_POLL = 5.0
+_NAMES = 10
 
 
 class BuildFailed(errors.PermanentError):
@@ -171,6 +174,7 @@ async def _wait_gone(
     quiet: bool,
 ) -> None:
     leader = _LeaderCheck(client, target)
+    named_at, names = -math.inf, ""
     with progress.shown(quiet=quiet) as report:
         while True:
             try:
@@ -180,6 +184,16 @@ async def _wait_gone(
             current = cache_object.parse(body)
             if current.uid != each.uid:
                 return
-            report(current.state.message or "it is being deleted", 0)
+            now = asyncio.get_running_loop().time()
+            if not quiet and now - named_at > _NAMES_POLL:
+                named_at, names = now, await _holders(client, each.cache_id)
+            report(f"{current.state.message or 'it is being deleted'}{names}", 0)
             await leader.check()
             await asyncio.sleep(_POLL)
+
+
+async def _holders(client: rest_client.Client, cache_id: str) -> str:
+    """A sentence with the pods that hold a cache; "" for none that this user may see."""
+    names = await cache_holders.named(client, cache_id)
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return f" The pods are {', '.join(names[:_NAMES])}{more}." if names else ""

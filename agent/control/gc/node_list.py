@@ -17,6 +17,19 @@ class _Node(msgspec.Struct):
     metadata: _Meta
 
 
+def _parse(raw: bytes) -> _Meta:
+    try:
+        return msgspec.json.decode(raw, type=_Node).metadata
+    except msgspec.DecodeError as error:
+        raise refusals.Unavailable(f"a node cannot be read: {error}") from error
+
+
+def parse(raw: bytes) -> roster.Node:
+    """A node from what the API server has of it; raises Unavailable."""
+    meta = _parse(raw)
+    return roster.node_of(meta.name, meta.annotations or {})
+
+
 class Nodes:
     """Lists the nodes; the platforms that are found go into `view`."""
 
@@ -30,10 +43,7 @@ class Nodes:
         platforms = set()
         async for page in self._client.pages(rest_client.NODES, metadata_only=True):
             for raw in page.raw:
-                try:
-                    meta = msgspec.json.decode(raw, type=_Node).metadata
-                except msgspec.DecodeError as error:
-                    raise refusals.Unavailable(f"a node cannot be read: {error}") from error
+                meta = _parse(raw)
                 nodes.append(roster.node_of(meta.name, meta.annotations or {}))
                 labels = meta.labels or {}
                 architecture = labels.get("kubernetes.io/arch", "")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from agent.model import keys, records
+from agent.model import keys, records, reports
 
 _SHOWN = 5
 _REFRESH = 0.1
@@ -20,7 +20,7 @@ _REFRESH = 0.1
 class Node:
     """A node of the cluster as it is now; `acknowledged` is None where no agent has reported.
 
-    `held` are the sentences of its annotation.
+    `held` are the entries of its annotation.
     """
 
     name: str
@@ -76,26 +76,30 @@ def floor(nodes: Iterable[records.KnownNode], newest: int) -> float:
 
 
 def held_layers(nodes: Iterable[Node]) -> set[str]:
-    """The layers (diff IDs) that nodes report to hold."""
-    layers = set()
-    for node in nodes:
-        for sentence in node.held:
-            thing, _, _ = sentence.partition(": ")
-            _, _, diff_id = thing.partition("/")
-            layers |= {diff_id} if diff_id.startswith("sha256:") else set()
-    return layers
+    """The layers that nodes report to hold, by their tags (by diff ID from earlier versions)."""
+    return {entry.layer for node in nodes for entry in entries_of(node)}
 
 
 def holders(nodes: Iterable[Node], cache_id: str) -> list[str]:
-    """The holders of a deleted cache's layers: `pod ns/name on node`, each once, in order."""
+    """The holders of a deleted cache's layers: `2 pods on node`, each node's once, in order.
+
+    Agents of earlier versions name the pods: `pod ns/name on node`.
+    """
     names = set()
     for node in nodes:
-        for sentence in node.held:
-            thing, _, who = sentence.partition(": ")
-            if who and thing.partition("/")[0] == cache_id:
-                what = f"pod {who}" if "/" in who and " " not in who else who
-                names.add(f"{what} on {node.name}")
+        of_cache = [entry for entry in entries_of(node) if entry.cache == cache_id]
+        if pods := len({entry.holder for entry in of_cache if entry.is_pod}):
+            names.add(f"{pods} pod{'s' if pods > 1 else ''} on {node.name}")
+        for who in (entry.holder for entry in of_cache if not entry.is_pod):
+            what = f"pod {who}" if "/" in who and " " not in who else who
+            names.add(f"{what} on {node.name}")
     return sorted(names)
+
+
+def entries_of(node: Node) -> list[reports.Held]:
+    """What a node reports to hold; what is no such entry is left out."""
+    decoded = (reports.decode_held(text) for text in node.held)
+    return [entry for entry in decoded if entry is not None]
 
 
 def waiting_sentence(cache_id: str, who: Sequence[str], silent: Sequence[str]) -> str:

@@ -8,14 +8,16 @@ that no container and no pod of this node needs is removed; the others are in us
 
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from agent.clients.containerd import objects
-from agent.model import images, keys, pods, records
+from agent.model import images, keys, pods, records, reports
 from agent.mounts import mount_users
 from agent.node.images import inventory
 
 _NAMESPACE = "io.kubernetes.pod.namespace"
 _NAME = "io.kubernetes.pod.name"
+_UID = "io.kubernetes.pod.uid"
 _FINISHED = ("Succeeded", "Failed")
 _SHORT = 16
 SHOWN = 20
@@ -62,19 +64,34 @@ class Stock:
         return not (self.snapshots or self.layers.mounted or self.layers.used)
 
 
+class Holder(NamedTuple):
+    """What uses a layer: `name` for people on the node, `tag` for all who can read the node."""
+
+    name: str
+    tag: str
+
+
+_NO_USER = Holder("no user, it is about to go", "no user")
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """One layer of a generation that the node still has, and what holds it, in words."""
+    """One layer of a generation that the node still has, and what holds it."""
 
     generation: int
     diff_id: str
     cache: str = ""
-    by: str
+    by: Holder
 
     @property
     def sentence(self) -> str:
-        """As the annotation on the node has it."""
-        return f"{self.cache or '-'}/{self.diff_id}: {self.by}"
+        """As /status of the node has it."""
+        return f"{self.cache or '-'}/{self.diff_id}: {self.by.name}"
+
+    def entry(self, store_id: str) -> str:
+        """As the annotation on the node has it: without names of layers and pods."""
+        layer = reports.layer_tag(store_id, self.diff_id)
+        return reports.encode_held(reports.Held(cache=self.cache, layer=layer, holder=self.by.tag))
 
 
 def candidates(stock: Stock, retired: Retired) -> frozenset[str]:
@@ -117,8 +134,9 @@ def held(
         here = [chain for chain in chains if chain in served]
         if not here and place not in stock.layers.mounted and place not in stock.layers.used:
             continue
-        by = {name for chain in chains for name in holders.get(chain, ())}
-        by = by or set(stock.layers.used.get(place, ())) or {"no user, it is about to go"}
+        by = {holder for chain in chains for holder in holders.get(chain, ())}
+        by = by or {Holder(target, "a mount") for target in stock.layers.used.get(place, ())}
+        by = by or {_NO_USER}
         entries += [
             Held(generation=retired.generation, diff_id=diff_id, cache=cache, by=each)
             for each in sorted(by)
@@ -126,30 +144,39 @@ def held(
     return entries
 
 
-def shown(entries: Iterable[Held]) -> list[str]:
-    """The sentences for the node's annotation: a bounded number."""
-    sentences = list(dict.fromkeys(entry.sentence for entry in entries))
+def shown(texts: Iterable[str]) -> list[str]:
+    """Sentences for /status, or entries for the node's annotation: a bounded number."""
+    sentences = list(dict.fromkeys(texts))
     more = len(sentences) - SHOWN
     return [*sentences[:SHOWN], f"and {more} more"] if more > 0 else sentences
 
 
-def _holders(stock: Stock, snapshotter: str) -> Mapping[str, set[str]]:
+def users_of(
+    snapshots: Mapping[str, str], containers: Iterable[objects.Container], *, snapshotter: str
+) -> dict[str, set[Holder]]:
+    """The pods whose containers are on each snapshot; `snapshots` have their parents."""
+    users: dict[str, set[Holder]] = {}
+    for container in containers:
+        if container.snapshotter == snapshotter:
+            for chain in _ancestors(snapshots, container.snapshot_key):
+                users.setdefault(chain, set()).add(_pod_of(container))
+    return users
+
+
+def _holders(stock: Stock, snapshotter: str) -> Mapping[str, set[Holder]]:
     """What needs each snapshot: pods by `namespace/name`, else containers and pinned images.
 
     A container needs its parent snapshots, and its image by name even where it uses
     another snapshotter's copy of it; a pod that has not ended needs its images.
     """
-    holders: dict[str, set[str]] = {}
-    by_name: dict[str, set[str]] = {}
+    holders = users_of(stock.snapshots, stock.containers, snapshotter=snapshotter)
+    by_name: dict[str, set[Holder]] = {}
     for container in stock.containers:
         by_name.setdefault(container.image, set()).add(_pod_of(container))
-        if container.snapshotter == snapshotter:
-            for chain in _ancestors(stock.snapshots, container.snapshot_key):
-                holders.setdefault(chain, set()).add(_pod_of(container))
     for pod in stock.on_node:
         if pod.phase not in _FINISHED:
             for name in _names(pod):
-                by_name.setdefault(name, set()).add(f"{pod.namespace}/{pod.name}")
+                by_name.setdefault(name, set()).add(_pod(pod.namespace, pod.name, pod.uid))
     for image in stock.present:
         for record in image.records:
             needed_by = by_name.get(record.name, set()) | _pins(record)
@@ -164,11 +191,15 @@ def _ancestors(snapshots: Mapping[str, str], key: str) -> Iterator[str]:
         yield key
 
 
-def _pod_of(container: objects.Container) -> str:
+def _pod_of(container: objects.Container) -> Holder:
     labels = container.labels
     if _NAME in labels:
-        return f"{labels.get(_NAMESPACE, '')}/{labels[_NAME]}"
-    return f"container {container.id}"
+        return _pod(labels.get(_NAMESPACE, ""), labels[_NAME], labels.get(_UID, ""))
+    return Holder(f"container {container.id}", "a container")
+
+
+def _pod(namespace: str, name: str, uid: str) -> Holder:
+    return Holder(f"{namespace}/{name}", reports.pod_tag(uid) if uid else "a pod")
 
 
 def _names(pod: pods.Pod) -> Iterator[str]:
@@ -183,8 +214,8 @@ def _names(pod: pods.Pod) -> Iterator[str]:
             yield f"{reference.name}@{reference.digest}"
 
 
-def _pins(record: objects.Image) -> set[str]:
+def _pins(record: objects.Image) -> set[Holder]:
     """An image that the kubelet is never to remove (the sandbox's) is not removed here either."""
-    return (
-        {f"pinned image {record.name}"} if record.labels.get(keys.CRI_PINNED) == "pinned" else set()
-    )
+    if record.labels.get(keys.CRI_PINNED) != "pinned":
+        return set()
+    return {Holder(f"pinned image {record.name}", "a pinned image")}

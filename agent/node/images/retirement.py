@@ -41,6 +41,9 @@ class Store(Protocol):
     async def generation(self) -> int:
         """The newest generation of deletions, 0 before the first; AgentError: not known now."""
 
+    async def store(self) -> records.StoreRecord:
+        """What the store is; AgentError: not known now."""
+
     async def retired(self, generation: int) -> records.RetiredRecord | None:
         """What a generation retires; None when its files have all been deleted already."""
 
@@ -152,7 +155,8 @@ class Retirer:
                 left += holdings.held(stock, retired, here, snapshotter=self._chains.snapshotter)
             if not left:
                 proven = number
-        self._acknowledge(proven, holdings.shown(left))
+        store_id = (await self._store.store()).id if left else ""
+        self._acknowledge(proven, left, store_id)
         sentence = f"Nothing is held of generation {proven} and before; {newest} is the newest."
         if left:
             layers = len({entry.diff_id for entry in left})
@@ -210,12 +214,17 @@ class Retirer:
             )
         return len(going)
 
-    def _acknowledge(self, generation: int, held: Sequence[str]) -> None:
-        self.state.acknowledged, self.state.held = generation, held
+    def _acknowledge(
+        self, generation: int, left: Sequence[holdings.Held], store_id: str = ""
+    ) -> None:
+        """Say what is held: in full on this node, in tags to all who can read nodes."""
+        self.state.acknowledged = generation
+        self.state.held = holdings.shown(entry.sentence for entry in left)
+        held = holdings.shown(entry.entry(store_id) for entry in left)
         metrics.GENERATION.labels("acknowledged").set(generation)
         self._board.annotate(
             **{
                 keys.GENERATION: str(generation),
-                keys.HELD: json.dumps(list(held)) if held else None,
+                keys.HELD: json.dumps(held) if held else None,
             }
         )

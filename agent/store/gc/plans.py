@@ -3,13 +3,15 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Collection, Mapping
 
 from agent.kits import files, parallel
-from agent.model import records, times
+from agent.model import records, reports, times
 from agent.store import layout
 from agent.store.gc import digest_spool, generations, reachability
+from agent.store.lookup import direct_reader
 
 MAX_PLANS = 64
 """Of one round; the rest is planned by the next."""
@@ -120,14 +122,15 @@ def plan(
 ) -> tuple[int, bool]:
     """Plan to retire what is not wanted and on no list: (layers planned, whether that is all).
 
-    What was written less than `min_age` seconds ago is left for later.
+    What was written less than `min_age` seconds ago, by the server's clock, is left for later.
     """
     writer = _Writer(place)
     complete = True
+    old_before = files.time_at(place.tmp) - min_age if min_age > 0 else math.inf
     unwanted = (
         path
         for path in reachability.image_paths(place)
-        if str(path) not in marks.wanted_images and not _is_young(path, min_age)
+        if str(path) not in marks.wanted_images and not _is_young(path, old_before)
     )
     with contextlib.closing(parallel.mapped(reachability.image_at, unwanted)) as images:
         for record in images:
@@ -140,8 +143,8 @@ def plan(
             if writer.is_full:
                 return writer.planned, False
             bucket = _Bucket(number, marks, listed)
-            _plan_blobs(bucket, blobs, writer, min_age=min_age)
-            complete &= _plan_layers(bucket, layers, writer, min_age=min_age)
+            _plan_blobs(bucket, blobs, writer, old_before=old_before)
+            complete &= _plan_layers(bucket, layers, writer, old_before=old_before)
     writer.flush()
     return writer.planned, complete
 
@@ -170,18 +173,18 @@ class _Bucket:
         self.planned_blobs = listed.blobs
 
 
-def _plan_blobs(bucket: _Bucket, there: bytes, writer: _Writer, *, min_age: float) -> None:
+def _plan_blobs(bucket: _Bucket, there: bytes, writer: _Writer, *, old_before: float) -> None:
     for blob in digest_spool.split(there, 32):
         if blob in bucket.wanted:
             continue
         digest = f"sha256:{blob.hex()}"
-        if digest in bucket.planned_blobs or _is_young(writer.place.blob(digest), min_age):
+        if digest in bucket.planned_blobs or _is_young(writer.place.blob(digest), old_before):
             continue
         writer.blobs.append(digest)
         writer.flush(at=records.MAX_RETIRED_LAYERS)
 
 
-def _plan_layers(bucket: _Bucket, there: bytes, writer: _Writer, *, min_age: float) -> bool:
+def _plan_layers(bucket: _Bucket, there: bytes, writer: _Writer, *, old_before: float) -> bool:
     """Plan the layers of a bucket; False where some are too young."""
     place = writer.place
     complete = True
@@ -194,7 +197,7 @@ def _plan_layers(bucket: _Bucket, there: bytes, writer: _Writer, *, min_age: flo
         # On a list, and no chain has come up since: on its way.
         if earlier and (not above or not bucket.hidden.isdisjoint(earlier)):
             continue
-        if _is_young(place.layer(diff_id), min_age):
+        if _is_young(place.layer(diff_id), old_before):
             complete = False
             continue
         retired = records.RetiredLayer(diff_id=diff_id, chains=above)
@@ -202,8 +205,12 @@ def _plan_layers(bucket: _Bucket, there: bytes, writer: _Writer, *, min_age: flo
     return complete
 
 
-def _is_young(path: pathlib.Path, min_age: float) -> bool:
-    return min_age > 0 and files.age(path) <= min_age
+def _is_young(path: pathlib.Path, old_before: float) -> bool:
+    return old_before < math.inf and not files.was_written_before(path, old_before)
+
+
+def _is_held(diff_id: str, held: Collection[str], store_id: str) -> bool:
+    return diff_id in held or reports.layer_tag(store_id, diff_id) in held
 
 
 def lift(
@@ -219,6 +226,7 @@ def lift(
     ]
     layers: list[records.RetiredLayer] = []
     earlier, caches = set[int](), set[str]()
+    store_id = direct_reader.open_store(place.root).id if held else ""
     for number in waiting if held else ():
         record = generations.content(place, number)
         if record is None:
@@ -226,7 +234,7 @@ def lift(
         here = [
             layer
             for layer in record.layers
-            if layer.diff_id in held and not listed.is_planned(layer.diff_id)
+            if _is_held(layer.diff_id, held, store_id) and not listed.is_planned(layer.diff_id)
         ]
         keeps_others = len(here) < len(record.layers) or number < max(waiting) or deletions.pending
         if here and keeps_others and len(layers) + len(here) <= records.MAX_RETIRED_LAYERS:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.control.gc import roster
-from agent.model import keys, records
+from agent.model import keys, records, reports
 
 GRACE = 100.0
 
@@ -95,6 +95,15 @@ NODES = [
 def test_holders_are_named_by_pod_and_node() -> None:
     assert roster.holders(NODES, "imc-a") == ["pod ns/one on a", "pod ns/two on b"]
     assert roster.held_layers(NODES) == {"sha256:x", "sha256:y", "sha256:z", "sha256:q"}
+
+
+def test_holders_that_have_tags_are_counted() -> None:
+    one, two = reports.pod_tag("1"), reports.pod_tag("2")
+    entries = (f"imc-a/3f: {one}", f"imc-a/4e: {one}", f"imc-a/4e: {two}", "imc-a/4e: a mount")
+    nodes = [roster.Node("b", 1, entries), roster.Node("a", 1, (f"imc-a/3f: {two}",))]
+
+    assert roster.holders(nodes, "imc-a") == ["1 pod on a", "2 pods on b", "a mount on b"]
+    assert roster.held_layers(nodes) == {"3f", "4e"}
 
 
 @pytest.mark.parametrize(

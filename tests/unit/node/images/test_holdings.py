@@ -7,7 +7,7 @@ import hypothesis
 from hypothesis import strategies
 
 from agent.clients.containerd import objects
-from agent.model import pods
+from agent.model import pods, reports
 from agent.mounts import mount_users
 from agent.node.images import holdings, inventory
 
@@ -62,7 +62,8 @@ def stock_of(snapshots=None, *, mounted=(), used=None, **more) -> holdings.Stock
 
 def sentences(stock: holdings.Stock, retired: holdings.Retired, served=None) -> list[str]:
     here = holdings.candidates(stock, retired) if served is None else served
-    return holdings.shown(holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER))
+    entries = holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER)
+    return holdings.shown(entry.sentence for entry in entries)
 
 
 def container(id_: str, key: str, pod: str = "", **more) -> objects.Container:
@@ -230,3 +231,38 @@ def test_what_goes_is_no_containers(given) -> None:
     for image in stock.present:
         idle = image.contents.top not in parents
         assert (image in going) == (idle and not chains.isdisjoint(image.contents.chain))
+
+
+def test_all_who_can_read_the_node_see_no_names_of_layers_and_pods() -> None:
+    snapshots = {chain(1): "", chain(2): chain(1), "c1": chain(2), "c2": chain(2)}
+    running = [container("c1", "c1", "team/pod"), container("c2", "c2")]
+    running[0] = dataclasses.replace(
+        running[0], labels={**running[0].labels, "io.kubernetes.pod.uid": "the-uid"}
+    )
+    pinned = present("registry.example/secret-pause:1", 1, pinned=True)
+    stock = stock_of(
+        snapshots, mounted=[1, 2, 3], used={3: ["/a/path"]}, containers=running, present=[pinned]
+    )
+    retired = dataclasses.replace(ONE, layers=diffs(1, 2, 3))
+    here = holdings.candidates(stock, retired)
+    held = holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER)
+    entries = holdings.shown(entry.entry("store-1") for entry in held)
+    others = holdings.shown(entry.entry("store-2") for entry in held)
+
+    text = " ".join(entries)
+    for name in ("team", "pod ", "c2", "secret", "/a/path", diff(1 << 200)[7:23], "sha256"):
+        assert name not in text
+    decoded = [reports.decode_held(entry) for entry in entries]
+    assert {each.cache for each in decoded if each} == {"imc-x"}
+    assert {each.holder for each in decoded if each} == {
+        reports.pod_tag("the-uid"),
+        "a container",
+        "a pinned image",
+        "a mount",
+    }
+    assert {each.layer for each in decoded if each} == {
+        reports.layer_tag("store-1", diff_id) for diff_id in retired.layers
+    }
+    assert not {entry.partition(": ")[0] for entry in entries} & {
+        entry.partition(": ")[0] for entry in others
+    }

@@ -7,7 +7,7 @@ import pytest
 
 from agent import errors
 from agent._proto.containerd import containers_pb2
-from agent.model import pods, records
+from agent.model import pods, records, reports
 from agent.mounts import mount_users
 from agent.node.images import retirement
 from tests.unit.node import conftest
@@ -39,6 +39,9 @@ class Node:
             raise errors.TemporaryError(self.store_problem)
         return len(self.generations)
 
+    async def store(self) -> records.StoreRecord:
+        return records.StoreRecord(format=1, id="store-1")
+
     async def retired(self, generation: int) -> records.RetiredRecord | None:
         return self.generations[generation - 1]
 
@@ -64,6 +67,7 @@ class Node:
 
     def run_container(self, image: conftest.Image, pod: str = "ns/pod") -> None:
         namespace, _, name = pod.partition("/")
+        uid = f"uid of {pod}"
         self.fake.add_snapshot("uimgacc", "c1", image.chain[-1])
         self.fake.containers.append(
             containers_pb2.Container(
@@ -73,6 +77,7 @@ class Node:
                 labels={
                     "io.kubernetes.pod.namespace": namespace,
                     "io.kubernetes.pod.name": name,
+                    "io.kubernetes.pod.uid": uid,
                 },
             )
         )
@@ -126,10 +131,14 @@ async def test_what_a_container_runs_on_is_kept_named_and_acknowledged_later(
     await node.retirer.look()
     layers = image.record.platforms[0].layers
     running = node.acknowledged, node.held, str(image.reference) in fake.images
+    named = node.retirer.state.held
     node.stop_container()
     await node.retirer.look()
 
-    assert running == ("0", [f"imc-gone/{layer.diff_id}: team/web-0" for layer in layers], True)
+    tags = [reports.layer_tag("store-1", layer.diff_id) for layer in layers]
+    pod = reports.pod_tag("uid of team/web-0")
+    assert running == ("0", [f"imc-gone/{tag}: {pod}" for tag in tags], True)
+    assert named == [f"imc-gone/{layer.diff_id}: team/web-0" for layer in layers]
     assert node.on_board == {"uimgacc.io/generation": "1"}
     assert str(image.reference) not in fake.images
 
@@ -173,7 +182,7 @@ async def test_a_pod_that_is_about_to_start_keeps_its_image(node, fake, image) -
     await node.retirer.look()
 
     assert str(image.reference) in fake.images
-    assert node.held[0].endswith(": team/new")
+    assert node.retirer.state.held[0].endswith(": team/new")
 
 
 async def test_nothing_is_removed_while_an_image_is_being_registered(

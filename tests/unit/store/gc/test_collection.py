@@ -6,7 +6,7 @@ import pathlib
 import msgspec
 import pytest
 
-from agent.model import digests, images, records
+from agent.model import digests, images, records, reports
 from agent.store import layout
 from agent.store.gc import collection, generations, plans, reachability
 from agent.store.lookup import catalog, direct_reader, file_reads
@@ -291,20 +291,24 @@ def test_a_layer_that_came_back_by_another_chain_stays_listed_with_all_its_chain
     assert {chain for layer in first.layers for chain in layer.chains} < chains
 
 
-def test_what_a_node_holds_does_not_keep_the_rest(place) -> None:
+@pytest.mark.parametrize("tagged", [False, True])
+def test_what_a_node_holds_does_not_keep_the_rest(place, tagged: bool) -> None:
+    """Agents of earlier versions report diff IDs, later ones tags."""
+    one = making.digest("one")
+    reported = reports.layer_tag(direct_reader.open_store(place.root).id, one) if tagged else one
     writer.delete_cache(place, "imc-one")
     rounds(place, 2, floor=0)
     writer.delete_cache(place, "imc-two")
 
-    after = rounds(place, 6, floor=0, held=[making.digest("one")])
+    after = rounds(place, 6, floor=0, held=[reported])
 
     held = generations.content(place, max(after.waiting))
     assert held is not None
     assert [layer.diff_id for layer in held.layers] == [making.digest("one")]
     assert len(after.waiting) == 2
-    rounds(place, 2, floor=max(after.waiting) - 1, held=[making.digest("one")])
+    rounds(place, 2, floor=max(after.waiting) - 1, held=[reported])
     assert [there(place, name) for name in ("one", "two", "base")] == [True, False, False]
-    assert rounds(place, 4, floor=0, held=[making.digest("one")]).waiting == after.waiting[-1:]
+    assert rounds(place, 4, floor=0, held=[reported]).waiting == after.waiting[-1:]
 
 
 def test_two_collectors_do_not_work_at_the_same_time(place) -> None:

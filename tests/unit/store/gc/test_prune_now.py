@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -54,6 +55,18 @@ def test_all_that_no_cache_names_goes(place) -> None:
 def test_what_is_young_stays(place) -> None:
     assert prune_now.prune(place, min_age=60.0) == prune_now.Pruned(0, 0)
     assert stored(place) > WANTED
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_what_is_young_is_so_by_the_server_s_clock(place, monkeypatch, days: int) -> None:
+    skewed = time.time() + days * writer.DAY
+    monkeypatch.setattr(time, "time", lambda: skewed)
+
+    assert prune_now.prune(place, min_age=60.0) == prune_now.Pruned(0, 0)
+    for folder, _, names in os.walk(place.root):
+        for name in names:
+            os.utime(f"{folder}/{name}", (0, 0))
+    assert prune_now.prune(place, min_age=60.0).layers == 1
 
 
 def test_what_a_build_counts_on_stays(place) -> None:
