@@ -4,7 +4,8 @@ Agent, snapshotter, containerd, their workers and builders are killed with SIGKI
 again, as systemd and the kubelet do it, while pods come and go, a container reads its files
 again and again, and images are built into the store. What must hold: each pod runs within a
 minute with the right files, the reader never sees a wrong byte, the store is whole, and a while
-after the last pod nothing of them is left on the node. Printed is one line of JSON.
+after the last pod nothing of them is left on the node: no snapshot, lease, image, container, mount
+or process. Printed is one line of JSON.
 """
 
 import argparse
@@ -32,6 +33,7 @@ READ_ALL = (
 )
 POD_SECONDS = 60.0
 TIDY_SECONDS = 120.0
+STRAY_SECONDS = 20.0
 ANNOTATIONS = {"uimgacc.io/image-cache": "auto"}
 
 
@@ -258,6 +260,25 @@ def tidy(world: World, before: dict[str, set[str]]) -> None:
         time.sleep(1)
 
 
+def strays(world: World) -> None:
+    """Wait until no process of the node and of builds is left: shims, workers, mkfs.erofs."""
+    ours = (f"{world.folder}/node".encode(), str(world.store).encode())
+    deadline = time.monotonic() + STRAY_SECONDS
+    while True:
+        left = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                line = path.read_bytes()
+                if any(each in line for each in ours):
+                    left.append(line.replace(b"\0", b" ").decode(errors="replace")[:200])
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            world.chaos.faults.append(f"processes after {STRAY_SECONDS:.0f} s: {sorted(left)}")
+            return
+        time.sleep(0.5)
+
+
 def run(folder: pathlib.Path, registry: registries.Registry, chaos: Chaos, minutes: float) -> None:
     """The whole run."""
     world = World(chaos, folder, registry)
@@ -280,6 +301,7 @@ def run(folder: pathlib.Path, registry: registries.Registry, chaos: Chaos, minut
             read(world, client, pod)
         file.unlink()
         tidy(world, before)
+    strays(world)
     checked = subprocess.run(
         [nodes.COMMAND, "store", "check", "--store", world.store],
         capture_output=True,
