@@ -207,6 +207,11 @@ class Snapshotter:
         "After which a snapshotter whose event loop stands still is killed, to be started again;"
         " 0: never.",
     ] = 60.0
+    damage_seconds: Annotated[
+        float,
+        "How often the record of each layer that is served is read again: one that `store check`"
+        " has found damaged is not given to new containers; 0: only before each mount.",
+    ] = 600.0
     lock_seconds: float = 20.0
     """How long to wait for a predecessor to end (an upgrade) before giving up."""
     tidy_seconds: float = 10.0

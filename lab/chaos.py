@@ -262,14 +262,14 @@ def tidy(world: World, before: dict[str, set[str]]) -> None:
 
 def strays(world: World) -> None:
     """Wait until no process of the node and of builds is left: shims, workers, mkfs.erofs."""
-    ours = (f"{world.folder}/node".encode(), str(world.store).encode())
+    own = (f"{world.folder}/node".encode(), str(world.store).encode())
     deadline = time.monotonic() + STRAY_SECONDS
     while True:
         left = []
         for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 line = path.read_bytes()
-                if any(each in line for each in ours):
+                if any(each in line for each in own):
                     left.append(line.replace(b"\0", b" ").decode(errors="replace")[:200])
         if not left:
             return

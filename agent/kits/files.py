@@ -88,7 +88,7 @@ def time_at(folder: pathlib.Path) -> float:
     """Now, by the clock that stamps files in a folder: on a network file system its server's.
 
     Only that may be compared with the times of files there: machines' clocks differ. A new
-    file in the folder also makes an NFS client read the folder anew.
+    file in the folder also makes an NFS client read the folder again.
     """
     make_folder(folder)
     probe = folder / f".now.{secrets.token_hex(6)}"

@@ -51,12 +51,6 @@ SAVED = "uimgacc.io/saved"
 PREFIX = f"{GROUP}/"
 """What all labels and annotations of uimgacc begin with, except CAPABLE_LABELS and TWIN_LABEL."""
 
-# --- Snapshots ---
-
-DAMAGED_LAYER = "uimgacc.io/damaged-layer"
-"""Label of a snapshot, as the snapshotter reports it, while a layer of it is damaged in the store
-and was not built again: "<diff ID>: <reason>"."""
-
 # --- ImageCaches ---
 
 AUTO_CREATED = "uimgacc.io/auto-created"

@@ -200,7 +200,7 @@ def _preparer(shared: Shared) -> prepare.Preparer:
     return prepare.Preparer(
         decide.Decider(shared.store, node),
         provide.Provider(
-            register.Registrar(shared.containerd, shared.store),
+            register.Registrar(shared.containerd, shared.store, damage=shared.store.damage),
             shared.healer,
             shared.ledger,
             platform=shared.platform,

@@ -143,6 +143,7 @@ async def run(wanted: settings.Snapshotter) -> None:
             "database": parts.servicer.database.wait_failed(),
             # What a crash left is removed after the start: containers wait for this process.
             "cleaning": served.keep_tidy(wanted.tidy_seconds),
+            "damage": served.keep_checking(wanted.damage_seconds),
             "stock": served.stock.run(),
         }
         if parts.verified is not None:

@@ -8,6 +8,7 @@ The invariants:
   to be the mounted layer, or is the folder of an ordinary snapshot.
 - Commit, Remove, Stat, List and Update touch the database only.
 - Nothing is unmounted that a record refers to.
+- No layer that the store calls damaged is mounted for a container.
 """
 
 import asyncio
@@ -28,7 +29,6 @@ from agent.snapshotter import (
     store_layers,
     store_lookup,
     tables,
-    usage,
 )
 
 logger = logging.getLogger(__name__)
@@ -176,7 +176,9 @@ class Snapshotter:
             started = loop.time()
             upper = self._folders.upper(snapshot.id)
             stopped = self._folders.stopped
-            size, inodes = await loop.run_in_executor(self._counting, usage.count, upper, stopped)
+            size, inodes = await loop.run_in_executor(
+                self._counting, overlay_folders.count, upper, stopped
+            )
             if stopped.is_set():
                 raise store_layers.UnavailableError("the snapshotter is stopping")
             ended = loop.time()
@@ -223,6 +225,12 @@ class Snapshotter:
             await self._layers.untidy.wait()
             await asyncio.sleep(pause)
 
+    async def keep_checking(self, seconds: float) -> None:
+        """Look for damaged layers about every so many seconds; for ever, 0: never."""
+        if self._store is not None and seconds:
+            await self._store.damaged.run(seconds)
+        await asyncio.Event().wait()
+
     async def _is_wanted(self, diff_id: str) -> bool:
         if self._store is not None:
             return await self._store.is_wanted(diff_id)
@@ -263,10 +271,8 @@ class Snapshotter:
         """
         if not parent:
             return []
-        chain = self._database.read.chain(parent)
-        if not chain:
-            raise metadata.NotFoundError(parent)
-        stored = {link.diff_id: link.layer_size or 0 for link in chain if link.diff_id is not None}
+        chain = await self._sound_chain(parent)
+        stored = _stored(chain)
         for diff_id in (missing := self._layers.missing(stored)):
             await self._restore(diff_id, stored[diff_id])
         # While that was awaited, another layer may have been unmounted.
@@ -279,9 +285,34 @@ class Snapshotter:
             for link in chain
         ]
 
+    async def _sound_chain(self, parent: str) -> Sequence[metadata.Link]:
+        """What is below a snapshot on `parent`, topmost first: nothing to mount that is damaged."""
+        chain = self._chain(parent)
+        missing = self._layers.missing(_stored(chain)) if self._store is not None else []
+        if not missing or self._store is None:
+            return chain
+        await self._store.damaged.look(missing)
+        if not self._database.read.has(parent):
+            raise store_layers.UnavailableError(
+                f"a layer of {parent} is damaged in the store: the agent has the image pulled, or"
+                " served again once its cache was created again"
+            )
+        return self._chain(parent)
+
+    def _chain(self, parent: str) -> Sequence[metadata.Link]:
+        chain = self._database.read.chain(parent)
+        if not chain:
+            raise metadata.NotFoundError(parent)
+        return chain
+
     async def _restore(self, diff_id: str, size: int) -> None:
         if self._store is None:
             raise store_layers.UnavailableError(
                 f"layer {diff_id} is in a store, but this snapshotter runs without --store"
             )
         await self._store.restore(diff_id, size)
+
+
+def _stored(chain: Sequence[metadata.Link]) -> dict[str, int]:
+    """The sizes of a chain's layers that are from the store, by diff ID."""
+    return {link.diff_id: link.layer_size or 0 for link in chain if link.diff_id is not None}

@@ -35,12 +35,17 @@ _WAITING = 512
 
 
 class NewerError(errors.PermanentError):
-    """The database at `path` was made by a later version of uimgacc, in `version` of its tables."""
+    """The database at `path` was made by a later version of uimgacc, and this one may not use it.
+
+    `version` is that of its tables.
+    """
 
     def __init__(self, path: pathlib.Path, version: int) -> None:
         super().__init__(
-            f"{path} is of a newer uimgacc (tables of version {version}, known is"
-            f" {tables.VERSION}): run that one, or a newer one"
+            f"{path} was made by a newer uimgacc, and this one cannot work with it (tables of"
+            f" version {version}; {tables.VERSION} is the newest known here): go back to the newer"
+            f" version; or move {path.name}* out of {path.parent}, and the snapshotter starts"
+            " without it: running containers go on, images of this node are made present again"
         )
         self.path = path
         self.version = version
@@ -78,10 +83,16 @@ def _connect(path: pathlib.Path) -> sqlite3.Connection:
 
 
 def _make_tables(connection: sqlite3.Connection, path: pathlib.Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > tables.VERSION:
+    version = tables.version_of(connection)
+    if version <= tables.VERSION:
+        tables.make(connection)
+    elif not tables.is_readable(connection):
         raise NewerError(path, version)
-    connection.executescript(f"{tables.SCHEMA}PRAGMA user_version = {tables.VERSION};")
+    else:
+        logger.info(
+            "the database is of a newer version that this one can work with",
+            extra={"version": version, "known": tables.VERSION},
+        )
 
 
 def _open(path: pathlib.Path) -> sqlite3.Connection:

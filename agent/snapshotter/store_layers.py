@@ -6,7 +6,7 @@ layer alone, on none of all the chain's layers. The invariants:
 - A record of a store's layer exists only if the layer has been mounted once.
 - After each new mount the store is asked again whether it has the chain: the collector,
   which takes chains away before it asks nodes for their mounts, or this second look, one
-  of them sees the other.
+  of them sees the other. A layer that was found damaged meanwhile is not served either.
 - A layer is not unmounted between its mount and its record (`_wanted`).
 """
 
@@ -18,7 +18,13 @@ from collections.abc import Mapping
 from agent import errors, metrics
 from agent.kits.processes import workers
 from agent.mounts import device_mapper, layer_mounts
-from agent.snapshotter import metadata, overlay_folders, state_db, store_lookup
+from agent.snapshotter import (
+    damaged_layers,
+    metadata,
+    overlay_folders,
+    state_db,
+    store_lookup,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +49,8 @@ class StoreLayers:
         self._layers = mounted
         self._ids = ids
         self._wanted = collections.Counter[str]()
+        self.damaged = damaged_layers.DamagedLayers(lookup, database, self.give_up)
+        """Its `run` looks at all recorded layers every so often."""
 
     async def serve(self, chain_id: str, parent: str, labels: Mapping[str, str]) -> bool:
         """Record and mount the store's layers for a chain ID on `parent`; False if it cannot.
@@ -60,6 +68,8 @@ class StoreLayers:
         try:
             if missed := await self._mount(answer):
                 metrics.layer_left(missed.reason)
+                if existing:
+                    await self.damaged.look([each.diff_id for each in answer.layers])
                 return False
             if not existing:
                 await self._record(chain_id, parent, labels, answer)

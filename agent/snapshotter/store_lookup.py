@@ -13,7 +13,7 @@ import errno
 import functools
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from agent import errors, metrics
 from agent.kits.aio import backoff
@@ -145,7 +145,7 @@ class Lookup:
         return answer
 
     async def confirm(self, layers: Sequence[Layer]) -> Miss | None:
-        """Look again whether chains are in the store, now that their layers are mounted.
+        """Look again whether chains are in the store, and their layers sound, after the mount.
 
         The collector first removes the chain from the store, and then each node says what
         it has mounted. So a layer that was mounted before this second look is either not
@@ -156,11 +156,13 @@ class Lookup:
             answers = await self._pool.call(
                 "confirm_chains", str(self._layout.root), names, deadline=self._deadline
             )
-            for layer, data in zip(layers, answers, strict=True):
-                if data is None:
+            for layer, answer in zip(layers, answers, strict=True):
+                if answer is None or _chain(answer[0], layer.chain_id).diff_id != layer.diff_id:
                     return Miss("not_in_store")
-                if _chain(data, layer.chain_id).diff_id != layer.diff_id:
-                    return Miss("not_in_store")
+                if answer[1] is None:
+                    return Miss("damaged_record")
+                with _counted("layer"):
+                    decoding.sound_layer(answer[1], layer.diff_id)
         except (errors.TemporaryError, OSError) as error:
             self.pause_after(error)
             return Miss(_reason_of(error))
@@ -169,6 +171,27 @@ class Lookup:
         except errors.PermanentError:
             return Miss("store_error")
         return None
+
+    async def damaged(self, diff_ids: Sequence[str]) -> Mapping[str, str] | None:
+        """Which layers are damaged, and why; None where the store does not answer now.
+
+        A record that is missing or unreadable says nothing about the layer's file.
+        """
+        if self.is_paused:
+            return None
+        names = [digests.hex_of(diff_id) for diff_id in diff_ids]
+        try:
+            answers = await self._pool.call(
+                "layer_records", str(self._layout.root), names, deadline=self._deadline
+            )
+        except (errors.AgentError, OSError) as error:
+            self.pause_after(error)
+            return None
+        return {
+            diff_id: reason
+            for diff_id, data in zip(diff_ids, answers, strict=True)
+            if data is not None and (reason := _damage_in(data, diff_id))
+        }
 
     async def _ask(self, chain_id: str, *, whole: bool) -> Hit | Miss:
         if not self._identified and (reason := await self._identify()) is not None:
@@ -290,6 +313,13 @@ def _checked_layer(data: bytes, diff_id: str, size: int) -> records.LayerRecord:
             reason = f"says {layer.size} bytes, its file has {size}"
             raise records.RecordError(f"of layer {diff_id}", reason)
     return layer
+
+
+def _damage_in(data: bytes, diff_id: str) -> str:
+    try:
+        return decoding.layer(data, diff_id).damaged
+    except records.RecordError:
+        return ""
 
 
 @contextlib.contextmanager

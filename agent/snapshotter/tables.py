@@ -47,10 +47,40 @@ CREATE TABLE IF NOT EXISTS lower_layers (
     PRIMARY KEY (snapshot, depth)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS lower_by_diff_id ON lower_layers(diff_id);
+CREATE TABLE IF NOT EXISTS readable (version INTEGER PRIMARY KEY, since INTEGER NOT NULL);
 """
 
 VERSION = 2
 """Of the tables, in SQLite's user_version. 2 has `lower_layers`, which 1 would not look at."""
+
+READABLE_SINCE = 2
+"""The oldest version of the tables whose snapshotter may work with these: it reads right what it
+knows, and loses nothing of the rest. In the table `readable`, for snapshotters that do not know
+these tables."""
+
+
+def make(connection: sqlite3.Connection) -> None:
+    """Create the tables, or bring those of an earlier version up to date."""
+    connection.executescript(SCHEMA)
+    row = (VERSION, READABLE_SINCE)
+    connection.execute("INSERT OR REPLACE INTO readable VALUES (?, ?)", row)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """The version of the tables of a database; 0 of an empty one."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def is_readable(connection: sqlite3.Connection) -> bool:
+    """Whether a snapshotter of this version may work with tables of a later one."""
+    query = "SELECT since FROM readable WHERE version = ?"
+    try:
+        row = connection.execute(query, (version_of(connection),)).fetchone()
+    except sqlite3.OperationalError:
+        return False
+    return row is not None and int(row[0]) <= VERSION
+
 
 _SELECT = (
     "SELECT s.id, s.name, coalesce(p.name, ''), s.kind, s.created, s.updated, s.labels,"

@@ -204,7 +204,9 @@ def test_a_socket_that_a_dead_snapshotter_has_left_is_not_ready(
     assert program == f"python{rootfs.PYTHON}", "what the image has"
 
 
-def rendered_with_nfs(folder: pathlib.Path, value: str, *components: str) -> list[rendering.Document]:
+def rendered_with_nfs(
+    folder: pathlib.Path, value: str, *components: str
+) -> list[rendering.Document]:
     """What a user's kustomization gives that sets UIMGACC_NFS itself."""
     path = rendering.write(folder, "runtimeclass", *components)
     own = yaml.safe_load(path.read_text())

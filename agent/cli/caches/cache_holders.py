@@ -1,7 +1,7 @@
 """Which pods hold the layers of a deleted cache, for a person who may read nodes and pods.
 
-A node's annotation has tags in place of names (agent.model.reports.Held): whoever can read the
-pods can match them.
+A node's annotation has tags in place of names (agent.model.reports.Held): those who can read
+the pods can match them.
 """
 
 from collections.abc import Iterable

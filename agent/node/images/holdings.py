@@ -151,7 +151,7 @@ def shown(texts: Iterable[str]) -> list[str]:
     return [*sentences[:SHOWN], f"and {more} more"] if more > 0 else sentences
 
 
-def users_of(
+def _users_of(
     snapshots: Mapping[str, str], containers: Iterable[objects.Container], *, snapshotter: str
 ) -> dict[str, set[Holder]]:
     """The pods whose containers are on each snapshot; `snapshots` have their parents."""
@@ -169,7 +169,7 @@ def _holders(stock: Stock, snapshotter: str) -> Mapping[str, set[Holder]]:
     A container needs its parent snapshots, and its image by name even where it uses
     another snapshotter's copy of it; a pod that has not ended needs its images.
     """
-    holders = users_of(stock.snapshots, stock.containers, snapshotter=snapshotter)
+    holders = _users_of(stock.snapshots, stock.containers, snapshotter=snapshotter)
     by_name: dict[str, set[Holder]] = {}
     for container in stock.containers:
         by_name.setdefault(container.image, set()).add(_pod_of(container))

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
@@ -25,12 +25,19 @@ logger = logging.getLogger(__name__)
 class NotServedError(errors.TemporaryError):
     """The snapshotter did not serve a chain from the store, but would unpack it.
 
-    `chain_id` names it. The image is left to the ordinary pull.
+    `chain_id` names it, `damage` a layer of it that is damaged in the store, with the
+    reason. The image is left to the ordinary pull.
     """
 
-    def __init__(self, chain_id: str) -> None:
-        super().__init__(f"the snapshotter does not serve {chain_id} from the store now")
+    def __init__(self, chain_id: str, damage: str = "") -> None:
+        reason = (
+            f"layer {damage}: damaged in the store; create the caches that use it again"
+            if damage
+            else f"the snapshotter does not serve {chain_id} from the store now"
+        )
+        super().__init__(reason)
         self.chain_id = chain_id
+        self.damage = damage
 
 
 class BrokenError(errors.TemporaryError):
@@ -62,10 +69,18 @@ class Blobs(Protocol):
 class Registrar:
     """Registers images for one snapshotter.
 
-    At most one registration of a target runs at a time.
+    At most one registration of a target runs at a time. `damage` says which of some layers
+    (diff IDs) is damaged in the store, "" for none.
     """
 
-    def __init__(self, containerd: containerd_images.ContainerdImages, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        containerd: containerd_images.ContainerdImages,
+        blobs: Blobs,
+        *,
+        damage: Callable[[Sequence[str]], Awaitable[str]] | None = None,
+    ) -> None:
+        self._damage = damage
         self._client = containerd.client
         self._chains = containerd.chains
         self._blobs = blobs
@@ -126,11 +141,20 @@ class Registrar:
         except rpc.NotFoundError as error:
             raise BrokenError(chain) from error
         if not served:
-            raise NotServedError(wanted.top)
+            raise NotServedError(wanted.top, await self._damage_of(wanted))
         # containerd says "exists" for what it knows, whether the snapshotter does or not.
         if chain and not await self._chains.exists(wanted.top):
             raise BrokenError(chain)
         self._chains.note_mounted(wanted.top)
+
+    async def _damage_of(self, wanted: registration_plan.Registration) -> str:
+        """Why the store may not be served from, where it is a layer's damage."""
+        if self._damage is None:
+            return ""
+        try:
+            return await self._damage([layer.diff_id for layer in wanted.layers])
+        except errors.AgentError:
+            return ""
 
     async def lay_out(self, wanted: registration_plan.Registration) -> None:
         """Give each layer of a registered image a snapshot of its own; quick where it has one.

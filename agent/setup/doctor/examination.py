@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from agent.kits.processes import workers
 from agent.setup.config import inputs, places, settings_view
-from agent.setup.doctor import checks
+from agent.setup.doctor import checks, layers_in_use
 from agent.setup.node import host
 from agent.store import trusted_keys
 
@@ -61,5 +61,7 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
             for finding in await checks.store(
                 patient.store, tries, deadline=deadline, trusted=trusted
             ):
+                yield finding
+            for finding in await layers_in_use.examine(root, patient.store, deadline=deadline):
                 yield finding
     yield checks.mkfs(patient.mkfs)

@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from agent import errors, metrics
@@ -173,6 +173,17 @@ class Catalog:
         record = self._decode("layer", lambda: decoding.sound_layer(data, diff_id))
         is_usable = record is not None and self._keys.accept(record, signatures.of_layer)
         return record if is_usable else None
+
+    async def damage(self, diff_ids: Sequence[str]) -> str:
+        """The first layer that is damaged and was not built again, and why; "" for none."""
+        for diff_id in diff_ids:
+            data = await self._read("layer", self.layout.layer_record(diff_id))
+            if data is None:
+                continue
+            record = self._decode("layer", lambda: decoding.layer(data, diff_id))  # noqa: B023
+            if record is not None and record.damaged and record.replaced_by is None:
+                return f"{diff_id} ({record.damaged})"
+        return ""
 
     async def chain(self, chain_id: str) -> records.ChainRecord | None:
         """The record of a chain ID; None when it is not in the store."""

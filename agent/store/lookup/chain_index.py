@@ -88,9 +88,25 @@ def confirm_chain(store: str, chain_id: str) -> bytes | None:
         return None
 
 
-def confirm_chains(store: str, chain_ids: list[str]) -> list[bytes | None]:
+def confirm_chains(store: str, chain_ids: list[str]) -> list[tuple[bytes, bytes | None] | None]:
+    """The same for several, each with the record of its layer (None where that is missing)."""
+    chains = (confirm_chain(store, chain_id) for chain_id in chain_ids)
+    return [
+        None if chain is None else (chain, layer_record(store, layer_of(chain))) for chain in chains
+    ]
+
+
+def layer_record(store: str, name: str) -> bytes | None:
+    """The record of a layer by its diff ID (64 hex digits); None where there is none."""
+    try:
+        return _read(f"{store}/meta/layers/{name[:2]}/{name}.json")
+    except FileNotFoundError:
+        return None
+
+
+def layer_records(store: str, names: list[str]) -> list[bytes | None]:
     """The same for several."""
-    return [confirm_chain(store, chain_id) for chain_id in chain_ids]
+    return [layer_record(store, name) for name in names]
 
 
-OPERATIONS = {"confirm_chains": confirm_chains}
+OPERATIONS = {"confirm_chains": confirm_chains, "layer_records": layer_records}

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from agent.snapshotter import overlay_folders, usage
+from agent.snapshotter import overlay_folders
 
 
 @pytest.fixture
@@ -90,5 +90,5 @@ def test_usage_is_what_du_says(tmp_path: pathlib.Path) -> None:
     counted = subprocess.run(["du", "-s", "-B1", tmp_path], capture_output=True, check=True)
 
     never = threading.Event()
-    assert usage.count(str(tmp_path), never) == (int(counted.stdout.split()[0]), 3)
-    assert usage.count(str(tmp_path / "none"), never) == (0, 0)
+    assert overlay_folders.count(str(tmp_path), never) == (int(counted.stdout.split()[0]), 3)
+    assert overlay_folders.count(str(tmp_path / "none"), never) == (0, 0)

@@ -128,6 +128,49 @@ async def test_a_database_of_a_later_version_is_refused_and_kept(tmp_path: pathl
     assert [entry.name for entry in tmp_path.glob("db.damaged*")] == []
 
 
+def make_later(path: pathlib.Path, *, readable_since: int) -> None:
+    """What a later version leaves: another column, which may be empty, and its versions."""
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "ALTER TABLE snapshots ADD COLUMN later TEXT; PRAGMA user_version = 99;"
+            f"INSERT INTO readable VALUES (99, {readable_since});"
+        )
+    connection.close()
+
+
+async def test_a_database_that_this_version_may_use_is_used_and_keeps_its_version(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / "db"
+    database = state_db.Database(path)
+    await database.write(lambda change: change.add("old", id_=1, parent="", kind=3, labels={}))
+    database.close()
+    make_later(path, readable_since=tables.VERSION)
+    database = state_db.Database(path)
+    await database.write(lambda change: change.add("new", id_=2, parent="", kind=3, labels={}))
+
+    assert database.read.ids() == {1, 2}
+    database.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (99,)
+        assert connection.execute("SELECT count(*), count(later) FROM snapshots").fetchone() == (
+            2,
+            0,
+        )
+    connection.close()
+
+
+async def test_a_database_that_this_version_may_not_use_is_refused_with_what_to_do(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / "db"
+    state_db.Database(path).close()
+    make_later(path, readable_since=tables.VERSION + 1)
+
+    with pytest.raises(state_db.NewerError, match=r"go back to the newer version; or move db\*"):
+        state_db.Database(path)
+
+
 @pytest.mark.parametrize("lost", ["db", "db-wal", "replaced"])
 async def test_nothing_is_called_durable_that_the_next_start_does_not_find(
     tmp_path: pathlib.Path, lost: str

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -280,3 +281,16 @@ async def test_indexes_within_indexes_refer_to_one_another(image) -> None:
 
     assert wanted.blobs[outer] == {"containerd.io/gc.ref.content.m.0": inner}
     assert wanted.blobs[inner] == {"containerd.io/gc.ref.content.m.0": made.manifest}
+
+
+async def test_what_is_not_served_because_of_a_damaged_layer_says_which(containerd, image) -> None:
+    async def damage(diff_ids: Sequence[str]) -> str:
+        return f"{diff_ids[0]} (has 3 bytes)"
+
+    registrar = register.Registrar(containerd, conftest.Blobs(image), damage=damage)
+    with pytest.raises(register.NotServedError) as caught:
+        await registrar.register(image.wanted)
+
+    layer = image.wanted.layers[0].diff_id
+    assert caught.value.damage == f"{layer} (has 3 bytes)"
+    assert "create the caches" in str(caught.value)
