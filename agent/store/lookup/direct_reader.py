@@ -110,7 +110,8 @@ class Reader:
         """All images of a reference's repository."""
         return [
             record
-            for record in self._images_of(self.layout.image_record(reference).parent)
+            for path in self.layout.image_places(reference)
+            for record in self._images_of(path.parent)
             if images.parse_reference(record.ref).name == reference.name
         ]
 

@@ -146,7 +146,8 @@ def _entries_of(place: layout.Layout, attested: Attested) -> list[_Entry]:
         cache = _cache(place.cache_record(attested.cache_id))
         assert isinstance(cache.record, records.CacheRecord)
         for cached in cache.record.images:
-            image = _image(place.image_record(images.parse_reference(cached.ref)))
+            places = place.image_places(images.parse_reference(cached.ref))
+            image = _image(next((path for path in places if path.is_file()), places[0]))
             assert isinstance(image.record, records.ImageRecord)
             for chain_id in (
                 layer.chain_id for one in image.record.platforms for layer in one.layers
