@@ -129,6 +129,7 @@ def test_the_archive_is_an_oci_layout_and_what_docker_loads(archive: pathlib.Pat
     assert docker["Layers"] == [path(layer["digest"]) for layer in manifest["layers"]]
     assert config["config"]["User"] == f"{rootfs.USER}:{rootfs.USER}"
     assert [name for name, mode in modes.items() if mode & 0o6000] == []
+    assert {"usr/bin/mkfs.erofs", "usr/bin/cosign"} <= set(modes)
     assert not {"usr/bin/apt", "usr/bin/dpkg", "usr/bin/perl", "usr/bin/pip"} & set(modes)
 
 

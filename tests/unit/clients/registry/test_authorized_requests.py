@@ -386,6 +386,30 @@ async def test_names_are_looked_up_by_the_proxy_where_there_is_one(home, monkeyp
     assert asked == [f"http://registry.test/v2/app/blobs/{name}"]
 
 
+async def test_a_proxy_gets_its_own_password_and_a_registry_does_not(monkeypatch) -> None:
+    sent: list[tuple[str, str]] = []
+
+    async def answer(request):
+        sent.append(
+            (
+                request.headers.get("Proxy-Authorization", ""),
+                request.headers.get("Authorization", ""),
+            )
+        )
+        return fakes.answer(request, b"data")
+
+    options = connections.Options(plain_http=frozenset({"registry.test"}), deadline=1.0)
+    async with fakes.serving({"/{path:.*}": answer}) as address:
+        monkeypatch.setenv("HTTP_PROXY", f"http://proxy:password@{address}")
+        async with distribution.Client(Alice(), options) as client:
+            reference = images.parse_reference("registry.test/app:1")
+            await client.small_blob(reference, fakes.digest(b"data"))
+
+    ((proxied, direct),) = sent
+    assert proxied.startswith("Basic ")
+    assert direct == ""
+
+
 @pytest.mark.parametrize("host", ["169.254.169.254", "127.1", "localhost"])
 async def test_addresses_are_refused_through_a_proxy_too(monkeypatch, host: str) -> None:
     options = connections.Options(plain_http=frozenset({host}), deadline=1.0, denied=LOOPBACK)
