@@ -76,6 +76,7 @@ LayerReason = typing.Literal[
     "damaged_record",
     "mount_failed",
     "no_store",
+    "not_announced",
     "not_in_store",
     "not_verifiable",
     "store_deadline",

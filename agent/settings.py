@@ -187,6 +187,11 @@ class Snapshotter:
         " are pulled as usual), accept them, or as the documents of keys say; without keys, auto"
         " accepts.",
     ] = "auto"
+    announced_only: Annotated[
+        bool,
+        "Serve from the store only after the agent of this node has announced it to the cluster:"
+        " deletions do not wait for a node that is not known there.",
+    ] = False
     metrics_address: Annotated[str, "HOST:PORT of /metrics; empty: none.", _Address] = ""
     lookup_seconds: Annotated[
         float,

@@ -45,11 +45,16 @@ class RecordError(errors.PermanentError):
 
 
 class StoreRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`store.json`: what the folder is. All layers of a store have one compression."""
+    """`store.json`: what the folder is. All layers of a store have one compression.
+
+    `cluster` is the UID of the cluster whose controller deletes from it (that of its namespace
+    kube-system); "" before any controller has used the store.
+    """
 
     format: int
     id: str
     compression: str = "lz4"
+    cluster: str = ""
 
 
 class Toolchain(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,5 @@
-"""What builders and agents report to the controller, and node set-up to the agent.
+"""What builders and agents report to the controller, node set-up to the agent, and it to the
+snapshotter.
 
 A builder has no access to the API: it replaces one small file in the store. The
 controller creates the file before it creates the Job: an NFS client believes for a
@@ -17,6 +18,16 @@ SETUP_PROBLEM = "/run/uimgacc/node-setup-problem"
 """File on the node: a sentence of node set-up for the condition; usually not there."""
 
 _JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+ANNOUNCED = "announced.json"
+"""File in the snapshotter's root folder, written by the agent: see Announced."""
+
+
+class Announced(msgspec.Struct, frozen=True, kw_only=True):
+    """That deletions wait for this node: it has its annotation in this cluster (a UID)."""
+
+    cluster: str
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +56,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 # Made in the one thread that imports; see agent.model.records.
 _REPORT = msgspec.json.Decoder(Report)
+_ANNOUNCED = msgspec.json.Decoder(Announced)
 
 
 def is_job(text: str) -> bool:
@@ -63,6 +75,14 @@ def decode(data: bytes, name: str) -> Report:
         return _REPORT.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise records.RecordError(name, str(error)) from error
+
+
+def decode_announced(data: bytes) -> Announced | None:
+    """Read the agent's announcement; None where the file holds something else."""
+    try:
+        return _ANNOUNCED.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):

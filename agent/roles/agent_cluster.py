@@ -4,18 +4,25 @@ A module of its own because an agent without a cluster does not import it: kuber
 what it imports take memory on each machine.
 """
 
+import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
-from agent import settings
+from agent import errors, settings
 from agent.clients.kube import connection, event_writer, node_pods, rest_client
+from agent.kits.aio import backoff
 from agent.matching import annotations
 from agent.model import keys
 from agent.node.health import node_object, node_patch
 from agent.node.pods import cache_requests, scheduled, served_pods, start_times
 from agent.node.report import kube_events
-from agent.roles import agent_environment
+from agent.roles import agent_environment, cluster_identity
+
+logger = logging.getLogger(__name__)
+
+_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 @contextlib.asynccontextmanager
@@ -48,8 +55,11 @@ def _environment(
         client, events, node_object.Settings(name=node, taint=taint), now=client.now
     )
 
+    membership = agent_environment.Membership(None)
+
     def services() -> Mapping[str, Coroutine[Any, Any, None]]:
         return {
+            "cluster": _identify(client, membership),
             "node object": announcer.run(),
             "events": writer.run(),
             "caches asked for": creator.run(),
@@ -61,5 +71,18 @@ def _environment(
         events=events,
         creator=creator,
         node=announcer,
+        membership=membership,
         services=services,
     )
+
+
+async def _identify(client: rest_client.Client, membership: agent_environment.Membership) -> None:
+    """Ask which cluster this is until the API server says so; that never changes."""
+    pauses = backoff.Backoff(_PAUSES)
+    while membership.cluster is None:
+        try:
+            membership.cluster = await cluster_identity.read(client)
+        except errors.AgentError as error:
+            logger.warning("it is not known which cluster this is", extra={"reason": str(error)})
+            await pauses.wait()
+    await asyncio.Event().wait()

@@ -34,6 +34,13 @@ class NodeObject(Protocol):
         """Why the node object has not been written yet; "" once it has."""
 
 
+@dataclasses.dataclass(slots=True)
+class Membership:
+    """Which cluster this machine belongs to (agent.store.lookup.catalog.Membership)."""
+
+    cluster: str | None
+
+
 class NoNodeObject:
     """The NodeObject without a cluster: verdicts and deletions are in the log and in /status."""
 
@@ -64,6 +71,7 @@ class Environment:
     events: pod_events.EventSink
     creator: prepare.CacheCreator
     node: NodeObject
+    membership: Membership
     services: Callable[[], Mapping[str, Coroutine[Any, Any, None]]] = dict
 
 
@@ -74,4 +82,5 @@ def without_cluster(folder: pathlib.Path) -> Environment:
         events=pod_events.LogSink(),
         creator=prepare.LogCreator(),
         node=NoNodeObject(),
+        membership=Membership(""),
     )

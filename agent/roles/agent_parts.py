@@ -17,7 +17,7 @@ from agent.clients.containerd import rpc
 from agent.kits.processes import workers
 from agent.model import images, pods, times
 from agent.mounts import mountinfo, nfs
-from agent.node.health import probe, store_mount
+from agent.node.health import announcement, probe, store_mount
 from agent.node.images import (
     containerd_images,
     containerd_watch,
@@ -55,8 +55,13 @@ class Shared:
 
     @property
     def root(self) -> str:
-        """See retirement.Node."""
+        """See retirement.Node, announcement.Node."""
         return self.prober.root
+
+    @property
+    def cluster(self) -> str | None:
+        """See announcement.Node."""
+        return self.environment.membership.cluster
 
     def on_node(self) -> Sequence[pods.Pod] | None:
         """See retirement.Node."""
@@ -87,6 +92,9 @@ class Parts:
             "canary": self.watcher.run_canary(),
             "pulls": self.watcher.run_pulls(),
             "probe": shared.prober.run(warm=_WORKERS),
+            "announcement": announcement.Announcement(
+                shared.environment.node, shared, leaving=shared.wanted.drain
+            ).run(),
             "images": self.images.run(),
             "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
             **shared.environment.services(),
@@ -159,14 +167,14 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
 async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> Shared:
     signals = store_mount.Signals()
     mount = await mounting(wanted, signals, stack)
-    store = await _store(wanted, mount, stack)
+    served = served_pods.ServedPods()
+    environment = await _environment(wanted, served, stack)
+    store = await _store(wanted, mount, environment.membership, stack)
     client = await stack.enter_async_context(
         rpc.Client(wanted.containerd, deadline=wanted.containerd_seconds)
     )
     platform = images.platform_of_machine(os.uname().machine)
     containerd = containerd_images.of(client, platform, snapshotter=wanted.snapshotter_name)
-    served = served_pods.ServedPods()
-    environment = await _environment(wanted, served, stack)
     return Shared(
         wanted=wanted,
         platform=platform,
@@ -223,6 +231,7 @@ def _probe_settings(wanted: settings.Agent) -> probe.Settings:
 async def _store(
     wanted: settings.Agent,
     mount: store_mount.Mounting | store_mount.Impossible | None,
+    membership: catalog.Membership,
     stack: contextlib.AsyncExitStack,
 ) -> catalog.Catalog:
     """The store's records, read by workers that can be killed."""
@@ -235,6 +244,7 @@ async def _store(
         gate,
         deadline=wanted.store_seconds,
         keys=trusted_keys.Keys(wanted.trusted_keys, wanted.unsigned),
+        membership=membership,
     )
 
 

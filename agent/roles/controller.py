@@ -36,7 +36,7 @@ from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline, workers
 from agent.kits.web import listener
 from agent.model import keys
-from agent.roles import controller_api, controller_flags
+from agent.roles import cluster_identity, controller_api, controller_flags
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class _Controller:
 
     async def _work(self, stack: contextlib.AsyncExitStack, store: cache_store.CacheStore) -> None:
         wanted, client = self._wanted, self._client
-        identity = await self._prepare(store)
+        identity, cluster_id = await self._prepare(store)
         queue: work_queue.Queue[cache_object.Key] = work_queue.Queue()
         view = observed.Observed(queue)
         nodes = node_list.Nodes(client, view)
@@ -101,7 +101,10 @@ class _Controller:
             )
         )
         collector = collector_rounds.Collector(
-            str(wanted.store), pool, nodes, patience=_patience(wanted)
+            collector_rounds.Where(str(wanted.store), cluster_id),
+            pool,
+            nodes,
+            patience=_patience(wanted),
         )
         signers = await stack.enter_async_context(
             workers.Pool(
@@ -154,19 +157,23 @@ class _Controller:
                 logger.warning("this pod cannot be read yet", extra={"reason": str(error)})
                 await asyncio.sleep(error.delay or 1.0)
 
-    async def _prepare(self, store: cache_store.CacheStore) -> str:
-        """Turn the folder into a store where it is none yet; wait for one that is away: its ID."""
+    async def _prepare(self, store: cache_store.CacheStore) -> tuple[str, str]:
+        """Have the folder be a store of this cluster; wait for one that is away.
+
+        Returns the store's ID and the cluster's UID.
+        """
         while True:
             try:
-                identity = await store.prepare(self._wanted.compression)
-            except cache_store.StoreAway as error:
+                cluster_id = await cluster_identity.read(self._client)
+                identity = await store.prepare(self._wanted.compression, cluster_id)
+            except errors.AgentError as error:
                 self._problem = str(error)
-                logger.warning("no store yet", extra={"reason": error.reason})
+                logger.warning("no store yet", extra={"reason": self._problem})
                 await asyncio.sleep(_AGAIN)
             else:
                 self._problem = ""
-                logger.info("the store is there", extra={"store": identity})
-                return identity
+                logger.info("the store is there", extra={"store": identity, "cluster": cluster_id})
+                return identity, cluster_id
 
 
 def _credentials(wanted: settings.Controller) -> connection.Credentials:

@@ -21,6 +21,7 @@ from agent import errors, metrics, settings
 from agent.kits import addresses, flags, jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import heartbeat, workers
+from agent.model import reports
 from agent.mounts import layer_mounts, verification
 from agent.snapshotter import overlay_folders, service, snapshots, state_db, store_lookup
 from agent.store import layout, trusted_keys
@@ -107,10 +108,15 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
             lookup = store_lookup.Lookup(
                 where,
                 pool,
+                store_lookup.Conditions(
+                    store_lookup.Announcement(
+                        wanted.root / reports.ANNOUNCED, required=wanted.announced_only
+                    ),
+                    verified,
+                    trusted_keys.Keys(wanted.trusted_keys, wanted.unsigned),
+                ),
                 mounts=layer_folder,
                 deadline=wanted.lookup_seconds,
-                verified=verified,
-                keys=trusted_keys.Keys(wanted.trusted_keys, wanted.unsigned),
             )
         served = snapshots.Snapshotter(
             database=database,

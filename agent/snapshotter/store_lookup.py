@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from agent import errors, metrics
 from agent.kits.aio import backoff
 from agent.kits.processes import workers
-from agent.model import digests, records
+from agent.model import digests, records, reports
 from agent.mounts import device_mapper, layer_mounts, verification
 from agent.snapshotter import store_worker
 from agent.store import decoding, layout, signatures, trusted_keys
@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 4
 """Layers of a whole image in one look-up. The deadline is for all of them: with many more, a store
 that is slow because a whole fleet asks it would be taken for a dead one."""
+
+_IDENTIFIED_SECONDS = 30.0
+"""For which the folder is taken to be the same store of the same cluster."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,40 +76,85 @@ class _UnsignedError(errors.PermanentError):
         super().__init__(f"chain {chain_id} is not signed")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Announcement:
+    """Whether deletions wait for this node, by the file that its agent writes.
+
+    `file` is that file, `required` whether it must be there even for a store of no cluster.
+    """
+
+    file: pathlib.Path
+    required: bool = False
+
+    def problem(self, store: records.StoreRecord) -> str:
+        """Why nothing of a store may be served here, "" where it may.
+
+        Reads a local file of some bytes.
+        """
+        announced = None
+        with contextlib.suppress(FileNotFoundError):
+            announced = reports.decode_announced(self.file.read_bytes())
+        if announced is None:
+            if self.required or store.cluster:
+                return "the agent has not announced this node yet: is it running?"
+            return ""
+        if store.cluster in ("", announced.cluster):
+            return ""
+        here = f"cluster {announced.cluster}" if announced.cluster else "no cluster"
+        return f"the store belongs to cluster {store.cluster}, and this node to {here}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Conditions:
+    """What must hold for a layer to be served.
+
+    With `verified` each block is checked as it is read. What `keys` do not accept is a miss.
+    """
+
+    announcement: Announcement
+    verified: verification.Verification | None = None
+    keys: trusted_keys.Keys = dataclasses.field(default_factory=trusted_keys.Keys)
+
+
 class Lookup:
     """Looks chain IDs up in a store, and has their layers mounted below `mounts` on the way.
 
     `pool` runs agent.snapshotter.store_worker.OPERATIONS; `deadline` is in seconds and bounds
     one look-up, of up to 4 layers; `pauses` are the seconds for which the store is not
-    asked after the first, second, ... failure in a row. With `verified` each block is checked
-    as it is read. What `keys` do not accept is a miss. With either the caller mounts the layers,
-    after their records have been verified: the kernel does not parse what was not.
+    asked after the first, second, ... failure in a row. Where `conditions` ask for more than the
+    store's word, the caller mounts the layers, after their records have been verified: the kernel
+    does not parse what was not.
     """
 
     def __init__(
         self,
         where: layout.Layout,
         pool: workers.Pool,
+        conditions: Conditions,
         *,
         mounts: pathlib.Path,
         deadline: float,
         pauses: Sequence[float] = (1, 2, 5, 10),
-        verified: verification.Verification | None = None,
-        keys: trusted_keys.Keys | None = None,
     ) -> None:
-        self.verified = verified
+        self.verified = conditions.verified
         self._layout = where
         self._pool = pool
-        self._mounts = "" if verified else str(mounts)
+        self._mounts = "" if self.verified else str(mounts)
         self._deadline = deadline
         self._pauses = backoff.Backoff(pauses)
-        self._keys = keys or trusted_keys.Keys()
+        self._keys = conditions.keys
         self._paused_until = 0.0
-        self._identified = False
+        self._announcement = conditions.announcement
+        self._identified_until = 0.0
+        self._complaint = ""
 
     def path(self, diff_id: str) -> pathlib.Path:
         """The layer's file in the store."""
         return self._layout.layer(diff_id)
+
+    @property
+    def _is_identified(self) -> bool:
+        return asyncio.get_running_loop().time() < self._identified_until
 
     @property
     def is_paused(self) -> bool:
@@ -194,14 +242,14 @@ class Lookup:
         }
 
     async def _ask(self, chain_id: str, *, whole: bool) -> Hit | Miss:
-        if not self._identified and (reason := await self._identify()) is not None:
+        if not self._is_identified and (reason := await self._identify()) is not None:
             return Miss(reason)
         layers: list[Layer] = []
         wanted: str | None = chain_id
         while wanted is not None and (whole or not layers):
             answers = await self._serve(wanted, most=_AT_ONCE if whole else 1)
             if answers is None:
-                self._identified = False  # an unmounted store is an empty folder: look again
+                self._identified_until = 0.0  # an unmounted store is an empty folder: look again
                 return Miss("not_in_store", mounted=bool(layers))
             for answer in answers:
                 assert wanted is not None
@@ -286,13 +334,23 @@ class Lookup:
                 extra={"format": record.format, "readable": records.FORMAT},
             )
             return "store_format"
-        self._identified = True
+        if problem := self._announcement.problem(record):
+            self._complain(problem)
+            return "not_announced"
+        self._complain("")
+        self._identified_until = asyncio.get_running_loop().time() + _IDENTIFIED_SECONDS
         return None
+
+    def _complain(self, problem: str) -> None:
+        """Log why nothing is served, once."""
+        if problem and problem != self._complaint:
+            logger.warning("nothing of the store is served", extra={"reason": problem})
+        self._complaint = problem
 
     def pause_after(self, error: Exception) -> None:
         """Do not ask the store for a while after it has failed, in a look-up or in a mount."""
         pause = self._pauses.take()
-        self._identified = False
+        self._identified_until = 0.0
         self._paused_until = asyncio.get_running_loop().time() + pause
         logger.warning(
             "the store does not answer; images are pulled from their registries",

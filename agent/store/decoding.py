@@ -38,6 +38,32 @@ class UnknownFormat(errors.PermanentError):
         self.format = number
 
 
+class ForeignStore(errors.PermanentError):
+    """A store belongs to another cluster than the one that asks.
+
+    `root` is its folder, `cluster` the UID of the cluster that it belongs to, `asking` that of
+    the one that asks; "" where a machine without a cluster asks, or where it belongs to none.
+    """
+
+    def __init__(self, root: str, cluster: str, asking: str) -> None:
+        who = f"this is cluster {asking}" if asking else "this machine belongs to no cluster"
+        owner = f"to cluster {cluster}" if cluster else "to no cluster any more"
+        super().__init__(
+            f"the store {root} belongs {owner} (the UID of its namespace kube-system), and {who}:"
+            " a deletion there would not wait for what runs here. Use another store; if that"
+            f" cluster is gone, run `uimgacc store release --store {root}`"
+        )
+        self.root = root
+        self.cluster = cluster
+        self.asking = asking
+
+
+def check_cluster(record: records.StoreRecord, root: str, cluster: str) -> None:
+    """Raise ForeignStore where a store belongs to another cluster than `cluster`."""
+    if record.cluster and record.cluster != cluster:
+        raise ForeignStore(root, record.cluster, cluster)
+
+
 def store(data: bytes, root: str) -> records.StoreRecord:
     """Decode store.json; raise NotAStore or UnknownFormat."""
     try:

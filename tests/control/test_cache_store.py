@@ -108,6 +108,6 @@ async def test_a_folder_that_is_no_store_says_so(tmp_path: pathlib.Path) -> None
         store = cache_store.CacheStore(str(tmp_path / "other"), pool)
 
         with pytest.raises(cache_store.StoreAway, match="not empty"):
-            await store.prepare("lz4")
+            await store.prepare("lz4", "uid")
         with pytest.raises(cache_store.StoreAway, match=r"store\.json"):
             await store.probe()

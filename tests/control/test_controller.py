@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import signal
 import subprocess
 from typing import Any
@@ -14,8 +15,9 @@ from agent.control.caches import cache_object
 from agent.control.reconcile import cluster
 from agent.model import caches, images, keys
 from agent.store import integrity
-from lab import services
-from tests.control import conftest
+from agent.store.publish import ownership, writer
+from lab import places, services
+from tests.control import builders, conftest
 from tests.kube import apis
 
 pytestmark = pytest.mark.timeout(300)
@@ -340,3 +342,28 @@ def test_a_controller_that_is_started_again_changes_nothing(plane) -> None:
 
     assert [plane.get(key)["metadata"]["resourceVersion"] for key in keys] == versions
     assert second.stop() == 0
+
+
+def test_a_store_of_another_cluster_is_left_alone_until_that_is_gone(plane) -> None:
+    writer.create(plane.store.root)
+    ownership.claim(plane.store, "another")
+    for path in (plane.store.root, *plane.store.root.rglob("*")):
+        shutil.chown(path, conftest.USER, conftest.USER)
+    key = plane.apply("tools", "lab/gzip:1")
+    controller = plane.controller()
+    apis.wait_until(lambda: "belongs to cluster another" in controller.log.read_text())
+    assert plane.status(key) == {}
+    assert list(plane.store.layer_files.rglob("*.erofs")) == []
+
+    done = subprocess.run(
+        [*builders.COMMAND, "store", "release", "--store", str(plane.store.root)],
+        capture_output=True,
+        text=True,
+        cwd=places.CHECKOUT,
+        timeout=60,
+    )
+
+    assert "belonged to cluster another" in done.stdout, done
+    for path in (plane.store.store_record, *plane.store.nodes_record.parent.iterdir()):
+        shutil.chown(path, conftest.USER, conftest.USER)
+    plane.wait(key, "Ready")

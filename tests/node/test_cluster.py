@@ -1,5 +1,6 @@
 """An agent in a cluster: pods come from an API server, images into a real containerd."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Iterator
@@ -7,12 +8,17 @@ from collections.abc import Iterator
 import pytest
 
 from agent.clients.kube import rest_client
+from agent.roles import cluster_identity
+from agent.store import layout
+from agent.store.publish import ownership
+from tests.containerd import conftest as containerds
 from tests.kube import apis, faults
 from tests.kube import conftest as servers
 from tests.node import conftest
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
+store = containerds.store
 api_loop = servers.api_loop
 api_access = servers.api_access
 api_certificate = servers.api_certificate
@@ -43,6 +49,18 @@ def member(
     node.name = name
     with conftest.running(node, registry):
         yield node
+
+
+@contextlib.contextmanager
+def node_on(store: pathlib.Path, folder: pathlib.Path, registry, **more) -> Iterator[conftest.Node]:
+    with conftest.running(conftest.Node(folder / "o", registry, store, **more), registry) as node:
+        yield node
+
+
+def announcing(owner: str, store: pathlib.Path) -> pathlib.Path:
+    """The store, of a cluster, as its controller makes it."""
+    ownership.claim(layout.Layout(store), owner)
+    return store
 
 
 def bind(api: apis.Api, node: Member, name: str, image: str) -> None:
@@ -172,3 +190,42 @@ def test_how_long_a_pod_took_to_start_is_counted_as_accelerated(member, api) -> 
     conftest.wait_until(lambda: member.status("later").get("served"))
 
     assert name in member.get("/metrics")
+
+
+@pytest.mark.parametrize("owner", ["this cluster", "another"])
+def test_only_nodes_of_its_cluster_are_served_from_a_store(
+    owner, folder, registry, store, api, proxy, api_certificate
+) -> None:
+    mine = api.get(rest_client.NAMESPACES, cluster_identity.NAMESPACE)["metadata"]["uid"]
+    announcing(mine if owner == "this cluster" else "another", store)
+    name = api.node()
+    account = faults.account(folder / "account", api_certificate, proxy)
+    source = ("--kubernetes", name, "--service-account", account.folder)
+    with node_on(
+        store, folder, registry, source=source, agent_environment=account.environment
+    ) as node:
+        labels = api.get(rest_client.NODES, name)["metadata"].get("labels", {})
+        mark = registry.mark()
+        node.containerd.pull(node.reference("lab/layers2:1"), snapshotter="uimgacc")
+
+        if owner == "this cluster":
+            assert registry.layer_gets(mark) == []
+            conftest.wait_until(lambda: json.loads(node.get("/status"))["node"]["capable"])
+        else:
+            assert len(registry.layer_gets(mark)) == 2
+            problem = json.loads(node.get("/status"))["node"]["checks"]
+            assert "belongs to cluster another" in json.dumps(problem)
+            assert "uimgacc" not in labels
+
+
+def test_a_machine_without_a_cluster_is_not_served_from_one_s_store(
+    folder, registry, store
+) -> None:
+    announcing("another", store)
+    with node_on(store, folder, registry) as node:
+        mark = registry.mark()
+        node.containerd.pull(node.reference("lab/layers2:1"), snapshotter="uimgacc")
+
+        assert len(registry.layer_gets(mark)) == 2
+        checks = json.dumps(json.loads(node.get("/status"))["node"]["checks"])
+        assert "this machine belongs to no cluster" in checks

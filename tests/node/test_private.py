@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from agent.build import cache_build
-from agent.clients.registry import distribution as registries
+from agent.clients.registry import connections as registries
 from agent.model import images
 from agent.roles import builder
 from agent.store.publish import writer

@@ -30,6 +30,19 @@ def store_init(
     store_maintenance.init(store, compression=compression, as_json=as_json)
 
 
+@app.command("release")
+@output.reported
+def store_release(store: options.Store, as_json: options.Json = False) -> None:
+    """Let another cluster take a store whose cluster is gone for good.
+
+    A store belongs to the cluster whose controller deletes from it; others refuse it. Only where
+    no node of that cluster reads the store any more.
+    """
+    from agent.cli.caches import store_maintenance
+
+    store_maintenance.release(store, as_json=as_json)
+
+
 @app.command("check")
 @output.reported
 def store_check(

@@ -12,7 +12,7 @@ from agent.mounts import mountinfo
 from agent.store import integrity, layout, signatures, trusted_keys
 from agent.store.gc import collection, prune_now
 from agent.store.lookup import direct_reader
-from agent.store.publish import layer_trees, source_migration, writer
+from agent.store.publish import layer_trees, ownership, source_migration, writer
 
 _HOUR = 3600.0
 _LOCAL = ("btrfs", "ext2", "ext3", "ext4", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
@@ -31,6 +31,20 @@ def init(store: pathlib.Path, *, compression: str, as_json: bool) -> None:
         )
     else:
         print(f"{store} is a store (format {record.format}, {record.compression}, {record.id})")
+
+
+def release(store: pathlib.Path, *, as_json: bool) -> None:
+    """End the ownership of a cluster that is gone: the next controller takes the store."""
+    cluster = ownership.release(layout.Layout(store))
+    if as_json:
+        output.show_json({"released": cluster})
+    elif cluster:
+        print(
+            f"{store} belonged to cluster {cluster} and belongs to none now: the next controller"
+            " that uses it takes it. Deletions wait for the nodes of that cluster for a day"
+        )
+    else:
+        print(f"{store} belongs to no cluster: nothing to do")
 
 
 def check(

@@ -47,6 +47,7 @@ class Resource:
 
 PODS = Resource(plural="pods")
 NODES = Resource(plural="nodes")
+NAMESPACES = Resource(plural="namespaces")
 EVENTS = Resource(plural="events")
 SECRETS = Resource(plural="secrets")
 CONFIG_MAPS = Resource(plural="configmaps")

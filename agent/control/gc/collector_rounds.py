@@ -66,19 +66,27 @@ class State:
     acknowledged: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Where:
+    """The store: its root folder, and the UID of the cluster that it must belong to."""
+
+    root: str
+    cluster: str
+
+
 class Collector:
-    """Collects in the store at `root`, by the workers of `pool`."""
+    """Collects in the store `where`, by the workers of `pool`."""
 
     def __init__(
         self,
-        root: str,
+        where: Where,
         pool: Pool,
         nodes: Nodes,
         *,
         patience: Patience | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._root = root
+        self._where = where
         self._pool = pool
         self._nodes = nodes
         self._patience = patience or Patience()
@@ -118,7 +126,7 @@ class Collector:
         ]
         kind, result = await self._pool.call(
             "collect",
-            self._root,
+            self._where.root,
             reporting,
             self._orders(nodes),
             {"now": self._wall_clock(), "grace": self._patience.grace},
@@ -145,6 +153,7 @@ class Collector:
                 token for token, since in self._announced.items() if now - since >= patience.settle
             ],
             "held": sorted(roster.held_layers(nodes)),
+            "cluster": self._where.cluster,
             "seen": self._seen if now - self._seen_at < patience.thorough else "",
         }
 

@@ -14,8 +14,9 @@ import msgspec
 from agent.control.gc import roster
 from agent.kits import files
 from agent.model import records
-from agent.store import layout
+from agent.store import decoding, layout
 from agent.store.gc import collection, generations
+from agent.store.publish import ownership
 
 REFUSED = "refused"
 BUSY = "busy"
@@ -31,11 +32,12 @@ def collect(
     """Do one round: ("done", outcome and nodes), ("busy", text) or ("refused", text).
 
     `nodes` are those that report at the moment, with what they acknowledge; `orders` has
-    `settled`, `held` and `seen` (agent.store.gc.collection.Orders); `times` has `now` (seconds
-    since 1970) and the `grace` of silent ones.
+    `settled`, `held` and `seen` (agent.store.gc.collection.Orders), and the `cluster` that the
+    store must belong to; `times` has `now` (seconds since 1970) and the `grace` of silent ones.
     """
     place = layout.Layout(pathlib.Path(root))
     try:
+        ownership.verify(place, orders["cluster"])
         known = _keep_roster(place, nodes, times)
         wanted = collection.Orders(
             settled=frozenset(orders["settled"]),
@@ -46,7 +48,7 @@ def collect(
         outcome = collection.collect(place, wanted)
     except generations.CollectorBusy as error:
         return BUSY, str(error)
-    except generations.CollectionRefused as error:
+    except (generations.CollectionRefused, decoding.ForeignStore) as error:
         return REFUSED, str(error)
     return DONE, {
         **dataclasses.asdict(outcome),

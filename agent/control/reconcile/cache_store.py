@@ -17,7 +17,7 @@ from agent.model import images, records, reports
 from agent.store import decoding, layout
 from agent.store.gc import generations
 from agent.store.lookup import direct_reader, file_reads
-from agent.store.publish import writer
+from agent.store.publish import ownership, writer
 
 _SECONDS = 20.0
 
@@ -53,9 +53,9 @@ class CacheStore:
         self._pool = pool
         self._deadline = deadline
 
-    async def prepare(self, compression: str) -> str:
-        """Turn an empty folder into a store; the store's ID."""
-        return str(await self._call("prepare", compression))
+    async def prepare(self, compression: str, cluster: str) -> str:
+        """Turn an empty folder into a store, and have it belong to a cluster; the store's ID."""
+        return str(await self._call("prepare", compression, cluster))
 
     async def probe(self) -> None:
         """Raise StoreAway where it does not answer."""
@@ -103,9 +103,10 @@ def _report(data: bytes | None, job: str) -> reports.Report | None:
         return None
 
 
-def prepare(root: str, compression: str) -> str:
-    """Turn an empty folder into a store; the ID of the store that is there then."""
-    return writer.create(pathlib.Path(root), compression=compression or "lz4").id
+def prepare(root: str, compression: str, cluster: str) -> str:
+    """Turn an empty folder into a store of a cluster; the ID of the store that is there then."""
+    writer.create(pathlib.Path(root), compression=compression or "lz4")
+    return ownership.claim(layout.Layout(pathlib.Path(root)), cluster).id
 
 
 def probe(root: str) -> None:

@@ -55,6 +55,14 @@ class Pool(Protocol):
         """Run an operation; raise TemporaryError when it does not end, OSError as it did."""
 
 
+class Membership(Protocol):
+    """Which cluster this machine belongs to."""
+
+    @property
+    def cluster(self) -> str | None:
+        """The cluster's UID, "" outside of any; None while that is not known yet."""
+
+
 class DamageSink(Protocol):
     """Where damaged records are reported."""
 
@@ -73,7 +81,8 @@ class Catalog:
 
     `pool` runs the operations of `agent.store.lookup.file_reads`, `deadline` is the seconds
     that one look-up may take; `on_damage` takes each damaged record that was read. A record that
-    `keys` do not accept counts as missing.
+    `keys` do not accept counts as missing. With a `membership`,
+    a store of another cluster is refused: nothing is read from it.
     """
 
     def __init__(
@@ -84,12 +93,15 @@ class Catalog:
         deadline: float = 2.0,
         on_damage: DamageSink = log_damage,
         keys: trusted_keys.Keys | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.layout = place
         self._pool = pool
         self._deadline = deadline
         self._on_damage = on_damage
         self._keys = keys or trusted_keys.Keys()
+        self._membership = membership
+        self._refused = ""
 
     @property
     def note(self) -> str:
@@ -97,15 +109,31 @@ class Catalog:
         return self._keys.note
 
     async def store(self) -> records.StoreRecord:
-        """What the folder is; raise NotAStore, UnknownFormat, StoreUnavailable.
+        """What the folder is; raise NotAStore, UnknownFormat, ForeignStore, StoreUnavailable.
 
         It is the probe of health, too: one small file that is always there, and the server is
         asked even where a cache has it.
         """
+        self._refused = ""
         data = await self._read("store", self.layout.store_record, "probe")
         if data is None:
             raise decoding.NotAStore(str(self.layout.root), "it has no store.json")
-        return decoding.store(data, str(self.layout.root))
+        record = decoding.store(data, str(self.layout.root))
+        try:
+            self._check(record)
+        except errors.AgentError as error:
+            self._refused = str(error)
+            raise
+        return record
+
+    def _check(self, record: records.StoreRecord) -> None:
+        """Raise where this machine may not use the store, or does not know that yet."""
+        if self._membership is None or not record.cluster:
+            return
+        if (cluster := self._membership.cluster) is None:
+            reason = "it belongs to a cluster, and the API server has not said yet which this is"
+            raise StoreUnavailable("compare clusters", reason)
+        decoding.check_cluster(record, str(self.layout.root), cluster)
 
     async def image(self, reference: images.Reference) -> records.ImageRecord | None:
         """The record of an image; None when it is not in the store.
@@ -270,6 +298,8 @@ class Catalog:
         return contents
 
     async def _call(self, operation: str, *arguments: Any) -> Any:
+        if self._refused:
+            raise StoreUnavailable(operation, self._refused)
         try:
             return await self._pool.call(operation, *arguments, deadline=self._deadline)
         except errors.TemporaryError as error:

@@ -12,7 +12,7 @@ import pytest
 
 from agent import metrics
 from agent.kits.processes import workers
-from agent.model import digests, keys, records
+from agent.model import digests, keys, records, reports
 from agent.mounts import layer_mounts, mountinfo, syscalls
 from agent.snapshotter import (
     overlay_folders,
@@ -203,7 +203,13 @@ class Stored:
             database=self.database,
             places=overlay_folders.Folders(root),
             mounted=self.mounted,
-            lookup=store_lookup.Lookup(self.layout, self.pool, mounts=root / "layers", deadline=9),
+            lookup=store_lookup.Lookup(
+                self.layout,
+                self.pool,
+                store_lookup.Conditions(store_lookup.Announcement(root / reports.ANNOUNCED)),
+                mounts=root / "layers",
+                deadline=9,
+            ),
         )
 
     async def is_served(self, chain_id: str, key: str = "k") -> bool:

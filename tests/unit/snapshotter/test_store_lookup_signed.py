@@ -9,7 +9,7 @@ import pathlib
 import msgspec
 import pytest
 
-from agent.model import digests, records
+from agent.model import digests, records, reports
 from agent.mounts import syscalls
 from agent.snapshotter import store_lookup, store_worker
 from agent.store import layout, signing_keys, trusted_keys
@@ -54,15 +54,20 @@ def place(tmp_path, key) -> layout.Layout:
     return place
 
 
+def conditions(folder: pathlib.Path, keys: trusted_keys.Keys) -> store_lookup.Conditions:
+    announcement = store_lookup.Announcement(folder / reports.ANNOUNCED)
+    return store_lookup.Conditions(announcement, keys=keys)
+
+
 @pytest.fixture
 def lookup(place, key, pool, tmp_path) -> store_lookup.Lookup:
     (tmp_path / "layers").mkdir()
     return store_lookup.Lookup(
         place,
         pool,  # type: ignore[arg-type]
+        conditions(tmp_path, signing.keys(place, key, tmp_path / "keys")),
         mounts=tmp_path / "layers",
         deadline=9,
-        keys=signing.keys(place, key, tmp_path / "keys"),
     )
 
 
@@ -84,6 +89,7 @@ async def test_without_keys_a_layer_is_mounted_in_the_look_up(place, pool, tmp_p
     plain = store_lookup.Lookup(
         place,
         pool,
+        conditions(tmp_path, trusted_keys.Keys()),
         mounts=tmp_path / "layers",
         deadline=9,
     )
@@ -170,9 +176,9 @@ async def test_what_no_key_has_signed_is_served_where_that_is_accepted(
     accepting = store_lookup.Lookup(
         place,
         pool,
+        conditions(tmp_path, trusted_keys.Keys(None, "accept")),
         mounts=tmp_path / "layers",
         deadline=9,
-        keys=trusted_keys.Keys(None, "accept"),
     )
 
     assert isinstance(await accepting.find(A, whole=False), store_lookup.Hit)

@@ -7,7 +7,7 @@ import secrets
 import pytest
 
 from agent import metrics
-from agent.model import keys, records
+from agent.model import keys, records, reports
 from agent.mounts import layer_mounts, verification
 from agent.snapshotter import (
     overlay_folders,
@@ -56,7 +56,13 @@ class Node:
             places=overlay_folders.Folders(root),
             mounted=self.layers,
             lookup=store_lookup.Lookup(
-                self.place, self.pool, mounts=root / "layers", deadline=9, verified=self.verified
+                self.place,
+                self.pool,
+                store_lookup.Conditions(
+                    store_lookup.Announcement(root / reports.ANNOUNCED), self.verified
+                ),
+                mounts=root / "layers",
+                deadline=9,
             ),
         )
 

@@ -54,7 +54,9 @@ def cluster() -> Cluster:
 
 @pytest.fixture
 def collector(place, cluster) -> collector_rounds.Collector:
-    return collector_rounds.Collector(str(place.root), DirectPool(), cluster)
+    return collector_rounds.Collector(
+        collector_rounds.Where(str(place.root), ""), DirectPool(), cluster
+    )
 
 
 async def rounds(
@@ -124,7 +126,10 @@ async def test_a_node_that_is_gone_is_waited_for_by_a_new_collector_too(place, c
 
     def collector() -> collector_rounds.Collector:
         return collector_rounds.Collector(
-            str(place.root), DirectPool(), cluster, wall_clock=lambda: now[0]
+            collector_rounds.Where(str(place.root), ""),
+            DirectPool(),
+            cluster,
+            wall_clock=lambda: now[0],
         )
 
     cluster.says("gone", 0)
@@ -182,7 +187,9 @@ async def test_with_real_workers(place, cluster) -> None:
     async with workers.Pool(
         "agent.control.gc.collector_worker", name="the collector", size=1, packages=True
     ) as pool:
-        collector = collector_rounds.Collector(str(place.root), pool, cluster, patience=patience)
+        collector = collector_rounds.Collector(
+            collector_rounds.Where(str(place.root), ""), pool, cluster, patience=patience
+        )
         for _ in range(4):
             await collector.round()
 

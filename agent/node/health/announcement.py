@@ -1,0 +1,80 @@
+"""Letting the snapshotter know that deletions wait for this node.
+
+A layer is deleted when all nodes that the controller knows have let go of it. So the snapshotter
+serves a cluster's store only where its node is one of them. It has no access to the API server:
+the agent writes a file into the snapshotter's root folder once the node has its annotation. The
+file stays when the agent ends, as the annotation does.
+"""
+
+import asyncio
+import logging
+import pathlib
+from typing import Protocol
+
+import msgspec
+
+from agent.kits import files
+from agent.kits.aio import threads
+from agent.model import reports
+
+logger = logging.getLogger(__name__)
+
+_SOON = 0.5
+_LATER = 30.0
+
+
+class Announcer(Protocol):
+    """What the cluster knows of this node: agent.node.health.node_object.Announcer."""
+
+    async def wait_known(self) -> None:
+        """Wait until the node says what it has acknowledged."""
+
+
+class Node(Protocol):
+    """This node, as the agent knows it."""
+
+    @property
+    def root(self) -> str:
+        """The snapshotter's root folder, "" before that is known."""
+
+    @property
+    def cluster(self) -> str | None:
+        """The cluster's UID, "" outside of any; None while that is not known yet."""
+
+
+class Announcement:
+    """Keeps the file as it should be; a node that is `leaving` has none."""
+
+    def __init__(self, announcer: Announcer, node: Node, *, leaving: bool = False) -> None:
+        self._announcer = announcer
+        self._node = node
+        self._leaving = leaving
+
+    async def run(self) -> None:
+        """Write the file when the node is known, and again where it is gone; for ever."""
+        if not self._leaving:
+            await self._announcer.wait_known()
+        while True:
+            root, cluster = self._node.root, self._node.cluster
+            if root and cluster is not None:
+                try:
+                    await threads.run("announcement", self._settle, pathlib.Path(root), cluster)
+                except OSError as error:
+                    logger.warning(
+                        "the snapshotter's folder cannot be written, so it serves nothing",
+                        extra={"reason": str(error)},
+                    )
+            await asyncio.sleep(_LATER if root and cluster is not None else _SOON)
+
+    def _settle(self, root: pathlib.Path, cluster: str) -> None:
+        path = root / reports.ANNOUNCED
+        if self._leaving:
+            path.unlink(missing_ok=True)
+            return
+        data = msgspec.json.encode(reports.Announced(cluster=cluster))
+        try:
+            if path.read_bytes() == data:
+                return
+        except FileNotFoundError:
+            pass
+        files.write(path, data)
