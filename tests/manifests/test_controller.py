@@ -10,6 +10,7 @@ import yaml
 
 from agent.control.caches import cache_object
 from agent.control.jobs import job_manifest, job_patch, job_template
+from agent.control.signing import key_objects
 from agent.kits import networks
 from agent.roles import builder, controller_flags
 from tests.manifests import admission, rendering
@@ -180,6 +181,45 @@ def test_builders_get_the_policy_of_signatures() -> None:
     account = "system:serviceaccount:uimgacc-system:uimgacc-controller"
     asked = {"userInfo": {"username": account}, "operation": "CREATE"}
     assert policy.refusals(asked, old=None, new=json.loads(json.dumps(job))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [(key_objects.CONFIG_MAP, True), ("uimgacc-ucloud", True), ("uimgacc", False)],
+)
+def test_the_controller_writes_the_config_maps_of_its_own_only(name: str, allowed: bool) -> None:
+    """RBAC cannot name what is created; the agents' settings are in one of that namespace."""
+    policy = admission.Validator(documents(), "uimgacc-controller-configmaps")
+    account = "system:serviceaccount:uimgacc-system:uimgacc-controller"
+    asked = {"userInfo": {"username": account}, "operation": "CREATE"}
+    refused = policy.refusals(asked, old=None, new={"metadata": {"name": name}})
+
+    assert (refused == []) is allowed
+
+
+def test_the_controller_may_read_and_change_its_key() -> None:
+    role = rendering.only(documents(), "Role", "uimgacc-controller")
+    rules = {
+        (kind, name): rule["verbs"]
+        for rule in role["rules"]
+        for kind in rule["resources"]
+        for name in rule.get("resourceNames", ())
+    }
+
+    assert rules["secrets", key_objects.SECRET] == ["get", "patch"]
+    assert rules["configmaps", key_objects.CONFIG_MAP] == ["get", "patch"]
+
+
+def test_nodes_have_the_keys_as_soon_as_there_are_some() -> None:
+    daemon = rendering.only(documents(), "DaemonSet", "uimgacc-node")
+    pod = daemon["spec"]["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "keys"]
+
+    assert volume["configMap"] == {"name": key_objects.CONFIG_MAP, "optional": True}
+    for container in pod["containers"]:
+        (mount,) = [each for each in container["volumeMounts"] if each["name"] == "keys"]
+        settings = rendering.settings(documents(), container)
+        assert settings["UIMGACC_TRUSTED_KEYS"] == mount["mountPath"]
 
 
 @pytest.mark.parametrize(
