@@ -177,6 +177,21 @@ def test_the_export_is_that_of_the_settings(tmp_path: pathlib.Path) -> None:
     assert refused(STORE) == []
 
 
+@pytest.mark.parametrize("component", [(), ("claim",)])
+def test_without_an_export_no_pod_is_refused(tmp_path: pathlib.Path, component) -> None:
+    path = rendering.write(tmp_path, "runtimeclass", "controller", *component, "writers")
+    if not component:
+        path.write_text(
+            path.read_text() + "configMapGenerator:\n- name: uimgacc\n  namespace: uimgacc-system\n"
+            "  behavior: merge\n  literals: ['UIMGACC_NFS=']\n"
+        )
+    policy = admission.Validator(rendering.render(tmp_path), "uimgacc-store-volumes")
+    asked = {"operation": "CREATE", "namespace": "team"}
+
+    for body in (pod(), pod({"nfs": STORE}), volume({"nfs": STORE})):
+        assert policy.refusals(asked, old=None, new=body) == []
+
+
 def test_other_names_of_the_server_can_be_listed(tmp_path: pathlib.Path) -> None:
     path = rendering.write(tmp_path, "runtimeclass", "controller", "writers")
     path.write_text(
