@@ -172,6 +172,7 @@ def test_a_flipped_byte_is_never_content_and_the_image_is_pulled(
     status, expected = read_all(client, node, "first")
     assert status == [0]
     top = layers(store, registry)[-1]
+    running = client.run_pod(node.pod("running", IMAGE, "sleep 1000"))
     change(store, top)
 
     _, seen = read_all(client, node, "flipped")
@@ -186,6 +187,10 @@ def test_a_flipped_byte_is_never_content_and_the_image_is_pulled(
     assert read_all(client, node, "pulled") == ([0], expected)
     assert registry.layer_gets(mark)
     assert node.counted('uimgacc_fallback_total{reason="corrupt_layer"}') >= 1
+    # What was sound of the old container's files still is, and it keeps what it writes.
+    write = ["sh", "-c", "echo kept > /kept && cat /kept"]
+    assert client.execute(running.containers[0], write) == (0, "kept\n")
+    client.remove_pod(running)
 
     check = [nodes.COMMAND, "store", "check", "--store", store, "--json"]
     done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
