@@ -16,7 +16,7 @@ WORDS = re.compile(
     r"|\bleft to itself\b|\bthe disks rest\b|\bis the last to\b|\bwho takes the \w+ over\b",
     re.IGNORECASE,
 )
-PART_OF_THE_INTERFACE = ("uimgacc.io/deletion-told", 'field(name="ours")')
+PART_OF_THE_INTERFACE = ("uimgacc.io/deletion-told", 'field(name="ours")', ".tell()")
 NOT_YET = frozenset(
     {
         "agent/mounts/nfs.py",
