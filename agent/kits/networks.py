@@ -50,7 +50,7 @@ def literal(host: str) -> str:
         return "127.0.0.1"
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(name.strip("[]").partition("%")[0]))
-    with contextlib.suppress(OSError, UnicodeError):
+    with contextlib.suppress(OSError, ValueError):
         return socket.inet_ntoa(socket.inet_aton(name))
     return ""
 

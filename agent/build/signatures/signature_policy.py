@@ -81,7 +81,8 @@ class Policy:
         self._rules = rules
 
     def demand(self, reference: images.Reference) -> Demand:
-        """What an image needs."""
+        """What an image needs, however its registry is spelled."""
+        reference = _canonical(reference)
         for rule in self._rules:
             for pattern in rule.patterns:
                 if pattern == EVERY or credentials.matches(
@@ -89,6 +90,14 @@ class Policy:
                 ):
                     return Demand(pattern, rule.signers, rule.unsigned)
         return Demand("")
+
+
+def _canonical(reference: images.Reference) -> images.Reference:
+    """The reference with one spelling for a registry: another must not be another rule's."""
+    host = reference.registry.lower().removesuffix(":443")
+    if host in credentials.DOCKER_HUB:
+        host = images.DEFAULT_REGISTRY
+    return dataclasses.replace(reference, registry=host)
 
 
 def read(path: pathlib.Path) -> Policy:

@@ -19,7 +19,8 @@ import msgspec
 from agent import errors
 from agent.model import images
 
-_DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
+DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
+"""Names of one registry."""
 
 
 class CredentialsFileError(errors.PermanentError):
@@ -164,7 +165,7 @@ def normalise(key: str) -> str:
 def matches(key: str, reference: images.Reference) -> bool:
     """Whether a normalised key stands for an image's repository."""
     host, _, prefix = key.partition("/")
-    if reference.registry == images.DEFAULT_REGISTRY and host in _DOCKER_HUB:
+    if reference.registry == images.DEFAULT_REGISTRY and host in DOCKER_HUB:
         host = reference.registry
     if not host_matches(host, reference.registry):
         return False

@@ -1,6 +1,10 @@
 """Which addresses are in a list of networks, in whichever form they are written."""
 
+import ipaddress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.kits import networks
 
@@ -78,3 +82,26 @@ def test_what_is_no_list_of_networks_says_so(text: str) -> None:
 )
 def test_a_host_that_is_an_address_is_one_in_every_form(host: str, address: str) -> None:
     assert networks.literal(host) == address
+
+
+HOSTS = st.text(max_size=30) | st.text("0123456789.xXa-f:[]%", max_size=30)
+
+
+@given(HOSTS)
+def test_any_host_is_an_address_or_a_name(host: str) -> None:
+    address = networks.literal(host)
+
+    assert address == "" or ipaddress.ip_address(address)
+
+
+@given(st.ip_addresses(v=4))
+def test_an_inner_address_is_in_what_the_outer_one_is_in(inner) -> None:
+    among = networks.parse(str(inner))
+    number = int(inner)
+    outer = [
+        ipaddress.IPv6Address((0xFFFF << 32) | number),
+        ipaddress.IPv6Address((0x0064FF9B << 96) | number),
+        ipaddress.IPv6Address((0x2002 << 112) | (number << 80)),
+    ]
+
+    assert [networks.holding(str(each), among) for each in outer] == [among[0]] * 3

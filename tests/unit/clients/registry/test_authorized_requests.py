@@ -9,9 +9,19 @@ import ssl
 import subprocess
 
 import pytest
+import yarl
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.clients.registry import challenges, connections, credentials, distribution, failures
+from agent.clients.registry import (
+    authorized_requests,
+    challenges,
+    connections,
+    credentials,
+    distribution,
+    failures,
+)
 from agent.kits import networks
 from agent.model import images
 from tests.fakes import registry as fakes
@@ -251,6 +261,51 @@ async def test_netrc_is_not_read(home, monkeypatch, tmp_path) -> None:
 
     assert await read(home, home.add_blob(b"data"), 4) == b"data"
     assert home.passwords() == []
+
+
+PARTS = st.sampled_from(
+    [
+        "http:",
+        "https:",
+        "//",
+        "/",
+        "@",
+        ":",
+        "[",
+        "]",
+        "?",
+        "#",
+        "%",
+        "%2f",
+        "\\",
+        "a.io",
+        "::1",
+        "9",
+    ]
+)
+TEXTS = st.text(max_size=20) | st.lists(PARTS, max_size=8).map("".join)
+
+
+@given(TEXTS)
+def test_any_location_is_a_url_or_refused(text: str) -> None:
+    base = yarl.URL("https://registry.io/v2/app/blobs/x")
+
+    with contextlib.suppress(failures.RequestRefused):
+        url = authorized_requests.url_of(text, base=base)
+        assert url.scheme in ("http", "https")
+        assert url.host
+        assert url.raw_user is None
+        assert connections.authority(url)
+
+
+@given(TEXTS, st.booleans())
+def test_any_challenge_is_read_or_refused(text: str, secure: bool) -> None:
+    for header in (text, f'Bearer realm="{text}",service="s"', f"Basic {text}"):
+        challenge = challenges.parse(header, secure=secure)
+        with contextlib.suppress(challenges.RealmRefused):
+            assert not challenge.realm or challenge.realm.lower().startswith(
+                "https://" if secure else "http"
+            )
 
 
 # --- addresses ---
