@@ -1,6 +1,6 @@
 """`python -m benchmarks [PART...]`: measure, print the table, write the figures as JSON.
 
-Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity. All of
+Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity, sign. All of
 them, which is the default, write benchmarks/latest.json: always the figures of one run. Some of
 them write benchmarks/parts.json instead. Both say which commit that was, when, and how busy the
 machine.
@@ -23,6 +23,7 @@ from benchmarks import (
     pods,
     report,
     runs,
+    signing,
     snapshotters,
     stages,
     verity,
@@ -33,7 +34,7 @@ STARTED = time.monotonic()
 FOLDER = pathlib.Path(__file__).parent
 PARTS = (
     *("snapshotter", "pulls", "builds", "reads", "pods"),
-    *("crowd", "kube", "collect", "control", "verity"),
+    *("crowd", "kube", "collect", "control", "verity", "sign"),
 )
 
 
@@ -50,6 +51,7 @@ def measure(parts: list[str], folder: pathlib.Path) -> Iterator[Figures]:
         "control": lambda: controller(folder),
         "crowd": lambda: crowds.run(folder / "crowd"),
         "verity": lambda: verity.run(folder / "verity"),
+        "sign": lambda: signing.run(folder),
     }
     for part, run in alone.items():
         if part in parts:

@@ -48,7 +48,7 @@ def run(folder: pathlib.Path) -> dict[str, float]:
     """
     place = layout.Layout(folder / "large store")
     writer.create(place.root)
-    caches = [_image(place, number) for number in range(LAYERS // PER_IMAGE)]
+    caches = fill(place)
     idle = _rounds(place, 1)
     unchanged = _rounds(place, 1, seen=idle.seen)
     _delete(place, caches[::2])
@@ -73,6 +73,11 @@ def run(folder: pathlib.Path) -> dict[str, float]:
         "collect_far_delete_quarter_s": far.seconds,
         "collect_far_delete_quarter_calls": far.calls,
     }
+
+
+def fill(place: layout.Layout) -> list[str]:
+    """Write caches of one image each; their IDs."""
+    return [_image(place, number) for number in range(LAYERS // PER_IMAGE)]
 
 
 def _delete(place: layout.Layout, caches: list[str]) -> None:

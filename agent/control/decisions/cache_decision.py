@@ -112,11 +112,13 @@ def _adopted(cache: cache_object.CacheObject, seen: outcome.Seen) -> cache_objec
     """The cache with the record in the store counted as its build, where the status lacks it.
 
     So nothing is built again after a controller that ended before it wrote the status, or
-    after a status that was lost. What is not signed may be of somebody else.
+    after a status that was lost.
     """
     state, request = cache.state, cache.request
-    if seen.stored is None or seen.unsigned or request is None:
+    if seen.stored is None or request is None:
         return cache
+    if seen.unsigned and job_manifest.failures(cache):
+        return cache  # its signature may have been refused
     if job_manifest.name_of(cache, platforms_of(cache, seen.platforms)) in seen.jobs:
         return cache  # its Job is followed instead
     record = seen.stored.record

@@ -540,9 +540,12 @@ def test_a_cache_that_is_not_signed_says_so_once_and_serves() -> None:
     assert again.events == ()
 
 
-def test_what_is_not_signed_is_not_taken_for_the_build_of_a_lost_status() -> None:
-    """What was refused a signature would be Ready with the next step."""
-    cache = cache_of(cache_state.State(phase=Phase.FAILED))
-    refused = seen(stored=stored(), signs=True, unsigned=True)
+def test_what_was_refused_a_signature_is_not_taken_for_the_build_of_a_lost_status() -> None:
+    """It would be Ready with the next step."""
+    unsigned = seen(stored=stored(), signs=True, unsigned=True)
+    build = cache_state.Build(spec="", failures=1, failed=cache_of().spec_hash, retry=NOW)
+    failed = cache_of(cache_state.State(phase=Phase.FAILED, build=build))
 
-    assert verbs(cache_decision.decide(cache, refused, RULES)) == [Verb.START]
+    assert verbs(cache_decision.decide(failed, unsigned, RULES)) == [Verb.START]
+    # Of a store that is older than its key.
+    assert cache_decision.decide(cache_of(), unsigned, RULES).state.phase is Phase.READY
