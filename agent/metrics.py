@@ -77,6 +77,7 @@ LayerReason = typing.Literal[
     "mount_failed",
     "no_store",
     "not_announced",
+    "not_from_here",
     "not_in_store",
     "not_verifiable",
     "store_deadline",

@@ -61,6 +61,7 @@ def _add_layer(where: layout.Layout, text: bytes) -> str:
         sha256=digests.sha256(path.read_bytes()),
         blobs=[],
         mkfs=records.Toolchain(version="bench", options=[]),
+        public=True,
     )
     for place, value in (
         (where.layer_record(diff_id), record),

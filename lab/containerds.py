@@ -70,6 +70,7 @@ class Containerd:
         folder: pathlib.Path | None = None,
         extra: str = "",
         debug: bool = False,
+        names_images: bool = True,
     ) -> None:
         self.version = version
         self.registries = list(registries)
@@ -80,6 +81,8 @@ class Containerd:
         self.extra = extra
         """TOML appended to config.toml."""
         self.debug = debug
+        self.names_images = names_images
+        """Whether a snapshotter gets the name of the image that the CRI pulls, as a label."""
         self.own_folder = folder is None
         self.folder = folder or pathlib.Path(tempfile.mkdtemp(prefix="lab-"))
         self.root = self.folder / "root"
@@ -128,6 +131,7 @@ class Containerd:
             root.mkdir(parents=True, exist_ok=True)
         self.config.write_text(self.configuration())
         self.write_hosts()
+        self.note_names()
         self.process.start()
         self.process.wait_for_socket(str(self.address))
         self.cri().close()
@@ -225,6 +229,13 @@ class Containerd:
             with contextlib.suppress(OSError):
                 (pathlib.Path("/sys/fs/cgroup") / group).rmdir()
 
+    def note_names(self) -> None:
+        """Write what `uimgacc node-setup` does: agent.setup.node.image_refs."""
+        root = self.proxies["uimgacc"].root if "uimgacc" in self.proxies else None
+        if root is not None and self.names_images:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (root / "image-refs").touch()
+
     def write_hosts(self) -> None:
         """Tell containerd that the lab's registries speak plain HTTP."""
         for registry in self.registries:
@@ -266,9 +277,13 @@ class Containerd:
             f'[{cri}.cni]\n  conf_dir = "{self.folder}/cni"',
             f'[{cri}.registry]\n  config_path = "{self.folder}/hosts"',
             f'[{cri}.containerd]\n  snapshotter = "{self.default_snapshotter}"\n'
-            '  default_runtime_name = "runc"\n  disable_snapshot_annotations = false',
+            f'  default_runtime_name = "runc"\n  {self.annotations()}',
             *self.runtimes(f"{cri}.containerd.runtimes"),
         ]
+
+    def annotations(self) -> str:
+        """Return the CRI's setting of `names_images`."""
+        return f"disable_snapshot_annotations = {str(not self.names_images).lower()}"
 
     def cri_2(self) -> list[str]:
         """Return the CRI's tables, and the transfer service's, for containerd 2."""
@@ -276,8 +291,7 @@ class Containerd:
         runtime = "plugins.'io.containerd.cri.v1.runtime'"
         transfer = "plugins.'io.containerd.transfer.v1.local'"
         parts = [
-            f'[{images}]\n  snapshotter = "{self.default_snapshotter}"\n'
-            "  disable_snapshot_annotations = false",
+            f'[{images}]\n  snapshotter = "{self.default_snapshotter}"\n  {self.annotations()}',
             f'[{images}.pinned_images]\n  sandbox = "{self.sandbox_image()}"',
             f'[{images}.registry]\n  config_path = "{self.folder}/hosts"',
             f"[{runtime}]\n  restrict_oom_score_adj = true\n  disable_apparmor = true",

@@ -199,6 +199,12 @@ SNAPSHOTTER = "uimgacc"
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 """Label of a snapshot: the chain ID that it was asked for."""
 
+IMAGE_REF = "containerd.io/snapshot/cri.image-ref"
+"""Label of a snapshot: the image whose pull asks for it; see agent.store.lookup.layer_requests."""
+
+AGENT_PROOF = "containerd.io/snapshot/uimgacc.agent"
+"""Label of a snapshot: proof that the agent asks for it; see agent.store.lookup.layer_requests."""
+
 GC_SNAPSHOT = "containerd.io/gc.ref.snapshot."
 """Prefix of a label of an image's config, followed by a snapshotter: the snapshot to keep."""
 

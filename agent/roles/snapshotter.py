@@ -23,8 +23,15 @@ from agent.kits.aio import tasks
 from agent.kits.processes import heartbeat, workers
 from agent.model import reports
 from agent.mounts import layer_mounts, verification
-from agent.snapshotter import overlay_folders, service, snapshots, state_db, store_lookup
+from agent.snapshotter import (
+    overlay_folders,
+    service,
+    snapshots,
+    state_db,
+    store_lookup,
+)
 from agent.store import layout, trusted_keys
+from agent.store.lookup import layer_requests
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +130,7 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
             places=overlay_folders.Folders(wanted.root),
             mounted=mounted,
             lookup=lookup,
+            known=layer_requests.Requesters(wanted.root),
             options=_overlay_options(),
         )
         stack.callback(served.close)

@@ -30,6 +30,7 @@ from agent.snapshotter import (
     store_lookup,
     tables,
 )
+from agent.store.lookup import layer_requests
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Snapshotter:
     """All snapshots below one root folder.
 
     `lookup` is None where there is no store: then this is a plain overlayfs
-    snapshotter. `options` are overlay options for every mount (`index=off`).
+    snapshotter. `known` recognises those who ask for layers of the store. `options` are
+    overlay options for every mount (`index=off`).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Snapshotter:
         places: overlay_folders.Folders,
         mounted: layer_mounts.LayerMounts,
         lookup: store_lookup.Lookup | None,
+        known: layer_requests.Requesters,
         options: Sequence[str] = (),
     ) -> None:
         self._database = database
@@ -69,7 +72,9 @@ class Snapshotter:
         self._options = tuple(options)
         self._ids = overlay_folders.Ids(max(database.read.last_id(), *places.ids(), 0))
         self._store = (
-            store_layers.StoreLayers(lookup, database=database, mounted=mounted, ids=self._ids)
+            store_layers.StoreLayers(
+                lookup, database=database, mounted=mounted, ids=self._ids, known=known
+            )
             if lookup is not None
             else None
         )

@@ -8,6 +8,7 @@ layer alone, on none of all the chain's layers. The invariants:
   which takes chains away before it asks nodes for their mounts, or this second look, one
   of them sees the other. A layer that was found damaged meanwhile is not served either.
 - A layer is not unmounted between its mount and its record (`_wanted`).
+- What is not for those who ask is not served, also where it is recorded and mounted for others.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from agent.snapshotter import (
     state_db,
     store_lookup,
 )
+from agent.store.lookup import layer_permissions, layer_requests
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +45,10 @@ class StoreLayers:
         database: state_db.Database,
         mounted: layer_mounts.LayerMounts,
         ids: overlay_folders.Ids,
+        known: layer_requests.Requesters,
     ) -> None:
         self._lookup = lookup
+        self._requesters = known
         self._database = database
         self._layers = mounted
         self._ids = ids
@@ -59,7 +63,8 @@ class StoreLayers:
         A bottom layer's own chain is the same as that.
         """
         existing = self._database.read.remote(chain_id, parent)
-        answer = await self._answer(chain_id, parent, existing)
+        requester = self._requesters.of(chain_id, labels)
+        answer = await self._answer(chain_id, parent, existing, requester)
         if isinstance(answer, store_lookup.Miss):
             metrics.layer_left(answer.reason)
             return False
@@ -122,19 +127,29 @@ class StoreLayers:
         await self._layers.ensure(diff_id, self._lookup.path(diff_id), size, tree=tree)
 
     async def _answer(
-        self, chain_id: str, parent: str, existing: metadata.Snapshot | None
+        self,
+        chain_id: str,
+        parent: str,
+        existing: metadata.Snapshot | None,
+        requester: layer_permissions.Requester,
     ) -> store_lookup.Hit | store_lookup.Miss:
-        """What a chain ID is served from: a snapshot that exists, else what the store says."""
-        if existing:
+        """What a chain ID is served from: a snapshot that exists, else what the store says.
+
+        The store is asked for an existing one, too, unless the agent asks: only its records
+        say whether the layers are for this requester.
+        """
+        if existing and requester.is_agent:
             return self._recorded(chain_id, existing)
         try:
-            answer = await self._lookup.find(chain_id, whole=not parent)
+            answer = await self._lookup.find(chain_id, requester, whole=not parent)
         except asyncio.CancelledError:
             self._layers.untidy.set()
             raise
-        if isinstance(answer, store_lookup.Miss) and answer.mounted:
-            self._layers.untidy.set()
-        return answer
+        if isinstance(answer, store_lookup.Miss):
+            if answer.mounted:
+                self._layers.untidy.set()
+            return answer
+        return self._recorded(chain_id, existing) if existing else answer
 
     def _recorded(
         self, chain_id: str, existing: metadata.Snapshot

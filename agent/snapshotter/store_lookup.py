@@ -22,7 +22,7 @@ from agent.model import digests, records, reports
 from agent.mounts import device_mapper, layer_mounts, verification
 from agent.snapshotter import store_worker
 from agent.store import decoding, layout, signatures, trusted_keys
-from agent.store.lookup import file_reads
+from agent.store.lookup import file_reads, layer_permissions
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +141,7 @@ class Lookup:
         self._pool = pool
         self._mounts = "" if self.verified else str(mounts)
         self._deadline = deadline
+        self._permissions = layer_permissions.Permissions(where, pool, deadline=deadline)
         self._pauses = backoff.Backoff(pauses)
         self._keys = conditions.keys
         self._paused_until = 0.0
@@ -161,17 +162,19 @@ class Lookup:
         """Whether the store is not asked at the moment."""
         return asyncio.get_running_loop().time() < self._paused_until
 
-    async def find(self, chain_id: str, *, whole: bool) -> Hit | Miss:
+    async def find(
+        self, chain_id: str, requester: layer_permissions.Requester, *, whole: bool
+    ) -> Hit | Miss:
         """Look a chain ID up; `whole`: with all that it stands on, for there is nothing below it.
 
-        Raises nothing: doubt is a Miss.
+        A Miss where one of the layers is not for the requester. Raises nothing: doubt is a Miss.
         """
         if self.is_paused:
             return Miss("store_unhealthy")
         if self._pauses.failures:
             self._paused_until = asyncio.get_running_loop().time() + self._deadline
         try:
-            answer = await self._ask(chain_id, whole=whole)
+            answer = await self._ask(chain_id, requester, whole=whole)
         except (errors.TemporaryError, OSError) as error:
             self.pause_after(error)
             return Miss(_reason_of(error), mounted=True)
@@ -241,29 +244,37 @@ class Lookup:
             if data is not None and (reason := _damage_in(data, diff_id))
         }
 
-    async def _ask(self, chain_id: str, *, whole: bool) -> Hit | Miss:
+    async def _ask(
+        self, chain_id: str, requester: layer_permissions.Requester, *, whole: bool
+    ) -> Hit | Miss:
         if not self._is_identified and (reason := await self._identify()) is not None:
             return Miss(reason)
         layers: list[Layer] = []
         wanted: str | None = chain_id
         while wanted is not None and (whole or not layers):
-            answers = await self._serve(wanted, most=_AT_ONCE if whole else 1)
+            most = _AT_ONCE if whole else 1
+            answers = await self._serve(wanted, requester.repository, most=most)
             if answers is None:
                 self._identified_until = 0.0  # an unmounted store is an empty folder: look again
                 return Miss("not_in_store", mounted=bool(layers))
-            for answer in answers:
+            for data, layer_data, size, device, confirmed in answers:
                 assert wanted is not None
-                layer, wanted = self._layer_of(wanted, *answer)
-                if self.verified and layer.tree is None:
-                    return Miss("not_verifiable")
-                if self.verified and self.verified.is_corrupt(layer.diff_id):
-                    return Miss("corrupt_layer")
-                layers.append(layer)
+                chain, record = self._records_of(wanted, data, layer_data, size)
+                if (reason := await self._refusal(wanted, chain, record, requester)) is not None:
+                    return Miss(reason, mounted=bool(layers) or any(each[3] for each in answers))
+                mounted = (device, confirmed, self._tree(record))
+                layers.append(
+                    Layer(wanted, chain.diff_id, self.path(chain.diff_id), size, *mounted)
+                )
+                wanted = chain.parent
         return Hit(tuple(layers))
 
-    async def _serve(self, chain_id: str, *, most: int) -> Sequence[store_worker.Answer] | None:
+    async def _serve(
+        self, chain_id: str, repository: str | None, *, most: int
+    ) -> Sequence[store_worker.Answer] | None:
         mounts = "" if self._keys.policy.refuses else self._mounts
-        arguments = (str(self._layout.root), digests.hex_of(chain_id), mounts, most)
+        name = digests.hex_of(chain_id)
+        arguments = (str(self._layout.root), name, mounts, most, repository)
         try:
             answers: Sequence[store_worker.Answer] | None = await self._pool.call(
                 "serve_chain", *arguments, deadline=self._deadline
@@ -275,23 +286,34 @@ class Lookup:
             raise
         return answers
 
-    def _layer_of(
-        self,
-        chain_id: str,
-        chain_data: bytes,
-        layer_data: bytes,
-        size: int,
-        device: int | None,
-        confirmed: bool,
-    ) -> tuple[Layer, str | None]:
-        """One layer of an answer, and the chain ID that it stands on. Raises RecordError."""
+    def _records_of(
+        self, chain_id: str, chain_data: bytes, layer_data: bytes, size: int
+    ) -> tuple[records.ChainRecord, records.LayerRecord]:
+        """The records of one answer. Raises RecordError, _UnsignedError."""
         chain = _chain(chain_data, chain_id)
         record = _checked_layer(layer_data, chain.diff_id, size)
         statement_of = functools.partial(signatures.of_chain, chain_id)
         if not (self._keys.accept(chain, statement_of) and self._is_signed(record)):
             raise _UnsignedError(chain_id)
-        path, tree = self.path(chain.diff_id), self._tree(record)
-        return Layer(chain_id, chain.diff_id, path, size, device, confirmed, tree), chain.parent
+        return chain, record
+
+    async def _refusal(
+        self,
+        chain_id: str,
+        chain: records.ChainRecord,
+        record: records.LayerRecord,
+        requester: layer_permissions.Requester,
+    ) -> metrics.LayerReason | None:
+        """Why a layer is not served; None where it may be."""
+        diff_id = chain.variant_of or chain.diff_id
+        if not await self._permissions.allow(record, requester, diff_id=diff_id):
+            _log_refused(chain_id, diff_id, requester)
+            return "not_from_here"
+        if self.verified and record.verity is None:
+            return "not_verifiable"
+        if self.verified and self.verified.is_corrupt(chain.diff_id):
+            return "corrupt_layer"
+        return None
 
     async def tree(self, diff_id: str, size: int) -> device_mapper.Tree | None:
         """What a layer is verified by that was served before; None where none is verified.
@@ -378,6 +400,26 @@ def _damage_in(data: bytes, diff_id: str) -> str:
         return decoding.layer(data, diff_id).damaged
     except records.RecordError:
         return ""
+
+
+def _log_refused(chain_id: str, diff_id: str, requester: layer_permissions.Requester) -> None:
+    """Say which layer is left to which pull, and what may help where the image is not known."""
+    if requester.image is not None:
+        reason = "no registry has given this layer to a build for this repository"
+    else:
+        reason = (
+            "the layer is not public, and containerd does not say which image is pulled: by ctr"
+            " that is so, for pods run `uimgacc node-setup` again"
+        )
+    logger.info(
+        "a layer is left to the pull",
+        extra={
+            "image": str(requester.image or ""),
+            "diff_id": diff_id,
+            "chain_id": chain_id,
+            "reason": reason,
+        },
+    )
 
 
 @contextlib.contextmanager

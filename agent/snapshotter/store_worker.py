@@ -9,21 +9,30 @@ from agent.store.lookup import chain_index, file_reads
 Answer = tuple[bytes, bytes, int, int | None, bool]
 
 
-def serve_chain(store: str, chain_id: str, folder: str, most: int) -> list[Answer] | None:
+def serve_chain(
+    store: str, chain_id: str, folder: str, most: int, repository: str | None
+) -> list[Answer] | None:
     """Look a chain ID (64 hex digits) up, mount its layer below `folder`, and look again.
+
+    What is not for `repository` (see layer_permissions.Requester) is not mounted.
 
     All in one call, because a pull waits for each layer in turn; so the layers below it
     are mounted as well, up to `most` in all. Without a `folder` none is: then the caller
     verifies the records first. Returns for each, topmost first, what
     `chain_index.find_chain` does, the st_dev of the mount, and whether the same record was
-    still there after the mount. st_dev is None where the layer could not be mounted: then
-    the caller mounts it in a call of its own, which raises the reason. Returns None where
-    one of the chains is not in the store.
+    still there after the mount. st_dev is None where the layer was not mounted: where the
+    caller serves it all the same, that mounts it in a call of its own, which raises the
+    reason. Returns None where one of the chains is not in the store.
     """
     chains = _find(store, chain_id, most)
     if chains is None:
         return None
-    devices = [_mount(store, folder, chain, layer, size) for _, chain, layer, size in chains]
+    devices = [
+        _mount(store, folder, chain, layer, size)
+        if repository is None or chain_index.may_be_of(layer, repository)
+        else None
+        for _, chain, layer, size in chains
+    ]
     return [
         (chain, layer, size, device, device is not None and _is_unchanged(store, name, chain))
         for (name, chain, layer, size), device in zip(chains, devices, strict=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from agent.build import cache_build
-from agent.clients.registry import connections as registries
+from agent.clients.registry import connections
 from agent.model import images
 from agent.roles import builder
 from agent.store.publish import writer
@@ -45,7 +45,7 @@ def registry(session: pathlib.Path) -> Iterator[services.Registry]:
 
 def build(store: pathlib.Path, registry: services.Registry, names: Sequence[str]) -> None:
     """Build one cache of the named images."""
-    options = registries.Options(plain_http=frozenset([registry.address]))
+    options = connections.Options(plain_http=frozenset([registry.address]))
     request = cache_build.Request(
         cache_id="imc-tests",
         name="tests",

@@ -108,6 +108,11 @@ def test_a_node_and_a_store_are_taken_over_without_a_restart_of_a_running_pod(
         node.schedule(node.manifest("first", "lab/layers2:1"))
         conftest.wait_until(lambda: node.has("lab/layers2:1"))
         assert "layers" in node.run(node.manifest("first-run", "lab/layers2:1"), "ls", "/")
+        # The layers are not said to be public, nor whose they are: the image's record proves it.
+        mark = registry.mark()
+        node.client.remove_image(node.reference("lab/layers2:1"))
+        node.client.pull_image(node.reference("lab/layers2:1"), handler="uimgacc")
+        assert registry.layer_gets(mark) == []
 
     assert list(integrity.check(layout.Layout(old_store))) == []
     containerds.build(old_store, registry, [*CACHED, "lab/zstd:1"])

@@ -5,9 +5,10 @@ import io
 import pathlib
 import subprocess
 import tarfile
+from typing import Any
 
 from agent.kits import files
-from agent.model import digests, records
+from agent.model import digests, images, records
 from agent.store import layout
 
 MKFS = "mkfs.erofs"
@@ -50,8 +51,8 @@ class Store:
             files.write(self.layout.chain_record(chain_id), records.encode(record))
         return list(chain_ids)
 
-    def add_layer(self, contents: dict[str, str]) -> str:
-        """Publish one layer; its diff ID."""
+    def add_layer(self, contents: dict[str, str], **record: Any) -> str:
+        """Publish one layer, a public one unless its `record` says something else; its diff ID."""
         tar = make_tar(contents)
         diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
         path = self.layout.layer(diff_id)
@@ -62,13 +63,47 @@ class Store:
             check=True,
         )
         data = path.read_bytes()
-        record = records.LayerRecord(
+        made = records.LayerRecord(
             diff_id=diff_id,
             size=len(data),
             tar_size=len(tar),
             sha256=digests.sha256(data),
             blobs=[],
             mkfs=records.Toolchain(version="test", options=[]),
+            **({"public": True} | record),
         )
-        files.write(self.layout.layer_record(diff_id), records.encode(record))
+        files.write(self.layout.layer_record(diff_id), records.encode(made))
         return diff_id
+
+    def add_image(self, name: str, diff_ids: list[str]) -> None:
+        """Publish an image's record, as an earlier version would have."""
+        layers = [
+            records.ImageLayer(
+                diff_id=diff_id,
+                chain_id=chain_id,
+                digest=diff_id,
+                media_type="",
+                size=1,
+                tar_size=1,
+                erofs_size=1,
+            )
+            for diff_id, chain_id in zip(diff_ids, digests.chain_ids(diff_ids), strict=True)
+        ]
+        made = records.PlatformImage(
+            platform="linux/amd64",
+            manifest=diff_ids[0],
+            manifest_media_type="",
+            manifest_size=1,
+            config=diff_ids[0],
+            layers=layers,
+        )
+        reference = images.parse_reference(name)
+        record = records.ImageRecord(
+            ref=str(reference),
+            target=diff_ids[0],
+            target_media_type="",
+            target_size=1,
+            platforms=[made],
+            created="2026-01-01T00:00:00Z",
+        )
+        files.write(self.layout.image_record(reference), records.encode(record))

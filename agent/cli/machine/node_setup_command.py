@@ -19,6 +19,7 @@ from agent.setup.node import (
     config_reader,
     containerd_restart,
     host,
+    image_refs,
     kernel_modules,
     shared_mounts,
     uninstall,
@@ -92,6 +93,8 @@ def _once(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_js
             *host.SYSTEM,
             main.parent,
             settings_view.Path("/", wanted.containerd_binary).parent,
+            # The disk of containerd's folder, where the snapshotter has the note of image_refs.
+            _root(machine, main, wanted),
         ]
         but = [str(machine.root / path.relative_to("/")) for path in needed]
         host_copies.detach_below(str(machine.root), but=but)
@@ -229,6 +232,37 @@ async def _left(address: str) -> image_removal.Left:
 
 
 def _changed(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Outcome:
+    """Change the configuration, and note for the snapshotter what that says of images."""
+    is_trial = wanted.dry_run and not wanted.keep
+    root = _root(machine, main, wanted)  # What is undone does not name it any more.
+    try:
+        outcome = _apply(machine, main, wanted)
+    except errors.AgentError:
+        # A person or another tool has changed it: nothing is known of it any more.
+        if not is_trial:
+            image_refs.forget(machine, root)
+        raise
+    if is_trial or (wanted.dry_run and outcome.changed):
+        return outcome
+    if outcome.names_images:
+        image_refs.note(machine, _root(machine, main, wanted), make=not wanted.again)
+    else:
+        image_refs.forget(machine, root)
+    return outcome
+
+
+def _root(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> settings_view.Path:
+    """The snapshotter's folder."""
+    if wanted.root:
+        return settings_view.Path(wanted.root)
+    try:
+        return places.of(machine, main).root
+    except settings_view.ConfigError:
+        # Another tool's file is in no order; what is undone need not wait for that.
+        return places.default_root(main) / f"{keys.SNAPSHOTTER_PLUGINS}.{keys.SNAPSHOTTER}"
+
+
+def _apply(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Outcome:
     if wanted.undo:
         return apply.undo(machine, main, dry_run=wanted.dry_run)
     asked = inputs.Wanted(

@@ -196,6 +196,25 @@ class Client:
             raise
         return lease
 
+    async def renew_lease(self, name: str, seconds: float) -> str:
+        """Make a lease of a name that is always the same; one that is there begins anew. Its ID.
+
+        No caller holds it: it ends by itself, or when an agent finds old leases.
+        """
+        lease = f"{_LEASE}{name}"
+        ends = times.now() + datetime.timedelta(seconds=seconds)
+        request = leases_pb2.CreateRequest(id=lease, labels={keys.GC_EXPIRE: times.stamp(ends)})
+        try:
+            await self._call(self._leases.Create, request, "create a lease")
+        except ExistsError:
+            await self.delete_lease(lease)
+            await self._call(self._leases.Create, request, "create a lease")
+        return lease
+
+    async def end_lease(self, name: str) -> None:
+        """End a lease that `renew_lease` has made; one that is gone is fine."""
+        await self.delete_lease(f"{_LEASE}{name}")
+
     async def delete_lease(self, lease: str, *, collect: bool = False) -> None:
         """End a lease; `collect` waits for a garbage collection. One that is gone is fine."""
         self._held_leases.discard(lease)

@@ -16,6 +16,7 @@ from agent.kits.aio import tasks
 from agent.matching import runtimes
 from agent.model import keys, records, reports
 from agent.node.health import capability, store_mount
+from agent.store.lookup import layer_requests
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class Prober:
         findings.append(capability.Finding(_Check.SWITCH, self._settings.switched_off))
         patience = self._settings.patience
         last, judged = self.verdict, capability.judge(self.verdict, findings, patience)
-        remark = _set_up_problem()
+        remark = _set_up_problem() or _names_problem(self.root)
         self.verdict = dataclasses.replace(judged, twins=self._twins, remark=remark)
         metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():
@@ -248,6 +249,13 @@ def _set_up_problem() -> str:
         return _text(reports.SETUP_PROBLEM)
     except OSError:
         return ""
+
+
+def _names_problem(root: str) -> str:
+    """What it means that containerd may not say which image it pulls; see layer_requests."""
+    if not root or os.path.exists(f"{root}/{layer_requests.IMAGE_REFS}"):  # noqa: PTH110 - a str
+        return ""
+    return "pulls that no cache matches get public layers only; `uimgacc doctor` says why"
 
 
 def _is_module(name: str) -> bool:

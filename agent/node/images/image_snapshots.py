@@ -6,7 +6,8 @@ beside the snapshotter's: a snapshot exists only where both have it.
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol
 
 from agent import errors
 from agent.clients.containerd import rpc
@@ -24,17 +25,26 @@ def random_key() -> str:
     return secrets.token_hex(6)
 
 
+class Prover(Protocol):
+    """Proves to the snapshotter that the agent makes a request."""
+
+    async def labels(self, chain_id: str) -> Mapping[str, str]:
+        """The labels of a request for a chain ID; none where it cannot be proved."""
+
+
 class Chains:
     """The chains of one snapshotter in containerd."""
 
     def __init__(
         self,
         client: rpc.Client,
+        prover: Prover,
         *,
         snapshotter: str,
         make_key: Callable[[], str] = random_key,
     ) -> None:
         self._client = client
+        self._prover = prover
         self._make_key = make_key
         self.gate = shared_lock.Gate()
         """Registrations share it; the removal of lost snapshots holds it alone."""
@@ -120,7 +130,7 @@ class Chains:
 
     async def _serve(self, chain_id: str, parent: str, lease: str) -> bool:
         key = f"extract-uimgacc-{self._make_key()} {chain_id}"
-        labels = {keys.SNAPSHOT_REF: chain_id}
+        labels = {keys.SNAPSHOT_REF: chain_id, **await self._prover.labels(chain_id)}
         try:
             await self._client.prepare(
                 self.snapshotter, key, parent=parent, labels=labels, lease=lease
@@ -131,6 +141,17 @@ class Chains:
             # If this fails, the end of the lease removes it.
             await self._client.remove(self.snapshotter, key)
         return False
+
+    async def lease_for_pull(self, top: str) -> str:
+        """A lease that keeps what a pull of the image with this top chain ID will need.
+
+        It ends by itself: the pull comes within minutes, or never.
+        """
+        return await self._client.renew_lease(_name_for_pull(top), _LEASE_SECONDS)
+
+    async def end_lease_for_pull(self, top: str) -> None:
+        """End that lease now; one that is gone is fine."""
+        await self._client.end_lease(_name_for_pull(top))
 
     async def ensure_mounted(self, chain_id: str) -> None:
         """Have the layers of a chain mounted, as after a reboot; does nothing where they are.
@@ -217,6 +238,10 @@ class Chains:
         finally:
             with contextlib.suppress(errors.AgentError):
                 await self._client.delete_lease(lease)
+
+
+def _name_for_pull(top: str) -> str:
+    return f"pull-{top.rpartition(':')[2][:24]}"
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -16,6 +16,11 @@ from agent.matching import runtimes
 from agent.model import keys
 from agent.setup.config import file_edits, inputs, settings_view, start_faults
 
+_NO_NAMES = (
+    "this k3s or RKE2 disables snapshot annotations: a pull that no cache matches gets public"
+    " layers from the store, and downloads others"
+)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
@@ -28,6 +33,8 @@ class Plan:
     twins: Mapping[str, str]
     notes: Sequence[str]
     warnings: Sequence[str]
+    names_images: bool
+    """Whether containerd says for which image it asks for a layer (snapshot annotations)."""
     meant: Callable[[settings_view.View], list[str]]
     """What is wrong with a configuration that should be this plan's result."""
 
@@ -82,18 +89,19 @@ def plan(node: inputs.Node, wanted: inputs.Wanted, style: inputs.Style | None = 
         files, more = file_edits.with_template(node, view, wanted, twins)
     else:
         files, more = file_edits.in_place(main, node, view, wanted, twins)
+    # What the template says of annotations, nothing after it can say otherwise.
+    names_images = not (view.annotations_disabled and any(map(_is_template, files)))
+    if not names_images:
+        more = [*more, _NO_NAMES]
     return Plan(
         files=files,
         twins={twin: copied for twin, (copied, _) in twins.items()},
         notes=notes + more,
         warnings=warnings,
+        names_images=names_images,
         meant=lambda in_force: [
             *faults(in_force, twins, wanted, node.release),
-            *(
-                f"the runtime handler {name} would be lost"
-                for name in sorted({*view.runtimes} - {*in_force.runtimes})
-                if not runtimes.is_twin(name)
-            ),
+            *_losses(view, in_force, names_images=names_images),
         ],
     )
 
@@ -153,11 +161,28 @@ def faults(
         platform = view.platforms.get(twin, {})
         if release.merges and platform.get("snapshotter") != table["snapshotter"]:
             missing.append(f"runtime_platforms.{twin} is not there")
-    if view.annotations_disabled and not settings_view.pulls_itself(view, release):
-        missing.append("disable_snapshot_annotations is still true")
     if wanted.default_snapshotter and view.snapshotter != keys.SNAPSHOTTER:
         missing.append(f"the default snapshotter is still {view.snapshotter}")
     return missing
+
+
+def _losses(
+    before: settings_view.View, after: settings_view.View, *, names_images: bool
+) -> list[str]:
+    """What a result has lost: other tools' handlers, or the names of images."""
+    lost = [
+        f"the runtime handler {name} would be lost"
+        for name in sorted({*before.runtimes} - {*after.runtimes})
+        if not runtimes.is_twin(name)
+    ]
+    # 1.7 dumps nothing of a plugin that is turned off.
+    if names_images and after.annotations_disabled and not after.cri_disabled:
+        lost.append("disable_snapshot_annotations is still true")
+    return lost
+
+
+def _is_template(path: settings_view.Path) -> bool:
+    return path.suffix == ".tmpl"
 
 
 def _fresh(release: settings_view.Release) -> str:

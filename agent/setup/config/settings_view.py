@@ -216,7 +216,7 @@ def view(main: File, imported: Sequence[File], release: Release) -> View:
 
 
 def pulls_itself(view: View, release: Release) -> bool:
-    """Whether the CRI pulls by itself, so that our snapshotter need not ask for annotations.
+    """Whether the CRI pulls by itself, also where a snapshotter gets no annotations.
 
     The transfer service, which does it otherwise since 2.1, cannot pull for a proxy
     snapshotter; the CRI turns it off where a snapshotter is to get annotations.

@@ -20,8 +20,8 @@ from agent.matching import runtimes
 from agent.model import keys
 from agent.model.erofs import mkfs_release, superblock
 from agent.mounts import device_mapper
-from agent.setup.config import containerd_binary, inputs, settings_view
-from agent.setup.node import apply, config_reader, host
+from agent.setup.config import containerd_binary, inputs, places, settings_view
+from agent.setup.node import apply, config_reader, host, image_refs
 from agent.store import decoding, layout, trusted_keys
 from agent.store.lookup import catalog
 
@@ -232,7 +232,23 @@ def configuration(main: settings_view.Path, binary: str, wanted: inputs.Wanted) 
         what = f"containerd {release}, handlers {', '.join(sorted(outcome.twins))}"
         findings.append(ok(name, what))
     findings += [warn(name, warning, "see the message") for warning in outcome.warnings]
+    findings.append(_image_names(machine, main, wanted, possible=outcome.names_images))
     return findings
+
+
+def _image_names(
+    machine: host.Host, main: settings_view.Path, wanted: inputs.Wanted, *, possible: bool
+) -> Finding:
+    """Whether the snapshotter may believe which image a layer is asked for."""
+    root = settings_view.Path(wanted.root) if wanted.root else places.of(machine, main).root
+    name = "image names"
+    if not possible:
+        what = "containerd does not say which image is pulled: pulls get public layers only"
+        return warn(name, what, "k3s and RKE2 of March 2026 or newer can be set up to say it")
+    if not image_refs.is_noted(machine, root):
+        what = "the snapshotter serves pulls with public layers only"
+        return warn(name, what, "run uimgacc node-setup again")
+    return ok(name, "containerd says which image is pulled")
 
 
 def running(address: str, *, deadline: float) -> list[Finding]:

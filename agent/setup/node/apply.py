@@ -36,6 +36,8 @@ class Outcome:
     twins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    names_images: bool = False
+    """As in agent.setup.config.changes_needed.Plan."""
 
     @property
     def changed(self) -> bool:
@@ -119,7 +121,13 @@ class _Setup:
             self._verify_or_restore(changes, plan, first=first)
         elif not changes:
             self._verify(plan)
-        return Outcome(changes=changes, twins=plan.twins, notes=notes, warnings=plan.warnings)
+        return Outcome(
+            changes=changes,
+            twins=plan.twins,
+            notes=notes,
+            warnings=plan.warnings,
+            names_images=plan.names_images,
+        )
 
     def _planned(self, node: inputs.Node, wanted: inputs.Wanted) -> changes_needed.Plan:
         """The first plan that containerd reads as intended; raise what was wrong with the first."""

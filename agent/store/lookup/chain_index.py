@@ -14,6 +14,7 @@ _DIFF_ID = re.compile(rb'"diff_id"\s*:\s*"sha256:([0-9a-f]{64})"')
 _PARENT = re.compile(rb'"parent"\s*:\s*(?:null|"sha256:([0-9a-f]{64})")')
 _DAMAGED = re.compile(rb'"damaged"\s*:\s*"[^"]')
 _SIZE = re.compile(rb'"size"\s*:\s*(\d+)')
+_PUBLIC = re.compile(rb'"public"\s*:\s*true')
 
 
 def find_chain(store: str, chain_id: str) -> tuple[bytes, bytes, int] | None:
@@ -65,6 +66,16 @@ def size_of(layer: bytes) -> int | None:
 def is_damaged(layer: bytes) -> bool:
     """Whether a layer record says that the file is damaged."""
     return _DAMAGED.search(layer) is not None
+
+
+def may_be_of(layer: bytes, repository: str) -> bool:
+    """Whether a layer record may say that a repository's images have the layer, or that all may.
+
+    False is certain but for records of earlier versions; True may be wrong.
+    """
+    return _PUBLIC.search(layer) is not None or (
+        repository != "" and f'"{repository}"'.encode() in layer
+    )
 
 
 def file_of(store: str, name: str) -> str:

@@ -22,6 +22,7 @@ from agent.snapshotter import (
     store_worker,
 )
 from agent.store import layout
+from agent.store.lookup import layer_requests
 
 A, B, C = (f"sha256:{digit * 64}" for digit in "abc")
 
@@ -54,7 +55,11 @@ class Parts:
         self.mounted = layer_mounts.LayerMounts(root / "layers", self.pool, deadline=9)
         self.places = overlay_folders.Folders(root)
         self.served = snapshots.Snapshotter(
-            database=self.database, places=self.places, mounted=self.mounted, lookup=None
+            database=self.database,
+            places=self.places,
+            mounted=self.mounted,
+            lookup=None,
+            known=layer_requests.Requesters(root),
         )
 
 
@@ -176,6 +181,7 @@ def publish_layer(where: layout.Layout, diff_id: str) -> None:
         sha256=diff_id,
         blobs=[],
         mkfs=records.Toolchain(version="", options=[]),
+        public=True,
     )
     publish(where.layer(diff_id), b"x")
     publish(where.layer_record(diff_id), records.encode(layer))
@@ -210,14 +216,21 @@ class Stored:
                 mounts=root / "layers",
                 deadline=9,
             ),
+            known=layer_requests.Requesters(root),
         )
 
-    async def is_served(self, chain_id: str, key: str = "k") -> bool:
+    async def is_served(self, chain_id: str, key: str = "k", **labels: str) -> bool:
+        named = {getattr(keys, name): value for name, value in labels.items()}
         try:
-            await self.served.prepare(key, "", {keys.SNAPSHOT_REF: chain_id})
+            await self.served.prepare(key, "", {keys.SNAPSHOT_REF: chain_id, **named})
         except snapshots.ReadyError:
             return True
         return False
+
+    def proof(self, chain_id: str) -> str:
+        """What the agent sends."""
+        key = (self.layout.root.parent / layer_requests.AGENT_KEY).read_bytes()
+        return layer_requests.agent_proof(key, chain_id)
 
     def retire(self) -> None:
         """What the collector does first."""
@@ -333,7 +346,8 @@ async def test_a_layer_that_is_mounted_again_is_looked_for_again(stored) -> None
     assert await stored.is_served(A)
     del stored.mounted._devices[A]
     stored.pool.calls.clear()
-    assert await stored.is_served(A, "again")
+    # Where others ask, the look-up mounts it, and looks for it again.
+    assert await stored.is_served(A, "again", AGENT_PROOF=stored.proof(A))
 
     assert stored.pool.calls == ["mount_layer", "confirm_chains"]
 

@@ -18,6 +18,7 @@ from agent.snapshotter import (
     store_worker,
 )
 from agent.store import layout
+from agent.store.lookup import layer_requests
 from tests.unit.store import making
 
 NAME = making.digest("a")
@@ -47,6 +48,7 @@ class Node:
         making.layer(self.place, "a", has_tree=has_tree)
         making.image(self.place, "a")
         (root / "layers").mkdir()
+        (root / layer_requests.IMAGE_REFS).touch()
         self.pool = Pool()
         self.verified = verification.Verification(root / "layers", self.pool, deadline=9)
         self.database = state_db.Database(root / "db")
@@ -64,6 +66,7 @@ class Node:
                 mounts=root / "layers",
                 deadline=9,
             ),
+            known=layer_requests.Requesters(root),
         )
 
     async def is_served(self) -> bool:
@@ -85,7 +88,7 @@ class Node:
 
 
 def labels() -> dict[str, str]:
-    return {keys.SNAPSHOT_REF: NAME}
+    return {keys.SNAPSHOT_REF: NAME, keys.IMAGE_REF: making.REF}
 
 
 def left(reason: metrics.LayerReason) -> float:
