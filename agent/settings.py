@@ -116,6 +116,11 @@ class Agent(Daemon):
         "True where it is containerd's default snapshotter: pods of every runtime class are then"
         " served, not only those of its own runtime handlers.",
     ] = False
+    register_private: Annotated[
+        bool,
+        "Register images in containerd also from caches that do not serve all namespaces. Pods then"
+        " start without asking the registry, pods of other namespaces on the same node, too.",
+    ] = False
     listen: Annotated[
         str,
         "HOST:PORT of the page for people, /status, /metrics, /healthz and /readyz; empty: none."

@@ -41,11 +41,12 @@ class Event:
 class ImageDecision:
     """One image of the pod, `image` as the pod writes it.
 
-    `registrable` is its record exactly where it may be registered in containerd
+    `registrable` is its record exactly where it may be made ready in containerd
     before the kubelet asks: it is complete, and this namespace may use it without
-    the registry's permission. `layers` are the diff IDs that the store can serve,
-    bottom first. `coverage` is None where the image's layers are not known,
-    `cache_id` the cache that provides it.
+    the registry's permission. `is_private` says that not all namespaces may: what is
+    registered in containerd, any pod of the node can start. `layers` are the diff IDs
+    that the store can serve, bottom first. `coverage` is None where the image's layers
+    are not known, `cache_id` the cache that provides it.
     """
 
     image: str
@@ -54,6 +55,7 @@ class ImageDecision:
     reason: str
     cache_id: str = ""
     registrable: records.ImageRecord | None = None
+    is_private: bool = False
     coverage: subjects.Coverage | None = None
     layers: tuple[str, ...] = ()
 
@@ -110,7 +112,7 @@ class Decision:
 
     @property
     def registrable(self) -> tuple[ImageDecision, ...]:
-        """The images that may be registered before the kubelet asks for them."""
+        """The images that may be made ready before the kubelet asks for them."""
         return tuple(image for image in self.images if image.registrable is not None)
 
     @property

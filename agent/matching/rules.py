@@ -4,10 +4,11 @@ Pure: the content of the store comes in as values, the decision goes out as a va
 cache that cannot be used never stops a pod: its images are pulled as usual.
 
 Permission: a cache built with pull secrets serves only the namespaces that it
-names. An image may be registered before the kubelet asks (so that the registry does
-not check the pull) only where a cache that serves the pod's namespace has exactly
-this target of this repository. Layers need no permission: containerd asks for them
-only after the registry has given it the manifest.
+names. An image may be made ready before the kubelet asks only where a cache that
+serves the pod's namespace has exactly this target of this repository. The image
+itself may be registered (so that the registry does not check the pull) only where
+such a cache serves all namespaces: any pod of the node can start it then. Of other
+images the layers are laid out for the kubelet's pull.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ def decide(
     selection = cache_selection.select(pod, request, cache_views, wanted, unfinished=unfinished)
     needed = {layer.diff_id for subject in wanted for layer in subject.layers or ()}
     stored = frozenset().union(*(cache.layers & needed for cache in cache_views))
-    chosen = tuple(_image(subject, selection, stored) for subject in wanted)
+    chosen = tuple(_marked(_image(subject, selection, stored), cache_views) for subject in wanted)
     outcome = _overall(chosen)
     used = outcome in (_Outcome.HIT, _Outcome.PARTIAL)
     reported = selection.pool[0].id if used else ""
@@ -65,6 +66,19 @@ def decide(
         ),
         auto_create=_auto_create(pod, request, selection, wanted, existing=existing),
     )
+
+
+def _marked(
+    image: decisions.ImageDecision, cache_views: Sequence[caches.Cache]
+) -> decisions.ImageDecision:
+    """The same, private where no cache that serves all namespaces has the image as well."""
+    record, reference = image.registrable, image.reference
+    if record is None or reference is None:
+        return image
+    is_open = any(
+        cache.serves_all and cache.has_target(reference, record.target) for cache in cache_views
+    )
+    return dataclasses.replace(image, is_private=not is_open)
 
 
 def _image(

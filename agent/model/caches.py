@@ -188,6 +188,11 @@ class Cache:
         """Whether pods of this namespace may be given its images without the registry."""
         return self.record.namespaces is None or namespace in self.record.namespaces
 
+    @property
+    def serves_all(self) -> bool:
+        """Whether it serves all namespaces: no registry need be asked for any pod."""
+        return self.record.namespaces is None
+
     def of_repository(self, reference: images.Reference) -> tuple[records.CachedImage, ...]:
         """Its images of the same registry and repository, whatever their version."""
         return tuple(image for _, image in self.by_name.get(reference.name, ()))

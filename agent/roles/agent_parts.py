@@ -96,9 +96,17 @@ class Parts:
                 shared.environment.node, shared, leaving=shared.wanted.drain
             ).run(),
             "images": self.images.run(),
+            **self._unregistering(),
             "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
             **shared.environment.services(),
         }
+
+    def _unregistering(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        wanted = self.shared.wanted
+        if wanted.register_private or wanted.drain:
+            return {}
+        removal = image_removal.Unregistrar(self.shared.containerd, self.shared.store)
+        return {"private": removal.run()}
 
     def missing(self) -> str:
         """Why the agent is not ready; "" once it is."""
@@ -216,6 +224,7 @@ def _preparer(shared: Shared) -> prepare.Preparer:
         ),
         image_removal.Clearer(shared.containerd),
         shared.environment.creator,
+        register_private=shared.wanted.register_private,
     )
 
 

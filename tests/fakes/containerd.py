@@ -217,6 +217,7 @@ class Services:
         async for request in requests:
             assert lease_of(context) in self.fake.leases
             if request.expected in self.fake.blobs:
+                self.fake.keep(lease_of(context), "blob", request.expected)
                 await exists(context, request.expected)
             assert request.offset == len(written)
             written += request.data
@@ -252,6 +253,8 @@ class Services:
 
     async def Create(self, request, context):
         if isinstance(request, leases_pb2.CreateRequest):
+            if request.id in self.fake.leases:
+                await exists(context, request.id)
             self.fake.leases[request.id] = request.labels[keys.GC_EXPIRE]
             return leases_pb2.CreateResponse()
         name = request.image.name

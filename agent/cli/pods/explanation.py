@@ -92,7 +92,8 @@ def _image_json(image: decisions.ImageDecision) -> dict[str, object]:
         "outcome": image.outcome.value,
         "reason": image.reason,
         "cacheId": image.cache_id or None,
-        "registeredAhead": image.registrable is not None,
+        "registeredAhead": image.registrable is not None and not image.is_private,
+        "laidOutAhead": image.registrable is not None and image.is_private,
         "layers": None if covered is None else covered.layers,
         "layersInStore": None if covered is None else covered.held_layers,
         "bytes": None if covered is None else covered.size,
@@ -131,7 +132,11 @@ def _image_table(decision: decisions.Decision) -> rich.table.Table:
             size = f"{units.size(covered.held_size)} of {units.size(covered.size)}"
         why = image.reason
         if image.registrable is not None:
-            why += "; registered before the kubelet asks"
+            why += (
+                "; its layers are laid out, the registry is asked for the manifest"
+                if image.is_private
+                else "; registered before the kubelet asks"
+            )
         table.add_row(
             rich.text.Text(image.image, overflow="fold"),
             rich.text.Text(_word(image.outcome), style=_STYLES[image.outcome]),

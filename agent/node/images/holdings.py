@@ -118,6 +118,14 @@ def droppable(stock: Stock, chains: frozenset[str], *, snapshotter: str) -> list
     ]
 
 
+def unused(stock: Stock, chains: frozenset[str], *, snapshotter: str) -> frozenset[str]:
+    """Those of some snapshots that no container, pod or pinned image here needs.
+
+    They are of images that are droppable, or were laid out for a pull that has not come.
+    """
+    return chains - _holders(stock, snapshotter).keys()
+
+
 def held(
     stock: Stock, retired: Retired, served: Collection[str], *, snapshotter: str
 ) -> list[Held]:

@@ -1,4 +1,4 @@
-"""Removing images on the uimgacc snapshotter from containerd, on three occasions.
+"""Removing images on the uimgacc snapshotter from containerd, on four occasions.
 
 For a pod of another runtime (Clearer): an image whose layers come from the store has no
 blobs here. Its record serves every runtime, though: such a pod finds the image present,
@@ -11,6 +11,10 @@ While acceleration is switched off (Drainer): images that no container uses are 
 so that the snapshotter can unmount their layers. Running pods keep what they have; a
 container that starts again finds its image missing and pulls it.
 
+Where an image that the agent has registered is not for all namespaces (Unregistrar): any pod
+of the node could start it without the registry's permission. Its layers stay in the store, and
+the kubelet pulls the image, with the pod's credentials.
+
 Before uninstallation (leave): a container on a snapshotter that containerd no longer
 knows cannot be removed, and an image whose snapshots are gone with it is present for the
 kubelet and cannot be run. So containers must be gone first, and images are removed.
@@ -22,15 +26,17 @@ import dataclasses
 import datetime
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from agent import errors
 from agent.clients.containerd import objects, rpc
-from agent.model import images, keys, times
+from agent.model import images, keys, records, times
 from agent.node.images import containerd_images, inventory
 
 logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 60.0
+_UNREGISTER_SECONDS = 300.0
 _YOUNG = datetime.timedelta(minutes=5)
 """A younger image may be that of a container which is about to be created."""
 _LISTED = 20
@@ -108,7 +114,7 @@ class Drainer:
         removed = []
         for image in await self._containerd.inventory.all():
             names = [record.name for record in image.records]
-            if not self._may_go(image) or used.intersection(names):
+            if not _may_go(image, self._containerd, self._clock()) or used.intersection(names):
                 continue
             for name in names:
                 await client.delete_image(name)
@@ -117,10 +123,103 @@ class Drainer:
             await self._containerd.chains.collect()
         return removed
 
-    def _may_go(self, image: inventory.Present) -> bool:
-        pinned = any(keys.CRI_PINNED in record.labels for record in image.records)
-        young = self._clock() - image.since < _YOUNG
-        return self._containerd.snapshotter in image.snapshotters and not pinned and not young
+
+class Caches(Protocol):
+    """What of the store is asked: agent.store.lookup.catalog.Catalog."""
+
+    async def caches(self) -> Sequence[records.CacheRecord]:
+        """All Ready caches; TemporaryError: the store does not answer."""
+
+
+class Unregistrar:
+    """A service that removes what the agent has registered of images that are not for all.
+
+    An earlier version has registered them, or this one while that was set, or while another
+    cache had them.
+    """
+
+    def __init__(
+        self,
+        containerd: containerd_images.ContainerdImages,
+        store: Caches,
+        *,
+        clock: times.Clock = times.now,
+        seconds: float = _UNREGISTER_SECONDS,
+    ) -> None:
+        self._containerd = containerd
+        self._store = store
+        self._clock = clock
+        self._seconds = seconds
+
+    async def run(self) -> None:
+        """Look every so often, for ever."""
+        while True:
+            pause = self._seconds
+            try:
+                if removed := await self.look():
+                    logger.info("left images to pulls", extra={"images": removed})
+            except errors.TemporaryError as error:
+                logger.debug("images are not looked at", extra={"reason": str(error)})
+                pause /= 10
+            await asyncio.sleep(pause)
+
+    async def look(self) -> Sequence[str]:
+        """Remove such images that no container uses; return their names. Raises TemporaryError."""
+        client = self._containerd.client
+        registered = [
+            image
+            for image in await self._containerd.inventory.all()
+            # One that was pulled since then is present by the registry's permission.
+            if all(keys.REGISTERED in record.labels for record in image.records)
+            and _may_go(image, self._containerd, self._clock())
+        ]
+        if not registered:
+            return ()
+        caches = await self._store.caches()
+        used = {container.image for container in await client.containers()}
+        removed = []
+        for image in registered:
+            names = [record.name for record in image.records]
+            if used.intersection(names) or not _is_private(image, caches):
+                continue
+            for name in names:
+                await client.delete_image(name)
+            removed += names
+        return removed
+
+
+def _is_private(image: inventory.Present, caches: Iterable[records.CacheRecord]) -> bool:
+    """Whether caches have an image under one of its names, and none of them serves all."""
+    own = {_repository(record.name) for record in image.records} - {""}
+    having = [
+        cache
+        for cache in caches
+        if any(
+            each.target == image.target and _repository(each.ref) in own for each in cache.images
+        )
+    ]
+    return bool(having) and all(cache.namespaces is not None for cache in having)
+
+
+def _repository(name: str) -> str:
+    """The repository of an image's name; "" for a name by config digest."""
+    if name.startswith("sha256:"):
+        return ""
+    try:
+        return images.parse_reference(name).name
+    except images.ImageReferenceError:
+        return ""
+
+
+def _may_go(
+    image: inventory.Present,
+    containerd: containerd_images.ContainerdImages,
+    now: datetime.datetime,
+) -> bool:
+    """Whether an image is on the snapshotter, not pinned, and not about to be used at once."""
+    pinned = any(keys.CRI_PINNED in record.labels for record in image.records)
+    young = now - image.since < _YOUNG
+    return containerd.snapshotter in image.snapshotters and not pinned and not young
 
 
 class InUseError(errors.TemporaryError):

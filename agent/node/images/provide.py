@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from agent import errors, metrics
@@ -22,6 +22,11 @@ class Registrar(Protocol):
 
     async def lay_out(self, wanted: registration_plan.Registration) -> None:
         """Give each of its layers a snapshot; AgentError where that fails."""
+
+    async def lay_out_ahead(
+        self, wanted: registration_plan.Registration
+    ) -> registration_plan.Registered:
+        """Have all ready for a pull, but the image itself; AgentError where that fails."""
 
 
 class Repairer(Protocol):
@@ -45,6 +50,11 @@ class Ledger(Protocol):
         seconds: float,
     ) -> None:
         """An image was registered within so many seconds. Raises nothing foreseen."""
+
+    def laid_out(
+        self, record: records.ImageRecord, done: registration_plan.Registered, *, seconds: float
+    ) -> None:
+        """An image was laid out; it counts once it is pulled."""
 
 
 class Provider:
@@ -72,20 +82,27 @@ class Provider:
 
         Raises AgentError where it could not be registered.
         """
-        wanted = registration_plan.registration_of(
-            reference, record, self._platform, snapshotter=self._snapshotter
-        )
+        wanted = self._plan(reference, record)
         if wanted is None:
             return None
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            done = await self._register(wanted)
-        except errors.AgentError as error:
-            metrics.image_left(_reason(error))
-            raise
+        started = asyncio.get_running_loop().time()
+        done = await self._try(self._registrar.register, wanted)
         self._repairer.watch(wanted.top)
-        await self._ledger.registered(record, done, seconds=loop.time() - started)
+        seconds = asyncio.get_running_loop().time() - started
+        await self._ledger.registered(record, done, seconds=seconds)
+        return wanted
+
+    async def provide_layers(
+        self, reference: images.Reference, record: records.ImageRecord
+    ) -> registration_plan.Registration | None:
+        """Have an image's layers ready, and the image left to the kubelet's pull; as `provide`."""
+        wanted = self._plan(reference, record)
+        if wanted is None:
+            return None
+        started = asyncio.get_running_loop().time()
+        done = await self._try(self._registrar.lay_out_ahead, wanted)
+        seconds = asyncio.get_running_loop().time() - started
+        self._ledger.laid_out(record, done, seconds=seconds)
         return wanted
 
     async def lay_out(self, wanted: registration_plan.Registration) -> None:
@@ -95,14 +112,28 @@ class Provider:
         except errors.AgentError as error:
             logger.info("not laid out", extra={"image": wanted.tag, "reason": str(error)})
 
-    async def _register(
-        self, wanted: registration_plan.Registration
+    def _plan(
+        self, reference: images.Reference, record: records.ImageRecord
+    ) -> registration_plan.Registration | None:
+        return registration_plan.registration_of(
+            reference, record, self._platform, snapshotter=self._snapshotter
+        )
+
+    async def _try(
+        self,
+        make: Callable[[registration_plan.Registration], Awaitable[registration_plan.Registered]],
+        wanted: registration_plan.Registration,
     ) -> registration_plan.Registered:
+        """Do it, once more after a repair where snapshots are lost; count a failure."""
         try:
-            return await self._registrar.register(wanted)
-        except register.BrokenError as error:
-            await self._repairer.repair(error.chain)
-            return await self._registrar.register(wanted)
+            try:
+                return await make(wanted)
+            except register.BrokenError as error:
+                await self._repairer.repair(error.chain)
+                return await make(wanted)
+        except errors.AgentError as error:
+            metrics.image_left(_reason(error))
+            raise
 
 
 def _reason(error: errors.AgentError) -> metrics.ImageReason:

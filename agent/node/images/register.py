@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
@@ -133,11 +133,17 @@ class Registrar:
             raise BlobMissingError(digest)
         await self._client.write(digest, data, labels=labels, lease=lease)
 
-    async def _serve(self, wanted: registration_plan.Registration, lease: str) -> None:
-        """Have the image's snapshot served; an existing one too, so that the lease protects it."""
+    async def _serve(
+        self, wanted: registration_plan.Registration, lease: str, *, each: bool = False
+    ) -> None:
+        """Have the image's snapshot served, or one of `each` layer.
+
+        Existing ones too, so that the lease protects them.
+        """
         chain = wanted.chain
+        serve = self._chains.lay_out if each else self._chains.serve
         try:
-            served = await self._chains.serve(chain, lease=lease)
+            served = await serve(chain, lease=lease)
         except rpc.NotFoundError as error:
             raise BrokenError(chain) from error
         if not served:
@@ -173,6 +179,44 @@ class Registrar:
                 if await self._chains.lay_out(below, lease=lease):
                     await self._chains.refer_below(wanted.config, below[-1], lease=lease)
 
+    async def lay_out_ahead(
+        self, wanted: registration_plan.Registration
+    ) -> registration_plan.Registered:
+        """Have all ready for the kubelet's pull of an image, but the image itself; quick if it is.
+
+        The pull then asks the registry for the manifest, and downloads nothing. An image that
+        was registered before, while that was permitted, is no longer. Raises what `register` does.
+        """
+        lock = self._under_way.setdefault(wanted.target.digest, asyncio.Lock())
+        async with lock, self._chains.gate.shared():
+            existing = await self._existing(wanted)
+            await self._unregister(existing.values())
+            known = await self._chains.count(wanted.chain)
+            if known == len(wanted.layers) and any(map(_is_pulled, existing.values())):
+                await self._chains.ensure_mounted(wanted.top)
+                return registration_plan.Registered(already=True)
+            lease = await self._chains.lease_for_pull(wanted.top or wanted.config)
+            writes = [self._write(*blob, lease) for blob in wanted.blobs.items()]
+            await tasks.together(self._serve(wanted, lease, each=True), *writes)
+            return registration_plan.Registered(new=tuple(wanted.layers[known:]))
+
+    async def _unregister(self, existing: Collection[objects.Image]) -> None:
+        """Remove the records of an image that the agent has registered, unless it is in use.
+
+        A pull of the image since then leaves only some of them the agent's: it is present by
+        the registry's permission.
+        """
+        names = [image.name for image in existing]
+        if not names or any(map(_is_pulled, existing)):
+            return
+        if not {one.image for one in await self._client.containers()}.isdisjoint(names):
+            return
+        for name in names:
+            await self._client.delete_image(name)
+        logger.info(
+            "left an image to pulls: not all namespaces may use it", extra={"image": names[-1]}
+        )
+
     async def _record(
         self, image: objects.Image, existing: objects.Image | None, lease: str
     ) -> None:
@@ -193,6 +237,10 @@ class Registrar:
         await self._client.update_image(
             dataclasses.replace(image, labels=labels), *paths, lease=lease
         )
+
+
+def _is_pulled(existing: objects.Image) -> bool:
+    return keys.REGISTERED not in existing.labels
 
 
 def _has_target(existing: objects.Image | None, wanted: registration_plan.Registration) -> bool:

@@ -148,7 +148,7 @@ class Retirer:
             if record is not None:
                 retired = holdings.Retired.of(record)
                 here = await self._served(holdings.candidates(stock, retired))
-                if here and (gone := await self._drop(here)):
+                if here and (gone := await self._drop(here)) is not None:
                     dropped += gone
                     stock = await self._take_stock()
                     here = await self._served(holdings.candidates(stock, retired))
@@ -197,16 +197,23 @@ class Retirer:
                 continue
         return frozenset(served)
 
-    async def _drop(self, here: frozenset[str]) -> int:
-        """Remove the images that nothing needs, and have their snapshots collected."""
+    async def _drop(self, here: frozenset[str]) -> int | None:
+        """Remove the images that nothing needs, and have their snapshots collected.
+
+        The same for layers that wait for a pull. Returns how many images; None: all is in use.
+        """
         # Nothing is registered meanwhile: an image that a pod has just asked for is needed.
         async with self._chains.gate.alone():
             stock = await self._take_stock()
             going = holdings.droppable(stock, here, snapshotter=self._chains.snapshotter)
             for record in (record for image in going for record in image.records):
                 await self._client.delete_image(record.name)
-            if going:
-                await self._chains.collect()
+            unused = holdings.unused(stock, here, snapshotter=self._chains.snapshotter)
+            for chain in unused:
+                await self._chains.end_lease_for_pull(chain)
+            if not (going or unused):
+                return None
+            await self._chains.collect()
         if going:
             logger.info(
                 "removed images of deleted caches",

@@ -40,6 +40,11 @@ class Provider(Protocol):
     ) -> registration_plan.Registration | None:
         """Register it; None where it is not for this platform; AgentError where that fails."""
 
+    async def provide_layers(
+        self, reference: images.Reference, record: records.ImageRecord
+    ) -> registration_plan.Registration | None:
+        """Have its layers ready for the kubelet's pull of it; as `provide`."""
+
     async def lay_out(self, wanted: registration_plan.Registration) -> None:
         """Prepare for a pull of an image that is present. Raises nothing foreseen."""
 
@@ -85,16 +90,22 @@ class Clearer(Protocol):
 class Result:
     """What was done for a pod: the decision, and a sentence for people.
 
-    `registered` are the images that are present now, `seconds` how long that took.
-    `failed` are the images that could not be registered, with the reason; those with a
-    TemporaryError are worth a retry.
+    `registered` are the images that are present now, `laid_out` those whose layers are,
+    `seconds` how long that took. `failed` are the images that could not be made ready, with
+    the reason; those with a TemporaryError are worth a retry.
     """
 
     decision: decisions.Decision
     sentence: str
     registered: tuple[str, ...] = ()
+    laid_out: tuple[str, ...] = ()
     failed: Mapping[str, errors.AgentError] = dataclasses.field(default_factory=dict, hash=False)
     seconds: float = 0.0
+
+    @property
+    def ready(self) -> tuple[str, ...]:
+        """The images that need no download any more."""
+        return (*self.registered, *self.laid_out)
 
     @property
     def retry(self) -> errors.TemporaryError | None:
@@ -118,18 +129,28 @@ class SwitchedOff:
 
 
 class Preparer:
-    """Serves one pod after the other; any number may be served side by side."""
+    """Serves one pod after the other; any number may be served side by side.
+
+    `register_private`: images that not all namespaces may use are registered as well.
+    """
 
     def __init__(
-        self, decider: Decider, provider: Provider, clearer: Clearer, creator: CacheCreator
+        self,
+        decider: Decider,
+        provider: Provider,
+        clearer: Clearer,
+        creator: CacheCreator,
+        *,
+        register_private: bool = False,
     ) -> None:
         self._decider = decider
         self._provider = provider
         self._clearer = clearer
         self._creator = creator
+        self._register_private = register_private
 
     async def serve(self, pod: pods.Pod, *, running: bool = False) -> Result:
-        """Decide for a pod and register what may be. Raises AgentError: try again later.
+        """Decide for a pod and make ready what may be. Raises AgentError: try again later.
 
         A pod that is `running` has its images already: they are registered for its next
         container, but that emits no event, creates no cache and counts as no match.
@@ -158,9 +179,9 @@ class Preparer:
     async def _provide_all(
         self, pod: pods.Pod, decision: decisions.Decision, started: float
     ) -> Result:
-        """Register all images that may be; `started` is the loop's time when serving began.
+        """Make all images ready that may be; `started` is the loop's time when serving began.
 
-        Raises only where none could be registered.
+        Raises only where none could be made ready.
         """
         results = await tasks.together(*(self._provide(image) for image in decision.registrable))
         seconds = asyncio.get_running_loop().time() - started
@@ -177,18 +198,26 @@ class Preparer:
             raise _worth_retrying(failed.values())
         if not failed:
             metrics.PREMOUNT.observe(seconds)
-        for name, registration in present.items():
+        private = {each.image for each in decision.registrable if self._is_left_to_pull(each)}
+        registered = {name: each for name, each in present.items() if name not in private}
+        for name, registration in registered.items():
             if _is_always_pulled(pod, name):
                 await self._provider.lay_out(registration)
-        return _result(decision, tuple(present), failed, seconds)
+        result = _result(decision, tuple(registered), failed, seconds)
+        return _with_laid_out(result, tuple(name for name in present if name in private))
+
+    def _is_left_to_pull(self, image: decisions.ImageDecision) -> bool:
+        return image.is_private and not self._register_private
 
     async def _provide(
         self, image: decisions.ImageDecision
     ) -> registration_plan.Registration | errors.AgentError | None:
-        """Register one image; the reason where it fails, None where there is nothing to do."""
+        """Make one image ready; the reason where it fails, None where there is nothing to do."""
         if image.registrable is None or image.reference is None:
             return None
         try:
+            if self._is_left_to_pull(image):
+                return await self._provider.provide_layers(image.reference, image.registrable)
             return await self._provider.provide(image.reference, image.registrable)
         except errors.AgentError as error:
             return error
@@ -221,6 +250,28 @@ def _result(
             decision = dataclasses.replace(decision, events=new)
     return Result(
         decision=decision, sentence=sentence, registered=registered, failed=failed, seconds=seconds
+    )
+
+
+def _with_laid_out(result: Result, laid_out: tuple[str, ...]) -> Result:
+    """The result, with the images whose layers are there and which the kubelet pulls."""
+    if not laid_out:
+        return result
+    sentence = (
+        f"{result.sentence} Laid out {len(laid_out)}: the kubelet asks the registry whether the"
+        " pod may use them, and downloads no layer."
+    )
+    if never := [name for name in laid_out if _is_never_pulled(result.decision.pod, name)]:
+        sentence = (
+            f"{sentence} imagePullPolicy Never keeps the kubelet from that: {', '.join(never)}"
+            " cannot start unless the node has it already (see UIMGACC_REGISTER_PRIVATE)."
+        )
+    return dataclasses.replace(result, sentence=sentence, laid_out=laid_out)
+
+
+def _is_never_pulled(pod: pods.Pod, image: str) -> bool:
+    return any(
+        container.pull_policy == "Never" for container in pod.containers if container.image == image
     )
 
 

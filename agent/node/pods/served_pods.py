@@ -63,7 +63,7 @@ class ServedPods:
     def accelerated(self, key: str) -> bool:
         """Whether images of a pod were made present here, for it or for a pod before it."""
         served = self._served.get(key)
-        return bool(served and served.result and served.result.registered)
+        return bool(served and served.result and served.result.ready)
 
     def on_node(self) -> list[pods.Pod]:
         """The pods on the node."""

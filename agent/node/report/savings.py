@@ -52,6 +52,15 @@ class Entry:
     saving: estimates.Saving
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _LaidOut:
+    """An image whose layers were made ready, which took so many seconds."""
+
+    record: records.ImageRecord
+    done: registration_plan.Registered
+    seconds: float
+
+
 @dataclasses.dataclass(slots=True)
 class Totals:
     """What was saved since the start, and how many images were hits, partial hits and misses."""
@@ -79,6 +88,7 @@ class Ledger:
         self._seen: collections.OrderedDict[tuple[str, datetime.datetime], None]
         self._seen = collections.OrderedDict()
         self._entries: collections.deque[Entry] = collections.deque(maxlen=_SHOWN)
+        self._laid_out: collections.OrderedDict[str, _LaidOut] = collections.OrderedDict()
         self.totals = Totals()
         self.throughput = self._load()
 
@@ -94,29 +104,50 @@ class Ledger:
 
         A layer whose blob containerd has would not have been downloaded.
         """
+        await self._count_hit(_LaidOut(record, done, seconds))
+
+    def laid_out(
+        self, record: records.ImageRecord, done: registration_plan.Registered, *, seconds: float
+    ) -> None:
+        """Note an image that was laid out within so many seconds: its pull counts as a hit.
+
+        `noticed` finds that pull. How long the kubelet's request for the manifest took is
+        not known, and not in these seconds.
+        """
         if not done.new:
+            return
+        self._laid_out[record.target] = _LaidOut(record, done, seconds)
+        while len(self._laid_out) > _REMEMBERED:
+            self._laid_out.popitem(last=False)
+
+    async def _count_hit(self, image: _LaidOut) -> None:
+        if not image.done.new:
             return
         size = 0
         with contextlib.suppress(errors.AgentError):
-            for layer in done.new:
+            for layer in image.done.new:
                 size += 0 if await self._has(layer.digest) else layer.size
-        self._count_image("hit", seconds)
-        self._count_saving(record.ref, size, seconds, record)
+        self._count_image("hit", image.seconds)
+        self._count_saving(image.record.ref, size, image.seconds, image.record)
 
     async def noticed(self, name: str) -> None:
         """Measure the pull behind a new or changed image record, unless the agent registered it."""
         image = await self._client.image(name)
         if image is None or keys.REGISTERED in image.labels:
             return
+        if (laid_out := self._laid_out.pop(image.target.digest, None)) is not None:
+            await self._count_hit(laid_out)
+            present = await self._inventory.look_up([image])
+            if present is not None:
+                self._note_seen(present)
+            return
         present = await self._inventory.look_up([image])
-        if present is None or (key := (present.target, present.since)) in self._seen:
+        if present is None or (present.target, present.since) in self._seen:
             return
         pull = await self._measure(present)
         if pull is None:
             return
-        self._seen[key] = None
-        while len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
+        self._note_seen(present)
         self._count_image(pull.result, pull.seconds)
         if pull.spared:
             self._count_saving(name, pull.downloaded + pull.spared, pull.seconds, None, pull.spared)
@@ -126,6 +157,11 @@ class Ledger:
             "a pull",
             extra={"image": name, **dataclasses.asdict(pull)},
         )
+
+    def _note_seen(self, present: inventory.Present) -> None:
+        self._seen[present.target, present.since] = None
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
 
     async def _measure(self, present: inventory.Present) -> Pull | None:
         """Read a pull off containerd's records; None where nothing was pulled."""

@@ -92,6 +92,7 @@ class Pod:
     cache: str | None
     images: Sequence[Image]
     registered: Sequence[str]
+    laid_out: Sequence[str]
     seconds: float | None
 
 
@@ -218,6 +219,7 @@ def _pod(served: served_pods.Served) -> Pod:
         cache=(decision.reported or None) if decision else None,
         images=[_image(each) for each in decision.images] if decision else [],
         registered=result.registered if result else (),
+        laid_out=result.laid_out if result else (),
         seconds=result.seconds if result else None,
     )
 

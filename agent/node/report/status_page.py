@@ -93,7 +93,7 @@ def _tiles(shown: status.Status) -> html.Html:
     came = sum(account.images.values())
     ratio = f"{account.images['hit'] / came:.0%}" if came else units.UNKNOWN
     answered = units.duration(shown.store.probe_seconds)
-    prepared = sum(bool(pod.registered) for pod in shown.pods)
+    prepared = sum(bool(pod.registered or pod.laid_out) for pod in shown.pods)
     counts = ", ".join(f"{number} {result}" for result, number in account.images.items())
     return html.tiles(
         ("Time saved", units.duration(account.seconds), "since the agent started, measured"),
@@ -154,7 +154,7 @@ def _pod(pod: status.Pod, now: datetime.datetime) -> tuple[html.Child, ...]:
         f"{pod.namespace}/{pod.name}",
         html.badge(kind, word),
         why,
-        units.duration(pod.seconds if pod.registered else None),
+        units.duration(pod.seconds if pod.registered or pod.laid_out else None),
         html.join(
             _span(pod.since, now),
             " ago",

@@ -572,3 +572,36 @@ def test_more_images_than_a_cache_takes_create_none() -> None:
     many = [f"app{number}" for number in range(caches.MAX_IMAGES + 1)]
 
     assert making.decide(making.pod(*many, annotated=NATIVE), [], []).auto_create is None
+
+
+@pytest.mark.parametrize(
+    ("served", "is_private"),
+    [([["team-a"]], True), ([["team-a"], None], False), ([None], False)],
+)
+def test_an_image_is_private_unless_a_cache_for_all_has_it(served, is_private) -> None:
+    """Registered in containerd, pods of every namespace on the node can start it."""
+    decision = making.decide(
+        making.pod("r.example.com/app:1", namespace="team-a", annotated=NATIVE),
+        [
+            making.cache(f"imc-a1{number}", [("r.example.com/app:1", "ab")], namespaces=namespaces)
+            for number, namespaces in enumerate(served)
+        ],
+        [making.image("r.example.com/app:1", "ab")],
+    )
+
+    assert decision.outcome is Outcome.HIT
+    assert [image.is_private for image in decision.images] == [is_private]
+
+
+def test_the_same_layers_in_a_cache_for_all_do_not_make_an_image_public() -> None:
+    """It is the image of that repository that a registry has given to all, or has not."""
+    decision = making.decide(
+        making.pod("r.example.com/app:1", namespace="team-a", annotated=NATIVE),
+        [
+            making.cache("imc-a12", [("r.example.com/app:1", "ab")], namespaces=["team-a"]),
+            making.cache("imc-c12", [("r.example.com/other:1", "ab")]),
+        ],
+        [making.image("r.example.com/app:1", "ab")],
+    )
+
+    assert decision.images[0].is_private

@@ -29,6 +29,7 @@ def pod(name: str, outcome: str | None = "hit", **more) -> status.Pod:
             )
         ],
         "registered": [f"registry.example.com/team/{name}:1.27"] if outcome == "hit" else [],
+        "laid_out": [],
         "seconds": 0.041 if outcome == "hit" else None,
     }
     return status.Pod(name=name, outcome=outcome, **{**fields, **more})

@@ -13,11 +13,12 @@ from agent.model import digests, records, reports
 from agent.mounts import syscalls
 from agent.snapshotter import store_lookup, store_worker
 from agent.store import layout, signing_keys, trusted_keys
-from agent.store.lookup import direct_reader
+from agent.store.lookup import direct_reader, layer_permissions
 from tests.unit.store import making, signing
 
 A, B = making.digest("a"), making.digest("b")
 TOP = digests.chain_ids([A, B])[1]
+AGENT = layer_permissions.Requester(is_agent=True)
 
 
 class Pool:
@@ -72,14 +73,14 @@ def lookup(place, key, pool, tmp_path) -> store_lookup.Lookup:
 
 
 async def test_what_is_signed_is_served(lookup) -> None:
-    hit = await lookup.find(TOP, whole=True)
+    hit = await lookup.find(TOP, AGENT, whole=True)
 
     assert isinstance(hit, store_lookup.Hit)
     assert [layer.diff_id for layer in hit.layers] == [B, A]
 
 
 async def test_nothing_is_mounted_before_it_is_verified(lookup, pool) -> None:
-    await lookup.find(TOP, whole=True)
+    await lookup.find(TOP, AGENT, whole=True)
 
     assert pool.mounted == []
 
@@ -94,7 +95,7 @@ async def test_without_keys_a_layer_is_mounted_in_the_look_up(place, pool, tmp_p
         deadline=9,
     )
 
-    assert isinstance(await plain.find(TOP, whole=False), store_lookup.Hit)
+    assert isinstance(await plain.find(TOP, AGENT, whole=False), store_lookup.Hit)
     assert pool.mounted == [digests.hex_of(B)]
 
 
@@ -146,15 +147,15 @@ ATTACKS = [other_bytes, another_layer, another_chain_s_signature, a_key_of_its_o
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_what_a_writer_has_changed_is_not_served(lookup, place, pool, attack) -> None:
     attack(place)
-    assert await lookup.find(A, whole=False) == store_lookup.Miss("unsigned", mounted=True)
-    assert await lookup.find(TOP, whole=True) == store_lookup.Miss("unsigned", mounted=True)
+    assert await lookup.find(A, AGENT, whole=False) == store_lookup.Miss("unsigned", mounted=True)
+    assert await lookup.find(TOP, AGENT, whole=True) == store_lookup.Miss("unsigned", mounted=True)
     assert pool.mounted == []
 
 
 async def test_a_field_that_is_there_twice_is_no_way_around(lookup, place, pool) -> None:
     """The record still says what was signed, whichever of the two was read first."""
     twice_the_same_field(place)
-    answer = await lookup.find(A, whole=False)
+    answer = await lookup.find(A, AGENT, whole=False)
 
     if isinstance(answer, store_lookup.Hit):
         assert [layer.diff_id for layer in answer.layers] == [A]
@@ -164,7 +165,7 @@ async def test_a_field_that_is_there_twice_is_no_way_around(lookup, place, pool)
 async def test_an_unsigned_layer_does_not_pause_the_store(lookup, place) -> None:
     another_layer(place)
 
-    await lookup.find(A, whole=False)
+    await lookup.find(A, AGENT, whole=False)
     assert not lookup.is_paused
 
 
@@ -181,4 +182,4 @@ async def test_what_no_key_has_signed_is_served_where_that_is_accepted(
         deadline=9,
     )
 
-    assert isinstance(await accepting.find(A, whole=False), store_lookup.Hit)
+    assert isinstance(await accepting.find(A, AGENT, whole=False), store_lookup.Hit)

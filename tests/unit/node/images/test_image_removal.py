@@ -2,8 +2,10 @@
 
 import datetime
 
+import msgspec
 import pytest
 
+from agent.model import records
 from agent.node.images import image_removal, register
 from tests.fakes import containerd as fakes
 from tests.unit.node import conftest
@@ -103,3 +105,83 @@ async def test_an_image_on_another_snapshotter_is_not_touched(clearer, fake, ima
     fake.lose_backend("overlayfs")
 
     assert await clearer.clear([str(image.reference)]) == []
+
+
+class Store:
+    """Ready caches with one image: `served` are the namespaces of each, None for all."""
+
+    def __init__(self, image: conftest.Image, *served: list[str] | None) -> None:
+        self.asked = 0
+        held = records.CachedImage(
+            ref=str(image.reference), target=image.target, size=1, layers=[image.target]
+        )
+        self.made = [
+            records.CacheRecord(
+                id=f"imc-cache-{number}",
+                name="",
+                images=[held],
+                size=1,
+                capacity=1,
+                created="",
+                namespaces=namespaces,
+            )
+            for number, namespaces in enumerate(served)
+        ]
+
+    async def caches(self) -> list[records.CacheRecord]:
+        self.asked += 1
+        return self.made
+
+
+def unregistrar(containerd, fake, store: Store) -> image_removal.Unregistrar:
+    return image_removal.Unregistrar(containerd, store, clock=lambda: fake.now + HOUR)
+
+
+@pytest.mark.parametrize(
+    ("served", "goes"),
+    [
+        ([["team-a"]], True),
+        ([["team-a"], ["team-b"]], True),
+        ([["team-a"], None], False),
+        ([None], False),
+        ([], False),
+    ],
+)
+async def test_a_registered_image_of_private_caches_only_goes(
+    containerd, fake, registered, served, goes
+) -> None:
+    removal = unregistrar(containerd, fake, Store(registered, *served))
+
+    assert bool(await removal.look()) is goes
+    assert (fake.images == {}) is goes
+
+
+async def test_a_private_image_that_a_container_uses_goes_after_it(
+    containerd, fake, registered
+) -> None:
+    removal = unregistrar(containerd, fake, Store(registered, ["team-a"]))
+    container = fakes.containers_pb2.Container(id="c", image=str(registered.reference))
+    fake.containers.append(container)
+    assert await removal.look() == []
+
+    fake.containers.clear()
+    assert set(await removal.look()) == registered.names
+
+
+async def test_a_private_image_that_the_kubelet_has_pulled_stays(containerd, fake, image) -> None:
+    image.pull_into(fake, conftest.NAME)
+    store = Store(image, ["team-a"])
+
+    assert await unregistrar(containerd, fake, store).look() == ()
+    assert store.asked == 0
+
+
+async def test_an_image_of_another_repository_with_the_same_digest_stays(
+    containerd, fake, registered
+) -> None:
+    store = Store(registered, ["team-a"])
+    (held,) = store.made[0].images
+    other = msgspec.structs.replace(held, ref="registry.example/other:1")
+    store.made = [msgspec.structs.replace(store.made[0], images=[other])]
+
+    assert await unregistrar(containerd, fake, store).look() == []

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from agent._proto.containerd import containers_pb2
 from agent.clients.containerd import rpc
 from agent.kits.aio import tasks
 from agent.model import digests, images, keys
@@ -294,3 +295,79 @@ async def test_what_is_not_served_because_of_a_damaged_layer_says_which(containe
     layer = image.wanted.layers[0].diff_id
     assert caught.value.damage == f"{layer} (has 3 bytes)"
     assert "create the caches" in str(caught.value)
+
+
+async def test_an_image_is_laid_out_without_being_present(registrar, fake, image) -> None:
+    """The kubelet's pull finds all layers and blobs, and asks the registry for the manifest."""
+    fake.served.update(image.chain)
+    done = await registrar.lay_out_ahead(image.wanted)
+
+    assert fake.images == {}
+    assert len(done.new) == 2
+    parents = {key: parent for (_, key), (parent, _) in fake.snapshots.items()}
+    assert parents == dict(zip(image.chain, ["", *image.chain], strict=False))
+    assert set(fake.blobs) == {image.config, image.manifest}
+
+
+async def test_what_is_laid_out_outlives_a_garbage_collection_and_then_goes(
+    registrar, fake, image
+) -> None:
+    fake.served.update(image.chain)
+    await registrar.lay_out_ahead(image.wanted)
+    fake.collect()
+    assert len(fake.snapshots) == 2
+
+    (lease,) = fake.leases
+    del fake.leases[lease]
+    fake.collect()
+    assert (fake.snapshots, fake.blobs) == ({}, {})
+
+
+async def test_laying_out_again_renews_the_lease_and_adds_none(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    for _ in range(3):
+        await registrar.lay_out_ahead(image.wanted)
+
+    assert len(fake.leases) == 1
+    fake.collect()
+    assert len(fake.snapshots) == 2
+
+
+async def test_an_image_that_was_pulled_is_left_alone(registrar, fake, image) -> None:
+    image.pull_into(fake, "uimgacc")
+    done = await registrar.lay_out_ahead(image.wanted)
+
+    assert done.already
+    assert (fake.leases, set(fake.images)) == ({}, {str(image.reference)})
+
+
+async def test_an_image_that_was_registered_is_so_no_longer(registrar, fake, image) -> None:
+    """An earlier version has registered it for pods of its namespace, and so for all."""
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    await registrar.lay_out_ahead(image.wanted)
+
+    assert fake.images == {}
+    fake.collect()
+    assert {key for _, key in fake.snapshots} == set(image.chain)
+
+
+async def test_a_registered_image_that_a_container_uses_stays_until_it_ends(
+    registrar, fake, image
+) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    container = containers_pb2.Container(id="c", image=str(image.reference))
+    fake.containers.append(container)
+    await registrar.lay_out_ahead(image.wanted)
+    assert set(fake.images) == image.names
+
+    fake.containers.clear()
+    await registrar.lay_out_ahead(image.wanted)
+    assert fake.images == {}
+
+
+async def test_what_the_snapshotter_does_not_serve_is_not_laid_out(registrar, fake, image) -> None:
+    fake.served.update(image.chain[:1])
+    with pytest.raises(register.NotServedError):
+        await registrar.lay_out_ahead(image.wanted)

@@ -9,7 +9,7 @@ from agent import errors
 from agent._proto.containerd import containers_pb2
 from agent.model import pods, records, reports
 from agent.mounts import mount_users
-from agent.node.images import retirement
+from agent.node.images import register, retirement
 from tests.unit.node import conftest
 
 
@@ -276,3 +276,16 @@ async def test_a_quiet_store_costs_one_question(node, fake) -> None:
     fake.down = True
 
     assert "Nothing is held" in await node.retirer.look()
+
+
+async def test_layers_that_were_laid_out_for_a_pull_go_at_once(node, fake, containerd) -> None:
+    """The pull has not come, and finds nothing to download from but the registry."""
+    waiting = conftest.Image("registry.example/private:1")
+    fake.served.update(waiting.chain)
+    registrar = register.Registrar(containerd, conftest.Blobs(waiting))
+    await registrar.lay_out_ahead(waiting.wanted)
+    node.retire(waiting)
+    await node.retirer.look()
+
+    assert not set(waiting.chain) & {key for _, key in fake.snapshots}
+    assert node.on_board == {"uimgacc.io/generation": "1"}

@@ -49,6 +49,7 @@ class Registrar:
     def __init__(self) -> None:
         self.registered: list[str] = []
         self.laid_out: list[str] = []
+        self.ahead: list[str] = []
         self.failures: list[Exception] = []
         self.failing: dict[str, Exception] = {}
 
@@ -65,6 +66,12 @@ class Registrar:
     async def lay_out(self, wanted) -> None:
         self.laid_out.append(wanted.tag)
 
+    async def lay_out_ahead(self, wanted) -> registration_plan.Registered:
+        self.ahead.append(wanted.tag)
+        if self.failures:
+            raise self.failures.pop(0)
+        return registration_plan.Registered(new=tuple(wanted.layers))
+
 
 class Others:
     """Repairer, ledger, creator and clearer: they note what they are asked."""
@@ -73,6 +80,7 @@ class Others:
         self.watched: list[str] = []
         self.repaired: list[tuple[str, ...]] = []
         self.counted: list[str] = []
+        self.expected: list[str] = []
         self.wished: list[str] = []
         self.matches: list[tuple[str, str]] = []
         self.unusable: set[str] = set()
@@ -86,6 +94,9 @@ class Others:
     async def registered(self, record, done, *, seconds: float) -> None:
         self.counted.append(record.ref)
 
+    def laid_out(self, record, done, *, seconds: float) -> None:
+        self.expected.append(record.ref)
+
     def create(self, pod, wanted: decisions.AutoCreate) -> None:
         self.wished.append(wanted.cache_id)
 
@@ -97,7 +108,9 @@ class Others:
 
 
 class Setting:
-    def __init__(self, image: conftest.Image, **options: object) -> None:
+    def __init__(
+        self, image: conftest.Image, *, register_private: bool = False, **options: object
+    ) -> None:
         self.catalog, self.registrar, self.others = Catalog(image), Registrar(), Others()
         self.preparer = prepare.Preparer(
             decide.Decider(self.catalog, decide.Node(platform=conftest.PLATFORM, **options)),
@@ -110,6 +123,7 @@ class Setting:
             ),
             self.others,
             self.others,
+            register_private=register_private,
         )
         self.pod = pods.Pod(
             namespace="default",
@@ -153,6 +167,65 @@ async def test_what_is_pulled_all_the_same_is_laid_out(policy, tag, laid_out) ->
     await given.serve(containers=(container,))
 
     assert given.registrar.laid_out == ([str(image.reference)] if laid_out else [])
+
+
+def keep_private(given: Setting, *namespaces: str) -> None:
+    """Have the cache serve these namespaces only."""
+    given.catalog.cache = msgspec.structs.replace(given.catalog.cache, namespaces=list(namespaces))
+
+
+async def test_a_private_image_is_laid_out_and_left_to_the_kubelets_pull(given, image) -> None:
+    """What is registered, any pod of the node can start, from whatever namespace."""
+    keep_private(given, "default")
+    result = await given.serve()
+
+    assert result.decision.outcome is decisions.Outcome.HIT
+    assert (result.registered, result.laid_out) == ((), (str(image.reference),))
+    assert given.registrar.registered == []
+    assert given.registrar.ahead == [str(image.reference)]
+    assert (given.others.expected, given.others.counted) == ([str(image.reference)], [])
+    assert "the registry" in result.sentence
+    assert [event.reason for event in result.decision.events] == ["ImageCacheHit"]
+
+
+async def test_a_private_image_that_another_cache_has_for_all_is_registered(given, image) -> None:
+    keep_private(given, "default")
+    public = msgspec.structs.replace(given.catalog.cache, id="imc-two", namespaces=None)
+    both = [given.catalog.cache, public]
+
+    async def caches() -> list[records.CacheRecord]:
+        return both
+
+    given.catalog.caches = caches
+    await given.serve()
+
+    assert given.registrar.registered == [str(image.reference)]
+
+
+async def test_private_images_are_registered_where_that_is_set(image) -> None:
+    given = Setting(image, register_private=True)
+    keep_private(given, "default")
+    result = await given.serve()
+
+    assert result.registered == (str(image.reference),)
+    assert given.registrar.ahead == []
+
+
+async def test_a_private_image_that_the_kubelet_may_not_pull_is_named(given, image) -> None:
+    keep_private(given, "default")
+    container = pods.Container(name="c", image=str(image.reference), pull_policy="Never")
+    result = await given.serve(containers=(container,))
+
+    assert "UIMGACC_REGISTER_PRIVATE" in result.sentence
+
+
+async def test_a_private_image_whose_chain_is_lost_is_repaired_and_made_again(given, image) -> None:
+    keep_private(given, "default")
+    given.registrar.failures = [register.BrokenError(image.chain)]
+    await given.serve()
+
+    assert given.others.repaired == [tuple(image.chain)]
+    assert len(given.registrar.ahead) == 2
 
 
 async def test_what_cannot_be_laid_out_is_registered(given, image) -> None:

@@ -103,3 +103,33 @@ def test_a_damaged_file_is_as_none(containerd, tmp_path, text) -> None:
     ledger = savings.Ledger(containerd, folder=tmp_path)
 
     assert ledger.throughput.samples == ()
+
+
+async def test_a_pull_of_what_was_laid_out_is_a_hit(ledger, fake, image) -> None:
+    """All its snapshots are older than the pull: by containerd's records nothing was pulled."""
+    done = registration_plan.Registered(new=tuple(image.wanted.layers))
+    ledger.laid_out(image.record, done, seconds=0.5)
+    assert ledger.totals.images["hit"] == 0
+
+    image.pull_into(fake, "uimgacc", layers=False)
+    for _ in range(2):
+        await ledger.noticed(str(image.reference))
+
+    (entry,) = ledger.entries
+    assert entry.saving.size == 8 << 20
+    assert ledger.totals.images["hit"] == 1
+
+
+async def test_what_was_laid_out_and_never_pulled_saves_nothing(ledger, fake, image) -> None:
+    done = registration_plan.Registered(new=tuple(image.wanted.layers))
+    ledger.laid_out(image.record, done, seconds=0.5)
+
+    assert ledger.entries == ()
+
+
+async def test_what_was_here_already_saves_nothing_when_it_is_laid_out(ledger, fake, image) -> None:
+    ledger.laid_out(image.record, registration_plan.Registered(already=True), seconds=0.5)
+    fake.add_image(str(image.reference), image.target, media=image.media_type)
+    await ledger.noticed(str(image.reference))
+
+    assert ledger.entries == ()
