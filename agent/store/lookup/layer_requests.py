@@ -59,7 +59,7 @@ class Requesters:
             return layer_permissions.Requester(is_agent=True)
         name = labels.get(keys.IMAGE_REF, "")
         # Asked anew each time: node set-up may be run, or be undone, at any moment.
-        if name and os.path.exists(self._image_refs):
+        if name and os.path.exists(self._image_refs):  # noqa: PTH110 - hot
             with contextlib.suppress(images.ImageReferenceError):
                 return layer_permissions.Requester(image=images.parse_reference(name))
         return layer_permissions.Requester()
