@@ -271,27 +271,60 @@ def test_what_ran_without_verification_is_verified_after_a_restart(
     assert [source for source in layer_sources(node) if source.startswith("/dev/dm-")]
 
 
+MOUNT = """
+import os, signal
+from agent.mounts import device_mapper, syscalls
+
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+real_open = os.open
+
+def open_or_die(path, *more):
+    return die() if path.startswith("/dev/dm-") else real_open(path, *more)
+
+{patch}
+syscalls.mount_layer({source!r}, {target!r}, {size}, {tree!r})
+print(sorted(os.listdir({target!r})))
+"""
+OWN_DEV = """
+mount -t tmpfs dev /dev
+mknod /dev/null c 1 3
+mknod /dev/loop-control c 10 237
+exec "$@"
+"""
+
+
+def mounting(record, store: pathlib.Path, target: pathlib.Path, patch: str = "") -> list[str]:
+    """A command that mounts a layer; `patch` kills it on the way."""
+    source = str(layout.Layout(store).layer(record.diff_id))
+    verity = record.verity
+    tree = (verity.root_hash, verity.salt, verity.data_blocks, verity.offset, "")
+    words = {"source": source, "target": str(target), "size": record.size, "tree": tree}
+    return [sys.executable, "-c", MOUNT.format(patch=patch, **words)]
+
+
 def test_a_killed_process_leaves_no_device_for_good(tmp_path, export, registry) -> None:
-    """Killed when the device is there, and nothing has it open yet."""
+    """Killed before the device is open it leaves one, which the next start removes."""
     _, store = export
     record = layers(store, registry)[0]
-    verity = record.verity
-    source = str(layout.Layout(store).layer(record.diff_id))
-    script = f"""if True:
-        import os, signal
-        from agent.mounts import device_mapper, syscalls
-        tree = {(verity.root_hash, verity.salt, verity.data_blocks, verity.offset, "")!r}
-        real = os.open
-        def killed(path, *more):
-            if path.startswith("/dev/dm-"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(path, *more)
-        os.open = killed
-        syscalls.mount_layer({source!r}, {str(tmp_path)!r}, {record.size}, tree)
-    """
     before = sorted(devices())
-    subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
-    assert sorted(devices()) != before
+    for patch, left in (("os.open = open_or_die", 1), ("syscalls.mount = die", 0)):
+        command = mounting(record, store, tmp_path, patch)
+        assert subprocess.run(command, check=False, timeout=60).returncode < 0
 
-    assert device_mapper.remove_unused() == 1
-    conftest.wait_until(lambda: sorted(devices()) == before)
+        assert device_mapper.remove_unused() == left
+        conftest.wait_until(lambda: sorted(devices()) == before)
+
+
+def test_a_container_with_a_dev_of_its_own_can_mount(tmp_path, export, registry) -> None:
+    """It has no /dev/mapper, and none of the devices that the kernel makes."""
+    _, store = export
+    record = layers(store, registry)[0]
+    command = ["unshare", "--mount", "sh", "-ec", OWN_DEV, "sh"]
+    command += mounting(record, store, tmp_path)
+
+    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+
+    assert "bin" in done.stdout, done.stderr
+    conftest.wait_until(lambda: not devices())
