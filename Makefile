@@ -19,7 +19,7 @@ test: lab
 chaos: lab
 	$(BIN)/python -m lab.chaos
 
-# The races for layer files, twenty times as long, and the tar bombs that go on for gigabytes.
+# The races for layer files, twenty times as long, and the tar bombs that go on for long.
 long: lab
 	UIMGACC_LONG=1 $(BIN)/pytest -q tests/properties/test_layer_races.py tests/build/test_bombs.py
 

@@ -33,7 +33,7 @@ HEADER = 1 << 20
 IMPLIED = 16 << 20
 """Bytes of the paths of all directories that a layer has things in but does not name."""
 
-STEPS = 100_000_000
+STEPS = 30_000_000
 """Names that may be looked at to follow symlinks, and to find what an entry removes."""
 
 COMPARED = 20_000_000_000
@@ -44,6 +44,9 @@ LOOK_BELOW = 10
 
 ENTRY = 640
 """Bytes of memory for a file with a short name, nearly all of it in mkfs.erofs."""
+
+FOLDER = 384
+"""Bytes beyond these for a directory: here, where all are known by their names, and there."""
 
 ODD_ENTRY = 640
 """Bytes beyond these for an entry with a long name, xattrs or a link, beside the bytes of those."""

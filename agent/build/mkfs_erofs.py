@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import pathlib
-import resource
 import shutil
 import uuid
 from collections.abc import AsyncIterator
@@ -88,11 +87,10 @@ class DiskFull(errors.PermanentError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mkfs:
-    """A mkfs.erofs that can be used: how it is called, its version, its memory in bytes."""
+    """A mkfs.erofs that can be used: how it is called, and its version."""
 
     command: str
     version: str
-    memory: int = resource.RLIM_INFINITY
 
     def toolchain(self, compression: str) -> records.Toolchain:
         """What the layer's record says about its making."""
@@ -150,7 +148,6 @@ async def running(
         raise MkfsMissing(mkfs.command, error.strerror or str(error)) from error
     finally:
         os.close(reading)
-    _limit_memory(process.pid, mkfs.memory)
     with mkfs_stall.Watch(process.pid, _STALLED_SECONDS) as watch:
         run = Run(process, writing, watch, diff_id=diff_id, draft=draft, scratch=scratch)
         try:
@@ -226,12 +223,6 @@ def _killed_with_builder() -> list[str]:
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
-
-
-def _limit_memory(pid: int, memory: int) -> None:
-    """Have a process fail for want of memory before the kernel kills all of its cgroup."""
-    with contextlib.suppress(OSError):
-        resource.prlimit(pid, resource.RLIMIT_DATA, (memory, memory))
 
 
 def _pipe() -> tuple[int, int]:

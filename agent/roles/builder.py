@@ -121,9 +121,7 @@ async def build(
         tools = layer_build.Tools(
             store=layout.Layout(wanted.store),
             registry=client,
-            mkfs=dataclasses.replace(
-                mkfs, memory=max(limits.LEAST_MEMORY, available - limits.OWN_MEMORY // 2)
-            ),
+            mkfs=mkfs,
             scratch=scratch_room.Room(
                 wanted.scratch or pathlib.Path(tempfile.gettempdir()), wanted.scratch_bytes
             ),

@@ -28,11 +28,11 @@ from tests.fakes import registry as fakes
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("mkfs.erofs") is None, reason="needs mkfs.erofs"),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(450),
 ]
 
 LONG = os.environ.get("UIMGACC_LONG", "") == "1"
-"""Whether those that go on for gigabytes are built, too: `UIMGACC_LONG=1`."""
+"""Whether those that go on for long are built, too: `UIMGACC_LONG=1`."""
 
 MEMORY = 1200 << 20
 MOST = 700 << 20
@@ -101,7 +101,7 @@ def build(serving: Serving, store: pathlib.Path, tag: str) -> tuple[int, str, in
         [sys.executable, "-c", f"{measure}\nsys.exit(r.returncode)", *command],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
     )
     return measured.returncode, measured.stderr, int(measured.stdout) << 10
 

@@ -88,6 +88,11 @@ class Names:
         self.enter(parent)
         return size
 
+    @property
+    def folders(self) -> int:
+        """How many directories there are."""
+        return len(self._folders)
+
     def enter(self, parent: bytes) -> None:
         """Count an entry of a directory."""
         number = self._children.get(parent, 0)

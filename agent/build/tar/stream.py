@@ -124,8 +124,9 @@ class Normaliser:
 
     def _keep_entries(self) -> None:
         """Count the memory of the entries since the last time, and the work of all."""
-        self._account.keep((self.entries - self._kept) * limits.ENTRY)
-        self._kept = self.entries
+        kept = self.entries * limits.ENTRY + self._names.folders * limits.FOLDER
+        self._account.keep(max(0, kept - self._kept))
+        self._kept = max(self._kept, kept)
         self._account.compare(self._names.compared)
 
     def corrections(self) -> corrections.Corrections:
