@@ -29,7 +29,8 @@ def test_all_commands_are_there() -> None:
     assert set(COMMANDS) == {
         *("agent", "build", "controller", "snapshotter"),
         *("enable", "disable", "create", "get", "delete", "match", "doctor", "node-setup"),
-        *("store", "store init", "store check", "store prune", "store verity", "version"),
+        *("store", "store init", "store check", "store prune", "store release"),
+        *("store verity", "version"),
         *("store keygen", "store sign", "store rotate-key"),
     }
 
