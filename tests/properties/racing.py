@@ -19,7 +19,6 @@ from agent.store.publish import build_claims, layer_writer, writer
 from tests.unit.store import making
 
 LAYERS = [f"layer {number}" for number in range(6)]
-REPLACEMENTS = 16
 
 
 def names_of(name: str) -> list[str]:
@@ -27,7 +26,7 @@ def names_of(name: str) -> list[str]:
     diff_id = making.digest(name)
     return [
         diff_id,
-        *(layer_writer.replacement_id(diff_id, number) for number in range(1, REPLACEMENTS)),
+        *(digests.replacement_id(diff_id, at) for at in range(1, digests.MAX_REPLACEMENTS)),
     ]
 
 
