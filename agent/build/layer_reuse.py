@@ -3,7 +3,8 @@
 A diff ID is no secret, and an image can name any. So a layer that is in the store, and is not
 public, is used only after the registry has given it to this build's credentials, as
 agent.store.layer_sources demands: one HEAD where this repository gave this blob before,
-else a download, which is verified and not stored again. What was proven is then recorded.
+else a download, which is verified and not stored again. What was proven is then recorded. The
+name of a stored file may be no diff ID (a variant's); the text that it is a hash of is no proof.
 """
 
 import contextlib
@@ -30,8 +31,8 @@ class Reuse:
         self._tools = tools
         self._given: set[tuple[str, str, str]] = set()
         """Repository, blob and diff ID."""
-        self._verified: set[tuple[str, str]] = set()
-        """The same without the repository."""
+        self._by_registry: set[tuple[str, str, str]] = set()
+        """The same with the registry in place of the repository."""
         self._images: dict[str, list[records.ImageRecord]] = {}
         self._unrecorded: dict[str, layer_sources.Origin] = {}
         """Where the layers were given whose records are of an earlier version, by their names."""
@@ -39,7 +40,7 @@ class Reuse:
     def note_fetched(self, reference: images.Reference, layer: oci.Layer) -> None:
         """This build has downloaded a layer, and verified it."""
         self._given.add(_key(reference, layer))
-        self._verified.add(_key(reference, layer)[1:])
+        self._by_registry.add(_key(reference, layer, reference.registry))
 
     def note_used(
         self, reference: images.Reference, layer: oci.Layer, record: records.LayerRecord
@@ -98,9 +99,9 @@ class Reuse:
         is_open = layer_sources.is_open_to(
             record, reference.name, diff_id=layer.diff_id, images=own
         )
-        # Who builds has the layer by now. That another registry has it as well needs no second
-        # download: it could only be theirs, or one to which they could give it themselves.
-        is_open = is_open or _key(reference, layer)[1:] in self._verified
+        # A registry that gave the layer to this build is believed about its other repositories.
+        # Another registry is not: the images of one cache may be of several owners.
+        is_open = is_open or _key(reference, layer, reference.registry) in self._by_registry
         return layer_sources.proof_needed(record, is_open=is_open, blob=layer.blob.digest)
 
     async def _images_of(self, reference: images.Reference) -> list[records.ImageRecord]:
@@ -164,11 +165,13 @@ class Reuse:
                 limit=record.tar_size,
                 on_bytes=on_bytes,
             )
-        if identified.diff_id != layer.diff_id:
-            # Nothing about the stored layer is for the author of this image, also not its size.
+        if (identified.diff_id, identified.tar_size) != (layer.diff_id, record.tar_size):
+            # The names of variants and of replaced layers are hashes of a text, which has them as
+            # its diff ID when it is pushed as a layer. It has not the length of their tar. And
+            # nothing about the stored layer is for the author of this image, also not its size.
             identified = dataclasses.replace(identified, diff_id="another layer")
         layer_build.verify(identified, layer, reference)
 
 
-def _key(reference: images.Reference, layer: oci.Layer) -> tuple[str, str, str]:
-    return reference.name, layer.blob.digest, layer.diff_id
+def _key(reference: images.Reference, layer: oci.Layer, giver: str = "") -> tuple[str, str, str]:
+    return giver or reference.name, layer.blob.digest, layer.diff_id

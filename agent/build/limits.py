@@ -113,6 +113,7 @@ class Account:
         self._limits = limits or Limits()
         self._most = self._limits.unpacked
         self._unpacked = 0
+        self._tar = 0
         self._written = 0
         self._memory = 0
         self._implied = 0
@@ -131,12 +132,22 @@ class Account:
     def unpack(self, count: int) -> None:
         """Count bytes of the tar before they are handed on."""
         self._unpacked += count
-        if self._unpacked > self._most:
-            self._raise_too_large()
+        self._require_room(self._unpacked)
 
-    def _raise_too_large(self) -> None:
+    def read(self, count: int) -> None:
+        """Count bytes of the tar as they come, also those that stand for nothing.
+
+        Headers that no entry follows, data of the root, what is after the end: it is decompressed
+        and hashed all the same.
+        """
+        self._tar += count
+        self._require_room(self._tar)
+
+    def _require_room(self, count: int) -> None:
         limits = self._limits
-        if self._unpacked > limits.room * EXPANSION:
+        if count <= self._most:
+            return
+        if count > limits.room * EXPANSION:
             raise NoRoom(
                 f"it unpacks to more than {units.size(self._most)}, {EXPANSION} times what is left"
                 " of the size of the cache"

@@ -118,7 +118,7 @@ async def unpack(
         account.write(size, blob.size)
         on_write(size)
 
-    work = _Normalising(tar, _Pipe(pipe, count), normaliser)
+    work = _Normalising(tar, _Pipe(pipe, count), normaliser, account)
     first = threads.start("decompress", _decompress, blob, tar, layer.compressed)
     second = threads.start("normalise", work.run, packed)
     for future in (first, second):
@@ -154,6 +154,7 @@ class Identified:
 
     blob_digest: str
     diff_id: str
+    tar_size: int
     fault: errors.AgentError | None
 
 
@@ -197,7 +198,7 @@ def _identify(blob: _Blob, compressed: bool, limit: int) -> Identified:
     while blob.read():
         pass
     diff_id = f"sha256:{digest.hexdigest()}" if size <= limit else ""
-    return Identified(f"sha256:{blob.digest.hexdigest()}", diff_id, fault)
+    return Identified(f"sha256:{blob.digest.hexdigest()}", diff_id, size, fault)
 
 
 def _retrieved(future: "asyncio.Future[Any]") -> None:
@@ -249,12 +250,17 @@ class _Normalising:
     """The second thread's work."""
 
     def __init__(
-        self, tar: threads.Channel[bytes], pipe: "_Pipe", normaliser: stream.Normaliser
+        self,
+        tar: threads.Channel[bytes],
+        pipe: "_Pipe",
+        normaliser: stream.Normaliser,
+        account: limits.Account,
     ) -> None:
         self.digest = hashlib.sha256()
         self.size = 0
         self.corrections = corrections.NONE
         self._normaliser = normaliser
+        self._account = account
         self._tar = tar
         self._pipe = pipe
 
@@ -265,6 +271,7 @@ class _Normalising:
         """
         try:
             while (piece := self._tar.get()) is not None:
+                self._account.read(len(piece))
                 self.digest.update(piece)
                 self.size += len(piece)
                 self._pipe.write(self._normaliser.feed(piece))

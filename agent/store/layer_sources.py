@@ -21,6 +21,10 @@ MAX_SOURCES = 1000
 """Of one layer. Where one more is added, the one that was added first goes: its next build reads
 the layer from the registry once more."""
 
+MAX_BLOBS = 1000
+"""Of one layer, by the same rule. One layer can be compressed to any number of blobs, and a record
+that grew with them would be too large for everybody's next build."""
+
 _NAME_LIMIT = 255
 """Characters of a repository with its registry; containerd takes no longer ones."""
 
@@ -146,8 +150,8 @@ def _with(
         sources = record.sources
         added = [name for name in repositories if name not in sources and len(name) <= _NAME_LIMIT]
         sources = [*sources, *dict.fromkeys(added)][-MAX_SOURCES:]
-    union = sorted({*record.blobs, *blobs})
+    union = list(dict.fromkeys([*record.blobs, *blobs]))[-MAX_BLOBS:]
     public = record.public or is_public
-    if (sources, union, public) == (record.sources, sorted(record.blobs), record.public):
+    if (sources, union, public) == (record.sources, record.blobs, record.public):
         return record
     return msgspec.structs.replace(record, sources=sources, blobs=union, public=public)

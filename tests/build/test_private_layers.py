@@ -15,12 +15,13 @@ import pytest
 
 from agent import errors
 from agent.build import cache_build, layer_build
+from agent.build.tar import inheritance
 from agent.clients.registry import connections, failures
 from agent.model import images, records
 from agent.roles import builder
 from agent.store import integrity, layout
 from agent.store.lookup import direct_reader
-from agent.store.publish import source_migration, writer
+from agent.store.publish import layer_writer, source_migration, writer
 from lab import pushing, registries, services, tars
 from tests.fakes import registry as fakes
 
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.skipif(
 BASE = pushing.layer([tars.folder("etc"), tars.file("etc/secret", b"of the victim" * 999)])
 TOP = pushing.layer([tars.file("app", b"one" * 999)])
 OTHER_TOP = pushing.layer([tars.file("app", b"two" * 999)])
+PLAIN = "application/vnd.oci.image.layer.v1.tar"
 IMPLYING = pushing.layer([tars.file("etc/passwd", b"implies etc")])
 """A layer that has a variant: it puts a file into a folder that it does not name."""
 
@@ -99,13 +101,21 @@ def build(place: layout.Layout, tenant: Tenant, *names: str, **more) -> records.
 
 
 async def build_from(
-    place: layout.Layout, host: str, *names: str, config=None, cache_id: str = "imc-test"
+    place: layout.Layout,
+    host: str,
+    *names: str,
+    config=None,
+    cache_id: str = "imc-test",
+    others: tuple[str, ...] = (),
 ) -> records.CacheRecord:
-    options = connections.Options(plain_http=frozenset({host}), delays=(0.01,), deadline=10.0)
+    """Build images of a host, and `others` with theirs."""
+    hosts = {host, *(each.partition("/")[0] for each in others)}
+    options = connections.Options(plain_http=frozenset(hosts), delays=(0.01,), deadline=10.0)
+    named = (*(f"{host}/{name}" for name in names), *others)
     request = cache_build.Request(
         cache_id=cache_id,
         name="test",
-        references=tuple(images.parse_reference(f"{host}/{name}") for name in names),
+        references=tuple(map(images.parse_reference, named)),
         platforms=(builder.own_platform(),),
         capacity=1 << 30,
     )
@@ -184,6 +194,55 @@ async def test_a_registry_that_gave_one_layer_is_not_believed_about_another(plac
 
     assert own.images
     assert f"{fake.host}/my/app" not in (record_of(place, BASE).sources or ())
+
+
+async def test_a_registry_is_not_believed_about_a_layer_that_another_gave_to_the_same_build(
+    place, victim
+) -> None:
+    """The images of one cache may be of two vendors; this one's HEADs need no credentials."""
+    async with LyingRegistry() as fake:
+        fake.add_lie([BASE, TOP], "1")
+
+        with pytest.raises((failures.ImageUnknown, failures.RequestRefused)):
+            await build_from(
+                place,
+                victim.server.address,
+                "team/app:1",
+                config=victim.config,
+                others=(f"{fake.host}/my/app:1",),
+            )
+
+    base = record_of(place, BASE)
+    assert (base.sources, base.public) == ([f"{victim.server.address}/team/app"], False)
+
+
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["variant", "replaced"])
+def test_the_text_that_a_layer_file_is_named_after_is_no_proof_of_the_layer(
+    place, victim, attacker, monkeypatch, is_damaged
+) -> None:
+    """Such names are hashes too, of a text that has nothing secret in it: pushed as a layer, it has
+    the name as its diff ID."""
+    texts: list[bytes] = []
+    digest_of = inheritance._digest
+    monkeypatch.setattr(
+        inheritance, "_digest", lambda text: (texts.append(text.encode()), digest_of(text))[1]
+    )
+    build(place, victim, "team/implying:1", cache_id="imc-victim")
+    if is_damaged:
+        place.layer(IMPLYING.diff_id).write_bytes(b"damage")
+        layer_writer.mark_damaged(place, IMPLYING.diff_id, "a test")
+        build(place, victim, "team/implying:1", cache_id="imc-victim")
+        texts = [f"{IMPLYING.diff_id} replaced 1".encode()]
+    text, *_ = (each for each in texts if place.layer(pushing.sha256(each)).exists())
+    name = pushing.sha256(text)
+    before = direct_reader.Reader(place).layer(name)
+    assert before is not None
+    attacker.push("my/app:1", pushing.Layer(text, name, len(text), name, 0, PLAIN))
+
+    with attacker.server, pytest.raises(errors.PermanentError):
+        build(place, attacker, "my/app:1", cache_id="imc-attacker")
+
+    assert direct_reader.Reader(place).layer(name) == before
 
 
 class LyingRegistry(fakes.FakeRegistry):

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs the lab's cosign: run the lab's setup",
 )
 INDEX = aliases.INDEX
+CONFIG = "application/vnd.oci.image.config.v1+json"
 # What a key needs in neither of cosign's formats: a log, or services that a configuration names.
 ALONE = ("--tlog-upload=false", "--use-signing-config=false", "--yes")
 FORMATS = {"a tag": "--new-bundle-format=false", "a bundle": "--new-bundle-format=true"}
@@ -255,3 +257,35 @@ def test_an_identity_is_of_the_authority_and_the_issuer(signing, tmp_path, issue
         return
     with pytest.raises(cosign.NotSigned, match="the identity"):
         signing.build(tmp_path, "team/identity:1", rules)
+
+
+def test_a_signature_does_not_send_cosign_to_an_address_that_builds_may_not_connect_to(
+    signing, tmp_path
+) -> None:
+    """By the URLs of a layer that is not in the registry: Docker's foreign layers have them."""
+    digest = signing.push("team/leading")
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        host, port = elsewhere.getsockname()
+        missing = pushing.sha256(b"missing")
+        kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+        layer = {
+            **pushing.descriptor(kind, missing, 7, {"dev.cosignproject.cosign/signature": "AAAA"}),
+            "urls": [f"http://{host}:{port}/latest/meta-data"],
+        }
+        config = b"{}"
+        with contextlib.closing(aliases.Pusher(signing.server.address)) as to:
+            to.blob("team/leading", pushing.sha256(config), config)
+            manifest = {
+                "schemaVersion": 2,
+                "mediaType": aliases.MANIFEST,
+                "config": pushing.descriptor(CONFIG, pushing.sha256(config), len(config)),
+                "layers": [layer],
+            }
+            to.manifest("team/leading", f"{digest.replace(':', '-')}.sig", manifest)
+
+        with pytest.raises(cosign.NotSigned):
+            signing.build(tmp_path, "team/leading:1")
+
+        elsewhere.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()

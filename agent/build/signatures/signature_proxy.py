@@ -3,11 +3,15 @@
 So a signature is fetched as an image is: with its credentials, which cosign never has, by the same
 rules for redirects and addresses, with the same retries. It serves nothing but reads of one
 repository, under a name that cannot be guessed, for as long as one verification takes.
+
+Invariant: nothing that is served sends cosign elsewhere. A descriptor can name URLs, which
+cosign's library asks by itself where a blob is not in the registry; no signature needs any.
 """
 
 import asyncio
 import contextlib
 import dataclasses
+import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Protocol
@@ -116,6 +120,8 @@ class _Handlers:
                 manifest = await read()
         except errors.AgentError as error:
             return self._failed(error)
+        if not _is_self_contained(manifest.data):
+            return web.json_response({"errors": [{"code": "DENIED"}]}, status=403)
         headers = {"Docker-Content-Digest": manifest.digest, "Content-Type": manifest.media_type}
         return self._served(manifest.data, headers)
 
@@ -131,3 +137,24 @@ class _Handlers:
             return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
         self._proxy.failure = error
         return web.json_response({"errors": [{"code": "UNAVAILABLE"}]}, status=503)
+
+
+class _NamesUrlsError(Exception):
+    """A descriptor has URLs."""
+
+
+def _is_self_contained(data: bytes) -> bool:
+    """Whether a manifest names no URLs, nowhere, in no spelling that Go takes for the name.
+
+    Each member is looked at: of two with one name, Go can keep something of the first.
+    """
+    try:
+        json.loads(data.decode(), object_pairs_hook=_require_no_urls)
+    except (_NamesUrlsError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _require_no_urls(members: list[tuple[str, object]]) -> None:
+    if any(name.casefold() == "urls" for name, _ in members):
+        raise _NamesUrlsError

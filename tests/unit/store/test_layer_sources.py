@@ -109,6 +109,16 @@ def test_sources_are_bounded_and_the_first_one_goes() -> None:
     assert (more.sources[0], more.sources[-1]) == ("registry.io/app1", APP)
 
 
+def test_the_blobs_of_a_layer_are_bounded_and_the_first_one_goes() -> None:
+    """Else who pushes one layer in many compressions makes its record too large for all others."""
+    full = record(blobs=[making.digest(str(at)) for at in range(layer_sources.MAX_BLOBS)])
+
+    more = layer_sources.with_origin(full, layer_sources.Origin(APP, BLOB, is_public=False))
+
+    assert len(more.blobs) == layer_sources.MAX_BLOBS
+    assert (more.blobs[0], more.blobs[-1]) == (making.digest("1"), BLOB)
+
+
 def test_a_name_that_no_containerd_takes_is_not_recorded() -> None:
     name = "registry.io/" + "a" * 300
     origin = layer_sources.Origin(name, BLOB, is_public=False)

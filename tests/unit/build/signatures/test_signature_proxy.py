@@ -51,6 +51,27 @@ async def test_what_is_not_there_is_an_answer(fake) -> None:
     assert proxy.failure is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"layers": [{"urls": ["http://169.254.169.254/"]}]}',
+        '{"layers": [{"\\u0055RL\\u017f": []}], "layers": []}',
+        '{"manifests": [{"platform": {"urls": null}}]}',
+        '{"layers": [',
+        "[" * 100_000,
+    ],
+)
+async def test_a_manifest_that_leads_elsewhere_is_not_served(fake, text: str) -> None:
+    """cosign's library asks the URLs of a descriptor by itself, whatever addresses are denied."""
+    fake.add_manifest(text.encode(), f"{fakes.OCI}.manifest.v1+json", "2")
+
+    async with (
+        proxied(fake) as (session, url, _),
+        session.get(f"{url}/manifests/2") as response,
+    ):
+        assert response.status == 403
+
+
 async def test_a_registry_that_does_not_answer_is_remembered(fake) -> None:
     fake.faults["1"] += [fakes.status(503)] * 100
 
