@@ -2,11 +2,15 @@
 
 The first rule that an image matches decides; an image that none matches is refused. Patterns
 match as the keys of a docker config do (agent.clients.registry.credentials): a host, with a port
-and a path prefix where it has them; `*` alone is every image. docs/use/signatures.md has the file.
+and a path prefix where it has them; `*` alone is every image. A pattern that no image can match is
+refused: else a later rule would decide, which may want no signature.
+docs/use/signatures.md has the file.
 """
 
+import contextlib
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +20,13 @@ from agent.clients.registry import credentials
 from agent.model import images
 
 EVERY = "*"
+
+_HOST = re.compile(
+    r"(?:[a-z0-9*-]+(?:\.[a-z0-9*-]+)+|localhost|\[[0-9a-f:]+\])(?::[0-9]+)?|[a-z0-9*-]+:[0-9]+"
+)
+"""As references have the host of a registry: with a dot or a port, in lower case."""
+
+_ANY_HOST = "registry.invalid"
 
 
 class PolicyError(errors.PermanentError):
@@ -85,9 +96,7 @@ class Policy:
         reference = _canonical(reference)
         for rule in self._rules:
             for pattern in rule.patterns:
-                if pattern == EVERY or credentials.matches(
-                    credentials.normalise(pattern), reference
-                ):
+                if pattern == EVERY or credentials.matches(pattern, reference):
                     return Demand(pattern, rule.signers, rule.unsigned)
         return Demand("")
 
@@ -123,7 +132,30 @@ def _parsed(rule: _Rule, document: _Document, folder: pathlib.Path) -> _Parsed:
     signers += [
         _by_identity(each, root, log=rule.transparency_log is not False) for each in rule.identities
     ]
-    return _Parsed(tuple(rule.images), tuple(signers), rule.unsigned)
+    return _Parsed(tuple(map(_pattern, rule.images)), tuple(signers), rule.unsigned)
+
+
+def _pattern(text: str) -> str:
+    """A pattern as `credentials.matches` reads it; raise ValueError for what matches no image."""
+    pattern = text.rstrip("/")
+    host, slash, path = pattern.partition("/")
+    if pattern == EVERY or (_is_host(host) and (not slash or _is_repository(path))):
+        return pattern
+    raise ValueError(
+        f"no image can match {text!r}: expected the host of a registry in lower case (docker.io for"
+        " images without one), with its port if that is not 443, and the beginning of a repository:"
+        " no https://, no tag, and * only in a host"
+    )
+
+
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None and not text.endswith(":443")
+
+
+def _is_repository(text: str) -> bool:
+    with contextlib.suppress(images.ImageReferenceError):
+        return images.parse_reference(f"{_ANY_HOST}/{text}").name == f"{_ANY_HOST}/{text}"
+    return False
 
 
 def _root(document: _Document, folder: pathlib.Path) -> tuple[str, ...]:

@@ -47,6 +47,50 @@ def test_patterns_match_as_the_keys_of_a_docker_config(
     assert found.pattern == (pattern if fits else "")
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "https://r.io/team",
+        "r.io/team/*",
+        "r.io/team/app:1",
+        "r.io/team/app@sha256:" + "0" * 64,
+        "r.io/Team",
+        "R.io/team",
+        "r.io:443/team",
+        "team/app",
+        "nginx",
+        "*/team",
+        "r.io//team",
+        " r.io",
+    ],
+)
+def test_a_pattern_that_no_image_can_match_is_refused(tmp_path, pattern) -> None:
+    """Else the second rule would let them through."""
+    text = f"rules: [{{images: ['{pattern}'], keys: [a.pub]}}, {{images: ['*'], unsigned: true}}]"
+
+    with pytest.raises(signature_policy.PolicyError, match="no image can match"):
+        policy(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "image"),
+    [
+        ("r.io/team/", "r.io/team/app"),
+        ("r.io/v2/team", "r.io/v2/team/app"),
+        ("*.r.io:5000/team", "eu.r.io:5000/team/app"),
+        ("registry:5000", "registry:5000/app"),
+        ("localhost/app", "localhost/app"),
+        ("[fd00::1]:5000", "[fd00::1]:5000/app"),
+        ("docker.io/example", "example/app"),
+        ("index.docker.io/library", "nginx"),
+    ],
+)
+def test_every_other_spelling_of_a_pattern_matches(tmp_path, pattern, image) -> None:
+    text = f"rules: [{{images: ['{pattern}'], keys: [a.pub]}}]"
+
+    assert demand(tmp_path, text, image).signers
+
+
 def test_the_first_rule_decides(tmp_path) -> None:
     text = """
         rules:
