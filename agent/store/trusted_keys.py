@@ -1,9 +1,9 @@
 """The keys that a store's signatures are verified by, as a folder of JSON documents.
 
 In a cluster that folder is the ConfigMap `uimgacc-keys`: the controller writes `keys.json`, and
-people may add others, for a second cluster on the same store. A node reads it again when it
-changes. A document that is damaged changes nothing on a node that has keys; on one that has none
-yet, nothing unsigned is accepted until it is corrected.
+people may add others, such as that of the cluster that a store was released by. A node reads it
+again when it changes. A document that is damaged changes nothing on a node that has keys; on one
+that has none yet, nothing unsigned is accepted until it is corrected.
 """
 
 import base64

@@ -15,6 +15,7 @@ from agent.control.decisions import build_turns, building, cache_decision, outco
 from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed
 from agent.model import records, times
+from agent.store.publish import record_signing
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Signing(Protocol):
     def has_signed(self, record: records.CacheRecord) -> bool:
         """Whether the record of a cache has a signature that counts."""
 
-    async def sign(self, cache_id: str, digest: str, layers: Sequence[str]) -> None:
+    async def sign(self, wanted: record_signing.Wanted, digest: str, layers: Sequence[str]) -> None:
         """Sign a build; raise PermanentError where it may not be, TemporaryError: later."""
 
 
@@ -267,11 +268,17 @@ class Reconciler:
     async def _sign(self, cache: cache_object.CacheObject, name: str, seen: outcome.Seen) -> None:
         """Sign what a Job has built; raise CannotStart where that is refused."""
         job, result = self._view.job(name), seen.report.result if seen.report else None
-        if self._tools.signing is None or job is None:
+        request = cache.request
+        if self._tools.signing is None or job is None or request is None:
             return
         layers = result.layers if result is not None else []
+        wanted = record_signing.Wanted(
+            cache_id=cache.cache_id,
+            images=[str(image) for image in request.images],
+            namespaces=request.namespaces,
+        )
         try:
-            await self._tools.signing.sign(cache.cache_id, job.attested, layers)
+            await self._tools.signing.sign(wanted, job.attested, layers)
         except errors.PermanentError as error:
             raise cluster.CannotStart(str(error)) from error
 

@@ -7,6 +7,7 @@ the log, a metric, and the status of each such cache say. From then on they refu
 """
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from agent.control.signing import key_objects, key_ring, signing_worker
 from agent.kits.aio import backoff
 from agent.model import records, times
 from agent.store import signatures, signing_keys, trusted_keys
+from agent.store.publish import record_signing
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +86,15 @@ class Signing:
         trust = signatures.Trust(self._ring.public, self._clock)
         return trust.has_signed(signatures.of_cache(record), record.signatures)
 
-    async def sign(self, cache_id: str, digest: str, layers: Sequence[str]) -> None:
+    async def sign(self, wanted: record_signing.Wanted, digest: str, layers: Sequence[str]) -> None:
         """Sign the records of a build; raise SigningFailed, or NotReady: try again."""
+        fields = dataclasses.asdict(wanted)
         kind, result = await self._call(
-            "sign_build", cache_id, digest, list(layers), self._key(), seconds=_SECONDS
+            "sign_build", fields, digest, list(layers), self._key(), seconds=_SECONDS
         )
         if kind != signing_worker.SIGNED:
             raise SigningFailed(result)
-        logger.info("signed", extra={"cache": cache_id, "records": result})
+        logger.info("signed", extra={"cache": wanted.cache_id, "records": result})
 
     async def prepare(self, store: str) -> None:
         """Have a key for the store of this ID, and publish it; waits for an API that is away."""

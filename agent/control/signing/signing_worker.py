@@ -16,12 +16,15 @@ BUSY = "busy"
 
 
 def sign_build(
-    root: str, cache_id: str, digest: str, layers: Sequence[str], key: Mapping[str, Any]
+    root: str, wanted: Mapping[str, Any], digest: str, layers: Sequence[str], key: Mapping[str, Any]
 ) -> tuple[str, Any]:
-    """Sign the records of a build: ("signed", how many were written) or ("refused", text)."""
-    attested = record_signing.Attested(cache_id, digest, layers)
+    """Sign the records of a build: ("signed", how many were written) or ("refused", text).
+
+    `wanted` are the fields of record_signing.Wanted.
+    """
+    cache, attested = record_signing.Wanted(**wanted), record_signing.Attested(digest, layers)
     try:
-        signed = record_signing.sign_build(_layout(root), attested, _signer(key))
+        signed = record_signing.sign_build(_layout(root), cache, attested, _signer(key))
     except (record_signing.SigningRefused, writer.StoreFull) as error:
         return REFUSED, str(error)
     return SIGNED, signed

@@ -3,7 +3,9 @@
 Of a build, only what the builder vouches for is signed: it has reported a digest over the
 statements of all records of its cache by a way that is not the store, and what is read from
 the store here must have that digest. What is written is what was read and compared, so a change
-in between is overwritten, and is signed never.
+in between is overwritten, and is signed never. A builder that hostile input has taken over vouches
+for anything: so its cache must also be the one that was to be built, of these images and for these
+namespaces.
 """
 
 import collections
@@ -92,27 +94,45 @@ class _Entry:
     statement: signatures.Statement
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The cache that was to be built: its images, and its namespaces (None: all)."""
+
+    cache_id: str
+    images: Sequence[str]
+    namespaces: Sequence[str] | None = None
+
+    def problem(self, record: records.CacheRecord) -> str:
+        """How the record of a cache is of another one; "" where it is not."""
+        if {image.ref for image in record.images} != set(self.images):
+            return "the cache has other images than were to be built"
+        if record.namespaces is None or self.namespaces is None:
+            same = record.namespaces is self.namespaces
+        else:
+            same = set(record.namespaces) == set(self.namespaces)
+        return "" if same else "the cache serves other namespaces than it was built for"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Attested:
     """What a builder vouches for: a digest over the statements (`signatures.digest_of`).
 
-    They are those of all records of the cache `cache_id`, and of these `layers`: of some, an
+    They are those of all records of its cache, and of these `layers`: of some, an
     image uses a variant only. The list may come from the store: the digest is over them, too.
     """
 
-    cache_id: str
     digest: str
     layers: Sequence[str] = ()
 
 
-def sign_build(place: layout.Layout, attested: Attested, signer: Signer) -> int:
+def sign_build(place: layout.Layout, wanted: Wanted, attested: Attested, signer: Signer) -> int:
     """Sign the records of a build, provided that they are what its builder attests.
 
     Returns how many records were written. Raises SigningRefused and StoreFull.
     """
-    cache_id = attested.cache_id
+    cache_id = wanted.cache_id
     for _ in range(_TRIES):
-        entries = _entries_of(place, attested)
+        entries = _entries_of(place, wanted, attested.layers)
         actual = signatures.digest_of((each.statement for each in entries), signer.store)
         if actual != attested.digest:
             reason = "they are not what its builder has made: something else has changed them"
@@ -136,15 +156,17 @@ def _sign_attested(place: layout.Layout, signer: Signer, entry: _Entry) -> Resul
         return _sign(place, signer, current)
 
 
-def _entries_of(place: layout.Layout, attested: Attested) -> list[_Entry]:
+def _entries_of(place: layout.Layout, wanted: Wanted, layers: Sequence[str]) -> list[_Entry]:
     """The records of a build, what is named before what names it; raise SigningRefused."""
     entries: dict[pathlib.Path, _Entry] = {}
     try:
-        for name in attested.layers:
+        for name in layers:
             layer = _layer(place.layer_record(name))
             entries[layer.path] = layer
-        cache = _cache(place.cache_record(attested.cache_id))
+        cache = _cache(place.cache_record(wanted.cache_id))
         assert isinstance(cache.record, records.CacheRecord)
+        if problem := wanted.problem(cache.record):
+            raise SigningRefused(wanted.cache_id, problem)
         for cached in cache.record.images:
             places = place.image_places(images.parse_reference(cached.ref))
             image = _image(next((path for path in places if path.is_file()), places[0]))
@@ -158,7 +180,7 @@ def _entries_of(place: layout.Layout, attested: Attested) -> list[_Entry]:
                 entries |= {layer.path: layer, chain.path: chain}
             entries[image.path] = image
     except (OSError, records.RecordError, digests.DigestError, images.ImageReferenceError) as error:
-        raise SigningRefused(attested.cache_id, str(error)) from error
+        raise SigningRefused(wanted.cache_id, str(error)) from error
     return [*entries.values(), cache]
 
 

@@ -9,6 +9,7 @@ from agent.clients.kube import rest_client
 from agent.control.signing import key_objects, key_ring, key_rounds, signing_worker
 from agent.store import layout, signatures, signing_keys, trusted_keys
 from agent.store.lookup import direct_reader
+from agent.store.publish import record_signing
 from tests.fakes import api as fake_api
 from tests.unit.store import making, signing
 
@@ -85,7 +86,8 @@ class World:
             assert stored is not None
             statements.append(signatures.of_chain(layer.chain_id, chain))
             statements.append(signatures.of_layer(stored))
-        await controller.sign(cache_id, signatures.digest_of(statements, self.identity), [])
+        wanted = record_signing.Wanted(cache_id=cache_id, images=[image.ref])
+        await controller.sign(wanted, signatures.digest_of(statements, self.identity), [])
 
 
 @pytest.fixture
@@ -140,8 +142,9 @@ async def test_what_it_does_not_attest_is_refused(world) -> None:
     controller = await started(world)
     making.cache(world.place, "imc-one", making.image(world.place, "a"))
 
+    wanted = record_signing.Wanted(cache_id="imc-one", images=[making.REF])
     with pytest.raises(key_rounds.SigningFailed):
-        await controller.sign("imc-one", making.digest("x"), [])
+        await controller.sign(wanted, making.digest("x"), [])
 
 
 async def test_a_store_of_before_is_accepted_until_all_of_it_is_signed(world) -> None:

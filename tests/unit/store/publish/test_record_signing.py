@@ -12,6 +12,7 @@ from tests.unit.store import making, signing
 
 Result = record_signing.Result
 CACHE = "imc-one"
+WANTED = record_signing.Wanted(cache_id=CACHE, images=[making.REF])
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def attested(place: layout.Layout, cache_id: str = CACHE) -> record_signing.Atte
             assert stored is not None
             statements.append(signatures.of_chain(layer.chain_id, chain))
             statements.append(signatures.of_layer(stored))
-    return record_signing.Attested(cache_id, signatures.digest_of(statements, identity(place)))
+    return record_signing.Attested(signatures.digest_of(statements, identity(place)))
 
 
 def test_all_records_of_a_store_are_signed(place, key) -> None:
@@ -76,7 +77,7 @@ def test_what_is_signed_already_is_not_written_again(place, key) -> None:
 
 
 def test_a_build_is_signed(place, key) -> None:
-    assert record_signing.sign_build(place, attested(place), signer(place, key)) == 6
+    assert record_signing.sign_build(place, WANTED, attested(place), signer(place, key)) == 6
     assert unsigned(place, key) == 0
 
 
@@ -84,9 +85,9 @@ def test_other_layers_of_a_build_are_signed_with_it(place, key) -> None:
     """Of some layers an image uses a variant, and the next build the layer itself."""
     plain = making.layer(place, "plain")
     both = attested(place)
-    named = record_signing.Attested(CACHE, both.digest, [plain.diff_id])
+    named = record_signing.Attested(both.digest, [plain.diff_id])
     with pytest.raises(record_signing.SigningRefused):
-        record_signing.sign_build(place, named, signer(place, key))
+        record_signing.sign_build(place, WANTED, named, signer(place, key))
     assert unsigned(place, key) == 7
 
 
@@ -129,7 +130,29 @@ def test_what_was_exchanged_between_build_and_signature_is_not_signed(place, key
     attack(place)
 
     with pytest.raises(record_signing.SigningRefused):
-        record_signing.sign_build(place, before, signer(place, key))
+        record_signing.sign_build(place, WANTED, before, signer(place, key))
+    for path in place.root.glob("meta/**/*.json"):
+        assert key.id.encode() not in path.read_bytes()
+
+
+def take_another_reference(place: layout.Layout) -> None:
+    """What others will pull by that name is what this build has made."""
+    cache = direct_reader.Reader(place).cache(CACHE)
+    assert cache is not None
+    evil = making.image(place, "a", "b", ref="docker.io/library/nginx:latest")
+    named = [*cache.images, msgspec.structs.replace(cache.images[0], ref=evil.ref)]
+    forged = msgspec.structs.replace(cache, images=named)
+    writer.write_record(place, place.cache_record(CACHE), forged)
+
+
+@pytest.mark.parametrize("attack", [exchange_namespaces, take_another_reference])
+def test_a_builder_that_was_taken_over_vouches_for_its_own_cache_only(place, key, attack) -> None:
+    """Its digest is that of what it has written: it may say what it likes."""
+    attack(place)
+    own = attested(place)
+
+    with pytest.raises(record_signing.SigningRefused, match="other"):
+        record_signing.sign_build(place, WANTED, own, signer(place, key))
     for path in place.root.glob("meta/**/*.json"):
         assert key.id.encode() not in path.read_bytes()
 
@@ -147,7 +170,7 @@ def test_what_is_exchanged_while_it_is_signed_is_overwritten_or_refused(
 
     monkeypatch.setattr(record_signing.Signer, "signed", attacked)
     with pytest.raises(record_signing.SigningRefused):
-        record_signing.sign_build(place, before, signer(place, key))
+        record_signing.sign_build(place, WANTED, before, signer(place, key))
     monkeypatch.undo()
 
     chain = direct_reader.Reader(place).chain(making.digest("a"))
