@@ -25,9 +25,13 @@ ANNOUNCED = "announced.json"
 
 
 class Announced(msgspec.Struct, frozen=True, kw_only=True):
-    """That deletions wait for this node: it has its annotation in this cluster (a UID)."""
+    """That deletions wait for this node: it has its annotation in this cluster (a UID).
+
+    It holds for one `boot` of the machine: one that was off for long is waited for no more.
+    """
 
     cluster: str
+    boot: str = ""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from agent import errors, metrics
+from agent.kits import machine
 from agent.kits.aio import backoff
 from agent.kits.processes import workers
 from agent.model import digests, records, reports
@@ -89,12 +90,13 @@ class Announcement:
     def problem(self, store: records.StoreRecord) -> str:
         """Why nothing of a store may be served here, "" where it may.
 
-        Reads a local file of some bytes.
+        What was announced before the machine was started again does not count. Reads local files
+        of some bytes.
         """
         announced = None
         with contextlib.suppress(FileNotFoundError):
             announced = reports.decode_announced(self.file.read_bytes())
-        if announced is None:
+        if announced is None or announced.boot != machine.boot_id():
             if self.required or store.cluster:
                 return "the agent has not announced this node yet: is it running?"
             return ""

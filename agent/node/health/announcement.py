@@ -3,7 +3,8 @@
 A layer is deleted when all nodes that the controller knows have let go of it. So the snapshotter
 serves a cluster's store only where its node is one of them. It has no access to the API server:
 the agent writes a file into the snapshotter's root folder once the node has its annotation. The
-file stays when the agent ends, as the annotation does.
+file stays when the agent ends, as the annotation does, but counts until the machine is started
+again: the node of one that was off for longer than deletions wait is announced anew first.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from agent.kits import files
+from agent.kits import files, machine
 from agent.kits.aio import threads
 from agent.model import reports
 
@@ -71,7 +72,7 @@ class Announcement:
         if self._leaving:
             path.unlink(missing_ok=True)
             return
-        data = msgspec.json.encode(reports.Announced(cluster=cluster))
+        data = msgspec.json.encode(reports.Announced(cluster=cluster, boot=machine.boot_id()))
         try:
             if path.read_bytes() == data:
                 return

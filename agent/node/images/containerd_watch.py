@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from agent import errors
-from agent.kits import files
+from agent.kits import files, machine
 from agent.kits.aio import backoff
 from agent.node.images import containerd_images, repair
 from agent.node.report import savings
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 _PENDING = 256
 """Pulls to be measured; of more the oldest are dropped, and the measured speed is less exact."""
-_BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -143,7 +142,7 @@ class Watcher:
         process = await self._client.process()
         self.state.version = await self._client.version()
         self.state.pid = process.pid
-        known = _Known(_boot_id(), process.uuid, process.pid)
+        known = _Known(machine.boot_id(), process.uuid, process.pid)
         is_new = known != self._load()
         if is_new:
             self._chains.forget_mounts()
@@ -191,9 +190,3 @@ class Watcher:
                 files.write(self._file, msgspec.json.encode(known))
             except OSError as error:
                 logger.warning("state is not saved", extra={"reason": str(error)})
-
-
-def _boot_id() -> str:
-    with contextlib.suppress(OSError):
-        return _BOOT_ID.read_text().strip()
-    return ""

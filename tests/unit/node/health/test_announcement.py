@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from agent.kits import machine
 from agent.model import reports
 from agent.node.health import announcement
 
@@ -54,7 +55,9 @@ async def test_the_file_is_there_once_all_is_known_and_comes_again(tmp_path: pat
 
         node.known.set()
         await until(file.exists)
-        assert reports.decode_announced(file.read_bytes()) == reports.Announced(cluster="uid-a")
+        assert reports.decode_announced(file.read_bytes()) == reports.Announced(
+            cluster="uid-a", boot=machine.boot_id()
+        )
 
         file.write_bytes(b"{")
         await until(lambda: reports.decode_announced(file.read_bytes()) is not None)
