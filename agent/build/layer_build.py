@@ -61,7 +61,9 @@ class Registry(Protocol):
     async def gives(self, reference: images.Reference, digest: str) -> bool:
         """Whether the registry would give a blob to this build's credentials, by one HEAD."""
 
-    async def is_public(self, reference: images.Reference, digest: str, *, ask: bool) -> bool:
+    async def is_public(
+        self, reference: images.Reference, blob: oci.Descriptor, *, ask: bool
+    ) -> bool:
         """Whether the registry gave a blob without credentials, or does so where it is asked."""
 
 
@@ -274,9 +276,7 @@ class LayerWork:
             # Before it is copied: what does not fit must not fill the store.
             budget.add(self._name, work.stat().st_size)
             record = await threads.run("describe", self._describe, work, draft, unpacked)
-            is_public = await self._tools.registry.is_public(
-                self._reference, layer.blob.digest, ask=True
-            )
+            is_public = await self._tools.registry.is_public(self._reference, layer.blob, ask=True)
             record = msgspec.structs.replace(record, public=is_public)
             budget.add(self._name, record.size)
             record = await threads.run(

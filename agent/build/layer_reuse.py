@@ -76,7 +76,7 @@ class Reuse:
                 await self._download(reference, layer, record, tally)
             self.note_fetched(reference, layer)
         is_public = await self._tools.registry.is_public(
-            reference, layer.blob.digest, ask=proof is layer_sources.Proof.DOWNLOAD
+            reference, layer.blob, ask=proof is layer_sources.Proof.DOWNLOAD
         )
         origin = layer_sources.Origin(reference.name, layer.blob.digest, is_public)
         return await threads.run("note", layer_writer.add_origin, self._tools.store, record, origin)

@@ -14,6 +14,8 @@ import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import Self
 
+import aiohttp
+
 from agent import errors
 from agent.clients.registry import authorized_requests, connections, credentials, failures
 from agent.model import digests, images, oci
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 MANIFEST_LIMIT = 4 << 20
 """No manifest or index is larger, in bytes (distribution-spec: registries need accept no more)."""
 
+_DIGITS = 20
 _FIRST_BYTE = {"Range": "bytes=0-0"}
 _ASK_SECONDS = 10.0
 """For a question whose answer only saves work."""
@@ -167,26 +170,31 @@ class Client:
             except failures.Again as again:
                 await self._requests.pause(waits, url, again)
 
-    async def is_public(self, reference: images.Reference, digest: str, *, ask: bool) -> bool:
+    async def is_public(
+        self, reference: images.Reference, blob: oci.Descriptor, *, ask: bool
+    ) -> bool:
         """Whether a blob that the registry has given is there for everybody.
 
         It is where it was given without credentials each time. Where credentials were used
         although none are needed, only the registry can say so: with `ask` it is asked for one
-        byte without any, once for a repository that refuses. No answer means no.
+        byte without any, once for a repository that refuses. No answer means no, and so does
+        one of another size: what answers a stranger may be a page to log in.
         """
-        url = self._requests.url(reference, f"blobs/{digest}")
+        url = self._requests.url(reference, f"blobs/{blob.digest}")
         if self._requests.is_open(url):
             return True
         async with self._asking:
             if not ask or reference.name in self._private:
                 return False
-            what = f"blob {digest}"
-            try:
-                async with self._anonymous.once(reference, url, what=what, headers=_FIRST_BYTE):
-                    return True
-            except (failures.Again, errors.AgentError):
-                self._private.add(reference.name)
-                return False
+            what = f"blob {blob.digest}"
+            with contextlib.suppress(failures.Again, errors.AgentError):
+                async with self._anonymous.once(
+                    reference, url, what=what, headers=_FIRST_BYTE
+                ) as response:
+                    if _whole_size(response) == blob.size:
+                        return True
+            self._private.add(reference.name)
+            return False
 
     @staticmethod
     def _raise_longer(reference: images.Reference, digest: str, size: int) -> None:
@@ -240,3 +248,11 @@ class Client:
             except failures.Again as again:
                 logger.info("asking again", extra={"url": url, "reason": str(again)})
                 await self._requests.pause(waits, url, again)
+
+
+def _whole_size(response: aiohttp.ClientResponse) -> int | None:
+    """The size of an answer, or of what it is a part of; None where that is not said."""
+    if response.status != 206:
+        return response.content_length
+    size = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(size) if size.isdecimal() and len(size) < _DIGITS else None

@@ -3,6 +3,7 @@
 import pytest
 
 from agent.clients.registry import distribution, failures
+from agent.model import oci
 from tests.fakes import registry as fakes
 from tests.unit.clients.registry import test_distribution as clients
 
@@ -14,6 +15,10 @@ fake = clients.fake
 
 def client(fake: fakes.FakeRegistry, *known) -> distribution.Client:
     return distribution.Client(clients.Known(*known), clients.options(fake))
+
+
+def described(name: str) -> oci.Descriptor:
+    return oci.Descriptor(name, len(DATA))
 
 
 async def is_given(fake: fakes.FakeRegistry, name: str, *known) -> bool:
@@ -81,9 +86,9 @@ async def test_what_is_given_without_credentials_is_public_without_a_request(fak
     name = fake.add_blob(DATA)
 
     async with client(fake, ALICE) as reading:
-        assert not await reading.is_public(clients.reference(fake), name, ask=False)
+        assert not await reading.is_public(clients.reference(fake), described(name), ask=False)
         await read(reading, fake, name)
-        assert await reading.is_public(clients.reference(fake), name, ask=False)
+        assert await reading.is_public(clients.reference(fake), described(name), ask=False)
 
     assert len(fake.requests) == 1
 
@@ -96,9 +101,11 @@ async def test_where_credentials_were_sent_the_registry_is_asked_without(fake, i
     async with client(fake, ALICE) as reading:
         await read(reading, fake, name)
         asked = len(fake.requests)
-        assert not await reading.is_public(clients.reference(fake), name, ask=False)
+        assert not await reading.is_public(clients.reference(fake), described(name), ask=False)
         assert len(fake.requests) == asked
-        assert await reading.is_public(clients.reference(fake), name, ask=True) is is_public
+        assert (
+            await reading.is_public(clients.reference(fake), described(name), ask=True) is is_public
+        )
 
 
 async def test_a_private_repository_is_asked_once(fake) -> None:
@@ -107,7 +114,7 @@ async def test_a_private_repository_is_asked_once(fake) -> None:
 
     async with client(fake, ALICE) as reading:
         for name in names:
-            assert not await reading.is_public(clients.reference(fake), name, ask=True)
+            assert not await reading.is_public(clients.reference(fake), described(name), ask=True)
 
     assert len(fake.requests) == 1
 
@@ -123,8 +130,8 @@ async def test_open_storage_behind_a_registry_with_a_password_is_not_public(fake
 
         async with client(fake, ALICE) as reading:
             await read(reading, fake, name)
-            assert not await reading.is_public(clients.reference(fake), name, ask=False)
-            assert not await reading.is_public(clients.reference(fake), name, ask=True)
+            assert not await reading.is_public(clients.reference(fake), described(name), ask=False)
+            assert not await reading.is_public(clients.reference(fake), described(name), ask=True)
         assert len(storage.requests) == 1
 
 
@@ -136,4 +143,15 @@ async def test_an_answer_that_does_not_come_is_a_no(fake) -> None:
         await read(reading, fake, name)
         fake.faults[name].append(fakes.status(503))
         fake.anonymous = True
-        assert not await reading.is_public(clients.reference(fake), name, ask=True)
+        assert not await reading.is_public(clients.reference(fake), described(name), ask=True)
+
+
+async def test_a_page_that_answers_strangers_is_not_the_blob(fake) -> None:
+    """A way in between that asks browsers to log in answers 200."""
+    name = fake.add_blob(DATA)
+    fake.user, fake.bearer, fake.anonymous = "alice:secret", True, True
+
+    async with client(fake, ALICE) as reading:
+        await read(reading, fake, name)
+        fake.faults[name].append(fakes.other_bytes(b"<html>Who are you?</html>"))
+        assert not await reading.is_public(clients.reference(fake), described(name), ask=True)
