@@ -27,7 +27,7 @@ class KeysDamaged(errors.PermanentError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"the Secret {SECRET} cannot be used: {reason}. Restore it, or delete it: then new"
-            " keys are made, and the store has to be signed or built again"
+            " keys are made, and all caches are built again"
         )
         self.reason = reason
 
@@ -88,6 +88,15 @@ class KeyObjects:
             document=document,
             version=secret["metadata"]["resourceVersion"],
         )
+
+    async def refuses(self) -> bool:
+        """Whether the ConfigMap has nodes refuse what is not signed."""
+        there = await self._get(rest_client.CONFIG_MAPS, CONFIG_MAP)
+        text = ((there or {}).get("data") or {}).get(trusted_keys.NAME, "")
+        try:
+            return trusted_keys.decode(text.encode(), trusted_keys.NAME).unsigned == "refuse"
+        except trusted_keys.KeysUnusable:
+            return False
 
     async def write(self, ring: key_ring.Ring) -> None:
         """Write the Secret as long as it is what was read; raise Conflict, KeysChanged."""

@@ -146,12 +146,14 @@ class Signing:
         """The keys; made where there are none."""
         ring = await self._objects.read()
         if ring is None:
-            has_caches = await self._call("has_caches", seconds=_SECONDS)
+            refuses = await self._objects.refuses() or not await self._call(
+                "has_caches", seconds=_SECONDS
+            )
             ring = key_ring.created(
                 store,
                 self._clock(),
                 signing_keys.generate(),
-                unsigned="accept" if has_caches else "refuse",
+                unsigned="refuse" if refuses else "accept",
             )
             await self._objects.write(ring)
             ring = await self._objects.read() or ring

@@ -178,6 +178,21 @@ async def test_once_refused_a_store_is_never_accepted_unsigned_again(world) -> N
     assert (await world.published()).unsigned == "refuse"
 
 
+async def test_a_lost_secret_does_not_have_nodes_accept_what_is_not_signed(world) -> None:
+    """Else what an attacker has put into the store waits for the day of that mishap."""
+    controller = await started(world)
+    await world.build(controller, "imc-one", "a")
+    making.cache(world.place, "imc-forged", making.image(world.place, "b", ref="r.io/forged:1"))
+    del world.api.objects["secrets", NAMESPACE, key_objects.SECRET]
+
+    controller = await started(world)
+    await controller.round()
+    assert controller.refuses
+    assert (await world.published()).unsigned == "refuse"
+    await world.build(controller, "imc-one", "a")
+    assert await world.is_signed("imc-one")
+
+
 async def test_a_config_map_that_was_changed_or_deleted_is_put_right(world) -> None:
     controller = await started(world)
     before = await world.published()
