@@ -245,7 +245,11 @@ def _image_names(
     if not possible:
         what = "containerd does not say which image is pulled: pulls get public layers only"
         return warn(name, what, "k3s and RKE2 of March 2026 or newer can be set up to say it")
-    if not image_refs.is_noted(machine, root):
+    try:
+        is_noted = image_refs.is_noted(machine, root)
+    except PermissionError:
+        return warn(name, "not root: the snapshotter's folder was not read", "run it with sudo")
+    if not is_noted:
         what = "the snapshotter serves pulls with public layers only"
         return warn(name, what, "run uimgacc node-setup again")
     return ok(name, "containerd says which image is pulled")

@@ -9,7 +9,7 @@ import pytest
 from agent.cli.machine import node_setup_command
 from agent.setup.config import settings_view
 from agent.setup.doctor import checks
-from agent.setup.node import host
+from agent.setup.node import host, image_refs
 from agent.store.lookup import layer_requests
 from tests.unit.setup import machines
 
@@ -133,3 +133,15 @@ def test_the_doctor_says_what_to_do(is_noted, possible, level, tmp_path) -> None
 
     assert finding.level is level
     assert bool(finding.fix) is (level is checks.Level.WARN)
+
+
+def test_the_doctor_of_a_person_who_is_not_root_goes_on(tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(image_refs, "is_noted", refuse)
+    main = settings_view.Path("/etc/containerd/config.toml")
+    wanted = checks.inputs.Wanted(root=str(tmp_path))
+    finding = checks._image_names(host.Host(), main, wanted, possible=True)
+
+    assert (finding.level, finding.fix) == (checks.Level.WARN, "run it with sudo")
