@@ -140,6 +140,28 @@ def test_a_folder_of_a_share_is_looked_at_together_with_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "attributes",
+    [
+        {"Server": STORE["server"], "SHARE": STORE["path"]},
+        {"server": "other", "share": "/", "SERVER": STORE["server"], "Share": STORE["path"]},
+        {
+            "server": STORE["server"],
+            "share": "/",
+            "subDir": "${pvc.metadata.name}",
+            "csi.storage.k8s.io/pvc/name": STORE["path"].strip("/"),
+        },
+        {"server": STORE["server"], "share": "/", "subDir": "other", "SubDir": STORE["path"]},
+        {"server": STORE["server"], "share": "/other", "path": STORE["path"]},
+    ],
+)
+def test_a_csi_volume_says_where_it_leads_in_one_way(attributes: dict[str, str]) -> None:
+    """csi-driver-nfs reads names of attributes in any case, the last one counts."""
+    csi = {"driver": "nfs.csi.k8s.io", "volumeAttributes": attributes}
+    for body in (pod({"csi": csi}), volume({"csi": {**csi, "volumeHandle": "x"}})):
+        assert refusals(body)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         pod(),
