@@ -79,7 +79,7 @@ def test_a_private_image_is_built_with_the_secret_that_is_mounted(tmp_path) -> N
         percent=100,
         images=[record.images[0].ref],
         step=job.report.step,
-        result=reports.Result(cache=record),
+        result=reports.Result(cache=record, layers=sorted(record.images[0].layers)),
     )
     texts = [said, *(path.read_text() for path in job.place.root.glob("**/*.json"))]
     assert not [text for text in texts if "opensesame" in text or auth in text]

@@ -78,6 +78,10 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     trusted_root: str = ""
 
 
+# Made in the one thread that imports; see agent.model.records.
+_DOCUMENT = msgspec.json.Decoder(_Document)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Parsed:
     patterns: tuple[str, ...]
@@ -112,7 +116,7 @@ def _canonical(reference: images.Reference) -> images.Reference:
 def read(path: pathlib.Path) -> Policy:
     """The policy of a file; keys and the trusted root are files beside it. Raises PolicyError."""
     try:
-        document = msgspec.yaml.decode(path.read_bytes(), type=_Document)
+        document = _DOCUMENT.decode(msgspec.json.encode(msgspec.yaml.decode(path.read_bytes())))
         return Policy([_parsed(rule, document, path.parent) for rule in document.rules])
     except (OSError, ValueError, RecursionError) as error:
         raise PolicyError(path, " ".join(str(error).split())) from error
