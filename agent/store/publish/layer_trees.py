@@ -1,7 +1,8 @@
 """Hash trees for layers that were published without one, by versions that made none.
 
 A layer file never changes, so the tree gets a file of its own beside it. A tree vouches for what
-it is made of, so that is compared with the layer's record first.
+it is made of, so that is compared with the layer's record first. In the hours that a store takes, a
+layer may be deleted and built again: what was read then says nothing about it.
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ from agent.model import digests, records
 from agent.store import hash_tree, layout
 from agent.store.lookup import direct_reader
 from agent.store.publish import layer_writer, record_changes, writer
+
+_REBUILT = "it was deleted, or built again, meanwhile"
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes in all)."""
@@ -71,13 +74,15 @@ def _made(
         with writer.translated(draft):
             chosen = hash_tree.Parameters.of(diff_id)
             sealed = hash_tree.beside(place.layer(diff_id), draft, chosen, on_bytes=on_bytes)
+            if not _is_of(direct_reader.Reader(place).layer(diff_id), record):
+                return Made(diff_id, record.size, _REBUILT)
             if sealed.digest != record.sha256:
                 fault = "its bytes do not have the sha256 of its record"
                 layer_writer.mark_damaged(place, diff_id, fault)
                 return Made(diff_id, record.size, fault)
-            _publish(place, draft, diff_id, sealed.verity)
+            _publish(place, draft, record, sealed.verity)
     except (FileNotFoundError, records.RecordError):
-        return Made(diff_id, record.size, "it was deleted meanwhile")
+        return Made(diff_id, record.size, _REBUILT)
     except OSError as error:
         return Made(diff_id, record.size, error.strerror or str(error))
     finally:
@@ -85,16 +90,25 @@ def _made(
     return Made(diff_id, record.size)
 
 
+def _is_of(there: records.LayerRecord | None, record: records.LayerRecord) -> bool:
+    """Whether the record that is in the store now is of the same file."""
+    return there is not None and (there.size, there.sha256) == (record.size, record.sha256)
+
+
 def _publish(
-    place: layout.Layout, draft: pathlib.Path, diff_id: str, verity: records.VerityTree
+    place: layout.Layout,
+    draft: pathlib.Path,
+    record: records.LayerRecord,
+    verity: records.VerityTree,
 ) -> None:
     """Bring a tree to its place, then name it in the record as that is by now."""
+    diff_id = record.diff_id
     tree = place.layer_tree(diff_id)
     files.publish(draft, tree)
 
     def with_tree(there: records.LayerRecord | None) -> records.LayerRecord:
-        if there is None:
-            raise records.RecordError(f"of layer {diff_id}", "it is gone, or damaged")
+        if there is None or not _is_of(there, record):
+            raise records.RecordError(f"of layer {diff_id}", _REBUILT)
         return msgspec.structs.replace(there, verity=verity)
 
     try:

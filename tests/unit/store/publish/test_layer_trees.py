@@ -78,9 +78,44 @@ def test_a_layer_that_is_deleted_meanwhile_leaves_nothing(place, monkeypatch) ->
     }
     monkeypatch.setattr(hash_tree, "beside", beside)
 
-    assert [one.fault for one in layer_trees.make(place)] == ["it was deleted meanwhile"] * 2
+    assert [one.fault for one in layer_trees.make(place)] == [
+        "it was deleted, or built again, meanwhile"
+    ] * 2
     assert not place.layer_tree(making.digest("old")).exists()
     assert list(place.tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_layer_that_is_built_again_meanwhile_keeps_its_record(place, monkeypatch, first) -> None:
+    """Else a sound layer is called damaged, or has the tree of other bytes: nodes give it up."""
+    real = hash_tree.beside
+    diff_id = making.digest("old")
+    path = place.layer(diff_id)
+
+    def rebuild() -> None:
+        place.layer_record(diff_id).unlink()
+        path.unlink()
+        making.layer(place, "old", has_tree=True)
+
+    def beside(layer, draft, chosen, **options):
+        if layer != path:
+            return real(layer, draft, chosen, **options)
+        if first:
+            rebuild()
+        sealed = real(layer, draft, chosen, **options)
+        if not first:
+            rebuild()
+        return sealed
+
+    monkeypatch.setattr(hash_tree, "beside", beside)
+    faults = {one.diff_id: one.fault for one in layer_trees.make(place)}
+
+    assert "built again" in faults[diff_id]
+    record = direct_reader.Reader(place).layer(diff_id)
+    assert record is not None
+    assert record.verity is not None
+    assert record.verity.offset
+    assert not place.layer_tree(diff_id).exists()
 
 
 def test_blobs_that_a_build_has_noted_meanwhile_are_kept(place, monkeypatch) -> None:
