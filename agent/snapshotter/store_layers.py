@@ -67,6 +67,9 @@ class StoreLayers:
         answer = await self._answer(chain_id, parent, existing, requester)
         if isinstance(answer, store_lookup.Miss):
             metrics.layer_left(answer.reason)
+            if existing and answer.reason == "damaged_record":
+                below = [layer.diff_id for layer in self._database.read.lower(existing.id)]
+                await self.damaged.look([*([existing.diff_id] if existing.diff_id else []), *below])
             return False
         self._want(answer, 1)
         served = False
