@@ -16,10 +16,10 @@ import msgspec
 
 from agent import errors
 
-DigestText = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
-HashText = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+DigestText = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+HashText = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0)]
-CacheID = Annotated[str, msgspec.Meta(pattern=r"^imc-[a-z0-9][a-z0-9-]{2,58}$")]
+CacheID = Annotated[str, msgspec.Meta(pattern=r"^imc-[a-z0-9][a-z0-9-]{2,58}\Z")]
 
 _CACHE_ID = re.compile(r"imc-[a-z0-9][a-z0-9-]{2,58}")
 
@@ -323,6 +323,8 @@ _PACKED_FROM = 32 << 10
 """Bytes; a list of directories that is longer is packed."""
 
 _UNPACKED_LIMIT = 64 << 20
+_MOST_NAMES = 700_000
+"""Each takes 50 bytes beside its own, and a snapshotter has 256 MiB; see agent.build.limits."""
 
 
 def encode(record: msgspec.Struct) -> bytes:
@@ -357,6 +359,8 @@ def _unpacked(packed: str, name: str) -> list[str]:
         names = unpacker.decompress(base64.b64decode(packed, validate=True), _UNPACKED_LIMIT)
         if not unpacker.eof:
             raise RecordError(name, "implied_packed is cut off or too long")
+        if names.count(b'"') > 2 * _MOST_NAMES:
+            raise RecordError(name, "implied_packed has too many names")
         return _NAMES.decode(names)
     except (ValueError, zlib.error, msgspec.DecodeError, RecursionError) as error:
         raise RecordError(name, f"implied_packed: {error}") from error
