@@ -77,6 +77,7 @@ class Parts:
     worker: pod_worker.Worker
     retirer: retirement.Retirer
     images: image_removal.Drainer | pinned_images.PinnedImages
+    announcement: announcement.Announcement
     started: datetime.datetime = dataclasses.field(
         default_factory=lambda: times.now().replace(microsecond=0)
     )
@@ -92,9 +93,7 @@ class Parts:
             "canary": self.watcher.run_canary(),
             "pulls": self.watcher.run_pulls(),
             "probe": shared.prober.run(warm=_WORKERS),
-            "announcement": announcement.Announcement(
-                shared.environment.node, shared, leaving=shared.wanted.drain
-            ).run(),
+            "announcement": self.announcement.run(),
             "images": self.images.run(),
             **self._unregistering(),
             "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
@@ -118,7 +117,7 @@ class Parts:
             return f"the node object is not written yet: {unwritten}"
         if not self.watcher.state.connected:
             return f"containerd: {self.watcher.state.problem or 'not connected yet'}"
-        return self.shared.prober.obstacle
+        return self.shared.prober.obstacle or self.announcement.missing
 
     def describe(self) -> status.Status:
         """The content of /status and of the page for people."""
@@ -168,6 +167,9 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
             if wanted.drain
             else pinned_images.PinnedImages(
                 shared.containerd, shared.images_changed, default=wanted.default_snapshotter
+            ),
+            announcement=announcement.Announcement(
+                shared.environment.node, shared, leaving=wanted.drain
             ),
         )
 

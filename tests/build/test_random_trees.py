@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from agent.build import mkfs_erofs
+from agent.build import limits, mkfs_erofs
 from agent.build.tar import corrections, headers, inheritance, stream
 from lab import places, processes, shapes, tars
 from tests.build import reference
@@ -71,7 +71,9 @@ def built(layers, folder: pathlib.Path) -> list[pathlib.Path]:
         hides = any(b".wh." in entry.name for entry in entries)
         is_bottom = at == 0 and hides
         out, normaliser = converted(entries, stream.nothing_below, is_bottom=is_bottom)
-        inherited = inheritance.look_below(inheritance.encode(normaliser.implied), files)
+        inherited = inheritance.look_below(
+            inheritance.encode(normaliser.implied), files, limits.Account()
+        )
         if inherited:
             out, _ = converted(entries, inherited.get, is_bottom=is_bottom)
         file = folder / f"{at}.erofs"

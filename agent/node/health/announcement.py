@@ -50,6 +50,11 @@ class Announcement:
         self._announcer = announcer
         self._node = node
         self._leaving = leaving
+        self.missing = "" if leaving else "this node is not announced to its snapshotter yet"
+        """Why the snapshotter does not know yet that deletions wait for this node; "" once it does.
+
+        A pod that starts before is pulled.
+        """
 
     async def run(self) -> None:
         """Write the file when the node is known, and again where it is gone; for ever."""
@@ -61,11 +66,15 @@ class Announcement:
                 try:
                     await threads.run("announcement", self._settle, pathlib.Path(root), cluster)
                 except OSError as error:
-                    logger.warning(
-                        "the snapshotter's folder cannot be written, so it serves nothing",
-                        extra={"reason": str(error)},
-                    )
+                    self._complain(f"the snapshotter's folder cannot be written: {error}")
+                else:
+                    self.missing = ""
             await asyncio.sleep(_LATER if root and cluster is not None else _SOON)
+
+    def _complain(self, problem: str) -> None:
+        if problem != self.missing:
+            logger.warning("the snapshotter serves nothing", extra={"reason": problem})
+        self.missing = problem
 
     def _settle(self, root: pathlib.Path, cluster: str) -> None:
         path = root / reports.ANNOUNCED

@@ -23,9 +23,10 @@ class Node:
 
 @contextlib.asynccontextmanager
 async def running(node: Node, *, leaving: bool = False):
-    task = asyncio.create_task(announcement.Announcement(node, node, leaving=leaving).run())
+    made = announcement.Announcement(node, node, leaving=leaving)
+    task = asyncio.create_task(made.run())
     try:
-        yield
+        yield made
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -47,7 +48,8 @@ def soon(monkeypatch) -> None:
 async def test_the_file_is_there_once_all_is_known_and_comes_again(tmp_path: pathlib.Path) -> None:
     node = Node()
     file = tmp_path / reports.ANNOUNCED
-    async with running(node):
+    async with running(node) as made:
+        assert "not announced" in made.missing
         node.root = str(tmp_path)
         node.cluster = "uid-a"
         await asyncio.sleep(0.1)
@@ -55,6 +57,7 @@ async def test_the_file_is_there_once_all_is_known_and_comes_again(tmp_path: pat
 
         node.known.set()
         await until(file.exists)
+        await until(lambda: not made.missing)
         assert reports.decode_announced(file.read_bytes()) == reports.Announced(
             cluster="uid-a", boot=machine.boot_id()
         )
