@@ -6,11 +6,14 @@ import pathlib
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from agent.clients.kube import rest_client
 from agent.control.reconcile import cluster
-from agent.model import caches, images, keys
+from agent.kits import machine
+from agent.model import caches, images, keys, reports
+from agent.roles import cluster_identity
 from tests.control import conftest
 from tests.kube import apis
 from tests.snapshotter import conftest as snapshotters
@@ -28,10 +31,14 @@ class Agents:
     def __init__(self, plane: conftest.Plane, folder: pathlib.Path) -> None:
         self.plane = plane
         self.nodes = []
+        uid = plane.api.get(rest_client.NAMESPACES, cluster_identity.NAMESPACE)["metadata"]["uid"]
+        announced = reports.Announced(cluster=uid, boot=machine.boot_id())
         for _ in range(3):
             name = plane.api.node(annotations={keys.GENERATION: "0"})
             (folder / name).mkdir()
             process = snapshotters.Process(folder / name, plane.store.root)
+            # As an agent does once the node has the annotation.
+            (process.root / reports.ANNOUNCED).write_bytes(msgspec.json.encode(announced))
             self.nodes.append(Node(name, process))
         self.error: BaseException | None = None
         self._ended = threading.Event()
