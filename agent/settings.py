@@ -38,6 +38,18 @@ _Address = flags.Checked(_check_address)
 _Networks = flags.Checked(networks.parse)
 _Socket = flags.Checked(_check_socket)
 
+_TrustedKeys = Annotated[
+    pathlib.Path | None,
+    "Folder of the JSON documents with the keys that signatures of the store are verified by;"
+    " it is read again when it changes. Empty: none are verified.",
+]
+_Unsigned = Annotated[
+    Literal["auto", "accept", "refuse"],
+    "What to do with records of the store that no key has signed: refuse them (their images"
+    " are pulled as usual), accept them, or as the documents of keys say; without keys, auto"
+    " accepts.",
+]
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Daemon:
@@ -83,17 +95,8 @@ class Agent(Daemon):
     startup_taint: Annotated[
         str, "KEY[=VALUE]:EFFECT of a taint to remove from the node once it can serve images."
     ] = ""
-    trusted_keys: Annotated[
-        pathlib.Path | None,
-        "Folder of the JSON documents with the keys that signatures of the store are verified by;"
-        " it is read again when it changes. Empty: none are verified.",
-    ] = None
-    unsigned: Annotated[
-        Literal["auto", "accept", "refuse"],
-        "What to do with records of the store that no key has signed: refuse them (their images"
-        " are pulled as usual), accept them, or as the documents of keys say; without keys, auto"
-        " accepts.",
-    ] = "auto"
+    trusted_keys: _TrustedKeys = None
+    unsigned: _Unsigned = "auto"
     nfs: Annotated[
         str,
         "SERVER:/EXPORT of the store: the agent mounts it beside --store and makes that a link to"
@@ -181,17 +184,8 @@ class Snapshotter:
         pathlib.Path | None,
         "Root folder of the shared store; empty: a plain overlayfs snapshotter.",
     ] = None
-    trusted_keys: Annotated[
-        pathlib.Path | None,
-        "Folder of the JSON documents with the keys that signatures of the store are verified by;"
-        " it is read again when it changes. Empty: none are verified.",
-    ] = None
-    unsigned: Annotated[
-        Literal["auto", "accept", "refuse"],
-        "What to do with records of the store that no key has signed: refuse them (their images"
-        " are pulled as usual), accept them, or as the documents of keys say; without keys, auto"
-        " accepts.",
-    ] = "auto"
+    trusted_keys: _TrustedKeys = None
+    unsigned: _Unsigned = "auto"
     announced_only: Annotated[
         bool,
         "Serve from the store only after the agent of this node has announced it to the cluster:"

@@ -42,3 +42,30 @@ def shown(*, quiet: bool) -> Iterator[Report]:
         yield lambda sentence, percent: bars.update(
             task, description=sentence[:100], completed=percent
         )
+
+
+Count = Callable[[int, int], None]
+"""Takes how much is done, and how much there is in all."""
+
+
+@contextlib.contextmanager
+def counted(label: str, figure: rich.progress.ProgressColumn, *, quiet: bool) -> Iterator[Count]:
+    """Show a bar on stderr for work that is counted; where no person reads it, nothing.
+
+    `figure` is the column that says how much is done.
+    """
+    console = output.console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    bars = rich.progress.Progress(
+        rich.progress.TextColumn(label),
+        rich.progress.BarColumn(),
+        figure,
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    with bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -2,11 +2,10 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
 
 import rich.progress
 
-from agent.cli import output
+from agent.cli import output, progress
 from agent.kits import units
 from agent.mounts import mountinfo
 from agent.store import integrity, layout, signatures, trusted_keys
@@ -56,13 +55,15 @@ def check(
     `repair`, layer records of earlier versions get their sources.
     """
     place = layout.Layout(store)
-    with _progress(quiet=as_json or quick) as progress:
+    with progress.counted(
+        "reading layers", rich.progress.DownloadColumn(binary_units=True), quiet=as_json or quick
+    ) as bar:
         findings = list(
             integrity.check(
                 place,
                 content=not quick,
                 mark=True,
-                progress=progress,
+                progress=bar,
                 trust=_trust(store, keys) if keys else None,
             )
         )
@@ -118,8 +119,10 @@ def prune(store: pathlib.Path, *, older_than: float, as_json: bool) -> None:
 
 def verity(store: pathlib.Path, *, as_json: bool) -> None:
     """Make the hash trees that layers lack; ends with status 1 where one could not be made."""
-    with _progress(quiet=as_json) as progress:
-        made = list(layer_trees.make(layout.Layout(store), progress=progress))
+    with progress.counted(
+        "reading layers", rich.progress.DownloadColumn(binary_units=True), quiet=as_json
+    ) as bar:
+        made = list(layer_trees.make(layout.Layout(store), progress=bar))
     faults = [one for one in made if one.fault]
     if as_json:
         named = [{"layer": one.diff_id, "reason": one.fault} for one in faults]
@@ -154,22 +157,3 @@ def _show(findings: list[integrity.Finding], store: pathlib.Path) -> None:
     console.print(made)
     for fix in dict.fromkeys(finding.fix for finding in findings):
         console.print(f"Fix: {fix}")
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[integrity.Progress]:
-    console = output.console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda _done, _total: None
-        return
-    bars = rich.progress.Progress(
-        rich.progress.TextColumn("reading layers"),
-        rich.progress.BarColumn(),
-        rich.progress.DownloadColumn(binary_units=True),
-        rich.progress.TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    with bars:
-        task = bars.add_task("", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)

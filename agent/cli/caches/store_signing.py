@@ -1,14 +1,12 @@
 """`uimgacc store keygen` and `store sign`: keys and signatures by hand."""
 
-import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
 
 import msgspec
 import rich.progress
 
-from agent.cli import cluster_access, output
+from agent.cli import cluster_access, output, progress
 from agent.clients.kube import rest_client
 from agent.control.signing import key_objects, key_ring
 from agent.kits import files
@@ -53,8 +51,10 @@ def sign(
     signer = record_signing.Signer(
         key=_key_of_file(key) if key else _key_of_cluster(target, identity), store=identity
     )
-    with _progress(quiet=as_json) as progress:
-        results = record_signing.sign_all(layout.Layout(store), signer, progress=progress)
+    with progress.counted(
+        "signing records", rich.progress.TaskProgressColumn(), quiet=as_json
+    ) as bar:
+        results = record_signing.sign_all(layout.Layout(store), signer, progress=bar)
     if as_json:
         counts = {result.name.lower(): results[result] for result in record_signing.Result}
         output.show_json({"key": signer.key.id, **counts})
@@ -111,22 +111,3 @@ def _key_of_cluster(target: cluster_access.Target, identity: str) -> signing_key
     if ring.store != identity:
         raise output.UsageError(f"the cluster's key is for the store {ring.store}, not {identity}")
     return key
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[record_signing.Progress]:
-    console = output.console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda _done, _total: None
-        return
-    bars = rich.progress.Progress(
-        rich.progress.TextColumn("signing records"),
-        rich.progress.BarColumn(),
-        rich.progress.TaskProgressColumn(),
-        rich.progress.TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    with bars:
-        task = bars.add_task("", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
