@@ -5,59 +5,22 @@ annotations of the attacker's choice.
 """
 
 import asyncio
-import base64
 import json
 
 import grpc
 import pytest
 
-from agent.build import cache_build
-from agent.clients.registry import connections
-from agent.model import images, keys
-from agent.roles import builder
-from agent.store.publish import writer
-from lab import containerds, registries, services
-from tests.containerd import conftest
+from agent.model import keys
+from lab import containerds, registries
+from tests.containerd import conftest, private_images
 from tests.fakes import registry as fakes
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
-IMAGE = "lab/layers2:1"
-ALICE = ("alice", "a secret of alice")
+IMAGE, ALICE = private_images.IMAGE, private_images.ALICE
+private = private_images.private
+store = private_images.store
 OCI = "application/vnd.oci.image"
-
-
-@pytest.fixture
-def private(folder):
-    """A registry that lets only Alice in."""
-    with services.Registry(folder / "registry", users=dict([ALICE])) as running:
-        yield running
-
-
-@pytest.fixture
-async def store(folder, private):
-    """A store with Alice's image, built with her password."""
-    root = folder / "store"
-    root.mkdir()
-    writer.create(root)
-    config = folder / "config.json"
-    auth = base64.b64encode(":".join(ALICE).encode()).decode()
-    config.write_text(json.dumps({"auths": {private.address: {"auth": auth}}}))
-    settings = builder.Settings(
-        store=root,
-        registries=connections.Options(plain_http=frozenset([private.address])),
-        docker_configs=(config,),
-    )
-    request = cache_build.Request(
-        cache_id="imc-private",
-        name="private",
-        references=(images.parse_reference(f"{private.address}/{IMAGE}"),),
-        platforms=(builder.own_platform(),),
-        capacity=20 << 30,
-        namespaces=("team-a",),
-    )
-    await builder.build(settings, request)
-    return root
 
 
 @pytest.fixture(params=[True, False], ids=["named", "not named"])

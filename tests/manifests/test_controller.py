@@ -13,7 +13,7 @@ from agent.control.jobs import job_manifest, job_patch, job_template
 from agent.control.signing import key_objects
 from agent.kits import networks
 from agent.roles import builder, controller_flags
-from tests.manifests import admission, rendering
+from tests.manifests import admission, jobs, rendering
 
 
 def documents() -> list[rendering.Document]:
@@ -152,21 +152,7 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
 
 
 def test_builders_get_the_policy_of_signatures() -> None:
-    pod = {"metadata": {"name": "p"}, **deployment()["spec"]["template"]}
-    settings = controller_flags.parse(
-        ["--store=/var/lib/uimgacc/store", "--pod=p", "--signatures=uimgacc-signatures"]
-    )
-    template = job_template.of_pod(pod, settings, patch={})
-    body = {
-        "apiVersion": "uimgacc.io/v1",
-        "kind": "ImageCache",
-        "metadata": {"name": "c", "uid": "u", "resourceVersion": "1"},
-        "spec": {"images": ["nginx:1"]},
-    }
-    cache = cache_object.parse(body)
-    assert cache.request is not None
-
-    job = job_manifest.manifest(cache, cache.request, ("linux/amd64",), template=template)
+    job = jobs.made(deployment(), "--signatures=uimgacc-signatures")
 
     kubernetes_validate.validate(job, "1.37", strict=True)
     spec = job["spec"]["template"]["spec"]
@@ -260,23 +246,13 @@ def examples() -> list[str]:
 
 @pytest.mark.parametrize("text", examples())
 def test_what_the_documents_add_to_a_job_is_one_that_the_api_knows(text: str) -> None:
-    settings = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
-    pod = {"metadata": {"name": "p"}, **deployment()["spec"]["template"]}
-    template = job_template.of_pod(pod, settings, patch=yaml.safe_load(text))
-    body = {
-        "apiVersion": "uimgacc.io/v1",
-        "kind": "ImageCache",
-        "metadata": {"name": "c", "uid": "u", "resourceVersion": "1"},
-        "spec": {"images": ["nginx:1"]},
-    }
-    cache = cache_object.parse(body)
-    assert cache.request is not None
+    (own,) = deployment()["spec"]["template"]["spec"]["containers"]
 
-    job = job_manifest.manifest(cache, cache.request, ("linux/amd64",), template=template)
+    job = jobs.made(deployment(), patch=yaml.safe_load(text))
 
     kubernetes_validate.validate(job, "1.37", strict=True)
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert (container["args"][0], container["image"]) == ("build", template.image)
+    assert (container["args"][0], container["image"]) == ("build", own["image"])
     names = [volume["name"] for volume in job["spec"]["template"]["spec"]["volumes"]]
     assert names[:2] == ["store", "scratch"]
     assert {mount["name"] for mount in container["volumeMounts"]} == set(names)

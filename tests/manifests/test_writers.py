@@ -7,11 +7,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from agent.control.caches import cache_object
-from agent.control.jobs import job_manifest, job_template
 from agent.model import keys
-from agent.roles import controller_flags
-from tests.manifests import admission, rendering
+from tests.manifests import admission, jobs, rendering
 
 STORE = {"server": "nfs.example.internal", "path": "/uimgacc"}
 
@@ -22,19 +19,8 @@ def documents() -> list[rendering.Document]:
 
 def job(patch: dict[str, Any]) -> dict[str, Any]:
     """The Job of a build by the controller of these manifests."""
-    pod = rendering.only(documents(), "Deployment", "uimgacc-controller")["spec"]["template"]
-    settings = controller_flags.parse(["--store=/var/lib/uimgacc/store", "--pod=p"])
-    template = job_template.of_pod({"metadata": {"name": "p"}, **pod}, settings, patch=patch)
-    body = {
-        "apiVersion": "uimgacc.io/v1",
-        "kind": "ImageCache",
-        "metadata": {"name": "c", "uid": "u", "resourceVersion": "1"},
-        "spec": {"images": ["nginx:1"]},
-    }
-    cache = cache_object.parse(body)
-    assert cache.request is not None
-    made = job_manifest.manifest(cache, cache.request, ("linux/amd64",), template=template)
-    return dict(json.loads(json.dumps(made)))
+    deployment = rendering.only(documents(), "Deployment", "uimgacc-controller")
+    return dict(json.loads(json.dumps(jobs.made(deployment, patch=patch))))
 
 
 OTHER = {"key": "dedicated", "operator": "Exists"}

@@ -6,7 +6,6 @@
 import contextlib
 import socket
 import ssl
-import subprocess
 
 import pytest
 import yarl
@@ -35,18 +34,6 @@ class Alice:
 
     async def credentials(self, reference: images.Reference):
         return [ALICE]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        cwd=folder, check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """TLS: verified against the system's authorities and a named one, or not on request only."""
 
 import ssl
-import subprocess
 
 import pytest
 from aiohttp import web
@@ -9,18 +8,6 @@ from aiohttp import web
 from agent.clients.registry import connections, credentials, distribution, failures
 from agent.model import images
 from tests.fakes import registry as fakes
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        cwd=folder, check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
 
 
 @pytest.fixture
