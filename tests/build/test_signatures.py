@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -169,6 +170,21 @@ def test_an_image_without_a_signature_is_not(signing, tmp_path) -> None:
     assert "team/unsigned:1" in str(caught.value)
     assert "the key release.pub" in str(caught.value)
     assert records(tmp_path) == []
+
+
+def test_the_command_for_one_machine_asks_the_policy_that_it_is_given(signing, tmp_path) -> None:
+    signing.push("team/unsigned")
+    (tmp_path / "policy.yaml").write_text("rules: []")
+    command = [
+        *(sys.executable, "-c", "from agent.cli.entry import main; main()", "create", "tools"),
+        *(f"--store={tmp_path}/store", f"--image={signing.server.address}/team/unsigned:1"),
+        *(f"--secret={signing.docker}", f"--plain-http={signing.server.address}"),
+        f"--signature-policy={tmp_path}/policy.yaml",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 1
+    assert "no rule of it is for this image" in done.stderr
 
 
 @pytest.mark.parametrize("how", FORMATS)

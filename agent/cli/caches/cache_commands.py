@@ -97,6 +97,13 @@ def create(
             help="Folder of these plug-ins; by default that of the file.",
         ),
     ] = None,
+    signature_policy: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="With --store: policy.yaml that says whose cosign signature each image needs;"
+            " others are not built."
+        ),
+    ] = None,
     acr_instance: Annotated[
         list[str] | None,
         typer.Option(
@@ -152,6 +159,7 @@ def create(
         ca=ca,
         plugin_config=plugin_config,
         plugin_folder=plugin_folder,
+        signature_policy=signature_policy,
         acr_instances=tuple(acr_instance or ()),
         platforms=tuple(platform or ()),
         retention_days=retention_days,

@@ -44,6 +44,7 @@ class Wanted:
     ca: pathlib.Path | None = None
     plugin_config: pathlib.Path | None = None
     plugin_folder: pathlib.Path | None = None
+    signature_policy: pathlib.Path | None = None
     acr_instances: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     retention_days: int | None = None
@@ -168,6 +169,7 @@ def _build(
         docker_configs=wanted.secrets,
         plugin_config=wanted.plugin_config,
         plugin_folder=wanted.plugin_folder,
+        signature_policy=wanted.signature_policy,
         acr_instances=(*request.acr_instances, *wanted.acr_instances),
     )
     build = cache_build.Request(

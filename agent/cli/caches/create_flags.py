@@ -11,7 +11,16 @@ import typer
 from agent.cli import output
 
 _STORE_ONLY = frozenset(
-    {"secret", "ca", "platform", "plugin_config", "plugin_folder", "parallel", "mkfs"}
+    {
+        "secret",
+        "ca",
+        "platform",
+        "plugin_config",
+        "plugin_folder",
+        "signature_policy",
+        "parallel",
+        "mkfs",
+    }
 )
 _CLUSTER_ONLY = frozenset({"pull_secret", "kubeconfig", "system", "wait"})
 _IN_MANIFEST = frozenset(

@@ -37,15 +37,18 @@ def collect(
     """
     place = layout.Layout(pathlib.Path(root))
     try:
-        ownership.verify(place, orders["cluster"])
-        known = _keep_roster(place, nodes, times)
-        wanted = collection.Orders(
-            settled=frozenset(orders["settled"]),
-            floor=roster.floor(known.values(), generations.newest(place)),
-            held=frozenset(orders["held"]),
-            seen=orders["seen"],
-        )
-        outcome = collection.collect(place, wanted)
+        # `store release`, and another cluster's claim, take the same lock: the store cannot change
+        # hands between the look at its owner and the end of the round.
+        with generations.locked(place):
+            ownership.verify(place, orders["cluster"])
+            known = _keep_roster(place, nodes, times)
+            wanted = collection.Orders(
+                settled=frozenset(orders["settled"]),
+                floor=roster.floor(known.values(), generations.newest(place)),
+                held=frozenset(orders["held"]),
+                seen=orders["seen"],
+            )
+            outcome = collection.collect_locked(place, wanted)
     except generations.CollectorBusy as error:
         return BUSY, str(error)
     except (generations.CollectionRefused, decoding.ForeignStore) as error:

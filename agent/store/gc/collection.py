@@ -73,31 +73,34 @@ class _Tally:
 def collect(place: layout.Layout, orders: Orders) -> Outcome:
     """Do one round. Raises CollectorBusy, CollectionRefused, and OSError of the store."""
     with generations.locked(place):
-        tally = _Tally()
-        _resume(place, tally)
-        claims = list(build_claims.standing(place))
-        wishes = changes.wishes(place, claims, orders.held)
-        deletions = generations.outstanding(place)
-        unchanged = orders.seen == changes.seen(wishes, deletions) and not _is_due(
-            deletions, orders
-        )
-        planned, complete = 0, True
-        if unchanged:
-            _doom(place, orders)
-        else:
-            planned, complete = _go_through(place, claims, orders, tally)
-        deletions = generations.outstanding(place)
-        return Outcome(
-            announced=(*deletions.pending, *deletions.doomed.values()),
-            waiting=tuple(deletions.phases),
-            newest=generations.newest(place),
-            planned=planned,
-            complete=complete,
-            layers=tally.layers,
-            freed=tally.freed,
-            seen=changes.seen(wishes, deletions) if complete else "",
-            unchanged=unchanged,
-        )
+        return collect_locked(place, orders)
+
+
+def collect_locked(place: layout.Layout, orders: Orders) -> Outcome:
+    """The same, for a caller that holds the collector's lock (generations.locked)."""
+    tally = _Tally()
+    _resume(place, tally)
+    claims = list(build_claims.standing(place))
+    wishes = changes.wishes(place, claims, orders.held)
+    deletions = generations.outstanding(place)
+    unchanged = orders.seen == changes.seen(wishes, deletions) and not _is_due(deletions, orders)
+    planned, complete = 0, True
+    if unchanged:
+        _doom(place, orders)
+    else:
+        planned, complete = _go_through(place, claims, orders, tally)
+    deletions = generations.outstanding(place)
+    return Outcome(
+        announced=(*deletions.pending, *deletions.doomed.values()),
+        waiting=tuple(deletions.phases),
+        newest=generations.newest(place),
+        planned=planned,
+        complete=complete,
+        layers=tally.layers,
+        freed=tally.freed,
+        seen=changes.seen(wishes, deletions) if complete else "",
+        unchanged=unchanged,
+    )
 
 
 def _go_through(

@@ -194,3 +194,13 @@ async def test_with_real_workers(place, cluster) -> None:
             await collector.round()
 
     assert not place.layer(making.digest("one")).exists()
+
+
+def test_the_owner_is_looked_at_only_when_no_one_else_can_change_it(place) -> None:
+    arguments = (str(place.root), [], {"cluster": "another"}, {})
+    with generations.locked(place):
+        busy = collector_worker.collect(*arguments)
+    refused = collector_worker.collect(*arguments)
+
+    assert busy[0] == collector_worker.BUSY
+    assert refused[0] == collector_worker.REFUSED
