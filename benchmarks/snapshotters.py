@@ -110,7 +110,6 @@ def running(folder: pathlib.Path, store: pathlib.Path | None) -> Iterator[Runnin
     try:
         options = [
             ("grpc.initial_reconnect_backoff_ms", 10),
-            ("grpc.min_reconnect_backoff_ms", 10),
             ("grpc.max_reconnect_backoff_ms", 20),
         ]
         with grpc.insecure_channel(f"unix://{socket}", options) as channel:

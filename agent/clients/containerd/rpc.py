@@ -47,9 +47,10 @@ _LEASE = "uimgacc-"
 """How the names of all leases of agents begin."""
 
 _OPTIONS = (
-    # A restarted containerd is found again at once; the socket is on this machine.
+    # A restarted containerd is found again at once; the socket is on this machine. An attempt to
+    # connect has gRPC's own 20 s: `min_reconnect_backoff_ms` would bound the attempt, not the
+    # pause, and a containerd on a busy node needs longer for its first frame than for a call.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Keep the connection through quiet hours: the next pod should not wait for one.
     ("grpc.client_idle_timeout_ms", 2**31 - 1),
