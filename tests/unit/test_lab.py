@@ -84,6 +84,127 @@ def test_of_many_tests_the_ten_slowest_are_named() -> None:
     assert testing.summary(cases).count(" s  t") == 10
 
 
+SUITE = """
+import pathlib
+
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+
+
+def second_time(name):
+    if (HERE / name).exists():
+        return True
+    (HERE / name).touch()
+    return False
+
+
+def test_sound():
+    pass
+
+
+@pytest.mark.parametrize("case", ["a[b]", "c d"])
+def test_unstable(case):
+    assert second_time("unstable" + case), "the first time"
+
+
+@pytest.fixture
+def fixture():
+    yield
+    assert second_time("fixture"), "at its end"
+
+
+def test_unstable_in_its_fixture(fixture):
+    pass
+"""
+"""Three tests that fail the first time, and pass alone."""
+
+FAILING = "\n\ndef test_broken():\n    raise OSError"
+SKIPPED = """
+
+def test_skipped_later():
+    if second_time("skipped"):
+        pytest.skip("not now")
+    raise OSError
+"""
+MANY = """
+
+@pytest.mark.parametrize("case", range(3))
+def test_also_unstable(case):
+    assert second_time(f"also{case}")
+"""
+
+
+class Suites:
+    """Some streams of tests in a checkout of their own."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        (folder / "pytest.ini").touch()
+
+    def repeated(self, *suites: str) -> list[testing.Case] | None:
+        """What comes of running these side by side."""
+        runs = []
+        for number, suite in enumerate(suites):
+            file = self.folder / f"stream{number}/test_it.py"
+            file.parent.mkdir()
+            file.write_text(suite)
+            runs.append(testing.Run(str(number), [str(file.parent)], self.folder / str(number)))
+        testing.finish(runs)
+        return testing.repeat(runs, self.folder / "again")
+
+
+@pytest.fixture
+def suites(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Suites:
+    monkeypatch.setattr(testing, "TESTS", tmp_path / "tests")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a start takes half as long
+    return Suites(tmp_path)
+
+
+SOUND = "def test_sound():\n    pass\n"
+
+
+def test_without_a_failure_nothing_is_run_again(suites: Suites) -> None:
+    assert suites.repeated(SOUND) == []
+    assert not (suites.folder / "again").exists()
+
+
+def test_what_passes_alone_is_unstable_and_named_with_its_first_failure(
+    suites: Suites, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unstable = suites.repeated(SUITE, SOUND)
+
+    assert unstable is not None
+    assert [case.name for case in unstable] == [
+        "stream0.test_it.test_unstable[a[b]]",
+        "stream0.test_it.test_unstable[c d]",
+        "stream0.test_it.test_unstable_in_its_fixture",
+    ]
+    assert "3 passed" in capsys.readouterr().out
+    summary = testing.summary([], unstable)
+    assert "== 3 unstable: failed first, passed alone ==" in summary
+    assert summary.count("AssertionError: the first time") == 2
+    assert summary.count("AssertionError: at its end") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "repeated"),
+    [
+        pytest.param(FAILING, True, id="fails again"),
+        pytest.param(SKIPPED, True, id="skipped the second time"),
+        pytest.param(MANY, False, id="too many"),
+        pytest.param("\n\ndef broken(:", False, id="cannot be read"),
+        pytest.param("\n\ndef test_end():\n    pytest.exit('now')", False, id="ended early"),
+        pytest.param(
+            "\n\ndef test_kill():\n    import os\n    os.kill(os.getpid(), 9)", False, id="killed"
+        ),
+    ],
+)
+def test_a_failure_stays_one(suites: Suites, more: str, *, repeated: bool) -> None:
+    assert suites.repeated(SUITE + more) is None
+    assert (suites.folder / "again").exists() == repeated
+
+
 @pytest.fixture
 def checkout(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A checkout with its lab in a folder that only root may enter."""
