@@ -246,6 +246,92 @@ def pod_ready(seconds: float, *, accelerated: bool) -> None:
     _POD_READY.labels(str(accelerated).lower()).observe(seconds)
 
 
+LOCAL_COPIES = prometheus_client.Gauge(
+    "uimgacc_local_copies", "Layers of which this node has a copy of its own.", registry=AGENT
+)
+LOCAL_BYTES = prometheus_client.Gauge(
+    "uimgacc_local_bytes", "Bytes that these copies take on the node's disk.", registry=AGENT
+)
+LOCAL_COPIED_BYTES = prometheus_client.Counter(
+    "uimgacc_local_copied_bytes_total",
+    "Bytes that were read from the store to make local copies.",
+    registry=AGENT,
+)
+
+Eviction = typing.Literal["budget", "deleted", "pressure"]
+
+_LOCAL_EVICTIONS = prometheus_client.Counter(
+    "uimgacc_local_evictions_total",
+    "Local copies that were removed: for others, with their layer, for want of free disk.",
+    ["reason"],
+    registry=AGENT,
+)
+for _eviction in typing.get_args(Eviction):
+    _LOCAL_EVICTIONS.labels(_eviction)
+
+
+def evicted(reason: Eviction) -> None:
+    """Count a local copy that was removed."""
+    _LOCAL_EVICTIONS.labels(reason).inc()
+
+
+CopyFailure = typing.Literal[
+    "disk_error", "disk_full", "not_switched", "store_deadline", "store_error", "wrong_bytes"
+]
+
+_LOCAL_FAILURES = prometheus_client.Counter(
+    "uimgacc_local_failures_total",
+    "Attempts to copy a layer, or to switch a mount to the copy, that failed, by reason.",
+    ["reason"],
+    registry=AGENT,
+)
+for _copy_failure in typing.get_args(CopyFailure):
+    _LOCAL_FAILURES.labels(_copy_failure)
+
+
+def copy_failed(reason: CopyFailure) -> None:
+    """Count an attempt that failed."""
+    _LOCAL_FAILURES.labels(reason).inc()
+
+
+Side = typing.Literal["local", "store"]
+
+_LOCAL_SWITCHES = prometheus_client.Counter(
+    "uimgacc_local_switches_total",
+    "Mounted layers that were switched to another file, by where that is.",
+    ["to"],
+    registry=AGENT,
+)
+_USED_BYTES = prometheus_client.Gauge(
+    "uimgacc_used_layer_bytes",
+    "Bytes of the layers that running containers stand on, by where they are read from.",
+    ["source"],
+    registry=AGENT,
+)
+for _side in typing.get_args(Side):
+    _LOCAL_SWITCHES.labels(_side)
+    _USED_BYTES.labels(_side)
+
+
+def switched(to: Side) -> None:
+    """Count a mounted layer that was switched to another file."""
+    _LOCAL_SWITCHES.labels(to).inc()
+
+
+def layers_used(*, local: int, store: int) -> None:
+    """Note from where how many bytes of the layers in use are read."""
+    _USED_BYTES.labels("local").set(local)
+    _USED_BYTES.labels("store").set(store)
+
+
+LOCAL_INDEPENDENT = prometheus_client.Histogram(
+    "uimgacc_local_independent_seconds",
+    "From a container's start on a layer without a copy until all layers in use had one.",
+    buckets=(1, 2, 5, 10, 20, 30, 60, 120, 180, 300, 600, 1200, 1800, 3600),
+    registry=AGENT,
+)
+
+
 # Controller.
 
 Collection = typing.Literal["done", "busy", "refused", "failed"]

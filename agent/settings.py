@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from agent.kits import addresses, flags, networks
+from agent.kits import addresses, flags, networks, units
 from agent.model import keys
 
 SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -34,8 +34,14 @@ def _items(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
+def _check_share(text: str) -> None:
+    units.share(text, 0)
+
+
 _Address = flags.Checked(_check_address)
 _Networks = flags.Checked(networks.parse)
+_Quantity = flags.Checked(units.quantity)
+_Share = flags.Checked(_check_share)
 _Socket = flags.Checked(_check_socket)
 
 _TrustedKeys = Annotated[
@@ -48,6 +54,12 @@ _Unsigned = Annotated[
     "What to do with records of the store that no key has signed: refuse them (their images"
     " are pulled as usual), accept them, or as the documents of keys say; without keys, auto"
     " accepts.",
+]
+_Local = Annotated[
+    Literal["off", "after-start", "before-start"],
+    "Copies of the layers that containers run on, on the node's disk: none, made in the background"
+    " after a start, or from the moment when an image is made ready. Agent and snapshotter of a"
+    " node have the same value.",
 ]
 
 
@@ -133,6 +145,21 @@ class Agent(Daemon):
     metrics_address: Annotated[
         str, "HOST:PORT of /metrics alone, for a Prometheus elsewhere; empty: none.", _Address
     ] = ""
+    local: _Local = "after-start"
+    local_bytes: Annotated[
+        str,
+        "What these copies may take together: bytes (20Gi), or a percentage of their file system.",
+        _Share,
+    ] = "20%"
+    local_free: Annotated[
+        str,
+        "What stays free on that file system; below, copies are removed. Keep it above the"
+        " kubelet's own thresholds: eviction at 15% and garbage collection of images at 15%.",
+        _Share,
+    ] = "20%"
+    local_rate: Annotated[
+        str, "Bytes a second that are copied at most; 0: no bound.", _Quantity
+    ] = "100Mi"
     copied_mounts: Annotated[
         pathlib.Path | None,
         "In a container: a volume with copies of the host's mounts, which are detached at the"
@@ -184,6 +211,7 @@ class Snapshotter:
         pathlib.Path | None,
         "Root folder of the shared store; empty: a plain overlayfs snapshotter.",
     ] = None
+    local: _Local = "after-start"
     trusted_keys: _TrustedKeys = None
     unsigned: _Unsigned = "auto"
     announced_only: Annotated[

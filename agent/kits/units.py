@@ -34,6 +34,19 @@ def quantity(text: str) -> int:
     return int(amount / 1000) if text.endswith("m") else int(amount)
 
 
+def share(text: str, whole: int) -> int:
+    """The bytes of a quantity, or of a percentage of `whole` such as 20%; raise ValueError."""
+    if not text.strip().endswith("%"):
+        return quantity(text)
+    try:
+        percent = float(text.strip()[:-1])
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise ValueError("expected a quantity of bytes such as 20Gi, or a percentage such as 20%")
+    return int(whole * percent / 100)
+
+
 def size(count: float) -> str:
     """Bytes with three digits or a little more: "512 B", "1.5 GiB", "312 GiB"."""
     if count < 1024:

@@ -28,6 +28,7 @@ from agent.node.images import (
     repair,
     retirement,
 )
+from agent.node.near import copies
 from agent.node.pods import decide, pod_worker, prepare, served_pods
 from agent.node.report import pod_events, savings, savings_note, status
 from agent.roles import agent_environment
@@ -78,6 +79,7 @@ class Parts:
     retirer: retirement.Retirer
     images: image_removal.Drainer | pinned_images.PinnedImages
     announcement: announcement.Announcement
+    keeper: copies.Keeper | None
     started: datetime.datetime = dataclasses.field(
         default_factory=lambda: times.now().replace(microsecond=0)
     )
@@ -96,6 +98,7 @@ class Parts:
             "announcement": self.announcement.run(),
             "images": self.images.run(),
             **self._unregistering(),
+            **({"copies": self.keeper.run()} if self.keeper else {}),
             "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
             **shared.environment.services(),
         }
@@ -171,6 +174,7 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
             announcement=announcement.Announcement(
                 shared.environment.node, shared, leaving=wanted.drain
             ),
+            keeper=await _keeper(shared, stack),
         )
 
 
@@ -199,6 +203,12 @@ async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> S
             store, client, environment.node, served, signals, _probe_settings(wanted)
         ),
     )
+
+
+async def _keeper(shared: Shared, stack: contextlib.AsyncExitStack) -> copies.Keeper | None:
+    if shared.wanted.local == "off" or shared.wanted.drain:
+        return None
+    return copies.Keeper(await stack.enter_async_context(copies.opened()), shared)
 
 
 def _worker(shared: Shared) -> pod_worker.Worker:

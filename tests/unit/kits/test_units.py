@@ -32,3 +32,18 @@ def test_spans_are_readable() -> None:
 
 def test_ages_are_those_of_kubectl() -> None:
     assert [units.age(s) for s in (-5, 5, 130, 3700, 3 * 86400)] == ["0s", "5s", "2m", "1h", "3d"]
+
+
+def test_a_share_is_bytes_or_a_part_of_the_whole() -> None:
+    assert [units.share(text, 200) for text in ("1Ki", "20%", "0%", " 12.5 % ")] == [
+        1024,
+        40,
+        0,
+        25,
+    ]
+
+
+@pytest.mark.parametrize("text", ["%", "-1%", "101%", "nan%", "20 %%", "much"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a quantity of bytes"):
+        units.share(text, 200)

@@ -1,0 +1,5 @@
+"""The node's own copies of layers, in `<snapshotter's root>/local`, laid out as the store is.
+
+`copy_paths` is path arithmetic for every process, also for workers. The agent alone writes there
+(agent.node.near); the snapshotter reads.
+"""

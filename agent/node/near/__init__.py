@@ -1,0 +1,1 @@
+"""What makes a node independent of the store: local copies of the layers that it runs."""
