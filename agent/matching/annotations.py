@@ -22,6 +22,7 @@ KEYS = frozenset(
         keys.ALIBABA_PERFECT,
         keys.ALIBABA_COUNT,
         keys.TENCENT_CACHE,
+        keys.LOCAL,
         *keys.ACR_INSTANCE_NAMES,
     }
 )
@@ -52,7 +53,9 @@ class Request:
 
     `key` is the annotation or label that decided; `cache` the ID (or, natively, the
     name) that it names. `perfect` wants one cache with all of the pod's images,
-    `at_least` one with so many of them (0: any). `remarks` are for the pod's owner.
+    `at_least` one with so many of them (0: any). `local` is when the pod wants its layers
+    copied to the node's disk, None where it does not say, `misspelt` a sentence about a value
+    that means nothing. `remarks` are for the pod's owner.
     """
 
     mode: Mode = Mode.NONE
@@ -62,6 +65,8 @@ class Request:
     perfect: bool = False
     at_least: int = 0
     auto_create: bool = False
+    local: caches.LocalMode | None = None
+    misspelt: str = ""
     remarks: tuple[str, ...] = ()
 
     @property
@@ -72,6 +77,15 @@ class Request:
 
 def request_of(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> Request:
     """What a pod asks for; `classes` as in `runtimes.handler_of`. Never raises."""
+    request = _cache_request_of(pod, classes)
+    if (text := pod.annotations.get(keys.LOCAL)) is None:
+        return request
+    return dataclasses.replace(
+        request, local=caches.local_mode(text), misspelt=caches.local_problem(text)
+    )
+
+
+def _cache_request_of(pod: pods.Pod, classes: Mapping[str, str] | None) -> Request:
     remarks: list[str] = []
     asked = [
         request

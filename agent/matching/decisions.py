@@ -46,7 +46,10 @@ class ImageDecision:
     the registry's permission. `is_private` says that not all namespaces may: what is
     registered in containerd, any pod of the node can start. `layers` are the diff IDs
     that the store can serve, bottom first. `coverage` is None where the image's layers
-    are not known, `cache_id` the cache that provides it.
+    are not known, `cache_id` the cache that provides it. `local` is when the layers are to be
+    copied to the node's disk: as the pod says, else as a cache with this image says; None where
+    the node decides. A layer that several images have is copied as the strongest of them says
+    (`caches.strongest`).
     """
 
     image: str
@@ -58,6 +61,7 @@ class ImageDecision:
     is_private: bool = False
     coverage: subjects.Coverage | None = None
     layers: tuple[str, ...] = ()
+    local: caches.LocalMode | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,20 @@ def events_of(given: Circumstances) -> tuple[decisions.Event, ...]:
     """The events for the pod; none for one that asks for no cache."""
     if given.outcome is _Outcome.NOT_ASKED:
         return ()
+    return (*_in_dialect(given), *misspelt(given.request))
+
+
+def misspelt(request: annotations.Request) -> tuple[decisions.Event, ...]:
+    """The warning about an annotation whose value means nothing; none where there is none.
+
+    It is a native annotation, so the event is native for pods of all clouds.
+    """
+    if not request.misspelt:
+        return ()
+    return (decisions.Event(reason="InvalidAnnotation", message=request.misspelt, warning=True),)
+
+
+def _in_dialect(given: Circumstances) -> tuple[decisions.Event, ...]:
     match given.request.dialect:
         case caches.Dialect.ALIBABA:
             return _alibaba(given)
@@ -109,7 +123,7 @@ def incomplete(
     event = decisions.Event(reason="ImageCachePartial", message=_with(message, ""), warning=True)
     if decision.request.dialect in (caches.Dialect.ALIBABA, caches.Dialect.TENCENT):
         return (*decision.events, event)
-    return (event,)
+    return (event, *misspelt(decision.request))
 
 
 def _alibaba(given: Circumstances) -> tuple[decisions.Event, ...]:

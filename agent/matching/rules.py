@@ -41,7 +41,9 @@ def decide(
     selection = cache_selection.select(pod, request, cache_views, wanted, unfinished=unfinished)
     needed = {layer.diff_id for subject in wanted for layer in subject.layers or ()}
     stored = frozenset().union(*(cache.layers & needed for cache in cache_views))
-    chosen = tuple(_marked(_image(subject, selection, stored), cache_views) for subject in wanted)
+    chosen = tuple(
+        _marked(_image(subject, selection, stored), cache_views, request) for subject in wanted
+    )
     outcome = _overall(chosen)
     used = outcome in (_Outcome.HIT, _Outcome.PARTIAL)
     reported = selection.pool[0].id if used else ""
@@ -69,10 +71,16 @@ def decide(
 
 
 def _marked(
-    image: decisions.ImageDecision, cache_views: Sequence[caches.Cache]
+    image: decisions.ImageDecision,
+    cache_views: Sequence[caches.Cache],
+    request: annotations.Request,
 ) -> decisions.ImageDecision:
-    """The same, private where no cache that serves all namespaces has the image as well."""
+    """The same, with when to copy its layers, and private where no cache that serves all
+    namespaces has the image as well."""
     record, reference = image.registrable, image.reference
+    having = [cache for cache in cache_views if reference and cache.image(reference) is not None]
+    local = request.local or caches.strongest(cache.local for cache in having)
+    image = dataclasses.replace(image, local=local)
     if record is None or reference is None:
         return image
     is_open = any(
@@ -259,7 +267,8 @@ def _not_asked(pod: pods.Pod, request: annotations.Request) -> decisions.Decisio
         request=request,
         outcome=_Outcome.NOT_ASKED,
         summary="The pod asks for no image cache: its images are pulled as usual.",
-        images=_left_alone(pod, _Outcome.NOT_ASKED, "the pod asks for no cache"),
+        images=_left_alone(pod, _Outcome.NOT_ASKED, "the pod asks for no cache", request.local),
+        events=events.misspelt(request),
     )
 
 
@@ -272,7 +281,8 @@ def decide_foreign(
     not be used.
     """
     if not request.asks:
-        return dataclasses.replace(_not_asked(pod, request), foreign=True)
+        # What its annotations say of local copies is not read: it has no layer of the store.
+        return dataclasses.replace(_not_asked(pod, request), events=(), foreign=True)
     example = runtimes.DEFAULT_TWIN if handler == runtimes.WITHOUT else runtimes.twin_of(handler)
     summary = (
         f"The pod's runtime ({handler or 'the default one'}) does not use uimgacc: its images are "
@@ -291,7 +301,10 @@ def decide_foreign(
 
 
 def _left_alone(
-    pod: pods.Pod, outcome: decisions.Outcome, reason: str
+    pod: pods.Pod,
+    outcome: decisions.Outcome,
+    reason: str,
+    local: caches.LocalMode | None = None,
 ) -> tuple[decisions.ImageDecision, ...]:
     """The same for each image, without reading the store."""
     return tuple(
@@ -300,6 +313,7 @@ def _left_alone(
             reference=subjects.subject_of(image, {}, None).reference,
             outcome=outcome,
             reason=reason,
+            local=local,
         )
         for image in pod.images
     )

@@ -15,8 +15,15 @@ from agent.model import caches, images, keys, manifests
 _DNS_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SECRET = re.compile(r"([^:/]*)[:/]([^:/]*)")
+_LABEL_NAME = re.compile(
+    r"(?:[a-z0-9][a-z0-9.-]{0,252}/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+)
+_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 FIELDS = {"images", "imagePullSecrets", "imageCacheSize", "retentionDays"}
-"""Fields of a spec in all dialects; the native one has `namespaces` as well."""
+"""Fields of a spec in all dialects."""
+
+NATIVE_FIELDS = {"namespaces", "keepWarm", "nodeSelector"}
+"""Further ones of the native dialect."""
 
 _RETENTION = {
     caches.Dialect.NATIVE: (1, 65536),
@@ -44,6 +51,9 @@ class Draft:
     plain_http: Sequence[str] = ()
     insecure: Sequence[str] = ()
     acr_instances: Sequence[str] = ()
+    keep_warm: bool = False
+    node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    local: str = ""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -54,6 +64,7 @@ def write(draft: Draft) -> dict[str, Any]:
         keys.PLAIN_HTTP: ",".join(draft.plain_http),
         keys.INSECURE: ",".join(draft.insecure),
         keys.ACR_INSTANCE_IDS: ",".join(draft.acr_instances),
+        keys.LOCAL: draft.local,
     }
     annotations = {**draft.annotations, **_given(registries)}
     spec = {
@@ -61,6 +72,8 @@ def write(draft: Draft) -> dict[str, Any]:
         "namespaces": list(draft.namespaces),
         "imageCacheSize": draft.size_gib,
         "retentionDays": draft.retention_days,
+        "keepWarm": draft.keep_warm or None,
+        "nodeSelector": dict(draft.node_selector),
     }
     return {
         "apiVersion": keys.API_VERSION,
@@ -88,6 +101,16 @@ def read(manifest: Mapping[str, object]) -> caches.CacheRequest:
     if spec.absent:
         raise spec.error("expected a mapping with images")
     annotations = document.get("metadata", "annotations").labels()
+    known = FIELDS | (NATIVE_FIELDS if dialect is caches.Dialect.NATIVE else set())
+    warm, selector = _warm(spec) if dialect is caches.Dialect.NATIVE else (False, ())
+    local = annotations.get(keys.LOCAL)
+    remarks = [
+        f"spec.{key}: not known, ignored" for key in map(str, spec.mapping()) if key not in known
+    ]
+    if local is not None and (problem := caches.local_problem(local)):
+        remarks.append(problem)
+    if selector and not warm:
+        remarks.append("spec.nodeSelector: without keepWarm it changes nothing")
     return caches.CacheRequest(
         name=_name(document),
         dialect=dialect,
@@ -101,11 +124,10 @@ def read(manifest: Mapping[str, object]) -> caches.CacheRequest:
         plain_http_registries=caches.list_of(annotations, keys.PLAIN_HTTP_NAMES),
         insecure_registries=caches.list_of(annotations, keys.INSECURE_NAMES),
         acr_instances=caches.acr_instances_of(annotations),
-        remarks=tuple(
-            f"spec.{key}: not known, ignored"
-            for key in map(str, spec.mapping())
-            if key not in FIELDS and (key != "namespaces" or dialect is not caches.Dialect.NATIVE)
-        ),
+        keep_warm=warm,
+        node_selector=selector,
+        local=caches.local_mode(local or ""),
+        remarks=tuple(remarks),
     )
 
 
@@ -169,6 +191,18 @@ def _serves(field: manifests.Field) -> tuple[str, ...]:
     if len(names) > caches.MAX_NAMESPACES:
         raise field.error(f"expected at most {caches.MAX_NAMESPACES} namespaces, not {len(names)}")
     return tuple(names)
+
+
+def _warm(spec: manifests.Field) -> tuple[bool, tuple[tuple[str, str], ...]]:
+    """Whether nodes keep the images warm, and the labels that these nodes have."""
+    warm, field = spec.get("keepWarm"), spec.get("nodeSelector")
+    selector = field.labels()
+    for name, value in selector.items():
+        if not _LABEL_NAME.fullmatch(name) or not _LABEL_VALUE.fullmatch(value):
+            raise field.error(f"expected labels of nodes, not {name}: {value}")
+    if len(selector) > caches.MAX_LABELS:
+        raise field.error(f"expected at most {caches.MAX_LABELS} labels, not {len(selector)}")
+    return warm.boolean(), tuple(sorted(selector.items()))
 
 
 def _size(field: manifests.Field) -> int:

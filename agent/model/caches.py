@@ -9,7 +9,8 @@ import dataclasses
 import datetime
 import enum
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
 
 from agent.model import images, keys, records, times
 
@@ -44,6 +45,16 @@ MAX_NAMESPACES = 100
 EVERY = "*"
 """In the place of a namespace: all of them."""
 
+LocalMode = Literal["off", "after-start", "before-start"]
+"""When layers are copied from the store to a node's disk: never, while containers run on them,
+or before a container starts."""
+
+LOCAL_MODES: Sequence[LocalMode] = get_args(LocalMode)
+"""All of them, the weakest first."""
+
+MAX_LABELS = 20
+"""Labels that a node selector may have."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class SecretName:
@@ -61,6 +72,8 @@ class CacheRequest:
     """What a cache is to hold, from an ImageCache manifest or a pod that asked for one.
 
     `serves` are the namespaces that the manifest names, where it names any (EVERY: all).
+    `keep_warm`: nodes with all labels of `node_selector` make the images present before any pod.
+    `local` is None where the nodes decide.
     `size_gib` limits the bytes of its layer files. `retention_days` is None for
     ever. `auto` is True where a pod caused it; with `acr_instances` it has its own namespace
     in `serves`, as with `pull_secrets` in those. `reuse` is kept for the status only:
@@ -82,6 +95,9 @@ class CacheRequest:
     plain_http_registries: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     acr_instances: tuple[str, ...] = ()
+    keep_warm: bool = False
+    node_selector: tuple[tuple[str, str], ...] = ()
+    local: LocalMode | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -207,6 +223,16 @@ class Cache:
                 return image
         return None
 
+    @property
+    def local(self) -> LocalMode | None:
+        """When nodes are to copy its layers; None where they decide."""
+        return local_mode(self.record.local)
+
+    def is_warm_on(self, labels: Mapping[str, str]) -> bool:
+        """Whether a node with these labels makes its images present before any pod."""
+        wanted = self.record.node_selector.items()
+        return self.record.keep_warm and all(labels.get(key) == value for key, value in wanted)
+
     def has_target(self, reference: images.Reference, target: str) -> bool:
         """Whether it has, of the repository named, exactly this index or manifest."""
         return any(image.target == target for image in self.of_repository(reference))
@@ -229,6 +255,25 @@ def cache_of(record: records.CacheRecord) -> Cache:
         image_bytes=sum(image.size for image in held),
         created=times.parse(record.created) or times.EPOCH,
     )
+
+
+def local_mode(text: str) -> LocalMode | None:
+    """The mode that a text names; None where it names none."""
+    return next((mode for mode in LOCAL_MODES if mode == text.strip().lower()), None)
+
+
+def local_problem(text: str) -> str:
+    """What is wrong with the value of keys.LOCAL, as a sentence; "" where nothing is."""
+    if local_mode(text) is not None:
+        return ""
+    expected = f"{', '.join(LOCAL_MODES[:-1])} or {LOCAL_MODES[-1]}"
+    return f"{keys.LOCAL}: expected {expected}, not {text[:80]!r}; it is ignored."
+
+
+def strongest(modes: Iterable[LocalMode | None]) -> LocalMode | None:
+    """The mode by which a layer is copied first; None where no mode is given."""
+    given = [mode for mode in modes if mode is not None]
+    return max(given, key=LOCAL_MODES.index, default=None)
 
 
 def acr_instances_of(annotations: Mapping[str, str]) -> tuple[str, ...]:

@@ -145,6 +145,10 @@ ALIBABA_PERFECT = "k8s.aliyun.com/imc-perfect-match"
 ALIBABA_COUNT = "k8s.aliyun.com/imc-match-count-request"
 TENCENT_CACHE = "eks.tke.cloud.tencent.com/use-image-cache"
 
+LOCAL = "uimgacc.io/local"
+"""Annotation of a pod, and of an ImageCache: when layers are copied to the node's disk, a
+caches.LocalMode."""
+
 NO_POD = "uimgacc.io/disabled"
 """Label that no pod has: while acceleration is switched off, admission policies select it."""
 

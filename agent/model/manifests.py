@@ -101,6 +101,12 @@ class Field:
             pairs[key] = value
         return pairs
 
+    def boolean(self) -> bool:
+        """The value as true or false; an absent one is false."""
+        if not isinstance(self.value, bool | None):
+            raise self.error("expected true or false")
+        return bool(self.value)
+
     def integer(self, *, at_least: int, at_most: int | None = None) -> int:
         """The value as a whole number within bounds; digits in quotes are accepted."""
         value = self.value

@@ -215,6 +215,11 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     `namespaces` is None for a public cache; one built with pull secrets serves
     only the namespaces in the list. `size` is the bytes of its layer files,
     `capacity` the imageCacheSize it was built under.
+
+    The controller writes what users may change without a build: with `keep_warm`, nodes that
+    have all labels of `node_selector` make the images present before any pod; `local` is a
+    caches.LocalMode, "" where nodes decide. Signatures do not cover these three: they say when
+    a node reads what it may read anyway, and nodes bound how much.
     """
 
     id: CacheID
@@ -226,6 +231,9 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     build_seconds: float = 0.0
     namespaces: list[str] | None = None
     retention_days: int | None = None
+    keep_warm: bool = False
+    node_selector: dict[str, str] = {}
+    local: str = ""
     signatures: list[Signature] = []
 
 

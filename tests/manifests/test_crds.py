@@ -61,6 +61,26 @@ def test_namespaces_have_bounds(named: list[str], field: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("selector", "field"),
+    [
+        ({"karpenter.sh/nodepool": "gpu", "uimgacc": ""}, ""),
+        ({"pool": "has space"}, "spec.nodeSelector"),
+        ({"pool": "a" * 64}, "spec.nodeSelector"),
+        ({"pool": True}, "spec.nodeSelector.pool"),
+        ({f"label-{at}": "a" for at in range(21)}, "spec.nodeSelector"),
+    ],
+    ids=str,
+)
+def test_node_selectors_have_bounds(selector: dict[str, object], field: str) -> None:
+    assert refused(crds.manifest("uimgacc.io", keepWarm=True, nodeSelector=selector)) == field
+
+
+def test_warmth_is_yes_or_no() -> None:
+    assert refused(crds.manifest("uimgacc.io", keepWarm=False)) == ""
+    assert refused(crds.manifest("uimgacc.io", keepWarm="yes")) == "spec.keepWarm"
+
+
+@pytest.mark.parametrize(
     ("group", "days", "fits"),
     [
         *((group, days, fits) for group in GROUPS[:2]
@@ -141,7 +161,10 @@ def test_what_kubectl_shows_is_as_published(
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_schema_has_the_fields_that_the_product_reads(group: str) -> None:
-    assert set(crds.schema(group)["properties"]["spec"]["properties"]) >= cache_manifest.FIELDS
+    known = set(crds.schema(group)["properties"]["spec"]["properties"])
+
+    assert known >= cache_manifest.FIELDS
+    assert (known >= cache_manifest.NATIVE_FIELDS) is (group == "uimgacc.io")
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -78,6 +78,7 @@ def cache(
     namespaces: Sequence[str] | None = None,
     created: str = "2026-01-01T00:00:00Z",
     capacity_gib: int = 20,
+    local: str = "",
 ) -> caches.Cache:
     """A Ready cache of (reference, letters of its layers)."""
     cached = [
@@ -98,6 +99,7 @@ def cache(
             capacity=capacity_gib << 30,
             created=created,
             namespaces=None if namespaces is None else list(namespaces),
+            local=local,
         )
     )
 

@@ -182,3 +182,30 @@ def test_every_annotation_that_is_read_is_among_the_keys_to_keep() -> None:
 
     read = {getattr(keys, name) for name in names} | set(keys.ACR_INSTANCE_NAMES)
     assert read == annotations.KEYS
+
+
+@pytest.mark.parametrize(
+    ("text", "local", "said"),
+    [
+        ("off", "off", False),
+        (" After-Start ", "after-start", False),
+        ("before-start", "before-start", False),
+        ("", None, True),
+        ("always", None, True),
+    ],
+)
+def test_a_pod_says_when_its_layers_are_copied(text: str, local: str | None, said: bool) -> None:
+    request = asked(**{"uimgacc.io/local": text})
+
+    assert (request.local, bool(request.misspelt)) == (local, said)
+    assert not request.asks
+
+
+def test_local_copies_are_named_beside_any_way_of_asking() -> None:
+    request = asked(**{"uimgacc.io/local": "off", TKE: "auto"})
+
+    assert (request.local, request.dialect, request.mode) == (
+        "off",
+        Dialect.TENCENT,
+        Mode.AUTOMATIC,
+    )

@@ -605,3 +605,51 @@ def test_the_same_layers_in_a_cache_for_all_do_not_make_an_image_public() -> Non
     )
 
     assert decision.images[0].is_private
+
+
+@pytest.mark.parametrize(
+    ("of_pod", "of_caches", "local"),
+    [
+        (None, ("", ""), None),
+        (None, ("off", ""), "off"),
+        (None, ("after-start", "before-start"), "before-start"),
+        (None, ("off", "of a later version"), "off"),
+        ("off", ("before-start", ""), "off"),
+        ("sometimes", ("after-start", ""), "after-start"),
+    ],
+)
+def test_a_pod_decides_on_local_copies_before_its_caches(
+    of_pod: str | None, of_caches: tuple[str, str], local: str | None
+) -> None:
+    """Where neither says anything it is the node's setting: None."""
+    decision = making.decide(
+        making.pod("nginx", annotated=NATIVE | ({"uimgacc.io/local": of_pod} if of_pod else {})),
+        [
+            making.cache(f"imc-a1{at}", [("nginx", "ab")], local=each)
+            for at, each in enumerate(of_caches)
+        ],
+        [making.image("nginx", "ab")],
+    )
+
+    assert [image.local for image in decision.images] == [local]
+    assert decision.outcome is Outcome.HIT
+
+
+@pytest.mark.parametrize("asked", [{}, NATIVE, ALIBABA], ids=["nothing", "native", "alibaba"])
+def test_a_misspelt_annotation_is_a_warning_and_no_failure(asked: dict[str, str]) -> None:
+    stored = [making.cache("imc-a12", [("nginx", "ab")])], [making.image("nginx", "ab")]
+    wrong = asked | {"uimgacc.io/local": "yes"}
+
+    decision = making.decide(making.pod("nginx", annotated=wrong), *stored)
+    without = making.decide(making.pod("nginx", annotated=asked), *stored)
+
+    (warning,) = set(decision.events) - set(without.events)
+    assert (warning.type, warning.reason) == ("Warning", "InvalidAnnotation")
+    assert "off, after-start or before-start" in warning.message
+    assert decision.outcome is without.outcome
+
+
+def test_a_pod_that_asks_for_no_cache_decides_on_local_copies() -> None:
+    asking = making.pod("nginx", annotated={"uimgacc.io/local": "before-start"})
+
+    assert [image.local for image in making.decide(asking, [], []).images] == ["before-start"]

@@ -70,3 +70,33 @@ def test_no_other_module_writes_one() -> None:
 
     # An Event names the kind of its object.
     assert sorted({*writers} - {"control/reconcile/cache_events.py"}) == ["model/cache_manifest.py"]
+
+
+def test_warmth_is_written_and_read() -> None:
+    draft = cache_manifest.Draft(
+        name="x",
+        images=["nginx"],
+        keep_warm=True,
+        node_selector={"pool": "gpu", "a.example/zone": ""},
+        local="before-start",
+    )
+
+    request = cache_manifest.read(cache_manifest.write(draft))
+
+    assert request.keep_warm
+    assert request.node_selector == (("a.example/zone", ""), ("pool", "gpu"))
+    assert (request.local, request.remarks) == ("before-start", ())
+
+
+def test_what_changes_nothing_is_remarked() -> None:
+    draft = cache_manifest.Draft(
+        name="x", images=["nginx"], node_selector={"pool": "gpu"}, local="yes"
+    )
+
+    request = cache_manifest.read(cache_manifest.write(draft))
+
+    assert request.local is None
+    assert [remark.partition(":")[0] for remark in request.remarks] == [
+        "uimgacc.io/local",
+        "spec.nodeSelector",
+    ]
