@@ -331,8 +331,101 @@ LOCAL_INDEPENDENT = prometheus_client.Histogram(
     registry=AGENT,
 )
 
+ProfileRecording = typing.Literal["recorded", "not_cold", "not_started", "failed"]
+
+_PROFILES_RECORDED = prometheus_client.Counter(
+    "uimgacc_profiles_recorded_total",
+    "First starts of images that were observed for a start profile, by result.",
+    ["result"],
+    registry=AGENT,
+)
+for _recording in typing.get_args(ProfileRecording):
+    _PROFILES_RECORDED.labels(_recording)
+
+
+def profile_recorded(result: ProfileRecording) -> None:
+    """Count a first start that was observed, or could not be."""
+    _PROFILES_RECORDED.labels(result).inc()
+
+
+ProfileSending = typing.Literal["sent", "known", "failed"]
+
+_PROFILES_SENT = prometheus_client.Counter(
+    "uimgacc_profiles_sent_total",
+    "Start profiles offered to the controller: sent, known there already, or failed for good.",
+    ["result"],
+    registry=AGENT,
+)
+for _sending in typing.get_args(ProfileSending):
+    _PROFILES_SENT.labels(_sending)
+
+
+def profile_sent(result: ProfileSending) -> None:
+    """Count a profile that was offered to the controller."""
+    _PROFILES_SENT.labels(result).inc()
+
+
+ProfileSource = typing.Literal["node", "store", "shared", "none"]
+
+_PROFILES_USED = prometheus_client.Counter(
+    "uimgacc_profiles_used_total",
+    "Images made ready, by where their start profile came from: this node, the store, another "
+    "build that shares layers, or none.",
+    ["source"],
+    registry=AGENT,
+)
+for _source in typing.get_args(ProfileSource):
+    _PROFILES_USED.labels(_source)
+
+
+def profile_used(source: ProfileSource) -> None:
+    """Count an image that was made ready, with a profile or without."""
+    _PROFILES_USED.labels(source).inc()
+
+
+READ_AHEAD_BYTES = prometheus_client.Counter(
+    "uimgacc_read_ahead_bytes_total",
+    "Bytes of layer files that were read from the store ahead of starts.",
+    registry=AGENT,
+)
+READ_AHEAD_STOPPED = prometheus_client.Counter(
+    "uimgacc_read_ahead_stopped_total",
+    "Times that reading ahead stopped because the store did not answer.",
+    registry=AGENT,
+)
+_START_BYTES = prometheus_client.Counter(
+    "uimgacc_start_bytes_total",
+    "Bytes of layer files in memory after starts with a profile, by whether it had foreseen them.",
+    ["foreseen"],
+    registry=AGENT,
+)
+for _foreseen in ("true", "false"):
+    _START_BYTES.labels(_foreseen)
+
+
+def start_bytes(count: int, *, foreseen: bool) -> None:
+    """Count what a start with a profile has read of layer files."""
+    _START_BYTES.labels(str(foreseen).lower()).inc(count)
+
 
 # Controller.
+
+ProfileTaking = typing.Literal["stored", "known", "refused"]
+
+_PROFILES_TAKEN = prometheus_client.Counter(
+    "uimgacc_profiles_taken_total",
+    "Start profiles that nodes sent: stored, known already, refused as not of the image.",
+    ["result"],
+    registry=CONTROLLER,
+)
+for _taking in typing.get_args(ProfileTaking):
+    _PROFILES_TAKEN.labels(_taking)
+
+
+def profile_taken(result: ProfileTaking) -> None:
+    """Count a start profile that a node has sent."""
+    _PROFILES_TAKEN.labels(result).inc()
+
 
 Collection = typing.Literal["done", "busy", "refused", "failed"]
 

@@ -191,6 +191,17 @@ class Agent(Daemon):
     parallel: Annotated[
         int, "Pods that are prepared at the same time. The images of one pod always are."
     ] = 8
+    start_profiles: Annotated[
+        Literal["on", "off"],
+        "Observe which parts of an image's layers its first start reads, and read these ahead of"
+        " its next starts; off: neither.",
+    ] = "on"
+    read_ahead_bytes: Annotated[
+        int, "At most so many bytes are read ahead of the start of one image."
+    ] = 512 << 20
+    read_ahead_requests: Annotated[
+        int, "Requests to the store at the same time, of all that is read ahead on this node."
+    ] = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

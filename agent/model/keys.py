@@ -53,6 +53,10 @@ PREFIX = f"{GROUP}/"
 
 # --- ImageCaches ---
 
+START_PROFILE = "uimgacc.io/start-profile"
+"""Annotation: how an image of the cache started on a node, until the controller has taken it
+(agent.model.starts.profile_codec.Report)."""
+
 AUTO_CREATED = "uimgacc.io/auto-created"
 """Label "true" of an ImageCache that an agent has created for a pod that matched none."""
 

@@ -25,7 +25,9 @@ _CACHE_ID = re.compile(r"imc-[a-z0-9][a-z0-9-]{2,58}")
 
 FORMAT = 1
 
-RecordKind = Literal["blob", "cache", "chain", "generation", "image", "layer", "retired", "store"]
+RecordKind = Literal[
+    "blob", "cache", "chain", "generation", "image", "layer", "profile", "retired", "store"
+]
 """Which file of the store a record is, as metrics name it."""
 
 SignedKind = Literal["cache", "chain", "image", "layer"]
@@ -196,6 +198,32 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     signatures: list[Signature] = []
 
 
+MAX_PLATFORMS = 32
+"""Of one image for which there are start profiles."""
+
+
+class PlatformProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """How one platform's image starts: `profile` is text of agent.model.starts.profile_codec.
+
+    `manifest` is the one whose start was observed. After a new build of a tag it is another
+    than the image record's: what it says of layers that both have is still of use.
+    """
+
+    platform: str
+    manifest: DigestText
+    profile: str
+
+
+class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/profiles/<registry>/<repository>/<tag or digest>.json`: start profiles of an image.
+
+    It is not signed: a profile is advice. It goes when the image's record has gone.
+    """
+
+    ref: str
+    profiles: Annotated[list[PlatformProfile], msgspec.Meta(max_length=MAX_PLATFORMS)]
+
+
 class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image of a cache: the reference as asked for (normalised) and its target digest.
 
@@ -310,6 +338,7 @@ Record = TypeVar(
     LayerRecord,
     ChainRecord,
     ImageRecord,
+    ProfileRecord,
     CacheRecord,
     GenerationRecord,
     RetiredRecord,

@@ -122,6 +122,14 @@ def image(data: bytes, reference: images.Reference) -> records.ImageRecord:
     return record
 
 
+def profile(data: bytes, reference: images.Reference) -> records.ProfileRecord:
+    """Decode the start profiles of an image; raise RecordError."""
+    name = f"of start profiles of {reference}"
+    record = records.decode(data, records.ProfileRecord, name)
+    _must_be(name, asked=str(reference), found=record.ref)
+    return record
+
+
 def any_image(data: bytes, name: str) -> records.ImageRecord:
     """Decode the record of an image whose reference is read from the record itself."""
     record = records.decode(data, records.ImageRecord, name)

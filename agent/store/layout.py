@@ -58,6 +58,11 @@ class Layout:
         return self.root / "meta" / "images"
 
     @property
+    def profile_records(self) -> pathlib.Path:
+        """The folder of the images' start profiles, laid out as that of the image records."""
+        return self.root / "meta" / "profiles"
+
+    @property
     def generation_record(self) -> pathlib.Path:
         """The newest generation of deletions."""
         return self.root / "meta" / "generation.json"
@@ -149,8 +154,11 @@ class Layout:
 
     def image_record(self, reference: image_values.Reference) -> pathlib.Path:
         """The record of an image; under its digest when the reference has one."""
-        folder = self.image_records / reference.registry / _folder_of(reference.repository)
-        return folder / f"{reference.version}.json"
+        return named_after(self.image_records, reference)
+
+    def profile_record(self, reference: image_values.Reference) -> pathlib.Path:
+        """The start profiles of an image."""
+        return named_after(self.profile_records, reference)
 
     def image_places(self, reference: image_values.Reference) -> tuple[pathlib.Path, ...]:
         """Where the record of an image may be: `image_record`, then that of earlier versions."""
@@ -164,6 +172,12 @@ class Layout:
         if not records.is_cache_id(cache_id):
             raise records.RecordError(cache_id[:80], "a cache ID is imc- and 3 to 59 of a-z 0-9 -")
         return self.cache_records / f"{cache_id}.json"
+
+
+def named_after(folder: pathlib.Path, reference: image_values.Reference) -> pathlib.Path:
+    """The file of an image below a folder that has one of each."""
+    of_repository = folder / reference.registry / _folder_of(reference.repository)
+    return of_repository / f"{reference.version}.json"
 
 
 def _folder_of(repository: str) -> str:
