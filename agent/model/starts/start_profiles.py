@@ -1,8 +1,8 @@
 """Start profiles: which parts of an image's layer files its start reads, and in which order.
 
 A profile is made of what the kernel shows of the page cache in a few looks during the
-first start of an image (`make`), written as text by agent.model.starts.profile_codec, and
-used by whoever reads these parts ahead of the next start. It is advice: one that is absent,
+first start of an image (`make`), and written as text by agent.model.starts.profile_codec. The
+agent reads these parts ahead of the next start. A profile is advice: one that is absent,
 damaged or wrong costs time only. Still each is bounded, for it comes from a node.
 """
 
@@ -175,7 +175,7 @@ def of_layers(profile: Profile, layers: Collection[str]) -> Profile:
 def merged(first: Profile, second: Profile) -> Profile:
     """`first`, and what `second` says of layers that `first` knows nothing of.
 
-    So the first node that has observed a layer decides, whoever else has, and no order in which
+    So the first node that has observed a layer decides, and no order in which
     later ones come changes that.
     """
     added = of_layers(second, set(second.layers).difference(first.layers))
