@@ -51,7 +51,7 @@ class Caller(Protocol):
 class LayerMounts:
     """The mounted layers below `folder`, which must exist, on the local file system.
 
-    `pool` runs the OPERATIONS of agent.mounts.syscalls and mount_users. `store` is where
+    `pool` runs the OPERATIONS of devices.layer_mounting and mount_users. `store` is where
     the store appears; if that is a link to one of several mounts (agent.mounts.nfs), a
     layer from another one than now is not taken for mounted: that one's export may be gone.
     With `verify` a layer that is mounted without dm-verity, from before, is not either.

@@ -8,6 +8,6 @@ def mountpoint(folder: str, name: str) -> str:
 
     It has 16 of them: 127 mountpoints must fit into the 4095 bytes of overlay's
     options. Two layers with the same 16 would be refused by the kernel mount
-    (syscalls.mount_layer finds another source there), never mixed up.
+    (layer_mounting.mount_layer finds another source there), never mixed up.
     """
     return f"{folder}/{name[:_SHORT]}"

@@ -27,7 +27,7 @@ class Caller(Protocol):
 
 
 class Verification:
-    """The verified layers below `folder`; `pool` runs the OPERATIONS of agent.mounts.syscalls."""
+    """The verified layers below `folder`; `pool` runs the OPERATIONS of layer_mounting."""
 
     def __init__(self, folder: pathlib.Path, pool: Caller, *, deadline: float) -> None:
         self._folder = str(folder)

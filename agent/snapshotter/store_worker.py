@@ -3,7 +3,8 @@
 import contextlib
 import os
 
-from agent.mounts import mount_users, mountpoints, syscalls
+from agent.mounts import mount_users, mountpoints
+from agent.mounts.devices import layer_mounting
 from agent.store.lookup import chain_index, file_reads
 
 Answer = tuple[bytes, bytes, int, int | None, bool]
@@ -60,7 +61,7 @@ def _mount(store: str, folder: str, chain: bytes, layer: bytes, size: int) -> in
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(target, 0o700)
-        return syscalls.mount_layer(chain_index.file_of(store, name), target, size)
+        return layer_mounting.mount_layer(chain_index.file_of(store, name), target, size)
     except OSError:
         return None
 
@@ -76,6 +77,6 @@ OPERATIONS = {
     **file_reads.OPERATIONS,
     **chain_index.OPERATIONS,
     **mount_users.OPERATIONS,
-    **syscalls.OPERATIONS,
+    **layer_mounting.OPERATIONS,
     "serve_chain": serve_chain,
 }

@@ -12,6 +12,7 @@ import tempfile
 import zlib
 
 from agent.mounts import mountinfo, syscalls
+from agent.mounts.devices import layer_mounting
 
 # An EROFS file system of 8 KiB with one lz4-compressed file, `ok`, of 30,000 lines
 # "ok", made by mkfs.erofs 1.8.6 -zlz4: nodes need no erofs-utils.
@@ -38,7 +39,7 @@ def try_erofs(folder: str) -> str:
         image = place / "image.erofs"
         image.write_bytes(zlib.decompress(base64.b64decode(_IMAGE)))
         target.mkdir()
-        syscalls.mount_layer(str(image), str(target), image.stat().st_size)
+        layer_mounting.mount_layer(str(image), str(target), image.stat().st_size)
         try:
             if (target / "ok").read_bytes() != _CONTENT:
                 raise OSError(0, "the kernel reads something else than was written")
@@ -74,7 +75,7 @@ def try_layer(source: str, size: int) -> str:
     syscalls.enter_private_namespace()
     target = tempfile.mkdtemp(prefix="uimgacc-doctor-")
     try:
-        syscalls.mount_layer(source, target, size)
+        layer_mounting.mount_layer(source, target, size)
         try:
             os.listdir(target)  # noqa: PTH208 - the names are not wanted, only that it works
             return _mounted_backing(target)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.mounts import nfs, nfs_worker, syscalls, teardown
+from agent.mounts.devices import layer_mounting
 from agent.store.lookup import chain_index
 from lab.guest import nfsd
 from tests.guest.inside import conftest
@@ -73,7 +74,7 @@ def test_look_ups_and_mounts_are_quick(node, store, tmp_path) -> None:
         target = tmp_path / str(number)
         target.mkdir()
         with timed(took["mount of a layer"]):
-            syscalls.mount_layer(str(file), str(target), file.stat().st_size)
+            layer_mounting.mount_layer(str(file), str(target), file.stat().st_size)
         assert target.is_mount()
         syscalls.unmount(str(target))
         with timed(took["mount of the export, the server being known"]):

@@ -273,7 +273,8 @@ def test_what_ran_without_verification_is_verified_after_a_restart(
 
 MOUNT = """
 import os, signal
-from agent.mounts import device_mapper, syscalls
+from agent.mounts import syscalls
+from agent.mounts.devices import layer_mounting
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -284,7 +285,7 @@ def open_or_die(path, *more):
     return die() if path.startswith("/dev/dm-") else real_open(path, *more)
 
 {patch}
-syscalls.mount_layer({source!r}, {target!r}, {size}, {tree!r})
+layer_mounting.mount_layer({source!r}, {target!r}, {size}, {tree!r})
 print(sorted(os.listdir({target!r})))
 """
 OWN_DEV = """

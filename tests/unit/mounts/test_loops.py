@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from agent.mounts import mountinfo, syscalls
+from agent.mounts.devices import layer_mounting
 
 pytestmark = pytest.mark.root
 
@@ -36,7 +37,7 @@ def test_more_layers_are_mounted_than_there_were_devices(layer, tmp_path, monkey
     try:
         for target in targets:
             target.mkdir()
-            syscalls.mount_layer(str(layer), str(target), layer.stat().st_size)
+            layer_mounting.mount_layer(str(layer), str(target), layer.stat().st_size)
             mounted.append(target)
         sources = {each.target: each.source for each in mountinfo.read()}
         devices = {sources[str(target)] for target in targets}

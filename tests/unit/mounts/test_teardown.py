@@ -18,6 +18,7 @@ pytestmark = pytest.mark.root
 SCRIPT = """
 import json, pathlib, subprocess, sys
 from agent.mounts import mountinfo, syscalls, teardown
+from agent.mounts.devices import layer_mounting
 from agent.setup.doctor import trial_mounts
 
 def mount(target):
@@ -34,7 +35,7 @@ def layer(target):
     image.parent.mkdir(parents=True, exist_ok=True)
     image.write_bytes(zlib.decompress(base64.b64decode(trial_mounts._IMAGE)))
     pathlib.Path(target).mkdir()
-    syscalls.mount_layer(str(image), target, image.stat().st_size)
+    layer_mounting.mount_layer(str(image), target, image.stat().st_size)
 
 started = []
 

@@ -13,7 +13,8 @@ import pytest
 from agent import metrics
 from agent.kits.processes import workers
 from agent.model import digests, keys, records, reports
-from agent.mounts import layer_mounts, mountinfo, syscalls
+from agent.mounts import layer_mounts, mountinfo
+from agent.mounts.devices import layer_mounting
 from agent.snapshotter import (
     overlay_folders,
     snapshots,
@@ -241,7 +242,7 @@ class Stored:
 @pytest.fixture
 async def stored(tmp_path: pathlib.Path, monkeypatch):
     made = Stored(tmp_path)
-    monkeypatch.setattr(syscalls, "mount_layer", made.pool.mount)
+    monkeypatch.setattr(layer_mounting, "mount_layer", made.pool.mount)
     yield made
     made.served.close()
     made.database.close()

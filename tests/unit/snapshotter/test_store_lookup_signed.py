@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent.model import digests, records, reports
-from agent.mounts import syscalls
+from agent.mounts.devices import layer_mounting
 from agent.snapshotter import store_lookup, store_worker
 from agent.store import layout, signing_keys, trusted_keys
 from agent.store.lookup import direct_reader, layer_permissions
@@ -38,7 +38,7 @@ class Pool:
 @pytest.fixture
 def pool(monkeypatch) -> Pool:
     made = Pool()
-    monkeypatch.setattr(syscalls, "mount_layer", made.mount)
+    monkeypatch.setattr(layer_mounting, "mount_layer", made.mount)
     return made
 
 

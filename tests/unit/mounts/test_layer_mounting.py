@@ -1,0 +1,192 @@
+"""Layers on loop devices, and files that are put behind them while they are mounted."""
+
+import errno
+import mmap
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from agent.mounts import mountinfo, syscalls
+from agent.mounts.devices import layer_mounting, loop_devices
+
+pytestmark = pytest.mark.root
+
+HEX = "ab" + "0" * 62
+CONTENT = b"".join(number.to_bytes(4) for number in range(100_000))
+
+
+class Node:
+    """A layer in a store, and its place on the node."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.stored = folder / f"store/sha256/ab/{HEX}.erofs"
+        self.copy = folder / f"root/local/sha256/ab/{HEX}.erofs"
+        self.target = folder / f"root/layers/{HEX[:16]}"
+        for path in (self.stored.parent, self.copy.parent, self.target, folder / "tree"):
+            path.mkdir(parents=True)
+        (folder / "tree/file").write_bytes(CONTENT)
+        command = ["mkfs.erofs", "--quiet", self.stored, folder / "tree"]
+        subprocess.run(command, check=True)
+        self.size = self.stored.stat().st_size
+
+    def make_copy(self) -> None:
+        shutil.copyfile(self.stored, self.copy)
+
+    def mount(self, way: str = layer_mounting.LOOP) -> int:
+        return layer_mounting.mount_layer(str(self.stored), str(self.target), self.size, None, way)
+
+    def switch(self, file: pathlib.Path) -> int:
+        return layer_mounting.switch_layer(str(self.target), str(file), self.size)
+
+    @property
+    def sources(self) -> list[str]:
+        return [each.source for each in mountinfo.read() if each.target == str(self.target)]
+
+    @property
+    def loop(self) -> str:
+        (loop,) = loop_devices.beneath(self.sources[-1])
+        return loop
+
+    def reads(self, file: pathlib.Path, *, direct: bool) -> bool:
+        """Whether the mount reads this file, in this way."""
+        seen, wanted = loop_devices.status(self.loop), file.stat()
+        return seen == (wanted.st_dev, wanted.st_ino, direct)
+
+
+@pytest.fixture
+def node(tmp_path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    try:
+        yield node
+    finally:
+        for _ in node.sources:
+            syscalls.unmount(str(node.target), syscalls.MNT_DETACH)
+
+
+def test_a_layer_of_the_store_is_read_through_the_cache_of_its_file(node) -> None:
+    device = node.mount()
+
+    assert node.target.stat().st_dev == device
+    assert node.reads(node.stored, direct=False)
+    assert (node.target / "file").read_bytes() == CONTENT
+
+
+def test_a_layer_with_a_copy_is_mounted_from_it_without_the_store_being_asked(node) -> None:
+    node.make_copy()
+    node.stored.unlink()
+    node.mount()
+
+    assert node.reads(node.copy, direct=True)
+    assert (node.target / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("way", [layer_mounting.STORED, layer_mounting.FILE])
+def test_without_loop_devices_the_file_itself_is_mounted(node, way) -> None:
+    node.make_copy()
+    node.mount(way)
+
+    assert node.sources == [str(node.stored if way == layer_mounting.STORED else node.copy)]
+
+
+def test_a_copy_of_another_size_is_left_alone(node) -> None:
+    node.make_copy()
+    os.truncate(node.copy, node.size - 4096)
+    node.mount()
+
+    assert node.reads(node.stored, direct=False)
+
+
+def test_a_mount_is_taken_that_is_there(node) -> None:
+    first = node.mount()
+
+    assert node.mount() == first
+    assert node.mount(layer_mounting.STORED) == first
+    assert len(node.sources) == 1
+
+
+def test_a_mount_is_switched_to_a_copy_that_has_come(node) -> None:
+    first = node.mount()
+    node.make_copy()
+
+    assert node.mount() == first
+    assert node.reads(node.copy, direct=True)
+    assert len(node.sources) == 1
+
+
+def test_a_mount_from_a_copy_is_taken_without_the_store_being_asked(node) -> None:
+    node.make_copy()
+    first = node.mount()
+    node.stored.unlink()
+
+    for way in (layer_mounting.STORED, layer_mounting.FILE, layer_mounting.LOOP):
+        assert node.mount(way) == first
+
+
+def test_a_layer_is_switched_there_and_back_under_a_reader(node) -> None:
+    node.mount()
+    node.make_copy()
+    with (node.target / "file").open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        for file_, direct in [(node.copy, True), (node.stored, False)] * 5:
+            assert node.switch(file_) == 1
+            assert node.reads(file_, direct=direct)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+
+            assert file.read() == CONTENT == mapped[:]
+            assert node.switch(file_) == 0
+        mapped.close()
+
+
+def test_after_the_switch_the_file_of_the_store_is_not_needed(node) -> None:
+    node.mount()
+    node.make_copy()
+    node.switch(node.copy)
+    os.truncate(node.stored, 0)
+
+    assert (node.target / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("number", "prepare"),
+    [
+        (errno.ENOENT, lambda node: node.copy.unlink()),
+        (errno.ENOENT, lambda node: syscalls.unmount(str(node.target))),
+        (errno.EUCLEAN, lambda node: os.truncate(node.copy, node.size - 4096)),
+        (errno.EUCLEAN, lambda node: node.copy.write_bytes(bytes(node.size))),
+    ],
+)
+def test_what_cannot_be_switched_stays_as_it_is(node, number, prepare) -> None:
+    node.mount()
+    node.make_copy()
+    prepare(node)
+
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is looked at
+        node.switch(node.copy)
+
+    assert caught.value.errno == number
+
+
+def test_a_layer_without_a_loop_device_cannot_be_switched(node) -> None:
+    node.mount(layer_mounting.FILE)
+    node.make_copy()
+
+    with pytest.raises(OSError, match="without a loop device") as caught:
+        node.switch(node.copy)
+
+    assert caught.value.errno == errno.ENOTBLK
+
+
+def test_another_layer_is_not_put_behind_a_mount(node) -> None:
+    node.mount()
+    node.make_copy()
+    other = node.copy.rename(node.copy.with_name(f"ab{'1' * 62}.erofs"))
+
+    with pytest.raises(OSError, match="is behind loop") as caught:
+        node.switch(other)
+
+    assert caught.value.errno == errno.EBUSY
