@@ -1,4 +1,7 @@
-"""`make demo`: a large image, the ordinary way and with uimgacc, on real parts, timed."""
+"""`make demo`: a large image, the ordinary way and with uimgacc, on real parts, timed.
+
+Also beside a pod whose image was pulled before: what remains once there is no pull.
+"""
 
 import contextlib
 import json
@@ -18,6 +21,9 @@ IMAGE = "lab/large:1"
 READY, EVERYTHING = "ready", "read everything"
 SCRIPT = f"hello && readall && echo {READY}"
 
+ALREADY_PULLED_BAR = 1.1
+"""What the first output of an image that is new may take, beside one that was pulled before."""
+
 console = rich.console.Console()
 
 
@@ -33,7 +39,7 @@ def main() -> None:
 
 
 def run(folder: pathlib.Path, registry: registries.Registry) -> dict[str, Any]:
-    """Build, start both ways, show the table; the figures."""
+    """Build, start it each way, show the table; the figures."""
     store = folder / "store"
     reference = f"{registry.address}/{IMAGE}"
     say("1. The image is unpacked once, into the store")
@@ -50,14 +56,16 @@ def run(folder: pathlib.Path, registry: registries.Registry) -> dict[str, Any]:
         with cri.Client(node.containerd.address, folder / "logs") as client:
             say("2. A pod starts the ordinary way: containerd pulls and unpacks the image")
             ordinary = start(client, manifest("ordinary", reference, accelerated=False))
+            say("3. The same pod once more: its image is on the local disk, nothing is pulled")
+            pulled = start(client, manifest("pulled", reference, accelerated=False))
             client.remove_image(reference)
-            say("3. The same pod, with an annotation: its image is there before it is asked for")
+            say("4. The same pod, with an annotation: its image is there before it is asked for")
             mark = registry.mark()
             accelerated = start_accelerated(client, node, reference)
             fetched = len(registry.layer_gets(mark))
         saved = node.metric("uimgacc_pull_saved_seconds_total")
         status = json.loads(node.get("/status"))
-    show(ordinary, accelerated)
+    show(ordinary, pulled, accelerated)
     console.print(
         f"Layer blobs fetched for the accelerated pod: [bold]{fetched}[/]. The agent's own"
         f" account: uimgacc_pull_saved_seconds_total [bold]{saved:.1f}[/]"
@@ -68,12 +76,17 @@ def run(folder: pathlib.Path, registry: registries.Registry) -> dict[str, Any]:
         "image_unpacked_bytes": record["unpacked"],
         "build_s": round(build, 3),
         **{f"ordinary_{name}_s": round(value, 3) for name, value in ordinary.items()},
+        "already_pulled_first_output_s": round(pulled["first_output"], 3),
+        "already_pulled_everything_read_s": round(pulled["everything_read"], 3),
         **{f"accelerated_{name}_s": round(value, 3) for name, value in accelerated.items()},
         "accelerated_layer_blobs_fetched": fetched,
         "saved_seconds_metric": round(saved, 3),
         "saved_by": status["savings"]["last"][-1]["method"],
         "ratio_pull": round(ordinary["pull"] / accelerated["ready"], 1),
         "ratio_first_output": round(ordinary["first_output"] / accelerated["first_output"], 1),
+        "accelerated_per_already_pulled": round(
+            accelerated["first_output"] / pulled["first_output"], 2
+        ),
     }
 
 
@@ -140,7 +153,9 @@ def drop_caches() -> None:
         pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def rows(ordinary: dict[str, float], accelerated: dict[str, float]) -> Iterator[tuple[str, ...]]:
+def rows(
+    ordinary: dict[str, float], pulled: dict[str, float], accelerated: dict[str, float]
+) -> Iterator[tuple[str, ...]]:
     """The lines of the table."""
     for title, one, other in (
         ("image ready", ordinary["pull"], accelerated["ready"]),
@@ -148,17 +163,28 @@ def rows(ordinary: dict[str, float], accelerated: dict[str, float]) -> Iterator[
         ("everything read", ordinary["everything_read"], accelerated["everything_read"]),
     ):
         yield title, f"{one:.2f} s", f"{other:.2f} s", f"{one / other:.1f} x"
+    one, other = pulled["first_output"], accelerated["first_output"]
+    yield "already pulled, cold", f"{one:.2f} s", f"{other:.2f} s", f"{one / other:.2f} x"
 
 
-def show(ordinary: dict[str, float], accelerated: dict[str, float]) -> None:
+def show(
+    ordinary: dict[str, float], pulled: dict[str, float], accelerated: dict[str, float]
+) -> None:
     """The table."""
     table = rich.table.Table(title="From the pod's manifest to ... (cold page cache)")
     for column in ("", "ordinary", "uimgacc", "ratio"):
         table.add_column(column, justify="right" if column else "left")
-    for row in rows(ordinary, accelerated):
+    for row in rows(ordinary, pulled, accelerated):
         table.add_row(*row)
     console.print()
     console.print(table)
+    console.print(
+        "already pulled, cold: the first output of a second ordinary pod, whose image is on the"
+        " local disk (overlayfs), beside that of the uimgacc pod in step 4, for which the image is"
+        " new. The page cache was dropped before each. uimgacc / already pulled:"
+        f" [bold]{accelerated['first_output'] / pulled['first_output']:.2f}[/], meant to be"
+        f" {ALREADY_PULLED_BAR} at most"
+    )
 
 
 if __name__ == "__main__":
