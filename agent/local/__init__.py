@@ -1,5 +1,6 @@
 """The node's own copies of layers, in `<snapshotter's root>/local`, laid out as the store is.
 
-`copy_paths` is path arithmetic for every process, also for workers. The agent alone writes there
-(agent.node.near); the snapshotter reads.
+`copy_paths` is path arithmetic for every process, also for workers. `budget` decides what is
+copied and removed, `copying` and `disk` do it. The agent alone writes there (agent.node.near); the
+snapshotter reads.
 """

@@ -123,16 +123,25 @@ class Pool:
 
     `name` is for messages. `packages` gives the children site-packages (more
     memory, slower start). At most `max_stuck` killed children may hang in the
-    kernel. Use as an async context; workers start on demand.
+    kernel, and `kept` workers stay when there has been no work for long. Use as an async
+    context; workers start on demand.
     """
 
     def __init__(
-        self, module: str, *, name: str, size: int, packages: bool = False, max_stuck: int = 8
+        self,
+        module: str,
+        *,
+        name: str,
+        size: int,
+        packages: bool = False,
+        max_stuck: int = 8,
+        kept: int = 1,
     ) -> None:
         self._module = module
         self._name = name
         self._packages = packages
         self._max_stuck = max_stuck
+        self._kept = kept
         self._slots = asyncio.Semaphore(size)
         self._idle: list[_Worker] = []
         self._killed: list[_Worker] = []
@@ -187,18 +196,21 @@ class Pool:
         return reply
 
     def _trim_later(self) -> None:
-        """Once after a burst; where one worker does all the work, no timer ever runs."""
-        if len(self._idle) > 1 and self._trimming is None:
-            since = min(worker.idle_since for worker in self._idle[:-1])
+        """Once after a burst; where those that are kept do all the work, no timer ever runs."""
+        if self._trimming is None and (spare := self._spare()):
+            since = min(worker.idle_since for worker in spare)
             pause = max(0.0, since + _SPARE_SECONDS - time.monotonic())
             self._trimming = asyncio.get_running_loop().call_later(pause, self._trim)
+
+    def _spare(self) -> list[_Worker]:
+        # The last one to have worked is the next one to work.
+        return self._idle[: max(0, len(self._idle) - self._kept)]
 
     def _trim(self) -> None:
         """End workers that have had no work for long: each holds 5 MB or more of its own."""
         self._trimming = None
         oldest = time.monotonic() - _SPARE_SECONDS
-        # The last one to have worked is the next one to work.
-        spare = [worker for worker in self._idle[:-1] if worker.idle_since <= oldest]
+        spare = [worker for worker in self._spare() if worker.idle_since <= oldest]
         for worker in spare:
             self._idle.remove(worker)
             self._discard(worker)
