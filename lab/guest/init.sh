@@ -26,7 +26,7 @@ mkdir -p /run/etc/{upper,work} /run/kernel/{lib/modules,usr}
 # Distributions differ in where modprobe looks.
 ln -s ../lib /run/kernel/usr/lib
 mount --bind "$GUEST_LAB/uml/usr/lib/uml/modules" /run/kernel/lib/modules
-for module in overlay erofs loop dm-verity nfsv4 nfsv3 nfsd veth; do
+for module in overlay erofs loop dm-verity nfsv4 nfsv3 nfsd veth sch_netem; do
     modprobe -d /run/kernel $module
 done
 mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work etc /etc

@@ -17,17 +17,24 @@ class Machine:
 
     `folder` is the one place outside that it can write to, under the same path. The
     checkout and the lab are to be read under their paths. It has a loopback interface,
-    one processor, and `memory` (what of it is used is taken from the machine).
+    one processor, and `memory` (what of it is used is taken from the machine). `disk`, a file of
+    this machine's, is its block device; mounted by `lab.guest.disk`. What is written there is
+    there for the next guest, too.
     """
 
-    def __init__(self, folder: pathlib.Path, *, memory: str = "2G") -> None:
+    def __init__(
+        self, folder: pathlib.Path, *, memory: str = "2G", disk: pathlib.Path | None = None
+    ) -> None:
         self.folder = folder
         self.memory = memory
+        self.disk = disk
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, command: Sequence[str], **environment: str) -> None:
         """Boot, and have the command run in the checkout."""
         (self.folder / "jail").mkdir(parents=True)
+        # The environment of the lab may be linked to another checkout than this one.
+        environment = {"PYTHONPATH": str(places.CHECKOUT), **environment}
         words = [*(f"{name}={value}" for name, value in environment.items()), *command]
         (self.folder / "command").write_text(f"exec env {shlex.join(words)}\n")
         libraries = next((places.LAB / "nfs/usr/lib").glob("*/libc.so.6")).parent
@@ -42,6 +49,7 @@ class Machine:
                     *("unshare", "--mount", "--propagation", "private"),
                     *("sh", _HERE / "boot.sh", self.folder / "jail", libraries, self.memory),
                     f"init={_HERE / 'init.sh'}",
+                    *([f"ubd0=/host{self.disk}"] if self.disk else []),
                     *(f"{name}={value}" for name, value in told.items()),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -72,6 +72,12 @@ class Server:
         """Undo `cut`."""
         _ip(f"-n {_NAMESPACE} route del blackhole {_CLIENT}/32")
 
+    def delay(self, seconds: float) -> None:
+        """Have a round trip take so much longer from now on, half of it either way."""
+        rule = f"root netem delay {seconds / 2 * 1e6:.0f}us limit 100000"
+        run(*f"tc qdisc replace dev client {rule}".split())
+        _inside(*f"tc qdisc replace dev server {rule}".split())
+
     def add_heads(self, name: str) -> tuple[str, str]:
         """Give the server a name with two addresses, of which the first drops all packets."""
         dead, alive = "10.88.0.1", "10.88.0.2"
