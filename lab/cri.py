@@ -96,7 +96,7 @@ class Client:
 
     def wait_until_ready(self) -> None:
         """Return when the CRI answers: it is ready a little later than containerd itself."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while True:
             try:
                 self.list_images()
@@ -110,12 +110,12 @@ class Client:
     def image_status(self, reference: str) -> Any | None:
         """Return the CRI's Image (id, repo_tags, repo_digests, size), or None if absent."""
         spec = self.messages.ImageSpec(image=reference)
-        answer = self.images.ImageStatus(self.messages.ImageStatusRequest(image=spec), timeout=10)
+        answer = self.images.ImageStatus(self.messages.ImageStatusRequest(image=spec), timeout=60)
         return answer.image if answer.image.id else None
 
     def list_images(self) -> list[Any]:
         """Return all images that the CRI knows."""
-        return list(self.images.ListImages(self.messages.ListImagesRequest(), timeout=10).images)
+        return list(self.images.ListImages(self.messages.ListImagesRequest(), timeout=60).images)
 
     def pull_image(
         self,
@@ -147,7 +147,7 @@ class Client:
 
     def image_file_systems(self) -> list[tuple[str, int]]:
         """Return mountpoint and used bytes of the file systems with images (ImageFsInfo)."""
-        answer = self.images.ImageFsInfo(self.messages.ImageFsInfoRequest(), timeout=10)
+        answer = self.images.ImageFsInfo(self.messages.ImageFsInfoRequest(), timeout=60)
         rows = answer.image_filesystems
         return [(row.fs_id.mountpoint, row.used_bytes.value) for row in rows]
 
@@ -288,7 +288,7 @@ class Client:
     def exit_code(self, container: Container) -> int | None:
         """Return a container's exit code, or None while it is running."""
         request = self.messages.ContainerStatusRequest(container_id=container.id)
-        status = self.runtime.ContainerStatus(request, timeout=10).status
+        status = self.runtime.ContainerStatus(request, timeout=60).status
         container.exit_code = int(status.exit_code) if status.state == EXITED else None
         return container.exit_code
 

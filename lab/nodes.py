@@ -100,7 +100,7 @@ class Node:
         """Start the agent; return when it is ready."""
         self.agent.start()
         self.agent.wait_for_socket(("127.0.0.1", self.port))
-        deadline, pace = time.monotonic() + 30, polling.Pace(0.05)
+        deadline, pace = time.monotonic() + 90, polling.Pace(0.05)
         while not self.is_ready():
             if self.agent.has_ended or time.monotonic() > deadline:
                 raise processes.LabError(f"the agent is not ready:\n{self.agent.said()}")
@@ -117,7 +117,7 @@ class Node:
     def get(self, path: str) -> str:
         """What the agent's web server answers."""
         url = f"http://127.0.0.1:{self.port}{path}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return str(answer.read().decode())
 
     def metric(self, name: str) -> float:

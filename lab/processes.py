@@ -80,7 +80,7 @@ class Process:
         """Return the file of its standard error."""
         return self.log.with_name(f"{self.log.name}.err")
 
-    def wait_for_socket(self, address: str | tuple[str, int], *, seconds: float = 30) -> None:
+    def wait_for_socket(self, address: str | tuple[str, int], *, seconds: float = 90) -> None:
         """Return when a Unix socket (a path) or a TCP port accepts connections."""
         deadline = time.monotonic() + seconds
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET

@@ -585,7 +585,7 @@ async def test_mkfs_does_not_outlive_a_builder_that_is_killed(bench) -> None:
     process.kill()
     await process.wait()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while converters(bench.place.root):
             await asyncio.sleep(0.05)
     assert found

@@ -77,11 +77,17 @@ class Node:
     """A containerd and a snapshotter on one store."""
 
     def __init__(
-        self, version: str, folder: pathlib.Path, registry: services.Registry, store: pathlib.Path
+        self,
+        version: str,
+        folder: pathlib.Path,
+        registry: services.Registry,
+        store: pathlib.Path,
+        *,
+        lookup_seconds: float = 10,
     ) -> None:
         self.registry = registry
         (folder / "s").mkdir()
-        self.snapshotter = snapshotters.Process(folder / "s", store)
+        self.snapshotter = snapshotters.Process(folder / "s", store, lookup_seconds=lookup_seconds)
         self.containerd = services.Containerd(
             version,
             registries=[registry.address],

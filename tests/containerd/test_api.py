@@ -20,9 +20,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from agent._proto.containerd import introspection_pb2
-from agent.clients.containerd import objects, rpc
-from agent.model import digests, keys
+from agent._proto.containerd import introspection_pb2, leases_pb2
+from agent.clients.containerd import objects, pull_leases, rpc
+from agent.model import digests, keys, times
 from lab import places, processes, registries
 from tests.containerd import conftest
 from tests.fakes import containerd as fakes
@@ -224,6 +224,46 @@ async def test_leases_of_agents_before_are_ended_and_what_they_kept_is_collected
     with pytest.raises(rpc.NotFoundError):
         await client.blob(old)
     assert (await client.blob(kept)).digest == kept
+
+
+async def lease_of_pull(client: rpc.Client, id_: str, **labels: str) -> str:
+    """A lease as containerd's own client makes it for a pull."""
+    request = leases_pb2.CreateRequest(id=id_, labels=labels)
+    await client._call(client._leases.Create, request, "create a lease")
+    return id_
+
+
+async def test_leases_of_pulls_of_a_killed_containerd_are_ended_where_they_keep_layers(
+    client: rpc.Client, daemon: Daemon
+) -> None:
+    """The socket of a containerd is as old as the process."""
+    expires = {keys.GC_EXPIRE: times.stamp(times.now() + datetime.timedelta(days=1))}
+    old = await lease_of_pull(client, "123456789-aB_9", **expires)
+    without_layers = await lease_of_pull(client, "1-aaaa", **expires)
+    of_others = [
+        await lease_of_pull(client, unique("another"), **expires),
+        await lease_of_pull(client, "2-aaaa", other="for ever"),
+    ]
+    for lease in (old, *of_others):
+        await has_chain(client, daemon, lease)
+    end = functools.partial(pull_leases.end_abandoned, client, snapshotter=SNAPSHOTTER)
+    assert set(await client.leased_snapshots(old, SNAPSHOTTER)) == set(daemon.chain)
+
+    assert await end() == 0  # of this containerd, as far as can be seen
+    now = times.now().timestamp()
+    os.utime(daemon.address, (now, now))
+    running = await lease_of_pull(client, "3-aaaa", **expires)
+    with pytest.raises(pull_leases.BusyError):
+        await end()
+    await client.delete_lease(running)
+    assert await end() == 1
+    assert await end() == 0
+    left = {lease.id for lease in await client.leases()}
+    assert left & {old, without_layers, *of_others} == {without_layers, *of_others}
+    assert await client.leased_snapshots(old, SNAPSHOTTER) == []
+    assert set(daemon.chain) <= (await client.snapshots(SNAPSHOTTER)).keys()
+    await client.delete_leases([without_layers, *of_others])
+    assert not set(daemon.chain) & (await client.snapshots(SNAPSHOTTER)).keys()
 
 
 async def test_a_blob_is_read_as_it_was_written(client: rpc.Client, lease: str) -> None:

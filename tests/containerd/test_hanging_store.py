@@ -62,7 +62,7 @@ def hanging(folder, pristine) -> Iterator[Hanging]:
 
 @pytest.fixture
 def node(folder, registry, hanging) -> Iterator[conftest.Node]:
-    yield from conftest.opened(conftest.Node("2", folder, registry, hanging.path))
+    yield from conftest.opened(conftest.Node("2", folder, registry, hanging.path, lookup_seconds=3))
 
 
 def test_pulls_fall_back_within_the_deadline_and_recover_by_themselves(node, hanging) -> None:
@@ -72,7 +72,7 @@ def test_pulls_fall_back_within_the_deadline_and_recover_by_themselves(node, han
     started = time.monotonic()
     assert node.pull("lab/layers40:1") == 40
     waited = time.monotonic() - started
-    # Not forty deadlines of one second each: after the first the store is left alone.
+    # Not forty deadlines of three seconds each: after the first the store is left alone.
     assert waited < 30
     assert node.run("lab/layers40:1", "echo", "runs") == "runs\n"
     assert "the store does not answer" in node.snapshotter.log
@@ -108,7 +108,7 @@ def test_what_is_mounted_works_on_and_requests_stay_quick(node, hanging) -> None
                 raise
             collected += 1
         slowest = max(slowest, time.monotonic() - started)
-    # Four requests, of which none may have waited for the store: a deadline is a second, and
+    # Four requests, of which none may have waited for the store: a deadline is three seconds, and
     # one that had waited for every deadline of the fifty would be seen.
     assert slowest < 10
     assert collected < 25

@@ -247,15 +247,30 @@ class Services:
         if isinstance(request, containers_pb2.ListContainersRequest):
             return containers_pb2.ListContainersResponse(containers=self.fake.containers)
         if isinstance(request, leases_pb2.ListRequest):
-            leases = [leases_pb2.Lease(id=lease) for lease in self.fake.leases]
-            return leases_pb2.ListResponse(leases=leases)
+            answer = leases_pb2.ListResponse()
+            for lease, expires in self.fake.leases.items():
+                labels = {keys.GC_EXPIRE: expires} if expires else {}
+                made = answer.leases.add(id=lease, labels=labels)
+                self.fake.stamp(made.created_at, self.fake.born[lease])
+            return answer
         return images_pb2.ListImagesResponse(images=self.fake.images.values())
+
+    async def ListResources(self, request, context):
+        if request.id not in self.fake.leases:
+            await missing(context, request.id)
+        self.fake.log.append(f"resources {request.id}")
+        answer = leases_pb2.ListResourcesResponse()
+        for kind, *owner, name in self.fake.leased.get(request.id, ()):
+            types = {"snapshot": "snapshots", "blob": "content"}
+            answer.resources.add(id=name, type="/".join((types[kind], *owner)))
+        return answer
 
     async def Create(self, request, context):
         if isinstance(request, leases_pb2.CreateRequest):
             if request.id in self.fake.leases:
                 await exists(context, request.id)
             self.fake.leases[request.id] = request.labels[keys.GC_EXPIRE]
+            self.fake.born[request.id] = datetime.datetime.now(datetime.UTC)
             return leases_pb2.CreateResponse()
         name = request.image.name
         if name in self.fake.images:

@@ -27,10 +27,14 @@ class Process:
     command = (str(COMMAND),)
     options: tuple[str, ...] = ()
 
-    def __init__(self, folder: pathlib.Path, store: pathlib.Path | None = None) -> None:
+    def __init__(
+        self, folder: pathlib.Path, store: pathlib.Path | None = None, *, lookup_seconds: float = 10
+    ) -> None:
         self.root = folder / "r"
         self.socket = folder / "s"
         self.store = store
+        self._lookup_seconds = lookup_seconds
+        """Enough for a busy machine: what is tested is what comes of a look-up, not how quick."""
         self.mountpoints = folder / "m"
         self.mountpoints.mkdir(exist_ok=True)
         self._log = folder / "log"
@@ -40,7 +44,7 @@ class Process:
         """Start the process and wait until its socket accepts."""
         arguments = ["--root", str(self.root), "--address", str(self.socket), *self.options]
         if self.store:
-            arguments += ["--store", str(self.store), "--lookup-seconds", "1"]
+            arguments += ["--store", str(self.store), f"--lookup-seconds={self._lookup_seconds}"]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "snapshotter", *arguments],
@@ -61,7 +65,7 @@ class Process:
 
     def _wait_until_ready(self) -> None:
         ready = grpc.channel_ready_future(self.channel)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while True:
             with contextlib.suppress(grpc.FutureTimeoutError):
                 ready.result(timeout=0.2)

@@ -24,8 +24,10 @@ def store(folder: pathlib.Path) -> stores.Store:
 
 
 @pytest.fixture
-def snapshotter(folder: pathlib.Path, store: stores.Store):
-    process = conftest.Process(folder, store.layout.root)
+def snapshotter(folder: pathlib.Path, store: stores.Store, request: pytest.FixtureRequest):
+    """Its parameter is how long the store may take, where a test waits for that."""
+    lookup_seconds = getattr(request, "param", 10)
+    process = conftest.Process(folder, store.layout.root, lookup_seconds=lookup_seconds)
     try:
         yield process
     finally:
@@ -418,6 +420,7 @@ def serves(snapshotter, chain_id: str) -> bool:
     return False
 
 
+@pytest.mark.parametrize("snapshotter", [3], indirect=True)
 def test_a_stopped_worker_delays_one_pull_and_no_more(snapshotter, store) -> None:
     """A store that hangs: as seen from the process, a worker that never answers."""
     known = store.add_chain({"a": "1"})

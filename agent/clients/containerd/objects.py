@@ -51,6 +51,15 @@ class Snapshot:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A lease, which keeps what was made under it until it is deleted or expires."""
+
+    id: str
+    created: datetime.datetime
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Container:
     """A container's record: which snapshot it uses, and the name of its image."""
@@ -121,6 +130,11 @@ def snapshot(message: Any) -> Snapshot:
         created=_moment(message.created_at),
         labels=dict(message.labels),
     )
+
+
+def lease(message: Any) -> Lease:
+    """A lease."""
+    return Lease(id=message.id, created=_moment(message.created_at), labels=dict(message.labels))
 
 
 def container(message: Any) -> Container:

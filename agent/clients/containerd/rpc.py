@@ -230,15 +230,32 @@ class Client:
         lease was to be ended. A lease expires by itself, but only after minutes, and protects
         an unfinished registration until then.
         """
+        leases = await self.leases()
+        old = [lease.id for lease in leases if lease.id.startswith(_LEASE)]
+        return await self.delete_leases([id_ for id_ in old if id_ not in self._held_leases])
+
+    async def delete_leases(self, leases: Sequence[str]) -> int:
+        """End leases, and wait for one garbage collection; how many."""
+        for number, lease in enumerate(leases, 1):
+            await self.delete_lease(lease, collect=number == len(leases))
+        return len(leases)
+
+    async def leases(self) -> Sequence[objects.Lease]:
+        """All leases, also those of other clients of containerd."""
         answer = await self._call(self._leases.List, leases_pb2.ListRequest(), "list leases")
-        old = [
-            lease.id
-            for lease in answer.leases
-            if lease.id.startswith(_LEASE) and lease.id not in self._held_leases
-        ]
-        for number, lease in enumerate(old, 1):
-            await self.delete_lease(lease, collect=number == len(old))
-        return len(old)
+        return [objects.lease(each) for each in answer.leases]
+
+    async def leased_snapshots(self, lease: str, snapshotter: str) -> Sequence[str]:
+        """The snapshots of a snapshotter that a lease keeps; none where the lease is gone."""
+        request = leases_pb2.ListResourcesRequest(id=lease)
+        try:
+            answer = await self._call(
+                self._leases.ListResources, request, "list what a lease keeps"
+            )
+        except NotFoundError:
+            return []
+        kind = f"snapshots/{snapshotter}"
+        return [resource.id for resource in answer.resources if resource.type == kind]
 
     # Content.
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from agent import errors
+from agent.clients.containerd import pull_leases
 from agent.kits import files, machine
 from agent.kits.aio import backoff
 from agent.node.images import containerd_images, repair
@@ -89,6 +90,7 @@ class Watcher:
         self._pending: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._wake = asyncio.Event()
         self._unsettled = True
+        self._may_have_old_pulls = True
         self.state = State()
 
     async def run(self) -> None:
@@ -104,7 +106,7 @@ class Watcher:
                     logger.warning("containerd is lost", extra={"reason": str(error)})
                 self.state.connected = False
                 self.state.problem = str(error)
-                self._unsettled = True
+                self._unsettled = self._may_have_old_pulls = True
             await pauses.wait()
 
     async def run_canary(self) -> None:
@@ -123,6 +125,7 @@ class Watcher:
                     if (await self._reconcile(touch=away)).lost or away:
                         self._pods.serve_again()
                 away = False
+                await self._end_old_pulls()
             except errors.AgentError as error:
                 if not away:
                     logger.warning("the snapshotter is lost", extra={"reason": str(error)})
@@ -160,6 +163,17 @@ class Watcher:
             self._unsettled = False
             self._pods.serve_again()
             self._images_changed.set()
+
+    async def _end_old_pulls(self) -> None:
+        """End what the pulls of a killed containerd have left, once for each containerd."""
+        if not self._may_have_old_pulls:
+            return
+        with contextlib.suppress(errors.AgentError):  # once more at the next look
+            snapshotter = self._chains.snapshotter
+            if ended := await pull_leases.end_abandoned(self._client, snapshotter=snapshotter):
+                logger.info("ended leases of pulls of a killed containerd", extra={"leases": ended})
+                await self._reconcile(touch=False)
+            self._may_have_old_pulls = False
 
     async def _reconcile(self, *, touch: bool) -> repair.Outcome:
         outcome = await self._healer.reconcile(touch=touch)

@@ -36,7 +36,7 @@ async def watch(verified: verification.Verification, rounds: int) -> list[str]:
     async def give_up(diff_id: str) -> None:
         given.append(diff_id)
 
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         async with asyncio.TaskGroup() as group:
             task = group.create_task(verified.watch(0, give_up))
             for _ in range(3 * rounds):

@@ -1,4 +1,5 @@
 import asyncio
+import datetime
 
 import pytest
 
@@ -44,7 +45,7 @@ class Setting:
 
 
 async def until(condition) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -87,6 +88,26 @@ async def test_what_a_killed_agent_had_under_way_is_collected_at_the_start_of_th
         assert list(fake.leases) != []
         assert lease not in fake.leases
         assert image.config not in fake.blobs
+
+
+async def test_what_a_pull_of_a_killed_containerd_had_leased_is_ended_when_no_pull_goes_on(
+    setting, client, fake, image
+) -> None:
+    """Its lease would keep the layers mounted for a day."""
+    expires = "2026-01-02T00:00:00Z"
+    fake.add_snapshot("uimgacc", image.chain[0])
+    for lease in ("123-aaaa", "456-bbbb"):
+        fake.leases[lease], fake.born[lease] = expires, fake.now
+    fake.keep("123-aaaa", "snapshot", "uimgacc", image.chain[0])
+    fake.born["456-bbbb"] = datetime.datetime.now(datetime.UTC)
+    async with setting:
+        await until(lambda: fake.log.count("resources 123-aaaa") > 2)
+        kept = list(fake.leases)
+        del fake.leases["456-bbbb"]
+        await until(lambda: not fake.leases)
+
+        assert kept == ["123-aaaa", "456-bbbb"]
+        assert ("uimgacc", image.chain[0]) not in fake.snapshots
 
 
 async def test_a_restart_of_containerd_is_noticed_and_pods_are_served_again(

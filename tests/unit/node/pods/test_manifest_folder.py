@@ -40,10 +40,10 @@ class Watched:
     async def until(self, **expected: str) -> None:
         """Wait until exactly these pods (name -> image) are known."""
         wanted = {f"default/{name}": image for name, image in expected.items()}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.pods != wanted or not self.source.synced:
                 self.change.clear()
-                await asyncio.wait_for(self.change.wait(), 5) if self.pods != wanted else None
+                await asyncio.wait_for(self.change.wait(), 60) if self.pods != wanted else None
                 await asyncio.sleep(0)
 
     def write(self, name: str, *documents: object) -> None:
