@@ -21,6 +21,7 @@ from agent import errors, metrics, settings
 from agent.kits import addresses, flags, jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import heartbeat, workers
+from agent.local import copy_paths
 from agent.model import reports
 from agent.mounts import layer_mounts, verification
 from agent.snapshotter import (
@@ -28,8 +29,8 @@ from agent.snapshotter import (
     service,
     snapshots,
     state_db,
-    store_lookup,
 )
+from agent.snapshotter.lookup import answers, layer_rules, near_lookup, store_lookup
 from agent.store import layout, trusted_keys
 from agent.store.lookup import layer_requests
 
@@ -90,7 +91,7 @@ class _Parts:
 async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
     async with contextlib.AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
-            workers.Pool("agent.snapshotter.store_worker", name="the snapshotter", size=4)
+            workers.Pool("agent.snapshotter.lookup.store_worker", name="the snapshotter", size=4)
         )
         database = state_db.Database(wanted.root / "uimgacc.db")
         stack.callback(database.close)
@@ -109,22 +110,7 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
         )
         mounted.adopt()
         metrics.MOUNTS.set_function(lambda: len(mounted))
-        lookup = None
-        if wanted.store is not None:
-            where = layout.Layout(wanted.store)
-            lookup = store_lookup.Lookup(
-                where,
-                pool,
-                store_lookup.Conditions(
-                    store_lookup.Announcement(
-                        wanted.root / reports.ANNOUNCED, required=wanted.announced_only
-                    ),
-                    verified,
-                    trusted_keys.Keys(wanted.trusted_keys, wanted.unsigned),
-                ),
-                mounts=layer_folder,
-                deadline=wanted.lookup_seconds,
-            )
+        lookup = _lookup(wanted, pool, verified) if wanted.store is not None else None
         served = snapshots.Snapshotter(
             database=database,
             places=overlay_folders.Folders(wanted.root),
@@ -135,6 +121,30 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
         )
         stack.callback(served.close)
         yield _Parts(service.Service(served, database), served, verified)
+
+
+def _lookup(
+    wanted: settings.Snapshotter,
+    pool: workers.Pool,
+    verified: verification.Verification | None,
+) -> answers.Lookup:
+    """What finds layers: in the store, and before that in this node's own folder."""
+    conditions = layer_rules.Conditions(
+        layer_rules.Announcement(wanted.root / reports.ANNOUNCED, required=wanted.announced_only),
+        verified,
+        trusted_keys.Keys(wanted.trusted_keys, wanted.unsigned),
+    )
+    assert wanted.store is not None
+    store = store_lookup.StoreLookup(
+        layout.Layout(wanted.store),
+        pool,
+        conditions,
+        mounts=wanted.root / "layers",
+        deadline=wanted.lookup_seconds,
+    )
+    if wanted.local == "off":
+        return store
+    return near_lookup.NearLookup(wanted.root / copy_paths.FOLDER, store, conditions)
 
 
 def _serve_metrics(address: str) -> None:

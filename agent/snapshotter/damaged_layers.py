@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Collection
 
 from agent import metrics
 from agent.kits.aio import backoff
-from agent.snapshotter import state_db, store_lookup
+from agent.snapshotter import state_db
+from agent.snapshotter.lookup import answers
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class DamagedLayers:
 
     def __init__(
         self,
-        lookup: store_lookup.Lookup,
+        lookup: answers.Lookup,
         database: state_db.Database,
         give_up: Callable[[str], Awaitable[None]],
     ) -> None:

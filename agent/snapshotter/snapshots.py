@@ -27,9 +27,9 @@ from agent.snapshotter import (
     spare_folders,
     state_db,
     store_layers,
-    store_lookup,
     tables,
 )
+from agent.snapshotter.lookup import answers
 from agent.store.lookup import layer_requests
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Snapshotter:
         database: state_db.Database,
         places: overlay_folders.Folders,
         mounted: layer_mounts.LayerMounts,
-        lookup: store_lookup.Lookup | None,
+        lookup: answers.Lookup | None,
         known: layer_requests.Requesters,
         options: Sequence[str] = (),
     ) -> None:

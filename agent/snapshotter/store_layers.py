@@ -24,8 +24,8 @@ from agent.snapshotter import (
     metadata,
     overlay_folders,
     state_db,
-    store_lookup,
 )
+from agent.snapshotter.lookup import answers
 from agent.store.lookup import layer_permissions, layer_requests
 
 logger = logging.getLogger(__name__)
@@ -36,11 +36,11 @@ class UnavailableError(errors.TemporaryError):
 
 
 class StoreLayers:
-    """Serves chain IDs from the store that `lookup` reads."""
+    """Serves the chain IDs that `lookup` finds."""
 
     def __init__(
         self,
-        lookup: store_lookup.Lookup,
+        lookup: answers.Lookup,
         *,
         database: state_db.Database,
         mounted: layer_mounts.LayerMounts,
@@ -65,7 +65,7 @@ class StoreLayers:
         existing = self._database.read.remote(chain_id, parent)
         requester = self._requesters.of(chain_id, labels)
         answer = await self._answer(chain_id, parent, existing, requester)
-        if isinstance(answer, store_lookup.Miss):
+        if isinstance(answer, answers.Miss):
             metrics.layer_left(answer.reason)
             if existing and answer.reason == "damaged_record":
                 below = [layer.diff_id for layer in self._database.read.lower(existing.id)]
@@ -135,7 +135,7 @@ class StoreLayers:
         parent: str,
         existing: metadata.Snapshot | None,
         requester: layer_permissions.Requester,
-    ) -> store_lookup.Hit | store_lookup.Miss:
+    ) -> answers.Hit | answers.Miss:
         """What a chain ID is served from: a snapshot that exists, else what the store says.
 
         The store is asked for an existing one, too, unless the agent asks: only its records
@@ -148,29 +148,28 @@ class StoreLayers:
         except asyncio.CancelledError:
             self._layers.untidy.set()
             raise
-        if isinstance(answer, store_lookup.Miss):
+        if isinstance(answer, answers.Miss):
             if answer.mounted:
                 self._layers.untidy.set()
             return answer
         return self._recorded(chain_id, existing) if existing else answer
 
-    def _recorded(
-        self, chain_id: str, existing: metadata.Snapshot
-    ) -> store_lookup.Hit | store_lookup.Miss:
+    def _recorded(self, chain_id: str, existing: metadata.Snapshot) -> answers.Hit | answers.Miss:
         """What a recorded snapshot is served from."""
         assert existing.diff_id is not None
         own = metadata.LowerLayer(chain_id, existing.diff_id, existing.layer_size or 0)
         layers = [
-            store_lookup.Layer(
+            answers.Layer(
                 layer.chain_id, layer.diff_id, self._lookup.path(layer.diff_id), layer.layer_size
             )
             for layer in (own, *self._database.read.lower(existing.id))
         ]
-        if self._lookup.is_paused and self._layers.missing(each.diff_id for each in layers):
-            return store_lookup.Miss("store_unhealthy")
-        return store_lookup.Hit(tuple(layers))
+        missing = self._layers.missing(each.diff_id for each in layers)
+        if self._lookup.is_out_of_reach(missing):
+            return answers.Miss("store_unhealthy")
+        return answers.Hit(tuple(layers))
 
-    async def _mount(self, hit: store_lookup.Hit) -> store_lookup.Miss | None:
+    async def _mount(self, hit: answers.Hit) -> answers.Miss | None:
         """Mount all layers; a Miss where one was taken out of the store before it was mounted."""
         for layer in hit.layers:
             if layer.device is not None:
@@ -185,7 +184,7 @@ class StoreLayers:
         return None
 
     async def _record(
-        self, chain_id: str, parent: str, labels: Mapping[str, str], hit: store_lookup.Hit
+        self, chain_id: str, parent: str, labels: Mapping[str, str], hit: answers.Hit
     ) -> None:
         id_ = self._ids.next()
         own, *below = hit.layers
@@ -224,7 +223,7 @@ class StoreLayers:
         if isinstance(error, layer_mounts.CorruptError | layer_mounts.NotVerifiableError):
             await self.give_up(error.diff_id)
 
-    def _want(self, hit: store_lookup.Hit, number: int) -> None:
+    def _want(self, hit: answers.Hit, number: int) -> None:
         """Keep layers from being dropped between their mount and their record."""
         self._wanted.update({layer.diff_id: number for layer in hit.layers})
         for layer in hit.layers:

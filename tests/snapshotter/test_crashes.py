@@ -17,7 +17,7 @@ pytestmark = pytest.mark.root
 REF = "containerd.io/snapshot.ref"
 
 POINTS = [
-    ("agent.snapshotter.store_lookup:Lookup.find", 2),
+    ("agent.snapshotter.lookup.store_lookup:StoreLookup.find", 2),
     ("agent.mounts.layer_mounts:LayerMounts.note_mounted", 2),
     ("agent.snapshotter.state_db:Database.write", 6),
     ("agent.snapshotter.overlay_folders:Folders.make", 2),

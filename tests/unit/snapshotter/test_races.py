@@ -19,9 +19,8 @@ from agent.snapshotter import (
     overlay_folders,
     snapshots,
     state_db,
-    store_lookup,
-    store_worker,
 )
+from agent.snapshotter.lookup import layer_rules, store_lookup, store_worker
 from agent.store import layout
 from agent.store.lookup import layer_requests
 
@@ -210,10 +209,10 @@ class Stored:
             database=self.database,
             places=overlay_folders.Folders(root),
             mounted=self.mounted,
-            lookup=store_lookup.Lookup(
+            lookup=store_lookup.StoreLookup(
                 self.layout,
                 self.pool,
-                store_lookup.Conditions(store_lookup.Announcement(root / reports.ANNOUNCED)),
+                layer_rules.Conditions(layer_rules.Announcement(root / reports.ANNOUNCED)),
                 mounts=root / "layers",
                 deadline=9,
             ),

@@ -7,7 +7,7 @@ import pytest
 
 from agent.kits import machine
 from agent.model import records, reports
-from agent.snapshotter import store_lookup
+from agent.snapshotter.lookup import layer_rules
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_cluster_s_store_is_served_on_its_announced_nodes(
         file.write_bytes(announced)
     store = records.StoreRecord(format=1, id="x", cluster=owner)
 
-    said = store_lookup.Announcement(file, required=required).problem(store)
+    said = layer_rules.Announcement(file, required=required).problem(store)
 
     assert problem in said
     assert bool(said) is bool(problem)
@@ -48,4 +48,4 @@ def test_what_was_announced_before_a_reboot_does_not_count(tmp_path: pathlib.Pat
     file.write_bytes(msgspec.json.encode(before))
     store = records.StoreRecord(format=1, id="x", cluster="a")
 
-    assert "has not announced" in store_lookup.Announcement(file).problem(store)
+    assert "has not announced" in layer_rules.Announcement(file).problem(store)

@@ -11,7 +11,7 @@ import pytest
 
 from agent.model import digests, records, reports
 from agent.mounts.devices import layer_mounting
-from agent.snapshotter import store_lookup, store_worker
+from agent.snapshotter.lookup import answers, layer_rules, store_lookup, store_worker
 from agent.store import layout, signing_keys, trusted_keys
 from agent.store.lookup import direct_reader, layer_permissions
 from tests.unit.store import making, signing
@@ -55,15 +55,15 @@ def place(tmp_path, key) -> layout.Layout:
     return place
 
 
-def conditions(folder: pathlib.Path, keys: trusted_keys.Keys) -> store_lookup.Conditions:
-    announcement = store_lookup.Announcement(folder / reports.ANNOUNCED)
-    return store_lookup.Conditions(announcement, keys=keys)
+def conditions(folder: pathlib.Path, keys: trusted_keys.Keys) -> layer_rules.Conditions:
+    announcement = layer_rules.Announcement(folder / reports.ANNOUNCED)
+    return layer_rules.Conditions(announcement, keys=keys)
 
 
 @pytest.fixture
-def lookup(place, key, pool, tmp_path) -> store_lookup.Lookup:
+def lookup(place, key, pool, tmp_path) -> store_lookup.StoreLookup:
     (tmp_path / "layers").mkdir()
-    return store_lookup.Lookup(
+    return store_lookup.StoreLookup(
         place,
         pool,  # type: ignore[arg-type]
         conditions(tmp_path, signing.keys(place, key, tmp_path / "keys")),
@@ -75,7 +75,7 @@ def lookup(place, key, pool, tmp_path) -> store_lookup.Lookup:
 async def test_what_is_signed_is_served(lookup) -> None:
     hit = await lookup.find(TOP, AGENT, whole=True)
 
-    assert isinstance(hit, store_lookup.Hit)
+    assert isinstance(hit, answers.Hit)
     assert [layer.diff_id for layer in hit.layers] == [B, A]
 
 
@@ -87,7 +87,7 @@ async def test_nothing_is_mounted_before_it_is_verified(lookup, pool) -> None:
 
 async def test_without_keys_a_layer_is_mounted_in_the_look_up(place, pool, tmp_path) -> None:
     (tmp_path / "layers").mkdir()
-    plain = store_lookup.Lookup(
+    plain = store_lookup.StoreLookup(
         place,
         pool,
         conditions(tmp_path, trusted_keys.Keys()),
@@ -95,7 +95,7 @@ async def test_without_keys_a_layer_is_mounted_in_the_look_up(place, pool, tmp_p
         deadline=9,
     )
 
-    assert isinstance(await plain.find(TOP, AGENT, whole=False), store_lookup.Hit)
+    assert isinstance(await plain.find(TOP, AGENT, whole=False), answers.Hit)
     assert pool.mounted == [digests.hex_of(B)]
 
 
@@ -147,8 +147,8 @@ ATTACKS = [other_bytes, another_layer, another_chain_s_signature, a_key_of_its_o
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_what_a_writer_has_changed_is_not_served(lookup, place, pool, attack) -> None:
     attack(place)
-    assert await lookup.find(A, AGENT, whole=False) == store_lookup.Miss("unsigned", mounted=True)
-    assert await lookup.find(TOP, AGENT, whole=True) == store_lookup.Miss("unsigned", mounted=True)
+    assert await lookup.find(A, AGENT, whole=False) == answers.Miss("unsigned", mounted=True)
+    assert await lookup.find(TOP, AGENT, whole=True) == answers.Miss("unsigned", mounted=True)
     assert pool.mounted == []
 
 
@@ -157,7 +157,7 @@ async def test_a_field_that_is_there_twice_is_no_way_around(lookup, place, pool)
     twice_the_same_field(place)
     answer = await lookup.find(A, AGENT, whole=False)
 
-    if isinstance(answer, store_lookup.Hit):
+    if isinstance(answer, answers.Hit):
         assert [layer.diff_id for layer in answer.layers] == [A]
     assert digests.hex_of(B) not in pool.mounted
 
@@ -174,7 +174,7 @@ async def test_what_no_key_has_signed_is_served_where_that_is_accepted(
 ) -> None:
     another_layer(place)
     (tmp_path / "layers").mkdir()
-    accepting = store_lookup.Lookup(
+    accepting = store_lookup.StoreLookup(
         place,
         pool,
         conditions(tmp_path, trusted_keys.Keys(None, "accept")),
@@ -182,4 +182,4 @@ async def test_what_no_key_has_signed_is_served_where_that_is_accepted(
         deadline=9,
     )
 
-    assert isinstance(await accepting.find(A, AGENT, whole=False), store_lookup.Hit)
+    assert isinstance(await accepting.find(A, AGENT, whole=False), answers.Hit)

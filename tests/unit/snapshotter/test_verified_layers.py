@@ -14,9 +14,8 @@ from agent.snapshotter import (
     snapshots,
     state_db,
     store_layers,
-    store_lookup,
-    store_worker,
 )
+from agent.snapshotter.lookup import layer_rules, store_lookup, store_worker
 from agent.store import layout
 from agent.store.lookup import layer_requests
 from tests.unit.store import making
@@ -57,11 +56,11 @@ class Node:
             database=self.database,
             places=overlay_folders.Folders(root),
             mounted=self.layers,
-            lookup=store_lookup.Lookup(
+            lookup=store_lookup.StoreLookup(
                 self.place,
                 self.pool,
-                store_lookup.Conditions(
-                    store_lookup.Announcement(root / reports.ANNOUNCED), self.verified
+                layer_rules.Conditions(
+                    layer_rules.Announcement(root / reports.ANNOUNCED), self.verified
                 ),
                 mounts=root / "layers",
                 deadline=9,
@@ -172,9 +171,9 @@ async def test_what_a_corrupt_layer_has_on_it_is_given_up(node) -> None:
 
 async def test_a_present_image_whose_layers_cannot_be_verified_is_given_up(old) -> None:
     """As after the setting was turned on: the agent then has it pulled."""
-    old.served._store._lookup.verified = None
+    old.served._store._lookup._rules.verified = None
     assert await old.is_served()
-    old.served._store._lookup.verified = old.verified
+    old.served._store._lookup._rules.verified = old.verified
     top = old.top()
     old.layers._unverified.add(NAME)
 

@@ -1,0 +1,178 @@
+"""What this node has itself is served without the store; for the rest the store is asked.
+
+The node's agent copies layers, and mirrors the records of the images that it serves, to the folder
+`local` of the snapshotter's root, laid out as a store is. A chain whose records and copies are all
+there is answered from it: no request goes to the server, and one that hangs delays nothing. The
+records are held to the same rules as the store's. What they do not say, or do not permit, is
+asked of the store: it may know of more since.
+
+No deletion in the store waits for a copy, so a mount of one needs no second look (see
+agent.snapshotter.store_layers).
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agent import errors
+from agent.local import copy_paths
+from agent.model import digests, records
+from agent.mounts import device_mapper, verification
+from agent.snapshotter.lookup import answers, layer_rules, store_lookup
+from agent.store import layout
+from agent.store.lookup import chain_index, file_reads, layer_permissions, local_pool
+
+logger = logging.getLogger(__name__)
+
+_IDENTIFIED_SECONDS = 30.0
+_MARKED_SECONDS = 3600.0
+_MOST_LAYERS = 1000
+"""Of a chain. A record names the chain below it, and a damaged one might name itself."""
+
+
+class NearLookup:
+    """Looks in the folder of local copies `folder`, then asks `store`."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        store: store_lookup.StoreLookup,
+        conditions: layer_rules.Conditions,
+    ) -> None:
+        self._layout = layout.Layout(folder)
+        self._marks = copy_paths.CopyPaths(str(folder))
+        self._store = store
+        self._pool = local_pool.LocalPool(file_reads.OPERATIONS, {"find_chains": find_chains})
+        # There is no deadline in a LocalPool.
+        permissions = layer_permissions.Permissions(self._layout, self._pool, deadline=0)
+        self._rules = layer_rules.Rules(self._layout, conditions, permissions)
+        self._identified_until = 0.0
+
+    @property
+    def verified(self) -> verification.Verification | None:
+        """See answers.Lookup; so are the others."""
+        return self._store.verified
+
+    def path(self, diff_id: str) -> pathlib.Path:
+        """The file of a layer in the store. Where there is a copy, that is mounted instead."""
+        return self._store.path(diff_id)
+
+    def is_out_of_reach(self, diff_ids: Iterable[str]) -> bool:
+        """Whether one of some layers has no copy, and the store is not asked at the moment."""
+        left = (each for each in diff_ids if not self._layout.layer(each).exists())
+        return self._store.is_out_of_reach(left)
+
+    def pause_after(self, error: Exception) -> None:
+        """Do not ask the store for a while."""
+        self._store.pause_after(error)
+
+    async def find(
+        self, chain_id: str, requester: layer_permissions.Requester, *, whole: bool
+    ) -> answers.Hit | answers.Miss:
+        """Look a chain ID up here, then in the store. Raises nothing."""
+        try:
+            if (hit := await self._find_here(chain_id, requester, whole=whole)) is not None:
+                return hit
+        except (errors.AgentError, OSError) as error:
+            logger.info(
+                "not served by the node's own records",
+                extra={"chain_id": chain_id, "reason": str(error)},
+            )
+        answer = await self._store.find(chain_id, requester, whole=whole)
+        if isinstance(answer, answers.Hit) and self._has_marked(answer):
+            return answers.Miss("corrupt_layer", mounted=True)
+        return answer
+
+    async def _find_here(
+        self, chain_id: str, requester: layer_permissions.Requester, *, whole: bool
+    ) -> answers.Hit | None:
+        """What the node's own records and copies say; None where they are not complete."""
+        name = digests.hex_of(chain_id)
+        rows = await self._call("find_chains", str(self._layout.root), name, whole)
+        if rows is None or not await self._is_identified():
+            return None
+        layers = []
+        for row_name, chain_data, layer_data, size in rows:
+            row_id = f"sha256:{row_name}"
+            chain, record = self._rules.records_of(row_id, chain_data, layer_data, size)
+            if await self._rules.refusal(chain, record, requester) is not None:
+                return None
+            path, tree = self.path(chain.diff_id), self._rules.tree(record)
+            layers.append(answers.Layer(row_id, chain.diff_id, path, size, tree=tree))
+        return answers.Hit(tuple(layers))
+
+    async def _is_identified(self) -> bool:
+        """Whether the records are of a store that may be served from here."""
+        now = asyncio.get_running_loop().time()
+        if now < self._identified_until:
+            return True
+        data = await self._call("read", str(self._layout.store_record), file_reads.RECORD_LIMIT)
+        if self._rules.obstacle(data) is not None:
+            return False
+        self._identified_until = now + _IDENTIFIED_SECONDS
+        return True
+
+    async def confirm(self, layers: Sequence[answers.Layer]) -> answers.Miss | None:
+        """Look again whether the store has chains."""
+        return await self._store.confirm(layers)
+
+    async def damaged(self, diff_ids: Sequence[str]) -> Mapping[str, str] | None:
+        """Which layers the store calls damaged."""
+        return await self._store.damaged(diff_ids)
+
+    async def tree(self, diff_id: str, size: int) -> device_mapper.Tree | None:
+        """What a layer is verified by: its copy by the node's own record."""
+        if self.verified is None:
+            return None
+        if self._layout.layer(diff_id).exists():
+            try:
+                path = str(self._layout.layer_record(diff_id))
+                data = await self._call("read", path, file_reads.LOOKUP_LIMIT)
+                return self._rules.tree_of(data, diff_id, size)
+            except (OSError, records.RecordError) as error:
+                logger.info("no local record", extra={"layer": diff_id, "reason": str(error)})
+        return await self._store.tree(diff_id, size)
+
+    def _has_marked(self, hit: answers.Hit) -> bool:
+        """Whether the agent has lately read wrong bytes of a layer from the store."""
+        return any(self._is_marked(layer.diff_id) for layer in hit.layers)
+
+    def _is_marked(self, diff_id: str) -> bool:
+        if self._layout.layer(diff_id).exists():
+            return False
+        try:
+            marked = os.stat(self._marks.mark(digests.hex_of(diff_id))).st_mtime
+        except OSError:
+            return False
+        return abs(time.time() - marked) < _MARKED_SECONDS
+
+    async def _call(self, operation: str, *arguments: Any) -> Any:
+        return await self._pool.call(operation, *arguments, deadline=0)
+
+
+def find_chains(
+    folder: str, chain_id: str, whole: bool
+) -> list[tuple[str, bytes, bytes, int]] | None:
+    """The name, chain record, layer record and size of a chain, topmost first.
+
+    With `whole` the chains below it follow. None where one of them, or a layer's copy, is missing.
+    """
+    rows: list[tuple[str, bytes, bytes, int]] = []
+    name: str | None = chain_id
+    while name is not None and (whole or not rows):
+        try:
+            chain = chain_index.find_chain(folder, name)
+        except OSError as error:
+            if error.errno == errno.EUCLEAN:
+                return None
+            raise
+        if chain is None or len(rows) == _MOST_LAYERS:
+            return None
+        rows.append((name, *chain))
+        name = chain_index.parent_of(chain[0])
+    return rows
