@@ -107,10 +107,11 @@ def read(manifest: Mapping[str, object]) -> caches.CacheRequest:
     remarks = [
         f"spec.{key}: not known, ignored" for key in map(str, spec.mapping()) if key not in known
     ]
+    warnings = []
     if local is not None and (problem := caches.local_problem(local)):
-        remarks.append(problem)
+        warnings.append(problem)
     if selector and not warm:
-        remarks.append("spec.nodeSelector: without keepWarm it changes nothing")
+        warnings.append("spec.nodeSelector: it changes nothing without spec.keepWarm.")
     return caches.CacheRequest(
         name=_name(document),
         dialect=dialect,
@@ -127,7 +128,8 @@ def read(manifest: Mapping[str, object]) -> caches.CacheRequest:
         keep_warm=warm,
         node_selector=selector,
         local=caches.local_mode(local or ""),
-        remarks=tuple(remarks),
+        remarks=(*remarks, *warnings),
+        warnings=tuple(warnings),
     )
 
 

@@ -79,7 +79,8 @@ class CacheRequest:
     in `serves`, as with `pull_secrets` in those. `reuse` is kept for the status only:
     layers are stored by content, so every build uses what is there. `architecture`
     is "" for the platforms that the builder is set to. `remarks` are sentences for the
-    author of the manifest.
+    author of the manifest, `warnings` those of them about what would have an effect if it were
+    written otherwise.
     """
 
     name: str
@@ -99,6 +100,7 @@ class CacheRequest:
     node_selector: tuple[tuple[str, str], ...] = ()
     local: LocalMode | None = None
     remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def capacity(self) -> int:

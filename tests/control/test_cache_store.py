@@ -1,15 +1,17 @@
 """The store as the controller reads it: what hangs is killed, what is damaged is a miss."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from agent.control.reconcile import cache_store
 from agent.kits.processes import workers
-from agent.model import records, reports
-from agent.store import layout
+from agent.model import caches, records, reports
+from agent.store import layout, signatures
 from agent.store.publish import writer
 
 DIGEST = f"sha256:{'1' * 64}"
@@ -69,6 +71,36 @@ async def test_what_there_is_of_a_cache(
     assert await store.is_going("imc-aaa")
     assert not await store.is_going("imc-bbb")
     await store.remove("imc-aaa")
+    assert list(place.cache_records.iterdir()) == []
+
+
+async def test_what_nodes_keep_warm_is_written_beside_the_signatures(
+    place: layout.Layout, store: cache_store.CacheStore
+) -> None:
+    cold = caches.CacheRequest(name="a", images=())
+    warm = dataclasses.replace(cold, keep_warm=True, node_selector=(("pool", "gpu"),), local="off")
+    signature = records.Signature(key="k", value="dg==")
+    signed = msgspec.structs.replace(record(cold.cache_id), signatures=[signature])
+    writer.write_record(place, place.cache_record(cold.cache_id), signed)
+
+    for request in (warm, cold):
+        await store.adjust(request)
+        found = (await look(store, cold.cache_id)).stored
+        assert found is not None
+        assert found.record == msgspec.structs.replace(
+            signed,
+            keep_warm=request.keep_warm,
+            node_selector=dict(request.node_selector),
+            local=request.local or "",
+        )
+        assert signatures.of_cache(found.record).lines == signatures.of_cache(signed).lines
+
+
+async def test_a_cache_that_is_gone_is_not_adjusted(
+    place: layout.Layout, store: cache_store.CacheStore
+) -> None:
+    await store.adjust(caches.CacheRequest(name="a", images=(), keep_warm=True))
+
     assert list(place.cache_records.iterdir()) == []
 
 

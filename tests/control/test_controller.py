@@ -344,6 +344,35 @@ def test_a_controller_that_is_started_again_changes_nothing(plane) -> None:
     assert second.stop() == 0
 
 
+def test_what_nodes_keep_warm_reaches_the_store_without_a_build(plane) -> None:
+    plane.controller()
+    key = plane.apply("tools", "lab/gzip:1")
+    status = plane.wait(key, "Ready")
+    resource = cluster.resource_of(key)
+
+    def recorded() -> tuple[bool, dict[str, str], str]:
+        record = plane.reader.cache(status["imageCacheId"])
+        assert record is not None
+        return record.keep_warm, record.node_selector, record.local
+
+    assert recorded() == (False, {}, "")
+    change = {
+        "metadata": {"annotations": {keys.LOCAL: "before-start"}},
+        "spec": {"keepWarm": True, "nodeSelector": {"pool": "gpu"}},
+    }
+    plane.api.patch(resource, key.name, change)
+    apis.wait_until(lambda: recorded() == (True, {"pool": "gpu"}, "before-start"))
+    change = {
+        "metadata": {"annotations": {keys.LOCAL: "sometimes"}},
+        "spec": {"keepWarm": False, "nodeSelector": None},
+    }
+    plane.api.patch(resource, key.name, change)
+    apis.wait_until(lambda: recorded() == (False, {}, ""))
+
+    apis.wait_until(lambda: "Ignored" in plane.events(key))
+    assert plane.get(key)["status"]["build"]["time"] == status["build"]["time"]
+
+
 def test_a_store_of_another_cluster_is_left_alone_until_that_is_gone(plane) -> None:
     writer.create(plane.store.root)
     ownership.claim(plane.store, "another")

@@ -158,6 +158,8 @@ def wanted(pod: str, node: str, *secrets: str) -> Any:
         (wanted("team/pod", "own", "team/regcred", "finance/regcred"), False),
         (wanted("team/pod", "own", "team:regcred"), False),
         ({"spec": {"namespaces": ["*"]}}, False),
+        ({"spec": {"keepWarm": True}}, False),
+        ({"metadata": {"annotations": {"uimgacc.io/local": "before-start"}}}, False),
         (opened("team/pod", "own"), True),
         (opened("team/pod", "other"), False),
         ({"metadata": {"annotations": {ACR: "cri-1"}}}, False),

@@ -129,8 +129,11 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
     # Agents cannot change a spec: from the second generation on, it is a person's.
     from_agent = labelled and meta.get("generation", 0) <= 1
     if request is not None and from_agent:
-        # An agent must not give images that a pod's Secrets open to other namespaces.
-        request = dataclasses.replace(request, serves=())
+        # An agent must not give images that a pod's Secrets open to other namespaces, nor have
+        # other nodes read what nobody there has asked for.
+        request = dataclasses.replace(
+            request, serves=(), keep_warm=False, node_selector=(), local=None
+        )
     if request is not None and labelled:
         on_demand = _on_demand(request, _origin(annotations))
         # One that a person has edited since is a cache of its name like any other.

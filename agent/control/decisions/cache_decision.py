@@ -50,7 +50,22 @@ def decide(
     else:
         step = _build_or_ready(_adopted(cache, seen), cache.request, seen, rules)
     hold = () if cache.finalized else (outcome.Action(outcome.Verb.HOLD),)
-    return dated(cache, dataclasses.replace(step, actions=(*hold, *step.actions)), seen, rules)
+    actions = (*hold, *step.actions, *_adjustment(cache, seen))
+    return dated(cache, dataclasses.replace(step, actions=actions), seen, rules)
+
+
+def _adjustment(cache: cache_object.CacheObject, seen: outcome.Seen) -> tuple[outcome.Action, ...]:
+    """What to do so that the record says which nodes keep the images warm, as the object does."""
+    request, stored = cache.request, seen.stored
+    if request is None or stored is None:
+        return ()
+    record = stored.record
+    same = (
+        record.keep_warm is request.keep_warm
+        and record.node_selector == dict(request.node_selector)
+        and record.local == (request.local or "")
+    )
+    return () if same else (outcome.Action(outcome.Verb.ADJUST),)
 
 
 def dated(

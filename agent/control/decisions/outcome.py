@@ -18,6 +18,7 @@ class Verb(enum.Enum):
     STOP = "delete the Job and wait for its pod"
     SIGN = "sign what the Job has built"
     SETTLE = "remove the Secret and the report of a finished Job"
+    ADJUST = "write into the cache's record what users may change without a build"
     REMOVE = "delete the cache's record in the store"
     RELEASE = "remove the finalizer"
     EXPIRE = "delete the object"

@@ -6,14 +6,18 @@ with it. The child imports this module, too, and runs one of OPERATIONS.
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import secrets
 from typing import Any, Protocol
 
+import msgspec
+
 from agent import errors
 from agent.control.decisions import outcome
-from agent.model import images, records, reports
+from agent.kits import files
+from agent.model import caches, images, records, reports
 from agent.store import decoding, layout
 from agent.store.gc import generations
 from agent.store.lookup import direct_reader, file_reads
@@ -81,6 +85,12 @@ class CacheStore:
     async def settle(self, job: str) -> None:
         """Remove the file of a report."""
         await self._call("settle", job)
+
+    async def adjust(self, request: caches.CacheRequest) -> None:
+        """Write into the record of a cache what users may change without a build."""
+        selector = dict(request.node_selector)
+        local = request.local or ""
+        await self._call("adjust", request.cache_id, request.keep_warm, selector, local)
 
     async def remove(self, cache_id: str) -> None:
         """Delete the record of a cache, if it is there."""
@@ -155,6 +165,30 @@ def settle(root: str, job: str) -> None:
     layout.Layout(pathlib.Path(root)).build_report(job).unlink(missing_ok=True)
 
 
+def adjust(
+    root: str, cache_id: str, keep_warm: bool, node_selector: dict[str, str], local: str
+) -> None:
+    """Change what the record of a cache says of nodes; its signatures do not cover that.
+
+    Raises OSError EAGAIN where the record is replaced at the same moment.
+    """
+    place = layout.Layout(pathlib.Path(root))
+    path = place.cache_record(cache_id)
+    if (data := _read(path)) is None:
+        return  # deleted meanwhile
+    record = msgspec.structs.replace(
+        decoding.cache(data, cache_id),
+        keep_warm=keep_warm,
+        node_selector=node_selector,
+        local=local,
+    )
+    content = writer.encoded(path, record)
+    with writer.translated(path):
+        if not files.replace(path, content, expected=data, tmp=place.tmp):
+            raise OSError(errno.EAGAIN, "the cache's record was changed at the same moment")
+    files.sync_folder(path.parent)
+
+
 def remove(root: str, cache_id: str) -> None:
     """Delete a cache's record, if it is there."""
     with contextlib.suppress(writer.NoSuchCache):
@@ -203,5 +237,6 @@ OPERATIONS = {
     "is_going": is_going,
     "begin": begin,
     "settle": settle,
+    "adjust": adjust,
     "remove": remove,
 }

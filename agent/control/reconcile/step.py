@@ -19,6 +19,9 @@ from agent.store.publish import record_signing
 
 logger = logging.getLogger(__name__)
 
+_REMEMBERED = 10_000
+"""Objects with remarks about them: beyond, each is said once more."""
+
 
 class Holders(Protocol):
     """Who still holds what was deleted (agent.control.gc.collector_rounds.Collector)."""
@@ -92,6 +95,8 @@ class Reconciler:
         self._clock = clock
         self._starting: dict[str, str] = {}
         """Jobs that are being created, and their tenants."""
+        self._remarked: dict[str, str] = {}
+        """What was said about objects, by their UID."""
 
     async def step(self, key: cache_object.Key) -> float | None:
         """Do what is next for a cache; seconds until the next step, None: when it changes."""
@@ -130,12 +135,22 @@ class Reconciler:
                 self._starting.pop(job, None)
                 if self._view.job(job) is None:
                     self._view.queue_waiting()  # it did not begin: its slot is free
-        for event in decision.events:
+        for event in (*decision.events, *self._remarks(cache)):
             self._tools.events.emit(cache, event)
         await self._act_all(written, decision.afterwards, seen)
         if decision.sentence != cache.state.message:
             logger.info("reconciled", extra={"cache": key.name, "outcome": decision.sentence})
         return decision.again
+
+    def _remarks(self, cache: cache_object.CacheObject) -> Sequence[outcome.Event]:
+        """A warning about what a manifest says in vain, once for each wording of it."""
+        message = " ".join(cache.request.warnings if cache.request is not None else ())
+        if self._remarked.get(cache.uid, "") == message:
+            return ()
+        if len(self._remarked) >= _REMEMBERED:
+            self._remarked.clear()
+        self._remarked[cache.uid] = message
+        return [outcome.Event(reason="Ignored", message=message, warning=True)] if message else ()
 
     async def _look(self, cache: cache_object.CacheObject) -> outcome.Seen:
         platforms = cache_decision.platforms_of(cache, self._view.platforms)
@@ -241,6 +256,9 @@ class Reconciler:
                 await self._sign(cache, action.subject, seen)
             case outcome.Verb.SETTLE:
                 await self._settle(cache, action.subject)
+            case outcome.Verb.ADJUST:
+                assert cache.request is not None
+                await self._tools.store.adjust(cache.request)
             case outcome.Verb.REMOVE:
                 await self._tools.store.remove(cache.cache_id)
                 self._tools.holders.ask()

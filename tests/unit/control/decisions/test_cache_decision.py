@@ -549,3 +549,48 @@ def test_what_was_refused_a_signature_is_not_taken_for_the_build_of_a_lost_statu
     assert verbs(cache_decision.decide(failed, unsigned, RULES)) == [Verb.START]
     # Of a store that is older than its key.
     assert cache_decision.decide(cache_of(), unsigned, RULES).state.phase is Phase.READY
+
+
+@pytest.mark.parametrize(
+    ("spec", "annotation", "recorded", "expected"),
+    [
+        ({}, "", {}, []),
+        ({"keepWarm": True}, "", {}, [Verb.ADJUST]),
+        ({"keepWarm": True}, "", {"keep_warm": True}, []),
+        ({}, "", {"keep_warm": True}, [Verb.ADJUST]),
+        (
+            {"keepWarm": True, "nodeSelector": {"pool": "gpu"}},
+            "",
+            {"keep_warm": True, "node_selector": {"pool": "cpu"}},
+            [Verb.ADJUST],
+        ),
+        ({}, "before-start", {}, [Verb.ADJUST]),
+        ({}, "before-start", {"local": "before-start"}, []),
+        ({}, "nonsense", {}, []),
+    ],
+)
+def test_what_nodes_keep_warm_is_written_without_a_build(
+    spec: dict[str, Any], annotation: str, recorded: dict[str, Any], expected: list[Verb]
+) -> None:
+    annotations = {keys.LOCAL: annotation} if annotation else {}
+    cache = cache_of(ready(), spec=spec, metadata={"annotations": annotations})
+
+    step = decide(cache, seen(stored=stored(**recorded)))
+
+    assert (verbs(step), step.state.phase) == (expected, Phase.READY)
+
+
+def test_nothing_is_adjusted_of_a_cache_that_goes() -> None:
+    spec, deleted = {"keepWarm": True}, {"deletionTimestamp": "2026-07-01T11:59:00Z"}
+    cache = cache_of(ready(), spec=spec, metadata=deleted)
+
+    assert Verb.ADJUST not in verbs(decide(cache, seen(stored=stored())))
+
+
+def test_an_automatic_cache_warms_no_node() -> None:
+    """Its author is an agent, which speaks for the pods of its own node."""
+    meta = {"labels": {keys.AUTO_CREATED: "true"}, "annotations": {keys.LOCAL: "before-start"}}
+
+    request = cache_of(spec={"keepWarm": True}, metadata=meta).request
+
+    assert request is None or (request.keep_warm, request.local) == (False, None)

@@ -1,0 +1,252 @@
+"""Which read-ahead, connections and clusters suit a store at a distance: a table of cold starts.
+
+A start (a Python program that imports large libraries) reads little and at random, `cat` of one
+large file reads in order; both from EROFS layers on an NFS server behind `tc netem`, in a guest
+(lab.guest), for which this module is also the command. Each round measures every row once, so all
+rows see the same drift of the machine. Beside the seconds stand the requests of the NFS client,
+which no other load of the machine changes.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from agent.build import mkfs_erofs
+from agent.mounts import nfs, nfs_worker
+from lab import places, registries
+from lab.guest import machine, nfsd
+
+ROUNDS = 3
+IMAGE = "lab/large:1"
+LAYERS = (0, 1, 3, 6)
+"""Of the image, from the bottom: its root, numpy and scipy, pyarrow, and the programs."""
+
+CLUSTERS: Mapping[str, Sequence[str]] = {
+    "4": (),
+    "16": ("-C16384",),
+    "64": ("-C65536",),
+    "256": ("-C262144",),
+    "none": (),
+}
+"""KiB of a cluster of lz4 -> what mkfs.erofs is told beside the usual options."""
+
+TODAY = "4"
+LARGE_FILE = "usr/local/lib/python3.13/dist-packages/pyarrow/libarrow.so.2000"
+_MARK = "row: "
+_MINUTES = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is measured: the round trip in milliseconds, and what is set.
+
+    `nfs` and `layer` are the read_ahead_kb of the store's mount and of a layer's loop device,
+    which is None where the layer is mounted from its file.
+    """
+
+    trip: float
+    nfs: int = 128
+    layer: int | None = 128
+    connections: int = 2
+    cluster: str = TODAY
+
+    @property
+    def name(self) -> str:
+        """The row's key in the figures."""
+        layer = "file" if self.layer is None else self.layer
+        return (
+            f"trip{self.trip:g}_nfs{self.nfs}_layer{layer}_nconnect{self.connections}"
+            f"_lz4_{self.cluster}"
+        )
+
+
+def rows() -> list[Row]:
+    """All that is measured: one thing is changed at a time."""
+    found: dict[Row, None] = {}
+    for trip in (0.1, 0.5, 2.0):
+        for layer, ahead in itertools.product((None, 128), (128, 1024, 15360)):
+            found[Row(trip=trip, nfs=ahead, layer=layer)] = None
+        for layer in (512, 1024, 4096):
+            found[Row(trip=trip, nfs=15360, layer=layer)] = None
+        for connections in (4, 8, 16):
+            found[Row(trip=trip, nfs=15360, connections=connections)] = None
+        for cluster in CLUSTERS:
+            found[Row(trip=trip, nfs=15360, cluster=cluster)] = None
+    return list(found)
+
+
+def run(folder: pathlib.Path) -> dict[str, float]:
+    """All figures; {} where there is no guest."""
+    if not machine.UML.exists():
+        print("           read-ahead: no User Mode Linux for this machine")
+        return {}
+    place = folder / "guest"
+    place.mkdir(parents=True)
+    for cluster in CLUSTERS:
+        _build(place / "layers" / cluster, cluster)
+    with_guest = machine.Machine(place, memory="5G")
+    try:
+        with_guest.start([sys.executable, "-m", "benchmarks.readahead"], FOLDER=str(place))
+        status, output = with_guest.wait(_MINUTES * 60)
+    finally:
+        with_guest.close()
+    if status:
+        raise RuntimeError(output)
+    found = [json.loads(line[len(_MARK) :]) for line in output.splitlines() if _MARK in line]
+    return {
+        f"readahead_{name}_{figure}": statistics.median(each[figure] for each in same)
+        for name, same in _grouped(found).items()
+        for figure in ("start_s", "start_reads", "start_mib", "read_s", "read_reads")
+    }
+
+
+def show(figures: Mapping[str, float]) -> None:
+    """Print the table, each row beside the first one of its round trip."""
+    print(f"{'':48} {'start':>7} {'ratio':>6} {'reads':>6} {'MiB':>6} {'cat':>7} {'reads':>6}")
+    for trip, same in itertools.groupby(rows(), key=lambda row: row.trip):
+        first = None
+        for row in same:
+            start, reads, mib, read, count = (
+                figures[f"readahead_{row.name}_{figure}"]
+                for figure in ("start_s", "start_reads", "start_mib", "read_s", "read_reads")
+            )
+            first = first or start
+            name = row.name.removeprefix(f"trip{trip:g}_")
+            print(
+                f"{trip:4g} ms {name:40} {start:7.2f} {start / first:6.2f} {reads:6.0f}"
+                f" {mib:6.1f} {read:7.2f} {count:6.0f}"
+            )
+
+
+def _grouped(found: Sequence[Mapping[str, float]]) -> dict[str, list[Mapping[str, float]]]:
+    same: dict[str, list[Mapping[str, float]]] = {}
+    for each in found:
+        same.setdefault(str(each["name"]), []).append(each)
+    return same
+
+
+def _build(folder: pathlib.Path, cluster: str) -> None:
+    """The layers of the image as EROFS files, bottom first."""
+    folder.mkdir(parents=True)
+    options = mkfs_erofs.options("none" if cluster == "none" else "lz4")
+    blobs = registries.catalogue()[IMAGE]["layers"]
+    for number, at in enumerate(LAYERS):
+        name = blobs[at].partition(":")[2]
+        blob = places.STORAGE / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
+        command = [places.BIN / "mkfs.erofs", *options, *CLUSTERS[cluster], folder / f"{number}"]
+        with gzip.open(blob) as tar, subprocess.Popen(command, stdin=subprocess.PIPE) as mkfs:
+            assert mkfs.stdin is not None
+            shutil.copyfileobj(tar, mkfs.stdin, 1 << 20)
+            mkfs.stdin.close()
+        if mkfs.returncode:
+            raise RuntimeError(f"mkfs.erofs failed with {mkfs.returncode}")
+
+
+def _inside() -> None:
+    """Measure each row in each round; one line of output for each."""
+    nfsd.run("modprobe", "-d", "/run/kernel", "sch_netem")
+    store = nfsd.Server(pathlib.Path("/tmp/exports")).add("store")
+    shutil.copytree(pathlib.Path(os.environ["FOLDER"]) / "layers", store, dirs_exist_ok=True)
+    for number in range(ROUNDS):
+        for row in rows():
+            figures = {"name": row.name, "round": number, **_measure(row)}
+            print(f"{_MARK}{json.dumps(figures)}", flush=True)
+
+
+def _measure(row: Row) -> dict[str, float]:
+    with _delayed(row.trip), _mounted(row) as (place, root):
+        before = _reads(place)
+        _drop_caches()
+        started = time.monotonic()
+        said = nfsd.run("chroot", str(root), "/usr/local/bin/hello")
+        took = time.monotonic() - started
+        if "ready" not in said:
+            raise RuntimeError(said)
+        after = _reads(place)
+        _drop_caches()
+        started = time.monotonic()
+        with (root / LARGE_FILE).open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+        read = time.monotonic() - started
+        last = _reads(place)
+    return {
+        "start_s": took,
+        "start_reads": after[0] - before[0],
+        "start_mib": (after[1] - before[1]) / (1 << 20),
+        "read_s": read,
+        "read_reads": last[0] - after[0],
+    }
+
+
+@contextlib.contextmanager
+def _delayed(trip: float) -> Iterator[None]:
+    """Have each packet to the server wait for a round trip."""
+    nfsd.run(*f"tc qdisc add dev client root netem delay {trip * 1000:g}us limit 100000".split())
+    try:
+        yield
+    finally:
+        nfsd.run("tc", "qdisc", "del", "dev", "client", "root")
+
+
+@contextlib.contextmanager
+def _mounted(row: Row) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """The store's mount, and the image as the root of a container."""
+    with contextlib.ExitStack() as stack:
+        place = pathlib.Path("/tmp/store")
+        options = nfs.attempts(nfs.parse_options(f"nconnect={row.connections}"))
+        nfs_worker.mount(f"{nfsd.ADDRESS}:/store", nfsd.ADDRESS, str(place), options)
+        stack.callback(nfsd.run, "umount", str(place))
+        _set_read_ahead(f"/sys/class/bdi/{_device(place)}", row.nfs)
+        lower = []
+        for number in range(len(LAYERS)):
+            layer = pathlib.Path(f"/tmp/layers/{number}")
+            layer.mkdir(parents=True, exist_ok=True)
+            source = str(place / row.cluster / str(number))
+            if row.layer is not None:
+                source = nfsd.run("losetup", "--read-only", "--find", "--show", source).strip()
+                stack.callback(nfsd.run, "losetup", "--detach", source)
+                _set_read_ahead(f"/sys/block/{pathlib.Path(source).name}/queue", row.layer)
+            nfsd.run("mount", "-i", "-t", "erofs", "-o", "ro", source, str(layer))
+            stack.callback(nfsd.run, "umount", str(layer))
+            lower.insert(0, str(layer))
+        root = pathlib.Path("/tmp/root")
+        root.mkdir(exist_ok=True)
+        layers = f"lowerdir={':'.join(lower)}"
+        nfsd.run("mount", "-t", "overlay", "-o", layers, "overlay", str(root))
+        stack.callback(nfsd.run, "umount", str(root))
+        yield place, root
+
+
+def _device(path: pathlib.Path) -> str:
+    number = path.stat().st_dev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def _set_read_ahead(folder: str, kib: int) -> None:
+    pathlib.Path(folder, "read_ahead_kb").write_text(str(kib))
+
+
+def _reads(place: pathlib.Path) -> tuple[int, int]:
+    """READ requests of the store's mount since it was mounted, and bytes that came for them."""
+    parts = pathlib.Path("/proc/self/mountstats").read_text().split(f"mounted on {place} ")[1]
+    words = next(line.split() for line in parts.splitlines() if line.strip().startswith("READ:"))
+    return int(words[1]), int(words[5])
+
+
+def _drop_caches() -> None:
+    pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+if __name__ == "__main__":
+    _inside()
