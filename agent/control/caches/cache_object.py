@@ -130,7 +130,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
     from_agent = labelled and meta.get("generation", 0) <= 1
     if request is not None and from_agent:
         # An agent must not give images that a pod's Secrets open to other namespaces, nor have
-        # other nodes read what nobody there has asked for.
+        # other nodes read what no pod of theirs asks for.
         request = dataclasses.replace(
             request, serves=(), keep_warm=False, node_selector=(), local=None
         )
