@@ -18,7 +18,6 @@ import struct
 from collections.abc import Iterator
 
 _CONTROL = "/dev/mapper/control"
-_DEVICES = "/sys/block"
 _CONTROL_NUMBER = os.makedev(10, 236)
 _PREFIX = "uimgacc-"
 _SUFFIX = ".erofs"
@@ -63,9 +62,10 @@ def table(tree: Tree, data: int, hashes: int) -> str:
 
 
 def names(source: str, data: int) -> tuple[str, str]:
-    """Name and UUID of the device for a layer file; `layer_of` reads them.
+    """Name and UUID of the device for a layer file: for people, which layer of which store it was.
 
-    Each device keeps its loop device `data`, so no other one has that number.
+    Each device keeps its loop device `data`, so no other one has that number. Which file is read
+    now, that loop device says (devices.layer_files).
     """
     store, _, _, file = source.rsplit("/", 3)
     name = f"{_PREFIX}{file.removesuffix(_SUFFIX)}-{os.minor(data)}"
@@ -100,26 +100,6 @@ def verified(source: str, tree: Tree, *, data: int, hashes: int) -> Iterator[str
                     raise OSError(errno.EBADMSG, "its bytes do not have the hashes of its record")
             finally:
                 os.close(user)
-
-
-def layer_of(device: str) -> str | None:
-    """The layer file that a device (`dm-3`) verifies; None where it is none of these devices.
-
-    The loop device below cannot be asked: after the process that opened the file has ended with
-    its mount namespace, the kernel does not know the file's whole path any more.
-    """
-    try:
-        with open(f"{_DEVICES}/{device}/dm/name", encoding="utf-8") as file:
-            name = file.read().strip()
-        with open(f"{_DEVICES}/{device}/dm/uuid", encoding="utf-8") as file:
-            place = file.read().strip()
-    except OSError:
-        return None
-    if not name.startswith(_PREFIX) or not place.startswith(_PREFIX):
-        return None
-    store = place.split("-", 2)[2].replace(_SLASH, "/")
-    layer = name.removeprefix(_PREFIX).rpartition("-")[0]
-    return f"{store}/sha256/{layer[:2]}/{layer}{_SUFFIX}"
 
 
 def corrupt(devices: list[int]) -> list[int]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from agent import errors
 from agent.mounts import device_mapper, mountinfo, mountpoints
+from agent.mounts.devices import layer_files, layer_mounting, loop_devices
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ class LayerMounts:
     `pool` runs the OPERATIONS of devices.layer_mounting and mount_users. `store` is where
     the store appears; if that is a link to one of several mounts (agent.mounts.nfs), a
     layer from another one than now is not taken for mounted: that one's export may be gone.
-    With `verify` a layer that is mounted without dm-verity, from before, is not either.
+    That does not matter to a layer that is mounted from its local copy. With `verify` a layer that
+    is mounted without dm-verity, from before, is not taken for mounted either. `way` is one of
+    those of devices.layer_mounting.
     """
 
     def __init__(
@@ -65,7 +68,11 @@ class LayerMounts:
         deadline: float,
         store: pathlib.Path | None = None,
         verify: bool = False,
+        way: str = layer_mounting.STORED,
     ) -> None:
+        self._way = way
+        self._copies = f"{os.path.realpath(layer_files.copies_of(f'{folder}/-'))}/"
+        self._files: dict[str, tuple[int, bool]] = {}
         self._verify = verify
         self._unverified: set[str] = set()
         self._store = store
@@ -93,26 +100,44 @@ class LayerMounts:
 
         They were mounted before a restart of this process, or by a worker that was given up.
         """
-        for diff_id, (device, _, is_verified) in self._mounted().items():
+        for diff_id, (entry, _) in self._mounted().items():
             if diff_id not in self._under_way:
-                self._devices[diff_id] = device
-                if self._verify and not is_verified:
+                self._devices[diff_id] = entry.device
+                if self._verify and not mountinfo.is_verified(entry.source):
                     self._unverified.add(diff_id)
 
-    def _mounted(self) -> dict[str, tuple[int, str, bool]]:
-        """Device and file of each mounted layer, and whether it is verified.
+    async def identify(self) -> None:
+        """Learn which files are behind the layers that another process has mounted.
 
-        Of several over each other, those of the last.
+        Their paths are not whole where that was in a container that has ended. Without an
+        answer such a layer is not taken for mounted, and is looked at again when it is used.
         """
-        prefix = f"{self._folder}/"
+        try:
+            self._files = await self._pool.call(
+                "mounted_files", str(self._folder), deadline=self._deadline
+            )
+        except (OSError, errors.AgentError) as error:
+            logger.warning("the files behind layers are not known", extra={"reason": str(error)})
+
+    async def copies(self, diff_ids: Iterable[str]) -> set[str]:
+        """Those of some layers that are mounted from this node's own copies now."""
+        mounted = self._mounted()
+        known = [each for each in diff_ids if each in mounted]
+        found = {each for each in known if mounted[each][1].startswith(self._copies)}
+        if any(loop_devices.beneath(mounted[each][0].source) for each in set(known) - found):
+            await self.identify()
+            sources = {source for source, (_, is_copy) in self._files.items() if is_copy}
+            found |= {each for each in known if mounted[each][0].source in sources}
+        return found
+
+    def _mounted(self) -> dict[str, tuple[mountinfo.Entry, str]]:
+        """The mount of each layer, and its file as far as known; of several the last."""
         mounted = {}
-        for entry in mountinfo.read():
-            if entry.kind == "erofs" and entry.target.startswith(prefix):
-                source = mountinfo.backing_file(entry.source)
-                diff_id = f"sha256:{pathlib.PurePath(source).stem}"
-                if self.path(diff_id) == entry.target:
-                    is_verified = mountinfo.is_verified(entry.source)
-                    mounted[diff_id] = (entry.device, source, is_verified)
+        for entry in layer_files.mounted_below(str(self._folder)):
+            file = mountinfo.backing_file(entry.source)
+            diff_id = f"sha256:{pathlib.PurePath(file).stem}"
+            if self.path(diff_id) == entry.target:
+                mounted[diff_id] = (entry, file)
         return mounted
 
     def is_mounted(self, diff_id: str) -> bool:
@@ -150,12 +175,23 @@ class LayerMounts:
             return
         if linked != self._linked:
             self._linked = linked
-            now = f"{os.path.realpath(self._store.parent)}/{linked}/"
+            place = os.path.realpath(self._store.parent)
             self._outdated = {
                 known
-                for known, (_, source, _) in self._mounted().items()
-                if not source.startswith(now)
+                for known, (entry, file) in self._mounted().items()
+                if not self._is_from(entry.source, file, place, linked)
             }
+
+    def _is_from(self, source: str, file: str, place: str, linked: str) -> bool:
+        """Whether a layer's file is on a mount of the store, `linked` in the folder `place`."""
+        if file.startswith((f"{place}/{linked}/", self._copies)):
+            return True
+        if file.startswith(f"{place}/") or source not in self._files:
+            return False
+        # The path is not whole.
+        device, is_copy = self._files[source]
+        mounts = [each.device for each in mountinfo.read() if each.target == f"{place}/{linked}"]
+        return is_copy or device in mounts[-1:]
 
     def is_confirmed(self, diff_id: str) -> bool:
         """Whether `confirm` was called since the layer was mounted."""
@@ -195,8 +231,8 @@ class LayerMounts:
         while not self.is_mounted(diff_id):
             under_way = self._under_way.get(diff_id)
             if under_way is None:
-                arguments = (str(source), self.path(diff_id), size)
-                await self._mount(diff_id, arguments if tree is None else (*arguments, tree))
+                arguments = (str(source), self.path(diff_id), size, tree, self._way)
+                await self._mount(diff_id, arguments)
                 return
             await asyncio.wait([under_way])
             if (failed := under_way.result()) is not None:

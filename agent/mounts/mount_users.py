@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from agent.mounts import mountinfo
+from agent.mounts.devices import layer_files
 
 _PLACE = re.compile(r"[0-9a-f]{16}")
 _MENTIONED = re.compile(r"(?:^|[,:=])((?:[^,:=]*/)?)([0-9a-f]{16})(?=$|[,:])")
@@ -28,15 +29,20 @@ class Layers:
     """What mount tables show of the layers below one folder, by their 16 hex digits.
 
     `mounted` are the places that are mounted, with the device; `used` the targets of
-    other mounts that use a layer.
+    other mounts that use a layer. `copied` are those places of which all mounts, one over the
+    other, read the node's own copy: no file of the store is behind them.
     """
 
     mounted: Mapping[str, int] = dataclasses.field(hash=False)
     used: Mapping[str, frozenset[str]] = dataclasses.field(hash=False)
+    copied: frozenset[str] = frozenset()
 
 
 def of(folder: str, tables: Iterable[list[mountinfo.Entry]] | None = None) -> Layers:
-    """The layers below `folder` (`<root>/layers`); `tables` default to all there are."""
+    """The layers below `folder` (`<root>/layers`); `tables` default to all there are.
+
+    Which are `copied` is not looked at: see `with_copies`.
+    """
     known = list(all_tables() if tables is None else tables)
     spellings = {f"{folder}/", f"{os.path.realpath(folder)}/"}
     places: list[mountinfo.Entry] = []
@@ -56,6 +62,24 @@ def of(folder: str, tables: Iterable[list[mountinfo.Entry]] | None = None) -> La
             if entry.target.removesuffix(name) not in spellings and not copies.has(entry):
                 used.setdefault(name, set()).add(entry.target)
     return Layers(mounted, {name: frozenset(targets) for name, targets in used.items()})
+
+
+def with_copies(folder: str) -> Layers:
+    """The layers below `folder`, also which of them are copied. Waits while one is switched."""
+    known = list(all_tables())
+    layers = of(folder, known)
+    sources: dict[str, set[str]] = {}
+    for entry in (each for table in known for each in table):
+        name = os.path.basename(entry.target)
+        # Of a mount in another namespace the target may be another, the superblock is not.
+        if entry.kind == "erofs" and name in layers.mounted:
+            sources.setdefault(name, set()).add(entry.source)
+    copied = {
+        name
+        for name, of_it in sources.items()
+        if all(layer_files.read(source).is_copy(f"{folder}/{name}") for source in of_it)
+    }
+    return dataclasses.replace(layers, copied=frozenset(copied))
 
 
 class _Copies:

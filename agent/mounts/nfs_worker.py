@@ -12,6 +12,7 @@ import os
 import socket
 
 from agent.mounts import mountinfo, syscalls
+from agent.mounts.devices import layer_files
 
 _FLAGS = (
     syscalls.MS_RDONLY
@@ -108,6 +109,7 @@ def unmount(target: str) -> bool:
 
 
 OPERATIONS = {
+    **layer_files.OPERATIONS,
     "check": check,
     "link": link,
     "mount": mount,

@@ -17,46 +17,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from agent.model.erofs import superblock
 from agent.mounts import device_mapper, mountinfo, syscalls
-from agent.mounts.devices import loop_devices
+from agent.mounts.devices import layer_files, loop_devices
 
 STORED, FILE, LOOP = "stored", "file", "loop"
-
-
-class _Mounted(NamedTuple):
-    """What is mounted at a layer's place: its source, its loop devices, and its layer's file.
-
-    `path` is that file's path as far as the kernel shows it, `data` the loop device on it, "" where
-    there is none.
-    """
-
-    source: str
-    loops: list[str]
-    path: str
-    data: str
-
-    @property
-    def name(self) -> str:
-        """The name of the layer's file: which layer it is."""
-        return os.path.basename(self.path)
-
-    def is_of(self, file: str) -> bool:
-        """Whether it reads this very file."""
-        if not self.data:
-            return self.source == file
-        try:
-            seen, wanted = loop_devices.status(self.data), os.stat(file)
-        except OSError:
-            return False
-        return (seen.device, seen.inode) == (wanted.st_dev, wanted.st_ino)
-
-
-def copy_of(target: str, name: str) -> str:
-    """Where the local copy of a layer file would be, by the layer's mountpoint."""
-    return f"{_local_folder(target)}/sha256/{name[:2]}/{name}"
 
 
 def mount_layer(
@@ -78,7 +44,7 @@ def mount_layer(
     else is mounted there, OSError EBUSY.
     """
     with _alone_at(target):
-        copy = copy_of(target, os.path.basename(source))
+        copy = layer_files.copy_of(target, os.path.basename(source))
         if way != STORED and _is_sound(copy, size):
             return _mount_layer(copy, target, size, _beside(copy, tree), way)
         # The mount table is to say which of several mounts of the store it comes from.
@@ -120,16 +86,16 @@ def _alone_at(target: str) -> Iterator[None]:
 def _mount_layer(
     source: str, target: str, size: int, tree: device_mapper.Tree | None, way: str
 ) -> int:
-    mounted = _mounted_at(target)
-    if mounted is not None:
-        if mounted.name != os.path.basename(source):
-            raise OSError(errno.EBUSY, f"{mounted.path} is mounted there", target)
-        is_verified = _is_verified(target, tree)
-        if is_verified and (mounted.is_of(copy_of(target, mounted.name)) or mounted.is_of(source)):
-            return os.stat(target).st_dev
-        if is_verified and mounted.data and way == LOOP and _is_copy(source, target):
-            _switch_layer(target, source, size)
-            return os.stat(target).st_dev
+    if (mounted := _mounted_at(target)) is not None:
+        mounted_source, file = mounted
+        if file.name != os.path.basename(source):
+            raise OSError(errno.EBUSY, f"{file.path} is mounted there", target)
+        if _is_verified(target, tree):
+            if file.is_copy(target) or file.is_at(source):
+                return os.stat(target).st_dev
+            if loop_devices.beneath(mounted_source) and way == LOOP and _is_copy(source, target):
+                _switch_layer(target, source, size)
+                return os.stat(target).st_dev
     _check(source, size)
     # A copy is not cached twice. Reading ahead from the store goes through the cache of its file.
     direct = way == STORED or _is_copy(source, target)
@@ -213,13 +179,8 @@ def _is_verified(target: str, tree: device_mapper.Tree | None) -> bool:
     return device_mapper.root_hash(device) == tree[0] and not device_mapper.corrupt([device])
 
 
-def _local_folder(target: str) -> str:
-    """The folder of local copies that belongs to a layer's mountpoint `<root>/layers/<short>`."""
-    return f"{os.path.dirname(os.path.dirname(target))}/local"
-
-
 def _is_copy(source: str, target: str) -> bool:
-    return source.startswith(f"{_local_folder(target)}/")
+    return source.startswith(f"{layer_files.copies_of(target)}/")
 
 
 def _beside(copy: str, tree: device_mapper.Tree | None) -> device_mapper.Tree | None:
@@ -250,21 +211,12 @@ def _check(source: str, size: int) -> None:
         os.close(descriptor)
 
 
-def _mounted_at(target: str) -> _Mounted | None:
-    """The topmost mount on `target`, None when it is an ordinary folder."""
+def _mounted_at(target: str) -> tuple[str, layer_files.LayerFile] | None:
+    """Source and file of the topmost mount on `target`, None when it is an ordinary folder."""
     if os.stat(target).st_dev == os.stat(os.path.dirname(target)).st_dev:
         return None
     sources = [entry.source for entry in mountinfo.read() if entry.target == target]
-    if not sources:
-        return None
-    source = sources[-1]
-    loops = loop_devices.beneath(source)
-    if not loops:
-        return _Mounted(source, loops, path=source, data="")
-    paths = {loop: loop_devices.path_of(loop) or "" for loop in loops}
-    # Of a layer and its hash tree the layer's file has the shorter name.
-    data = min(loops, key=lambda loop: len(os.path.basename(paths[loop])))
-    return _Mounted(source, loops, path=paths[data], data=data)
+    return (sources[-1], layer_files.read(sources[-1])) if sources else None
 
 
 def unmount_layer(target: str) -> None:

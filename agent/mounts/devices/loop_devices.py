@@ -68,6 +68,15 @@ def beneath(source: str) -> list[str]:
     return [name] if name.startswith("loop") else []
 
 
+def of_layer(source: str) -> str | None:
+    """That of them with the layer itself: below a device that verifies it, its hash tree may have
+    another one. None: there is none."""
+    paths = {name: path_of(name) for name in beneath(source)}
+    # The name of the tree's file is the layer's and more.
+    known = [(len(os.path.basename(path)), name) for name, path in paths.items() if path]
+    return min(known)[1] if known else None
+
+
 def path_of(name: str) -> str | None:
     """The path of the file behind a device (`loop3`), as the kernel shows it; None: there is none.
 

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import errno
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from agent import errors
@@ -130,8 +130,16 @@ class Mounting:
         place = self._wanted.place
         kind, link, empty = await self._call("survey", str(place))
         table = mountinfo.read()
-        layers = {mountinfo.backing_file(entry.source) for entry in table if entry.kind == "erofs"}
-        return nfs.Seen(kind, link, empty=empty, mounts=table, layers=layers)
+        return nfs.Seen(kind, link, empty=empty, mounts=table, layers=await self._layers(table))
+
+    async def _layers(self, table: Sequence[mountinfo.Entry]) -> Collection[str]:
+        """The files behind mounted layers. Where they are not known, all mounts have some."""
+        try:
+            files: list[str] = await self._call("used_files")
+        except errors.AgentError as error:
+            logger.warning("the files behind layers are not known", extra={"reason": str(error)})
+            return [f"{entry.target}/" for entry in table]
+        return files
 
     async def _is_stale(self, path: str) -> bool:
         """Whether its export is gone. False too where the server does not answer."""

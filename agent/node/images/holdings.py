@@ -1,7 +1,8 @@
 """Which retired layers this node still holds, what uses them, and which may go; pure.
 
 Three things hold a layer: a snapshot that the snapshotter serves from the store, its
-mount, and a mount on top of it (a container's overlay). containerd knows whether a
+mount, and a mount on top of it (a container's overlay); the last two not where they read the node's
+own copy. containerd knows whether a
 snapshot is needed: containers have snapshots as parents, images keep them. An image
 that no container and no pod of this node needs is removed; the others are in use.
 """
@@ -140,7 +141,8 @@ def held(
     for diff_id, chains in retired.layers.items():
         place = diff_id.removeprefix("sha256:")[:_SHORT]
         here = [chain for chain in chains if chain in served]
-        if not here and place not in stock.layers.mounted and place not in stock.layers.used:
+        read = place in stock.layers.mounted or place in stock.layers.used
+        if not here and (not read or place in stock.layers.copied):
             continue
         by = {holder for chain in chains for holder in holders.get(chain, ())}
         by = by or {Holder(target, "a mount") for target in stock.layers.used.get(place, ())}

@@ -90,7 +90,7 @@ class Retirer:
         node: Node,
         *,
         interval: float = 30.0,
-        layers_at: Callable[[str], mount_users.Layers] = mount_users.of,
+        layers_at: Callable[[str], mount_users.Layers] = mount_users.with_copies,
     ) -> None:
         self._store = store
         self._client = containerd.client

@@ -1,70 +1,24 @@
 """Layers on loop devices, and files that are put behind them while they are mounted."""
 
+import contextlib
 import errno
 import mmap
 import os
-import pathlib
-import shutil
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from agent.mounts import mountinfo, syscalls
-from agent.mounts.devices import layer_mounting, loop_devices
+from agent.mounts import syscalls
+from agent.mounts.devices import layer_mounting
+from tests.unit.mounts import nodes
 
 pytestmark = pytest.mark.root
 
-HEX = "ab" + "0" * 62
-CONTENT = b"".join(number.to_bytes(4) for number in range(100_000))
-
-
-class Node:
-    """A layer in a store, and its place on the node."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.stored = folder / f"store/sha256/ab/{HEX}.erofs"
-        self.copy = folder / f"root/local/sha256/ab/{HEX}.erofs"
-        self.target = folder / f"root/layers/{HEX[:16]}"
-        for path in (self.stored.parent, self.copy.parent, self.target, folder / "tree"):
-            path.mkdir(parents=True)
-        (folder / "tree/file").write_bytes(CONTENT)
-        command = ["mkfs.erofs", "--quiet", self.stored, folder / "tree"]
-        subprocess.run(command, check=True)
-        self.size = self.stored.stat().st_size
-
-    def make_copy(self) -> None:
-        shutil.copyfile(self.stored, self.copy)
-
-    def mount(self, way: str = layer_mounting.LOOP) -> int:
-        return layer_mounting.mount_layer(str(self.stored), str(self.target), self.size, None, way)
-
-    def switch(self, file: pathlib.Path) -> int:
-        return layer_mounting.switch_layer(str(self.target), str(file), self.size)
-
-    @property
-    def sources(self) -> list[str]:
-        return [each.source for each in mountinfo.read() if each.target == str(self.target)]
-
-    @property
-    def loop(self) -> str:
-        (loop,) = loop_devices.beneath(self.sources[-1])
-        return loop
-
-    def reads(self, file: pathlib.Path, *, direct: bool) -> bool:
-        """Whether the mount reads this file, in this way."""
-        seen, wanted = loop_devices.status(self.loop), file.stat()
-        return seen == (wanted.st_dev, wanted.st_ino, direct)
-
 
 @pytest.fixture
-def node(tmp_path) -> Iterator[Node]:
-    node = Node(tmp_path)
-    try:
+def node(tmp_path) -> Iterator[nodes.Node]:
+    with contextlib.closing(nodes.Node(tmp_path)) as node:
         yield node
-    finally:
-        for _ in node.sources:
-            syscalls.unmount(str(node.target), syscalls.MNT_DETACH)
 
 
 def test_a_layer_of_the_store_is_read_through_the_cache_of_its_file(node) -> None:
@@ -72,7 +26,7 @@ def test_a_layer_of_the_store_is_read_through_the_cache_of_its_file(node) -> Non
 
     assert node.target.stat().st_dev == device
     assert node.reads(node.stored, direct=False)
-    assert (node.target / "file").read_bytes() == CONTENT
+    assert (node.target / "file").read_bytes() == nodes.CONTENT
 
 
 def test_a_layer_with_a_copy_is_mounted_from_it_without_the_store_being_asked(node) -> None:
@@ -81,7 +35,7 @@ def test_a_layer_with_a_copy_is_mounted_from_it_without_the_store_being_asked(no
     node.mount()
 
     assert node.reads(node.copy, direct=True)
-    assert (node.target / "file").read_bytes() == CONTENT
+    assert (node.target / "file").read_bytes() == nodes.CONTENT
 
 
 @pytest.mark.parametrize("way", [layer_mounting.STORED, layer_mounting.FILE])
@@ -137,7 +91,7 @@ def test_a_layer_is_switched_there_and_back_under_a_reader(node) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             file.seek(0)
 
-            assert file.read() == CONTENT == mapped[:]
+            assert file.read() == nodes.CONTENT == mapped[:]
             assert node.switch(file_) == 0
         mapped.close()
 
@@ -148,7 +102,7 @@ def test_after_the_switch_the_file_of_the_store_is_not_needed(node) -> None:
     node.switch(node.copy)
     os.truncate(node.stored, 0)
 
-    assert (node.target / "file").read_bytes() == CONTENT
+    assert (node.target / "file").read_bytes() == nodes.CONTENT
 
 
 @pytest.mark.parametrize(

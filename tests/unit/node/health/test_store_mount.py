@@ -31,6 +31,7 @@ class Node:
         self.stale: set[str] = set()
         self.failure: Exception | None = None
         self.silent = False
+        self.silent_layers = False
         self.tried: list[float] = []
         self.addresses = ["10.0.0.1"]
         self.asked: list[tuple[str, float]] = []
@@ -53,6 +54,11 @@ class Node:
 
     def _survey(self, _place: str) -> tuple[str, str, bool]:
         return ("link" if self.link else "", self.link, False)
+
+    def _used_files(self) -> list[str]:
+        if self.silent_layers:
+            raise workers.DeadlineError("used_files", 5)
+        return self.layers
 
     def _check(self, path: str) -> None:
         if self.silent:
@@ -193,6 +199,24 @@ async def test_a_stale_mount_is_replaced_and_the_old_one_goes_when_it_is_idle(
         node.busy.clear()
         await asyncio.sleep(61)
         assert node.table == [new]
+
+
+async def test_an_old_mount_stays_while_the_files_of_layers_are_not_known(
+    node, kept, signals
+) -> None:
+    async with running(kept):
+        await asyncio.sleep(1)
+        old = node.store
+        node.stale.add(old)
+        node.silent_layers = True
+        signals.silent.set()
+        await asyncio.sleep(1)
+        assert node.store != old
+        assert old in node.table
+
+        node.silent_layers = False
+        await asyncio.sleep(61)
+        assert node.table == [node.store]
 
 
 async def test_a_stale_mount_stays_while_nothing_can_take_its_place(node, kept, signals) -> None:

@@ -52,10 +52,11 @@ def present(name: str, *chains: int, pinned: bool = False) -> inventory.Present:
     )
 
 
-def stock_of(snapshots=None, *, mounted=(), used=None, **more) -> holdings.Stock:
+def stock_of(snapshots=None, *, mounted=(), used=None, copied=(), **more) -> holdings.Stock:
     layers = mount_users.Layers(
         {place_of(number): number for number in mounted},
         {place_of(number): frozenset(targets) for number, targets in (used or {}).items()},
+        frozenset(map(place_of, copied)),
     )
     return holdings.Stock(snapshots=snapshots or {}, layers=layers, **more)
 
@@ -79,6 +80,12 @@ def test_a_node_without_anything_of_it_holds_nothing() -> None:
     stock = stock_of({chain(9): ""}, mounted=[9], used={9: ["/c"]}, present=[present("i", 9)])
 
     assert sentences(stock, ONE) == []
+
+
+def test_a_layer_that_is_read_from_the_node_s_own_copy_is_not_held() -> None:
+    stock = stock_of(mounted=[1, 2], used={1: ["/c"], 2: ["/c"]}, copied=[2])
+
+    assert sentences(stock, ONE) == [f"imc-x/{diff(1 << 200)}: /c"]
 
 
 def test_the_pod_whose_container_uses_a_layer_is_named() -> None:
