@@ -1,6 +1,10 @@
-"""mount(2), umount2(2) and mount namespaces; the only place with ctypes. Standard library only."""
+"""mount(2), umount2(2), mount namespaces and mincore(2); the only place with ctypes.
+
+Standard library only.
+"""
 
 import ctypes
+import errno
 import os
 
 MS_RDONLY = 1
@@ -19,7 +23,14 @@ _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_IDLE = 3 << 13
 
+PAGE = os.sysconf("SC_PAGE_SIZE")
+_CAP_FOWNER = 3
+_PROT_READ = 1
+_MAP_SHARED = 1
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
@@ -41,6 +52,51 @@ def unmount(target: str, flags: int = 0) -> None:
     if _libc.umount2(target.encode(), flags) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)
+
+
+def pages_in_memory(descriptor: int, start: int, length: int) -> bytes:
+    """Which pages of a part of a file are in memory: one byte a page, 1 for those that are.
+
+    mincore(2) on a mapping that nothing touches: neither reads the file. Raises OSError, EPERM
+    where the file is neither owned nor to be written: the kernel then calls all pages present.
+    """
+    if not may_know_pages(descriptor):
+        raise PermissionError(errno.EPERM, "the kernel does not say what of it is in memory")
+    address = _libc.mmap(
+        None,
+        ctypes.c_size_t(length),
+        _PROT_READ,
+        _MAP_SHARED,
+        descriptor,
+        ctypes.c_long(start),
+    )
+    if address == _MAP_FAILED:
+        raise _error()
+    mapping = ctypes.c_void_p(address), ctypes.c_size_t(length)
+    try:
+        pages = ctypes.create_string_buffer(-(-length // PAGE))
+        if _libc.mincore(*mapping, pages) != 0:
+            raise _error()
+        return pages.raw
+    finally:
+        _libc.munmap(*mapping)
+
+
+def may_know_pages(descriptor: int) -> bool:
+    """Whether the kernel says what of a file is in memory: to its owner, or with CAP_FOWNER.
+
+    Its can_do_mincore() accepts write permission as well, which no file of the store gives.
+    """
+    if os.fstat(descriptor).st_uid == os.geteuid():
+        return True
+    with open("/proc/self/status", encoding="ascii") as file:
+        capabilities = next(line for line in file if line.startswith("CapEff:"))
+    return bool(int(capabilities.split()[1], 16) >> _CAP_FOWNER & 1)
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
 
 
 def enter_private_namespace() -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from agent import errors
 from agent.model import digests, images, records
-from agent.store import decoding, hash_tree, layer_file, layout, signatures
+from agent.model.starts import profile_codec
+from agent.store import decoding, hash_tree, layer_file, layout, profile_files, signatures
 from agent.store.gc import generations
 from agent.store.lookup import direct_reader, file_reads
 from agent.store.publish import build_claims, layer_writer, source_migration, writer
@@ -50,6 +51,7 @@ _UNMARKED = (
     "the layer could not be marked as damaged: run `uimgacc store check` where the store can be"
     " written, then create the caches that use it again"
 )
+_PROFILE = "harmless: remove it by hand; the next first start of the image makes another"
 _PRUNE = "harmless; the controller frees the space, or `uimgacc store prune` without a cluster"
 _SURPLUS = "of a build or a deletion that was cut off: remove it by hand once no build runs"
 _SIGN = (
@@ -94,6 +96,7 @@ def check(
         yield from step()
         yield from damage
         damage.clear()
+    yield from _check_profiles(place)
     yield from _check_deletions(place)
     yield from _check_tmp(place)
 
@@ -313,6 +316,27 @@ def _check_deletions(place: layout.Layout) -> Iterator[Finding]:
             read()
         except generations.CollectionRefused as error:
             yield Finding(Kind.DAMAGED, path, error.reason, _STANDS)
+
+
+def _check_profiles(place: layout.Layout) -> Iterator[Finding]:
+    """Start profiles: advice, so that nothing is worse for a damaged one."""
+    for path in profile_files.everything(place.profile_records):
+        try:
+            data = file_reads.read(str(path), profile_files.LIMIT)
+            record = records.decode(data, records.ProfileRecord, str(path))
+            reference = images.parse_reference(record.ref)
+            for each in record.profiles:
+                profile_codec.decode(each.profile)
+        except OSError as error:
+            yield Finding(Kind.DAMAGED, path, error.strerror or str(error), _PROFILE)
+        except errors.AgentError as error:
+            yield Finding(Kind.DAMAGED, path, str(error), _PROFILE)
+        else:
+            if path not in profile_files.paths(place.profile_records, reference):
+                yield Finding(Kind.ORPHANED, path, f"it is of {record.ref}", _PROFILE)
+            elif not any(each.exists() for each in place.image_places(reference)):
+                reason = f"start profiles of {record.ref}, which is not there"
+                yield Finding(Kind.LEFTOVER, path, reason, _PROFILE)
 
 
 def _check_tmp(place: layout.Layout) -> Iterator[Finding]:

@@ -12,8 +12,8 @@ import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from agent.kits import files, parallel
-from agent.model import records
-from agent.store import layout
+from agent.model import images, records
+from agent.store import layout, profile_files
 from agent.store.gc import generations, reachability
 
 Entries = Mapping[str, Collection[str]]
@@ -38,6 +38,8 @@ def hide(place: layout.Layout, record: records.RetiredRecord) -> set[str]:
     )
     for entries in ways:
         parallel.each(_remove, entries.items())
+    # These are advice: that one of them comes back after a power cut does no harm.
+    parallel.each(functools.partial(_forget_starts, place), record.images)
     return {folder for entries in ways for folder in entries}
 
 
@@ -78,6 +80,10 @@ def _image_entries(place: layout.Layout, references: Iterable[str]) -> Entries:
         for path in reachability.image_places(place, reference):
             entries.setdefault(str(path.parent), []).append(path.name)
     return entries
+
+
+def _forget_starts(place: layout.Layout, ref: str) -> None:
+    profile_files.remove(place.profile_records, images.parse_reference(ref))
 
 
 def _remove(entries: tuple[str, Collection[str]]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from agent import errors, metrics
 from agent.model import images, records
-from agent.store import decoding, layout, signatures, trusted_keys
+from agent.store import decoding, layout, profile_files, signatures, trusted_keys
 from agent.store.lookup import file_reads
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ _LIMITS: Mapping[records.RecordKind, int] = {
     "blob": file_reads.BLOB_LIMIT,
     "chain": file_reads.LOOKUP_LIMIT,
     "layer": file_reads.LOOKUP_LIMIT,
+    "profile": profile_files.LIMIT,
 }
 
 
@@ -171,6 +172,17 @@ class Catalog:
             ):
                 return sibling
         return None
+
+    async def profiles(self, reference: images.Reference) -> list[records.ProfileRecord]:
+        """The start profiles of an image, and then the newest of its repository."""
+        found = []
+        own, newest = profile_files.paths(self.layout.profile_records, reference)
+        if (data := await self._read("profile", own)) is not None:
+            found.append(self._decode("profile", lambda: decoding.profile(data, reference)))
+        if (other := await self._read("profile", newest)) is not None:
+            decode = functools.partial(records.decode, other, records.ProfileRecord, str(newest))
+            found.append(self._decode("profile", decode))
+        return [record for record in found if record is not None]
 
     async def caches(self) -> list[records.CacheRecord]:
         """All Ready caches, by ID."""
