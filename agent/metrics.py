@@ -246,6 +246,24 @@ def pod_ready(seconds: float, *, accelerated: bool) -> None:
     _POD_READY.labels(str(accelerated).lower()).observe(seconds)
 
 
+Warmth = typing.Literal["missing", "ready"]
+
+_WARM = prometheus_client.Gauge(
+    "uimgacc_warm_images",
+    "Images that are to be present before any pod asks for them, by whether they are.",
+    ["state"],
+    registry=AGENT,
+)
+for _warmth in typing.get_args(Warmth):
+    _WARM.labels(_warmth)
+
+
+def warm(*, ready: int, missing: int) -> None:
+    """Note how many images are present before any pod asks for them, and how many are not."""
+    _WARM.labels("ready").set(ready)
+    _WARM.labels("missing").set(missing)
+
+
 LOCAL_COPIES = prometheus_client.Gauge(
     "uimgacc_local_copies", "Layers of which this node has a copy of its own.", registry=AGENT
 )

@@ -145,6 +145,16 @@ class Agent(Daemon):
     metrics_address: Annotated[
         str, "HOST:PORT of /metrics alone, for a Prometheus elsewhere; empty: none.", _Address
     ] = ""
+    warm: Annotated[
+        str,
+        "Images, separated by commas, that are made present before any pod asks for them, beside"
+        " those of caches with spec.keepWarm. A cache must have them.",
+    ] = ""
+    warm_spread: Annotated[
+        float,
+        "Within which the copying of warm images begins, at a random time on each node: many nodes"
+        " that start at once do not all read from the store at once.",
+    ] = 120.0
     local: _Local = "after-start"
     local_bytes: Annotated[
         str,
@@ -202,6 +212,11 @@ class Agent(Daemon):
     read_ahead_requests: Annotated[
         int, "Requests to the store at the same time, of all that is read ahead on this node."
     ] = 16
+
+    @property
+    def warm_images(self) -> tuple[str, ...]:
+        """`warm`, one by one."""
+        return _items(self.warm)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

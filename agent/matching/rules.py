@@ -14,7 +14,15 @@ images the layers are laid out for the kubelet's pull.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
-from agent.matching import annotations, cache_selection, decisions, events, runtimes, subjects
+from agent.matching import (
+    annotations,
+    cache_selection,
+    decisions,
+    events,
+    runtimes,
+    subjects,
+    warmth,
+)
 from agent.model import caches, images, keys, pods, records
 
 _Outcome = decisions.Outcome
@@ -83,9 +91,7 @@ def _marked(
     image = dataclasses.replace(image, local=local)
     if record is None or reference is None:
         return image
-    is_open = any(
-        cache.serves_all and cache.has_target(reference, record.target) for cache in cache_views
-    )
+    is_open = warmth.is_open(cache_views, reference, record.target)
     return dataclasses.replace(image, is_private=not is_open)
 
 

@@ -17,6 +17,9 @@ from agent.node.report import pod_events
 class NodeObject(Protocol):
     """What the cluster knows of this node: agent.node.health.node_object.Announcer."""
 
+    labels: Mapping[str, str]
+    """The labels of its Node object."""
+
     def judged(self, verdict: capability.Verdict) -> None:
         """Take a verdict on the node."""
 
@@ -45,6 +48,7 @@ class NoNodeObject:
     """The NodeObject without a cluster: verdicts and deletions are in the log and in /status."""
 
     unwritten = ""
+    labels: Mapping[str, str] = {}
 
     def judged(self, verdict: capability.Verdict) -> None:
         """Do nothing."""

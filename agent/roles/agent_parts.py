@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from agent import settings
@@ -28,7 +28,7 @@ from agent.node.images import (
     repair,
     retirement,
 )
-from agent.node.near import copies
+from agent.node.near import copies, warm_images
 from agent.node.pods import decide, pod_worker, prepare, served_pods
 from agent.node.report import pod_events, savings, savings_note, status
 from agent.roles import agent_environment
@@ -49,6 +49,7 @@ class Shared:
     containerd: containerd_images.ContainerdImages
     environment: agent_environment.Environment
     served: served_pods.ServedPods
+    registrar: register.Registrar
     healer: repair.Healer
     ledger: savings.Ledger
     prober: probe.Prober
@@ -63,6 +64,29 @@ class Shared:
     def cluster(self) -> str | None:
         """See announcement.Node."""
         return self.environment.membership.cluster
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """See warm_images.Node."""
+        return self.environment.node.labels
+
+    @property
+    def serves(self) -> bool:
+        """See warm_images.Node."""
+        return self.prober.verdict.capable
+
+    @property
+    def is_busy(self) -> bool:
+        """See warm_images.Node."""
+        return self.served.is_waiting
+
+    def foreign_images(self) -> Collection[str]:
+        """See warm_images.Node."""
+        return self.served.foreign_images()
+
+    async def wait_known(self) -> None:
+        """See warm_images.Node."""
+        await self.environment.node.wait_known()
 
     def on_node(self) -> Sequence[pods.Pod] | None:
         """See retirement.Node."""
@@ -80,6 +104,7 @@ class Parts:
     images: image_removal.Drainer | pinned_images.PinnedImages
     announcement: announcement.Announcement
     keeper: copies.Keeper | None
+    warm: warm_images.WarmImages | None
     started: datetime.datetime = dataclasses.field(
         default_factory=lambda: times.now().replace(microsecond=0)
     )
@@ -99,6 +124,7 @@ class Parts:
             "images": self.images.run(),
             **self._unregistering(),
             **({"copies": self.keeper.run()} if self.keeper else {}),
+            **({"warm": self.warm.run()} if self.warm else {}),
             "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
             **shared.environment.services(),
         }
@@ -138,6 +164,7 @@ class Parts:
             manifest_problems=dict(shared.environment.source.problems),
             savings=status.savings_of(shared.ledger),
             deletions=dataclasses.replace(self.retirer.state),
+            warm=dataclasses.replace(self.warm.state) if self.warm else warm_images.State(),
         )
 
 
@@ -175,6 +202,7 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
                 shared.environment.node, shared, leaving=wanted.drain
             ),
             keeper=await _keeper(shared, stack),
+            warm=None if wanted.drain else _warm(shared),
         )
 
 
@@ -197,6 +225,7 @@ async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> S
         containerd=containerd,
         environment=environment,
         served=served,
+        registrar=register.Registrar(containerd, store, damage=store.damage),
         healer=repair.Healer(containerd),
         ledger=savings.Ledger(containerd, folder=wanted.state),
         prober=probe.Prober(
@@ -228,7 +257,7 @@ def _preparer(shared: Shared) -> prepare.Preparer:
     return prepare.Preparer(
         decide.Decider(shared.store, node),
         provide.Provider(
-            register.Registrar(shared.containerd, shared.store, damage=shared.store.damage),
+            shared.registrar,
             shared.healer,
             shared.ledger,
             platform=shared.platform,
@@ -237,6 +266,29 @@ def _preparer(shared: Shared) -> prepare.Preparer:
         image_removal.Clearer(shared.containerd),
         shared.environment.creator,
         register_private=shared.wanted.register_private,
+    )
+
+
+def _warm(shared: Shared) -> warm_images.WarmImages:
+    provider = provide.Provider(
+        shared.registrar,
+        shared.healer,
+        savings.WarmLedger(shared.ledger),
+        platform=shared.platform,
+        snapshotter=shared.containerd.snapshotter,
+        # No pod is left to the ordinary pull by it: the state of warm images says what failed.
+        note_failure=lambda _: None,
+    )
+    wanted = shared.wanted
+    return warm_images.WarmImages(
+        shared.store,
+        provider,
+        shared,
+        warm_images.Settings(
+            named=wanted.warm_images,
+            register_private=wanted.register_private,
+            spread=wanted.warm_spread,
+        ),
     )
 
 

@@ -20,6 +20,11 @@ def spread(seconds: float, jitter: float) -> float:
     return seconds * (1 + random.uniform(-jitter, jitter))  # noqa: S311 - not a secret
 
 
+def within(seconds: float) -> float:
+    """A delay between none and so many seconds, so that machines do not begin at once."""
+    return random.uniform(0, seconds)  # noqa: S311 - not a secret
+
+
 class Backoff:
     """The delays of one undertaking; make a new one for the next.
 

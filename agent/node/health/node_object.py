@@ -85,6 +85,8 @@ class Announcer:
         self._read = asyncio.Event()
         self._known = asyncio.Event()
         self._before: Mapping[str, str] = {}
+        self.labels: Mapping[str, str] = {}
+        """The node's labels when it was last read."""
         self.problem = ""
         """Why the node object could not be written, for people; "" where it was."""
 
@@ -152,6 +154,7 @@ class Announcer:
     async def _settle(self) -> None:
         """Read the node and write what differs from the wanted state."""
         node = await self._api.get(rest_client.NODES, self._name)
+        self.labels = dict(node.get("metadata", {}).get("labels") or {})
         if not self._read.is_set():
             self._take_over(node)
         wanted = self._wanted

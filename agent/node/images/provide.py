@@ -58,7 +58,10 @@ class Ledger(Protocol):
 
 
 class Provider:
-    """Has images present, any number side by side."""
+    """Has images present, any number side by side.
+
+    `note_failure` takes the reason of each failure; the default counts images of pods.
+    """
 
     def __init__(
         self,
@@ -68,12 +71,14 @@ class Provider:
         *,
         platform: images.Platform,
         snapshotter: str,
+        note_failure: Callable[[metrics.ImageReason], None] = metrics.image_left,
     ) -> None:
         self._registrar = registrar
         self._repairer = repairer
         self._ledger = ledger
         self._platform = platform
         self._snapshotter = snapshotter
+        self._note_failure = note_failure
 
     async def provide(
         self, reference: images.Reference, record: records.ImageRecord
@@ -132,7 +137,7 @@ class Provider:
                 await self._repairer.repair(error.chain)
                 return await make(wanted)
         except errors.AgentError as error:
-            metrics.image_left(_reason(error))
+            self._note_failure(_reason(error))
             raise
 
 

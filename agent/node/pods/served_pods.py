@@ -65,6 +65,24 @@ class ServedPods:
         served = self._served.get(key)
         return bool(served and served.result and served.result.ready)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a pod waits to be served."""
+        return any(
+            served.done != served.version and served.ended is None
+            for served in self._served.values()
+        )
+
+    def foreign_images(self) -> set[str]:
+        """The images, normalised, of pods whose runtime does not use the snapshotter."""
+        return {
+            str(image.reference)
+            for served in self._served.values()
+            if served.result is not None and served.result.decision.foreign
+            for image in served.result.decision.images
+            if image.reference is not None
+        }
+
     def on_node(self) -> list[pods.Pod]:
         """The pods on the node."""
         return [served.pod for served in self._served.values()]

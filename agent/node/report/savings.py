@@ -61,6 +61,29 @@ class _LaidOut:
     seconds: float
 
 
+_Waiting = collections.OrderedDict[str, _LaidOut]
+"""Images that nothing has asked for yet, by their target; the oldest first."""
+
+
+class WarmLedger:
+    """The Ledger for images that are made present before any pod asks for them."""
+
+    def __init__(self, ledger: "Ledger") -> None:
+        self._ledger = ledger
+
+    async def registered(
+        self, record: records.ImageRecord, done: registration_plan.Registered, *, seconds: float
+    ) -> None:
+        """Count nothing yet: no pod would have pulled it."""
+        self._ledger.warmed(record, done, seconds=seconds)
+
+    def laid_out(
+        self, record: records.ImageRecord, done: registration_plan.Registered, *, seconds: float
+    ) -> None:
+        """As Ledger.laid_out: it counts once it is pulled anyway."""
+        self._ledger.laid_out(record, done, seconds=seconds)
+
+
 @dataclasses.dataclass(slots=True)
 class Totals:
     """What was saved since the start, and how many images were hits, partial hits and misses."""
@@ -88,7 +111,8 @@ class Ledger:
         self._seen: collections.OrderedDict[tuple[str, datetime.datetime], None]
         self._seen = collections.OrderedDict()
         self._entries: collections.deque[Entry] = collections.deque(maxlen=_SHOWN)
-        self._laid_out: collections.OrderedDict[str, _LaidOut] = collections.OrderedDict()
+        self._laid_out: _Waiting = collections.OrderedDict()
+        self._warmed: _Waiting = collections.OrderedDict()
         self.totals = Totals()
         self.throughput = self._load()
 
@@ -104,7 +128,16 @@ class Ledger:
 
         A layer whose blob containerd has would not have been downloaded.
         """
+        if done.already and (warmed := self._warmed.pop(record.target, None)) is not None:
+            done = warmed.done
         await self._count_hit(_LaidOut(record, done, seconds))
+
+    def warmed(
+        self, record: records.ImageRecord, done: registration_plan.Registered, *, seconds: float
+    ) -> None:
+        """Note an image that was registered before any pod: it counts once one asks for it."""
+        if done.new:
+            _remember(self._warmed, record, done, seconds)
 
     def laid_out(
         self, record: records.ImageRecord, done: registration_plan.Registered, *, seconds: float
@@ -114,11 +147,8 @@ class Ledger:
         `noticed` finds that pull. How long the kubelet's request for the manifest took is
         not known, and not in these seconds.
         """
-        if not done.new:
-            return
-        self._laid_out[record.target] = _LaidOut(record, done, seconds)
-        while len(self._laid_out) > _REMEMBERED:
-            self._laid_out.popitem(last=False)
+        if done.new:
+            _remember(self._laid_out, record, done, seconds)
 
     async def _count_hit(self, image: _LaidOut) -> None:
         if not image.done.new:
@@ -261,3 +291,14 @@ class Ledger:
 
 class _Samples(msgspec.Struct):
     samples: list[estimates.Sample]
+
+
+def _remember(
+    waiting: _Waiting,
+    record: records.ImageRecord,
+    done: registration_plan.Registered,
+    seconds: float,
+) -> None:
+    waiting[record.target] = _LaidOut(record, done, seconds)
+    while len(waiting) > _REMEMBERED:
+        waiting.popitem(last=False)

@@ -16,6 +16,7 @@ from agent.matching import estimates as arithmetic
 from agent.mounts import mountinfo
 from agent.node.health import capability, probe
 from agent.node.images import containerd_watch, retirement
+from agent.node.near import warm_images
 from agent.node.pods import served_pods
 from agent.node.report import savings
 
@@ -135,6 +136,7 @@ class Status:
     manifest_problems: Mapping[str, str]
     savings: Savings
     deletions: retirement.State
+    warm: warm_images.State
 
 
 def node_of(verdict: capability.Verdict, *, name: str, started: datetime.datetime) -> Node:

@@ -14,6 +14,7 @@ from agent.matching import decisions
 from agent.matching import estimates as arithmetic
 from agent.node.health import capability
 from agent.node.images import retirement
+from agent.node.near import warm_images
 from agent.node.report import status
 
 _SHOWN_PODS = 100
@@ -58,6 +59,7 @@ def render(shown: status.Status, *, now: datetime.datetime) -> bytes:
         _tiles(shown),
         _checks(shown.node),
         _pods(shown, now),
+        _warm(shown.warm),
         _savings(shown.savings, now),
         _store(shown),
         _deletions(shown.deletions),
@@ -161,6 +163,30 @@ def _pod(pod: status.Pod, now: datetime.datetime) -> tuple[html.Child, ...]:
             html.join(", ended ", _span(pod.ended, now), " ago") if pod.ended else None,
         ),
     )
+
+
+_READINESS: Mapping[warm_images.Readiness, tuple[str, str]] = {
+    "registered": ("good", "present"),
+    "laid_out": ("good", "layers only"),
+    "missing": ("warn", "missing"),
+}
+
+
+def _warm(state: warm_images.State) -> html.Html | None:
+    if not state.images:
+        return None
+    rows = [
+        (
+            image.image,
+            html.badge(*_READINESS[image.state]),
+            image.cache or "the node's setting",
+            image.reason or units.UNKNOWN,
+        )
+        for image in state.images
+    ]
+    header = ("Image", "State", "Wanted by", "Why not")
+    table = html.table("Present before any pod asks for them", header, rows)
+    return html.section("Warm images", html.tag("p", state.sentence), table)
 
 
 def _savings(account: status.Savings, now: datetime.datetime) -> html.Html:

@@ -194,6 +194,17 @@ class Catalog:
                 caches.append(record)
         return caches
 
+    async def caches_time(self) -> int:
+        """When a cache was added, changed or removed last, 0 before the first.
+
+        It is one request, however many caches there are; only equality means something.
+        """
+        path = str(self.layout.cache_records)
+        try:
+            return int(await self._call("time_of", path))
+        except OSError as error:
+            raise StoreUnavailable(f"look at {path}", str(error)) from error
+
     async def cache(self, cache_id: str) -> records.CacheRecord | None:
         """The record of a cache; None when there is no such cache, or it is not Ready."""
         if not records.is_cache_id(cache_id):

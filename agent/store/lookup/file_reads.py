@@ -51,6 +51,14 @@ def size_of(path: str) -> int:
     return os.stat(path).st_size
 
 
+def time_of(path: str) -> int:
+    """When a file or folder was changed last, in nanoseconds; 0 where it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def read_folder(path: str, suffix: str, limit: int) -> list[tuple[str, bytes, int]]:
     """The files of a folder whose names end in `suffix`: (name, content, errno), by name.
 
@@ -76,4 +84,10 @@ def read_folder(path: str, suffix: str, limit: int) -> list[tuple[str, bytes, in
     return files
 
 
-OPERATIONS = {"probe": probe, "read": read, "size_of": size_of, "read_folder": read_folder}
+OPERATIONS = {
+    "probe": probe,
+    "read": read,
+    "size_of": size_of,
+    "time_of": time_of,
+    "read_folder": read_folder,
+}

@@ -5,6 +5,7 @@ import datetime
 from agent.matching import estimates as arithmetic
 from agent.node.health import capability
 from agent.node.images import containerd_watch, retirement
+from agent.node.near import warm_images
 from agent.node.report import status
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, tzinfo=datetime.UTC)
@@ -112,6 +113,23 @@ def busy(*, problem: str = "", capable: bool = True, **more) -> status.Status:
             acknowledged=6,
             held=["imc-old/0123456789abcdef: team/trainer-0"],
             sentence="Nothing is held of generation 6 and before; 7 is the newest.",
+        ),
+        "warm": warm_images.State(
+            images=[
+                warm_images.Image(
+                    image="registry.example.com/team/trainer:1.27",
+                    cache="imc-tools",
+                    state="registered",
+                    reason="",
+                ),
+                warm_images.Image(
+                    image="registry.example.com/team/new:1",
+                    cache="",
+                    state="missing",
+                    reason="no cache of the store has it",
+                ),
+            ],
+            sentence="1 of 2 images are warm.",
         ),
     }
     return status.Status(**{**fields, **more})

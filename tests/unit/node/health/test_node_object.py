@@ -78,7 +78,7 @@ async def test_before_the_first_verdict_only_the_generation_is_written(given) ->
 
     assert [entry[0] for entry in given.api.log] == ["get", "patch"]
     assert given.node["metadata"]["annotations"] == {keys.GENERATION: "0"}
-    assert given.labels == {"zone": "a"}
+    assert given.labels == given.announcer.labels == {"zone": "a"}
 
 
 async def test_a_node_is_never_labelled_before_the_collector_knows_it(given) -> None:

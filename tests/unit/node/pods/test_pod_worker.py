@@ -127,6 +127,24 @@ async def test_each_pod_is_served_and_its_event_emitted_once(given) -> None:
     assert given.served.current["default/a"].sentence == "done"
 
 
+async def test_it_is_known_whether_a_pod_waits_and_which_images_are_of_other_runtimes(
+    given,
+) -> None:
+    given.preparer.gate.clear()
+    given.source.put(pod("a"))
+    await asyncio.sleep(1)
+    waiting = given.served.is_waiting
+    given.preparer.gate.set()
+    await asyncio.sleep(1)
+    served = given.served.current["default/a"]
+    assert (waiting, given.served.is_waiting, given.served.foreign_images()) == (True, False, set())
+
+    foreign = rules.decide_foreign(served.pod, annotations.Request(), handler="runc")
+    served.result = prepare.Result(decision=foreign, sentence="")
+
+    assert given.served.foreign_images() == {"docker.io/library/app:1"}
+
+
 async def test_no_pod_is_served_before_the_cluster_knows_the_node() -> None:
     given = Setting()
     given.known.clear()

@@ -89,6 +89,20 @@ async def test_an_image_that_was_present_spares_nothing(ledger, image) -> None:
     assert ledger.entries == ()
 
 
+async def test_a_warm_image_counts_when_a_pod_asks_for_it_and_once(ledger, image) -> None:
+    done = registration_plan.Registered(new=tuple(image.wanted.layers))
+    await savings.WarmLedger(ledger).registered(image.record, done, seconds=2.0)
+    assert (ledger.totals.images["hit"], ledger.entries) == (0, ())
+
+    for _ in range(2):
+        present = registration_plan.Registered(already=True)
+        await ledger.registered(image.record, present, seconds=0.25)
+
+    (entry,) = ledger.entries
+    assert (entry.saving.size, entry.saving.actual) == (8 << 20, 0.25)
+    assert ledger.totals.images["hit"] == 1
+
+
 async def test_the_speed_survives_a_restart(ledger, containerd, fake, image, tmp_path) -> None:
     image.pull_into(fake, "overlayfs")
     await ledger.noticed(str(image.reference))

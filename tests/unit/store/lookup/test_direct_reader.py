@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from agent.kits.processes import workers
 from agent.model import images, records
 from agent.store import decoding
 from agent.store.lookup import catalog, direct_reader, file_reads
+from agent.store.publish import writer
 from tests.unit.store import making
 
 
@@ -263,3 +265,21 @@ async def test_a_damaged_counter_of_generations_is_doubt(place, damage: bytes) -
         await catalog.Catalog(place, DirectPool()).generation()
 
     assert counted("generation") == before + 1
+
+
+def test_a_look_at_the_folder_says_whether_a_cache_has_changed(place) -> None:
+    found = catalog.Catalog(place, DirectPool())
+    times = [asyncio.run(found.caches_time())]
+    for change in ("add", "replace", "remove"):
+        # Within one tick of the file system's clock two changes have one time.
+        os.utime(place.cache_records, ns=(0, 0))
+        path = place.cache_record("imc-one")
+        if change == "remove":
+            path.unlink()
+        else:
+            writer.write_record(place, path, records.GenerationRecord(generation=1))
+        times.append(asyncio.run(found.caches_time()))
+    place.cache_records.rmdir()
+
+    assert 0 not in times
+    assert asyncio.run(found.caches_time()) == 0
