@@ -1,8 +1,8 @@
 """`python -m benchmarks [PART...]`: measure, print the table, write the figures as JSON.
 
-Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity, sign. All of
-them, which is the default, write benchmarks/latest.json: always the figures of one run. Some of
-them write benchmarks/parts.json instead. Both say which commit that was, when, and how busy the
+Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity, sign, far.
+All of them, which is the default, write benchmarks/latest.json: always the figures of one run. Some
+of them write benchmarks/parts.json instead. Both say which commit that was, when, and how busy the
 machine.
 """
 
@@ -18,6 +18,7 @@ from benchmarks import (
     collecting,
     control,
     crowds,
+    far,
     images,
     kube,
     pods,
@@ -34,7 +35,7 @@ STARTED = time.monotonic()
 FOLDER = pathlib.Path(__file__).parent
 PARTS = (
     *("snapshotter", "pulls", "builds", "reads", "pods"),
-    *("crowd", "kube", "collect", "control", "verity", "sign"),
+    *("crowd", "kube", "collect", "control", "verity", "sign", "far"),
 )
 
 
@@ -52,6 +53,7 @@ def measure(parts: list[str], folder: pathlib.Path) -> Iterator[Figures]:
         "crowd": lambda: crowds.run(folder / "crowd"),
         "verity": lambda: verity.run(folder / "verity"),
         "sign": lambda: signing.run(folder),
+        "far": lambda: far.run(folder / "far"),
     }
     for part, run in alone.items():
         if part in parts:

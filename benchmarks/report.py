@@ -1,7 +1,7 @@
 """The figures as a table beside their bars, and as the flat JSON that scripts read."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import rich.console
 import rich.table
@@ -23,6 +23,12 @@ class Row:
     inputs: tuple[str, ...]
     form: str = "value"
     """`value`: the input itself; `ratio`: first input divided by the second."""
+    spread: str = ""
+    """What the names of the least and the greatest figure of all rounds begin with."""
+
+    def is_measured(self, flat: Mapping[str, float]) -> bool:
+        """Whether the run has all that this needs."""
+        return all(name in flat for name in self.inputs)
 
     def figure(self, flat: Mapping[str, float]) -> float:
         """The figure of this run."""
@@ -34,6 +40,35 @@ class Row:
         relation, _, limit = self.bar.partition(" ")
         figure = self.figure(flat)
         return figure >= float(limit) if relation == ">=" else figure <= float(limit)
+
+    def range(self, flat: Mapping[str, float]) -> str:
+        """The least and the greatest figure of all rounds, where the run has them."""
+        least, most = flat.get(f"{self.spread}_min"), flat.get(f"{self.spread}_max")
+        return "" if least is None or most is None else f"{least:.3g} to {most:.3g}"
+
+    def verdict(self, flat: Mapping[str, float]) -> str:
+        """In one word."""
+        return "ok" if self.reached(flat) else "MISSED"
+
+    def line(self, flat: Mapping[str, float]) -> str:
+        """All of it in one line, for one that is shown before the table."""
+        rounds = f" ({self.range(flat)})" if self.range(flat) else ""
+        figure = f"{self.figure(flat):.3g} {self.unit}".strip()
+        return f"{self.name}: {figure}{rounds}, bar {self.bar}: {self.verdict(flat)}"
+
+
+def _starts() -> Iterator[Row]:
+    """How a first output far from the store compares with one from the local disk."""
+    bars = (
+        ("0.5 ms, with a profile / all local", "<= 1.1", "far_05ms_profile", "far_local"),
+        ("2 ms, with a profile / all local", "<= 1.1", "far_2ms_profile", "far_local"),
+        ("2 ms, without a profile / today", "<= 0.85", "far_2ms_first", "far_2ms_today"),
+    )
+    for measured, since in (("", "pod"), ("_container", "container's start")):
+        for name, bar, first, second in bars:
+            ratio = f"{first}{measured}_ratio"
+            inputs = (f"{first}{measured}_s", f"{second}{measured}_s")
+            yield Row(f"{since} -> output, {name}", "x", bar, inputs, "ratio", ratio)
 
 
 ROWS = (
@@ -102,23 +137,35 @@ ROWS = (
     Row("object applied -> first byte of a layer", "s", "<= 5", ("control_applied_first_byte_s",)),
     Row("builder's start -> first byte, slowest", "s", "<= 5", ("control_first_byte_slowest_s",)),
     Row("cache published -> Ready, slowest", "s", "<= 1", ("control_ready_after_slowest_s",)),
+    *_starts(),
+    Row(
+        "store requests of a start with a profile",
+        "",
+        "<= 250",
+        ("far_2ms_profile_reads",),
+        spread="far_2ms_profile_reads",
+    ),
 )
+
+
+def measured(flat: Mapping[str, float]) -> list[Row]:
+    """The rows for which a run has all figures."""
+    return [row for row in ROWS if row.is_measured(flat)]
 
 
 def show(flat: Mapping[str, float], record: runs.Record) -> None:
     """Print the table of what this run measured, and below what run that was."""
     table = rich.table.Table(box=None, caption=record.text, caption_justify="left")
-    for column in ("FIGURE", "MEASURED", "BAR", "", "FROM"):
+    for column in ("FIGURE", "MEASURED", "ROUNDS", "BAR", "", "FROM"):
         table.add_column(column, justify="right" if column == "MEASURED" else "left")
-    for row in ROWS:
-        if any(name not in flat for name in row.inputs):
-            continue
+    for row in measured(flat):
         source = " / ".join(f"{name} {flat[name]:.4g}" for name in row.inputs)
         table.add_row(
             row.name,
             f"{row.figure(flat):.3g} {row.unit}",
+            row.range(flat),
             row.bar,
-            "ok" if row.reached(flat) else "MISSED",
+            row.verdict(flat),
             source,
         )
     # Where no terminal says how wide it is, lines are not broken.

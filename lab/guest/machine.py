@@ -4,7 +4,7 @@ import pathlib
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lab import places, processes
 
@@ -75,6 +75,18 @@ class Machine:
         if not status.exists():
             raise processes.LabError(f"the guest ended by itself\n{self._said()}")
         return int(status.read_text()), self._read("output")
+
+    def lines(self, seconds: float) -> Iterator[str]:
+        """Each line that the command says, as soon as it is whole, until its end; then `wait`."""
+        deadline, given = time.monotonic() + seconds, 0
+        over = False
+        while not over:
+            over = self.process is None or self.process.poll() is not None
+            over = over or time.monotonic() > deadline
+            whole = self._read("output").split("\n")[:-1]
+            yield from whole[given:]
+            given = len(whole)
+            time.sleep(0.0 if over else 0.2)
 
     def close(self) -> None:
         """Kill the guest, if it runs."""

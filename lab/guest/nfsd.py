@@ -95,6 +95,14 @@ class Server:
         self._export(path, writable=writable)
         return path
 
+    def add_again(self, name: str, of: str) -> pathlib.Path:
+        """Export the same files under a second name; to clients it is another file system."""
+        path = self.root / name
+        path.mkdir()
+        run("mount", "--bind", str(self.root / of), str(path))
+        self._share(path)
+        return path
+
     def replace(self, name: str) -> None:
         """Have the same files on another file system, as after a restored backup."""
         old = self.root / name

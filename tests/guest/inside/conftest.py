@@ -9,15 +9,15 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
 from lab import cri, nodes, registries
-from lab.guest import nfsd
+from lab.guest import member, nfsd
 from tests import waiting
 
-EXPORT = f"{nfsd.ADDRESS}:/store"
+EXPORT = member.EXPORT
 STORED, OTHER = "lab/estargz:1", "lab/gzip:1"
 """An image that is in the store, and one that is not. The first shares no layer with the sandbox's
 image, as is usual: else no sandbox of our handlers could start while the store is away."""
@@ -65,37 +65,8 @@ def store(server: nfsd.Server, registry: registries.Registry) -> pathlib.Path:
     return path
 
 
-class Node(nodes.Node):
-    """A node whose agent mounts the export; the store's place lies in a volume of the pod.
-
-    Agent and snapshotter have mount namespaces of their own, as in containers. What they
-    mount is shared with the host's (Bidirectional), but in the volume the snapshotter only
-    receives (HostToContainer).
-    """
-
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        registry: registries.Registry,
-        export: str = EXPORT,
-        *,
-        source: Sequence[str | pathlib.Path] = (),
-    ) -> None:
-        # Hosts have their large folders elsewhere, and a link to them.
-        self.place = folder / "linked" / "store"
-        super().__init__(folder, registry, self.place, source=source)
-        volume = str(folder / "volume")
-        (folder / "volume").mkdir()
-        (folder / "linked").symlink_to("volume")
-        for options in (("--bind", volume), ("--make-private",), ("--make-shared",)):
-            nfsd.run("mount", *options, volume)
-        own = ["unshare", "--mount", "--propagation", "unchanged"]
-        receiving = ["sh", "-c", 'mount --make-rslave "$0" && exec "$@"', volume]
-        self.agent.command = [*own, *self.agent.command, "--nfs", export, "--nfs-seconds", "5"]
-        self.snapshotter.command = [*own, *receiving, *self.snapshotter.command]
-
-    def capable(self) -> bool:
-        return self.metric("uimgacc_node_capable") == 1
+class Node(member.Node):
+    """The node of the tests."""
 
     def mounts(self) -> list[str]:
         """Where the host's namespace, which is this process's, has NFS mounted, in order."""
@@ -108,12 +79,6 @@ class Node(nodes.Node):
         pod = self.pod("warm", "lab/pause:1", "true", handler="")
         with cri.Client(self.containerd.address, self.folder / "warm") as client:
             client.remove_pod(client.run_pod(pod))
-
-    def close(self) -> None:
-        """End it all, but leave mounts to the guest's own end, which is near."""
-        self.agent.end()
-        self.containerd.close()
-        self.snapshotter.end()
 
     def is_registered(self, client: cri.Client, name: str) -> bool:
         return client.image_status(self.reference(name)) is not None

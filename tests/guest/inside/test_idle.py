@@ -2,9 +2,7 @@
 collector (docs/operate/scale.md).
 """
 
-import collections
 import pathlib
-import re
 import time
 
 import pytest
@@ -13,7 +11,7 @@ from agent.store import layout
 from agent.store.gc import collection
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
-from lab.guest import nfsd
+from lab.guest import member, nfsd
 from tests.guest.inside import conftest
 from tests.unit.store import making
 
@@ -23,33 +21,22 @@ SECONDS = 60.0
 AT_MOST = 120.0
 """Operations a minute. 5,000 such nodes are 10,000 a second, which one server can still bear."""
 
-_OPERATION = re.compile(r"^\s+([A-Z_]+): (\d+) ", re.MULTILINE)
-
-
-def operations(folder: pathlib.Path) -> collections.Counter[str]:
-    """How many operations the kernel has sent for the mounts of a folder, by kind."""
-    counted: collections.Counter[str] = collections.Counter()
-    text = pathlib.Path("/proc/self/mountstats").read_text()
-    for device in text.split("\ndevice "):
-        if f" mounted on {folder}/" in device and " with fstype nfs4 " in device:
-            counted.update({kind: int(number) for kind, number in _OPERATION.findall(device)})
-    return counted
-
 
 def test_a_node_asks_the_server_little(node, client) -> None:
     """For one image of two layers with one cache in the store, and then for nothing at all."""
     conftest.wait_until(node.capable)
-    before = operations(node.folder)
+    before = member.operations(node.folder)
     node.schedule(node.pod("idle", conftest.STORED, "true"))
     conftest.wait_until(lambda: node.is_registered(client, conftest.STORED))
-    registering = operations(node.folder) - before
+    registering = member.operations(node.folder) - before
     conftest.note(f"NFS operations for an image of two layers: {dict(registering)}")
     assert sum(registering.values()) <= AT_MOST
 
-    before, started = operations(node.folder), time.monotonic()
+    before, started = member.operations(node.folder), time.monotonic()
     time.sleep(SECONDS)
     minutes = (time.monotonic() - started) / 60
-    asked = {kind: count / minutes for kind, count in (operations(node.folder) - before).items()}
+    counted = member.operations(node.folder) - before
+    asked = {kind: count / minutes for kind, count in counted.items()}
     conftest.note(f"an idle node's NFS operations a minute: {asked}")
 
     # The probe must reach the server: an answer from the node's own cache would say nothing.
@@ -75,10 +62,10 @@ def test_a_collection_asks_the_server_little_and_deletes_the_right_things(
     asked: list[int] = []
 
     def round_(outcome: collection.Outcome) -> collection.Outcome:
-        before = operations(tmp_path)
+        before = member.operations(tmp_path)
         orders = collection.Orders(settled=outcome.announced, floor=1, seen=outcome.seen)
         after = collection.collect(place, orders)
-        counted = operations(tmp_path) - before
+        counted = member.operations(tmp_path) - before
         asked.append(sum(counted.values()))
         conftest.note(f"NFS operations of a collection of {LAYERS}: {dict(counted)}")
         return after
