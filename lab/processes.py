@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -31,6 +32,9 @@ rmdir "$stage"
 cd "$PWD"
 exec "$@"
 """
+
+
+_PORTS = random.SystemRandom()
 
 
 class LabError(Exception):
@@ -143,10 +147,15 @@ def closed_above(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def free_port() -> int:
-    """Return a TCP port on the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port on the loopback interface that nobody listens on.
+
+    Not one of those that the kernel gives to connections: one may have it before it is listened on.
+    """
+    while True:
+        port = _PORTS.randrange(20_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def mounts_below(folder: pathlib.Path) -> list[str]:

@@ -1,8 +1,9 @@
-"""`python -m lab.testing`: all tests, in three runs side by side.
+"""`python -m lab.testing`: all tests, in five runs side by side.
 
-They wait for real parts much of the time. What runs containers stays in one run: two nodes with
-containers of the same name disturb each other. Guests are machines of their own, and have a run
-of their own. The output of each run is printed when it has ended, and meanwhile how far they are.
+They wait for real parts much of the time. What starts containers with ctr stays in one run: the
+cgroup of a container has its name, also on two nodes. Guests are machines of their own, and have
+a run of their own. A folder that no run names is tested by the last one. The output of each run
+is printed when it has ended, and meanwhile how far they are.
 
 Where few tests have failed, these are run once more, alone, with nothing beside them. One that
 passes then is not a failure, but it is named in the summary with how it failed first: a test must
@@ -26,8 +27,13 @@ from xml.etree import ElementTree
 from lab import places
 
 TESTS = places.CHECKOUT / "tests"
-GUESTS = ("guest",)
-WITH_CONTAINERS = ("containerd", "image", "node", "snapshotter")
+STREAMS = {
+    "in guests": ("guest",),
+    "of containerd": ("containerd", "snapshotter"),
+    "of nodes": ("image", "node"),
+    "of builds": ("build", "properties"),
+}
+"""Folders of tests that are run together."""
 NEEDS_API_SERVER = "needs an API server: KUBEBUILDER_ASSETS, see CONTRIBUTING.md"
 """Why a test is skipped that an emulated API server cannot serve."""
 
@@ -189,8 +195,8 @@ def compile_modules() -> None:
 def main() -> None:
     """Run all; exit with 1 where something has failed for good."""
     folders = sorted(path.name for path in TESTS.iterdir() if any(path.rglob("test_*.py")))
-    others = [name for name in folders if name not in (*GUESTS, *WITH_CONTAINERS)]
-    streams = {"in guests": GUESTS, "with containers": WITH_CONTAINERS, "without": others}
+    named = {folder for stream in STREAMS.values() for folder in stream}
+    streams = STREAMS | {"of the rest": [name for name in folders if name not in named]}
     started = time.monotonic()
     compile_modules()
     with tempfile.TemporaryDirectory(prefix="uimgacc-tests-") as name:

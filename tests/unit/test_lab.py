@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 
 import pytest
@@ -76,6 +77,19 @@ def test_the_summary_of_all_tests_names_the_slowest_and_counts_the_skipped_ones(
         "1 of them need an API server. They run with `KUBEBUILDER_ASSETS=DIR make test`, where DIR "
         "has etcd and kube-apiserver (envtest's convention).",
     ]
+
+
+def test_each_folder_of_tests_is_in_one_run() -> None:
+    folders = [folder for stream in testing.STREAMS.values() for folder in stream]
+
+    assert len(folders) == len(set(folders))
+    for folder in folders:
+        assert any((testing.TESTS / folder).rglob("test_*.py"))
+
+
+def test_a_free_port_is_not_one_of_those_of_connections() -> None:
+    with socket.create_server(("127.0.0.1", processes.free_port())) as server:
+        assert 20_000 <= server.getsockname()[1] < 32_768
 
 
 def test_of_many_tests_the_ten_slowest_are_named() -> None:
