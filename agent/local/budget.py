@@ -35,11 +35,15 @@ class Copy:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A layer without a copy that is to have one; `users` is how many containers stand on it."""
+    """A layer without a copy that is to have one; `users` is how many containers stand on it.
+
+    `begun` are the bytes that its draft has on the disk already.
+    """
 
     name: str
     size: int
     users: int = 0
+    begun: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,20 +91,26 @@ def plan(
     evict += [(each.name, "budget") for each in over]
     left = [each for each in left if each not in over]
     freed += _total(over)
-    for each in sorted(wanted, key=lambda layer: (-layer.users, layer.size, layer.name)):
-        others = _make_room(each.size, left, room, freed=freed, now=now)
+    for each in sorted(wanted, key=_turn):
+        others = _make_room(each, left, room, freed=freed, now=now)
         if others is not None:
             evict += [(other.name, "budget") for other in others]
             return Plan(evict=tuple(evict), copy=each.name)
     return Plan(evict=tuple(evict), sentence=_nothing_fits(wanted, room))
 
 
+def _turn(layer: Wanted) -> tuple[bool, int, int, str]:
+    """What is begun is finished; then what most containers stand on, then what is small."""
+    return not layer.begun, -layer.users, layer.size, layer.name
+
+
 def _make_room(
-    size: int, copies: Sequence[Copy], room: Room, *, freed: int, now: float
+    layer: Wanted, copies: Sequence[Copy], room: Room, *, freed: int, now: float
 ) -> list[Copy] | None:
     """The copies to remove for a layer; None where it does not fit all the same."""
-    beyond_budget = _total(copies) + size - room.budget
-    beyond_disk = room.floor + int(room.whole * _SLACK) + size - room.free - freed
+    beyond_budget = _total(copies) + layer.size - room.budget
+    needed = room.floor + int(room.whole * _SLACK) + layer.size - layer.begun
+    beyond_disk = needed - room.free - freed
     idle = [
         each
         for each in _oldest_first(copies)

@@ -53,6 +53,14 @@ class CopyPaths:
         """A copy that is not complete."""
         return f"{self.tmp}/{name}.erofs"
 
+    def tree_draft(self, name: str) -> str:
+        """A copy of a hash tree that is not complete."""
+        return f"{self.draft(name)}.verity"
+
+    def record(self, name: str) -> str:
+        """The layer's record, by which the copy was verified."""
+        return f"{self.folder}/meta/layers/{name[:2]}/{name}.json"
+
     def mark(self, name: str) -> str:
         """Says by its time when wrong bytes of a layer were read from the store."""
         return f"{self.marks}/{name}"

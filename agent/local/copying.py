@@ -126,6 +126,7 @@ class _Draft:
     """The copy while it is made. What it had from before ends at a whole piece."""
 
     def __init__(self, path: str, size: int, *, anew: bool) -> None:
+        self._path = path
         self._direct: int | None = None
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -142,10 +143,11 @@ class _Draft:
 
     def read(self, offset: int, count: int) -> bytes:
         """Bytes that it had from before."""
-        data = os.pread(self._file, count, offset)
+        with self._named():
+            data = os.pread(self._file, count, offset)
         os.posix_fadvise(self._file, offset, len(data), os.POSIX_FADV_DONTNEED)
         if not data:
-            raise OSError(errno.EIO, "is shorter than it was")
+            raise OSError(errno.EIO, "is shorter than it was", self._path)
         return data
 
     def write(self, data: memoryview, offset: int) -> None:
@@ -153,7 +155,8 @@ class _Draft:
         aligned = len(data) - len(data) % _ALIGNED
         if self._direct is not None and aligned and offset % _ALIGNED == 0:
             try:
-                written = os.pwrite(self._direct, data[:aligned], offset)
+                with self._named():
+                    written = os.pwrite(self._direct, data[:aligned], offset)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
@@ -161,15 +164,26 @@ class _Draft:
                 self._direct = None
             else:
                 data, offset = data[written:], offset + written
-        while data:
-            written = os.pwrite(self._file, data, offset)
-            data, offset = data[written:], offset + written
+        with self._named():
+            while data:
+                written = os.pwrite(self._file, data, offset)
+                data, offset = data[written:], offset + written
 
     def settle(self, offset: int) -> None:
         """Write out what is in the page cache, and drop it from there, from `offset` on."""
         if self._direct is None:
-            os.fdatasync(self._file)
+            with self._named():
+                os.fdatasync(self._file)
             os.posix_fadvise(self._file, offset, 0, os.POSIX_FADV_DONTNEED)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say by the file's name that it is this disk that fails, not the store."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = self._path
+            raise
 
     @property
     def free(self) -> int:
@@ -248,7 +262,7 @@ _sessions: dict[str, _Copy] = {}
 """The session of this worker, by its draft; at most one."""
 
 
-def begin(source: str, draft: str, size: int, *, anew: bool = False) -> bool:
+def begin(source: str, draft: str, size: int, anew: bool = False) -> bool:
     """Begin to copy `source`; whether that goes on behind a draft. `anew`: never.
 
     OSError EUCLEAN where the source has not `size` bytes, EAGAIN where another worker copies it.

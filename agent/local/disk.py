@@ -5,8 +5,12 @@ Standard library only. Everything here may be killed between any two lines.
 
 import contextlib
 import os
+import pathlib
 import stat
+import time
+from collections.abc import Sequence
 
+from agent.kits import files
 from agent.local import copy_paths
 
 Copy = tuple[str, int, float]
@@ -15,21 +19,37 @@ Copy = tuple[str, int, float]
 Look = tuple[list[Copy], int, int]
 """All copies, and the free and all bytes of their file system."""
 
+MARKED_SECONDS = 3600.0
+"""For which a layer that had wrong bytes is not served on this node."""
+
 _FOLDER_MODE = 0o700
 
 
 def prepare(folder: str) -> None:
     """Make the folder, and remove what an agent that was killed has left in `tmp`.
 
-    Drafts of copies stay: they are resumed, or replaced.
+    Drafts of copies stay: they are gone on with, or replaced.
     """
     where = copy_paths.CopyPaths(folder)
     for each in (folder, where.layer_files, where.tmp, where.marks):
         os.makedirs(each, _FOLDER_MODE, exist_ok=True)
     for entry in os.scandir(where.tmp):
-        if entry.path != where.draft(entry.name.removesuffix(".erofs")):
+        if not _is_draft(where, entry):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(entry.path)
+
+
+def clear_drafts(folder: str, kept: str = "") -> None:
+    """Remove all drafts but those of one layer: there is never more than one on the disk."""
+    where = copy_paths.CopyPaths(folder)
+    for entry in os.scandir(where.tmp):
+        if _is_draft(where, entry) and not (kept and entry.name.startswith(kept)):
+            os.unlink(entry.path)
+
+
+def _is_draft(where: copy_paths.CopyPaths, entry: "os.DirEntry[str]") -> bool:
+    name = entry.name.partition(".")[0]
+    return entry.path in (where.draft(name), where.tree_draft(name))
 
 
 def look(folder: str) -> Look:
@@ -45,9 +65,14 @@ def look(folder: str) -> Look:
                     if stat.S_ISREG(status.st_mode):
                         size = status.st_size + _size_of(where.tree(name))
                         copies.append((name, size, status.st_mtime))
+    return copies, *room(folder)
+
+
+def room(folder: str) -> tuple[int, int]:
+    """The free and all bytes of a folder's file system, as the kubelet counts them."""
     file_system = os.statvfs(folder)
     unit = file_system.f_frsize
-    return copies, file_system.f_bavail * unit, file_system.f_blocks * unit
+    return file_system.f_bavail * unit, file_system.f_blocks * unit
 
 
 def _size_of(path: str) -> int:
@@ -57,4 +82,56 @@ def _size_of(path: str) -> int:
         return 0
 
 
-OPERATIONS = {"look": look, "prepare": prepare}
+def touch(folder: str, names: Sequence[str]) -> None:
+    """Note that copies are used now."""
+    where = copy_paths.CopyPaths(folder)
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(where.layer(name))
+
+
+def remove(folder: str, name: str) -> None:
+    """Remove the copy of a layer; what reads it reads on."""
+    where = copy_paths.CopyPaths(folder)
+    # First what says that the copy is there.
+    for path in (where.layer(name), where.tree(name), where.record(name)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def write_record(folder: str, name: str, data: bytes) -> None:
+    """Keep the record that a copy is verified by; before the copy is at its place."""
+    where = copy_paths.CopyPaths(folder)
+    files.write(pathlib.Path(where.record(name)), data, tmp=pathlib.Path(where.tmp))
+
+
+def read_record(folder: str, name: str) -> bytes:
+    """The record that a copy was verified by, b"" where it has none."""
+    try:
+        with open(copy_paths.CopyPaths(folder).record(name), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def mark(folder: str, name: str, text: str) -> None:
+    """Mark a layer that had wrong bytes, and forget the marks that count no more."""
+    where = copy_paths.CopyPaths(folder)
+    for entry in os.scandir(where.marks):
+        with contextlib.suppress(FileNotFoundError):
+            if entry.stat().st_mtime < time.time() - MARKED_SECONDS:
+                os.unlink(entry.path)
+    data = f"{text}\n".encode()
+    files.write(pathlib.Path(where.mark(name)), data, tmp=pathlib.Path(where.tmp))
+
+
+OPERATIONS = {
+    "clear_drafts": clear_drafts,
+    "look": look,
+    "mark": mark,
+    "prepare": prepare,
+    "read_record": read_record,
+    "remove": remove,
+    "touch": touch,
+    "write_record": write_record,
+}

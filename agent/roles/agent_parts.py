@@ -31,7 +31,7 @@ from agent.node.images import (
 from agent.node.near import copies, warm_images
 from agent.node.pods import decide, pod_worker, prepare, served_pods
 from agent.node.report import pod_events, savings, savings_note, status
-from agent.roles import agent_environment
+from agent.roles import agent_environment, agent_near
 from agent.store import layout, trusted_keys
 from agent.store.lookup import catalog
 
@@ -173,6 +173,7 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
     """Build everything; leaving closes it in reverse."""
     async with contextlib.AsyncExitStack() as stack:
         shared = await _shared(wanted, stack)
+        warm = None if wanted.drain else _warm(shared)
         yield Parts(
             shared=shared,
             watcher=containerd_watch.Watcher(
@@ -201,8 +202,12 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
             announcement=announcement.Announcement(
                 shared.environment.node, shared, leaving=wanted.drain
             ),
-            keeper=await _keeper(shared, stack),
-            warm=None if wanted.drain else _warm(shared),
+            keeper=await agent_near.keeper(
+                *(wanted, shared, shared.store, shared.served),
+                wishes=[warm] if warm else [],
+                stack=stack,
+            ),
+            warm=warm,
         )
 
 
@@ -232,12 +237,6 @@ async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> S
             store, client, environment.node, served, signals, _probe_settings(wanted)
         ),
     )
-
-
-async def _keeper(shared: Shared, stack: contextlib.AsyncExitStack) -> copies.Keeper | None:
-    if shared.wanted.local == "off" or shared.wanted.drain:
-        return None
-    return copies.Keeper(await stack.enter_async_context(copies.opened()), shared)
 
 
 def _worker(shared: Shared) -> pod_worker.Worker:

@@ -47,6 +47,14 @@ def test_one_that_does_not_fit_does_not_keep_others_from_being_copied() -> None:
     assert plan.copy == "small"
 
 
+def test_a_copy_that_is_begun_is_finished_first() -> None:
+    """What it has on the disk already is not needed once more."""
+    begun = budget.Wanted(name="begun", size=50, users=1, begun=40)
+    plan = budget.plan([wanted("base", users=3), begun], [], room(220), now=DAY)
+
+    assert plan.copy == "begun"
+
+
 def test_what_was_used_last_long_ago_goes_first() -> None:
     copies = [copy("b", 40, used_at=2.0), copy("a", 40, used_at=1.0), copy("c", 20, used_at=3.0)]
     plan = budget.plan([wanted("new", 50)], copies, room(), now=DAY)

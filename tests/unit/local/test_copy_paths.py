@@ -15,4 +15,5 @@ def test_the_folder_is_laid_out_as_a_store() -> None:
 
     assert where.layer(NAME) == str(store.layer(DIFF_ID))
     assert where.tree(NAME) == str(store.layer_tree(DIFF_ID))
+    assert where.record(NAME) == str(store.layer_record(DIFF_ID))
     assert where.tmp == str(store.tmp)

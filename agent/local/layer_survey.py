@@ -1,0 +1,63 @@
+"""Which layers are mounted on this node, what uses them, and which file each reads; for workers.
+
+Standard library only. Asks no server: the kernel knows all of it.
+"""
+
+import os
+
+from agent.local import copy_paths, disk
+from agent.mounts import mount_users, mountinfo
+from agent.mounts.devices import loop_devices
+
+Mounted = tuple[str, str, list[str], bool, int, int]
+"""The name of a layer and its mountpoint; the loop devices below; whether it reads its local
+copy; the users of the mount; the bytes of the layer."""
+
+
+def survey(root: str) -> tuple[list[Mounted], disk.Look]:
+    """The mounted layers below a snapshotter's root, and the local copies."""
+    where = copy_paths.of(root)
+    folder = f"{root}/layers"
+    tables = list(mount_users.all_tables())
+    used = mount_users.of(folder, tables).used
+    mounted = []
+    for entry in tables[0]:
+        if entry.kind == "erofs" and entry.target.startswith(f"{folder}/"):
+            users = len(used.get(os.path.basename(entry.target), ()))
+            mounted.append(_mounted(entry, users, where))
+    return mounted, disk.look(where.folder)
+
+
+def _mounted(entry: mountinfo.Entry, users: int, where: copy_paths.CopyPaths) -> Mounted:
+    loops = loop_devices.beneath(entry.source)
+    paths = {loop: loop_devices.path_of(loop) or "" for loop in loops}
+    # Of a layer and its hash tree the layer's file has the shorter name.
+    data = min(loops, key=lambda loop: len(os.path.basename(paths[loop])), default="")
+    path = paths[data] if data else entry.source
+    name = os.path.basename(path).removesuffix(".erofs")
+    is_local = _reads(data or path, where.layer(name))
+    return name, entry.target, loops, is_local, users, _size(entry.target)
+
+
+def _reads(source: str, copy: str) -> bool:
+    """Whether a loop device, or a mount of a file, reads this copy."""
+    try:
+        wanted = os.stat(copy)
+        if "/" in source:
+            return source == copy
+        seen = loop_devices.status(source)
+    except OSError:
+        return False
+    return (seen.device, seen.inode) == (wanted.st_dev, wanted.st_ino)
+
+
+def _size(target: str) -> int:
+    """The bytes of a mounted layer, as its superblock says."""
+    try:
+        file_system = os.statvfs(target)
+    except OSError:
+        return 0
+    return file_system.f_blocks * file_system.f_frsize
+
+
+OPERATIONS = {"survey": survey}
