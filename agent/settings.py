@@ -252,11 +252,12 @@ class Snapshotter:
     ] = 2.0
     mount_seconds: Annotated[float, "How long one mount may take."] = 10.0
     verify: Annotated[
-        Literal["off", "always"],
-        "Bytes of layers that are verified: none (off), or each block when it is read from the"
-        " store (always), which needs dm-verity in the node's kernel. Layers without a hash tree"
-        " are then not served; `uimgacc store verity` makes them.",
-    ] = "off"
+        Literal["off", "copy", "always"],
+        "Bytes of layers that are verified: none (off), those of a whole layer when its local copy"
+        " is made (copy; see UIMGACC_LOCAL), or each block as well when it is read (always), which"
+        " needs dm-verity in the node's kernel. Layers without a hash tree are then not served;"
+        " `uimgacc store verity` makes them.",
+    ] = "copy"
     verify_seconds: Annotated[
         float, "Pause between two looks at which layers have failed verification."
     ] = 10.0

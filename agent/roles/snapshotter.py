@@ -25,6 +25,7 @@ from agent.local import copy_paths
 from agent.model import reports
 from agent.mounts import layer_mounts, verification
 from agent.snapshotter import (
+    marked_layers,
     overlay_folders,
     service,
     snapshots,
@@ -172,6 +173,9 @@ async def run(wanted: settings.Snapshotter) -> None:
         }
         if parts.verified is not None:
             services["verification"] = parts.verified.watch(wanted.verify_seconds, served.give_up)
+        if wanted.verify != "off" and wanted.local != "off":
+            marked = marked_layers.MarkedLayers(copy_paths.of(str(wanted.root)), served.give_up)
+            services["marks"] = marked.run(wanted.verify_seconds)
         if wanted.hang_seconds:
             services["heart"] = heartbeat.run(wanted.hang_seconds)
         await tasks.run_services(services, stop)
