@@ -270,6 +270,11 @@ LOCAL_COPIES = prometheus_client.Gauge(
 LOCAL_BYTES = prometheus_client.Gauge(
     "uimgacc_local_bytes", "Bytes that these copies take on the node's disk.", registry=AGENT
 )
+LOCAL_IMAGES = prometheus_client.Gauge(
+    "uimgacc_local_images",
+    "Images that this node can start without the store: records and all layers are here.",
+    registry=AGENT,
+)
 LOCAL_COPIED_BYTES = prometheus_client.Counter(
     "uimgacc_local_copied_bytes_total",
     "Bytes that were read from the store to make local copies.",

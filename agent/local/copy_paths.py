@@ -65,6 +65,11 @@ class CopyPaths:
         """Says by its time when wrong bytes of a layer were read from the store."""
         return f"{self.marks}/{name}"
 
+    @property
+    def outliving(self) -> str:
+        """The folder of the marks of layers that the store may have deleted: see copy_marks."""
+        return f"{self.folder}/outliving"
+
 
 def of(root: str) -> CopyPaths:
     """The folder in the root folder of a snapshotter."""

@@ -100,7 +100,8 @@ class Decision:
 
     `reported` is the ID of the cache that events and status name, "" for none. The
     images may come from others as well. `foreign` says that the pod's runtime does not
-    use the uimgacc snapshotter: nothing may be registered for it.
+    use the uimgacc snapshotter: nothing may be registered for it. `absent` are the images that
+    could not be looked up, for the store did not answer, and this node does not have them itself.
     """
 
     pod: pods.Pod
@@ -113,6 +114,7 @@ class Decision:
     events: tuple[Event, ...] = ()
     auto_create: AutoCreate | None = None
     foreign: bool = False
+    absent: tuple[str, ...] = ()
 
     @property
     def registrable(self) -> tuple[ImageDecision, ...]:

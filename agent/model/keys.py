@@ -23,6 +23,8 @@ CAPABLE_UCLOUD = "node.uk8s.ucloud.cn/uimgacc"
 """The same label under the name that UCloud's users know."""
 
 CAPABLE_LABELS = (CAPABLE, CAPABLE_UCLOUD)
+CAPABLE_LOCAL = "local"
+"""Their value, in place of true, on a node that serves images from its own copies alone."""
 """Set to "true" while the node is capable, and absent otherwise."""
 
 HANDLER_LABEL = "uimgacc.io/handler"

@@ -1,14 +1,57 @@
 """The parts of the node agent that make a node independent of the store."""
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 from agent import settings
 from agent.kits import units
 from agent.kits.processes import workers
-from agent.node.near import copies, copy_records, layer_copy, starts
+from agent.model import images
+from agent.node.images import provide, register
+from agent.node.near import copies, copy_records, layer_copy, near_catalog, record_mirror, starts
 from agent.node.pods import served_pods
+from agent.store import trusted_keys
 from agent.store.lookup import catalog
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Away:
+    """What serves images while the store is away.
+
+    A node that keeps nothing of its own has no `records` and no `mirror`.
+    """
+
+    blobs: register.Blobs
+    records: near_catalog.NearCatalog | None = None
+    mirror: record_mirror.RecordMirror | None = None
+
+    def noting(self, ledger: provide.Ledger) -> provide.Ledger:
+        """A ledger that also notes what is made ready here, for its records to be mirrored."""
+        return ledger if self.mirror is None else record_mirror.NotedImages(ledger, self.mirror)
+
+    def services(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """For run_services."""
+        return {} if self.mirror is None else {"mirror": self.mirror.run()}
+
+
+def away(
+    wanted: settings.Agent,
+    store: catalog.Catalog,
+    node: near_catalog.Node,
+    platform: images.Platform,
+    trust: tuple[trusted_keys.Keys, catalog.Membership],
+) -> Away:
+    """The parts of one node."""
+    if wanted.local == "off" or wanted.drain:
+        return Away(blobs=store)
+    records = near_catalog.NearCatalog(node, platform, *trust)
+    return Away(
+        blobs=near_catalog.Blobs(store, records),
+        records=records,
+        mirror=record_mirror.RecordMirror(store, node, platform, interval=wanted.retired_seconds),
+    )
 
 
 async def keeper(

@@ -28,7 +28,7 @@ from agent.node.images import (
     repair,
     retirement,
 )
-from agent.node.near import copies, warm_images
+from agent.node.near import copies, probed_store, warm_images
 from agent.node.pods import decide, pod_worker, prepare, served_pods
 from agent.node.report import pod_events, savings, savings_note, status
 from agent.roles import agent_environment, agent_near
@@ -53,6 +53,7 @@ class Shared:
     healer: repair.Healer
     ledger: savings.Ledger
     prober: probe.Prober
+    away: agent_near.Away
     images_changed: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
     @property
@@ -125,6 +126,7 @@ class Parts:
             **self._unregistering(),
             **({"copies": self.keeper.run()} if self.keeper else {}),
             **({"warm": self.warm.run()} if self.warm else {}),
+            **shared.away.services(),
             "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
             **shared.environment.services(),
         }
@@ -216,12 +218,22 @@ async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> S
     mount = await mounting(wanted, signals, stack)
     served = served_pods.ServedPods()
     environment = await _environment(wanted, served, stack)
-    store = await _store(wanted, mount, environment.membership, stack)
+    trust = (trusted_keys.Keys(wanted.trusted_keys, wanted.unsigned), environment.membership)
+    store = await _store(wanted, mount, trust, stack)
     client = await stack.enter_async_context(
         rpc.Client(wanted.containerd, deadline=wanted.containerd_seconds)
     )
     platform = images.platform_of_machine(os.uname().machine)
     containerd = containerd_images.of(client, platform, snapshotter=wanted.snapshotter_name)
+    prober = probe.Prober(
+        probed_store.ProbedStore(store, has_copies=wanted.local != "off"),
+        client,
+        environment.node,
+        served,
+        signals,
+        _probe_settings(wanted),
+    )
+    away = agent_near.away(wanted, store, prober, platform, trust)
     return Shared(
         wanted=wanted,
         platform=platform,
@@ -230,12 +242,11 @@ async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> S
         containerd=containerd,
         environment=environment,
         served=served,
-        registrar=register.Registrar(containerd, store, damage=store.damage),
+        registrar=register.Registrar(containerd, away.blobs, damage=store.damage),
         healer=repair.Healer(containerd),
         ledger=savings.Ledger(containerd, folder=wanted.state),
-        prober=probe.Prober(
-            store, client, environment.node, served, signals, _probe_settings(wanted)
-        ),
+        prober=prober,
+        away=away,
     )
 
 
@@ -254,11 +265,11 @@ def _worker(shared: Shared) -> pod_worker.Worker:
 def _preparer(shared: Shared) -> prepare.Preparer:
     node = decide.Node(platform=shared.platform, every_runtime=shared.wanted.default_snapshotter)
     return prepare.Preparer(
-        decide.Decider(shared.store, node),
+        decide.Decider(shared.store, node, shared.away.records),
         provide.Provider(
             shared.registrar,
             shared.healer,
-            shared.ledger,
+            shared.away.noting(shared.ledger),
             platform=shared.platform,
             snapshotter=shared.containerd.snapshotter,
         ),
@@ -272,7 +283,7 @@ def _warm(shared: Shared) -> warm_images.WarmImages:
     provider = provide.Provider(
         shared.registrar,
         shared.healer,
-        savings.WarmLedger(shared.ledger),
+        shared.away.noting(savings.WarmLedger(shared.ledger)),
         platform=shared.platform,
         snapshotter=shared.containerd.snapshotter,
         # No pod is left to the ordinary pull by it: the state of warm images says what failed.
@@ -303,7 +314,7 @@ def _probe_settings(wanted: settings.Agent) -> probe.Settings:
 async def _store(
     wanted: settings.Agent,
     mount: store_mount.Mounting | store_mount.Impossible | None,
-    membership: catalog.Membership,
+    trust: tuple[trusted_keys.Keys, catalog.Membership],
     stack: contextlib.AsyncExitStack,
 ) -> catalog.Catalog:
     """The store's records, read by workers that can be killed."""
@@ -315,8 +326,8 @@ async def _store(
         layout.Layout(wanted.store),
         gate,
         deadline=wanted.store_seconds,
-        keys=trusted_keys.Keys(wanted.trusted_keys, wanted.unsigned),
-        membership=membership,
+        keys=trust[0],
+        membership=trust[1],
     )
 
 

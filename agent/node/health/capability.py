@@ -63,7 +63,8 @@ class Verdict:
 
     `problems` are those of the last check, even while the verdict is still the old one.
     `twins` are the uimgacc runtime handlers that containerd has beside the default one.
-    `remark` is a message of node set-up, whatever the verdict.
+    `remark` is a message of node set-up, whatever the verdict. `local` is how many images the node
+    serves from its own copies where nothing fails but the store.
     """
 
     capable: bool = False
@@ -71,11 +72,20 @@ class Verdict:
     problems: Mapping[Check, str] = dataclasses.field(default_factory=dict, hash=False)
     twins: frozenset[str] = frozenset()
     remark: str = ""
+    local: int = 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the node serves images although the store does not answer."""
+        return not self.capable and self.local > 0 and self.problems.keys() == {Check.STORE}
 
     @property
     def sentence(self) -> str:
         """For the log and for /status."""
         said = [*self.problems.values()] or ["images are served from the store"]
+        if self.is_local:
+            images = "1 image is" if self.local == 1 else f"{self.local} images are"
+            said.append(f"{images} served locally, from this node's own copies")
         return "; ".join([*said, f"node set-up: {self.remark}"] if self.remark else said)
 
 

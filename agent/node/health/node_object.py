@@ -211,13 +211,17 @@ class Announcer:
         return node_patch.taint_patch(node, wanted, self._taint) is not None
 
     def _emit(self, node: Mapping[str, Any], wanted: node_patch.Wanted) -> None:
-        """Emit an event where the node has become capable, or no longer is."""
+        """Emit an event where the node has become capable, no longer is, or serves what it has."""
         before = node_patch.was_capable(node)
-        if wanted.capable is None or wanted.capable is before:
+        same = wanted.capable is before and wanted.local is node_patch.was_local(node)
+        if wanted.capable is None or same:
             return
         if wanted.capable:
             reason = "ImageAccelerationReady"
+        elif wanted.local:
+            reason = "ImageAccelerationLocal"
         else:
-            reason = "ImageAccelerationLost" if before else "ImageAccelerationNotReady"
+            had = before or node_patch.was_local(node)
+            reason = "ImageAccelerationLost" if had else "ImageAccelerationNotReady"
         event = decisions.Event(reason=reason, message=wanted.message, warning=not wanted.capable)
         self._events.emit_for_node(str(node.get("metadata", {}).get("uid", "")), event)

@@ -17,6 +17,7 @@ from agent.node.health import capability
 _HEARTBEAT = datetime.timedelta(minutes=30)
 _MESSAGE_LIMIT = 1024
 _READY = "StoreServesImages"
+_LOCAL = "ServedLocally"
 
 _REASONS = {
     capability.Check.STORE: "StoreUnavailable",
@@ -71,12 +72,13 @@ class Wanted:
     """What the node object should say.
 
     `capable` is None before that is known: its labels, condition and taint are then left
-    as they are; `handlers` likewise for its own label and those of the `twins`. `reason`
-    and `message` are the condition's. An annotation whose value is None should not be
-    there.
+    as they are; `handlers` likewise for its own label and those of the `twins`. `local` is for a
+    node that is not capable, but serves images from its own copies. `reason` and `message` are the
+    condition's. An annotation whose value is None should not be there.
     """
 
     capable: bool | None = None
+    local: bool = False
     handlers: bool | None = None
     twins: frozenset[str] = frozenset()
     reason: str = ""
@@ -95,6 +97,7 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
         return dataclasses.replace(
             wanted,
             capable=True,
+            local=False,
             handlers=True,
             twins=verdict.twins,
             reason=_READY,
@@ -108,9 +111,10 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
     return dataclasses.replace(
         wanted,
         capable=False,
+        local=verdict.is_local,
         handlers=not _HANDLED_BY.intersection(failing) if asked else None,
         twins=verdict.twins,
-        reason=_REASONS[failing[0]],
+        reason=_LOCAL if verdict.is_local else _REASONS[failing[0]],
         message=_shortened(verdict.sentence),
     )
 
@@ -124,7 +128,8 @@ def metadata_patch(node: Mapping[str, Any], wanted: Wanted) -> dict[str, Any] | 
     metadata = node.get("metadata") or {}
     labels: dict[str, str | None] = {}
     if wanted.capable is not None:
-        labels |= dict.fromkeys(keys.CAPABLE_LABELS, "true" if wanted.capable else None)
+        value = "true" if wanted.capable else keys.CAPABLE_LOCAL if wanted.local else None
+        labels |= dict.fromkeys(keys.CAPABLE_LABELS, value)
     if wanted.handlers is not None:
         labels |= dict.fromkeys(
             (key for key in metadata.get("labels") or {} if key.startswith(keys.TWIN_LABEL)), None
@@ -193,6 +198,11 @@ def status_patch(
 def was_capable(node: Mapping[str, Any]) -> bool | None:
     """What the condition on the node says; None where it has none."""
     return {"True": True, "False": False}.get(_condition(node).get("status", ""))
+
+
+def was_local(node: Mapping[str, Any]) -> bool:
+    """Whether the condition on the node says that it serves images from its own copies."""
+    return _condition(node).get("reason") == _LOCAL
 
 
 def _condition(node: Mapping[str, Any]) -> Mapping[str, Any]:

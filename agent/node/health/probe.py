@@ -29,10 +29,13 @@ _PROBLEMS = {check: metrics.NODE_PROBLEM.labels(check.value) for check in _Check
 
 
 class Store(Protocol):
-    """What of the store is asked: agent.store.lookup.catalog.Catalog."""
+    """What is asked of the store, and of what this node has of it: agent.node.near.probed_store."""
 
     async def store(self) -> records.StoreRecord:
         """What the folder is; AgentError when it is no store, or does not answer."""
+
+    async def local_images(self, root: str) -> int:
+        """How many images this node serves without it; `root` is the snapshotter's folder."""
 
 
 class NodeObject(Protocol):
@@ -127,7 +130,8 @@ class Prober:
         patience = self._settings.patience
         last, judged = self.verdict, capability.judge(self.verdict, findings, patience)
         remark = _set_up_problem() or _names_problem(self.root)
-        self.verdict = dataclasses.replace(judged, twins=self._twins, remark=remark)
+        local = await self._store.local_images(self.root)
+        self.verdict = dataclasses.replace(judged, twins=self._twins, remark=remark, local=local)
         metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():
             gauge.set(check in self.verdict.problems)

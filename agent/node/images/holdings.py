@@ -1,10 +1,10 @@
 """Which retired layers this node still holds, what uses them, and which may go; pure.
 
 Three things hold a layer: a snapshot that the snapshotter serves from the store, its
-mount, and a mount on top of it (a container's overlay); the last two not where they read the node's
-own copy. containerd knows whether a
-snapshot is needed: containers have snapshots as parents, images keep them. An image
-that no container and no pod of this node needs is removed; the others are in use.
+mount, and a mount on top of it (a container's overlay). None of them does where all mounts of the
+layer read the node's own copy: such a layer may go from the store while containers run on it.
+containerd knows whether a snapshot is needed: containers have snapshots as parents, images keep
+them. An image that no container and no pod of this node needs is removed; the others are in use.
 """
 
 import dataclasses
@@ -139,10 +139,10 @@ def held(
     cache = retired.caches[0] if len(retired.caches) == 1 else ""
     entries = []
     for diff_id, chains in retired.layers.items():
-        place = diff_id.removeprefix("sha256:")[:_SHORT]
+        place = _place(diff_id)
         here = [chain for chain in chains if chain in served]
-        read = place in stock.layers.mounted or place in stock.layers.used
-        if not here and (not read or place in stock.layers.copied):
+        is_read = place in stock.layers.mounted or place in stock.layers.used
+        if not (here or is_read) or _outlives(stock, place, here):
             continue
         by = {holder for chain in chains for holder in holders.get(chain, ())}
         by = by or {Holder(target, "a mount") for target in stock.layers.used.get(place, ())}
@@ -154,11 +154,29 @@ def held(
     return entries
 
 
+def outliving(stock: Stock, retired: Retired) -> list[str]:
+    """The layers of a generation whose copies this node needs when the store has them no more."""
+    return [each for each in retired.layers if _place(each) in stock.layers.copied]
+
+
 def shown(texts: Iterable[str]) -> list[str]:
     """Sentences for /status, or entries for the node's annotation: a bounded number."""
     sentences = list(dict.fromkeys(texts))
     more = len(sentences) - SHOWN
     return [*sentences[:SHOWN], f"and {more} more"] if more > 0 else sentences
+
+
+def _outlives(stock: Stock, place: str, here: Collection[str]) -> bool:
+    """Whether a layer goes on without the store: what runs on it has its copy mounted.
+
+    Before something runs on it, its copy may go as well.
+    """
+    return place in stock.layers.copied and (place in stock.layers.used or not here)
+
+
+def _place(diff_id: str) -> str:
+    """The name of a layer's mountpoint."""
+    return diff_id.removeprefix("sha256:")[:_SHORT]
 
 
 def _users_of(

@@ -73,7 +73,7 @@ def registration_of(
     snapshotter: str,
 ) -> Registration | None:
     """What to register for a reference; None where the image is not made for the platform."""
-    made = _for_platform(record, platform)
+    made = for_platform(record, platform)
     if made is None:
         return None
     target = objects.Descriptor(record.target_media_type, record.target, record.target_size)
@@ -99,7 +99,7 @@ def registration_of(
     )
 
 
-def _for_platform(
+def for_platform(
     record: records.ImageRecord, platform: images.Platform
 ) -> records.PlatformImage | None:
     """As `matching.subjects.layers_for` picks: the exact platform, then without variant."""

@@ -22,6 +22,7 @@ from typing import Protocol
 from agent import errors, metrics
 from agent.clients.containerd import rpc
 from agent.kits.aio import threads
+from agent.local import copy_marks
 from agent.model import keys, pods, records
 from agent.mounts import mount_users
 from agent.node.images import containerd_images, holdings
@@ -152,6 +153,7 @@ class Retirer:
                     dropped += gone
                     stock = await self._take_stock()
                     here = await self._served(holdings.candidates(stock, retired))
+                await self._note_outliving(holdings.outliving(stock, retired))
                 left += holdings.held(stock, retired, here, snapshotter=self._chains.snapshotter)
             if not left:
                 proven = number
@@ -185,6 +187,17 @@ class Retirer:
             containers=containers,
             on_node=on_node,
         )
+
+    async def _note_outliving(self, diff_ids: Sequence[str]) -> None:
+        """Have copies kept for as long as something is mounted from them, before saying that
+        nothing of the store is: the store's files may be gone a moment later."""
+        if not diff_ids:
+            return
+        try:
+            await threads.run("copies", copy_marks.keep, self._node.root, diff_ids)
+        except OSError as error:
+            reason = f"copies of deleted layers cannot be marked: {error}"
+            raise UnknownHoldingsError(reason) from error
 
     async def _served(self, candidates: frozenset[str]) -> frozenset[str]:
         """Those that are served from the store: they take no inode of the local disk."""

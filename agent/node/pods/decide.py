@@ -11,7 +11,7 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.kits.aio import tasks
-from agent.matching import annotations, decisions, rules, runtimes, subjects
+from agent.matching import annotations, away, decisions, rules, runtimes, subjects
 from agent.model import caches, images, pods, records
 
 _FRESH_SECONDS = 5.0
@@ -34,6 +34,14 @@ class Catalog(Protocol):
         """The record of an image."""
 
 
+class Store(Catalog, Protocol):
+    """The store itself: agent.store.lookup.catalog.Catalog."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the last question had no answer, so that the next may take long."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """What decisions depend on beside the pod and the store.
@@ -54,11 +62,12 @@ class Node:
 
 
 class Decider:
-    """Decides for the pods of one node."""
+    """Decides for the pods of one node: by the store, else by what the node has itself (`near`)."""
 
-    def __init__(self, catalog: Catalog, node: Node) -> None:
+    def __init__(self, catalog: Store, node: Node, near: Catalog | None = None) -> None:
         self._catalog = catalog
         self._caches = Caches(catalog)
+        self._near = near
         self._node = node
 
     async def decide(self, pod: pods.Pod) -> decisions.Decision:
@@ -69,27 +78,50 @@ class Decider:
             return rules.decide_foreign(pod, request, handler=handler)
         if not request.asks:
             return rules.decide(pod, request, (), {})
+        if self._catalog.is_silent and (decision := await self._by_near(pod, request)) is not None:
+            # The probe of the store asks again every few seconds.
+            return decision
         try:
             return await self._by_store(pod, request)
         except errors.TemporaryError:
+            if (decision := await self._by_near(pod, request)) is not None:
+                return decision
             metrics.image_left("store_unavailable")
             raise
+
+    async def _by_near(
+        self, pod: pods.Pod, request: annotations.Request
+    ) -> decisions.Decision | None:
+        """Decide by what the node has itself; None where it has nothing, or must not use it."""
+        if self._near is None:
+            return None
+        try:
+            read = await self._near.caches()
+            views = [caches.cache_of(record) for record in read]
+            decision = await self._by_caches(self._near, pod, request, views) if views else None
+        except errors.AgentError:
+            return None
+        return None if decision is None else away.decided(decision)
 
     async def _by_store(self, pod: pods.Pod, request: annotations.Request) -> decisions.Decision:
         """Decide by the caches. A verdict against the pod rests on caches just read."""
         started = asyncio.get_running_loop().time()
         views, read_at = await self._caches.get()
-        decision = await self._by_caches(pod, request, views)
+        decision = await self._by_caches(self._catalog, pod, request, views)
         if decision.outcome is not decisions.Outcome.HIT and read_at < started:
             views, _ = await self._caches.get(not_before=started)
-            decision = await self._by_caches(pod, request, views)
+            decision = await self._by_caches(self._catalog, pod, request, views)
         return _noted(decision, self._catalog.note)
 
     async def _by_caches(
-        self, pod: pods.Pod, request: annotations.Request, views: Sequence[caches.Cache]
+        self,
+        catalog: Catalog,
+        pod: pods.Pod,
+        request: annotations.Request,
+        views: Sequence[caches.Cache],
     ) -> decisions.Decision:
         references = subjects.references_to_look_up(pod, views)
-        read = await tasks.together(*(self._catalog.image(each) for each in references))
+        read = await tasks.together(*(catalog.image(each) for each in references))
         image_records = {
             str(reference): record for reference, record in zip(references, read, strict=True)
         }

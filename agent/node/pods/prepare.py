@@ -25,6 +25,14 @@ SWITCHED_OFF = "acceleration is switched off for the whole cluster (`uimgacc ena
 _LOOK_AGAIN_SECONDS = 10.0
 
 
+class AbsentError(errors.TemporaryError):
+    """The store does not answer, and this node does not have `image` itself."""
+
+    def __init__(self, image: str) -> None:
+        super().__init__(f"the image store does not answer, and {image} is not here")
+        self.image = image
+
+
 class Decider(Protocol):
     """Decides what the store does for a pod: agent.node.pods.decide.Decider."""
 
@@ -163,9 +171,11 @@ class Preparer:
             return await self._clear_for(pod, decision)
         if not running:
             self._note_caches(pod, decision)
+        absent = {image: AbsentError(image) for image in decision.absent}
         if not decision.registrable:
-            return Result(decision=decision, sentence=decision.summary)
-        return await self._provide_all(pod, decision, started)
+            return Result(decision=decision, sentence=decision.summary, failed=absent)
+        result = await self._provide_all(pod, decision, started)
+        return dataclasses.replace(result, failed={**absent, **result.failed})
 
     def _note_caches(self, pod: pods.Pod, decision: decisions.Decision) -> None:
         """Ask for the cache that is missing, and note the one that is used."""

@@ -11,7 +11,6 @@ agent.snapshotter.store_layers).
 """
 
 import asyncio
-import errno
 import logging
 import os
 import pathlib
@@ -31,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 _IDENTIFIED_SECONDS = 30.0
 _MARKED_SECONDS = 3600.0
-_MOST_LAYERS = 1000
-"""Of a chain. A record names the chain below it, and a damaged one might name itself."""
+_MOST = 1000
+"""Layers of a chain. A damaged record might name itself as the one below."""
 
 
 class NearLookup:
@@ -47,7 +46,7 @@ class NearLookup:
         self._layout = layout.Layout(folder)
         self._marks = copy_paths.CopyPaths(str(folder))
         self._store = store
-        self._pool = local_pool.LocalPool(file_reads.OPERATIONS, {"find_chains": find_chains})
+        self._pool = local_pool.LocalPool(file_reads.OPERATIONS, chain_index.OPERATIONS)
         # There is no deadline in a LocalPool.
         permissions = layer_permissions.Permissions(self._layout, self._pool, deadline=0)
         self._rules = layer_rules.Rules(self._layout, conditions, permissions)
@@ -93,7 +92,7 @@ class NearLookup:
     ) -> answers.Hit | None:
         """What the node's own records and copies say; None where they are not complete."""
         name = digests.hex_of(chain_id)
-        rows = await self._call("find_chains", str(self._layout.root), name, whole)
+        rows = await self._call("find_chains", str(self._layout.root), name, _MOST if whole else 1)
         if rows is None or not await self._is_identified():
             return None
         layers = []
@@ -153,26 +152,3 @@ class NearLookup:
 
     async def _call(self, operation: str, *arguments: Any) -> Any:
         return await self._pool.call(operation, *arguments, deadline=0)
-
-
-def find_chains(
-    folder: str, chain_id: str, whole: bool
-) -> list[tuple[str, bytes, bytes, int]] | None:
-    """The name, chain record, layer record and size of a chain, topmost first.
-
-    With `whole` the chains below it follow. None where one of them, or a layer's copy, is missing.
-    """
-    rows: list[tuple[str, bytes, bytes, int]] = []
-    name: str | None = chain_id
-    while name is not None and (whole or not rows):
-        try:
-            chain = chain_index.find_chain(folder, name)
-        except OSError as error:
-            if error.errno == errno.EUCLEAN:
-                return None
-            raise
-        if chain is None or len(rows) == _MOST_LAYERS:
-            return None
-        rows.append((name, *chain))
-        name = chain_index.parent_of(chain[0])
-    return rows

@@ -34,6 +34,10 @@ _LIMITS: Mapping[records.RecordKind, int] = {
 }
 
 
+_BYTES_LIMIT = 4 << 20
+"""Of a record that is read as bytes: a manifest or config of a real image is far smaller."""
+
+
 class StoreUnavailable(errors.TemporaryError):
     """The store did not answer within its deadline, or with an I/O error.
 
@@ -103,6 +107,8 @@ class Catalog:
         self._keys = keys or trusted_keys.Keys()
         self._membership = membership
         self._refused = ""
+        self.is_silent = False
+        """Whether the last call had no answer: the next one may have to wait for its deadline."""
 
     @property
     def note(self) -> str:
@@ -269,6 +275,23 @@ class Catalog:
             return None
         return self._verify("retired", lambda: decoding.retired(data, generation))
 
+    async def bytes_of(self, paths: Sequence[pathlib.Path]) -> list[bytes | None]:
+        """The bytes of some records of the store as they are; None for each that is not there.
+
+        Raises StoreUnavailable, also where the store has gone meanwhile: an empty mountpoint does
+        not mean that everything is deleted.
+        """
+        store = self.layout.store_record
+        names = [str(path) for path in (store, *paths, store)]
+        try:
+            contents: list[bytes | None] = await self._call("read_all", names, _BYTES_LIMIT)
+        except OSError as error:
+            raise StoreUnavailable("read records", str(error)) from error
+        if (first := contents[0]) is None or first != contents[-1]:
+            raise StoreUnavailable("read records", f"{store} is not there")
+        self._check(decoding.store(first, str(self.layout.root)))
+        return contents[1:-1]
+
     def _decode(self, kind: records.RecordKind, decode: Callable[[], Found]) -> Found | None:
         """What a record says; None where it is damaged."""
         try:
@@ -324,6 +347,9 @@ class Catalog:
         if self._refused:
             raise StoreUnavailable(operation, self._refused)
         try:
-            return await self._pool.call(operation, *arguments, deadline=self._deadline)
+            answer = await self._pool.call(operation, *arguments, deadline=self._deadline)
         except errors.TemporaryError as error:
+            self.is_silent = True
             raise StoreUnavailable(f"{operation} {arguments[0]}", str(error)) from error
+        self.is_silent = False
+        return answer

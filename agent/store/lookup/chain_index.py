@@ -37,6 +37,27 @@ def find_chain(store: str, chain_id: str) -> tuple[bytes, bytes, int] | None:
     return chain, record, size
 
 
+def find_chains(store: str, chain_id: str, most: int) -> list[tuple[str, bytes, bytes, int]] | None:
+    """A chain ID and what `find_chain` says of it, then those below, up to `most` in all.
+
+    None where something of one of them is missing, or where with more than one there are too many.
+    """
+    rows: list[tuple[str, bytes, bytes, int]] = []
+    name: str | None = chain_id
+    while name is not None and len(rows) < most:
+        try:
+            chain = find_chain(store, name)
+        except OSError as error:
+            if error.errno == errno.EUCLEAN:
+                return None
+            raise
+        if chain is None:
+            return None
+        rows.append((name, *chain))
+        name = parent_of(chain[0])
+    return None if name is not None and most > 1 else rows
+
+
 def _read(path: str) -> bytes:
     return file_reads.read(path, file_reads.LOOKUP_LIMIT)
 
@@ -120,4 +141,8 @@ def layer_records(store: str, names: list[str]) -> list[bytes | None]:
     return [layer_record(store, name) for name in names]
 
 
-OPERATIONS = {"confirm_chains": confirm_chains, "layer_records": layer_records}
+OPERATIONS = {
+    "confirm_chains": confirm_chains,
+    "find_chains": find_chains,
+    "layer_records": layer_records,
+}

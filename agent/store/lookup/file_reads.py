@@ -36,6 +36,20 @@ def read(path: str, limit: int) -> bytes:
     return b"".join(parts)
 
 
+def read_all(paths: list[str], limit: int) -> list[bytes | None]:
+    """The contents of some files; None for each that is not there, or is larger."""
+    return [_read_if_there(path, limit) for path in paths]
+
+
+def _read_if_there(path: str, limit: int) -> bytes | None:
+    try:
+        return read(path, limit)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EFBIG):
+            return None
+        raise
+
+
 def probe(path: str, limit: int) -> bytes:
     """As `read`, but the server is asked, too.
 
@@ -87,7 +101,8 @@ def read_folder(path: str, suffix: str, limit: int) -> list[tuple[str, bytes, in
 OPERATIONS = {
     "probe": probe,
     "read": read,
+    "read_all": read_all,
+    "read_folder": read_folder,
     "size_of": size_of,
     "time_of": time_of,
-    "read_folder": read_folder,
 }

@@ -18,7 +18,7 @@ from agent.snapshotter.lookup import (
     store_worker,
 )
 from agent.store import layout, signing_keys, trusted_keys
-from agent.store.lookup import layer_permissions
+from agent.store.lookup import chain_index, layer_permissions
 from tests.unit.store import making, signing
 
 A, B = making.digest("a"), making.digest("b")
@@ -221,4 +221,4 @@ async def test_a_layer_whose_bytes_in_the_store_were_wrong_is_left_for_an_hour(
 
 
 def test_the_files_are_not_looked_for_elsewhere(tmp_path: pathlib.Path) -> None:
-    assert near_lookup.find_chains(str(tmp_path), "0" * 64, True) is None
+    assert chain_index.find_chains(str(tmp_path), "0" * 64, 9) is None

@@ -124,6 +124,24 @@ async def test_labels_and_condition_follow_the_verdict_and_changes_emit_events(g
     ]
 
 
+async def test_a_node_that_serves_what_it_has_is_labelled_and_emits_that(given) -> None:
+    local = dataclasses.replace(ILL, local=1)
+    async with given.running():
+        await judge(given, WELL)
+        await judge(given, local)
+        labels = given.labels
+        await judge(given, dataclasses.replace(ILL, local=2))
+        await judge(given, ILL)
+
+    assert {labels[key] for key in keys.CAPABLE_LABELS} == {"local"}
+    assert given.labels == {"zone": "a", "uimgacc.io/handler": "true"}
+    assert [reason for _, reason, _ in given.emitted] == [
+        "ImageAccelerationReady",
+        "ImageAccelerationLocal",
+        "ImageAccelerationLost",
+    ]
+
+
 async def test_a_new_agent_emits_nothing_for_what_was_so_before(given) -> None:
     async with given.running():
         await judge(given, WELL)

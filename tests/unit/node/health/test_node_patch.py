@@ -14,6 +14,7 @@ Check = capability.Check
 TAINT = node_patch.Taint("uimgacc.io/starting", "", "NoSchedule")
 WELL = capability.Verdict(capable=True)
 ILL = capability.Verdict(problems={capability.Check.STORE: "the store does not answer"})
+LOCAL = dataclasses.replace(ILL, local=3)
 
 
 def merged(target, patch):
@@ -103,7 +104,7 @@ found_nodes = strategies.builds(
 )
 wishes = strategies.builds(
     wanted_of,
-    strategies.sampled_from([WELL, ILL, capability.Verdict()]),
+    strategies.sampled_from([WELL, ILL, LOCAL, capability.Verdict()]),
     **{keys.GENERATION: texts, keys.HELD: strategies.none() | texts},
 )
 
@@ -302,3 +303,39 @@ def test_taints_are_read_as_kubectl_writes_them(text, expected) -> None:
 def test_what_is_no_taint_is_refused(text) -> None:
     with pytest.raises(node_patch.TaintError):
         node_patch.parse_taint(text)
+
+
+def test_a_node_that_serves_what_it_has_says_so() -> None:
+    node = applied({"metadata": {"labels": {}}}, wanted_of(WELL))
+    node = applied(node, wanted_of(LOCAL))
+
+    (condition,) = node["status"]["conditions"]
+    assert {node["metadata"]["labels"][key] for key in keys.CAPABLE_LABELS} == {"local"}
+    assert (condition["status"], condition["reason"]) == ("False", "ServedLocally")
+    assert condition["message"] == (
+        "the store does not answer; 3 images are served locally, from this node's own copies"
+    )
+    assert node_patch.was_local(node)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        ILL,
+        dataclasses.replace(LOCAL, problems={**LOCAL.problems, Check.SNAPSHOTTER: "hangs"}),
+        dataclasses.replace(LOCAL, problems={**LOCAL.problems, Check.SWITCH: "off"}),
+    ],
+)
+def test_not_where_there_is_nothing_or_more_is_wrong_than_the_store(verdict) -> None:
+    node = applied({"metadata": {"labels": {}}}, wanted_of(LOCAL))
+    node = applied(node, wanted_of(verdict))
+
+    assert not node["metadata"]["labels"].keys() & set(keys.CAPABLE_LABELS)
+    assert not node_patch.was_local(node)
+
+
+def test_the_store_s_answer_gives_the_label_back() -> None:
+    node = applied({"metadata": {"labels": {}}}, wanted_of(LOCAL))
+    node = applied(node, node_patch.of_verdict(wanted_of(LOCAL), WELL))
+
+    assert node["metadata"]["labels"][keys.CAPABLE] == "true"

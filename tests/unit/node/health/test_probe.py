@@ -18,10 +18,14 @@ Check = capability.Check
 class Store:
     def __init__(self) -> None:
         self.problem = ""
+        self.local = 0
 
     async def store(self) -> None:
         if self.problem:
             raise errors.TemporaryError(self.problem)
+
+    async def local_images(self, root: str) -> int:
+        return self.local
 
 
 class Others:
@@ -288,3 +292,14 @@ async def test_a_containerd_that_is_away_is_a_problem(prober, fake) -> None:
     verdict = await prober.look()
 
     assert list(verdict.problems) == [Check.CONTAINERD]
+
+
+async def test_a_node_without_its_store_may_serve_what_it_has(prober, store, fake) -> None:
+    plug(fake)
+    store.problem, store.local = "the store does not answer", 2
+    verdict = await prober.look()
+
+    assert verdict.is_local
+    assert verdict.sentence.endswith("2 images are served locally, from this node's own copies")
+    store.problem = ""
+    assert not (await prober.look()).is_local

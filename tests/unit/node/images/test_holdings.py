@@ -88,6 +88,34 @@ def test_a_layer_that_is_read_from_the_node_s_own_copy_is_not_held() -> None:
     assert sentences(stock, ONE) == [f"imc-x/{diff(1 << 200)}: /c"]
 
 
+def test_so_with_containers_on_it() -> None:
+    snapshots = {chain(1): "", chain(2): chain(1), "c1": chain(2)}
+    containers = [container("c1", "c1", "team/pod")]
+    used = {1: ["/c"], 2: ["/c"]}
+    stock = stock_of(snapshots, mounted=[1, 2], used=used, copied=[1], containers=containers)
+
+    assert sentences(stock, ONE) == [f"imc-x/{diff(2 << 200)}: team/pod"]
+    assert holdings.outliving(stock, ONE) == [diff(1 << 200)]
+
+
+def test_a_pod_that_has_not_started_yet_holds_it() -> None:
+    """Only what runs keeps a copy."""
+    pod = pods.Pod(namespace="n", name="p", containers=(pods.Container(name="c", image="i"),))
+    snapshots = {chain(1): ""}
+    more = {"present": [present("docker.io/library/i:latest", 1)], "on_node": [pod]}
+    stock = stock_of(snapshots, mounted=[1], copied=[1], **more)
+
+    assert sentences(stock, ONE) == [f"imc-x/{diff(1 << 200)}: n/p"]
+
+
+def test_a_snapshot_whose_layer_is_not_mounted_is_held_although_there_is_a_copy() -> None:
+    """The copy may be removed before it is mounted: only a mount keeps it."""
+    snapshots = {chain(1): "", "c1": chain(1)}
+    stock = stock_of(snapshots, containers=[container("c1", "c1", "team/pod")])
+
+    assert sentences(stock, ONE) == [f"imc-x/{diff(1 << 200)}: team/pod"]
+
+
 def test_the_pod_whose_container_uses_a_layer_is_named() -> None:
     snapshots = {chain(1): "", chain(2): chain(1), "c1": chain(2)}
     stock = stock_of(snapshots, mounted=[1, 2], containers=[container("c1", "c1", "team/pod")])
@@ -211,7 +239,10 @@ def nodes(draw):
     ]
     retired = draw(strategies.sets(strategies.sampled_from(known or [1])))
     mounted = draw(strategies.sets(strategies.sampled_from(known or [1])))
-    stock = stock_of(snapshots, mounted=mounted, present=images, containers=containers)
+    copied = draw(strategies.sets(strategies.sampled_from(sorted(mounted) or [1]))) & mounted
+    stock = stock_of(
+        snapshots, mounted=mounted, copied=copied, present=images, containers=containers
+    )
     return stock, holdings.Retired(generation=1, layers=diffs(*retired))
 
 
@@ -223,7 +254,9 @@ def test_nothing_is_acknowledged_while_anything_is_here(given) -> None:
 
     mounted = {d for d in retired.layers if d.removeprefix("sha256:")[:16] in stock.layers.mounted}
     standing = {d for d, (c,) in retired.layers.items() if c in stock.snapshots}
-    assert {entry.diff_id for entry in entries} == mounted | standing
+    copied = {d for d in retired.layers if d.removeprefix("sha256:")[:16] in stock.layers.copied}
+    # Nothing is shown to run on them.
+    assert {entry.diff_id for entry in entries} == (mounted - copied) | standing
 
 
 @hypothesis.given(nodes())

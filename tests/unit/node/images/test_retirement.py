@@ -7,6 +7,7 @@ import pytest
 
 from agent import errors
 from agent._proto.containerd import containers_pb2
+from agent.local import copy_marks, copy_paths
 from agent.model import pods, records, reports
 from agent.mounts import mount_users
 from agent.node.images import register, retirement
@@ -23,6 +24,7 @@ class Node:
         self.on_board: dict[str, str] = {}
         self.log: list[str] = []
         self.root = "/r"
+        self.copied: frozenset[str] = frozenset()
         self.pods: list[pods.Pod] | None = []
         self.extra_mounts: dict[str, int] = {}
         self.retirer = retirement.Retirer(self, containerd, self, self, layers_at=self.mounts)
@@ -31,8 +33,9 @@ class Node:
         return self.pods
 
     def mounts(self, folder: str) -> mount_users.Layers:
-        assert folder == "/r/layers"
-        return mount_users.Layers(dict(self.extra_mounts), {})
+        assert folder == f"{self.root}/layers"
+        used = dict.fromkeys(self.copied, frozenset({"/container"}))
+        return mount_users.Layers(dict(self.extra_mounts), used, self.copied)
 
     async def generation(self) -> int:
         if self.store_problem:
@@ -141,6 +144,40 @@ async def test_what_a_container_runs_on_is_kept_named_and_acknowledged_later(
     assert named == [f"imc-gone/{layer.diff_id}: team/web-0" for layer in layers]
     assert node.on_board == {"uimgacc.io/generation": "1"}
     assert str(image.reference) not in fake.images
+
+
+async def test_what_runs_on_copies_alone_is_acknowledged_at_once(node, image, tmp_path) -> None:
+    layers = [layer.diff_id for layer in image.record.platforms[0].layers]
+    places = [diff_id.removeprefix("sha256:")[:16] for diff_id in layers]
+    node.root = str(tmp_path)
+    node.extra_mounts = dict.fromkeys(places, 7)
+    node.copied = frozenset(places[1:])
+    node.retire(image)
+    node.run_container(image, "team/web-0")
+    await node.retirer.look()
+    one_left = node.acknowledged, len(node.held)
+    node.copied = frozenset(places)
+    await node.retirer.look()
+
+    assert one_left == ("0", 1)
+    assert (node.acknowledged, node.held) == ("1", [])
+    marks = copy_marks.marked(copy_paths.of(node.root).folder)
+    assert sorted(marks) == sorted(diff_id.removeprefix("sha256:") for diff_id in layers)
+
+
+async def test_a_copy_that_cannot_be_marked_is_doubt(node, image, tmp_path) -> None:
+    places = [
+        layer.diff_id.removeprefix("sha256:")[:16] for layer in image.record.platforms[0].layers
+    ]
+    (tmp_path / "local").write_text("no folder")
+    node.root = str(tmp_path)
+    node.extra_mounts, node.copied = dict.fromkeys(places, 7), frozenset(places)
+    node.retire(image)
+    node.run_container(image)
+    with pytest.raises(retirement.UnknownHoldingsError):
+        await node.retirer.look()
+
+    assert node.acknowledged == "0"
 
 
 async def test_a_later_generation_waits_for_an_earlier_one(node, fake, image, other) -> None:

@@ -16,6 +16,7 @@ class Catalog:
     """A store with one image in one cache."""
 
     note = ""
+    is_silent = False
 
     def __init__(self, image: conftest.Image) -> None:
         self.cache = records.CacheRecord(

@@ -1,0 +1,44 @@
+"""What the probe asks: does the store answer, and how many images could be had without it?"""
+
+import asyncio
+import pathlib
+from typing import Protocol
+
+from agent import metrics
+from agent.kits.aio import threads
+from agent.local import copy_paths, mirror
+from agent.model import records
+
+_SECONDS = 60.0
+"""For which a count is good: to look whether each layer is there takes milliseconds of a disk."""
+
+
+class Store(Protocol):
+    """The store itself: agent.store.lookup.catalog.Catalog."""
+
+    async def store(self) -> records.StoreRecord:
+        """What the folder is; AgentError when it is no store, or does not answer."""
+
+
+class ProbedStore:
+    """The store, and what a node that `has_copies` has of it."""
+
+    def __init__(self, store: Store, *, has_copies: bool) -> None:
+        self._store = store
+        self._has_copies = has_copies
+        self._counted_at = float("-inf")
+        self._count = 0
+
+    async def store(self) -> records.StoreRecord:
+        """What the folder is; AgentError when it is no store, or does not answer."""
+        return await self._store.store()
+
+    async def local_images(self, root: str) -> int:
+        """How many images this node serves without it; `root` is the snapshotter's folder."""
+        now = asyncio.get_running_loop().time()
+        if root and self._has_copies and now >= self._counted_at + _SECONDS:
+            self._counted_at = now
+            here = mirror.Mirror(pathlib.Path(root) / copy_paths.FOLDER)
+            self._count = len(await threads.run("complete images", here.complete))
+            metrics.LOCAL_IMAGES.set(self._count)
+        return self._count
