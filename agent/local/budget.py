@@ -78,16 +78,20 @@ def plan(
     now: float,
     deleted: Collection[str] = (),
 ) -> Plan:
-    """Decide. `deleted` are the layers that the store has deleted."""
+    """Decide. `deleted` are the layers that the store has deleted, or may delete at any moment.
+
+    A copy of such a layer goes when nothing uses it. Until then it is all that its containers have.
+    """
     going = [each for each in copies if each.name in deleted and not each.in_use]
     evict: list[tuple[str, metrics.Eviction]] = [(each.name, "deleted") for each in going]
     left = [each for each in copies if each not in going]
+    movable = [each for each in left if each.name not in deleted]
     freed = _total(going)
     if room.is_short:
         lack = room.floor + int(room.whole * _SLACK) - room.free - freed
-        evict += [(each.name, "pressure") for each in _until(lack, _oldest_first(left))]
+        evict += [(each.name, "pressure") for each in _until(lack, _oldest_first(movable))]
         return Plan(evict=tuple(evict), sentence=_short_of_disk(room))
-    over = _until(_total(left) - room.budget, _oldest_first(left))
+    over = _until(_total(left) - room.budget, _oldest_first(movable))
     evict += [(each.name, "budget") for each in over]
     left = [each for each in left if each not in over]
     freed += _total(over)

@@ -70,6 +70,10 @@ class CopyPaths:
         """The folder of the marks of layers that the store may have deleted: see copy_marks."""
         return f"{self.folder}/outliving"
 
+    def outliver(self, name: str) -> str:
+        """The mark of such a layer; it goes with the copy."""
+        return f"{self.outliving}/{name}"
+
 
 def of(root: str) -> CopyPaths:
     """The folder in the root folder of a snapshotter."""

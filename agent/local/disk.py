@@ -94,7 +94,7 @@ def remove(folder: str, name: str) -> None:
     """Remove the copy of a layer; what reads it reads on."""
     where = copy_paths.CopyPaths(folder)
     # First what says that the copy is there.
-    for path in (where.layer(name), where.tree(name), where.record(name)):
+    for path in (where.layer(name), where.tree(name), where.record(name), where.outliver(name)):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -125,10 +125,19 @@ def mark(folder: str, name: str, text: str) -> None:
     files.write(pathlib.Path(where.mark(name)), data, tmp=pathlib.Path(where.tmp))
 
 
+def outliving(folder: str) -> list[str]:
+    """The layers whose copies are all that this node may have of them: see copy_marks."""
+    try:
+        return os.listdir(copy_paths.CopyPaths(folder).outliving)
+    except FileNotFoundError:
+        return []
+
+
 OPERATIONS = {
     "clear_drafts": clear_drafts,
     "look": look,
     "mark": mark,
+    "outliving": outliving,
     "prepare": prepare,
     "read_record": read_record,
     "remove": remove,

@@ -128,10 +128,16 @@ def unused(stock: Stock, chains: frozenset[str], *, snapshotter: str) -> frozens
 
 
 def held(
-    stock: Stock, retired: Retired, served: Collection[str], *, snapshotter: str
+    stock: Stock,
+    retired: Retired,
+    served: Collection[str],
+    *,
+    snapshotter: str,
+    outliving: Collection[str] = (),
 ) -> list[Held]:
     """What the node still has of a generation; empty: it may go. `served` as in `candidates`.
 
+    `outliving` are layers whose copies are kept for what runs on them: see that function.
     A layer without a user stays for a moment only: its image is being pulled or removed,
     or its last user has just ended.
     """
@@ -142,7 +148,8 @@ def held(
         place = _place(diff_id)
         here = [chain for chain in chains if chain in served]
         is_read = place in stock.layers.mounted or place in stock.layers.used
-        if not (here or is_read) or _outlives(stock, place, here):
+        outlives = diff_id in outliving and _outlives(stock, place, here)
+        if outlives or not (here or is_read):
             continue
         by = {holder for chain in chains for holder in holders.get(chain, ())}
         by = by or {Holder(target, "a mount") for target in stock.layers.used.get(place, ())}
@@ -155,7 +162,8 @@ def held(
 
 
 def outliving(stock: Stock, retired: Retired) -> list[str]:
-    """The layers of a generation whose copies this node needs when the store has them no more."""
+    """The layers of a generation that are read from copies here: once these are sure to stay,
+    containers may go on without the store."""
     return [each for each in retired.layers if _place(each) in stock.layers.copied]
 
 

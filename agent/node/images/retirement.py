@@ -153,8 +153,16 @@ class Retirer:
                     dropped += gone
                     stock = await self._take_stock()
                     here = await self._served(holdings.candidates(stock, retired))
-                await self._note_outliving(holdings.outliving(stock, retired))
-                left += holdings.held(stock, retired, here, snapshotter=self._chains.snapshotter)
+                if outliving := holdings.outliving(stock, retired):
+                    await self._keep_copies(outliving)
+                    stock = await self._take_stock()
+                left += holdings.held(
+                    stock,
+                    retired,
+                    here,
+                    snapshotter=self._chains.snapshotter,
+                    outliving=outliving,
+                )
             if not left:
                 proven = number
         store_id = (await self._store.store()).id if left else ""
@@ -188,11 +196,8 @@ class Retirer:
             on_node=on_node,
         )
 
-    async def _note_outliving(self, diff_ids: Sequence[str]) -> None:
-        """Have copies kept for as long as something is mounted from them, before saying that
-        nothing of the store is: the store's files may be gone a moment later."""
-        if not diff_ids:
-            return
+    async def _keep_copies(self, diff_ids: Sequence[str]) -> None:
+        """Have copies kept for what runs on them. What is mounted is looked at again after that."""
         try:
             await threads.run("copies", copy_marks.keep, self._node.root, diff_ids)
         except OSError as error:

@@ -185,6 +185,7 @@ class Keeper:
         wanted = await self._wanted(view)
         room = self._limits.room(view.free, view.whole)
         gone = await self._known.deleted(where, view.copies)
+        gone = gone.union(await self._call("outliving", where.folder))
         plan = budget.plan(wanted, view.budgeted(), room, now=time.time(), deleted=gone)
         for name, reason in plan.evict:
             await self._evict(where, view, name, reason)
@@ -293,8 +294,13 @@ class Keeper:
         reason: metrics.Eviction,
     ) -> None:
         """Remove a copy, unless something reads it that cannot be switched back to the store."""
-        if reason != "deleted" and not await self._switcher.to_store(where, view, name):
-            return
+        if reason != "deleted":
+            if not await self._switcher.to_store(where, view, name):
+                return
+            if name in await self._call("outliving", where.folder):
+                # Meanwhile the node has said that it does not need the store's file.
+                await self._switcher.back_to_copy(where, view, name)
+                return
         await self._call("remove", where.folder, name)
         metrics.evicted(reason)
         self.has_more = True

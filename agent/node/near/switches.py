@@ -48,6 +48,13 @@ class Switcher:
                 return False
         return True
 
+    async def back_to_copy(
+        self, where: copy_paths.CopyPaths, view: copy_view.View, name: str
+    ) -> None:
+        """Undo `to_store`."""
+        for target in {each.target for each in view.from_copy(name)}:
+            await self._switch(where, target, name, where.layer(name), to="local")
+
     async def _switch(
         self,
         where: copy_paths.CopyPaths,

@@ -112,6 +112,15 @@ def test_what_the_store_has_deleted_goes_when_nothing_uses_it() -> None:
     assert plan.evict == (("a", "deleted"),)
 
 
+def test_what_runs_on_a_deleted_layer_keeps_its_copy_whatever_is_short() -> None:
+    copies = [copy("a", 60, in_use=True), copy("b", 40, in_use=True)]
+    short = budget.plan([], copies, room(0, floor=500), now=DAY, deleted={"a"})
+    over = budget.plan([], copies, room(take=1), now=DAY, deleted={"a"})
+
+    assert short.evict == (("b", "pressure"),)
+    assert over.evict == (("b", "budget"),)
+
+
 NAMES = st.sampled_from("abcdefgh")
 COPIES = st.lists(
     st.builds(
@@ -146,7 +155,8 @@ def test_both_bounds_are_kept_whatever_there_is(layers, copies, disk, deleted) -
         name in deleted and not present[name].in_use for name, why in plan.evict if why == "deleted"
     )
     if plan.copy is None:
-        assert taken <= disk.budget or disk.is_short or set(going) == present.keys()
+        kept = {each.name for each in copies if each.in_use and each.name in deleted}
+        assert taken <= disk.budget or disk.is_short or set(going) == present.keys() - kept
         return
     size = next(each.size for each in layers if each.name == plan.copy)
     assert taken + size <= disk.budget

@@ -63,7 +63,8 @@ def stock_of(snapshots=None, *, mounted=(), used=None, copied=(), **more) -> hol
 
 def sentences(stock: holdings.Stock, retired: holdings.Retired, served=None) -> list[str]:
     here = holdings.candidates(stock, retired) if served is None else served
-    entries = holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER)
+    copied = holdings.outliving(stock, retired)
+    entries = holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER, outliving=copied)
     return holdings.shown(entry.sentence for entry in entries)
 
 
@@ -250,13 +251,17 @@ def nodes(draw):
 def test_nothing_is_acknowledged_while_anything_is_here(given) -> None:
     stock, retired = given
     here = holdings.candidates(stock, retired)
-    entries = holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER)
+    outliving = holdings.outliving(stock, retired)
+    entries = holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER, outliving=outliving)
+    without = holdings.held(stock, retired, here, snapshotter=SNAPSHOTTER)
 
     mounted = {d for d in retired.layers if d.removeprefix("sha256:")[:16] in stock.layers.mounted}
     standing = {d for d, (c,) in retired.layers.items() if c in stock.snapshots}
     copied = {d for d in retired.layers if d.removeprefix("sha256:")[:16] in stock.layers.copied}
     # Nothing is shown to run on them.
     assert {entry.diff_id for entry in entries} == (mounted - copied) | standing
+    # A copy that may go at any moment is worth nothing.
+    assert {entry.diff_id for entry in without} == mounted | standing
 
 
 @hypothesis.given(nodes())

@@ -7,7 +7,7 @@ import pytest
 
 from agent import errors
 from agent._proto.containerd import containers_pb2
-from agent.local import copy_marks, copy_paths
+from agent.local import copy_marks, copy_paths, disk
 from agent.model import pods, records, reports
 from agent.mounts import mount_users
 from agent.node.images import register, retirement
@@ -161,8 +161,27 @@ async def test_what_runs_on_copies_alone_is_acknowledged_at_once(node, image, tm
 
     assert one_left == ("0", 1)
     assert (node.acknowledged, node.held) == ("1", [])
-    marks = copy_marks.marked(copy_paths.of(node.root).folder)
+    marks = disk.outliving(copy_paths.of(node.root).folder)
     assert sorted(marks) == sorted(diff_id.removeprefix("sha256:") for diff_id in layers)
+
+
+async def test_a_copy_that_goes_while_it_is_marked_is_held(
+    node, image, monkeypatch, tmp_path
+) -> None:
+    places = [
+        layer.diff_id.removeprefix("sha256:")[:16] for layer in image.record.platforms[0].layers
+    ]
+
+    def keep(root: str, diff_ids: list[str]) -> None:
+        node.copied = frozenset()
+
+    monkeypatch.setattr(copy_marks, "keep", keep)
+    node.extra_mounts, node.copied = dict.fromkeys(places, 7), frozenset(places)
+    node.retire(image)
+    node.run_container(image)
+    await node.retirer.look()
+
+    assert node.acknowledged == "0"
 
 
 async def test_a_copy_that_cannot_be_marked_is_doubt(node, image, tmp_path) -> None:

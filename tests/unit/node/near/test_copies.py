@@ -12,8 +12,9 @@ import pytest
 
 from agent import metrics
 from agent.kits.processes import workers
+from agent.local import copy_marks, disk
 from agent.mounts.devices import layer_mounting
-from agent.node.near import copies, copy_records, starts
+from agent.node.near import copies, copy_records, copy_view, starts
 from tests.unit.node.near import worlds
 
 pytestmark = pytest.mark.root
@@ -244,6 +245,27 @@ async def test_what_the_store_has_deleted_goes_with_its_last_container(world, mo
         world.end(name)
         await world.settle(keeper)
     assert not world.has_copy(name)
+
+
+async def test_a_copy_that_outlives_its_layer_is_kept_for_its_container(world) -> None:
+    """Marked before the copy would be given back, or while that is done."""
+    name = world.add("a")
+    world.start(name)
+    async with world.keeper() as keeper:
+        await world.settle(keeper)
+        copy_marks.keep(str(world.root), [f"sha256:{name}"])
+        keeper._limits = dataclasses.replace(world.limits, taken="0")
+        await world.settle(keeper)
+        kept = world.reads_copy(name)
+        seen = copy_view.View.of(*await keeper._call("survey", world.root))
+        await keeper._evict(world.where, seen, name, "pressure")
+        assert kept
+        assert world.reads_copy(name)
+
+        world.end(name)
+        await world.settle(keeper)
+    assert not world.has_copy(name)
+    assert disk.outliving(world.where.folder) == []
 
 
 async def test_a_store_that_is_away_has_deleted_nothing(world, monkeypatch) -> None:
