@@ -28,7 +28,10 @@ class Bench:
 
     async def build(self, *rests: str, cache_id: str = "imc-test", **changes):
         options = connections.Options(
-            plain_http=frozenset({self.fake.host}), delays=(0.01,), deadline=10.0, read_timeout=1.0
+            plain_http=frozenset({self.fake.host}),
+            delays=(0.01,),
+            deadline=10.0,
+            read_timeout=changes.pop("read_timeout", 10.0),
         )
         request = {
             "cache_id": cache_id,

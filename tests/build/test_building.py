@@ -299,7 +299,7 @@ async def test_a_dropped_connection_costs_only_the_rest(bench) -> None:
     bench.fake.add_image([layer], "1", compress=bytes)
     bench.fake.faults[fakes.digest(layer)] += [fakes.cut_after(2_000_000), fakes.stall_after(0)]
 
-    await bench.build()
+    await bench.build(read_timeout=1.0)
 
     ranges = [headers.get("Range") for _, what, headers in bench.fake.requests
               if what == fakes.digest(layer)]  # fmt: skip

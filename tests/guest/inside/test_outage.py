@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
 OUTAGE = 60.0
 
-WORKERS = 4
-"""Of the agent: three for look-ups, one for mounts."""
+WORKERS = 5
+"""Of the agent: three for look-ups, one for mounts, one for local copies."""
 
 
 class Member(conftest.Node):

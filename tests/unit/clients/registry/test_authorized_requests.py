@@ -73,7 +73,7 @@ async def read(
         "plain_http": frozenset() if server.tls else frozenset({server.host}),
         "delays": (0.01,),
         "deadline": 1.0,
-        "read_timeout": 0.5,
+        "read_timeout": 10.0,
     }
     options = connections.Options(**{**values, **changes})
     async with distribution.Client(Alice(), options) as client:

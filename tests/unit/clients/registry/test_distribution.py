@@ -28,7 +28,7 @@ def options(fake: fakes.FakeRegistry, **changes) -> connections.Options:
         "plain_http": frozenset({fake.host}),
         "delays": (0.01,),
         "deadline": 1.0,
-        "read_timeout": 0.2,
+        "read_timeout": 10.0,
     }
     return connections.Options(**{**values, **changes})
 
@@ -123,7 +123,7 @@ async def test_a_stall_is_noticed_and_the_blob_goes_on(fake) -> None:
     name = fake.add_blob(data)
     fake.faults[name].append(fakes.stall_after(50_000))
 
-    assert await read_blob(fake, name, len(data)) == data
+    assert await read_blob(fake, name, len(data), read_timeout=0.2) == data
 
 
 async def test_retry_after_is_obeyed(fake) -> None:
