@@ -145,7 +145,10 @@ def _lookup(
     )
     if wanted.local == "off":
         return store
-    return near_lookup.NearLookup(wanted.root / copy_paths.FOLDER, store, conditions)
+    return near_lookup.NearLookup(
+        *(wanted.root / copy_paths.FOLDER, store, conditions),
+        refuses_marked=wanted.verify != "off",
+    )
 
 
 def _serve_metrics(address: str) -> None:

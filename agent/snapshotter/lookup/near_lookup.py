@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agent import errors
-from agent.local import copy_paths
+from agent.local import copy_paths, disk
 from agent.model import digests, records
 from agent.mounts import device_mapper, verification
 from agent.snapshotter.lookup import answers, layer_rules, store_lookup
@@ -29,22 +29,27 @@ from agent.store.lookup import chain_index, file_reads, layer_permissions, local
 logger = logging.getLogger(__name__)
 
 _IDENTIFIED_SECONDS = 30.0
-_MARKED_SECONDS = 3600.0
 _MOST = 1000
 """Layers of a chain. A damaged record might name itself as the one below."""
 
 
 class NearLookup:
-    """Looks in the folder of local copies `folder`, then asks `store`."""
+    """Looks in the folder of local copies `folder`, then asks `store`.
+
+    Without `refuses_marked`, what the agent says of wrong bytes does not count.
+    """
 
     def __init__(
         self,
         folder: pathlib.Path,
         store: store_lookup.StoreLookup,
         conditions: layer_rules.Conditions,
+        *,
+        refuses_marked: bool = True,
     ) -> None:
         self._layout = layout.Layout(folder)
         self._marks = copy_paths.CopyPaths(str(folder))
+        self._refuses_marked = refuses_marked
         self._store = store
         self._pool = local_pool.LocalPool(file_reads.OPERATIONS, chain_index.OPERATIONS)
         # There is no deadline in a LocalPool.
@@ -142,13 +147,13 @@ class NearLookup:
         return any(self._is_marked(layer.diff_id) for layer in hit.layers)
 
     def _is_marked(self, diff_id: str) -> bool:
-        if self._layout.layer(diff_id).exists():
+        if not self._refuses_marked or self._layout.layer(diff_id).exists():
             return False
         try:
             marked = os.stat(self._marks.mark(digests.hex_of(diff_id))).st_mtime
         except OSError:
             return False
-        return abs(time.time() - marked) < _MARKED_SECONDS
+        return abs(time.time() - marked) < disk.MARKED_SECONDS
 
     async def _call(self, operation: str, *arguments: Any) -> Any:
         return await self._pool.call(operation, *arguments, deadline=0)
