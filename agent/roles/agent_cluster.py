@@ -18,6 +18,7 @@ from agent.model import keys
 from agent.node.health import node_object, node_patch
 from agent.node.pods import cache_requests, scheduled, served_pods, start_times
 from agent.node.report import kube_events
+from agent.node.starts import profile_sender
 from agent.roles import agent_environment, cluster_identity
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def _environment(
         client, events, node_object.Settings(name=node, taint=taint), now=client.now
     )
 
+    sender = profile_sender.Sender(client, node)
     membership = agent_environment.Membership(None)
 
     def services() -> Mapping[str, Coroutine[Any, Any, None]]:
@@ -64,6 +66,7 @@ def _environment(
             "events": writer.run(),
             "caches asked for": creator.run(),
             "caches matched": creator.run_matched(),
+            "start profiles": sender.run(),
         }
 
     return agent_environment.Environment(
@@ -72,6 +75,7 @@ def _environment(
         creator=creator,
         node=announcer,
         membership=membership,
+        starts=sender,
         services=services,
     )
 

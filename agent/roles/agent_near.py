@@ -1,9 +1,9 @@
-"""The parts of the node agent that make a node independent of the store."""
+"""The parts of the node agent that make starts quick, and a node independent of the store."""
 
 import contextlib
 import dataclasses
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from agent import settings
 from agent.kits import units
@@ -12,8 +12,59 @@ from agent.model import images
 from agent.node.images import provide, register
 from agent.node.near import copies, copy_records, layer_copy, near_catalog, record_mirror, starts
 from agent.node.pods import served_pods
+from agent.node.starts import expected_starts, profile_book, read_ahead, start_watch
 from agent.store import trusted_keys
 from agent.store.lookup import catalog
+
+_OF_STARTS = "agent.node.starts.start_files"
+
+
+class Node(profile_book.Node, start_watch.Node, Protocol):
+    """This node, as the agent knows it."""
+
+    @property
+    def platform(self) -> images.Platform:
+        """What its images are made for."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ahead:
+    """What is done ahead of starts, of which pods are served through `expected`."""
+
+    expected: expected_starts.ExpectedStarts
+    reading: read_ahead.ReadAhead
+
+    def services(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """For run_services."""
+        return {"starts": self.expected.run(), "read ahead": self.reading.run()}
+
+
+async def ahead(
+    wanted: settings.Agent,
+    store: catalog.Catalog,
+    node: Node,
+    sink: expected_starts.Sink,
+    stack: contextlib.AsyncExitStack,
+) -> Ahead | None:
+    """What observes starts and reads ahead, each by a worker; None where the settings want none."""
+    if wanted.start_profiles == "off" or wanted.drain:
+        return None
+    for_reading, for_looks = [
+        await stack.enter_async_context(
+            workers.Pool(_OF_STARTS, name=name, size=1, max_stuck=2, kept=0)
+        )
+        for name in ("reading ahead", "the observation of starts")
+    ]
+    book = profile_book.Book(store, node)
+    aims = read_ahead.Settings(
+        store=str(wanted.store),
+        limit=wanted.read_ahead_bytes,
+        requests=wanted.read_ahead_requests,
+    )
+    reading = read_ahead.ReadAhead(for_reading, node, aims)
+    watch = start_watch.StartWatch(for_looks, node, str(wanted.store))
+    expected = expected_starts.ExpectedStarts(book, reading, watch, sink, platform=node.platform)
+    return Ahead(expected, reading)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

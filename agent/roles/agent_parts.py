@@ -89,6 +89,10 @@ class Shared:
         """See warm_images.Node."""
         await self.environment.node.wait_known()
 
+    async def process(self) -> int:
+        """See start_watch.Node."""
+        return (await self.containerd.client.process()).pid
+
     def on_node(self) -> Sequence[pods.Pod] | None:
         """See retirement.Node."""
         return self.served.on_node() if self.environment.source.synced else None
@@ -106,6 +110,7 @@ class Parts:
     announcement: announcement.Announcement
     keeper: copies.Keeper | None
     warm: warm_images.WarmImages | None
+    ahead: agent_near.Ahead | None
     started: datetime.datetime = dataclasses.field(
         default_factory=lambda: times.now().replace(microsecond=0)
     )
@@ -127,6 +132,7 @@ class Parts:
             **({"copies": self.keeper.run()} if self.keeper else {}),
             **({"warm": self.warm.run()} if self.warm else {}),
             **shared.away.services(),
+            **(self.ahead.services() if self.ahead else {}),
             "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
             **shared.environment.services(),
         }
@@ -176,6 +182,9 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
     async with contextlib.AsyncExitStack() as stack:
         shared = await _shared(wanted, stack)
         warm = None if wanted.drain else _warm(shared)
+        ahead = await agent_near.ahead(
+            wanted, shared.store, shared, shared.environment.starts, stack
+        )
         yield Parts(
             shared=shared,
             watcher=containerd_watch.Watcher(
@@ -188,7 +197,7 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
                     folder=wanted.state, canary_seconds=wanted.canary_seconds
                 ),
             ),
-            worker=_worker(shared),
+            worker=_worker(shared, ahead),
             retirer=retirement.Retirer(
                 shared.store,
                 shared.containerd,
@@ -210,6 +219,7 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
                 stack=stack,
             ),
             warm=warm,
+            ahead=ahead,
         )
 
 
@@ -250,11 +260,11 @@ async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> S
     )
 
 
-def _worker(shared: Shared) -> pod_worker.Worker:
+def _worker(shared: Shared, ahead: agent_near.Ahead | None) -> pod_worker.Worker:
     environment = shared.environment
     return pod_worker.Worker(
         environment.source,
-        prepare.SwitchedOff() if shared.wanted.drain else _preparer(shared),
+        prepare.SwitchedOff() if shared.wanted.drain else _preparer(shared, ahead),
         pod_events.Once(environment.events),
         shared.served,
         environment.node,
@@ -262,7 +272,7 @@ def _worker(shared: Shared) -> pod_worker.Worker:
     )
 
 
-def _preparer(shared: Shared) -> prepare.Preparer:
+def _preparer(shared: Shared, ahead: agent_near.Ahead | None) -> prepare.Preparer:
     node = decide.Node(platform=shared.platform, every_runtime=shared.wanted.default_snapshotter)
     return prepare.Preparer(
         decide.Decider(shared.store, node, shared.away.records),
@@ -275,6 +285,7 @@ def _preparer(shared: Shared) -> prepare.Preparer:
         ),
         image_removal.Clearer(shared.containerd),
         shared.environment.creator,
+        starts=ahead.expected if ahead else None,
         register_private=shared.wanted.register_private,
     )
 

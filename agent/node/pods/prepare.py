@@ -122,6 +122,16 @@ class Result:
         return next((each for each in failures if isinstance(each, errors.TemporaryError)), None)
 
 
+class Starts(Protocol):
+    """What is done ahead of starts: agent.node.starts.expected_starts.ExpectedStarts."""
+
+    def expect(self, record: records.ImageRecord, cache: tuple[str, str] | None) -> None:
+        """An image is being made ready for a pod, from the cache of an object (API group, name).
+
+        Never waits.
+        """
+
+
 class SwitchedOff:
     """Prepares nothing: what an agent does while acceleration is switched off."""
 
@@ -139,7 +149,8 @@ class SwitchedOff:
 class Preparer:
     """Serves one pod after the other; any number may be served side by side.
 
-    `register_private`: images that not all namespaces may use are registered as well.
+    `register_private`: images that not all namespaces may use are registered as well. `starts`
+    gets the images of pods that are about to start.
     """
 
     def __init__(
@@ -149,12 +160,14 @@ class Preparer:
         clearer: Clearer,
         creator: CacheCreator,
         *,
+        starts: Starts | None = None,
         register_private: bool = False,
     ) -> None:
         self._decider = decider
         self._provider = provider
         self._clearer = clearer
         self._creator = creator
+        self._starts = starts
         self._register_private = register_private
 
     async def serve(self, pod: pods.Pod, *, running: bool = False) -> Result:
@@ -174,6 +187,8 @@ class Preparer:
         absent = {image: AbsentError(image) for image in decision.absent}
         if not decision.registrable:
             return Result(decision=decision, sentence=decision.summary, failed=absent)
+        if self._starts is not None and not running:
+            _expect(self._starts, decision)
         result = await self._provide_all(pod, decision, started)
         return dataclasses.replace(result, failed={**absent, **result.failed})
 
@@ -241,6 +256,15 @@ class Preparer:
                 delay=_LOOK_AGAIN_SECONDS,
             )
         return Result(decision=decision, sentence=decision.summary)
+
+
+def _expect(starts: Starts, decision: decisions.Decision) -> None:
+    names = {candidate.cache_id: candidate.name for candidate in decision.candidates}
+    for image in decision.registrable:
+        assert image.registrable is not None
+        name = names.get(image.cache_id, "")
+        cache = (caches.group_of(image.cache_id, name), name) if name else None
+        starts.expect(image.registrable, cache)
 
 
 def _result(

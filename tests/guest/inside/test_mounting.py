@@ -10,8 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.model import images
+from agent.model.starts import profile_codec, start_profiles
 from agent.mounts import nfs, nfs_worker, syscalls, teardown
 from agent.mounts.devices import layer_mounting
+from agent.store import profile_files
 from agent.store.lookup import chain_index
 from lab.guest import nfsd
 from tests.guest.inside import conftest
@@ -43,6 +46,38 @@ def test_a_pod_runs_from_the_export(node, client, registry) -> None:
 
     assert registry.layer_gets(mark) == []
     assert len(node.mounts()) == 1
+
+
+def test_the_next_start_is_read_ahead_as_the_first_was_observed(node, client, store) -> None:
+    """Even where nothing of the image is left: neither in containerd, nor in memory."""
+    reference = images.parse_reference(node.reference(conftest.STORED))
+    folder = node.root / "local" / "profiles"
+    seconds = conftest.wait_until(lambda: profile_files.read(folder, reference))
+    record = profile_files.read(folder, reference)
+    assert record is not None
+    profile = profile_codec.decode(record.profiles[0].profile)
+    read = sum(file.stat().st_size for file in (store / "sha256").glob("*/*.erofs"))
+    conftest.note(
+        f"observed after {seconds:.1f} s: {profile.size >> 10} KiB in {len(profile.pieces)} pieces"
+        f" of {read >> 10} KiB, {len(record.profiles[0].profile)} letters"
+    )
+    # The pod reads all files: what is missing are the layer's metadata and holes.
+    assert 0.5 * read < profile.size <= read + start_profiles.UNIT * len(profile.layers)
+
+    client.remove_image(node.reference(conftest.STORED))
+    conftest.wait_until(lambda: not [line for line in mount_table() if " - erofs " in line])
+    conftest.drop_caches()
+    node.schedule(node.pod("ahead", conftest.STORED, conftest.READ_ALL))
+    conftest.wait_until(lambda: node.is_registered(client, conftest.STORED))
+    conftest.wait_until(
+        lambda: node.metric("uimgacc_read_ahead_bytes_total") >= profile.size - (1 << 20)
+    )
+    run(client, node, "ahead")
+
+    conftest.wait_until(lambda: node.metric("uimgacc_start_bytes_total"))
+    assert node.metric("uimgacc_read_ahead_stopped_total") == 0
+    lines = node.get("/metrics").splitlines()
+    conftest.note("; ".join(line for line in lines if line.startswith("uimgacc_start_bytes_total")))
 
 
 def test_what_is_new_in_the_store_is_found_at_once(node, store) -> None:

@@ -1,0 +1,1 @@
+"""How images start: observing it once, and reading ahead of the next starts what was seen."""
