@@ -238,6 +238,12 @@ class Snapshotter:
         "Root folder of the shared store; empty: a plain overlayfs snapshotter.",
     ] = None
     local: _Local = "after-start"
+    local_mounts: Annotated[
+        Literal["loop", "file"],
+        "How layers are mounted where copies are made: through loop devices, so that a copy goes"
+        " behind the running containers (loop), or from their files, so that it is used from the"
+        " next mount on (file).",
+    ] = "loop"
     trusted_keys: _TrustedKeys = None
     unsigned: _Unsigned = "auto"
     announced_only: Annotated[

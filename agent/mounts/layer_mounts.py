@@ -21,6 +21,12 @@ from agent.mounts.devices import layer_files, layer_mounting, loop_devices
 
 logger = logging.getLogger(__name__)
 
+_SPARE_DEVICES = 32
+"""Unused loop devices that are ready for the layers of the next image; each takes 75 KB."""
+
+_SETTLED_SECONDS = 1.0
+"""After a start or mounts: no device is made while an image is being mounted."""
+
 
 class MountError(errors.TemporaryError):
     """A layer could not be mounted; `diff_id` names it, `reason` says why."""
@@ -85,6 +91,7 @@ class LayerMounts:
         self._under_way: dict[str, asyncio.Future[MountError | None]] = {}
         self._confirmed: set[str] = set()
         self._stay_mounted: set[str] = set()
+        self._did_mount = asyncio.Event()
         self.untidy = asyncio.Event()
         """Set where layers may be mounted that no snapshot refers to; their owner clears it."""
 
@@ -112,6 +119,20 @@ class LayerMounts:
         Their paths are not whole where that was in a container that has ended. Without an
         answer such a layer is not taken for mounted, and is looked at again when it is used.
         """
+        if self._unknown(self._mounted().values()):
+            await self._ask_for_files()
+
+    def _unknown(self, mounts: Iterable[tuple[mountinfo.Entry, str]]) -> bool:
+        """Whether the path of one of these layers' files is not whole."""
+        places = [self._copies]
+        if self._store is not None:
+            places += [f"{os.path.realpath(self._store.parent)}/", f"{self._store}/"]
+        return any(
+            loop_devices.beneath(entry.source) and not file.startswith(tuple(places))
+            for entry, file in mounts
+        )
+
+    async def _ask_for_files(self) -> None:
         try:
             self._files = await self._pool.call(
                 "mounted_files", str(self._folder), deadline=self._deadline
@@ -119,13 +140,24 @@ class LayerMounts:
         except (OSError, errors.AgentError) as error:
             logger.warning("the files behind layers are not known", extra={"reason": str(error)})
 
+    async def keep_devices(self) -> None:
+        """Have some unused loop devices ready, for ever: to make one takes longer than a mount."""
+        while True:
+            await asyncio.sleep(_SETTLED_SECONDS)
+            self._did_mount.clear()
+            try:
+                await self._pool.call("spare_devices", _SPARE_DEVICES, deadline=self._deadline)
+            except (OSError, errors.AgentError) as error:
+                logger.info("no spare loop devices", extra={"reason": str(error)})
+            await self._did_mount.wait()
+
     async def copies(self, diff_ids: Iterable[str]) -> set[str]:
         """Those of some layers that are mounted from this node's own copies now."""
         mounted = self._mounted()
         known = [each for each in diff_ids if each in mounted]
         found = {each for each in known if mounted[each][1].startswith(self._copies)}
-        if any(loop_devices.beneath(mounted[each][0].source) for each in set(known) - found):
-            await self.identify()
+        if self._unknown(mounted[each] for each in known):
+            await self._ask_for_files()
             sources = {source for source, (_, is_copy) in self._files.items() if is_copy}
             found |= {each for each in known if mounted[each][0].source in sources}
         return found
@@ -209,6 +241,7 @@ class LayerMounts:
         if diff_id in self._under_way:
             return
         self._devices[diff_id] = device
+        self._did_mount.set()
         self._outdated.discard(diff_id)
         if confirmed:
             self._confirmed.add(diff_id)
@@ -248,6 +281,7 @@ class LayerMounts:
             self._devices[diff_id] = await self._pool.call(
                 "mount_layer", *arguments, deadline=self._deadline
             )
+            self._did_mount.set()
             self._outdated.discard(diff_id)
             self._unverified.discard(diff_id)
         except (OSError, errors.AgentError) as error:

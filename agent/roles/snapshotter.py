@@ -24,6 +24,7 @@ from agent.kits.processes import heartbeat, workers
 from agent.local import copy_paths
 from agent.model import reports
 from agent.mounts import layer_mounts, verification
+from agent.mounts.devices import layer_mounting
 from agent.snapshotter import (
     marked_layers,
     overlay_folders,
@@ -84,6 +85,7 @@ class _Parts:
     """What runs; `verified` is None where layers are not verified as they are read."""
 
     servicer: service.Service
+    mounted: layer_mounts.LayerMounts
     served: snapshots.Snapshotter
     verified: verification.Verification | None
 
@@ -108,8 +110,10 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
             deadline=wanted.mount_seconds,
             store=wanted.store,
             verify=verified is not None,
+            way=_way(wanted),
         )
         mounted.adopt()
+        await mounted.identify()
         metrics.MOUNTS.set_function(lambda: len(mounted))
         lookup = _lookup(wanted, pool, verified) if wanted.store is not None else None
         served = snapshots.Snapshotter(
@@ -121,7 +125,14 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
             options=_overlay_options(),
         )
         stack.callback(served.close)
-        yield _Parts(service.Service(served, database), served, verified)
+        yield _Parts(service.Service(served, database), mounted, served, verified)
+
+
+def _way(wanted: settings.Snapshotter) -> str:
+    """How layers are mounted."""
+    if wanted.local == "off":
+        return layer_mounting.STORED
+    return layer_mounting.LOOP if wanted.local_mounts == "loop" else layer_mounting.FILE
 
 
 def _lookup(
@@ -140,7 +151,7 @@ def _lookup(
         layout.Layout(wanted.store),
         pool,
         conditions,
-        mounts=wanted.root / "layers",
+        mounts=layer_mounting.Place(f"{wanted.root}/layers", _way(wanted)),
         deadline=wanted.lookup_seconds,
     )
     if wanted.local == "off":
@@ -174,6 +185,8 @@ async def run(wanted: settings.Snapshotter) -> None:
             "damage": served.keep_checking(wanted.damage_seconds),
             "stock": served.stock.run(),
         }
+        if _way(wanted) == layer_mounting.LOOP:
+            services["loop devices"] = parts.mounted.keep_devices()
         if parts.verified is not None:
             services["verification"] = parts.verified.watch(wanted.verify_seconds, served.give_up)
         if wanted.verify != "off" and wanted.local != "off":

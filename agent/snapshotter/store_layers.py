@@ -6,7 +6,8 @@ layer alone, on none of all the chain's layers. The invariants:
 - A record of a store's layer exists only if the layer has been mounted once.
 - After each new mount the store is asked again whether it has the chain: the collector,
   which takes chains away before it asks nodes for their mounts, or this second look, one
-  of them sees the other. A layer that was found damaged meanwhile is not served either.
+  of them sees the other. A layer that was found damaged meanwhile is not served either. What is
+  mounted from the node's own copy needs no second look: no deletion waits for that.
 - A layer is not unmounted between its mount and its record (`_wanted`).
 - What is not for those who ask is not served, also where it is recorded and mounted for others.
 """
@@ -176,7 +177,9 @@ class StoreLayers:
                 self._layers.note_mounted(layer.diff_id, layer.device, confirmed=layer.confirmed)
             await self._ensure(layer.diff_id, layer.size, tree=layer.tree)
         new = [each for each in hit.layers if not self._layers.is_confirmed(each.diff_id)]
-        missed = await self._lookup.confirm(new) if new else None
+        copies = await self._layers.copies(each.diff_id for each in new) if new else ()
+        of_store = [each for each in new if each.diff_id not in copies]
+        missed = await self._lookup.confirm(of_store) if of_store else None
         if missed is not None:
             return missed
         for layer in new:

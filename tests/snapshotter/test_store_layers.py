@@ -1,5 +1,6 @@
 """Layers of the store: served when they can be, left to the pull when not, never wrong."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -426,7 +427,8 @@ def test_a_stopped_worker_delays_one_pull_and_no_more(snapshotter, store) -> Non
     known = store.add_chain({"a": "1"})
     pull(snapshotter, known)
     chain = store.add_chain({"b": "2"}, {"c": "3"})
-    for child in workers_of(snapshotter.process.pid):
+    stopped = workers_of(snapshotter.process.pid)
+    for child in stopped:
         os.kill(child, signal.SIGSTOP)
 
     assert snapshotter.prepare("x", "", {REF: chain[0]})[0].type == "bind"
@@ -439,6 +441,10 @@ def test_a_stopped_worker_delays_one_pull_and_no_more(snapshotter, store) -> Non
         assert time.monotonic() < deadline
         time.sleep(0.1)
     pull(snapshotter, chain)
+    for child in stopped:
+        # One that was not asked for anything was not killed.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGCONT)
 
 
 def test_a_layer_stays_mounted_under_a_container_that_no_snapshot_knows(

@@ -17,12 +17,20 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from agent.model.erofs import superblock
 from agent.mounts import device_mapper, mountinfo, syscalls
 from agent.mounts.devices import layer_files, loop_devices
 
 STORED, FILE, LOOP = "stored", "file", "loop"
+
+
+class Place(NamedTuple):
+    """The folder that layers are mounted in, and the way in which they are."""
+
+    folder: str
+    way: str = STORED
 
 
 def mount_layer(
@@ -247,9 +255,11 @@ def corrupt_layers(folder: str) -> list[str]:
 
 
 OPERATIONS = {
+    **layer_files.OPERATIONS,
     "corrupt_layers": corrupt_layers,
     "mount_layer": mount_layer,
     "remove_unused_devices": device_mapper.remove_unused,
+    "spare_devices": loop_devices.make_spare,
     "switch_layer": switch_layer,
     "unmount_layer": unmount_layer,
 }

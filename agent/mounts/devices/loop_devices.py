@@ -16,6 +16,7 @@ which it does with its container. Standard library only.
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import stat
 import struct
@@ -23,6 +24,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+_CTL_ADD = 0x4C80
 _CTL_GET_FREE = 0x4C82
 _GET_STATUS64 = 0x4C05
 _CHANGE_FD = 0x4C06
@@ -40,6 +42,8 @@ _BLOCK = 4096
 """Of our devices: that of EROFS, and enough for direct I/O from any disk. Of a file whose size is
 no multiple of it, the kernel's default."""
 
+_CONTROL = "/dev/loop-control"
+_CONTROL_NUMBER = os.makedev(10, 237)
 _DEVICES = "/sys/block"
 _DELETED = " (deleted)"
 _ANSWER_SECONDS = 2.0
@@ -133,6 +137,21 @@ def change_file(name: str, backing: int, *, direct: bool) -> bool:
         return is_other
 
 
+def make_spare(least: int) -> int:
+    """Have so many unused devices ready; how many were made. Raises OSError."""
+    names = [name for name in os.listdir(_DEVICES) if name.startswith("loop")]
+    unused = sum(path_of(name) is None for name in names)
+    numbers = (each for each in itertools.count() if f"loop{each}" not in names)
+    made = 0
+    with _control() as control:
+        while unused + made < least:
+            # Somebody else may have just made it.
+            with contextlib.suppress(FileExistsError):
+                fcntl.ioctl(control, _CTL_ADD, next(numbers))
+            made += 1
+    return made
+
+
 def _configured(backing: int, *, direct: bool) -> tuple[str, int]:
     """A free device with this file: its path and an open descriptor, its only user.
 
@@ -141,8 +160,7 @@ def _configured(backing: int, *, direct: bool) -> tuple[str, int]:
     """
     flags = _READ_ONLY | _AUTOCLEAR | (_DIRECT_IO if direct else 0)
     block = 0 if os.fstat(backing).st_size % _BLOCK else _BLOCK
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-    try:
+    with _control() as control:
         for _ in range(_TRIES):
             name = f"loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
             descriptor = os.open(_node(name), os.O_RDONLY | os.O_CLOEXEC)
@@ -154,9 +172,19 @@ def _configured(backing: int, *, direct: bool) -> tuple[str, int]:
                     raise
             else:
                 return f"/dev/{name}", descriptor
+    raise OSError(errno.EBUSY, "no loop device could be had", _CONTROL)
+
+
+@contextlib.contextmanager
+def _control() -> Iterator[int]:
+    if not os.path.exists(_CONTROL):
+        with contextlib.suppress(FileExistsError):
+            os.mknod(_CONTROL, stat.S_IFCHR | 0o600, _CONTROL_NUMBER)
+    descriptor = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield descriptor
     finally:
-        os.close(control)
-    raise OSError(errno.EBUSY, "no loop device could be had", "/dev/loop-control")
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

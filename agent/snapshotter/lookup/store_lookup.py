@@ -17,6 +17,7 @@ from agent.kits.aio import backoff
 from agent.kits.processes import workers
 from agent.model import digests, records
 from agent.mounts import device_mapper, verification
+from agent.mounts.devices import layer_mounting
 from agent.snapshotter.lookup import answers, layer_rules, store_worker
 from agent.store import decoding, layout
 from agent.store.lookup import file_reads, layer_permissions
@@ -32,7 +33,7 @@ _IDENTIFIED_SECONDS = 30.0
 
 
 class StoreLookup:
-    """Looks chain IDs up in a store, and has their layers mounted below `mounts` on the way.
+    """Looks chain IDs up in a store, and has their layers mounted in `mounts` on the way.
 
     `pool` runs the OPERATIONS of the module store_worker; `deadline` is in seconds and bounds
     one look-up, of up to 4 layers; `pauses` are the seconds for which the store is not
@@ -47,13 +48,13 @@ class StoreLookup:
         pool: workers.Pool,
         conditions: layer_rules.Conditions,
         *,
-        mounts: pathlib.Path,
+        mounts: layer_mounting.Place,
         deadline: float,
         pauses: Sequence[float] = (1, 2, 5, 10),
     ) -> None:
         self._layout = where
         self._pool = pool
-        self._mounts = "" if conditions.verified else str(mounts)
+        self._mounts = mounts._replace(folder="") if conditions.verified else mounts
         self._deadline = deadline
         permissions = layer_permissions.Permissions(where, pool, deadline=deadline)
         self._rules = layer_rules.Rules(where, conditions, permissions)
@@ -202,9 +203,9 @@ class StoreLookup:
     async def _serve(
         self, chain_id: str, repository: str | None, *, most: int
     ) -> Sequence[store_worker.Answer] | None:
-        mounts = "" if self._keys.policy.refuses else self._mounts
-        name = digests.hex_of(chain_id)
-        arguments = (str(self._layout.root), name, mounts, most, repository)
+        folder = "" if self._keys.policy.refuses else self._mounts.folder
+        name, place = digests.hex_of(chain_id), (folder, self._mounts.way)
+        arguments = (str(self._layout.root), name, place, most, repository)
         try:
             served: Sequence[store_worker.Answer] | None = await self._pool.call(
                 "serve_chain", *arguments, deadline=self._deadline

@@ -11,16 +11,16 @@ Answer = tuple[bytes, bytes, int, int | None, bool]
 
 
 def serve_chain(
-    store: str, chain_id: str, folder: str, most: int, repository: str | None
+    store: str, chain_id: str, place: tuple[str, str], most: int, repository: str | None
 ) -> list[Answer] | None:
-    """Look a chain ID (64 hex digits) up, mount its layer below `folder`, and look again.
+    """Look a chain ID (64 hex digits) up, mount its layer in `place`, and look again.
 
     What is not for `repository` (see layer_permissions.Requester) is not mounted.
 
     All in one call, because a pull waits for each layer in turn; so the layers below it
-    are mounted as well, up to `most` in all. Without a `folder` none is: then the caller
-    verifies the records first. Returns for each, topmost first, what
-    `chain_index.find_chain` does, the st_dev of the mount, and whether the same record was
+    are mounted as well, up to `most` in all. Where the place (see layer_mounting.Place) has no
+    folder none is: then the caller verifies the records first. Returns for each, topmost first,
+    what `chain_index.find_chain` does, the st_dev of the mount, and whether the same record was
     still there after the mount. st_dev is None where the layer was not mounted: where the
     caller serves it all the same, that mounts it in a call of its own, which raises the
     reason. Returns None where one of the chains is not in the store.
@@ -29,7 +29,7 @@ def serve_chain(
     if chains is None:
         return None
     devices = [
-        _mount(store, folder, chain, layer, size)
+        _mount(store, place, chain, layer, size)
         if repository is None or chain_index.may_be_of(layer, repository)
         else None
         for _, chain, layer, size in chains
@@ -53,7 +53,8 @@ def _find(store: str, chain_id: str, most: int) -> list[tuple[str, bytes, bytes,
     return rows
 
 
-def _mount(store: str, folder: str, chain: bytes, layer: bytes, size: int) -> int | None:
+def _mount(store: str, place: tuple[str, str], chain: bytes, layer: bytes, size: int) -> int | None:
+    folder, way = place
     if not folder or chain_index.size_of(layer) != size or chain_index.is_damaged(layer):
         return None
     name = chain_index.layer_of(chain)
@@ -61,7 +62,8 @@ def _mount(store: str, folder: str, chain: bytes, layer: bytes, size: int) -> in
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(target, 0o700)
-        return layer_mounting.mount_layer(chain_index.file_of(store, name), target, size)
+        file = chain_index.file_of(store, name)
+        return layer_mounting.mount_layer(file, target, size, None, way)
     except OSError:
         return None
 

@@ -36,7 +36,7 @@ class Pool:
         self.mounted: list[str] = []
         self.error: Exception | None = None
 
-    def mount(self, source: str, target: str, size: int) -> int:
+    def mount(self, source: str, target: str, *_: object) -> int:
         self.mounted.append(source)
         return os.stat(target).st_dev
 
@@ -80,7 +80,7 @@ def lookup(
         place,
         pool,  # type: ignore[arg-type]
         conditions,
-        mounts=root / "layers",
+        mounts=layer_mounting.Place(f"{root}/layers"),
         deadline=9,
     )
     return near_lookup.NearLookup(here.root, store, conditions)

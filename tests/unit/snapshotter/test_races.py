@@ -153,7 +153,7 @@ class StorePool:
         self.on_mount = lambda: None
         self.calls: list[str] = []
 
-    def mount(self, source: str, target: str, size: int) -> int:
+    def mount(self, source: str, target: str, *_: object) -> int:
         self.on_mount()
         return os.stat(target).st_dev
 
@@ -213,7 +213,7 @@ class Stored:
                 self.layout,
                 self.pool,
                 layer_rules.Conditions(layer_rules.Announcement(root / reports.ANNOUNCED)),
-                mounts=root / "layers",
+                mounts=layer_mounting.Place(f"{root}/layers"),
                 deadline=9,
             ),
             known=layer_requests.Requesters(root),

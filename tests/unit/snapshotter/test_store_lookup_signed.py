@@ -27,7 +27,7 @@ class Pool:
     def __init__(self) -> None:
         self.mounted: list[str] = []
 
-    def mount(self, source: str, target: str, size: int) -> int:
+    def mount(self, source: str, target: str, *_: object) -> int:
         self.mounted.append(pathlib.Path(source).stem)
         return os.stat(target).st_dev
 
@@ -67,7 +67,7 @@ def lookup(place, key, pool, tmp_path) -> store_lookup.StoreLookup:
         place,
         pool,  # type: ignore[arg-type]
         conditions(tmp_path, signing.keys(place, key, tmp_path / "keys")),
-        mounts=tmp_path / "layers",
+        mounts=layer_mounting.Place(f"{tmp_path}/layers"),
         deadline=9,
     )
 
@@ -91,7 +91,7 @@ async def test_without_keys_a_layer_is_mounted_in_the_look_up(place, pool, tmp_p
         place,
         pool,
         conditions(tmp_path, trusted_keys.Keys()),
-        mounts=tmp_path / "layers",
+        mounts=layer_mounting.Place(f"{tmp_path}/layers"),
         deadline=9,
     )
 
@@ -178,7 +178,7 @@ async def test_what_no_key_has_signed_is_served_where_that_is_accepted(
         place,
         pool,
         conditions(tmp_path, trusted_keys.Keys(None, "accept")),
-        mounts=tmp_path / "layers",
+        mounts=layer_mounting.Place(f"{tmp_path}/layers"),
         deadline=9,
     )
 

@@ -9,6 +9,7 @@ import pytest
 from agent import metrics
 from agent.model import keys, records, reports
 from agent.mounts import layer_mounts, verification
+from agent.mounts.devices import layer_mounting
 from agent.snapshotter import (
     overlay_folders,
     snapshots,
@@ -62,7 +63,7 @@ class Node:
                 layer_rules.Conditions(
                     layer_rules.Announcement(root / reports.ANNOUNCED), self.verified
                 ),
-                mounts=root / "layers",
+                mounts=layer_mounting.Place(f"{root}/layers"),
                 deadline=9,
             ),
             known=layer_requests.Requesters(root),
@@ -119,7 +120,7 @@ async def test_a_layer_is_mounted_by_what_its_record_says_and_only_then(node) ->
 
     verity = record_of(node.place).verity
     assert verity is not None
-    ((source, _, size, tree),) = node.pool.mounted
+    ((source, _, size, tree, _),) = node.pool.mounted
     assert source == str(node.place.layer(NAME))
     assert size == record_of(node.place).size
     assert tree == (verity.root_hash, verity.salt, verity.data_blocks, verity.offset, "")
