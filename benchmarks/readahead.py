@@ -3,8 +3,9 @@
 A start (a Python program that imports large libraries) reads little and at random, `cat` of one
 large file reads in order; both from EROFS layers on an NFS server behind `tc netem`, in a guest
 (lab.guest), for which this module is also the command. Each round measures every row once, so all
-rows see the same drift of the machine. Beside the seconds stand the requests of the NFS client,
-which no other load of the machine changes.
+rows see the same drift of the machine. Two figures are free of what else the machine does: the
+requests of the NFS client, and how many round trips a start waits for, one after the other. The
+second follows from starts at a distance at which hardly anything but waiting counts (FAR).
 """
 
 import contextlib
@@ -27,6 +28,8 @@ from lab import places, registries
 from lab.guest import machine, nfsd
 
 ROUNDS = 3
+NEAR, FAR = 0.1, 20.0
+"""Round trips in milliseconds: what a start takes longer at the second is waiting."""
 IMAGE = "lab/large:1"
 LAYERS = (0, 1, 3, 6)
 """Of the image, from the bottom: its root, numpy and scipy, pyarrow, and the programs."""
@@ -73,7 +76,7 @@ class Row:
 def rows() -> list[Row]:
     """All that is measured: one thing is changed at a time."""
     found: dict[Row, None] = {}
-    for trip in (0.1, 0.5, 2.0):
+    for trip in (NEAR, 0.5, 2.0, FAR):
         for layer, ahead in itertools.product((None, 128), (128, 1024, 15360)):
             found[Row(trip=trip, nfs=ahead, layer=layer)] = None
         for layer in (512, 1024, 4096):
@@ -110,22 +113,35 @@ def run(folder: pathlib.Path) -> dict[str, float]:
     }
 
 
+def waits(figures: Mapping[str, float], row: Row, what: str = "start") -> float:
+    """How many round trips a start (or a `read`) waits for, one after the other."""
+    near, far = (
+        figures[f"readahead_{dataclasses.replace(row, trip=trip).name}_{what}_s"]
+        for trip in (NEAR, FAR)
+    )
+    return (far - near) / (FAR - NEAR) * 1000
+
+
 def show(figures: Mapping[str, float]) -> None:
-    """Print the table, each row beside the first one of its round trip."""
-    print(f"{'':48} {'start':>7} {'ratio':>6} {'reads':>6} {'MiB':>6} {'cat':>7} {'reads':>6}")
-    for trip, same in itertools.groupby(rows(), key=lambda row: row.trip):
-        first = None
-        for row in same:
-            start, reads, mib, read, count = (
-                figures[f"readahead_{row.name}_{figure}"]
-                for figure in ("start_s", "start_reads", "start_mib", "read_s", "read_reads")
-            )
-            first = first or start
-            name = row.name.removeprefix(f"trip{trip:g}_")
-            print(
-                f"{trip:4g} ms {name:40} {start:7.2f} {start / first:6.2f} {reads:6.0f}"
-                f" {mib:6.1f} {read:7.2f} {count:6.0f}"
-            )
+    """Print the table, a line for what is set; seconds of a start at each distance."""
+    near = [row for row in rows() if row.trip == NEAR]
+    head = "".join(f"{trip:>7g} ms" for trip in (NEAR, 0.5, 2.0, FAR))
+    titles = f"{'waits':>6} {'reads':>6} {'MiB':>6} {'cat: waits':>10} {'reads':>6}"
+    print(f"{'a start at':42}{head} {titles}")
+    for row in near:
+        seconds = "".join(
+            f"{figures[f'readahead_{dataclasses.replace(row, trip=trip).name}_start_s']:8.2f} s"
+            for trip in (NEAR, 0.5, 2.0, FAR)
+        )
+        reads, mib, count = (
+            figures[f"readahead_{row.name}_{figure}"]
+            for figure in ("start_reads", "start_mib", "read_reads")
+        )
+        name = row.name.removeprefix(f"trip{NEAR:g}_")
+        print(
+            f"{name:42}{seconds} {waits(figures, row):6.0f} {reads:6.0f} {mib:6.1f}"
+            f" {waits(figures, row, 'read'):10.0f} {count:6.0f}"
+        )
 
 
 def _grouped(found: Sequence[Mapping[str, float]]) -> dict[str, list[Mapping[str, float]]]:
