@@ -122,6 +122,11 @@ class Agent(Daemon):
         "How long the NFS server may take for one mount before it is tried again, at each of its"
         " addresses; where there are several, each has 5 s first.",
     ] = 20.0
+    read_ahead_kb: Annotated[
+        int,
+        "KiB that the kernel reads ahead in files of that mount, where a program reads them in"
+        " order; 0: as the kernel or the machine has it (128 for most).",
+    ] = 15360
     containerd: Annotated[str, "containerd's socket."] = "/run/containerd/containerd.sock"
     snapshotter_name: Annotated[str, "Name of the snapshotter in containerd's configuration."] = (
         keys.SNAPSHOTTER

@@ -111,14 +111,18 @@ def _turn(layer: Wanted) -> tuple[bool, int, int, str]:
 def _make_room(
     layer: Wanted, copies: Sequence[Copy], room: Room, *, freed: int, now: float
 ) -> list[Copy] | None:
-    """The copies to remove for a layer; None where it does not fit all the same."""
+    """The copies to remove for a layer; None where it does not fit all the same.
+
+    Nothing goes for a layer that no container stands on: warm images of more bytes than the budget
+    would else push each other out, and be read from the store again and again.
+    """
     beyond_budget = _total(copies) + layer.size - room.budget
     needed = room.floor + int(room.whole * _SLACK) + layer.size - layer.begun
     beyond_disk = needed - room.free - freed
     idle = [
         each
         for each in _oldest_first(copies)
-        if not each.in_use and each.used_at < now - _KEPT_SECONDS
+        if layer.users and not each.in_use and each.used_at < now - _KEPT_SECONDS
     ]
     lack = max(beyond_budget, beyond_disk)
     return _until(lack, idle) if lack <= _total(idle) else None

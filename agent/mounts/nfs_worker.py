@@ -79,6 +79,23 @@ def mount(source: str, address: str, target: str, attempts: list[tuple[str, str]
     raise failure
 
 
+def read_ahead(target: str, kib: int) -> bool:
+    """Have the kernel read so many KiB ahead in files of a mount; whether that was to be changed.
+
+    It holds for files that are opened from then on. The server is not asked. Raises OSError where
+    sysfs cannot be written, and ENOENT where nothing is mounted there.
+    """
+    devices = [entry.device for entry in mountinfo.read() if entry.target == target]
+    if not devices:
+        raise OSError(errno.ENOENT, "nothing is mounted there", target)
+    path = f"/sys/class/bdi/{os.major(devices[-1])}:{os.minor(devices[-1])}/read_ahead_kb"
+    with open(path, "r+", encoding="ascii") as file:
+        if int(file.read()) == kib:
+            return False
+        file.write(str(kib))
+    return True
+
+
 def link(place: str, text: str) -> None:
     """Have the link at `place` point to `text` from one moment to the next.
 
@@ -113,6 +130,7 @@ OPERATIONS = {
     "check": check,
     "link": link,
     "mount": mount,
+    "read_ahead": read_ahead,
     "resolve": resolve,
     "survey": survey,
     "unmount": unmount,

@@ -359,7 +359,9 @@ async def mounting(
         )
     pool = workers.Pool("agent.mounts.nfs_worker", name="the mount of the store", size=1)
     await stack.enter_async_context(pool)
-    return store_mount.Mounting(aim, pool, signals, deadline=wanted.nfs_seconds)
+    return store_mount.Mounting(
+        aim, pool, signals, deadline=wanted.nfs_seconds, read_ahead=wanted.read_ahead_kb
+    )
 
 
 async def _environment(

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0)
 _TIDY_SECONDS = 60.0
+_SETTLE_SECONDS = 10.0
+"""After which a new mount is looked at again: a rule of udev (nfsrahead of nfs-utils) may have set
+another read-ahead just after the agent."""
 _ANSWER_SECONDS = 5.0
 _FIRST_SECONDS = 5.0
 """For each of several addresses of a server at first: one that works takes much less."""
@@ -60,7 +63,8 @@ class Mounting:
     """Keeps one export mounted.
 
     `pool` runs agent.mounts.nfs_worker.OPERATIONS. `deadline` is how long the server may
-    take for one mount at one of its addresses, in seconds.
+    take for one mount at one of its addresses, in seconds; `read_ahead` are the KiB that the
+    kernel reads ahead on the agent's mounts, 0 for its own choice.
     """
 
     def __init__(
@@ -70,12 +74,17 @@ class Mounting:
         signals: Signals,
         *,
         deadline: float,
+        read_ahead: int = 0,
         pauses: Sequence[float] = _PAUSES,
     ) -> None:
         self._wanted = wanted
         self._pool = pool
         self._signals = signals
         self._deadline = deadline
+        self._read_ahead = read_ahead
+        self._has_settled = False
+        self._unset = ""
+        """A mount on which it could not be set: that is said once."""
         self._pauses = pauses
         self._stale: set[str] = set()
         self.problem = f"{wanted.export.source} is not mounted yet"
@@ -99,8 +108,11 @@ class Mounting:
             else:
                 self._report("")
                 pauses.reset()
+                pause = _TIDY_SECONDS if left else None
+                if self._read_ahead and not self._has_settled:
+                    pause, self._has_settled = _SETTLE_SECONDS, True
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_TIDY_SECONDS if left else None):
+                    async with asyncio.timeout(pause):
                         await self._signals.silent.wait()
 
     async def _look(self) -> int:
@@ -114,6 +126,7 @@ class Mounting:
             plan = nfs.plan(self._wanted, seen, self._stale)
         if plan.mount:
             used = await self._mount(plan.mount)
+            self._has_settled = False
             logger.info("mounted the store", extra={"path": plan.mount, "options": used})
             if not any(entry.group for entry in mountinfo.read() if entry.target == plan.mount):
                 logger.warning(
@@ -121,10 +134,28 @@ class Mounting:
                     " place needs mountPropagation Bidirectional",
                     extra={"path": plan.mount},
                 )
+        await self._set_read_ahead(str(plan.path))
         if plan.link:
             await self._call("link", str(self._wanted.place), plan.link)
             logger.info("the store is mounted", extra={"path": str(plan.path)})
         return len(plan.old) - await self._tidy(plan.unmount)
+
+    async def _set_read_ahead(self, path: str) -> None:
+        """Set it on a mount of the agent, before any layer is opened there; failing is no harm."""
+        if not self._read_ahead or not nfs.is_agents_mount(path) or path == self._unset:
+            return
+        try:
+            if await self._call("read_ahead", path, self._read_ahead):
+                logger.info(
+                    "set the read-ahead of the store's mount",
+                    extra={"path": path, "kib": self._read_ahead},
+                )
+        except (errors.AgentError, OSError) as error:
+            self._unset = path
+            logger.warning(
+                "the read-ahead of the store's mount stays as it is",
+                extra={"path": path, "reason": str(error)},
+            )
 
     async def _survey(self) -> nfs.Seen:
         place = self._wanted.place

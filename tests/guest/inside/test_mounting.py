@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import os
 import pathlib
 import signal
 import statistics
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent import settings
 from agent.model import images
 from agent.model.starts import profile_codec, start_profiles
 from agent.mounts import nfs, nfs_worker, syscalls, teardown
@@ -149,10 +151,28 @@ def test_a_reader_notices_no_end_and_no_upgrade_of_ours(node, client) -> None:
         assert node.mounts() == [mount for mount in node.mounts() if mount.endswith("-1")]
 
 
+def read_ahead(mounted: str) -> pathlib.Path:
+    """Where the kernel has the read-ahead of a mount."""
+    number = os.stat(mounted).st_dev
+    return pathlib.Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb")
+
+
+def test_the_stores_mount_is_read_ahead_as_the_agent_is_told(node) -> None:
+    (mounted,) = node.mounts()
+    wanted = f"{settings.Agent(store=node.place).read_ahead_kb}\n"
+    assert read_ahead(mounted).read_text() == wanted
+
+    read_ahead(mounted).write_text("128")
+    assert nfs_worker.read_ahead(mounted, 15360)
+    assert not nfs_worker.read_ahead(mounted, 15360)
+    assert read_ahead(mounted).read_text() == "15360\n"
+
+
 def test_pods_go_on_after_the_export_was_replaced(node, client, server) -> None:
     (old,) = node.mounts()
     server.replace("store")
     seconds = conftest.wait_until(lambda: str(node.place.resolve()) != old)
+    assert int(read_ahead(str(node.place.resolve())).read_text()) > 128
     conftest.note(f"healed {seconds:.2f} s after the export was replaced")
     conftest.wait_until(node.capable)
 

@@ -207,3 +207,11 @@ def test_copies_do_not_take_turns(sizes, history) -> None:
             copies[plan.copy] = copy(plan.copy, sizes[plan.copy], used_at=now, in_use=True)
         else:
             raise AssertionError("it does not come to an end")
+
+
+def test_nothing_goes_for_a_layer_that_no_container_stands_on() -> None:
+    """Warm images that do not all fit would push each other out, for ever."""
+    plan = budget.plan([wanted("warm", 50, users=0)], [copy("old", 80)], room(), now=DAY)
+    fitting = budget.plan([wanted("warm", 20, users=0)], [copy("old", 80)], room(), now=DAY)
+
+    assert (plan.evict, plan.copy, fitting.copy) == ((), None, "warm")

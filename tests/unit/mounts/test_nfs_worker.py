@@ -83,3 +83,10 @@ def test_a_mount_that_fails_leaves_no_folder(tmp_path) -> None:
         nfs_worker.mount("x:/a", "127.0.0.1", str(target), [("no-such-file-system", "hard")])
 
     assert not target.exists()
+
+
+def test_without_a_mount_there_is_no_read_ahead(tmp_path) -> None:
+    with pytest.raises(OSError, match="nothing is mounted there") as caught:
+        nfs_worker.read_ahead(str(tmp_path), 1024)
+
+    assert caught.value.errno == errno.ENOENT

@@ -25,6 +25,8 @@ class Node:
     def __init__(self) -> None:
         self.link = ""
         self.table: list[str] = []
+        self.ahead: dict[str, int] = {}
+        self.read_only_sysfs = False
         self.busy: set[str] = set()
         self.layers: list[str] = []
         self.shared = True
@@ -73,6 +75,14 @@ class Node:
         assert source == EXPORT
         self.table.append(target)
         return attempts[0][1]
+
+    def _read_ahead(self, target: str, kib: int) -> bool:
+        assert target in self.table
+        if self.read_only_sysfs:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        before = self.ahead.get(target)
+        self.ahead[target] = kib
+        return before != kib
 
     def _link(self, _place: str, text: str) -> None:
         self.link = text
@@ -312,3 +322,46 @@ async def test_look_ups_fail_at_once_while_it_is_not_mounted(node, kept, signals
 )
 def test_what_went_wrong_comes_with_what_to_do(error, said) -> None:
     assert said in store_mount.explain(nfs.parse_export(EXPORT), error)
+
+
+def ahead(node: Node, signals: store_mount.Signals, kib: int) -> store_mount.Mounting:
+    wanted = nfs.wanted(EXPORT, "", PLACE)
+    return store_mount.Mounting(wanted, node, signals, deadline=20, read_ahead=kib)
+
+
+async def test_the_read_ahead_is_set_on_each_mount_that_is_the_store(node, signals) -> None:
+    async with running(ahead(node, signals, 15360)):
+        first = node.store
+        assert node.ahead == {first: 15360}
+        # A rule of udev sets another one when it hears of the mount.
+        node.ahead[first] = 128
+        await asyncio.sleep(store_mount._SETTLE_SECONDS + 1)
+        assert node.ahead == {first: 15360}
+        node.stale.add(first)
+        signals.silent.set()
+        await asyncio.sleep(1)
+        assert node.ahead == {first: 15360, node.store: 15360}
+    async with running(ahead(node, signals, 4096)):
+        assert node.ahead[node.store] == 4096
+
+
+async def test_without_a_read_ahead_that_of_the_machine_stays(node, kept) -> None:
+    async with running(kept):
+        await asyncio.sleep(3600)
+
+    assert node.ahead == {}
+
+
+async def test_where_sysfs_cannot_be_written_the_store_is_mounted_all_the_same(
+    node, signals, caplog
+) -> None:
+    node.read_only_sysfs = True
+    kept = ahead(node, signals, 15360)
+    async with running(kept):
+        for _ in range(5):
+            signals.silent.set()
+            await asyncio.sleep(60)
+        assert kept.problem == ""
+
+    said = [record for record in caplog.records if "read-ahead" in record.message]
+    assert [record.levelname for record in said] == ["WARNING"]
