@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from agent.kits import files
 from agent.model import images, records
@@ -82,12 +82,11 @@ def profile_of(
 
 
 def profile_shared(
-    found: Sequence[records.ProfileRecord], made: records.PlatformImage
+    found: Sequence[records.ProfileRecord], platform: str, layers: Collection[str]
 ) -> start_profiles.Profile | None:
-    """What is known, from other builds, of layers that this one has, too; None: nothing."""
-    layers = {layer.diff_id for layer in made.layers}
+    """What is known, from other builds, of layer files that this one has, too; None: nothing."""
     for each in _each(found):
-        if each.platform == made.platform and (profile := _decoded(each)) is not None:
+        if each.platform == platform and (profile := _decoded(each)) is not None:
             shared = start_profiles.of_layers(profile, layers)
             if shared.pieces:
                 return shared

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from agent.model import keys
+from agent.model.starts import profile_codec
 from tests.manifests import admission, cases, rendering
 
 AGENT = "system:serviceaccount:uimgacc-system:uimgacc-node"
@@ -114,6 +116,52 @@ def test_an_agent_says_only_when_a_cache_was_used(patch: Any, allowed: bool) -> 
     )
 
     assert (found == []) == allowed
+
+
+REPORT = profile_codec.Report(
+    node="own",
+    image="registry.example.com/team/app:1",
+    manifest=f"sha256:{'d' * 64}",
+    text="eJxjZGRkYGBgAAAAEgAC",
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "node", "before", "allowed"),
+    [
+        (str(REPORT), "own", None, True),
+        (str(REPORT), "other", None, False),
+        (str(REPORT), "", None, False),
+        (str(REPORT), "own", "1 other a b c", False),
+        (None, "own", str(REPORT), False),
+        ("", "own", None, False),
+        (f"{REPORT}\n", "own", None, False),
+        (f"{REPORT} and more", "own", None, False),
+        (str(REPORT).replace("sha256:", "sha512:"), "own", None, False),
+        (str(REPORT) + "A" * profile_codec.REPORT_LIMIT, "own", None, False),
+    ],
+)
+def test_an_agent_reports_a_start_under_its_own_name_where_no_report_is(
+    said: str | None, node: str, before: str | None, allowed: bool
+) -> None:
+    old = patched(AUTOMATIC, {"metadata": {"annotations": {keys.START_PROFILE: before}}})
+    new = patched(old, {"metadata": {"annotations": {keys.START_PROFILE: said}}})
+    found = policy("uimgacc-node-caches").refusals(
+        request(name="auto-1", node=node), old=old, new=new
+    )
+
+    assert (found == []) == allowed
+
+
+def test_the_policy_bounds_a_report_as_the_controller_does() -> None:
+    text = "A" * (profile_codec.REPORT_LIMIT - len(str(REPORT)))
+    report = f"{REPORT}{text}"
+    new = patched(AUTOMATIC, {"metadata": {"annotations": {keys.START_PROFILE: report}}})
+
+    assert profile_codec.parse_report(report).text.endswith(text)
+    assert (
+        policy("uimgacc-node-caches").refusals(request(name="auto-1"), old=AUTOMATIC, new=new) == []
+    )
 
 
 def test_an_agent_changes_nothing_of_a_persons_cache() -> None:

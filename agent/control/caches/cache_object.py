@@ -68,6 +68,7 @@ class CacheObject:
     tenant: str = PEOPLE
     origin: Origin | None = None
     matched: datetime.datetime | None = None
+    start_report: str = ""
     refresh: str = ""
     refresh_seconds: float | None = None
     state: cache_state.State = dataclasses.field(default_factory=cache_state.State)
@@ -157,6 +158,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         tenant=(_origin(annotations).namespace or _UNKNOWN) if auto else PEOPLE,
         origin=_origin(annotations) if from_agent else None,
         matched=times.parse(annotations.get(keys.LAST_MATCHED)),
+        start_report=annotations.get(keys.START_PROFILE, ""),
         refresh=annotations.get(keys.REFRESH, ""),
         refresh_seconds=_hours(annotations.get(keys.REFRESH_HOURS, "")),
         state=status_format.of_status(body.get("status"), dialect),

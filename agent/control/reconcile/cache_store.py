@@ -18,10 +18,11 @@ from agent import errors
 from agent.control.decisions import outcome
 from agent.kits import files
 from agent.model import caches, images, records, reports
+from agent.model.starts import start_profiles
 from agent.store import decoding, layout
 from agent.store.gc import generations
 from agent.store.lookup import direct_reader, file_reads
-from agent.store.publish import ownership, writer
+from agent.store.publish import ownership, start_reports, writer
 
 _SECONDS = 20.0
 
@@ -95,6 +96,16 @@ class CacheStore:
     async def remove(self, cache_id: str) -> None:
         """Delete the record of a cache, if it is there."""
         await self._call("remove", cache_id)
+
+    async def take_start(self, cache_id: str, report: str) -> bool:
+        """Store what a node says of the start of an image of a cache; False: it adds nothing.
+
+        Raises ProfileError where it is not of that image.
+        """
+        taken, problem = await self._call("take_start", cache_id, report)
+        if problem:
+            raise start_profiles.ProfileError(problem)
+        return bool(taken)
 
     async def _call(self, operation: str, *arguments: Any) -> Any:
         try:
@@ -195,6 +206,17 @@ def remove(root: str, cache_id: str) -> None:
         writer.delete_cache(layout.Layout(pathlib.Path(root)), cache_id)
 
 
+def take_start(root: str, cache_id: str, report: str) -> tuple[bool, str]:
+    """Whether a report of a node was stored, and why it was refused ("": it was not)."""
+    place = layout.Layout(pathlib.Path(root))
+    record = _record(place, cache_id)
+    refs = [image.ref for image in record.images] if record is not None else []
+    try:
+        return start_reports.take(place, report, refs), ""
+    except start_profiles.ProfileError as error:
+        return False, error.reason
+
+
 def _record(place: layout.Layout, cache_id: str) -> records.CacheRecord | None:
     data = _read(place.cache_record(cache_id))
     if data is None:
@@ -239,4 +261,5 @@ OPERATIONS = {
     "settle": settle,
     "adjust": adjust,
     "remove": remove,
+    "take_start": take_start,
 }

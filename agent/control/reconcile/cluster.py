@@ -110,6 +110,10 @@ class Cluster:
         kept = [each for each in cache.finalizers if each != keys.FINALIZER]
         return await self._finalizers(cache, kept)
 
+    async def clear_start(self, cache: cache_object.CacheObject) -> rest_client.Object:
+        """Remove a node's report of a start, so that another node can write one."""
+        return await self._patch(cache, {"annotations": {keys.START_PROFILE: None}})
+
     async def _finalizers(
         self, cache: cache_object.CacheObject, wanted: Sequence[str]
     ) -> rest_client.Object:

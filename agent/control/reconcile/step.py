@@ -4,6 +4,7 @@ The controller may end after any action: the next step, of this controller or of
 finds what is left to do.
 """
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,13 @@ from agent.control.decisions import build_turns, building, cache_decision, outco
 from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed
 from agent.model import records, times
+from agent.model.starts import start_profiles
 from agent.store.publish import record_signing
 
 logger = logging.getLogger(__name__)
+
+_START_SECONDS = 60.0
+"""After which a report of a start is looked at again where the store did not answer."""
 
 _REMEMBERED = 10_000
 """Objects with remarks about them: beyond, each is said once more."""
@@ -104,7 +109,8 @@ class Reconciler:
         if cache is None:
             return None
         try:
-            return await self._step(cache)
+            again = await self._step(cache)
+            return await self._take_start(self._view.caches.get(key), again)
         except errors.AgentError:
             # It gives way to others, until a step of its own succeeds again.
             self._view.note_waiting(key, waits=False)
@@ -151,6 +157,30 @@ class Reconciler:
             self._remarked.clear()
         self._remarked[cache.uid] = message
         return [outcome.Event(reason="Ignored", message=message, warning=True)] if message else ()
+
+    async def _take_start(
+        self, cache: cache_object.CacheObject | None, again: float | None
+    ) -> float | None:
+        """Take over a node's report of a start, if there is one; when the next step is due.
+
+        No step fails for it: it stays where it is for as long as the store does not answer.
+        """
+        if cache is None or not cache.start_report or cache.deleted is not None:
+            return again
+        try:
+            new = await self._tools.store.take_start(cache.cache_id, cache.start_report)
+            metrics.profile_taken("stored" if new else "known")
+        except start_profiles.ProfileError as error:
+            metrics.profile_taken("refused")
+            logger.warning(
+                "a start profile is refused",
+                extra={"cache": cache.key.name, "reason": error.reason},
+            )
+        except cache_store.StoreAway:
+            return _START_SECONDS if again is None else min(again, _START_SECONDS)
+        with contextlib.suppress(cluster.ObjectGone):
+            self._view.put_cache(await self._tools.api.clear_start(cache))
+        return again
 
     async def _look(self, cache: cache_object.CacheObject) -> outcome.Seen:
         platforms = cache_decision.platforms_of(cache, self._view.platforms)

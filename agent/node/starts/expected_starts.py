@@ -116,7 +116,9 @@ class ExpectedStarts:
 
     async def _follow(self, start: Start) -> None:
         try:
-            known = await self._book.find(start.record, start.made)
+            known = await self._book.find(
+                start.record, start.made, functools.partial(self._files_of, start)
+            )
             metrics.profile_used(known.source)
             if known.profile is not None:
                 self._reading.add(start.made.manifest, known.profile)
@@ -139,8 +141,7 @@ class ExpectedStarts:
         return not is_known and len(self._observed) < _OBSERVED
 
     async def _observe(self, start: Start, known: profile_book.Known) -> None:
-        layers = await self._watch.files_of([layer.chain_id for layer in start.made.layers])
-        layers = list(dict.fromkeys(layers))
+        layers = await self._files_of(start)
         foreseen = start_watch.foreseen_by(known.profile) if known.profile is not None else None
         seen = await self._watch.observe(layers, foreseen)
         if seen.started and foreseen is not None and known.observed is not None:
@@ -148,6 +149,11 @@ class ExpectedStarts:
             _count(seen, foreseen)
         if not known.own and not (known.observed or frozenset()).issuperset(layers):
             await self._record(start, seen)
+
+    async def _files_of(self, start: Start) -> list[str]:
+        """The layer files that an image is mounted from, each once."""
+        chain = [layer.chain_id for layer in start.made.layers]
+        return list(dict.fromkeys(await self._watch.files_of(chain)))
 
     async def _record(self, start: Start, seen: start_watch.Observation) -> None:
         """Keep and send what was observed of a first start."""

@@ -8,7 +8,7 @@ very build together; else, of layers that another build of the repository has as
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from agent import errors, metrics
@@ -66,8 +66,16 @@ class Book:
         root = self._node.root
         return pathlib.Path(copy_paths.of(root).profiles) if root else None
 
-    async def find(self, record: records.ImageRecord, made: records.PlatformImage) -> Known:
-        """What is known of an image. A store that does not answer knows nothing."""
+    async def find(
+        self,
+        record: records.ImageRecord,
+        made: records.PlatformImage,
+        files_of: Callable[[], Awaitable[Sequence[str]]],
+    ) -> Known:
+        """What is known of an image. A store that does not answer knows nothing.
+
+        `files_of` says which layer files it has; that is asked where another build may share some.
+        """
         reference = images.parse_reference(record.ref)
         own: list[records.ProfileRecord] = []
         if (folder := self._folder) is not None:
@@ -77,7 +85,11 @@ class Book:
         except errors.AgentError as error:
             logger.info("the store's start profiles are not known", extra={"reason": str(error)})
             stored = []
-        return _chosen(own, stored, made)
+        known = _chosen(own, stored, made)
+        if known.profile is None and (others := [*stored, *own]):
+            shared = profile_files.profile_shared(others, made.platform, await files_of())
+            known = Known(source="shared", profile=shared) if shared is not None else known
+        return known
 
     async def is_stored(
         self, record: records.ImageRecord, made: records.PlatformImage, layers: Sequence[str]
@@ -121,5 +133,4 @@ def _chosen(
         return Known(source="node", profile=both, observed=observed or frozenset(), own=True)
     if theirs is not None:
         return Known(source="store", profile=theirs, observed=observed)
-    shared = profile_files.profile_shared([*stored, *own], made)
-    return Known(source="shared", profile=shared) if shared is not None else Known()
+    return Known()

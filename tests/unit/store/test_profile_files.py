@@ -46,6 +46,10 @@ def stored(place: layout.Layout) -> list[records.ProfileRecord]:
     return profile_files.read_all(place.profile_records, REFERENCE)
 
 
+def files_of(made: records.PlatformImage) -> list[str]:
+    return [layer.diff_id for layer in made.layers]
+
+
 PROFILE = Profile((LOWER,), (Piece(0, 0, 1),))
 
 
@@ -95,15 +99,16 @@ def test_a_new_build_of_the_tag_has_the_ranges_of_the_layers_that_it_shares(plac
     made = msgspec.structs.replace(rebuilt.platforms[0], manifest=making.digest("new"))
 
     assert profile_files.profile_of(stored(place), made.manifest) is None
-    assert profile_files.profile_shared(stored(place), made) == PROFILE
+    assert profile_files.profile_shared(stored(place), made.platform, files_of(made)) == PROFILE
 
 
 def test_another_tag_has_them_from_the_newest_of_the_repository(place, image) -> None:
     take(place, report(image, PROFILE))
     other = making.image(place, "a", "c", ref="registry.io/team/app:2")
     found = profile_files.read_all(place.profile_records, images.parse_reference(other.ref))
+    made = other.platforms[0]
 
-    assert profile_files.profile_shared(found, other.platforms[0]) == PROFILE
+    assert profile_files.profile_shared(found, made.platform, files_of(made)) == PROFILE
 
 
 def test_the_profile_of_a_later_build_takes_the_place_of_the_earlier(place, image) -> None:
