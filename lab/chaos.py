@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -35,6 +36,10 @@ POD_SECONDS = 60.0
 TIDY_SECONDS = 120.0
 STRAY_SECONDS = 20.0
 ANNOTATIONS = {"uimgacc.io/image-cache": "auto"}
+PULL_LEASE = re.compile(r"[0-9]{1,9}-[A-Za-z0-9_-]{4}")
+"""Leases that containerd takes for its pulls. Of a pull with which it was killed one stays until
+it expires after a day, on every node; the agent ends those that keep layers (and these would be
+found as the snapshots and mounts that they keep)."""
 
 
 class Chaos:
@@ -143,6 +148,7 @@ class World:
             }
             for kind, command in rows.items()
         }
+        found["leases"] = {each for each in found["leases"] if not PULL_LEASE.fullmatch(each)}
         return found | {"mounts": set(processes.mounts_below(node.root / "layers"))}
 
     # The services, each for one thread.

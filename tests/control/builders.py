@@ -62,7 +62,11 @@ class Pod:
         for argument in self.container["args"]:
             flag, equals, value = argument.partition("=")
             arguments.append(f"{flag}{equals}{elsewhere.get(value, value)}")
-        own = {"PATH": os.environ["PATH"], "HOME": "/", "PYTHONPATH": str(places.CHECKOUT)}
+        own = {
+            **{name: os.environ[name] for name in ("PATH", "SSL_CERT_FILE")},
+            "HOME": "/",
+            "PYTHONPATH": str(places.CHECKOUT),
+        }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*processes.as_user(user), *self.command, *arguments],

@@ -125,6 +125,11 @@ class Connections:
         )
 
     def _context(self, *, verified: bool) -> ssl.SSLContext:
+        if not verified:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            return context
         context = tls.client_context()
         if self._options.ca_file:
             try:
@@ -133,9 +138,6 @@ class Connections:
                 raise failures.RequestRefused(
                     f"{self._options.ca_file} is not a PEM file of certificates: {error}"
                 ) from error
-        if not verified:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
         return context
 
     def _checked_socket(self, info: Sequence[Any]) -> socket.socket:
