@@ -31,6 +31,7 @@ from lab import containerds, large, odd, places, pushing, registries, soci, tars
 
 SMALL = ("images.py", "odd.py", "pushing.py", "tars.py")
 LARGE = ("large.py",)
+CUDA = ("cuda.py", "large.py")
 INDEX = ("large.py", "soci.py")
 ALL = ("small", "large", "index")
 """What is to be done."""
@@ -64,7 +65,8 @@ def main() -> None:
             print("lab: making the small images")
             made = {name: image.record(small) for name, image in small_images(pusher).items()}
             # What is made no longer is dropped.
-            records = {name: row for name, row in records.items() if row["stamp"] == big} | made
+            kept = {big, stamp(CUDA)}
+            records = {name: row for name, row in records.items() if row["stamp"] in kept} | made
             save(records)
         if layers is not None:
             print("lab: making lab/large:1 of a Debian root and PyPI wheels (a minute or two)")
@@ -115,6 +117,11 @@ def save(records: dict[str, registries.Record]) -> None:
     new = places.LAB / "images.json.new"
     new.write_text(json.dumps(records, indent=1))
     new.rename(places.LAB / "images.json")
+
+
+def add(name: str, record: registries.Record) -> None:
+    """Add an image to the catalogue."""
+    save(registries.catalogue() | {name: record})
 
 
 def table(records: dict[str, registries.Record]) -> str:

@@ -6,6 +6,7 @@ layer per installation step.
 """
 
 import concurrent.futures
+import dataclasses
 import pathlib
 import shutil
 import stat
@@ -16,10 +17,21 @@ from collections.abc import Iterator
 
 from lab import containerds, parts, places, processes, pushing, tars
 
-SUITE = "trixie"
-PYTHON = "3.13"
-"""The Python of that suite."""
-SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Release:
+    """A release of Debian, and the Python that it has."""
+
+    suite: str
+    python: str
+
+    @property
+    def site(self) -> str:
+        """Where pip puts packages."""
+        return f"usr/local/lib/python{self.python}/dist-packages"
+
+
+TRIXIE = Release("trixie", "3.13")
 
 FOLDER = places.LAB / "large"
 """Where the layers lie until they are pushed."""
@@ -32,10 +44,9 @@ WHEELS = (
     ("ansible==11.6.0", "botocore==1.38.30"),
     ("llvmlite==0.44.0", "opencv-python-headless==4.11.0.86"),
 )
-PLATFORMS = {
-    "amd64": ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64"),
-    "arm64": ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64"),
-}
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+GLIBC = range(5, 37)
+"""The minor versions of glibc 2 that wheels may ask for; both releases have newer ones."""
 
 HELLO = """\
 #!/usr/bin/python3
@@ -68,26 +79,26 @@ def layers() -> list[pushing.Layer]:
             wheel_layer(FOLDER / f"libraries-{at}.tar.gz", [files[name] for name in group])
             for at, group in enumerate(WHEELS)
         ]
-        return [root.result(), *groups, pushing.layer(programs())]
+        return [root.result(), *groups, pushing.layer(programs(HELLO))]
 
 
-def programs() -> list[tars.Entry]:
+def programs(hello: str) -> list[tars.Entry]:
     """Return the topmost layer: the two commands of the image."""
     return [
-        tars.file("usr/local/bin/hello", HELLO.encode(), mode=0o755),
+        tars.file("usr/local/bin/hello", hello.encode(), mode=0o755),
         tars.file("usr/local/bin/readall", READALL.encode(), mode=0o755),
     ]
 
 
-def root_layer(folder: pathlib.Path) -> pushing.Layer:
+def root_layer(folder: pathlib.Path, release: Release = TRIXIE) -> pushing.Layer:
     """Return a Debian root with Python as a layer."""
     root = folder / "root"
     processes.unmount_below(root)
     shutil.rmtree(root, ignore_errors=True)
     options = ["--variant=minbase", "--include=python3", f"--keyring={parts.KEYRING}"]
     parts.run(
-        ["debootstrap", *options, SUITE, str(root), parts.mirror()],
-        f"a root of Debian {SUITE} by debootstrap",
+        ["debootstrap", *options, release.suite, str(root), parts.mirror()],
+        f"a root of Debian {release.suite} by debootstrap",
     )
     for waste in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
         shutil.rmtree(root / waste, ignore_errors=True)
@@ -117,21 +128,29 @@ def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def download(wheel: str) -> pathlib.Path:
+def download(wheel: str, release: Release = TRIXIE) -> pathlib.Path:
     """Return the file of a wheel for the image's Python, fetched once."""
     folder = places.LAB / "wheels" / wheel
     found = list(folder.glob("*.whl"))
     if not found:
-        platforms = PLATFORMS[containerds.architecture()]
+        machine = MACHINES[containerds.architecture()]
+        # The name with a year stands for itself and for what is older, and for no number.
+        platforms = [f"manylinux2014_{machine}"]
+        platforms += [f"manylinux_2_{minor}_{machine}" for minor in GLIBC]
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-cache-dir"]
         command += ["--disable-pip-version-check", "--only-binary=:all:", "--implementation=cp"]
-        command += [f"--python-version={PYTHON}", *(f"--platform={name}" for name in platforms)]
+        command += [
+            f"--python-version={release.python}",
+            *(f"--platform={name}" for name in platforms),
+        ]
         parts.run([*command, f"--dest={folder}", wheel], f"the wheel {wheel} from PyPI")
         found = list(folder.glob("*.whl"))
     return found[0]
 
 
-def wheel_layer(path: pathlib.Path, wheels: list[pathlib.Path]) -> pushing.Layer:
+def wheel_layer(
+    path: pathlib.Path, wheels: list[pathlib.Path], release: Release = TRIXIE
+) -> pushing.Layer:
     """Return a layer with wheels unpacked into the image's site-packages."""
     output = pushing.LayerFile(path)
     known: set[str] = set()
@@ -139,7 +158,7 @@ def wheel_layer(path: pathlib.Path, wheels: list[pathlib.Path]) -> pushing.Layer
         with zipfile.ZipFile(wheel) as content:
             for info in sorted(content.infolist(), key=lambda info: info.filename):
                 if not info.is_dir():
-                    name = f"{SITE}/{info.filename}"
+                    name = f"{release.site}/{info.filename}"
                     write_parents(output, name, known)
                     mode = stat.S_IMODE(info.external_attr >> 16) or 0o644
                     entry = tars.file(name, content.read(info), mode=mode | 0o644)
