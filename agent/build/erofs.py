@@ -42,7 +42,9 @@ class NotADirectory(errors.PermanentError):
         self.path = path
 
 
-class _Inode:
+class Inode:
+    """An inode; `position` is where it is in the file, in bytes."""
+
     def __init__(self, layer: "Layer", number: int) -> None:
         self.position: int = layer.meta + number * 32
         data = layer.read(self.position, 64)
@@ -65,10 +67,12 @@ class _Inode:
 
     @property
     def xattrs_at(self) -> int:
+        """Where its xattrs are."""
         return self.position + (64 if self.extended else 32)
 
     @property
     def xattrs_size(self) -> int:
+        """Their bytes, and the numbers of those that it shares with others."""
         return 12 + 4 * (self._xattr_count - 1) if self._xattr_count else 0
 
 
@@ -85,7 +89,7 @@ class Layer:
         (self.build_time,) = struct.unpack_from("<q", block, 24)
         meta, self._shared = struct.unpack_from("<II", block, 40)
         self.meta: int = meta << self._bits
-        self._known: dict[bytes, _Inode | None] = {}
+        self._known: dict[bytes, Inode | None] = {}
         self._last: tuple[bytes, dict[bytes, int]] | None = None
 
     def __enter__(self) -> "Layer":
@@ -122,10 +126,26 @@ class Layer:
             ),
         )
 
-    def _look_up(self, path: bytes) -> _Inode | None:
+    def regular_files(self) -> Iterator[tuple[int, Inode]]:
+        """For each name of a regular file: where its number stands in the file, and the inode."""
+        folders = [self._root]
+        while folders:
+            for name, number, at in self._entries(Inode(self, folders.pop())):
+                inode = Inode(self, number)
+                if stat.S_ISDIR(inode.mode):
+                    if name not in (b".", b".."):
+                        folders.append(number)
+                elif stat.S_ISREG(inode.mode):
+                    yield at, inode
+
+    def number_of(self, position: int) -> int:
+        """The number that an inode has at a place of the file."""
+        return (position - self.meta) // 32
+
+    def _look_up(self, path: bytes) -> Inode | None:
         """The inode at a path, whose symlinks are not followed; None where there is none."""
         if not path:
-            return _Inode(self, self._root)
+            return Inode(self, self._root)
         if path not in self._known:
             folder, _, name = path.rpartition(b"/")
             above = self._look_up(folder)
@@ -134,13 +154,13 @@ class Layer:
                 if not stat.S_ISDIR(above.mode):
                     raise NotADirectory(folder)
                 number = self._children(folder, above).get(name)
-            self._known[path] = None if number is None else _Inode(self, number)
+            self._known[path] = None if number is None else Inode(self, number)
         return self._known[path]
 
-    def _children(self, path: bytes, folder: _Inode) -> dict[bytes, int]:
+    def _children(self, path: bytes, folder: Inode) -> dict[bytes, int]:
         """The numbers of a directory's inodes by name; of the last directory without reading."""
         if self._last is None or self._last[0] != path:
-            self._last = path, dict(self._entries(folder))
+            self._last = path, {name: number for name, number, _ in self._entries(folder)}
             self._look(len(self._last[1]))
         return self._last[1]
 
@@ -150,27 +170,29 @@ class Layer:
             return None
         return self.read(self._place(inode, 0, inode.size), inode.size)
 
-    def _entries(self, folder: _Inode) -> Iterator[tuple[bytes, int]]:
+    def _entries(self, folder: Inode) -> Iterator[tuple[bytes, int, int]]:
+        """Names and numbers, and where in the file the numbers are."""
         size = 1 << self._bits
         for start in range(0, folder.size, size):
             count = min(size, folder.size - start)
-            block = self.read(self._place(folder, start, count), count)
+            place = self._place(folder, start, count)
+            block = self.read(place, count)
             if len(block) < 12:
                 raise NotReadable(self._path, "a directory is cut off")
             (first,) = struct.unpack_from("<H", block, 8)
             offsets = [struct.unpack_from("<QH", block, at) for at in range(0, first, 12)]
             ends = [offset for _, offset in offsets[1:]] + [count]
-            for (number, offset), end in zip(offsets, ends, strict=True):
-                yield block[offset:end].rstrip(b"\0"), number
+            for at, ((number, offset), end) in enumerate(zip(offsets, ends, strict=True)):
+                yield block[offset:end].rstrip(b"\0"), number, place + 12 * at
 
-    def _place(self, folder: _Inode, start: int, count: int) -> int:
+    def _place(self, folder: Inode, start: int, count: int) -> int:
         if folder.layout == _INLINE and start + count == folder.size and count < 1 << self._bits:
             return folder.xattrs_at + folder.xattrs_size
         if folder.layout not in (_PLAIN, _INLINE):
             raise NotReadable(self._path, f"an inode has data layout {folder.layout}")
         return (folder.block << self._bits) + start
 
-    def _xattrs(self, inode: _Inode) -> Iterator[tuple[bytes, bytes]]:
+    def _xattrs(self, inode: Inode) -> Iterator[tuple[bytes, bytes]]:
         data = self.read(inode.xattrs_at, inode.xattrs_size)
         if not data:
             return

@@ -12,7 +12,8 @@ import msgspec
 
 from agent import errors
 from agent.build import limits, mkfs_erofs, scratch_room, unpack
-from agent.build.tar import corrections, inheritance
+from agent.build.bulk import grafting, spool
+from agent.build.tar import corrections, detours, inheritance
 from agent.kits import units
 from agent.kits.aio import threads
 from agent.model import images, oci, records
@@ -20,6 +21,9 @@ from agent.store import hash_tree, layer_file, layout
 from agent.store.publish import attestation, layer_writer, writer
 
 logger = logging.getLogger(__name__)
+
+_COMPRESSING = 2
+"""Threads that compress the large files of a layer: faster than one can decompress its blob."""
 
 SCRATCH_PREFIX = "uimgacc-"
 """Begins the names of the files in the folder for temporary files."""
@@ -341,19 +345,37 @@ class LayerWork:
             compression=self._compression,
             scratch=tools.scratch.folder,
         )
-        with tools.scratch.share() as share:
+        with tools.scratch.share() as share, self._spool(draft) as bulk:
             async with running as run:
-                unpacked = await self._unpack(run, wanted, on_bytes=on_bytes, on_write=share.take)
+                unpacked = await self._unpack(
+                    run, wanted, bulk=bulk, on_bytes=on_bytes, on_write=share.take
+                )
                 verify(unpacked, layer, self._reference, has_whiteouts=unpacked.has_whiteouts)
                 self._report(Stage.CONVERTING)
                 await run.wait()
+            await threads.run("graft", self._complete, draft, bulk)
         return unpacked
+
+    def _complete(self, image: pathlib.Path, bulk: spool.Spool) -> None:
+        """Have the image of mkfs.erofs be the whole layer."""
+        fault = layer_file.superblock_fault(image)
+        if fault is not None:
+            raise mkfs_erofs.ConversionFailed(self._name, fault)
+        grafting.graft(image, bulk)
+
+    def _spool(self, draft: pathlib.Path) -> spool.Spool:
+        # mkfs.erofs writes what it does not compress at once, and keeps nothing of it.
+        stays = self._compression == "none"
+        diverted = detours.Detours.none() if stays else detours.Detours(self._name)
+        path = draft.with_suffix(".bulk.erofs")
+        return spool.Spool(path, diverted, threads=_COMPRESSING)
 
     async def _unpack(
         self,
         run: mkfs_erofs.Run,
         wanted: unpack.Layer,
         *,
+        bulk: spool.Spool,
         on_bytes: Callable[[int], None],
         on_write: Callable[[int], None],
     ) -> unpack.Unpacked:
@@ -363,7 +385,7 @@ class LayerWork:
             try:
                 with self._explained():
                     return await unpack.unpack(
-                        chunks, run.pipe, wanted, on_bytes=on_bytes, on_write=on_write
+                        chunks, run.pipe, wanted, bulk=bulk, on_bytes=on_bytes, on_write=on_write
                     )
             except (unpack.ReaderGone, threads.Closed):
                 await run.wait()
@@ -384,9 +406,6 @@ class LayerWork:
         self, work: pathlib.Path, draft: pathlib.Path, unpacked: unpack.Unpacked
     ) -> records.LayerRecord:
         """Bring the finished file with its hash tree into the store's tmp/, and say what it is."""
-        fault = layer_file.superblock_fault(work)
-        if fault is not None:
-            raise mkfs_erofs.ConversionFailed(self._name, fault)
         chosen = hash_tree.Parameters.of(self._name)
         with writer.translated(draft):
             sealed = hash_tree.seal(work, draft, chosen, scratch=work.parent)

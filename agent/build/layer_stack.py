@@ -55,9 +55,13 @@ class Layers:
         """The records of an image's layers, bottom first, as each must be where it stands."""
         for layer in planned:
             self._report(image, layer, layer_build.Stage.WAITING)
-        used = await tasks.together(
-            *(self._layer(image, layer, is_bottom=at == 0) for at, layer in enumerate(planned))
+        # The largest first: else the build ends with one processor at work on that.
+        order = sorted(range(len(planned)), key=lambda at: -planned[at].blob.size)
+        made = await tasks.together(
+            *(self._layer(image, planned[at], is_bottom=at == 0) for at in order)
         )
+        by_place = dict(zip(order, made, strict=True))
+        used = [by_place[at] for at in range(len(planned))]
         for at, layer in enumerate(planned):
             self._reuse.note_used(image.reference, layer, used[at])
             if used[at].implied or (used[at].has_whiteouts and at == 0):

@@ -14,11 +14,14 @@ from collections.abc import AsyncIterator
 
 from agent import errors
 from agent.build import mkfs_stall
+from agent.build.bulk import extents
 from agent.kits import units
 from agent.model import digests, records
 from agent.model.erofs import mkfs_release
 
 _PIPE = 1 << 20
+_CLUSTER = 64 << 10
+"""The most bytes that are compressed as one, after compression."""
 _STALLED_SECONDS = 600.0
 _FULL = ("no space left", "enospc", "disk quota exceeded")
 _NO_MEMORY = ("cannot allocate memory", "enomem", "out of memory")
@@ -94,14 +97,17 @@ class Mkfs:
 
     def toolchain(self, compression: str) -> records.Toolchain:
         """What the layer's record says about its making."""
-        return records.Toolchain(version=self.version, options=options(compression))
+        own = [] if compression == "none" else [extents.TOOLCHAIN]
+        return records.Toolchain(version=self.version, options=[*options(compression), *own])
 
 
 def options(compression: str) -> list[str]:
     """The options that determine the bytes, apart from the UUID."""
     common = ["--tar=f", "--aufs", "--quiet", "-Enoinline_data", "-b4096", "-T0", "--mkfs-time"]
     common += ["--sort=none"]
-    return common if compression == "none" else [*common, f"-z{compression}"]
+    if compression == "none":
+        return common
+    return [*common, f"-z{compression}", f"-C{_CLUSTER}"]
 
 
 async def find(command: str) -> Mkfs:

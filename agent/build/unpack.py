@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agent import errors
 from agent.build import decompression, limits
-from agent.build.tar import corrections, headers, inheritance, stream
+from agent.build.bulk import spool
+from agent.build.tar import corrections, detours, headers, inheritance, stream
 from agent.kits.aio import threads
 
 _BATCH = 1 << 20
@@ -84,10 +84,13 @@ async def unpack(
     pipe: int,
     layer: Layer,
     *,
+    bulk: spool.Spool,
     on_bytes: Callable[[int], None],
     on_write: Callable[[int], None],
 ) -> Unpacked:
     """Write a layer's tar, put right, to a pipe, and close that; returns what it was.
+
+    The data of the files that `bulk` takes go there.
 
     The caller compares the digests, then looks at `fault`: a blob that cannot be
     unpacked is read to its end all the same, because damage on the way is worth
@@ -112,13 +115,14 @@ async def unpack(
         layer.known,
         is_bottom=layer.position.is_bottom,
         account=account,
+        diverted=bulk.diverted,
     )
 
     def count(size: int) -> None:
         account.write(size, blob.size)
         on_write(size)
 
-    work = _Normalising(tar, _Pipe(pipe, count), normaliser, account)
+    work = _Normalising(tar, Outlet(pipe, bulk, count), normaliser, account)
     first = threads.start("decompress", _decompress, blob, tar, layer.compressed)
     second = threads.start("normalise", work.run, packed)
     for future in (first, second):
@@ -252,7 +256,7 @@ class _Normalising:
     def __init__(
         self,
         tar: threads.Channel[bytes],
-        pipe: "_Pipe",
+        pipe: "Outlet",
         normaliser: stream.Normaliser,
         account: limits.Account,
     ) -> None:
@@ -293,24 +297,56 @@ class _Normalising:
         return None
 
 
-class _Pipe:
-    """The way to mkfs.erofs; `on_write` gets the number of bytes before they are written."""
+class Outlet:
+    """The ways to mkfs.erofs and to the spool; `on_write` gets the number of bytes before each."""
 
-    def __init__(self, descriptor: int, on_write: Callable[[int], None]) -> None:
+    def __init__(self, descriptor: int, bulk: spool.Spool, on_write: Callable[[int], None]) -> None:
         self._descriptor = descriptor
+        self._bulk = bulk
         self._on_write = on_write
+        self._views: list[memoryview] = []
+        self._of_file = self._of_padding = 0
 
     def write(self, spans: stream.Spans) -> None:
         """Write all of some spans."""
-        while views := [memoryview(span) for span in itertools.islice(spans, _IOV)]:
+        for span in spans:
+            if isinstance(span, detours.Detour):
+                self._bulk.begin(span)
+                self._of_file, self._of_padding = span.size, span.padding
+                continue
+            view = memoryview(span)
+            if self._of_file or self._of_padding:
+                view = self._divert(view)
+            if view:
+                self._views.append(view)
+                if len(self._views) == _IOV:
+                    self._flush()
+        self._flush()
+
+    def _divert(self, view: memoryview) -> memoryview:
+        """Take what is of a large file; the rest."""
+        own, view = view[: self._of_file], view[self._of_file :]
+        if own:
+            self._on_write(len(own))
+            self._bulk.write(own)
+            self._of_file -= len(own)
+            if not self._of_file:
+                self._bulk.end()
+        padding = min(self._of_padding, len(view)) if not self._of_file else 0
+        self._of_padding -= padding
+        return view[padding:]
+
+    def _flush(self) -> None:
+        views, self._views = self._views, []
+        if views:
             self._on_write(sum(len(view) for view in views))
-            while views:
-                count = os.writev(self._descriptor, views)
-                while views and count >= len(views[0]):
-                    count -= len(views.pop(0))
-                if views:
-                    views[0] = views[0][count:]
+        while views:
+            count = os.writev(self._descriptor, views)
+            while views and count >= len(views[0]):
+                count -= len(views.pop(0))
+            if views:
+                views[0] = views[0][count:]
 
     def close(self) -> None:
-        """Close it: the tar is at its end."""
+        """Close the pipe: the tar is at its end."""
         os.close(self._descriptor)

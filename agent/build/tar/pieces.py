@@ -8,6 +8,7 @@ a tar can stand for gigabytes of zeros, which are never in memory at once.
 from collections.abc import Generator, Sequence
 
 from agent.build import limits
+from agent.build.tar import detours
 
 BLOCK = 512
 NEXT, FULL = False, True
@@ -16,7 +17,7 @@ _ZEROS = bytes(1 << 20)
 _MANY = 256
 """Spans; as many of 1 MiB are the same zeros, others have few KiB."""
 
-Span = memoryview | bytes
+Span = memoryview | bytes | detours.Detour
 Reading = Generator[bool, None, bytes]
 Steps = Generator[bool, None, None]
 
@@ -64,6 +65,11 @@ class Pieces:
         self._account.unpack(len(data))
         self._flush(self.at)
         self._out.append(data)
+
+    def divert(self, detour: detours.Detour) -> None:
+        """Hand on that the data which follow go elsewhere."""
+        self._flush(self.at)
+        self._out.append(detour)
 
     def take(self, count: int) -> Reading:
         """Read bytes and leave them out of the output."""

@@ -28,7 +28,7 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator
 
 from agent.build import limits
-from agent.build.tar import corrections, headers, inodes, names, pieces, sparse, xattrs
+from agent.build.tar import corrections, detours, headers, inodes, names, pieces, sparse, xattrs
 
 BLOCK = pieces.BLOCK
 _END = bytes(2 * BLOCK)
@@ -66,7 +66,8 @@ class Normaliser:
     """Feed it the tar in pieces of any size; it generates what mkfs.erofs should get.
 
     What it generates refers to the piece that was fed: use all of it before the next one.
-    What the tar takes is counted by `account`, which raises limits.TooMuch.
+    What the tar takes is counted by `account`, which raises limits.TooMuch. With `diverted`, what
+    it generates has a Detour before the data of each large file.
     `implied` are the directories that the tar has things in but does not name.
     `has_whiteouts` says whether it hides anything below. With `is_bottom` there is nothing
     below: whiteouts remove what the layer itself has so far, and leave no trace.
@@ -82,6 +83,7 @@ class Normaliser:
         *,
         is_bottom: bool = False,
         account: limits.Account | None = None,
+        diverted: detours.Detours | None = None,
     ) -> None:
         self.implied: list[bytes] = []
         self.entries = 0
@@ -90,6 +92,7 @@ class Normaliser:
         self._known = known
         self._is_bottom = is_bottom
         self._account = account or limits.Account()
+        self._diverted = diverted or detours.Detours.none()
         self._inodes = inodes.Inodes()
         self._names = names.Names(self._inodes, known.files, look=self._account.look)
         self._quick = self._names.quick if not known.removals else _never_quick
@@ -167,6 +170,7 @@ class Normaliser:
 
     def _run(self) -> pieces.Steps:
         quick, tar, unpack = self._quick, self._pieces, self._account.unpack
+        diverted = self._diverted.takes
         while True:
             # The fast way: a whole header in this piece that both sides read alike.
             while tar.at + BLOCK <= len(tar.raw):
@@ -176,7 +180,9 @@ class Normaliser:
                 self.entries += 1
                 length = BLOCK + pieces.padded(size)
                 unpack(length)
-                if tar.at + length <= len(tar.raw):
+                if diverted(b"0", size):
+                    yield from self._divert(tar.raw[tar.at : tar.at + BLOCK])
+                elif tar.at + length <= len(tar.raw):
                     tar.at += length
                 else:
                     yield from tar.let_pass(BLOCK)
@@ -204,7 +210,11 @@ class Normaliser:
                 # It lay across two pieces, or begins one.
                 self.entries += 1
                 self._account.unpack(pieces.padded(size))
-                tar.emit(block)
+                if self._diverted.takes(b"0", size):
+                    entry = headers.parse(block)
+                    self._emit(entry, entry.name)
+                else:
+                    tar.emit(block)
                 yield from tar.data(size)
                 return False
             header = headers.parse(block)
@@ -218,6 +228,22 @@ class Normaliser:
         self.entries += 1
         yield from self._entry(extra.merge(header))
         return False
+
+    def _divert(self, block: bytes) -> pieces.Steps:
+        """A large file, whose header is the next block of this piece; both sides read it alike."""
+        yield from self._pieces.drop(BLOCK)
+        entry = headers.parse(block)
+        self._emit(entry, entry.name)
+        yield from self._pieces.data(entry.size)
+
+    def _emit(self, entry: headers.Entry, path: bytes) -> None:
+        """Emit the header of an entry, or what stands for a large file."""
+        if not self._diverted.takes(entry.kind, entry.size):
+            self._pieces.emit(entry.encode(path))
+            return
+        empty, detour = self._diverted.send(entry)
+        self._pieces.emit(empty.encode(path))
+        self._pieces.divert(detour)
 
     def _entry(self, entry: headers.Entry) -> pieces.Steps:
         stored = entry.size if headers.has_data(entry.kind) else 0
@@ -285,7 +311,7 @@ class Normaliser:
                 f"the bottom layer has a hard link, {headers.show(path)}, to a file that a"
                 " whiteout in the same layer removes"
             )
-        self._pieces.emit(entry.encode(path))
+        self._emit(entry, path)
         return True
 
     def _is_removed(self, path: bytes) -> bool:

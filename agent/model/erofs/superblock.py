@@ -9,6 +9,10 @@ OFFSET = 1024
 MAGIC = b"\xe2\xe1\xf5\xe0"
 """Its first bytes."""
 
+BLOCK = 4096
+"""Bytes of a block of layer files."""
+
 KERNEL_MINIMUM = "5.15"
-"""The oldest kernel that is supported. A layer file asks for 5.4 (EROFS with lz4 and no newer
-feature), its loop device for 5.8 (LOOP_CONFIGURE)."""
+"""The oldest kernel that is supported. A layer file asks for 5.13 (EROFS with lz4, big pclusters),
+with large files that do not compress for 5.15 (chunks); its loop device for 5.8 (LOOP_CONFIGURE).
+"""

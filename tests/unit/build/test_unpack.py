@@ -2,12 +2,14 @@
 
 import gzip
 import os
+import pathlib
 import threading
 
 import pytest
 
 from agent.build import limits, unpack
-from agent.build.tar import corrections, inheritance
+from agent.build.bulk import spool
+from agent.build.tar import corrections, detours, inheritance
 from lab import tars
 
 SMALL = limits.Limits(blob=1 << 20, room=1 << 20)
@@ -38,9 +40,15 @@ async def unpacked(*parts: bytes) -> unpack.Unpacked:
         limits=SMALL,
     )
     try:
-        return await unpack.unpack(
-            chunks(), writing, layer, on_bytes=lambda _: None, on_write=lambda _: None
-        )
+        with spool.Spool(pathlib.Path("none"), detours.Detours.none(), threads=1) as bulk:
+            return await unpack.unpack(
+                chunks(),
+                writing,
+                layer,
+                bulk=bulk,
+                on_bytes=lambda _: None,
+                on_write=lambda _: None,
+            )
     finally:
         thread.join()
 

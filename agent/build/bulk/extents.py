@@ -1,0 +1,76 @@
+"""Data of large files in extents: each is compressed alone, and stored plain where that is no gain.
+
+So no more of a file is in memory than the extents at work, whatever its size, and all processors
+compress one file. Each extent is EROFS's unit of compression (a big pcluster): the kernel reads
+and decompresses it as a whole.
+"""
+
+import array
+import dataclasses
+
+import lz4
+import lz4.block
+
+from agent.model.erofs import superblock
+
+BLOCK = superblock.BLOCK
+SIZE = 128 << 10
+"""Bytes of an extent, before it is compressed: what a kernel reads ahead of a reader by default."""
+
+BLOCKS = SIZE // BLOCK
+WORTH = BLOCKS - BLOCKS // 8
+"""Blocks that a compressed extent has at most; to save less costs readers more than it gives."""
+
+TOOLCHAIN = f"extents={SIZE >> 10}K,lz4-{lz4.library_version_string()}"
+"""What determines the bytes; stands in the records of layers that have such files."""
+
+_ZEROS = bytes(BLOCK)
+
+Buffer = bytes | memoryview
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Packed:
+    """Some extents of one file, in order: what is to be written, and how much of it is of which.
+
+    `blocks` has for each extent its number of blocks, negative where it is compressed.
+    """
+
+    buffers: list[Buffer]
+    blocks: list[int]
+
+
+def pack(view: memoryview) -> Packed:
+    """Compress what follows in a file; all but the last call of a file have whole extents."""
+    buffers: list[Buffer] = []
+    blocks = []
+    for start in range(0, len(view), SIZE):
+        plain = view[start : start + SIZE]
+        count = -(-len(plain) // BLOCK)
+        small = lz4.block.compress(plain, store_size=False)
+        needed = -(-len(small) // BLOCK)
+        if needed <= count * WORTH // BLOCKS:
+            # Compressed data stand at the end of their blocks.
+            buffers += [_ZEROS[: -len(small) % BLOCK], small]
+            blocks.append(-needed)
+        else:
+            buffers += [plain, _ZEROS[: -len(plain) % BLOCK]]
+            blocks.append(count)
+    return Packed([each for each in buffers if len(each)], blocks)
+
+
+class Table:
+    """Where extents are in a file: the first block of each, and what it has there."""
+
+    def __init__(self) -> None:
+        self.starts = array.array("I")
+        self.blocks = array.array("b")
+        """As in Packed."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def add(self, start: int, blocks: int) -> None:
+        """Note the next extent."""
+        self.starts.append(start)
+        self.blocks.append(blocks)

@@ -1,0 +1,94 @@
+"""The spool of large files: the same bytes whatever the number of threads, bounded, tidy."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from agent.build import mkfs_erofs
+from agent.build.bulk import extents, spool
+from agent.build.tar import detours, headers
+
+SOURCE = random.Random(2)
+CONTENTS = [
+    SOURCE.randbytes(3 * extents.SIZE + 7),
+    bytes(30 * extents.SIZE),
+    b"".join(SOURCE.choice([bytes(9000), SOURCE.randbytes(9000)]) for _ in range(400)),
+]
+
+
+@contextlib.contextmanager
+def spooled(path: pathlib.Path, threads: int) -> Iterator[spool.Spool]:
+    diverted = detours.Detours("sha256:a")
+    with spool.Spool(path, diverted, threads=threads) as bulk:
+        for content in CONTENTS:
+            entry = headers.Entry(b"0", b"f", 0o644, 1, 2, len(content), 3)
+            _, detour = diverted.send(entry)
+            bulk.begin(detour)
+            for start in range(0, len(content), 100_000):
+                bulk.write(content[start : start + 100_000])
+            bulk.end()
+        bulk.finish()
+        yield bulk
+
+
+def test_the_number_of_threads_does_not_show(tmp_path) -> None:
+    with spooled(tmp_path / "a", 1) as one, spooled(tmp_path / "b", 4) as four:
+        assert one.path.read_bytes() == four.path.read_bytes()
+        assert (one.table.starts, one.table.blocks) == (four.table.starts, four.table.blocks)
+        assert one.files == four.files
+
+
+def test_files_follow_one_another_behind_the_front(tmp_path) -> None:
+    with spooled(tmp_path / "a", 2) as bulk:
+        assert [(each.first, each.count) for each in bulk.files] == [(0, 4), (4, 30), (34, 28)]
+        assert bulk.table.starts[0] * extents.BLOCK == spool.FRONT
+        last = bulk.table.starts[-1] + abs(bulk.table.blocks[-1])
+        assert bulk.path.stat().st_size == last * extents.BLOCK
+
+
+def test_without_large_files_there_is_no_file(tmp_path) -> None:
+    with spool.Spool(tmp_path / "a", detours.Detours.none(), threads=1):
+        pass
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_spool_that_was_not_used(tmp_path) -> None:
+    with spooled(tmp_path / "a", 2):
+        assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwritev", full)
+
+    with pytest.raises(mkfs_erofs.DiskFull), spooled(tmp_path / "a", 2):
+        pass
+
+
+def test_empty_files_have_marks_of_their_own() -> None:
+    entry = headers.Entry(b"0", b"f", 0o600, 1, 2, 1 << 40, 3, 4)
+    one, other = detours.Detours("sha256:a"), detours.Detours("sha256:b")
+
+    sent = [one.send(entry), one.send(entry), other.send(entry)]
+
+    assert len({detour.mark for _, detour in sent}) == 3
+    for empty, detour in sent:
+        assert (empty.size, empty.mode, empty.mtime_ns) == (0, 0o600, 0)
+        assert (empty.uid, empty.gid, empty.mtime) == (
+            detour.mark.uid,
+            detour.mark.gid,
+            detour.mark.mtime,
+        )
+        assert len(empty.encode(b"f")) == 512
+        assert (detour.size, detour.padding) == (1 << 40, 0)
+        assert (detour.uid, detour.gid, detour.mtime, detour.mtime_ns) == (1, 2, 3, 4)
