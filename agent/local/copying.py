@@ -30,10 +30,10 @@ from agent.mounts import syscalls
 
 _PIECE = 1 << 20
 """Bytes that are read at once."""
-_SMALL_PIECE = 256 << 10
-"""The same beside containers that read: at 1 Gbit/s they wait 2 ms for it at most."""
-_REST = 9
-"""Times as long as a small piece took: containers have the link for nine tenths of the time."""
+_SMALL_PIECE = 128 << 10
+"""The same beside containers that read: at 1 Gbit/s they wait 1 ms for it at most."""
+_REST = 14
+"""Times as long as a small piece took: containers have the link for themselves most of the time."""
 _READING_SECONDS = 1.0
 """For which containers count as reading after they have."""
 _LOOK_SECONDS = 0.02

@@ -177,7 +177,7 @@ def test_beside_containers_that_read_pieces_are_small(tmp_path: pathlib.Path, mo
     layer.begin()
     copying.more(str(layer.draft), 5.0, 0, [])
 
-    assert sizes == [MIB // 4] * 4
+    assert sizes == [MIB // 8] * 8
 
 
 def test_the_priority_is_low_while_it_copies_only(tmp_path: pathlib.Path, monkeypatch) -> None:

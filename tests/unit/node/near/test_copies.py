@@ -14,7 +14,7 @@ from agent import metrics
 from agent.kits.processes import workers
 from agent.local import copy_marks, disk
 from agent.mounts.devices import layer_mounting
-from agent.node.near import copies, copy_records, copy_view, starts
+from agent.node.near import copies, copy_records, copy_view, layer_copy, starts
 from tests.unit.node.near import worlds
 
 pytestmark = pytest.mark.root
@@ -345,6 +345,24 @@ async def test_a_store_that_hangs_is_left_alone_and_the_draft_gone_on_with(world
 
         keeper._pauses.end("store")
         await world.settle(keeper)
+    assert world.reads_copy(name)
+
+
+async def test_a_worker_that_hangs_at_the_store_is_killed(world, monkeypatch) -> None:
+    monkeypatch.setattr(layer_copy, "_HANG_SECONDS", 0.3)
+    name = world.add("a")
+    world.start(name)
+    sound = world.stored(name).read_bytes()
+    world.stored(name).unlink()
+    os.mkfifo(world.stored(name))  # whose opening waits for a writer, as for a server
+    before = failures("store_deadline")
+    async with world.keeper() as keeper:
+        assert "begin did not answer within 0.3 s" in await world.settle(keeper)
+        world.stored(name).unlink()
+        world.stored(name).write_bytes(sound)
+        keeper._pauses.end("store")
+        await world.settle(keeper)
+    assert failures("store_deadline") == before + 1
     assert world.reads_copy(name)
 
 
