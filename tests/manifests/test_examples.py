@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from agent.matching import annotations
-from agent.model import cache_manifest, workloads
+from agent.model import cache_manifest, keys, workloads
 from tests.manifests import admission, rendering
 
 EXAMPLES = sorted((rendering.MANIFESTS / "examples").glob("*.yaml"))
@@ -72,3 +72,29 @@ def test_the_gpu_deployment_goes_to_the_twin_of_its_class() -> None:
     found = policy.admitted({"apiVersion": "v1", "kind": "Pod", **template})
 
     assert found["spec"]["runtimeClassName"] == "uimgacc-nvidia"
+
+
+def test_what_keeps_pods_off_new_nodes_names_what_the_agent_writes() -> None:
+    """Of Karpenter and of the node-readiness-controller only what depends on uimgacc."""
+    folder = rendering.MANIFESTS / "examples" / "new-nodes"
+    pool, rule, cache = (
+        document(folder / f"{name}.yaml")["spec"]
+        for name in ("nodepool", "node-readiness-rule", "imagecache")
+    )
+    labels = pool["template"]["metadata"]["labels"]
+    (agent,) = (
+        container
+        for each in rendering.together("runtimeclass")
+        if each["kind"] == "DaemonSet"
+        for container in each["spec"]["template"]["spec"]["containers"]
+        if container["name"] == "agent"
+    )
+    (taint,) = pool["template"]["spec"]["startupTaints"]
+
+    assert f"--startup-taint={taint['key']}:{taint['effect']}" in agent["args"]
+    assert labels[keys.HANDLER_LABEL] == "true"
+    assert [each["type"] for each in rule["conditions"]] == [keys.NODE_CONDITION]
+    assert rule["taint"]["key"].startswith("readiness.k8s.io/")
+    assert rule["nodeSelector"]["matchLabels"].items() <= labels.items()
+    assert cache["keepWarm"]
+    assert cache["nodeSelector"].items() <= labels.items()
