@@ -164,6 +164,8 @@ class Keeper:
         except (OSError, errors.AgentError) as error:
             metrics.copy_failed("disk_error")
             self._pauses.hold(_DISK)
+            # Somebody may have removed the folder: it is made again.
+            self.close()
             return f"There are no local copies: {error}"
 
     def _is_due(self, where: copy_paths.CopyPaths) -> bool:

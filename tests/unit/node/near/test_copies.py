@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -385,6 +386,19 @@ async def test_a_folder_that_cannot_be_written_changes_nothing_else(world, monke
     async with world.keeper() as keeper:
         assert (await world.settle(keeper)).startswith("There are no local copies: ")
         assert keeper._pauses.holds("disk")
+    assert world.content(name) == world.expected(name)
+
+
+async def test_a_folder_that_somebody_has_removed_is_made_again(world) -> None:
+    name = world.add("a")
+    world.start(name)
+    async with world.keeper() as keeper:
+        await world.settle(keeper)
+        shutil.rmtree(world.where.folder)
+        await world.settle(keeper)
+        keeper._pauses.end("disk")
+        await world.settle(keeper)
+    assert world.reads_copy(name)
     assert world.content(name) == world.expected(name)
 
 
