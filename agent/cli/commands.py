@@ -9,7 +9,7 @@ import typer
 from agent.cli import role_commands
 from agent.cli.caches import cache_commands, store_commands
 from agent.cli.install import install_commands
-from agent.cli.machine import machine_commands
+from agent.cli.machine import machine_commands, profile_commands
 from agent.cli.pods import pod_commands
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 for subject in (install_commands, cache_commands, pod_commands, machine_commands):
     app.add_typer(subject.app)
 app.add_typer(store_commands.app, name="store")
+app.add_typer(profile_commands.app, name="profile")
 app.add_typer(role_commands.app)
 
 

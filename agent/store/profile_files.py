@@ -43,6 +43,12 @@ def read_all(folder: pathlib.Path, reference: images.Reference) -> list[records.
     return list(filter(None, (_read(own, reference), _read(newest, None))))
 
 
+def read_each(folder: pathlib.Path) -> Iterator[records.ProfileRecord]:
+    """The profiles of all images below a folder."""
+    found = (_read(path, None) for path in everything(folder) if path.name != NEWEST)
+    return filter(None, found)
+
+
 def _read(path: pathlib.Path, reference: images.Reference | None) -> records.ProfileRecord | None:
     try:
         data = file_reads.read(str(path), LIMIT)

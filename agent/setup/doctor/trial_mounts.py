@@ -13,6 +13,7 @@ import zlib
 
 from agent.mounts import mountinfo, syscalls
 from agent.mounts.devices import layer_mounting
+from agent.mounts.pages import page_cache
 
 # An EROFS file system of 8 KiB with one lz4-compressed file, `ok`, of 30,000 lines
 # "ok", made by mkfs.erofs 1.8.6 -zlz4: nodes need no erofs-utils.
@@ -85,4 +86,24 @@ def try_layer(source: str, size: int) -> str:
         pathlib.Path(target).rmdir()
 
 
-OPERATIONS = {"try_erofs": try_erofs, "try_overlay": try_overlay, "try_layer": try_layer}
+def try_memory(folder: str) -> str:
+    """Whether the kernel says what of a file is in memory: "ok", or what it says instead."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".memory") as file:
+        file.write(bytes(4 * page_cache.UNIT))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        before = page_cache.units_in_memory([file.name])
+        page_cache.read_ahead([(file.name, page_cache.UNIT, page_cache.UNIT)], 1)
+        after = page_cache.units_in_memory([file.name])
+    seen = after[0][1][0] & ~before[0][1][0]
+    # A file system in memory has all of its files there.
+    return "ok" if seen == 1 << 1 or before[0][1][0] == 0xF else "it shows what was not read"
+
+
+OPERATIONS = {
+    "try_erofs": try_erofs,
+    "try_layer": try_layer,
+    "try_memory": try_memory,
+    "try_overlay": try_overlay,
+}

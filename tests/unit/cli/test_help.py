@@ -32,6 +32,7 @@ def test_all_commands_are_there() -> None:
         *("store", "store init", "store check", "store prune", "store release"),
         *("store verity", "version"),
         *("store keygen", "store sign", "store rotate-key"),
+        *("profile", "profile show", "profile record", "profile forget"),
     }
 
 
