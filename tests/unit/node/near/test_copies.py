@@ -150,6 +150,28 @@ async def test_wrong_bytes_are_not_used_and_the_layer_is_marked(world) -> None:
     assert os.listdir(world.where.tmp) == []
 
 
+async def test_a_hash_tree_in_a_file_of_its_own_is_copied_before_the_layer(world) -> None:
+    name = world.add("a")
+    tree = world.add_tree(name)
+    world.start(name)
+    async with world.keeper() as keeper:
+        await world.settle(keeper)
+        assert pathlib.Path(world.where.tree(name)).read_bytes() == tree
+        assert keeper.state.size == world.stored(name).stat().st_size + len(tree)
+    assert world.reads_copy(name)
+
+
+async def test_a_wrong_hash_tree_is_as_a_wrong_layer(world) -> None:
+    name = world.add("a")
+    world.add_tree(name)
+    world.files.layer_tree(f"sha256:{name}").write_bytes(bytes(9000))
+    world.start(name)
+    async with world.keeper() as keeper:
+        await world.settle(keeper)
+    assert os.path.exists(world.where.mark(name))
+    assert not world.has_copy(name)
+
+
 async def test_a_draft_that_was_spoilt_is_not_held_against_the_store(world) -> None:
     name = world.add("a", size=3 << 20)
     world.start(name)
