@@ -331,7 +331,7 @@ def _rest(state: State, *, is_waiting: bool) -> str:
     if is_waiting:
         return "Copying waits until no pod is starting."
     if state.used_store:
-        return "Some layers in use have no local copy."
+        return "Some layers in use are read from the store."
     return "All layers in use have local copies." if state.used_local else "No layer is in use."
 
 

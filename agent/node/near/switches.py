@@ -44,7 +44,9 @@ class Switcher:
         """Have nothing read the copy of a layer any more; whether that is so now."""
         source = str(self._store.layer(f"sha256:{name}"))
         for target in {each.target for each in view.from_copy(name)}:
-            if not await self._switch(where, target, name, source, to="store"):
+            if self._pauses.holds(target) or not await self._switch(
+                where, target, name, source, to="store"
+            ):
                 return False
         return True
 
@@ -74,13 +76,14 @@ class Switcher:
             arguments = (target, source, record.size)
             await self._pool.call("switch_layer", *arguments, deadline=_SECONDS)
         except (OSError, errors.AgentError) as error:
-            has_no_loop = isinstance(error, OSError) and error.errno == errno.ENOTBLK
-            self._pauses.hold(target, _UNSWITCHABLE_SECONDS if has_no_loop else None)
+            extra = {"layer": f"sha256:{name}", "file": source, "reason": str(error)}
+            if isinstance(error, OSError) and error.errno == errno.ENOTBLK:
+                self._pauses.hold(target, _UNSWITCHABLE_SECONDS)
+                logger.info("a layer is read from its copy from the next mount on", extra=extra)
+                return False
+            self._pauses.hold(target)
             metrics.copy_failed("not_switched")
-            logger.warning(
-                "a mounted layer is not switched to another file",
-                extra={"layer": f"sha256:{name}", "file": source, "reason": str(error)},
-            )
+            logger.warning("a mounted layer is not switched to another file", extra=extra)
             return False
         self._pauses.end(target)
         metrics.switched(to)

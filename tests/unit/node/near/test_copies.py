@@ -105,7 +105,7 @@ async def test_a_layer_that_is_to_have_no_copy_has_none(world) -> None:
     world.start(name)
     world.wishes.modes[f"sha256:{name}"] = "off"
     async with world.keeper() as keeper:
-        assert await world.settle(keeper) == "Some layers in use have no local copy."
+        assert await world.settle(keeper) == "Some layers in use are read from the store."
     assert not world.has_copy(name)
 
 
@@ -144,7 +144,7 @@ async def test_wrong_bytes_are_not_used_and_the_layer_is_marked(world) -> None:
         sentence = await world.settle(keeper)
 
         assert "are not those of its record" in pathlib.Path(world.where.mark(name)).read_text()
-        assert sentence == "Some layers in use have no local copy."
+        assert sentence == "Some layers in use are read from the store."
     assert failures("wrong_bytes") == before + 1
     assert not world.has_copy(name)
     assert os.listdir(world.where.tmp) == []
@@ -327,7 +327,7 @@ async def test_a_mount_without_a_loop_device_stays_with_the_store(world) -> None
     world.start(name)
     async with world.keeper() as keeper:
         sentence = await world.settle(keeper)
-    assert sentence == "Some layers in use have no local copy."
+    assert sentence == "Some layers in use are read from the store."
     assert world.content(name) == world.expected(name)
 
 
