@@ -6,6 +6,8 @@ Standard library only.
 import ctypes
 import errno
 import os
+import struct
+from collections.abc import Iterator
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -27,6 +29,10 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 _CAP_FOWNER = 3
 _PROT_READ = 1
 _MAP_SHARED = 1
+_MADV_RANDOM = 1
+_PFN = (1 << 55) - 1
+_KPF_USED = 1 << 2 | 1 << 6
+"""KPF_REFERENCED, KPF_ACTIVE: linux/kernel-page-flags.h."""
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -62,6 +68,68 @@ def pages_in_memory(descriptor: int, start: int, length: int) -> bytes:
     """
     if not may_know_pages(descriptor):
         raise PermissionError(errno.EPERM, "the kernel does not say what of it is in memory")
+    mapping = ctypes.c_void_p(_mapped(descriptor, start, length)), ctypes.c_size_t(length)
+    try:
+        pages = ctypes.create_string_buffer(-(-length // PAGE))
+        if _libc.mincore(*mapping, pages) != 0:
+            raise _error()
+        return pages.raw
+    finally:
+        _libc.munmap(*mapping)
+
+
+def pages_used(descriptor: int, start: int, pages: bytes) -> bytes:
+    """Which pages of a part of a file were read since they came into memory, of those in `pages`.
+
+    `pages` is as `pages_in_memory` gives it, the result likewise. The kernel reads ahead by itself,
+    megabytes on mounts of far servers; but only pages that a program has read are marked as
+    referenced. To see these marks each page is mapped for a moment, in a mapping of random access,
+    which leaves no mark itself (vma_has_recency()). Raises OSError, EPERM without CAP_SYS_ADMIN,
+    ENOENT where the kernel shows no flags of pages.
+    """
+    length = len(pages) * PAGE
+    address = _mapped(descriptor, start, length)
+    mapping = ctypes.c_void_p(address), ctypes.c_size_t(length)
+    used = bytearray(len(pages))
+    try:
+        if _libc.madvise(*mapping, _MADV_RANDOM) != 0:
+            raise _error()
+        with open("/proc/self/pagemap", "rb") as frames, open("/proc/kpageflags", "rb") as flags:
+            first = pages.find(1)
+            while first >= 0:
+                end = pages.find(0, first) if 0 in pages[first:] else len(pages)
+                for page in range(first, end):
+                    ctypes.string_at(address + page * PAGE, 1)
+                numbers = _numbers(frames.fileno(), address // PAGE + first, end - first)
+                for at, flag in enumerate(_flags(flags.fileno(), numbers)):
+                    used[first + at] = flag & _KPF_USED != 0
+                first = pages.find(1, end)
+    finally:
+        _libc.munmap(*mapping)
+    return bytes(used)
+
+
+def _numbers(file: int, start: int, count: int) -> list[int]:
+    """64-bit numbers of a file of such; of /proc/self/pagemap the numbers of page frames."""
+    data = os.pread(file, 8 * count, 8 * start)
+    return [number & _PFN for (number,) in struct.iter_unpack("<Q", data)]
+
+
+def _flags(file: int, frames: list[int]) -> Iterator[int]:
+    """The flags of page frames, neighbours in one read."""
+    at = 0
+    while at < len(frames):
+        end = at + 1
+        while end < len(frames) and frames[end] == frames[at] + end - at:
+            end += 1
+        if not frames[at]:
+            raise PermissionError(errno.EPERM, "the kernel does not say where pages are")
+        yield from _numbers(file, frames[at], end - at)
+        at = end
+
+
+def _mapped(descriptor: int, start: int, length: int) -> int:
+    """The address of a new mapping of a part of a file."""
     address = _libc.mmap(
         None,
         ctypes.c_size_t(length),
@@ -72,14 +140,7 @@ def pages_in_memory(descriptor: int, start: int, length: int) -> bytes:
     )
     if address == _MAP_FAILED:
         raise _error()
-    mapping = ctypes.c_void_p(address), ctypes.c_size_t(length)
-    try:
-        pages = ctypes.create_string_buffer(-(-length // PAGE))
-        if _libc.mincore(*mapping, pages) != 0:
-            raise _error()
-        return pages.raw
-    finally:
-        _libc.munmap(*mapping)
+    return int(address)
 
 
 def may_know_pages(descriptor: int) -> bool:

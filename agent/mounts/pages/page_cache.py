@@ -34,7 +34,15 @@ def units_in_memory(paths: Sequence[str]) -> list[tuple[int, bytes]]:
     return [_units_of(path) for path in paths]
 
 
-def _units_of(path: str) -> tuple[int, bytes]:
+def units_used(paths: Sequence[str]) -> list[bytes]:
+    """The units of each file of which any page in memory was read, not only read ahead.
+
+    Raises OSError, EPERM or ENOENT, where the kernel does not say.
+    """
+    return [_units_of(path, used=True)[1] for path in paths]
+
+
+def _units_of(path: str, *, used: bool = False) -> tuple[int, bytes]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
     try:
         size = os.fstat(descriptor).st_size
@@ -43,6 +51,8 @@ def _units_of(path: str) -> tuple[int, bytes]:
         for start in range(0, size, _MANY_PAGES * syscalls.PAGE):
             length = min(size - start, _MANY_PAGES * syscalls.PAGE)
             pages = syscalls.pages_in_memory(descriptor, start, length)
+            if used:
+                pages = syscalls.pages_used(descriptor, start, pages)
             at = pages.find(1)
             while at >= 0:
                 unit = start // UNIT + at // per_unit

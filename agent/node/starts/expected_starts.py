@@ -183,10 +183,9 @@ def _count(seen: start_watch.Observation, foreseen: start_watch.Bits) -> None:
     unit = start_profiles.UNIT
     for layer in seen.cold:
         expected = foreseen.get(layer, 0)
-        present = seen.read(layer) | seen.before[layer]
-        metrics.start_bytes((present & expected).bit_count() * unit, foreseen=True)
-        missed = seen.read(layer) & ~expected
-        metrics.start_bytes(missed.bit_count() * unit, foreseen=False)
+        read = seen.read(layer)
+        metrics.start_bytes((read & expected).bit_count() * unit, foreseen=True)
+        metrics.start_bytes((read & ~expected).bit_count() * unit, foreseen=False)
 
 
 def _remember(names: collections.OrderedDict[str, Value], name: str, value: Value) -> None:

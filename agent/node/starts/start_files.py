@@ -81,6 +81,11 @@ def _through_cache(folder: str, names: set[str]) -> dict[str, bool]:
     return found
 
 
+def used(store: str, names: Sequence[str]) -> list[bytes]:
+    """As page_cache.units_used for layers by name."""
+    return page_cache.units_used([chain_index.file_of(store, name) for name in names])
+
+
 def read_ahead(
     store: str, copies: str, pieces: Sequence[tuple[str, int, int]], requests: int
 ) -> tuple[int, int]:
@@ -96,4 +101,4 @@ def read_ahead(
     return page_cache.read_ahead(wanted, requests)
 
 
-OPERATIONS = {"files_of": files_of, "look": look, "read_ahead": read_ahead}
+OPERATIONS = {"files_of": files_of, "look": look, "read_ahead": read_ahead, "used": used}

@@ -9,10 +9,13 @@ runs, so that what the other one reads is not taken for this start's.
 import asyncio
 import dataclasses
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from agent.model.starts import start_profiles
+
+logger = logging.getLogger(__name__)
 
 _COLD = 16
 """Units (1 MiB) of a layer that may be in memory before: what a mount reads, and small layers."""
@@ -62,28 +65,32 @@ class Observation:
     """`before` is what was in memory before the start, `looks` what came with each look.
 
     Only `cold` layers show what the start has read. `started` is False where no container came,
-    or one ran already.
+    or one ran already. `used` is what was read of all that is in memory; None where the kernel
+    does not distinguish that from what it has read ahead by itself.
     """
 
     before: Bits
     looks: Sequence[Bits] = ()
     cold: frozenset[str] = frozenset()
     started: bool = False
+    used: Bits | None = None
 
     def of_profile(self) -> list[dict[str, list[int]]]:
         """The looks for start_profiles.make; the first has what the mount has read, too."""
-        first = {layer: units_of(self.before[layer]) for layer in self.cold}
         return [
-            first,
-            *({layer: units_of(look[layer]) for layer in self.cold} for look in self.looks),
+            {layer: units_of(look[layer] & self._mask(layer)) for layer in self.cold}
+            for look in (self.before, *self.looks)
         ]
 
     def read(self, layer: str) -> int:
         """The bits of all that the start has read of a layer."""
-        bits = 0
+        bits = self.before[layer]
         for look in self.looks:
             bits |= look[layer]
-        return bits
+        return bits & self._mask(layer)
+
+    def _mask(self, layer: str) -> int:
+        return -1 if self.used is None else self.used[layer]
 
 
 def units_of(bits: int) -> list[int]:
@@ -162,7 +169,23 @@ class StartWatch:
             and (before.units[layer] & ~(foreseen or {}).get(layer, 0)).bit_count() <= _COLD
         )
         looks = await self._follow(look_at, before.units, look)
-        return Observation(before.units, looks, cold, started=True)
+        return Observation(before.units, looks, cold, started=True, used=await self._used(layers))
+
+    async def _used(self, layers: Sequence[str]) -> Bits | None:
+        """What of the layers was read; None where the kernel does not say."""
+        names = [layer.removeprefix("sha256:") for layer in layers]
+        try:
+            used = await self._pool.call(
+                "used", self._store, names, deadline=2 * self._timing.deadline
+            )
+        except OSError as error:
+            logger.info(
+                "what was read ahead counts as read", extra={"reason": error.strerror or str(error)}
+            )
+            return None
+        return {
+            layer: int.from_bytes(bits, "little") for layer, bits in zip(layers, used, strict=True)
+        }
 
     async def _next(
         self, look_at: Callable[..., Awaitable[_Look]], *, until: float

@@ -41,6 +41,24 @@ def test_what_was_read_is_in_memory_and_nothing_else(file: pathlib.Path) -> None
     assert units_of(file) == {3, 4, 40}
 
 
+def test_what_was_only_read_ahead_is_not_used(file: pathlib.Path) -> None:
+    page_cache.read_ahead([(str(file), UNIT, 30 * UNIT)], 40)
+    descriptor = os.open(file, os.O_RDONLY)
+    os.pread(descriptor, 3 * UNIT, 4 * UNIT)
+    os.close(descriptor)
+    try:
+        # Twice: to look leaves no mark.
+        (first,), (again,) = page_cache.units_used([str(file)]), page_cache.units_used([str(file)])
+    except OSError as error:
+        pytest.skip(f"the kernel does not say what was read: {error}")
+
+    # The last byte of each request was read, to wait for it.
+    used = {unit for unit in range(8 * len(first)) if first[unit // 8] >> unit % 8 & 1}
+    assert used >= {4, 5, 6}
+    assert len(used) < 20
+    assert first == again
+
+
 def test_pieces_longer_than_a_request_are_read_to_their_end(file: pathlib.Path) -> None:
     assert page_cache.read_ahead([(str(file), UNIT, 37 * UNIT)], 2) == (37 * UNIT, 0)
     assert units_of(file) == set(range(1, 38))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import pathlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -44,6 +45,7 @@ class Machine:
         self.starts, self.ends = 3.0, 1e9
         self.shares = False
         self.through_cache = [True, True]
+        self.used: list[tuple[int, ...]] | None = None
         self.away = False
         self.read: list[tuple[str, int, int]] = []
         self.requests: list[int] = []
@@ -74,6 +76,11 @@ class Machine:
             for each, through in zip(units, self.through_cache, strict=True)
         ]
         return runs, runs or self.shares, of_layers
+
+    def _used(self, _store: str, names: list[str]) -> list[bytes]:
+        if self.used is None:
+            raise OSError(errno.ENOENT, "no flags of pages")
+        return [bits(*self.used[at]) for at, _ in enumerate(names)]
 
     def _read_ahead(
         self, _store: str, _copies: str, pieces: list[tuple[str, int, int]], requests: int
@@ -179,6 +186,18 @@ async def test_what_the_start_reads_is_kept_in_the_order_of_use_and_offered(sett
     )
     assert [each.start.cache for each in setting.offered] == [CACHE]
     assert await setting.offered[0].is_stored() is False
+
+
+async def test_what_the_kernel_has_only_read_ahead_is_not_of_the_start(setting) -> None:
+    setting.machine.script = [(0, 0, (0, 1)), (3.2, 1, (40, 41, 42)), (5.0, 0, (7, 8))]
+    setting.machine.used = [(0, 7), (40,)]
+    async with setting.running():
+        setting.expect()
+        await asyncio.sleep(60)
+
+    kept = setting.kept()
+    assert kept is not None
+    assert (kept.units_of(LOWER), kept.units_of(UPPER)) == ({0, 7}, {40})
 
 
 async def test_the_next_start_is_read_ahead_in_that_order(setting) -> None:
