@@ -3,7 +3,7 @@
 Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity, sign, far.
 All of them, which is the default, write benchmarks/latest.json: always the figures of one run. Some
 of them write benchmarks/parts.json instead. Both say which commit that was, when, and how busy the
-machine.
+machine. One more part is run only where it is named: readahead, a table of a quarter of an hour.
 """
 
 import json
@@ -22,6 +22,7 @@ from benchmarks import (
     images,
     kube,
     pods,
+    readahead,
     report,
     runs,
     signing,
@@ -39,6 +40,8 @@ PARTS = (
 )
 
 
+NAMED_ONLY = ("readahead",)
+
 Figures = dict[str, float]
 
 
@@ -54,6 +57,7 @@ def measure(parts: list[str], folder: pathlib.Path) -> Iterator[Figures]:
         "verity": lambda: verity.run(folder / "verity"),
         "sign": lambda: signing.run(folder),
         "far": lambda: far.run(folder / "far"),
+        "readahead": lambda: readahead.run(folder / "readahead"),
     }
     for part, run in alone.items():
         if part in parts:
@@ -90,8 +94,9 @@ def say(text: str) -> None:
 def main() -> None:
     """Measure what the command line names."""
     parts = sys.argv[1:] or list(PARTS)
-    if unknown := set(parts) - set(PARTS):
-        sys.exit(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    every = (*PARTS, *NAMED_ONLY)
+    if unknown := set(parts) - set(every):
+        sys.exit(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     os.environ["PATH"] = f"{places.BIN}{os.pathsep}{os.environ['PATH']}"
     begun = runs.begin()
     print(begun.text, flush=True)

@@ -3,9 +3,9 @@
 A start (a Python program that imports large libraries) reads little and at random, `cat` of one
 large file reads in order; both from EROFS layers on an NFS server behind `tc netem`, in a guest
 (lab.guest), for which this module is also the command. Each round measures every row once, so all
-rows see the same drift of the machine. Two figures are free of what else the machine does: the
-requests of the NFS client, and how many round trips a start waits for, one after the other. The
-second follows from starts at a distance at which hardly anything but waiting counts (FAR).
+rows see the same drift of the machine. Three figures are free of what else the machine does: how
+often a start waits (the voluntary context switches of its programs), which is what distance
+multiplies, and the requests of the NFS client and their bytes.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import pathlib
+import resource
 import shutil
 import statistics
 import subprocess
@@ -28,8 +29,8 @@ from lab import places, registries
 from lab.guest import machine, nfsd
 
 ROUNDS = 3
-NEAR, FAR = 0.1, 20.0
-"""Round trips in milliseconds: what a start takes longer at the second is waiting."""
+TRIPS = (0.1, 0.5, 2.0)
+"""Round trips in milliseconds."""
 IMAGE = "lab/large:1"
 LAYERS = (0, 1, 3, 6)
 """Of the image, from the bottom: its root, numpy and scipy, pyarrow, and the programs."""
@@ -45,6 +46,7 @@ CLUSTERS: Mapping[str, Sequence[str]] = {
 
 TODAY = "4"
 LARGE_FILE = "usr/local/lib/python3.13/dist-packages/pyarrow/libarrow.so.2000"
+COUNTED = ("start_waits", "start_reads", "start_mib", "read_waits", "read_reads")
 _MARK = "row: "
 _MINUTES = 100
 
@@ -76,15 +78,16 @@ class Row:
 def rows() -> list[Row]:
     """All that is measured: one thing is changed at a time."""
     found: dict[Row, None] = {}
-    for trip in (NEAR, 0.5, 2.0, FAR):
+    for trip in TRIPS:
         for layer, ahead in itertools.product((None, 128), (128, 1024, 15360)):
             found[Row(trip=trip, nfs=ahead, layer=layer)] = None
         for layer in (512, 1024, 4096):
-            found[Row(trip=trip, nfs=15360, layer=layer)] = None
+            found[Row(trip=trip, nfs=1024, layer=layer)] = None
+        found[Row(trip=trip, nfs=15360, layer=1024)] = None
         for connections in (4, 8, 16):
-            found[Row(trip=trip, nfs=15360, connections=connections)] = None
+            found[Row(trip=trip, nfs=1024, layer=1024, connections=connections)] = None
         for cluster in CLUSTERS:
-            found[Row(trip=trip, nfs=15360, cluster=cluster)] = None
+            found[Row(trip=trip, nfs=1024, layer=1024, cluster=cluster)] = None
     return list(found)
 
 
@@ -106,41 +109,29 @@ def run(folder: pathlib.Path) -> dict[str, float]:
     if status:
         raise RuntimeError(output)
     found = [json.loads(line[len(_MARK) :]) for line in output.splitlines() if _MARK in line]
-    return {
+    figures = {
         f"readahead_{name}_{figure}": statistics.median(each[figure] for each in same)
         for name, same in _grouped(found).items()
-        for figure in ("start_s", "start_reads", "start_mib", "read_s", "read_reads")
+        for figure in ("start_s", "read_s", *COUNTED)
     }
+    _show(figures)
+    return figures
 
 
-def waits(figures: Mapping[str, float], row: Row, what: str = "start") -> float:
-    """How many round trips a start (or a `read`) waits for, one after the other."""
-    near, far = (
-        figures[f"readahead_{dataclasses.replace(row, trip=trip).name}_{what}_s"]
-        for trip in (NEAR, FAR)
-    )
-    return (far - near) / (FAR - NEAR) * 1000
-
-
-def show(figures: Mapping[str, float]) -> None:
-    """Print the table, a line for what is set; seconds of a start at each distance."""
-    near = [row for row in rows() if row.trip == NEAR]
-    head = "".join(f"{trip:>7g} ms" for trip in (NEAR, 0.5, 2.0, FAR))
+def _show(figures: Mapping[str, float]) -> None:
+    """Print the table: a line for what is set, with the seconds of a start at each distance."""
+    distances = "".join(f"{trip:>7g} ms" for trip in TRIPS)
     titles = f"{'waits':>6} {'reads':>6} {'MiB':>6} {'cat: waits':>10} {'reads':>6}"
-    print(f"{'a start at':42}{head} {titles}")
-    for row in near:
-        seconds = "".join(
-            f"{figures[f'readahead_{dataclasses.replace(row, trip=trip).name}_start_s']:8.2f} s"
-            for trip in (NEAR, 0.5, 2.0, FAR)
+    print(f"{'a start at':42}{distances} {titles}")
+    for row in (each for each in rows() if each.trip == TRIPS[-1]):
+        names = [dataclasses.replace(row, trip=trip).name for trip in TRIPS]
+        seconds = "".join(f"{figures[f'readahead_{name}_start_s']:8.2f} s" for name in names)
+        waits, reads, mib, read_waits, read_reads = (
+            figures[f"readahead_{row.name}_{figure}"] for figure in COUNTED
         )
-        reads, mib, count = (
-            figures[f"readahead_{row.name}_{figure}"]
-            for figure in ("start_reads", "start_mib", "read_reads")
-        )
-        name = row.name.removeprefix(f"trip{NEAR:g}_")
         print(
-            f"{name:42}{seconds} {waits(figures, row):6.0f} {reads:6.0f} {mib:6.1f}"
-            f" {waits(figures, row, 'read'):10.0f} {count:6.0f}"
+            f"{row.name.partition('_')[2]:42}{seconds} {waits:6.0f} {reads:6.0f} {mib:6.1f}"
+            f" {read_waits:10.0f} {read_reads:6.0f}"
         )
 
 
@@ -180,29 +171,27 @@ def _inside() -> None:
 
 
 def _measure(row: Row) -> dict[str, float]:
+    commands = {"start": ("/usr/local/bin/hello",), "read": ("/usr/bin/cat", f"/{LARGE_FILE}")}
+    figures: dict[str, float] = {}
     with _delayed(row.trip), _mounted(row) as (place, root):
-        before = _reads(place)
-        _drop_caches()
-        started = time.monotonic()
-        said = nfsd.run("chroot", str(root), "/usr/local/bin/hello")
-        took = time.monotonic() - started
-        if "ready" not in said:
-            raise RuntimeError(said)
-        after = _reads(place)
-        _drop_caches()
-        started = time.monotonic()
-        with (root / LARGE_FILE).open("rb", buffering=0) as file:
-            while file.read(1 << 20):
-                pass
-        read = time.monotonic() - started
-        last = _reads(place)
-    return {
-        "start_s": took,
-        "start_reads": after[0] - before[0],
-        "start_mib": (after[1] - before[1]) / (1 << 20),
-        "read_s": read,
-        "read_reads": last[0] - after[0],
-    }
+        for name, command in commands.items():
+            _drop_caches()
+            before, waited = _reads(place), _waits()
+            started = time.monotonic()
+            subprocess.run(
+                ["chroot", root, *command], check=True, timeout=300, stdout=subprocess.DEVNULL
+            )
+            figures[f"{name}_s"] = time.monotonic() - started
+            reads, size = _reads(place)
+            figures[f"{name}_waits"] = _waits() - waited
+            figures[f"{name}_reads"] = reads - before[0]
+            figures[f"{name}_mib"] = (size - before[1]) / (1 << 20)
+    return figures
+
+
+def _waits() -> int:
+    """How often programs that have ended waited for something."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_nvcsw
 
 
 @contextlib.contextmanager

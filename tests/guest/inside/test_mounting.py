@@ -163,9 +163,9 @@ def test_the_stores_mount_is_read_ahead_as_the_agent_is_told(node) -> None:
     assert read_ahead(mounted).read_text() == wanted
 
     read_ahead(mounted).write_text("128")
-    assert nfs_worker.read_ahead(mounted, 15360)
-    assert not nfs_worker.read_ahead(mounted, 15360)
-    assert read_ahead(mounted).read_text() == "15360\n"
+    assert nfs_worker.read_ahead(mounted, 4096)
+    assert not nfs_worker.read_ahead(mounted, 4096)
+    assert read_ahead(mounted).read_text() == "4096\n"
 
 
 def test_pods_go_on_after_the_export_was_replaced(node, client, server) -> None:

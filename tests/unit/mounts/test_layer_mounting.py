@@ -4,12 +4,13 @@ import contextlib
 import errno
 import mmap
 import os
+import pathlib
 from collections.abc import Iterator
 
 import pytest
 
 from agent.mounts import syscalls
-from agent.mounts.devices import layer_mounting
+from agent.mounts.devices import layer_mounting, loop_devices
 from tests.unit.mounts import nodes
 
 pytestmark = pytest.mark.root
@@ -94,6 +95,18 @@ def test_a_layer_is_switched_there_and_back_under_a_reader(node) -> None:
             assert file.read() == nodes.CONTENT == mapped[:]
             assert node.switch(file_) == 0
         mapped.close()
+
+
+def test_the_store_is_read_further_ahead_than_the_disk(node) -> None:
+    node.mount()
+    node.make_copy()
+    read_ahead = pathlib.Path(f"/sys/block/{node.loop}/queue/read_ahead_kb")
+    kib = [int(read_ahead.read_text())]
+    for file in (node.copy, node.stored):
+        node.switch(file)
+        kib.append(int(read_ahead.read_text()))
+
+    assert kib == [loop_devices.FAR_KIB, 128, loop_devices.FAR_KIB]
 
 
 def test_after_the_switch_the_file_of_the_store_is_not_needed(node) -> None:
