@@ -20,19 +20,15 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from agent.model import digests, records
+from agent.store import hash_leaves
 
-BLOCK = 4096
+BLOCK = hash_leaves.BLOCK
 """Bytes of a block, of data as of hashes."""
 
-_HASH = 32
-_PER_BLOCK = BLOCK // _HASH
-_CHUNK = 4 << 20
+_HASH = hash_leaves.HASH
+_CHUNK = hash_leaves.CHUNK
 _IN_MEMORY = 4 << 20
 """Bytes of one level of a tree, above which it is kept in a temporary file."""
-
-# hashlib lets go of the interpreter for more bytes than this at once. For single blocks that
-# costs more than the hashing, and with other threads at work a thousand times more.
-_PIECE = 2047
 
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
 
@@ -70,7 +66,6 @@ def seal(
     mode = "r+" if source == draft else "x"
     with (
         _Tree(chosen.salt, scratch) as tree,
-        io.FileIO(source) as reader,
         io.FileIO(draft, mode) as writer,
     ):
 
@@ -79,7 +74,7 @@ def seal(
             if source != draft:
                 _write(writer, data)
 
-        size = tree.read(reader, take)
+        size = tree.read(source, take)
         padding = bytes(-size % BLOCK)
         whole.update(padding)
         writer.seek(size)
@@ -102,15 +97,17 @@ def beside(
     whole = hashlib.sha256()
     with (
         _Tree(chosen.salt, draft.parent) as tree,
-        io.FileIO(layer) as reader,
         io.FileIO(draft, "x") as writer,
     ):
+        done = 0
 
         def take(data: memoryview) -> None:
+            nonlocal done
             whole.update(data)
-            on_bytes(reader.tell())
+            done += len(data)
+            on_bytes(done)
 
-        tree.read(reader, take)
+        tree.read(layer, take)
         verity = _append(writer, tree, chosen, offset=0)
     return Sealed(f"sha256:{whole.hexdigest()}", verity)
 
@@ -178,7 +175,8 @@ class _Tree:
     """The levels of a tree while the data go by, the lowest first; a context manager."""
 
     def __init__(self, salt: bytes, scratch: pathlib.Path) -> None:
-        self._salted = hashlib.sha256(salt)
+        self._salt = salt
+        self._salted = hash_leaves.salted(salt)
         self._scratch = scratch
         self._levels: list[_Level] = []
         self.root = b""
@@ -191,16 +189,18 @@ class _Tree:
         for level in self._levels:
             level.close()
 
-    def read(self, reader: io.FileIO, take: Callable[[memoryview], None]) -> int:
+    def read(self, path: pathlib.Path, take: Callable[[memoryview], None]) -> int:
         """Read a file to its end, passing on its bytes; how many there were."""
         buffer = memoryview(bytearray(_CHUNK))
         size = 0
         lowest = self._new_level()
-        while filled := _fill(reader, buffer):
-            take(buffer[:filled])
-            size += filled
-            buffer[filled : filled + -filled % BLOCK] = bytes(-filled % BLOCK)
-            lowest.write(self._hashes(buffer[: filled + -filled % BLOCK]))
+        whole = path.stat().st_size
+        with io.FileIO(path) as reader, hash_leaves.Hasher(str(path), self._salt, whole) as hasher:
+            while filled := hash_leaves.fill(reader, buffer):
+                take(buffer[:filled])
+                size += filled
+                buffer[filled : filled + -filled % BLOCK] = bytes(-filled % BLOCK)
+                lowest.write(hasher.hashes(buffer[: filled + -filled % BLOCK]))
         self.blocks = -(-size // BLOCK)
         return size
 
@@ -214,7 +214,7 @@ class _Tree:
             level.seek(0)
             above = self._new_level()
             while data := level.read(_CHUNK):
-                above.write(self._hashes(memoryview(data)))
+                above.write(hash_leaves.of(memoryview(data), self._salted))
         top = self._levels.pop()
         top.seek(0)
         self.root = top.read(_HASH)
@@ -232,27 +232,10 @@ class _Tree:
         self._levels.append(level)
         return level
 
-    def _hashes(self, data: memoryview) -> bytes:
-        hashes = []
-        for start in range(0, len(data), BLOCK):
-            digest = self._salted.copy()
-            digest.update(data[start : start + _PIECE])
-            digest.update(data[start + _PIECE : start + 2 * _PIECE])
-            digest.update(data[start + 2 * _PIECE : start + BLOCK])
-            hashes.append(digest.digest())
-        return b"".join(hashes)
-
 
 def _superblock(chosen: Parameters, blocks: int) -> bytes:
     sizes = (BLOCK, BLOCK, blocks, len(chosen.salt))
     return _SUPERBLOCK.pack(b"verity", 1, 1, chosen.uuid.bytes, b"sha256", *sizes, chosen.salt)
-
-
-def _fill(reader: io.FileIO, buffer: memoryview) -> int:
-    filled = 0
-    while filled < len(buffer) and (count := reader.readinto(buffer[filled:])):
-        filled += count
-    return filled
 
 
 def _write(writer: io.FileIO, data: bytes | memoryview) -> None:

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from agent.store import hash_tree
+from agent.store import hash_leaves, hash_tree
 from tests.unit.store import making
 
 BLOCK = hash_tree.BLOCK
@@ -147,3 +147,27 @@ def test_a_large_tree_is_not_kept_in_memory(tmp_path, monkeypatch) -> None:
     monkeypatch.undo()
 
     assert spilled == hash_tree.seal(layer, tmp_path / "other", CHOSEN, scratch=tmp_path)
+
+
+def test_another_process_hashes_the_blocks_of_a_large_file(tmp_path, monkeypatch) -> None:
+    data = bytes(range(256)) * 40_000 + b"end"
+    sealed = []
+    for large in (1 << 60, 1):
+        monkeypatch.setattr(hash_leaves, "LARGE", large)
+        path = tmp_path / str(large)
+        path.write_bytes(data)
+        sealed.append(hash_tree.seal(path, path, CHOSEN, scratch=tmp_path))
+
+    assert sealed[0] == sealed[1]
+
+
+def test_what_that_process_does_not_say_is_hashed_here(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(hash_leaves, "LARGE", 1)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(3 * hash_leaves.BLOCK))
+    block = memoryview(bytes(hash_leaves.BLOCK))
+
+    with hash_leaves.Hasher(str(path), b"salt", hash_leaves.BLOCK) as hasher:
+        found = [hasher.hashes(block) for _ in range(3)]
+
+    assert found == [hash_leaves.of(block, hash_leaves.salted(b"salt"))] * 3
