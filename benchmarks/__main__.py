@@ -1,9 +1,10 @@
 """`python -m benchmarks [PART...]`: measure, print the table, write the figures as JSON.
 
-Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity, sign, far.
-All of them, which is the default, write benchmarks/latest.json: always the figures of one run. Some
-of them write benchmarks/parts.json instead. Both say which commit that was, when, and how busy the
-machine. One more part is run only where it is named: readahead, a table of a quarter of an hour.
+Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity, sign, far,
+torch. All of them, which is the default, write benchmarks/latest.json: always the figures of one
+run. Some of them write benchmarks/parts.json instead. Both say which commit that was, when, and how
+busy the machine. Two more are run only where they are named: readahead, a table of a quarter of an
+hour, and large, an image of 6 GB.
 """
 
 import json
@@ -19,6 +20,7 @@ from benchmarks import (
     control,
     crowds,
     far,
+    gigabytes,
     images,
     kube,
     pods,
@@ -30,17 +32,15 @@ from benchmarks import (
     stages,
     verity,
 )
-from lab import places, registries, scratch
+from lab import cuda, places, registries, scratch
 
 STARTED = time.monotonic()
 FOLDER = pathlib.Path(__file__).parent
 PARTS = (
     *("snapshotter", "pulls", "builds", "reads", "pods"),
-    *("crowd", "kube", "collect", "control", "verity", "sign", "far"),
+    *("crowd", "kube", "collect", "control", "verity", "sign", "far", "torch"),
 )
-
-
-NAMED_ONLY = ("readahead",)
+NAMED_ONLY = ("readahead", "large")
 
 Figures = dict[str, float]
 
@@ -58,6 +58,8 @@ def measure(parts: list[str], folder: pathlib.Path) -> Iterator[Figures]:
         "sign": lambda: signing.run(folder),
         "far": lambda: far.run(folder / "far"),
         "readahead": lambda: readahead.run(folder / "readahead"),
+        "torch": lambda: gigabytes.run(folder / "torch", cuda.TORCH, "torch", with_soci=False),
+        "large": lambda: gigabytes.run(folder / "large", cuda.TENSORFLOW, "large", with_soci=True),
     }
     for part, run in alone.items():
         if part in parts:

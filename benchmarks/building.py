@@ -1,8 +1,9 @@
-"""Builds into the store: their time, and the memory of all their processes together."""
+"""Builds into the store: the memory of all their processes together, and builds of what is there.
+
+How long one takes is measured beside the pulls (`benchmarks.images`).
+"""
 
 import pathlib
-import shutil
-import statistics
 import subprocess
 import time
 
@@ -10,7 +11,6 @@ from agent.clients.registry import credentials
 from benchmarks import processes, stages
 from lab import pushing, registries, services, tars
 
-RUNS = 5
 FILES = 300_000
 PER_FOLDER = 30
 MANY = "bench/many-files:1"
@@ -19,8 +19,7 @@ LAYERS = "lab/layers40:1"
 
 def run(stage: stages.Stage, folder: pathlib.Path) -> dict[str, float]:
     """All figures of this module."""
-    flat = {"build_s": _seconds(stage, folder / "fresh-store")}
-    flat |= _memory("large", stages.build_command(folder / "s1", stage.registry, stages.LARGE))
+    flat = _memory("large", stages.build_command(folder / "s1", stage.registry, stages.LARGE))
     made = folder / "many files"
     made.mkdir()
     with services.Registry(made / "registry", storage=made / "storage") as registry:
@@ -54,17 +53,6 @@ def again(folder: pathlib.Path) -> dict[str, float]:
         "build_again_heads_per_layer": heads / len(layers),
         "build_again_layer_blobs": float(len(asked) - heads),
     }
-
-
-def _seconds(stage: stages.Stage, store: pathlib.Path) -> float:
-    """The median of some builds of the large image into an empty store."""
-    found = []
-    for _ in range(RUNS):
-        started = time.monotonic()
-        stages.build(store, stage.registry, stages.LARGE)
-        found.append(time.monotonic() - started)
-        shutil.rmtree(store)
-    return statistics.median(found)
 
 
 def _memory(name: str, command: list[str | pathlib.Path]) -> dict[str, float]:

@@ -16,13 +16,12 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from benchmarks import stages
+from benchmarks import spreads, stages
 from lab import cri, nodes, polling, processes, registries
 from lab.guest import disk, member, nfsd
 
@@ -132,25 +131,19 @@ def figures(found: dict[str, list[Start]]) -> dict[str, float]:
     """Medians of the rounds, their least and greatest, and ratios within each round."""
     flat: dict[str, float] = {}
     for name, rounds in found.items():
-        flat |= spread(f"far_{name}_reads", [start.reads for start in rounds])
+        flat |= spreads.of(f"far_{name}_reads", [start.reads for start in rounds])
         for measured in ("pod", "container"):
             suffix = "" if measured == "pod" else "_container"
             own = [getattr(start, measured) for start in rounds]
             key = f"far_{name}{suffix}"
-            flat |= spread(f"{key}_s", own)
+            flat |= spreads.of(f"{key}_s", own)
             other = "2ms_today" if name == "2ms_first" else "local"
             if name == other:
                 continue
             base = [getattr(start, measured) for start in found[other]]
             ratios = [one / two for one, two in zip(own, base, strict=True)]
-            flat |= spread(f"{key}_ratio", ratios)
+            flat |= spreads.of(f"{key}_ratio", ratios)
     return flat
-
-
-def spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    """The median, the least and the greatest of all rounds."""
-    middle = statistics.median(values)
-    return {name: middle, f"{name}_min": min(values), f"{name}_max": max(values)}
 
 
 def tell(flat: dict[str, float]) -> None:

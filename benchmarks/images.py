@@ -1,27 +1,31 @@
 """Whole images: pull and read, against overlayfs and SOCI in the same run."""
 
 import os
-import statistics
+import shutil
 import time
 
-from benchmarks import stages
+from benchmarks import spreads, stages
 from lab import services
 
 RUNS = 5
 
 
-def median(values: list[float]) -> float:
-    """The median; what every figure here is."""
-    return statistics.median(values)
-
-
 def pulls(stage: stages.Stage) -> dict[str, float]:
-    """Seconds of a `ctr` pull into each snapshotter, and layer blobs that ours fetched."""
+    """Seconds of a build into an empty store, of a `ctr` pull into each snapshotter.
+
+    And the layer blobs that ours fetched. The builds are in the same rounds: a machine's speed
+    changes too much for a comparison of what was measured at two times.
+    """
     reference = stage.reference(stages.LARGE)
     # SOCI comes last: what it fetches in the background must not count as another's.
     seconds: dict[str, list[float]] = {"overlayfs": [], "uimgacc": [], "soci": []}
+    builds: list[float] = []
     fetched: list[services.Request] = []
     for _ in range(RUNS):
+        started = time.monotonic()
+        stages.build(stage.folder / "fresh", stage.registry, stages.LARGE)
+        builds.append(time.monotonic() - started)
+        shutil.rmtree(stage.folder / "fresh")
         # One after the other within a round, so that all see the same drift of the machine.
         for name, found in seconds.items():
             mark = stage.registry.mark()
@@ -33,9 +37,12 @@ def pulls(stage: stages.Stage) -> dict[str, float]:
                 fetched += pulled(stage.registry.layer_gets(mark))
             forget(stage, reference)
     explain(stage, fetched)
-    return {f"pull_{name}_s": median(found) for name, found in seconds.items()} | {
-        "pull_uimgacc_layer_blobs": float(len(fetched))
-    }
+    flat = {"pull_uimgacc_layer_blobs": float(len(fetched)), **spreads.of("build_s", builds)}
+    for name, found in seconds.items():
+        flat |= spreads.of(f"pull_{name}_s", found)
+    flat |= spreads.ratio("build_ratio", builds, seconds["overlayfs"])
+    flat |= spreads.ratio("pull_overlayfs_ratio", seconds["overlayfs"], seconds["uimgacc"])
+    return flat | spreads.ratio("pull_soci_ratio", seconds["uimgacc"], seconds["soci"])
 
 
 def pulled(requests: list[services.Request]) -> list[services.Request]:
@@ -88,4 +95,8 @@ def reads(stage: stages.Stage) -> dict[str, float]:
             )
             found.append(time.monotonic() - started)
             forget(stage, reference)
-    return {f"readall_{name}_s": median(found) for name, found in seconds.items()}
+    flat: dict[str, float] = {}
+    for name, found in seconds.items():
+        flat |= spreads.of(f"readall_{name}_s", found)
+        flat |= spreads.ratio(f"readall_{name}_ratio", seconds["uimgacc"], found)
+    return flat

@@ -44,14 +44,16 @@ def tree_pss_mib(pid: int) -> float:
     return sum(_mib(f"/proc/{each}/smaps_rollup", "Pss:") for each in tree(pid))
 
 
-def peak_tree_pss_mib(command: Sequence[str | os.PathLike[str]]) -> dict[str, float]:
+def peak_tree_pss_mib(
+    command: Sequence[str | os.PathLike[str]], pause: float = _SAMPLE_SECONDS
+) -> dict[str, float]:
     """Run a command; by program, the memory of its tree when that had the most of all samples."""
     most: collections.Counter[str] = collections.Counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             now = tree_pss_by_program(process.pid)
             most = max(most, now, key=collections.Counter.total)
-            time.sleep(_SAMPLE_SECONDS)
+            time.sleep(pause)
     if process.returncode:
         raise RuntimeError(f"{command[0]} failed with {process.returncode}")
     return dict(most)

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 from collections.abc import Iterator
 
+from agent.store.publish import writer
 from benchmarks import processes, snapshotters
 from lab import services, soci
 
@@ -32,16 +33,26 @@ class Stage:
 @contextlib.contextmanager
 def built(folder: pathlib.Path) -> Iterator[Stage]:
     """Start it all, with a store that holds IMAGES."""
+    with running(folder) as stage:
+        for image in IMAGES:
+            build(stage.store, stage.registry, image)
+        yield stage
+
+
+@contextlib.contextmanager
+def running(folder: pathlib.Path, *, artifacts: pathlib.Path = soci.ARTIFACTS) -> Iterator[Stage]:
+    """Start it all, with an empty store; `artifacts` has the index of SOCI's image."""
     store = folder / "store"
+    writer.create(store)
     with contextlib.ExitStack() as stack:
         registry = stack.enter_context(services.Registry(folder / "registry"))
-        for image in IMAGES:
-            build(store, registry, image)
         address = registry.address
-        peer = stack.enter_context(soci.Soci(registries=[address], folder=_made(folder / "soci")))
-        running = stack.enter_context(snapshotters.running(folder / "snapshotter", store))
+        peer = stack.enter_context(
+            soci.Soci(registries=[address], folder=_made(folder / "soci"), artifacts=artifacts)
+        )
+        snapshotter = stack.enter_context(snapshotters.running(folder / "snapshotter", store))
         proxies = {
-            "uimgacc": services.Proxy(running.socket, running.root),
+            "uimgacc": services.Proxy(snapshotter.socket, snapshotter.root),
             "soci": peer.proxy,
         }
         containerd = stack.enter_context(
@@ -49,7 +60,7 @@ def built(folder: pathlib.Path) -> Iterator[Stage]:
                 "2", registries=[address], proxies=proxies, folder=_made(folder / "c")
             )
         )
-        yield Stage(registry, containerd, peer, running, store, folder)
+        yield Stage(registry, containerd, peer, snapshotter, store, folder)
 
 
 def _made(folder: pathlib.Path) -> pathlib.Path:

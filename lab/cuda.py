@@ -68,7 +68,7 @@ print(f"ready {total}", flush=True)
 
 def main() -> None:
     """Make what is missing."""
-    make([TORCH, *([TENSORFLOW] if sys.argv[1:] == ["both"] else [])])
+    make([TORCH, TENSORFLOW] if sys.argv[1:] == ["both"] else [TORCH])
 
 
 def make(names: list[str]) -> None:
@@ -76,12 +76,12 @@ def make(names: list[str]) -> None:
     places.LAB.mkdir(parents=True, exist_ok=True)
     with (places.LAB / "cuda.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        missing = [name for name in names if not is_there(name)]
-        if missing:
-            print(f"lab: making {' and '.join(missing)} of a Debian root and PyPI wheels (minutes)")
-            started = time.monotonic()
-            _make(missing)
-            print(f"lab: made in {time.monotonic() - started:.0f} s")
+        for name in names:
+            if not is_there(name):
+                print(f"lab: making {name} of wheels from PyPI (minutes)", flush=True)
+                started = time.monotonic()
+                _make(name)
+                print(f"lab: made in {time.monotonic() - started:.0f} s")
 
 
 def is_there(name: str) -> bool:
@@ -90,23 +90,35 @@ def is_there(name: str) -> bool:
     return record is not None and record["stamp"] == images.stamp(images.CUDA)
 
 
-def _make(names: list[str]) -> None:
+def _make(name: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    layers = [large.root_layer(FOLDER, BOOKWORM)]
-    layers += [_libraries(f"torch-{at}", group) for at, group in enumerate(TORCH_WHEELS)]
-    top = pushing.layer(large.programs(HELLO))
+    if name == TORCH:
+        layers = [large.root_layer(FOLDER, BOOKWORM)]
+        layers += [_libraries(f"torch-{at}", group) for at, group in enumerate(TORCH_WHEELS)]
+        layers.append(pushing.layer(large.programs(HELLO)))
+    else:
+        layers = [*_stored(TORCH), _libraries("tensorflow", TENSORFLOW_WHEELS)]
     with (
         tempfile.TemporaryDirectory(prefix="lab-") as folder,
         registries.Registry(pathlib.Path(folder), storage=places.STORAGE) as registry,
     ):
         pusher = pushing.Pusher(registry.address)
-        for name in names:
-            more = [_libraries("tensorflow", TENSORFLOW_WHEELS)] if name == TENSORFLOW else []
-            repository, _, tag = name.partition(":")
-            pushed = pusher.image(repository, tag, [*layers, *more, top], command=("hello",))
-            images.add(name, pushed.record(images.stamp(images.CUDA)))
+        repository, _, tag = name.partition(":")
+        pushed = pusher.image(repository, tag, layers, command=("hello",))
+        images.add(name, pushed.record(images.stamp(images.CUDA)))
         pusher.close()
     shutil.rmtree(FOLDER)
+
+
+def _stored(name: str) -> list[pushing.Layer]:
+    """Return the layers of an image that is in the storage; the first has the tar bytes of all."""
+    record = registries.catalogue()[name]
+    layers: list[pushing.Layer] = []
+    for digest, diff_id in zip(record["layers"], record["diff_ids"], strict=True):
+        path = registries.stored(digest)
+        tar_size = 0 if layers else record["unpacked"]
+        layers.append(pushing.Layer(path, digest, path.stat().st_size, diff_id, tar_size))
+    return layers
 
 
 def _libraries(name: str, wheels: Sequence[str]) -> pushing.Layer:

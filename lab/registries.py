@@ -195,6 +195,12 @@ def catalogue() -> dict[str, Record]:
     return content
 
 
+def stored(digest: str) -> pathlib.Path:
+    """Return the file of a blob in the storage of the lab's registry."""
+    kind, _, name = digest.partition(":")
+    return places.STORAGE / "docker/registry/v2/blobs" / kind / name[:2] / name / "data"
+
+
 def bcrypt(password: str) -> str:
     """Return the bcrypt hash of a password: docker-registry takes no other.
 

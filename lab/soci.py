@@ -32,8 +32,13 @@ class Soci:
     """
 
     def __init__(
-        self, *, registries: Sequence[str] = (), folder: pathlib.Path | None = None
+        self,
+        *,
+        registries: Sequence[str] = (),
+        folder: pathlib.Path | None = None,
+        artifacts: pathlib.Path = ARTIFACTS,
     ) -> None:
+        self.artifacts = artifacts
         self.registries = list(registries)
         self.own_folder = folder is None
         self.folder = folder or pathlib.Path(tempfile.mkdtemp(prefix="lab-"))
@@ -80,7 +85,7 @@ class Soci:
     def start(self) -> None:
         """Start; return when the socket answers."""
         self.held.enter_context(machine_folder())
-        shutil.copytree(ARTIFACTS, MACHINE_FOLDER, dirs_exist_ok=True)
+        shutil.copytree(self.artifacts, MACHINE_FOLDER, dirs_exist_ok=True)
         self.root.mkdir(parents=True, exist_ok=True)
         self.config.write_text(self.configuration())
         self.process.start()
@@ -110,8 +115,8 @@ class Soci:
     def pull(
         self, containerd: containerds.Containerd, reference: str, *, namespace: str = "default"
     ) -> float:
-        """Pull lab/large:1 lazily, by SOCI's own command; return how many seconds it took."""
-        digest = (ARTIFACTS / "digest").read_text()
+        """Pull the image of the index lazily, by SOCI's own command; return its seconds."""
+        digest = (self.artifacts / "digest").read_text()
         options = ["--plain-http", f"--soci-index-digest={digest}"]
         started = time.monotonic()
         command(containerd, "image", "rpull", *options, reference, namespace=namespace)
@@ -140,8 +145,8 @@ def command(
     return done.stdout
 
 
-def index(registry: registries.Registry, name: str) -> None:
-    """Make the SOCI index of an image of the lab, and keep it for later pulls.
+def index(registry: registries.Registry, name: str, artifacts: pathlib.Path = ARTIFACTS) -> None:
+    """Make the SOCI index of an image of the lab, and keep it in a folder for later pulls.
 
     Small layers are indexed as well, so that none needs an ordinary pull.
     """
@@ -150,9 +155,9 @@ def index(registry: registries.Registry, name: str) -> None:
         containerd.ctr("content", "fetch", "--plain-http", reference)
         command(containerd, "create", "--min-layer-size=0", reference)
         digest = command(containerd, "index", "list", "--quiet", f"--ref={reference}").strip()
-        shutil.rmtree(ARTIFACTS, ignore_errors=True)
-        shutil.copytree(MACHINE_FOLDER, ARTIFACTS)
-        (ARTIFACTS / "digest").write_text(digest)
+        shutil.rmtree(artifacts, ignore_errors=True)
+        shutil.copytree(MACHINE_FOLDER, artifacts)
+        (artifacts / "digest").write_text(digest)
 
 
 @contextlib.contextmanager
