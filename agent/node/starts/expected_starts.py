@@ -122,7 +122,7 @@ class ExpectedStarts:
             metrics.profile_used(known.source)
             if known.profile is not None:
                 self._reading.add(start.made.manifest, known.profile)
-            if self._may_observe(start.made.manifest):
+            if self._may_observe(start.made.manifest, known):
                 self._observed.add(start.made.manifest)
                 try:
                     await self._observe(start, known)
@@ -135,9 +135,10 @@ class ExpectedStarts:
                 extra={"image": start.record.ref, "reason": str(error)},
             )
 
-    def _may_observe(self, manifest: str) -> bool:
-        """Whether nothing is known yet of this node's starts of an image; some at a time are."""
-        is_known = manifest in self._seen or manifest in self._observed
+    def _may_observe(self, manifest: str, known: profile_book.Known) -> bool:
+        """Some starts are at a time: those without a profile, and once those with one."""
+        is_known = known.observed is not None and manifest in self._seen
+        is_known = is_known or manifest in self._observed
         return not is_known and len(self._observed) < _OBSERVED
 
     async def _observe(self, start: Start, known: profile_book.Known) -> None:

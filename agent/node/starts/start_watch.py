@@ -148,6 +148,8 @@ class StartWatch:
         `foreseen` is being read ahead meanwhile: that it is in memory does not count.
         Raises OSError and AgentError where the store or the kernel does not answer.
         """
+        if not self._node.root:
+            return Observation({})
         process = await self._node.process()
         look_at = functools.partial(self._look, layers, process)
         before = await look_at(everything=True)

@@ -15,5 +15,9 @@ async def examine(pool: workers.Pool, folder: pathlib.Path, *, deadline: float) 
         answer = str(error)
     if answer == "ok":
         return checks.ok("start profiles", "the kernel says what starts read")
-    fix = "run it as root or with CAP_FOWNER; profiles of other nodes are used all the same"
+    if answer.startswith("roughly"):
+        what = f"what the kernel reads ahead counts as read ({answer.partition(': ')[2]})"
+        fix = "run the agent as root, on a kernel with /proc/kpageflags"
+        return checks.warn("start profiles", what, fix)
+    fix = "run the agent as root; the profiles of other nodes are used all the same"
     return checks.warn("start profiles", f"starts cannot be observed here: {answer}", fix)

@@ -87,7 +87,10 @@ def try_layer(source: str, size: int) -> str:
 
 
 def try_memory(folder: str) -> str:
-    """Whether the kernel says what of a file is in memory: "ok", or what it says instead."""
+    """Whether the kernel says what of a file is in memory: "ok", or what it says instead.
+
+    "roughly: ..." where it does not distinguish what was read from what it has read ahead.
+    """
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".memory") as file:
         file.write(bytes(4 * page_cache.UNIT))
         file.flush()
@@ -96,6 +99,10 @@ def try_memory(folder: str) -> str:
         before = page_cache.units_in_memory([file.name])
         page_cache.read_ahead([(file.name, page_cache.UNIT, page_cache.UNIT)], 1)
         after = page_cache.units_in_memory([file.name])
+        try:
+            page_cache.units_used([file.name])
+        except OSError as error:
+            return f"roughly: {error.strerror}"
     seen = after[0][1][0] & ~before[0][1][0]
     # A file system in memory has all of its files there.
     return "ok" if seen == 1 << 1 or before[0][1][0] == 0xF else "it shows what was not read"

@@ -216,6 +216,25 @@ async def test_the_next_start_is_read_ahead_in_that_order(setting) -> None:
     assert len(setting.offered) == 1
 
 
+async def test_a_start_is_observed_again_after_its_profile_was_forgotten(setting, tmp_path) -> None:
+    setting.machine.script = [(3.2, 1, (40, 41))]
+    async with setting.running():
+        for _ in range(2):
+            setting.expect()
+            await asyncio.sleep(60)
+        assert profile_files.remove(
+            tmp_path / "local" / "profiles", images.parse_reference(making.REF)
+        )
+        setting.machine.script = [(0, 0, ()), (125, 1, (7,))]
+        setting.machine.starts = 124.0
+        setting.expect()
+        await asyncio.sleep(60)
+
+    kept = setting.kept()
+    assert kept is not None
+    assert kept.units_of(UPPER) == {7}
+
+
 async def test_a_crowd_of_pods_has_an_image_read_ahead_once(setting) -> None:
     setting.store.found = [stored(Profile((LOWER, UPPER), (Piece(0, 1, 1),)))]
     async with setting.running():
