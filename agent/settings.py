@@ -127,7 +127,7 @@ class Agent(Daemon):
         "KiB that the kernel reads ahead in files of that mount, where a program reads them in"
         " order; 0: as the kernel or the machine has it (128 for most). More waits less for a"
         " store far away, and reads more that is not needed.",
-    ] = 1024
+    ] = 15360
     containerd: Annotated[str, "containerd's socket."] = "/run/containerd/containerd.sock"
     snapshotter_name: Annotated[str, "Name of the snapshotter in containerd's configuration."] = (
         keys.SNAPSHOTTER
