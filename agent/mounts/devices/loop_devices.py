@@ -21,6 +21,7 @@ import itertools
 import os
 import stat
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -40,6 +41,7 @@ _CONFIG = struct.Struct("<II52xI176x64x")
 # struct loop_info64: lo_device, lo_inode, ..., lo_flags at 52; 232 bytes.
 _STATUS = struct.Struct("<QQ36xI176x")
 _TRIES = 16
+_APART = 8
 _BLOCK = 4096
 """Of our devices: that of EROFS, and enough for direct I/O from any disk. Of a file whose size is
 no multiple of it, the kernel's default."""
@@ -170,8 +172,8 @@ def _configured(backing: int, *, direct: bool) -> tuple[str, int]:
     flags = _READ_ONLY | _AUTOCLEAR | (_DIRECT_IO if direct else 0)
     block = 0 if os.fstat(backing).st_size % _BLOCK else _BLOCK
     with _control() as control:
-        for _ in range(_TRIES):
-            name = f"loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
+        for number in range(_TRIES):
+            name = _free(control, apart=number == 0)
             descriptor = os.open(_node(name), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 fcntl.ioctl(descriptor, _CONFIGURE, _CONFIG.pack(backing, block, flags))
@@ -189,6 +191,17 @@ def _set_read_ahead(descriptor: int, *, direct: bool) -> None:
     """It holds for files that are opened from then on; failing costs time only."""
     with contextlib.suppress(OSError):
         fcntl.ioctl(descriptor, _BLKRASET, (_NEAR_KIB if direct else FAR_KIB) * _SECTORS)
+
+
+def _free(control: int, *, apart: bool) -> str:
+    """A device that is free now; with `apart` another one than most other threads get: while one
+    of them is configured, the others would wait for that."""
+    first: int = fcntl.ioctl(control, _CTL_GET_FREE)
+    if apart:
+        name = f"loop{first + threading.get_native_id() % _APART}"
+        if os.path.exists(f"{_DEVICES}/{name}") and path_of(name) is None:
+            return name
+    return f"loop{first}"
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 
 from agent.mounts import mount_users, mountpoints
 from agent.mounts.devices import layer_mounting
@@ -28,12 +29,7 @@ def serve_chain(
     chains = _find(store, chain_id, most)
     if chains is None:
         return None
-    devices = [
-        _mount(store, place, chain, layer, size)
-        if repository is None or chain_index.may_be_of(layer, repository)
-        else None
-        for _, chain, layer, size in chains
-    ]
+    devices = _mount_all(store, place, chains, repository)
     return [
         (chain, layer, size, device, device is not None and _is_unchanged(store, name, chain))
         for (name, chain, layer, size), device in zip(chains, devices, strict=True)
@@ -51,6 +47,29 @@ def _find(store: str, chain_id: str, most: int) -> list[tuple[str, bytes, bytes,
         rows.append((name, *chain))
         name = chain_index.parent_of(chain[0])
     return rows
+
+
+def _mount_all(
+    store: str,
+    place: tuple[str, str],
+    chains: list[tuple[str, bytes, bytes, int]],
+    repository: str | None,
+) -> list[int | None]:
+    """Mount some layers side by side: each waits for the store, and for its loop device."""
+    devices: list[int | None] = [None] * len(chains)
+
+    def mount(at: int) -> None:
+        _, chain, layer, size = chains[at]
+        if repository is None or chain_index.may_be_of(layer, repository):
+            devices[at] = _mount(store, place, chain, layer, size)
+
+    threads = [threading.Thread(target=mount, args=(at,)) for at in range(1, len(chains))]
+    for thread in threads:
+        thread.start()
+    mount(0)
+    for thread in threads:
+        thread.join()
+    return devices
 
 
 def _mount(store: str, place: tuple[str, str], chain: bytes, layer: bytes, size: int) -> int | None:

@@ -2,10 +2,13 @@
 
 import collections
 import contextlib
+import hashlib
 import os
 import pathlib
+import shutil
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 
@@ -14,8 +17,8 @@ import pytest
 from agent import settings
 from agent.model import images
 from agent.model.starts import profile_codec, start_profiles
-from agent.mounts import nfs, nfs_worker, syscalls, teardown
-from agent.mounts.devices import layer_mounting
+from agent.mounts import mountinfo, nfs, nfs_worker, syscalls, teardown
+from agent.mounts.devices import layer_files, layer_mounting, loop_devices
 from agent.store import profile_files
 from agent.store.lookup import chain_index
 from lab.guest import nfsd
@@ -147,6 +150,8 @@ def test_a_reader_notices_no_end_and_no_upgrade_of_ours(node, client) -> None:
         conftest.wait_until(node.capable)
         reader.wait_for_more()
 
+        # The files' paths lack that of the mount now: the container that opened them has ended.
+        run(client, node, "again")
         assert mount_table() == before
         assert node.mounts() == [mount for mount in node.mounts() if mount.endswith("-1")]
 
@@ -197,3 +202,109 @@ def test_out_of_service_only_what_is_ours_is_unmounted(node, tmp_path) -> None:
     assert node.mounts() == []
     assert not [line for line in mount_table() if " - erofs " in line]
     assert (own / "store.json").exists()
+
+
+class Layer:
+    """A layer of the store on a mount of its own, at its place on a node, and its local copy."""
+
+    def __init__(self, server: nfsd.Server, store: pathlib.Path, folder: pathlib.Path) -> None:
+        largest = max((store / "sha256").glob("*/*.erofs"), key=lambda path: path.stat().st_size)
+        exported = server.add("switched") / largest.parent.name / largest.name
+        exported.parent.mkdir()
+        shutil.copyfile(largest, exported)
+        nfsd.mount("switched", folder / "nfs")
+        self.stored = folder / "nfs" / largest.parent.name / largest.name
+        self.target = folder / "root/layers" / largest.name[:16]
+        self.target.mkdir(parents=True)
+        self.size = largest.stat().st_size
+        self._source = largest
+        self.copy = pathlib.Path(layer_files.copy_of(str(self.target), largest.name))
+
+    def mount(self) -> None:
+        way = layer_mounting.LOOP
+        layer_mounting.mount_layer(str(self.stored), str(self.target), self.size, None, way)
+
+    def make_copy(self) -> None:
+        self.copy.parent.mkdir(parents=True)
+        shutil.copyfile(self._source, self.copy)
+
+    def switch(self, file: pathlib.Path) -> float:
+        """Returns the seconds that it took."""
+        started = time.perf_counter()
+        layer_mounting.switch_layer(str(self.target), str(file), self.size)
+        return time.perf_counter() - started
+
+    def read(self) -> dict[str, str]:
+        """The hashes of all files."""
+        return {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.target.rglob("*"))
+            if path.is_file() and not path.is_symlink()
+        }
+
+
+@contextlib.contextmanager
+def read_all_the_time(layer: Layer) -> Iterator[list[dict[str, str]]]:
+    """Two readers; what they saw that was not as at first, or an error, is in the list."""
+    over, wrong, first = threading.Event(), [], layer.read()
+
+    def read() -> None:
+        while not over.is_set():
+            try:
+                if (seen := layer.read()) != first:
+                    wrong.append(seen)
+            except OSError as error:
+                wrong.append({"error": str(error)})
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        yield wrong
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+
+
+def test_a_mount_is_switched_under_readers_and_survives_its_server(server, store, tmp_path) -> None:
+    layer = Layer(server, store, tmp_path)
+    layer.mount()
+    layer.make_copy()
+    took: dict[str, list[float]] = {"a copy": [], "the store": []}
+    with read_all_the_time(layer) as wrong:
+        for _ in range(int(os.environ.get("UIMGACC_SWITCHES", "15"))):
+            for name, file in (("a copy", layer.copy), ("the store", layer.stored)):
+                conftest.drop_caches()
+                took[name].append(layer.switch(file))
+    assert wrong == []
+    for name, times in took.items():
+        median, most = statistics.median(times) * 1000, max(times) * 1000
+        conftest.note(f"{len(times)} switches to {name}: median {median:.1f}, most {most:.1f} ms")
+
+    layer.switch(layer.copy)
+    expected = layer.read()
+    server.cut()
+    conftest.drop_caches()
+    assert layer.read() == expected
+    server.mend()
+    layer.switch(layer.stored)
+
+    # A read that hangs: the kernel would wait for it, in a way that nothing can kill.
+    conftest.drop_caches()
+    server.cut()
+    reader = threading.Thread(target=layer.read)
+    reader.start()
+    try:
+        (loop,) = loop_devices.beneath(
+            next(each.source for each in mountinfo.read() if each.target == str(layer.target))
+        )
+        conftest.wait_until(lambda: loop_devices._reads(loop)[1])
+        with pytest.raises(BlockingIOError, match="reads of its present file hang"):
+            layer.switch(layer.copy)
+    finally:
+        server.mend()
+        reader.join()
+    layer.switch(layer.copy)
+    assert layer.read() == expected
+    layer_mounting.unmount_layer(str(layer.target))

@@ -5,12 +5,16 @@ import errno
 import mmap
 import os
 import pathlib
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from agent.mounts import syscalls
 from agent.mounts.devices import layer_mounting, loop_devices
+from tests import waiting
 from tests.unit.mounts import nodes
 
 pytestmark = pytest.mark.root
@@ -157,3 +161,84 @@ def test_another_layer_is_not_put_behind_a_mount(node) -> None:
         node.switch(other)
 
     assert caught.value.errno == errno.EBUSY
+
+
+KILLED = """
+import os, signal, sys
+from agent.mounts import syscalls
+from agent.mounts.devices import layer_mounting, loop_devices
+
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_after(function, when):
+    def replaced(*arguments):
+        result = function(*arguments)
+        return die() if when(*arguments) else result
+    return replaced
+
+source, target, size, point = sys.argv[1:]
+if point == "mount":
+    syscalls.mount = die
+elif point == "mounted":
+    syscalls.mount = die_after(syscalls.mount, lambda *_: True)
+else:
+    number = getattr(loop_devices, point)
+    loop_devices.fcntl.ioctl = die_after(
+        loop_devices.fcntl.ioctl, lambda _, request, *more: request == number
+    )
+if point == "_CHANGE_FD":
+    layer_mounting.switch_layer(target, source, int(size))
+else:
+    layer_mounting.mount_layer(source, target, int(size), None, layer_mounting.LOOP)
+"""
+
+
+def kill_at(point: str, node: nodes.Node, source: pathlib.Path) -> None:
+    arguments = [str(source), str(node.target), str(node.size), point]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments])
+    assert done.returncode == -signal.SIGKILL
+
+
+def loops_on(node: nodes.Node) -> list[str]:
+    devices = pathlib.Path("/sys/block").glob("loop*")
+    paths = {device.name: loop_devices.path_of(device.name) for device in devices}
+    return [name for name, path in paths.items() if path in (str(node.stored), str(node.copy))]
+
+
+@pytest.mark.parametrize("point", ["_CTL_GET_FREE", "_CONFIGURE", "mount"])
+def test_a_process_that_is_killed_leaves_no_loop_device(node, point) -> None:
+    kill_at(point, node, node.stored)
+
+    assert node.sources == []
+    assert waiting.wait_until(lambda: loops_on(node) == []) is not None
+    node.mount()
+    assert (node.target / "file").read_bytes() == nodes.CONTENT
+
+
+def test_a_mount_outlives_its_process_and_its_device_goes_with_it(node) -> None:
+    kill_at("mounted", node, node.stored)
+    assert node.mount() == node.target.stat().st_dev
+    assert len(node.sources) == len(loops_on(node)) == 1
+
+    layer_mounting.unmount_layer(str(node.target))
+    waiting.wait_until(lambda: loops_on(node) == [])
+
+
+def test_a_switch_that_was_cut_off_is_completed_by_the_next(node) -> None:
+    node.mount()
+    node.make_copy()
+    kill_at("_CHANGE_FD", node, node.copy)
+    assert node.reads(node.copy, direct=False)
+
+    assert node.switch(node.copy) == 0
+    assert node.reads(node.copy, direct=True)
+
+
+def test_unused_devices_are_made_ahead() -> None:
+    devices = [path.name for path in pathlib.Path("/sys/block").glob("loop*")]
+    unused = sum(loop_devices.path_of(name) is None for name in devices)
+
+    # Other tests of this machine may free some meanwhile.
+    assert loop_devices.make_spare(unused + 16) > 0
+    assert loop_devices.make_spare(1) == 0

@@ -51,7 +51,8 @@ def node(tmp_path) -> Iterator[nodes.Node]:
         finally:
             node.close()
             for path in (tmp_path / "mounts").iterdir():
-                subprocess.run(["umount", path], check=False)
+                if path.is_mount():
+                    syscalls.unmount(str(path), syscalls.MNT_DETACH)
 
 
 def take_over(folder: pathlib.Path) -> None:
