@@ -7,6 +7,13 @@
 set -eu
 jail=$1 libraries=$2 memory=$3
 shift 3
+# A copy of what other tests have mounted, at another place, would be a use of their layers: they
+# would stay mounted for as long as the guest runs.
+while read -r _ target kind _; do
+    case $kind:$target in erofs:/tmp/* | overlay:/tmp/*) umount -l "$target" || true ;; esac
+done <<MOUNTS
+$(cat /proc/mounts)
+MOUNTS
 mount -t tmpfs -o mode=755 jail "$jail"
 cd "$jail"
 mkdir -p bin lib64 proc dev/shm tmp host

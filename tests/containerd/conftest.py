@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -109,8 +110,8 @@ class Node:
 
     def run(self, name: str, *command: str, snapshotter: str = "uimgacc") -> str:
         """Run a container to its end; its output."""
-        self.containers = getattr(self, "containers", 0) + 1
-        identity = f"run-{self.containers}"
+        # A container's cgroup has its name, whichever containerd it belongs to.
+        identity = f"run-{uuid.uuid4().hex}"
         arguments = ("run", "--rm", "--snapshotter", snapshotter, self.reference(name), identity)
         return self.containerd.ctr(*arguments, *command)
 
