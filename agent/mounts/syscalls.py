@@ -97,7 +97,8 @@ def pages_used(descriptor: int, start: int, pages: bytes) -> bytes:
         with open("/proc/self/pagemap", "rb") as frames, open("/proc/kpageflags", "rb") as flags:
             first = pages.find(1)
             while first >= 0:
-                end = pages.find(0, first) if 0 in pages[first:] else len(pages)
+                end = pages.find(0, first)
+                end = len(pages) if end < 0 else end
                 for page in range(first, end):
                     ctypes.string_at(address + page * PAGE, 1)
                 numbers = _numbers(frames.fileno(), address // PAGE + first, end - first)
