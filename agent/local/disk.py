@@ -26,13 +26,18 @@ _FOLDER_MODE = 0o700
 
 
 def prepare(folder: str) -> None:
-    """Make the folder, and remove what an agent that was killed has left in `tmp`.
+    """Make the folder and those in it."""
+    where = copy_paths.CopyPaths(folder)
+    for each in (folder, where.layer_files, where.tmp, where.marks):
+        os.makedirs(each, _FOLDER_MODE, exist_ok=True)
+
+
+def sweep(folder: str) -> None:
+    """Remove what an agent that was killed has left in `tmp`; under the lock.
 
     Drafts of copies stay: they are gone on with, or replaced.
     """
     where = copy_paths.CopyPaths(folder)
-    for each in (folder, where.layer_files, where.tmp, where.marks):
-        os.makedirs(each, _FOLDER_MODE, exist_ok=True)
     for entry in os.scandir(where.tmp):
         if not _is_draft(where, entry):
             with contextlib.suppress(FileNotFoundError):
@@ -141,6 +146,7 @@ OPERATIONS = {
     "prepare": prepare,
     "read_record": read_record,
     "remove": remove,
+    "sweep": sweep,
     "touch": touch,
     "write_record": write_record,
 }

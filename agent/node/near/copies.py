@@ -8,7 +8,6 @@ Nothing waits for a copy. The store is asked here for records only; all that tou
 files or the folder of copies runs in a worker that can be killed.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import fcntl
@@ -37,6 +36,7 @@ _TOUCH_SECONDS = 60.0
 _SHORT_SECONDS = 600.0
 """For which nothing is copied after the disk was nearly full."""
 _WRONG_SECONDS = 3600.0
+_WAITING = "Copying waits until no pod is starting."
 _DISK, _STORE, _SHORT = "disk", "store", "short"
 """Names of pauses, beside those of layers."""
 
@@ -107,6 +107,7 @@ class Keeper:
         self._pauses = pauses.Pauses()
         self._look_at = -math.inf
         self._seen_modes: dict[str, caches.LocalMode] = {}
+        self._is_pending = False
         self._dependent_since: float | None = None
         self.has_more = False
         """Whether there is more to do at once, after a step."""
@@ -124,7 +125,7 @@ class Keeper:
                 self.state.sentence = sentence
                 if not self.has_more:
                     busy = self._starts.is_preparing or self._copier.current
-                    await asyncio.sleep(1.0 if busy else self._limits.interval)
+                    await self._starts.wait(1.0 if busy else self._limits.interval)
         finally:
             self.close()
 
@@ -150,10 +151,11 @@ class Keeper:
             if self._lock is None:
                 await self._call("prepare", where.folder)
                 self._lock = _locked(where.lock)
-            if self._lock is None:
-                return "Another agent of this node keeps the local copies."
+                if self._lock is None:
+                    return "Another agent of this node keeps the local copies."
+                await self._call("sweep", where.folder)
             if not self._is_due(where):
-                return self.state.sentence
+                return self.state.sentence if self._starts.are_calm else _WAITING
             return await self._look(where)
         except layer_copy.CopyError as error:
             metrics.copy_failed(error.reason)
@@ -169,15 +171,23 @@ class Keeper:
             return f"There are no local copies: {error}"
 
     def _is_due(self, where: copy_paths.CopyPaths) -> bool:
-        """Whether anything may have to be done; looks at what is cheap to look at."""
+        """Whether anything may have to be done; looks at what is cheap to look at.
+
+        To look at everything starts a process. While pods start, that is put off, unless layers
+        are to be copied beside their starts.
+        """
         modes = self._modes()
-        has_changed = self._starts.look() or modes != self._seen_modes
+        is_new = self._starts.look() or modes != self._seen_modes
+        self._is_pending = self._is_pending or is_new
         self._seen_modes = modes
         free, whole = disk.room(where.folder)
-        is_short = self._limits.room(free, whole).is_short and self.state.copies > 0
-        return has_changed or is_short or time.monotonic() >= self._look_at
+        if self._limits.room(free, whole).is_short and self.state.copies > 0:
+            return True
+        may_wait = not self._starts.are_calm and "before-start" not in modes.values()
+        return (self._is_pending and not may_wait) or time.monotonic() >= self._look_at
 
     async def _look(self, where: copy_paths.CopyPaths) -> str:
+        self._is_pending = False
         mounted, look = await self._call("survey", self._node.root)
         view = copy_view.View.of(mounted, look)
         self._note(view)
@@ -195,10 +205,12 @@ class Keeper:
             self._pauses.hold(_SHORT, _SHORT_SECONDS)
             await self._give_way(where)
         if plan.copy is not None:
+            self._is_pending = True
             return await self._copy(where, view, plan.copy)
         is_waiting = bool(self.state.used_store) and not self._starts.are_calm
         pause = _STUCK_SECONDS if self.state.used_store else _LOOK_SECONDS
-        self._look_at = time.monotonic() + (0.0 if is_waiting else pause)
+        self._look_at = time.monotonic() + pause
+        self._is_pending = is_waiting
         return plan.sentence or _rest(self.state, is_waiting=is_waiting)
 
     def _note(self, view: copy_view.View) -> None:
@@ -212,7 +224,7 @@ class Keeper:
         metrics.layers_used(local=state.used_local, store=state.used_store)
         depends = any(not each.is_local for each in view.used)
         if depends and self._dependent_since is None:
-            self._dependent_since = time.monotonic()
+            self._dependent_since = self._starts.changed_at
         elif not depends and self._dependent_since is not None:
             if view.used:
                 seconds = time.monotonic() - self._dependent_since
@@ -329,7 +341,7 @@ class Keeper:
 def _rest(state: State, *, is_waiting: bool) -> str:
     """What there is to say where nothing is done."""
     if is_waiting:
-        return "Copying waits until no pod is starting."
+        return _WAITING
     if state.used_store:
         return "Some layers in use are read from the store."
     return "All layers in use have local copies." if state.used_local else "No layer is in use."

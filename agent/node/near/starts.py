@@ -5,6 +5,8 @@ start has ended: it counts as ended when for some seconds no pod has changed and
 mounted. On a node where pods start all the time, copying begins all the same after some minutes.
 """
 
+import asyncio
+import contextlib
 import dataclasses
 import datetime
 import time
@@ -70,6 +72,18 @@ class Starts:
         if is_new:
             self._seen, self._changed_at = seen, time.monotonic()
         return is_new
+
+    async def wait(self, seconds: float) -> None:
+        """Wait so long, or until a pod appears."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._served.appeared.wait()
+        self._served.appeared.clear()
+
+    @property
+    def changed_at(self) -> float:
+        """When `look` has seen the last change, by the monotonic clock."""
+        return self._changed_at
 
     @property
     def are_calm(self) -> bool:

@@ -49,6 +49,8 @@ class ServedPods:
     def __init__(self) -> None:
         self._served: dict[str, Served] = {}
         self._ended: collections.deque[Served] = collections.deque(maxlen=_ENDED)
+        self.appeared = asyncio.Event()
+        """Set when a pod has appeared. Local copies wait for it, and clear it."""
 
     @property
     def current(self) -> Mapping[str, Served]:
@@ -90,6 +92,7 @@ class ServedPods:
     def add(self, key: str, served: Served) -> None:
         """Add a pod that has appeared."""
         self._served[key] = served
+        self.appeared.set()
 
     def remove(self, key: str) -> Served | None:
         """Move a pod that is gone to the ended ones; None where it is not known."""

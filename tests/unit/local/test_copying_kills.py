@@ -29,6 +29,7 @@ class Node:
         """What the agent has its worker do."""
         folder = str(self.folder)
         disk.prepare(folder)
+        disk.sweep(folder)
         disk.clear_drafts(folder, self.name)
         disk.write_record(folder, self.name, b"{}")
         draft = str(self.draft)

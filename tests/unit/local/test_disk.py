@@ -28,7 +28,7 @@ def put(path: str, size: int = 10) -> pathlib.Path:
 def test_what_a_killed_agent_has_left_goes_but_for_drafts(where) -> None:
     for path in (where.draft(NAME), where.tree_draft(NAME), f"{where.tmp}/.record.json.0a1b"):
         put(path)
-    disk.prepare(where.folder)
+    disk.sweep(where.folder)
 
     assert sorted(os.listdir(where.tmp)) == [f"{NAME}.erofs", f"{NAME}.erofs.verity"]
 

@@ -1,5 +1,6 @@
 """A node comes to have copies of what runs on it, and gives them back, under running containers."""
 
+import asyncio
 import dataclasses
 import errno
 import os
@@ -14,8 +15,10 @@ import pytest
 from agent import metrics
 from agent.kits.processes import workers
 from agent.local import copy_marks, disk
+from agent.model import pods
 from agent.mounts.devices import layer_mounting
 from agent.node.near import copies, copy_records, copy_view, layer_copy, starts
+from agent.node.pods import served_pods
 from tests.unit.node.near import worlds
 
 pytestmark = pytest.mark.root
@@ -89,6 +92,31 @@ async def test_nothing_is_copied_while_pods_start(world, monkeypatch) -> None:
         monkeypatch.setattr(starts, "_PATIENCE_SECONDS", 0.0)
         await world.settle(keeper)
     assert world.has_copy(name)
+
+
+async def test_while_pods_start_not_even_mounts_are_looked_at(world, pool, monkeypatch) -> None:
+    """That takes a process, and processor time that a start needs."""
+    monkeypatch.setattr(starts, "_CALM_SECONDS", 1000.0)
+    watched = Failing(pool, "", None)
+    async with world.keeper(watched) as keeper:
+        await keeper.step()
+        world.start(world.add("a"))
+        watched.calls.clear()
+        assert await keeper.step() == "Copying waits until no pod is starting."
+        assert watched.calls == []
+
+        monkeypatch.setattr(starts, "_CALM_SECONDS", 0.0)
+        await keeper.step()
+        await keeper.step()
+    assert world.reads_copy("a" * 64)
+
+
+async def test_a_pod_ends_the_wait_for_the_next_look() -> None:
+    known = served_pods.ServedPods()
+    looked = starts.Starts(known)
+    known.add("a", served_pods.Served(pods.Pod(namespace="default", name="a")))
+    async with asyncio.timeout(5):
+        await looked.wait(1000.0)
 
 
 async def test_before_a_start_is_copied_what_no_container_stands_on_yet(world, monkeypatch) -> None:
