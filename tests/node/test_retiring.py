@@ -33,10 +33,20 @@ IMAGE = "lab/layers2:1"
 
 
 class Member(conftest.Node):
-    """A node of a cluster over a store from which things are deleted."""
+    """A node of a cluster over a store from which things are deleted.
+
+    `local` is when it copies the layers that it runs.
+    """
 
     def __init__(
-        self, folder, registry, store: pathlib.Path, api: apis.Api, *, server: str = ""
+        self,
+        folder,
+        registry,
+        store: pathlib.Path,
+        api: apis.Api,
+        *,
+        server: str = "",
+        local: str = "off",
     ) -> None:
         self.api = api
         self.name = api.node()
@@ -45,6 +55,8 @@ class Member(conftest.Node):
         access = ("--kubeconfig", api.kubeconfig(server=server))
         source = ("--kubernetes", self.name, *access, "--retired-seconds", "0.3")
         super().__init__(folder, registry, store, source=source)
+        for process in (self.agent, self.snapshotter):
+            process.command = [*process.command, "--local", local]
 
     def split(self) -> None:
         """Give the image to be deleted a cache of its own."""
@@ -132,8 +144,13 @@ def copied(pristine: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture
-def member(folder: pathlib.Path, registry, pristine, api) -> Iterator[Member]:
-    made = Member(folder / "n", registry, copied(pristine, folder / "store"), api)
+def local() -> str:
+    return "off"
+
+
+@pytest.fixture
+def member(folder: pathlib.Path, registry, pristine, api, local) -> Iterator[Member]:
+    made = Member(folder / "n", registry, copied(pristine, folder / "store"), api, local=local)
     with conftest.running(made, registry) as node:
         node.split()
         node.warm_up()
@@ -192,6 +209,31 @@ def test_a_running_pod_keeps_its_layers_and_is_named(member, api) -> None:
     conftest.wait_until(lambda: not member.are_there(gone), seconds=90)
 
     assert (member.mounts_of(gone), member.has(IMAGE)) == ([], False)
+
+
+@pytest.mark.parametrize("local", ["before-start"])
+def test_a_deletion_does_not_wait_for_a_pod_that_runs_on_copies(member, api) -> None:
+    register(member, api)
+    with member.client.pod(member.manifest("runner", IMAGE)) as pod:
+        conftest.wait_until(
+            lambda: member.metric('uimgacc_used_layer_bytes{source="local"}'), seconds=120
+        )
+        conftest.wait_until(
+            lambda: not member.metric('uimgacc_used_layer_bytes{source="store"}'), seconds=120
+        )
+        gone = member.delete()
+        conftest.wait_until(lambda: not member.are_there(gone), seconds=90)
+        drop_caches()
+        code, output = member.client.execute(
+            pod.containers[0], ["sh", "-c", "find / -xdev -type f | xargs cat | wc -c"]
+        )
+        assert (code, int(output) > 0, member.held) == (0, True, [])
+    copies = layout.Layout(member.root / "local")
+    conftest.wait_until(lambda: not any(copies.layer(each).exists() for each in gone), seconds=120)
+
+
+def drop_caches() -> None:
+    pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def test_a_container_that_only_the_mount_table_knows_keeps_its_layers(member, api) -> None:

@@ -9,8 +9,9 @@ from agent.kits.aio import threads
 from agent.local import copy_paths, mirror
 from agent.model import records
 
-_SECONDS = 60.0
-"""For which a count is good: to look whether each layer is there takes milliseconds of a disk."""
+_SOON, _LATER = 5.0, 60.0
+"""For which a count is good, until all are complete, and then: to look whether each layer is
+there takes milliseconds of a disk."""
 
 
 class Store(Protocol):
@@ -26,7 +27,7 @@ class ProbedStore:
     def __init__(self, store: Store, *, has_copies: bool) -> None:
         self._store = store
         self._has_copies = has_copies
-        self._counted_at = float("-inf")
+        self._count_at = float("-inf")
         self._count = 0
 
     async def store(self) -> records.StoreRecord:
@@ -36,9 +37,14 @@ class ProbedStore:
     async def local_images(self, root: str) -> int:
         """How many images this node serves without it; `root` is the snapshotter's folder."""
         now = asyncio.get_running_loop().time()
-        if root and self._has_copies and now >= self._counted_at + _SECONDS:
-            self._counted_at = now
+        if root and self._has_copies and now >= self._count_at:
             here = mirror.Mirror(pathlib.Path(root) / copy_paths.FOLDER)
-            self._count = len(await threads.run("complete images", here.complete))
+            self._count, known = await threads.run("complete images", _count, here)
+            self._count_at = now + (_LATER if self._count == known > 0 else _SOON)
             metrics.LOCAL_IMAGES.set(self._count)
         return self._count
+
+
+def _count(here: mirror.Mirror) -> tuple[int, int]:
+    """The images of which everything is here, and all whose records are."""
+    return len(here.complete()), len(here.images())
