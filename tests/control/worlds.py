@@ -19,6 +19,7 @@ from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed, step, work_queue
 from agent.model import caches, images, keys, records, reports
 from agent.store import layout
+from agent.store.lookup import direct_reader
 from agent.store.publish import writer
 from tests.kube import apis
 
@@ -112,6 +113,7 @@ class World:
         self.api = api
         self.rules = rules or retention.Rules()
         self.failing = failing
+        self.automatic = automatic
         self.holder = ""
         self.place = layout.Layout(folder / uuid.uuid4().hex)
         self.place.root.mkdir(parents=True)
@@ -131,6 +133,7 @@ class World:
             "images": [self.image],
             "imagePullSecrets": [f"{api.namespace}/{PULL_SECRET}"],
             "imageCacheSize": 20,
+            **({} if automatic else {"keepWarm": True}),
         }
         meta = {"name": self.name, **(self._made_for_a_pod(f"p-{unique}") if automatic else {})}
         kind = {"apiVersion": "uimgacc.io/v1", "kind": "ImageCache"}
@@ -251,10 +254,13 @@ class World:
         return dict(self.api.get(RESOURCE, self.name).get("status", {}))
 
     def holds(self, image: str) -> bool:
-        """Whether the cache is Ready, with this image."""
+        """Whether the cache is Ready, with this image, and its record says what nodes keep warm."""
         status = self.status()
         held = [each["image"] for each in status.get("images", ())]
-        return status.get("phase") == "Ready" and held == [image]
+        if status.get("phase") != "Ready" or held != [image]:
+            return False
+        record = direct_reader.Reader(self.place).cache(self.cache_id)
+        return record is not None and record.keep_warm is not self.automatic
 
     def is_gone(self) -> bool:
         try:
