@@ -17,7 +17,6 @@ which it does with its container. Standard library only.
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import stat
 import struct
@@ -150,17 +149,21 @@ def change_file(name: str, backing: int, *, direct: bool) -> bool:
 
 def make_spare(least: int) -> int:
     """Have so many unused devices ready; how many were made. Raises OSError."""
-    names = [name for name in os.listdir(_DEVICES) if name.startswith("loop")]
-    unused = sum(path_of(name) is None for name in names)
-    numbers = (each for each in itertools.count() if f"loop{each}" not in names)
-    made = 0
+    names = (name.removeprefix("loop") for name in os.listdir(_DEVICES))
+    numbers = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    unused = 0
+    # The kernel gives the lowest ones first: of thousands the last are not used.
+    for number in numbers:
+        unused += not os.path.exists(f"{_DEVICES}/loop{number}/loop")
+        if unused >= least:
+            return 0
+    made = range(max(numbers, default=-1) + 1, max(numbers, default=-1) + 1 + least - unused)
     with _control() as control:
-        while unused + made < least:
+        for number in made:
             # Somebody else may have just made it.
             with contextlib.suppress(FileExistsError):
-                fcntl.ioctl(control, _CTL_ADD, next(numbers))
-            made += 1
-    return made
+                fcntl.ioctl(control, _CTL_ADD, number)
+    return len(made)
 
 
 def _configured(backing: int, *, direct: bool) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.kits.processes import workers
-from agent.mounts import layer_mounts, syscalls
+from agent.mounts import layer_mounts, mountinfo, syscalls
 from agent.mounts.devices import layer_files, layer_mounting
 from tests.unit.mounts import nodes
 from tests.unit.mounts.test_layer_files import mount_in_a_container
@@ -50,9 +50,9 @@ def node(tmp_path) -> Iterator[nodes.Node]:
             yield node
         finally:
             node.close()
-            for path in (tmp_path / "mounts").iterdir():
-                if path.is_mount():
-                    syscalls.unmount(str(path), syscalls.MNT_DETACH)
+            for entry in mountinfo.read():
+                if entry.target.startswith(f"{tmp_path}/mounts/"):
+                    syscalls.unmount(entry.target, syscalls.MNT_DETACH)
 
 
 def take_over(folder: pathlib.Path) -> None:
