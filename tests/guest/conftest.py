@@ -31,16 +31,18 @@ collect_ignore = [] if "UIMGACC_GUEST" in os.environ else ["inside"]
 
 
 @pytest.fixture(scope="session")
-def guests() -> Iterator[dict[str, machine.Machine]]:
-    """All guests, at work since the first test asked for one."""
+def guests(request: pytest.FixtureRequest) -> Iterator[dict[str, machine.Machine]]:
+    """The guests of all tests that were selected, at work since the first of these asked."""
     if os.geteuid() != 0:
         pytest.skip("needs root to boot a guest over the machine's own root")
     if not machine.UML.exists():
         pytest.skip("there is no User Mode Linux for this machine")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="guests"))
+    selected = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = {each.params.get("scenario") for each in selected if each is not None}
     running = {}
     try:
-        for name in SCENARIOS:
+        for name in [name for name in SCENARIOS if name in wanted]:
             if name == "daemonset":
                 make_image()  # while the others are at work
             running[name] = machine.Machine(folder / name)
