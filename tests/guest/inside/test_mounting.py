@@ -27,6 +27,16 @@ from tests.guest.inside import conftest
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
 
+@pytest.fixture(scope="module")
+def node(store, registry, tmp_path_factory) -> Iterator[conftest.Node]:
+    """A node that copies nothing: these tests are of what is read from the store's mount."""
+    made = conftest.Node(tmp_path_factory.mktemp("n"), registry)
+    made.agent.environment = {**made.agent.environment, "UIMGACC_LOCAL_BYTES": "0"}
+    with made as running:
+        running.warm()
+        yield running
+
+
 def run(client, node, name: str, script: str = conftest.READ_ALL) -> str:
     """Run a pod on the stored image to its end; what it said."""
     with client.pod(node.pod(name, conftest.STORED, script)) as pod:
