@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from agent.build.bulk import extents, spool
+from agent.build.bulk import extents, grafting, spool
 from agent.store import integrity
 from benchmarks import processes
 from lab import processes as programs
@@ -58,6 +58,7 @@ CONTENTS = {
 @pytest.mark.parametrize("front", [spool.FRONT, 8 << 20, extents.BLOCK], ids=["16M", "8M", "4K"])
 async def test_large_files_are_read_as_they_were(bench, tmp_path, monkeypatch, front: int) -> None:
     monkeypatch.setattr(spool, "FRONT", front)
+    monkeypatch.setattr(grafting, "_BATCH", 3)
     layer = tars.archive(entries())
     bench.fake.add_image([layer], "1", compress=fakes.gzipped)
 

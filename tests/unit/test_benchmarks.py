@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from benchmarks import images, processes, report, runs
+from benchmarks import images, processes, report, runs, spreads
 from lab import registries
 
 EVERY = ("one", "two")
@@ -47,6 +47,26 @@ def test_the_table_says_which_run_it_is_of(capsys) -> None:
     assert "MISSED" in said
     assert "commit abc" in said
     assert "before 0.25, after 1.50" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("rounds", "verdict"),
+    [([0.5, 0.6, 0.7], "ok"), ([0.5, 0.6, 0.9], "unsure"), ([0.8, 0.9, 0.9], "MISSED")],
+)
+def test_a_bar_is_judged_by_all_rounds(rounds: list[float], verdict: str) -> None:
+    flat = spreads.of("build_s", rounds) | spreads.of("pull_overlayfs_s", [1.0] * 3)
+    flat |= spreads.ratio("build_ratio", rounds, [1.0] * 3)
+    row = report.Row("", "x", "<= 0.7", ("build_s", "pull_overlayfs_s"), "ratio", "build_ratio")
+    value = report.Row("", "s", "<= 0.7", ("build_s",))
+
+    assert [row.verdict(flat), value.verdict(flat)] == [verdict, verdict]
+    assert row.range(flat) == f"{min(rounds):.3g} to {max(rounds):.3g}"
+
+
+def test_without_rounds_the_figure_alone_is_judged() -> None:
+    row = report.Row("", "s", "<= 0.7", ("build_s",))
+
+    assert (row.verdict({"build_s": 0.7}), row.range({"build_s": 0.7})) == ("ok", "")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import functools
 import os
 import pathlib
 import struct
+from collections.abc import Iterator
 
 from agent.build import erofs
 from agent.build.bulk import extents, spool
@@ -32,6 +33,8 @@ _INODE = 64
 _CHECKSUM, _FEATURES, _BLOCKS_AT, _LZ4 = 4, 80, 36, 128
 _HAS_CHECKSUM, _HAS_BIG_PCLUSTERS, _HAS_CHUNKS = 1, 2, 4
 _COPY = 1 << 20
+_BATCH = 1024
+"""Extents whose index is in memory at a time."""
 
 
 class _Grafting:
@@ -57,8 +60,9 @@ class _Grafting:
             while data := source.read(_COPY):
                 spool.write_all(self._file, [data], at)
                 at += len(data)
-        self._give_inodes()
+        # What was moved away from the end goes: behind it are only zeros.
         os.ftruncate(self._file.fileno(), self._end * extents.BLOCK)
+        self._give_inodes()
         self._write_superblock()
 
     def _fill_front(self) -> None:
@@ -101,15 +105,21 @@ class _Grafting:
                     if file is None or inode.size:
                         continue
                     old = layer.read(inode.position, _INODE + inode.xattrs_size)
-                    at = self._end * extents.BLOCK
-                    new = self._inode(file, old)
-                    spool.write_all(self._file, [new, bytes(-len(new) % extents.BLOCK)], at)
-                    self._end += -(-len(new) // extents.BLOCK)
-                    made[inode.position] = layer.number_of(at)
+                    made[inode.position] = layer.number_of(self._end * extents.BLOCK)
+                    self._write_inode(file, old)
                 number = made[inode.position].to_bytes(8, "little")
                 spool.write_all(self._file, [number], entry_at)
 
-    def _inode(self, file: spool.File, old: bytes) -> bytes:
+    def _write_inode(self, file: spool.File, old: bytes) -> None:
+        """Write the inode of a large file at the end; it has blocks of its own."""
+        at = self._end * extents.BLOCK
+        for part in self._inode(file, old):
+            spool.write_all(self._file, [part], at)
+            at += len(part)
+        self._end = -(-at // extents.BLOCK)
+        os.ftruncate(self._file.fileno(), self._end * extents.BLOCK)
+
+    def _inode(self, file: spool.File, old: bytes) -> Iterator[bytes]:
         """The inode of a large file, made from that of the empty one, and what follows it."""
         detour = file.detour
         own = slice(file.first, file.first + file.count)
@@ -124,17 +134,24 @@ class _Grafting:
         if is_plain:
             self._has_chunks = True
             struct.pack_into("<HH", new, 16, _CHUNK_BITS, 0)
-            new += bytes(-len(new) % 4)
-            return bytes(new) + struct.pack(f"<{len(starts)}I", *starts)
+            yield bytes(new) + bytes(-len(new) % 4)
+            for at in range(0, len(starts), _BATCH):
+                part = starts[at : at + _BATCH]
+                yield struct.pack(f"<{len(part)}I", *part)
+            return
         struct.pack_into("<I", new, 16, sum(map(abs, blocks)))
-        new += bytes(-len(new) % 8)
-        new += _MAP_HEADER.pack(0, _BIG_PCLUSTERS, 0, 0)
+        yield bytes(new) + bytes(-len(new) % 8) + _MAP_HEADER.pack(0, _BIG_PCLUSTERS, 0, 0)
+        # A batch at a time: the index of a file of 100 GB has 200 MB.
         left = -(-detour.size // extents.BLOCK)
-        for start, count in zip(starts, blocks, strict=True):
-            length = min(left, extents.BLOCKS)
-            left -= length
-            new += _index(start, length) if count > 0 else _head(start, length, -count)
-        return bytes(new)
+        for at in range(0, len(starts), _BATCH):
+            index = bytearray()
+            for start, count in zip(
+                starts[at : at + _BATCH], blocks[at : at + _BATCH], strict=True
+            ):
+                length = min(left, extents.BLOCKS)
+                left -= length
+                index += _index(start, length) if count > 0 else _head(start, length, -count)
+            yield bytes(index)
 
     def _write_superblock(self) -> None:
         block = bytearray(os.pread(self._file.fileno(), extents.BLOCK, 0))
