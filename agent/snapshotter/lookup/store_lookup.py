@@ -72,10 +72,6 @@ class StoreLookup:
         """The layer's file in the store."""
         return self._layout.layer(diff_id)
 
-    def is_copy(self, path: str) -> bool:
-        """False: here nothing but the store is known."""
-        return False
-
     def is_out_of_reach(self, diff_ids: Iterable[str]) -> bool:
         """Whether the store, which alone has the layers, is not asked at the moment."""
         return self.is_paused and any(True for _ in diff_ids)
