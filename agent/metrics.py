@@ -275,6 +275,11 @@ LOCAL_IMAGES = prometheus_client.Gauge(
     "Images that this node can start without the store: records and all layers are here.",
     registry=AGENT,
 )
+LOCAL_BUDGET_BYTES = prometheus_client.Gauge(
+    "uimgacc_local_budget_bytes",
+    "What local copies may take now: their own bound, or less where the disk has too little free.",
+    registry=AGENT,
+)
 LOCAL_COPIED_BYTES = prometheus_client.Counter(
     "uimgacc_local_copied_bytes_total",
     "Bytes that were read from the store to make local copies.",
@@ -331,9 +336,23 @@ _USED_BYTES = prometheus_client.Gauge(
     ["source"],
     registry=AGENT,
 )
+_USED_CONTAINERS = prometheus_client.Gauge(
+    "uimgacc_used_containers",
+    "Running containers on layers of the store: local, if they read all from this node's disk.",
+    ["source"],
+    registry=AGENT,
+)
+_READ_BYTES = prometheus_client.Counter(
+    "uimgacc_read_bytes_total",
+    "Bytes that this node has read: from the store, for whatever purpose, and from local copies.",
+    ["source"],
+    registry=AGENT,
+)
 for _side in typing.get_args(Side):
     _LOCAL_SWITCHES.labels(_side)
     _USED_BYTES.labels(_side)
+    _USED_CONTAINERS.labels(_side)
+    _READ_BYTES.labels(_side)
 
 
 def switched(to: Side) -> None:
@@ -345,6 +364,17 @@ def layers_used(*, local: int, store: int) -> None:
     """Note from where how many bytes of the layers in use are read."""
     _USED_BYTES.labels("local").set(local)
     _USED_BYTES.labels("store").set(store)
+
+
+def containers_run(*, local: int, store: int) -> None:
+    """Note how many containers need the store, and how many do not."""
+    _USED_CONTAINERS.labels("local").set(local)
+    _USED_CONTAINERS.labels("store").set(store)
+
+
+def bytes_read(source: Side, count: int) -> None:
+    """Count bytes that were read."""
+    _READ_BYTES.labels(source).inc(count)
 
 
 LOCAL_INDEPENDENT = prometheus_client.Histogram(

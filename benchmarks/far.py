@@ -5,11 +5,13 @@ What needs a real NFS client and a distance is measured in a guest (lab.guest), 
 """
 
 import json
+import os
 import pathlib
 import sys
+import time
 
-from benchmarks import far_inside, report, stages
-from lab import registries
+from benchmarks import far_node, report, spreads, stages
+from lab import nodes, registries
 from lab.guest import machine
 
 ROUNDS = 5
@@ -29,6 +31,7 @@ def run(folder: pathlib.Path) -> dict[str, float]:
     with registries.Registry(folder / "registry") as registry:
         reference = f"{registry.address}/{stages.LARGE}"
         stages.build(folder / "guest/store", registry, stages.LARGE)
+        flat = _reads(folder, registry)
     disk = folder / "disk"
     with disk.open("wb") as file:
         file.truncate(_DISK)
@@ -40,9 +43,52 @@ def run(folder: pathlib.Path) -> dict[str, float]:
                 *(str(folder / "guest/store"), reference, str(ROUNDS)),
             ]
         )
-        flat = _followed(guest)
+        return flat | _followed(guest)
     finally:
         guest.close()
+
+
+def _reads(folder: pathlib.Path, registry: registries.Registry) -> dict[str, float]:
+    """Seconds to run a container that reads every file of the image, cold: from copies of all of
+    its layers, and from overlayfs on the same disk, which is this machine's own.
+    """
+    reference = f"{registry.address}/{stages.LARGE}"
+    room = {"UIMGACC_LOCAL_BYTES": "100%", "UIMGACC_LOCAL_FREE": "1%"}
+    seconds: dict[str, list[float]] = {"overlayfs": [], "uimgacc": []}
+    store = folder / "guest/store"
+    with nodes.Node(folder / "node", registry, store, agent_environment=room) as node:
+        for name in seconds:
+            node.containerd.pull(reference, snapshotter=name)
+        keeping = f"kept-{os.getpid()}"
+        options = ("--snapshotter", "uimgacc", reference, keeping)
+        node.containerd.ctr("run", "--detach", *options, "sleep", "1000")
+        far_node.wait_until(
+            lambda: (
+                node.metric('uimgacc_used_containers{source="local"}')
+                and not node.metric('uimgacc_used_containers{source="store"}')
+            ),
+            node,
+            seconds=400,  # on a machine where mounts never rest, copying begins after 300
+        )
+        for index in range(ROUNDS):
+            for name, found in seconds.items():
+                stages.drop_caches()
+                started = time.monotonic()
+                read = f"{name}-{os.getpid()}-{index}"
+                node.containerd.ctr(
+                    *("run", "--rm", "--snapshotter", name, reference, read, "readall")
+                )
+                found.append(time.monotonic() - started)
+    return _shown(
+        spreads.of("local_readall_s", seconds["uimgacc"])
+        | spreads.of("local_readall_overlayfs_s", seconds["overlayfs"])
+        | spreads.ratio("local_readall_ratio", seconds["uimgacc"], seconds["overlayfs"])
+    )
+
+
+def _shown(flat: dict[str, float]) -> dict[str, float]:
+    for row in report.measured(flat):
+        print(f"           {row.line(flat)}", flush=True)
     return flat
 
 
@@ -50,11 +96,11 @@ def _followed(guest: machine.Machine) -> dict[str, float]:
     """The figures of a guest until its end; each line of the table as soon as it is known."""
     flat: dict[str, float] = {}
     for line in guest.lines(_SECONDS):
-        if not line.startswith(far_inside.MARK):
+        if not line.startswith(far_node.MARK):
             print(f"           {line}", flush=True)
             continue
         known = report.measured(flat)
-        flat |= json.loads(line.removeprefix(far_inside.MARK))
+        flat |= json.loads(line.removeprefix(far_node.MARK))
         for row in report.measured(flat):
             if row not in known:
                 print(f"           {row.line(flat)}", flush=True)

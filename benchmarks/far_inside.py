@@ -1,133 +1,88 @@
-"""What `benchmarks.far` measures in its guest: starts, switches and copying, the store far away.
+"""What `benchmarks.far` measures in its guest: starts, copying and switches, the store far away.
 
 Three nodes on one disk, each a containerd with snapshotter and agent:
 
 | node | store | |
 |---|---|---|
 | `local` | on the node's disk | layers are read from there from the first byte |
-| `today` | NFS | no local copies, no start profiles, nothing read ahead: as before these |
+| `today` | NFS | as before local copies, start profiles and reading ahead: all of it off |
 | `near` | NFS | the defaults |
 
 Where starts are compared, nothing is copied (a budget of 0 bytes): each is one from the store.
 """
 
 import contextlib
-import dataclasses
-import json
 import pathlib
 import shutil
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
-from benchmarks import spreads, stages
-from lab import cri, nodes, polling, processes, registries
+from agent.local import copy_paths
+from benchmarks import far_copies, far_node, spreads, stages
+from lab import nodes, processes, registries
 from lab.guest import disk, member, nfsd
 
-MARK = "figures: "
 DISTANCES = {"05ms": 0.0005, "2ms": 0.002}
 """Round trips, by their names in figures."""
 
 _DISK = pathlib.Path("/tmp/disk")
-_SECONDS = 120.0
-_UNTOUCHED = {"UIMGACC_LOCAL": "off", "UIMGACC_START_PROFILES": "off"}
+_UNTOUCHED = {
+    "UIMGACC_LOCAL": "off",
+    "UIMGACC_START_PROFILES": "off",
+    "UIMGACC_READ_AHEAD_KB": "0",
+}
 _UNCOPIED = {"UIMGACC_LOCAL_BYTES": "0"}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Start:
-    """One start, cold: seconds from the pod's manifest, and from the container's start, to output.
+class Profile:
+    """The profile of the image's start on one node: made once, then there or not."""
 
-    `reads` are the NFS READ requests until then.
-    """
+    def __init__(self, subject: far_node.Subject) -> None:
+        self._subject = subject
+        self._folder = pathlib.Path(copy_paths.of(str(subject.node.root)).profiles)
+        self._kept = subject.node.folder / "profile"
 
-    pod: float
-    container: float
-    reads: int
-
-
-class Subject:
-    """A node that starts the image again and again, each time as if it had never had it."""
-
-    def __init__(self, node: nodes.Node, reference: str, client: cri.Client) -> None:
-        self.node = node
-        self._reference = reference
-        self._client = client
-        self._count = 0
-
-    def start(self) -> Start:
-        """Start a pod of the image with all caches dropped; nothing of it is left afterwards."""
-        self._count += 1
-        name = f"{self.node.folder.name}-{self._count}"
-        pod = manifest(name, self._reference)
+    def record(self) -> None:
+        """Have the agent observe a start, and keep what it has made of that."""
+        node = self._subject.node
         stages.drop_caches()
-        reads = self._reads()
-        since = time.monotonic()
-        file = self.node.schedule(pod)
-        wait_until(lambda: self._client.image_status(self._reference) is not None, self.node)
-        with self._client.pod(pod) as running:
-            started = time.monotonic() - running.seconds["start"]
-            self._client.wait_for_output(running, "numpy", seconds=_SECONDS)
-            now = time.monotonic()
-            reads = self._reads() - reads
-        file.unlink()
-        self._forget()
-        return Start(now - since, now - started, reads)
+        with self._subject.running(self._subject.pod("sh", "-c", "hello && sleep 1000")):
+            far_node.wait_until(lambda: node.metric("uimgacc_profiles_recorded_total"), node)
+        shutil.copytree(self._folder, self._kept)
 
-    def _reads(self) -> int:
-        return member.operations(self.node.folder)["READ"]
-
-    def _forget(self) -> None:
-        """Have neither the image nor its mounts."""
-        self._client.remove_image(self._reference)
-        self.node.containerd.ctr("content", "prune", "references", namespace="k8s.io")
-        wait_until(lambda: not self._layers(), self.node)
-
-    def _layers(self) -> list[str]:
-        return processes.mounts_below(self.node.root / "layers")
+    def start(self, *, known: bool) -> far_node.Start:
+        """A start by an agent that has the profile, or has seen no start of the image."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if known:
+            shutil.copytree(self._kept, self._folder)
+        self._subject.restart_agent()
+        used = self._subject.node.metric("uimgacc_read_ahead_bytes_total")
+        start = self._subject.start()
+        more = self._subject.node.metric("uimgacc_read_ahead_bytes_total") - used
+        if bool(more) is not known:
+            raise processes.LabError(f"{more:.0f} bytes were read ahead of a start")
+        return start
 
 
-def manifest(name: str, reference: str) -> dict[str, Any]:
-    """A pod that does what the demo's does first."""
-    return cri.manifest(
-        name,
-        reference,
-        command=["hello"],
-        annotations={"uimgacc.io/image-cache": "auto"},
-        handler="uimgacc",
-    )
-
-
-def wait_until(
-    condition: Callable[[], object], node: nodes.Node, *, seconds: float = _SECONDS
-) -> None:
-    """Return when the condition holds."""
-    deadline, pace = time.monotonic() + seconds, polling.Pace(0.02)
-    while not condition():
-        if time.monotonic() > deadline:
-            raise processes.LabError(f"it does not come about:\n{node.agent.said(40)}")
-        pace.pause()
-
-
-def starts(subjects: dict[str, Subject], server: nfsd.Server, rounds: int) -> None:
+def starts(subjects: dict[str, far_node.Subject], server: nfsd.Server, rounds: int) -> None:
     """All kinds of starts, one after the other in each round."""
-    found: dict[str, list[Start]] = {}
+    found: dict[str, list[far_node.Start]] = {}
+    profile = Profile(subjects["near"])
+    profile.record()
     for number in range(rounds):
         server.delay(0)
         found.setdefault("local", []).append(subjects["local"].start())
         for distance, seconds in DISTANCES.items():
             server.delay(seconds)
-            for kind in ("today", "first"):
-                subject = subjects["today" if kind == "today" else "near"]
-                found.setdefault(f"{distance}_{kind}", []).append(subject.start())
+            found.setdefault(f"{distance}_today", []).append(subjects["today"].start())
+            found.setdefault(f"{distance}_first", []).append(profile.start(known=False))
+            found.setdefault(f"{distance}_profile", []).append(profile.start(known=True))
         last = (f"{name} {each[-1].pod:.2f} s" for name, each in found.items())
         print(f"round {number + 1} of {rounds}: {', '.join(last)}", flush=True)
     server.delay(0)
-    tell(figures(found))
+    far_node.tell(figures(found))
 
 
-def figures(found: dict[str, list[Start]]) -> dict[str, float]:
+def figures(found: dict[str, list[far_node.Start]]) -> dict[str, float]:
     """Medians of the rounds, their least and greatest, and ratios within each round."""
     flat: dict[str, float] = {}
     for name, rounds in found.items():
@@ -141,19 +96,8 @@ def figures(found: dict[str, list[Start]]) -> dict[str, float]:
             if name == other:
                 continue
             base = [getattr(start, measured) for start in found[other]]
-            ratios = [one / two for one, two in zip(own, base, strict=True)]
-            flat |= spreads.of(f"{key}_ratio", ratios)
+            flat |= spreads.ratio(f"{key}_ratio", own, base)
     return flat
-
-
-def tell(flat: dict[str, float]) -> None:
-    """Have them read outside."""
-    print(f"{MARK}{json.dumps(flat)}", flush=True)
-
-
-def _environment(node: nodes.Node, **values: str) -> None:
-    for process in (node.agent, node.snapshotter):
-        process.environment = {**process.environment, **values}
 
 
 def main() -> None:
@@ -170,15 +114,20 @@ def main() -> None:
         local = nodes.Node(_DISK / "local", registry, _DISK / "store")
         today = member.Node(_DISK / "today", registry, f"{nfsd.ADDRESS}:/old")
         near = member.Node(_DISK / "near", registry)
-        _environment(local, **_UNTOUCHED)
-        _environment(today, **_UNTOUCHED)
-        near.agent.environment = {**near.agent.environment, **_UNCOPIED}
+        for node in (local, today):
+            far_node.set_environment(node.agent, **_UNTOUCHED)
+            far_node.set_environment(node.snapshotter, UIMGACC_LOCAL="off")
+        far_node.set_environment(near.agent, **_UNCOPIED)
         subjects = {}
         for name, node in (("local", local), ("today", today), ("near", near)):
             stack.enter_context(node)
             client = stack.enter_context(node.containerd.cri())
-            subjects[name] = Subject(node, reference, client)
+            subjects[name] = far_node.Subject(node, reference, client)
         starts(subjects, server, rounds)
+        for name in ("local", "today"):
+            subjects[name].node.close()
+        server.delay(DISTANCES["05ms"])
+        far_copies.measure(subjects["near"], near.place)
 
 
 if __name__ == "__main__":

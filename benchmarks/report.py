@@ -169,6 +169,29 @@ ROWS = (
         ("far_2ms_profile_reads",),
         spread="far_2ms_profile_reads",
     ),
+    Row(
+        "a container reads, beside copying / without",
+        "x",
+        "<= 1.1",
+        ("far_beside_copying_s", "far_without_copying_s"),
+        "ratio",
+    ),
+    Row(
+        "switch to the copy under a reader, median",
+        "ms",
+        "<= 200",
+        ("far_switch_ms",),
+        spread="far_switch_ms",
+    ),
+    Row("errors in 1,000 switches there and back", "", "<= 0", ("far_switch_errors",)),
+    Row(
+        "read all: all copies made / overlayfs on the same disk",
+        "x",
+        "<= 0.8",
+        ("local_readall_s", "local_readall_overlayfs_s"),
+        "ratio",
+        "local_readall_ratio",
+    ),
 )
 
 

@@ -9,9 +9,12 @@ from agent.local import copy_paths, disk
 from agent.mounts import mount_users, mountinfo
 from agent.mounts.devices import loop_devices
 
-Mounted = tuple[str, str, list[str], bool, int, int]
+Mounted = tuple[str, str, list[str], bool, list[str], int]
 """The name of a layer and its mountpoint; the loop devices below; whether it reads its local
-copy; the users of the mount; the bytes of the layer."""
+copy; where what uses it is mounted, one place for each container; the bytes of the layer."""
+
+_OWN_ROOT = "/"
+"""Where each container sees its file system itself."""
 
 
 def survey(root: str) -> tuple[list[Mounted], disk.Look]:
@@ -20,15 +23,17 @@ def survey(root: str) -> tuple[list[Mounted], disk.Look]:
     folder = f"{root}/layers"
     tables = list(mount_users.all_tables())
     used = mount_users.of(folder, tables).used
+    overlays = {entry.target for table in tables for entry in table if entry.kind == "overlay"}
+    containers = overlays - {_OWN_ROOT}
     mounted = []
     for entry in tables[0]:
         if entry.kind == "erofs" and entry.target.startswith(f"{folder}/"):
-            users = len(used.get(os.path.basename(entry.target), ()))
-            mounted.append(_mounted(entry, users, where))
+            users = used.get(os.path.basename(entry.target), frozenset())
+            mounted.append(_mounted(entry, sorted(users & containers or users), where))
     return mounted, disk.look(where.folder)
 
 
-def _mounted(entry: mountinfo.Entry, users: int, where: copy_paths.CopyPaths) -> Mounted:
+def _mounted(entry: mountinfo.Entry, users: list[str], where: copy_paths.CopyPaths) -> Mounted:
     loops = loop_devices.beneath(entry.source)
     paths = {loop: loop_devices.path_of(loop) or "" for loop in loops}
     # Of a layer and its hash tree the layer's file has the shorter name.

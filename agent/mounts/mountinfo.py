@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
+import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from agent.mounts.devices import loop_devices
 
@@ -32,7 +33,8 @@ class Entry:
     master: int = 0
 
 
-def _unescape(text: str) -> str:
+def unescaped(text: str) -> str:
+    """A path of the kernel's tables as it is: spaces and the like are written in octal there."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text) if "\\" in text else text
 
 
@@ -44,11 +46,11 @@ def parse(text: str) -> Iterator[Entry]:
         major, _, minor = fields[2].partition(":")
         yield Entry(
             device=os.makedev(int(major), int(minor)),
-            root=_unescape(fields[3]),
-            target=_unescape(fields[4]),
+            root=unescaped(fields[3]),
+            target=unescaped(fields[4]),
             kind=rest[0],
-            source=_unescape(rest[1]),
-            options=_unescape(rest[2]) if len(rest) > 2 else "",
+            source=unescaped(rest[1]),
+            options=unescaped(rest[2]) if len(rest) > 2 else "",
             id_=int(fields[0]),
             parent=int(fields[1]),
             group=_number(fields, "shared:"),
@@ -64,6 +66,19 @@ def read(process: str = "self") -> list[Entry]:
     """The mounts that a process sees, oldest first; OSError when it is gone."""
     with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         return list(parse(file.read()))
+
+
+def beneath(folder: pathlib.PurePath, table: Sequence[Entry], source: str = "") -> Entry | None:
+    """The mount that a folder is on, or, where the folder is a link to one, the newest of `source`.
+
+    Touches neither: to follow a link into a mount asks its server.
+    """
+    if source:
+        under = [entry for entry in table if entry.source == source]
+    else:
+        under = [entry for entry in table if folder.is_relative_to(entry.target)]
+    # Of two on the same folder the later one hides the earlier.
+    return max(reversed(under), key=lambda entry: len(entry.target), default=None)
 
 
 def backing_file(source: str) -> str:

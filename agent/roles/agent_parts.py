@@ -28,7 +28,7 @@ from agent.node.images import (
     repair,
     retirement,
 )
-from agent.node.near import copies, probed_store, warm_images
+from agent.node.near import copies, probed_store, read_meter, warm_images
 from agent.node.pods import decide, pod_worker, prepare, served_pods
 from agent.node.report import pod_events, savings, savings_note, status
 from agent.roles import agent_environment, agent_near
@@ -133,9 +133,16 @@ class Parts:
             **({"warm": self.warm.run()} if self.warm else {}),
             **shared.away.services(),
             **(self.ahead.services() if self.ahead else {}),
+            "reads": self._meter().run(),
             "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
             **shared.environment.services(),
         }
+
+    def _meter(self) -> read_meter.ReadMeter:
+        mount = self.shared.mount
+        return read_meter.ReadMeter(
+            self.shared.wanted.store, self.keeper, source=mount.source if mount else ""
+        )
 
     def _unregistering(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         wanted = self.shared.wanted
@@ -173,6 +180,9 @@ class Parts:
             savings=status.savings_of(shared.ledger),
             deletions=dataclasses.replace(self.retirer.state),
             warm=dataclasses.replace(self.warm.state) if self.warm else warm_images.State(),
+            local=dataclasses.replace(self.keeper.state)
+            if self.keeper
+            else copies.State(sentence=copies.NONE_WANTED),
         )
 
 

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from agent import errors, metrics
@@ -25,6 +26,8 @@ from agent.model import caches, digests
 from agent.node.near import copy_records, copy_view, layer_copy, pauses, starts, switches
 
 logger = logging.getLogger(__name__)
+
+NONE_WANTED = "Nothing is copied here: UIMGACC_LOCAL is off."
 
 _STEP_SECONDS = 10.0
 """For which a layer is copied before everything is looked at again."""
@@ -73,7 +76,9 @@ class State:
     """What /status shows of local copies; sizes in bytes.
 
     `used_local` and `used_store` are those of the layers that containers stand on, by where these
-    are read from.
+    are read from; `containers_local` are the containers of which all layers are local,
+    `containers_store` the others. `budget` is what copies may take now: less than the setting
+    says where the disk has too little free.
     """
 
     copies: int = 0
@@ -81,6 +86,8 @@ class State:
     budget: int = 0
     used_local: int = 0
     used_store: int = 0
+    containers_local: int = 0
+    containers_store: int = 0
     sentence: str = "not looked at yet"
 
 
@@ -111,6 +118,8 @@ class Keeper:
         self._dependent_since: float | None = None
         self.has_more = False
         """Whether there is more to do at once, after a step."""
+        self.devices: Mapping[str, bool] = {}
+        """The loop devices of mounted layers, and whether each reads a copy, at the last look."""
         self.state = State()
 
     async def run(self) -> None:
@@ -216,11 +225,17 @@ class Keeper:
     def _note(self, view: copy_view.View) -> None:
         state = self.state
         state.copies, state.size = len(view.copies), view.copied_bytes
-        state.budget = self._limits.room(view.free, view.whole).budget
+        room = self._limits.room(view.free, view.whole)
+        state.budget = max(0, min(room.budget, state.size + room.free - room.floor))
         state.used_local = view.used_bytes(local=True)
         state.used_store = view.used_bytes(local=False)
+        state.containers_local = view.containers(local=True)
+        state.containers_store = view.containers(local=False)
+        self.devices = {name: each.is_local for each in view.mounts for name in each.devices}
         metrics.LOCAL_COPIES.set(state.copies)
         metrics.LOCAL_BYTES.set(state.size)
+        metrics.LOCAL_BUDGET_BYTES.set(state.budget)
+        metrics.containers_run(local=state.containers_local, store=state.containers_store)
         metrics.layers_used(local=state.used_local, store=state.used_store)
         depends = any(not each.is_local for each in view.used)
         if depends and self._dependent_since is None:
@@ -246,7 +261,7 @@ class Keeper:
             return []
         users: dict[str, int] = {}
         for each in view.used:
-            users[each.name] = users.get(each.name, 0) + each.users
+            users[each.name] = users.get(each.name, 0) + len(each.users)
         modes = self._modes()
         calm = self._starts.are_calm
         wanted = []

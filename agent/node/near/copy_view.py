@@ -14,7 +14,7 @@ class Mount(NamedTuple):
     target: str
     devices: list[str]
     is_local: bool
-    users: int
+    users: list[str]
     size: int
 
 
@@ -60,6 +60,12 @@ class View:
         """Bytes of the layers that containers read from their copies, or from the store."""
         sizes = {each.name: each.size for each in self.used if each.is_local is local}
         return sum(sizes.values())
+
+    def containers(self, *, local: bool) -> int:
+        """Containers that read all of their layers from copies, or not all of them."""
+        everyone = {user for each in self.used for user in each.users}
+        dependent = {user for each in self.used if not each.is_local for user in each.users}
+        return len(everyone - dependent if local else dependent)
 
     def from_copy(self, name: str) -> Sequence[Mount]:
         """The mounts that read the copy of a layer."""

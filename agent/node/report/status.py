@@ -16,7 +16,7 @@ from agent.matching import estimates as arithmetic
 from agent.mounts import mountinfo
 from agent.node.health import capability, probe
 from agent.node.images import containerd_watch, retirement
-from agent.node.near import warm_images
+from agent.node.near import copies, warm_images
 from agent.node.pods import served_pods
 from agent.node.report import savings
 
@@ -137,6 +137,7 @@ class Status:
     savings: Savings
     deletions: retirement.State
     warm: warm_images.State
+    local: copies.State
 
 
 def node_of(verdict: capability.Verdict, *, name: str, started: datetime.datetime) -> Node:
@@ -171,12 +172,7 @@ def store_of(
     `source` is what the agent mounts itself: then the folder is a link to that mount,
     and following it would ask the server.
     """
-    if source:
-        under = [entry for entry in table if entry.source == source]
-    else:
-        under = [entry for entry in table if path.is_relative_to(entry.target)]
-    # Of two on the same folder the later one hides the earlier.
-    mount = max(reversed(under), key=lambda entry: len(entry.target), default=None)
+    mount = mountinfo.beneath(path, table, source)
     return Store(
         path=str(path),
         source=mount.source if mount else "",

@@ -14,7 +14,7 @@ from agent.matching import decisions
 from agent.matching import estimates as arithmetic
 from agent.node.health import capability
 from agent.node.images import retirement
-from agent.node.near import warm_images
+from agent.node.near import copies, warm_images
 from agent.node.report import status
 
 _SHOWN_PODS = 100
@@ -61,6 +61,7 @@ def render(shown: status.Status, *, now: datetime.datetime) -> bytes:
         _pods(shown, now),
         _warm(shown.warm),
         _savings(shown.savings, now),
+        _local(shown.local),
         _store(shown),
         _deletions(shown.deletions),
         _containerd(shown),
@@ -103,6 +104,7 @@ def _tiles(shown: status.Status) -> html.Html:
         ("Hit ratio", ratio, counts),
         ("Pods", len(shown.pods), f"{prepared} had images prepared"),
         ("Layers mounted", len(shown.mounts.layers), "shared by all containers"),
+        ("Survives an outage", *_survives(shown.local)),
         ("Store", "away" if shown.store.problem else answered, "to answer the last probe"),
     )
 
@@ -242,6 +244,29 @@ def _method(method: str, inputs: Mapping[str, float]) -> str:
             f"{units.size(inputs['fetched_bytes'])}, of which {units.size(inputs['bytes'])} count"
         )
     return "nothing measured, so nothing claimed"
+
+
+def _survives(state: copies.State) -> tuple[str, str]:
+    """How much of what runs here needs no store, and what that is counted in."""
+    running = state.containers_local + state.containers_store
+    if not running:
+        return units.UNKNOWN, "no container runs on the store's layers"
+    share = state.containers_local / running
+    return f"{share:.0%}", f"{state.containers_local} of {_counted(running, 'container')}, now"
+
+
+def _local(state: copies.State) -> html.Html:
+    used = state.used_local + state.used_store
+    facts: dict[str, html.Child] = {
+        "Last look": state.sentence,
+        "Copies": f"{_counted(state.copies, 'layer')}, {units.size(state.size)}; at most"
+        f" {units.size(state.budget)} now",
+        "Layers in use": f"{units.size(state.used_local)} of {units.size(used)} are read from this"
+        " node's disk",
+        "Containers": f"{state.containers_local} need no store, {state.containers_store} read from"
+        " it and would wait while it is away",
+    }
+    return html.section("Local copies", html.facts(facts))
 
 
 def _store(shown: status.Status) -> html.Html:

@@ -5,7 +5,7 @@ import datetime
 from agent.matching import estimates as arithmetic
 from agent.node.health import capability
 from agent.node.images import containerd_watch, retirement
-from agent.node.near import warm_images
+from agent.node.near import copies, warm_images
 from agent.node.report import status
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, tzinfo=datetime.UTC)
@@ -130,6 +130,16 @@ def busy(*, problem: str = "", capable: bool = True, **more) -> status.Status:
                 ),
             ],
             sentence="1 of 2 images are warm.",
+        ),
+        "local": copies.State(
+            copies=9,
+            size=4_200_000_000,
+            budget=20_000_000_000,
+            used_local=3_100_000_000,
+            used_store=900_000_000,
+            containers_local=3,
+            containers_store=1,
+            sentence="Copying layer 0123456789ab: 1.2 GiB of 2.8 GiB.",
         ),
     }
     return status.Status(**{**fields, **more})

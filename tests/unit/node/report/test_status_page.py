@@ -7,6 +7,7 @@ import re
 import pytest
 
 from agent.matching import decisions
+from agent.node.near import copies
 from agent.node.report import status, status_page
 from tests.unit.node import statuses
 
@@ -60,6 +61,21 @@ def test_savings_show_the_figures_behind_them() -> None:
     assert "170 GiB" in text
     assert "1 h 10 min" in text
     assert "82%" in text
+
+
+def test_how_much_survives_an_outage_is_said_in_containers_and_bytes() -> None:
+    text = text_of(statuses.busy())
+
+    assert "Survives an outage 75% 3 of 4 containers, now" in text
+    assert "2.9 GiB of 3.7 GiB are read from this node's disk" in text
+    assert "3 need no store, 1 read from it" in text
+    assert "9 layers, 3.9 GiB; at most 18.6 GiB now" in text
+
+
+def test_a_node_without_containers_claims_no_independence() -> None:
+    text = text_of(statuses.busy(local=copies.State()))
+
+    assert "no container runs on the store's layers" in text
 
 
 def test_what_holds_up_a_deletion_is_named() -> None:
