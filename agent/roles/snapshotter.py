@@ -32,7 +32,7 @@ from agent.snapshotter import (
     snapshots,
     state_db,
 )
-from agent.snapshotter.lookup import answers, layer_rules, near_lookup, store_lookup
+from agent.snapshotter.lookup import answers, copies_apart, layer_rules, near_lookup, store_lookup
 from agent.store import layout, trusted_keys
 from agent.store.lookup import layer_requests
 
@@ -106,7 +106,7 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
             await verified.prepare()
         mounted = layer_mounts.LayerMounts(
             layer_folder,
-            pool,
+            pool if wanted.local == "off" else await _apart(pool, stack),
             deadline=wanted.mount_seconds,
             store=wanted.store,
             verify=verified is not None,
@@ -126,6 +126,14 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
         )
         stack.callback(served.close)
         yield _Parts(service.Service(served, database), mounted, served, verified)
+
+
+async def _apart(pool: workers.Pool, stack: contextlib.AsyncExitStack) -> copies_apart.CopiesApart:
+    """The pool, and another one for mounts of copies, of which no worker stays without work."""
+    own = workers.Pool(
+        "agent.snapshotter.lookup.store_worker", name="the local copies", size=4, kept=0
+    )
+    return copies_apart.CopiesApart(pool, await stack.enter_async_context(own))
 
 
 def _way(wanted: settings.Snapshotter) -> str:
