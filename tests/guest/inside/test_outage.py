@@ -165,7 +165,7 @@ def served(node: Member, name: str) -> bool:
 
 @pytest.mark.parametrize("local", ["before-start"])
 def test_a_node_that_has_copies_outlives_its_server(node, client, server) -> None:
-    node.bind(node.pod("reader", conftest.STORED, "true"))
+    node.bind(node.pod("first", conftest.STORED, "true"))
     conftest.wait_until(lambda: node.is_registered(client, conftest.STORED))
     with conftest.Reader(node, client, "reader") as reader:
         copied = conftest.wait_until(node.has_all, seconds=240)
