@@ -36,10 +36,10 @@ POD_SECONDS = 60.0
 TIDY_SECONDS = 120.0
 STRAY_SECONDS = 20.0
 ANNOTATIONS = {"uimgacc.io/image-cache": "auto"}
-PULL_LEASE = re.compile(r"[0-9]{1,9}-[A-Za-z0-9_-]{4}")
-"""Leases that containerd takes for its pulls. Of a pull with which it was killed one stays until
-it expires after a day, on every node; the agent ends those that keep layers (and these would be
-found as the snapshots and mounts that they keep)."""
+CONTAINERDS_LEASE = re.compile(r"[0-9]{1,9}-[A-Za-z0-9_-]{4}|[0-9a-f]{64}")
+"""Leases that containerd takes for pulls, and for sandboxes, whose IDs they have. Of what it was
+killed with one may stay on any node: of a pull for a day, and the agent ends those that keep
+layers. What they keep of the snapshotter would be found as a snapshot or a mount."""
 
 
 class Chaos:
@@ -148,7 +148,9 @@ class World:
             }
             for kind, command in rows.items()
         }
-        found["leases"] = {each for each in found["leases"] if not PULL_LEASE.fullmatch(each)}
+        found["leases"] = {
+            each for each in found["leases"] if not CONTAINERDS_LEASE.fullmatch(each)
+        }
         return found | {"mounts": set(processes.mounts_below(node.root / "layers"))}
 
     # The services, each for one thread.

@@ -24,13 +24,20 @@ def test_waiting_ends_with_the_state() -> None:
     waiting.wait_until(lambda: next(states))
 
 
+def sleeping() -> subprocess.Popen[bytes]:
+    """A process that has its arguments: in the middle of exec it has none, and is not looked at."""
+    child = subprocess.Popen(["sleep", "100"])
+    waiting.wait_until(pathlib.Path(f"/proc/{child.pid}/cmdline").read_bytes)
+    return child
+
+
 def test_a_child_process_that_is_left_behind_is_found_and_ended() -> None:
     child = None
     with (
         pytest.raises(leaks.LeakError, match=r"process \d+ \(sleep 100\)"),
         leaks.checked(seconds=0),
     ):
-        child = subprocess.Popen(["sleep", "100"])
+        child = sleeping()
 
     assert child is not None
     assert child.wait(60) != 0
