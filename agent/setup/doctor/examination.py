@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from agent.kits.processes import workers
 from agent.setup.config import inputs, places, settings_view
-from agent.setup.doctor import checks, layers_in_use, memory_check
+from agent.setup.doctor import checks, layers_in_use, memory_check, switch_check
 from agent.setup.node import host
 from agent.store import trusted_keys
 
@@ -43,6 +43,7 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
         if patient.verify:
             yield checks.verity()
         yield await memory_check.examine(tries, folder, deadline=deadline)
+        yield await switch_check.examine(tries, folder, deadline=deadline)
         yield checks.propagation(root)
         yield checks.space("here", folder)
         binary = patient.containerd_binary or places.find_binary(main)

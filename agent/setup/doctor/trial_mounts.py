@@ -12,7 +12,7 @@ import tempfile
 import zlib
 
 from agent.mounts import mountinfo, syscalls
-from agent.mounts.devices import layer_mounting
+from agent.mounts.devices import layer_files, layer_mounting, loop_devices
 from agent.mounts.pages import page_cache
 
 # An EROFS file system of 8 KiB with one lz4-compressed file, `ok`, of 30,000 lines
@@ -86,6 +86,36 @@ def try_layer(source: str, size: int) -> str:
         pathlib.Path(target).rmdir()
 
 
+def try_switch(folder: str) -> str:
+    """Mount a layer through a loop device and put its copy behind that: "direct" or "buffered".
+
+    That is how the copy is read. OSError says why a layer cannot be switched here.
+    """
+    syscalls.enter_private_namespace()
+    place = pathlib.Path(tempfile.mkdtemp(prefix=".uimgacc-doctor-", dir=folder))
+    target = place / "layers/layer"
+    source = place / "store" / f"{'0' * 64}.erofs"
+    copy = pathlib.Path(layer_files.copy_of(str(target), source.name))
+    try:
+        for made in (target, source.parent, copy.parent):
+            made.mkdir(parents=True)
+        source.write_bytes(zlib.decompress(base64.b64decode(_IMAGE)))
+        size = source.stat().st_size
+        layer_mounting.mount_layer(str(source), str(target), size, way=layer_mounting.LOOP)
+        try:
+            shutil.copyfile(source, copy)
+            layer_mounting.switch_layer(str(target), str(copy), size)
+            if (target / "ok").read_bytes() != _CONTENT:
+                raise OSError(0, "after the switch the kernel reads something else")
+            (device,) = [each.source for each in mountinfo.read() if each.target == str(target)]
+            is_direct = loop_devices.status(device.removeprefix("/dev/")).is_direct
+            return "direct" if is_direct else "buffered"
+        finally:
+            syscalls.unmount(str(target))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def try_memory(folder: str) -> str:
     """Whether the kernel says what of a file is in memory: "ok", or what it says instead.
 
@@ -113,4 +143,5 @@ OPERATIONS = {
     "try_layer": try_layer,
     "try_memory": try_memory,
     "try_overlay": try_overlay,
+    "try_switch": try_switch,
 }

@@ -8,7 +8,7 @@ import pytest
 from agent.kits.processes import workers
 from agent.model.erofs import superblock
 from agent.mounts import device_mapper
-from agent.setup.doctor import checks, examination
+from agent.setup.doctor import checks, examination, switch_check
 from agent.store import signing_keys
 from agent.store.publish import writer
 from lab import places
@@ -191,3 +191,14 @@ def test_the_pages_name_the_kernel_that_the_doctor_asks_for(page: str) -> None:
     text = (pathlib.Path(__file__).parents[4] / page).read_text()
 
     assert f"{superblock.KERNEL_MINIMUM} or newer" in text
+
+
+@pytest.mark.root
+async def test_whether_a_copy_can_be_put_behind_a_running_mount(tmp_path: pathlib.Path) -> None:
+    async with workers.Pool(checks.TRIES, name="the test", size=1) as tries:
+        found = await switch_check.examine(tries, tmp_path, deadline=10)
+        missing = await switch_check.examine(tries, tmp_path / "none", deadline=10)
+
+    assert found.level is checks.Level.OK, found.what
+    assert (missing.level, "modprobe loop" in missing.fix) == (checks.Level.WARN, True)
+    assert list(tmp_path.iterdir()) == []
