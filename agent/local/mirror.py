@@ -181,9 +181,10 @@ class Mirror:
         return is_of_layer and copy.exists()
 
     def _remove_all(self) -> None:
-        self.layout.store_record.unlink(missing_ok=True)
         for path in (*self.layout.image_records.rglob("*.json"), *self._records()):
             path.unlink(missing_ok=True)
+        # Last: for as long as one of them is here, it says whose they are.
+        self.layout.store_record.unlink(missing_ok=True)
 
     def _below(self, folder: pathlib.Path) -> list[str]:
         return sorted(self._name(path) for path in folder.rglob("*.json"))

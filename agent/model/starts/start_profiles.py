@@ -23,7 +23,7 @@ MAX_UNITS = (1 << 30) // UNIT
 """Of all pieces together: a profile covers at most 1 GiB."""
 
 MAX_START = (1 << 42) // UNIT
-"""No layer file is larger than 4 TiB."""
+"""No image's layer files are larger than 4 TiB, all together. As bits that is 8 MiB of memory."""
 
 SEGMENT = (8 << 20) // UNIT
 """Units of the longest piece: the end of a long range is often read much later than its begin."""
@@ -77,8 +77,9 @@ class Profile:
         for piece in self.pieces:
             if not (0 <= piece.layer < len(self.layers) and piece.start >= 0 and piece.length > 0):
                 raise ProfileError("a piece is of no layer, or empty")
-            if piece.end > MAX_START:
-                raise ProfileError("a piece is beyond the end of any file")
+        ends = {piece.layer: piece.end for piece in sorted(self.pieces)}
+        if sum(ends.values()) > MAX_START:
+            raise ProfileError("a piece is beyond the end of any file")
         for before, after in itertools.pairwise(sorted(self.pieces)):
             if before.layer == after.layer and after.start < before.end:
                 raise ProfileError("pieces overlap")

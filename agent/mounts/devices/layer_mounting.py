@@ -102,8 +102,10 @@ def _mount_layer(
             if file.is_copy(target) or file.is_at(source):
                 return os.stat(target).st_dev
             if loop_devices.beneath(mounted_source) and way == LOOP and _is_copy(source, target):
-                _switch_layer(target, source, size)
-                return os.stat(target).st_dev
+                # Reads of the store's file may hang: then the copy is mounted over it.
+                with contextlib.suppress(OSError):
+                    _switch_layer(target, source, size)
+                    return os.stat(target).st_dev
     _check(source, size)
     # A copy is not cached twice. Reading ahead from the store goes through the cache of its file.
     direct = way == STORED or _is_copy(source, target)

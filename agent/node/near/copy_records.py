@@ -17,6 +17,9 @@ from agent.node.near import layer_copy
 from agent.store import decoding
 
 _FRESH_SECONDS = 600.0
+_ALL_SECONDS = 3600.0
+"""After which all copies' records are compared with the store's where it has no new generation of
+deletions: the records go after that is there."""
 
 
 class Store(Protocol):
@@ -28,6 +31,9 @@ class Store(Protocol):
     async def layer(self, diff_id: str) -> records.LayerRecord | None:
         """The record of a layer; None when it is not there, or damaged. TemporaryError: not now."""
 
+    async def generation(self) -> int:
+        """The newest generation of deletions. Raises AgentError."""
+
 
 class Records:
     """Reads records, and keeps those of the store for some minutes."""
@@ -37,6 +43,8 @@ class Records:
         self._pool = pool
         self._known: dict[str, tuple[records.LayerRecord | None, float]] = {}
         self._checked_at = time.monotonic()
+        self._seen: tuple[str, int] | None = None
+        self._seen_until = 0.0
         self._deleted: frozenset[str] = frozenset()
 
     async def of_store(self, name: str) -> records.LayerRecord | None:
@@ -81,17 +89,24 @@ class Records:
         self._checked_at = time.monotonic()
         gone = set()
         try:
-            before = await self._store.store()
+            seen = await self._identity()
+            if seen == self._seen and time.monotonic() < self._seen_until:
+                return self._deleted
             for name in copies:
                 self._known.pop(name, None)
                 if await self.same(where, name) is None:
                     gone.add(name)
             # A folder on which the store is not mounted has no layers either.
-            if (await self._store.store()).id == before.id:
+            if (await self._identity())[0] == seen[0]:
                 self._deleted = frozenset(gone)
+                self._seen, self._seen_until = seen, time.monotonic() + _ALL_SECONDS
         except errors.AgentError:
-            self._deleted = frozenset()
+            self._deleted, self._seen = frozenset(), None
         return self._deleted
+
+    async def _identity(self) -> tuple[str, int]:
+        """Which store it is, and what it has deleted: while both stay, so do its layers."""
+        return (await self._store.store()).id, await self._store.generation()
 
 
 def _content(record: records.LayerRecord) -> tuple[int, str]:

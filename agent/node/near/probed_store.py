@@ -10,8 +10,10 @@ from agent.local import copy_paths, mirror
 from agent.model import records
 
 _SOON, _LATER = 5.0, 60.0
-"""For which a count is good, until all are complete, and then: to look whether each layer is
-there takes milliseconds of a disk."""
+"""For which a count is good, until all are complete, and then. Some may never be: they have no
+room, or their pods have ended."""
+_REST = 500
+"""Times as long as the last count took, at most `_LATER`: with hundreds of images that is long."""
 
 
 class Store(Protocol):
@@ -40,7 +42,9 @@ class ProbedStore:
         if root and self._has_copies and now >= self._count_at:
             here = mirror.Mirror(pathlib.Path(root) / copy_paths.FOLDER)
             self._count, known = await threads.run("complete images", _count, here)
-            self._count_at = now + (_LATER if self._count == known > 0 else _SOON)
+            ended = asyncio.get_running_loop().time()
+            rest = min(_LATER, max(_SOON, (ended - now) * _REST))
+            self._count_at = ended + (_LATER if self._count == known > 0 else rest)
             metrics.LOCAL_IMAGES.set(self._count)
         return self._count
 

@@ -1,10 +1,11 @@
 """Mirroring the records of images that this node serves, to serve them without the store.
 
 Some seconds after an image was served its records are read from the store, as bytes, and written
-to the folder of local copies. At each check for deletions they are compared with the store's: the
-records of images and caches each time, those of chains and layers in turn, within ten minutes, and
-all of them where the store has a new generation of deletions. What the store does not have any
-more goes here, too; while it does not answer, nothing changes.
+to the folder of local copies. At each check for deletions they are compared with the store's: some
+in turn, those of images and caches where a cache was added, changed or removed since, and all of
+them where the store has a new generation of deletions. So a node in whose store nothing happens
+asks little, however many images it has. What the store does not have any more goes here, too; while
+it does not answer, nothing changes.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ _AGAIN_SECONDS = 300.0
 meanwhile."""
 _ALL_SECONDS = 600.0
 _AT_ONCE = 16
+"""Records of one request to a worker, and those that are compared in turn at one look at most."""
 _MOST_PENDING = 1000
 
 
@@ -45,6 +47,9 @@ class Store(Protocol):
 
     async def caches(self) -> Sequence[records.CacheRecord]:
         """All Ready caches."""
+
+    async def caches_time(self) -> int:
+        """When a cache was added, changed or removed last."""
 
     async def generation(self) -> int:
         """The newest generation of deletions."""
@@ -92,7 +97,7 @@ class RecordMirror:
         self._pending: dict[str, records.ImageRecord] = {}
         self._done: dict[str, float] = {}
         self._came = asyncio.Event()
-        self._generation = -1
+        self._generation = self._caches_time = -1
         self._position = 0
         self._names: tuple[Sequence[str], Sequence[str]] | None = None
         self.problem = ""
@@ -140,7 +145,13 @@ class RecordMirror:
         now = asyncio.get_running_loop().time()
         caches = await self._store.caches()
         for reference, record in list(self._pending.items()):
-            contents = await self._contents(record, caches)
+            try:
+                contents = await self._contents(record, caches)
+            except records.RecordError as error:
+                # That is one image's matter: the others are mirrored all the same.
+                extra = {"image": reference, "reason": str(error)}
+                logger.warning("an image's records are not mirrored", extra=extra)
+                contents = {}
             if contents:
                 await threads.run("mirror", here.put, contents)
             self._pending.pop(reference, None)
@@ -199,26 +210,36 @@ class RecordMirror:
             self._done.clear()
             self._names = None
         generation = await self._store.generation()
+        caches_time = await self._store.caches_time()
         if self._names is None:
             self._names = await threads.run("mirror", here.names)
         often, seldom = self._names
-        if generation == self._generation:
-            seldom = self._turn(seldom)
-        await self._settle(here, [*often, *seldom])
-        self._generation = generation
+        if generation != self._generation:
+            names = [*often, *seldom]
+        elif caches_time != self._caches_time:
+            names = [*often, *self._turn(seldom)]
+        else:
+            names = [*self._turn([*often, *seldom])]
+        await self._settle(here, names)
+        self._generation, self._caches_time = generation, caches_time
 
     def _turn(self, names: Sequence[str]) -> Sequence[str]:
-        """So many of them that all have had their turn after `_ALL_SECONDS`."""
-        count = min(len(names), int(len(names) * self._interval / _ALL_SECONDS) + 1)
+        """So many that all have had their turn after `_ALL_SECONDS`, unless they are very many."""
+        due = int(len(names) * self._interval / _ALL_SECONDS) + 1
+        count = min(len(names), due, _AT_ONCE)
         begin = self._position % max(1, len(names))
         self._position = begin + count
         return [*names[begin:], *names][:count]
 
     async def _settle(self, here: mirror.Mirror, names: Sequence[str]) -> None:
         root = self._store.layout.root
-        contents = await self._bytes_of([root / name for name in names])
-        gone = [name for name in names if name not in contents]
-        await threads.run("mirror", here.put, contents)
+        gone: list[str] = []
+        # Not all of them in memory at once.
+        for begin in range(0, len(names), _AT_ONCE):
+            part = names[begin : begin + _AT_ONCE]
+            contents = await self._bytes_of([root / name for name in part])
+            gone += (name for name in part if name not in contents)
+            await threads.run("mirror", here.put, contents)
         if gone:
             await threads.run("mirror", here.remove, gone)
             await self._sweep(here)

@@ -153,6 +153,28 @@ def test_the_records_of_another_store_go(here, place, change, stays) -> None:
     assert here.layout.store_record.exists()
 
 
+def test_they_go_also_if_this_is_killed_meanwhile(here, place, monkeypatch) -> None:
+    record = records.decode(place.store_record.read_bytes(), records.StoreRecord, "")
+    another = records.encode(msgspec.structs.replace(record, id="another"))
+    unlink = pathlib.Path.unlink
+    left = [3]
+
+    def killed(path: pathlib.Path, *, missing_ok: bool = False) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            here.belongs_to(another)
+    here.belongs_to(another)
+
+    kept = here.layout.root.rglob("*.json")
+    assert list(kept) == [here.layout.store_record]
+
+
 def test_a_damaged_record_of_the_store_here_is_replaced(here, place) -> None:
     here.layout.store_record.write_bytes(b"torn")
 

@@ -76,6 +76,17 @@ def test_a_mount_is_switched_to_a_copy_that_has_come(node) -> None:
     assert len(node.sources) == 1
 
 
+def test_a_copy_is_mounted_over_a_file_whose_reads_hang(node, monkeypatch) -> None:
+    node.mount()
+    node.make_copy()
+    monkeypatch.setattr(loop_devices, "_ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(loop_devices, "_reads", lambda _: (7, 1))
+    node.mount()
+
+    assert len(node.sources) == 2
+    assert node.reads(node.copy, direct=True)
+
+
 def test_a_mount_from_a_copy_is_taken_without_the_store_being_asked(node) -> None:
     node.make_copy()
     first = node.mount()

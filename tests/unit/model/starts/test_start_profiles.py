@@ -53,6 +53,7 @@ def test_what_was_read_last_is_left_out_of_one_that_is_too_large() -> None:
         ((LOWER,), (Piece(0, 0, 2), Piece(0, 1, 1))),
         ((LOWER,), (Piece(0, 0, start_profiles.MAX_UNITS + 1),)),
         ((LOWER,), (Piece(0, start_profiles.MAX_START, 1),)),
+        ((LOWER, UPPER), tuple(Piece(at, start_profiles.MAX_START - 2, 1) for at in (0, 1))),
         ((LOWER,), tuple(Piece(0, 2 * at, 1) for at in range(start_profiles.MAX_PIECES + 1))),
     ],
 )

@@ -288,6 +288,7 @@ async def test_what_the_store_has_deleted_goes_with_its_last_container(world, mo
     async with world.keeper() as keeper:
         await world.settle(keeper)
         world.store.records.clear()
+        world.store.deletions += 1
         world.stored(name).unlink()
         await world.settle(keeper)
         assert world.reads_copy(name)
@@ -296,6 +297,22 @@ async def test_what_the_store_has_deleted_goes_with_its_last_container(world, mo
         world.end(name)
         await world.settle(keeper)
     assert not world.has_copy(name)
+
+
+async def test_a_store_that_deletes_nothing_is_not_asked_for_each_copy(world, monkeypatch) -> None:
+    monkeypatch.setattr(copy_records, "_FRESH_SECONDS", 0.0)
+    name = world.add("a")
+    world.wishes.modes[f"sha256:{name}"] = "before-start"
+    async with world.keeper() as keeper:
+        await world.settle(keeper)
+        asked = world.store.asked
+        await world.settle(keeper)
+        none = world.store.asked - asked
+        world.store.deletions += 1
+        await world.settle(keeper)
+
+    assert none == 0
+    assert world.store.asked == asked + 1
 
 
 async def test_a_copy_that_outlives_its_layer_is_kept_for_its_container(world) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from agent import errors
+from agent.kits import files
 from agent.local import mirror
 from agent.model import digests, images, records
 from agent.node.images import registration_plan
@@ -67,7 +68,7 @@ class Node:
 
     def change(self, path: pathlib.Path, kind: Any, **changes: object) -> None:
         record = msgspec.structs.replace(records.decode(path.read_bytes(), kind, ""), **changes)
-        path.write_bytes(records.encode(record))
+        files.write(path, records.encode(record))
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ async def test_all_layers_have_their_turn_within_minutes(node, image) -> None:
     await node.serve(image)
     for name in "ab":
         node.change(node.place.layer_record(making.digest(name)), records.LayerRecord, damaged="x")
-    for _ in range(4):
+    for _ in range(6):
         await node.mirror.look()
 
     for name in "ab":
@@ -214,13 +215,39 @@ async def test_all_layers_have_their_turn_within_minutes(node, image) -> None:
         assert records.decode(path.read_bytes(), records.LayerRecord, "").damaged == "x"
 
 
-async def test_a_quiet_store_is_read_a_little_at_a_time(node, image) -> None:
-    await node.serve(image)
+async def read_at(node: Node) -> int:
+    """How many records the next look reads."""
     node.pool.read.clear()
     await node.mirror.look()
+    return len([path for path in node.pool.read if not path.endswith("store.json")])
 
-    others = [path for path in node.pool.read if not path.endswith("store.json")]
-    assert len(others) == 3  # the image, its cache, and one of four
+
+async def test_a_quiet_store_is_read_a_little_at_a_time(node, image) -> None:
+    await node.serve(image)
+    await node.mirror.look()
+
+    assert await read_at(node) == 1
+    node.change(node.place.cache_record("imc-other"), records.CacheRecord, namespaces=["team"])
+    assert await read_at(node) == 3  # the image, its cache, and one of four
+
+
+async def test_with_very_many_records_no_more_are_read(node, image, monkeypatch) -> None:
+    monkeypatch.setattr(record_mirror, "_AT_ONCE", 2)
+    node.mirror._interval = record_mirror._ALL_SECONDS
+    await node.serve(image)
+    await node.mirror.look()
+
+    assert await read_at(node) == 2
+
+
+async def test_an_image_with_a_damaged_record_keeps_no_other_out(node, image) -> None:
+    other = making.image(node.place, "c", ref=OTHER)
+    chain_of(node.place, "a").write_bytes(b"torn")
+    node.mirror.served(image)
+    await node.serve(other)
+
+    assert len(node.here.images()) == 1
+    assert not node.mirror._pending
 
 
 @pytest.mark.parametrize("away", ["hangs", "unmounted", "another in its place"])
@@ -318,6 +345,15 @@ async def test_the_probe_counts_what_is_complete(node, image) -> None:
     assert await fresh.local_images(node.root) == 1
     off = probed_store.ProbedStore(node.store, has_copies=False)
     assert await off.local_images(node.root) == 0
+
+
+async def test_a_count_that_takes_long_is_seldom_made(node, image, monkeypatch) -> None:
+    monkeypatch.setattr(probed_store, "_REST", 1e9)
+    await node.serve(image)
+    probed = probed_store.ProbedStore(node.store, has_copies=True)
+    await probed.local_images(node.root)
+
+    assert probed._count_at > asyncio.get_running_loop().time() + probed_store._LATER / 2
 
 
 async def test_the_catalog_says_whether_it_had_an_answer(node) -> None:

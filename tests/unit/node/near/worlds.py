@@ -28,6 +28,8 @@ class Store:
         self.records: dict[str, records.LayerRecord] = {}
         self.away = False
         self.id = "a"
+        self.deletions = 0
+        self.asked = 0
 
     async def store(self) -> records.StoreRecord:
         self._ask()
@@ -35,7 +37,12 @@ class Store:
 
     async def layer(self, diff_id: str) -> records.LayerRecord | None:
         self._ask()
+        self.asked += 1
         return self.records.get(diff_id)
+
+    async def generation(self) -> int:
+        self._ask()
+        return self.deletions
 
     def _ask(self) -> None:
         if self.away:
