@@ -1,6 +1,5 @@
 """The server is away under a reading container, while new pods arrive: with copies and without."""
 
-import contextlib
 import json
 import pathlib
 import signal
@@ -36,6 +35,7 @@ class Member(conftest.Node):
     def __init__(self, folder: pathlib.Path, registry, api: apis.Api, *, local: str) -> None:
         self.api = api
         self.name = api.node()
+        self.unmounting: list[subprocess.Popen[bytes]] = []
         source = ("--kubernetes", self.name, "--kubeconfig", api.kubeconfig())
         super().__init__(folder, registry, source=source)
         for process in (self.agent, self.snapshotter):
@@ -72,9 +72,9 @@ class Member(conftest.Node):
         """Leave nothing of what runs but what is on the disk, with the server away."""
         self.close()
         for path in (*self.layers(), *self.mounts()):
-            # A mount of NFS is gone at once, but the call may wait for the server.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                subprocess.run(["umount", "--lazy", path], check=True, timeout=5)
+            # A mount of NFS is gone at once, but the command may wait for the server.
+            self.unmounting.append(subprocess.Popen(["umount", "--lazy", path]))
+        conftest.wait_until(lambda: not (self.layers() or self.mounts()))
 
     def layers(self) -> list[str]:
         below = f"{self.root}/layers/"
@@ -198,6 +198,7 @@ def test_a_node_that_has_copies_outlives_its_server(node, client, server) -> Non
     server.start()
     back = conftest.wait_until(node.labelled)
     conftest.note(f"labelled {back:.1f} s after the server was back")
+    assert [each.wait(timeout=60) for each in node.unmounting] == [0] * len(node.unmounting)
 
 
 def run(node: Member, client: cri.Client, name: str) -> None:
