@@ -3,11 +3,14 @@
 Standard library only. Asks no server: the kernel knows all of it.
 """
 
+import contextlib
+import glob
 import os
 
 from agent.local import copy_paths, disk
 from agent.mounts import mount_users, mountinfo
 from agent.mounts.devices import loop_devices
+from agent.store.lookup import chain_index
 
 Mounted = tuple[str, str, list[str], bool, list[str], int]
 """The name of a layer and its mountpoint; the loop devices below; whether it reads its local
@@ -65,4 +68,17 @@ def _size(target: str) -> int:
     return file_system.f_blocks * file_system.f_frsize
 
 
-OPERATIONS = {"survey": survey}
+def variants(folder: str) -> dict[str, list[str]]:
+    """The names of the layer files that stand for layers, by the names that images have for these:
+    of those that have variants, as the mirrored records say."""
+    files: dict[str, set[str]] = {}
+    for path in glob.iglob(f"{folder}/meta/chains/*/*.json"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            chain = file.read()
+            files.setdefault(chain_index.real_layer_of(chain), set()).add(
+                chain_index.layer_of(chain)
+            )
+    return {name: sorted(names) for name, names in files.items() if names != {name}}
+
+
+OPERATIONS = {"survey": survey, "variants": variants}

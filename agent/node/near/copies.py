@@ -114,6 +114,7 @@ class Keeper:
         self._pauses = pauses.Pauses()
         self._look_at = -math.inf
         self._seen_modes: dict[str, caches.LocalMode] = {}
+        self._variants: dict[str, list[str]] = {}
         self._is_pending = False
         self._dependent_since: float | None = None
         self.has_more = False
@@ -203,6 +204,8 @@ class Keeper:
         await self._touch(where, view)
         if await self._switcher.to_copies(where, view):
             self.has_more = True
+        if any(mode != "after-start" for mode in self._modes().values()):
+            self._variants = await self._call("variants", where.folder)
         wanted = await self._wanted(view)
         room = self._limits.room(view.free, view.whole)
         gone = await self._known.deleted(where, view.copies)
@@ -345,11 +348,13 @@ class Keeper:
         return await self._pool.call(operation, *arguments, deadline=layer_copy.DISK_SECONDS)
 
     def _modes(self) -> dict[str, caches.LocalMode]:
+        """What is wished, by the names of the layers' files."""
         modes: dict[str, caches.LocalMode] = {}
         for wishes in self._wishes:
             for diff_id, mode in wishes.layers().items():
-                name = digests.hex_of(diff_id)
-                modes[name] = caches.strongest((modes.get(name), mode)) or mode
+                layer = digests.hex_of(diff_id)
+                for name in self._variants.get(layer, (layer,)):
+                    modes[name] = caches.strongest((modes.get(name), mode)) or mode
         return modes
 
 

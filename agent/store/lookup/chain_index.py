@@ -11,6 +11,7 @@ import re
 from agent.store.lookup import file_reads
 
 _DIFF_ID = re.compile(rb'"diff_id"\s*:\s*"sha256:([0-9a-f]{64})"')
+_VARIANT_OF = re.compile(rb'"variant_of"\s*:\s*"sha256:([0-9a-f]{64})"')
 _PARENT = re.compile(rb'"parent"\s*:\s*(?:null|"sha256:([0-9a-f]{64})")')
 _DAMAGED = re.compile(rb'"damaged"\s*:\s*"[^"]')
 _SIZE = re.compile(rb'"size"\s*:\s*(\d+)')
@@ -68,6 +69,12 @@ def layer_of(chain: bytes) -> str:
     if named is None:
         raise OSError(errno.EUCLEAN, "damaged chain record")
     return named[1].decode()
+
+
+def real_layer_of(chain: bytes) -> str:
+    """The same as images name it, where `layer_of` is a variant; raises OSError EUCLEAN."""
+    real = _VARIANT_OF.search(chain)
+    return real[1].decode() if real else layer_of(chain)
 
 
 def parent_of(chain: bytes) -> str | None:

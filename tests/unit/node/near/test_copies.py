@@ -15,10 +15,11 @@ import pytest
 from agent import metrics
 from agent.kits.processes import workers
 from agent.local import copy_marks, disk
-from agent.model import pods
+from agent.model import pods, records
 from agent.mounts.devices import layer_mounting
 from agent.node.near import copies, copy_records, copy_view, layer_copy, starts
 from agent.node.pods import served_pods
+from agent.store import layout
 from tests.unit.node.near import worlds
 
 pytestmark = pytest.mark.root
@@ -297,6 +298,26 @@ async def test_what_the_store_has_deleted_goes_with_its_last_container(world, mo
         world.end(name)
         await world.settle(keeper)
     assert not world.has_copy(name)
+
+
+@pytest.mark.parametrize(("mode", "is_copied"), [("off", False), ("before-start", True)])
+async def test_what_is_wished_of_a_layer_holds_for_the_variant_in_its_place(
+    world, mode, is_copied
+) -> None:
+    """Pods and caches name layers as their images do."""
+    name, real = world.add("b"), world.add("a")
+    if mode == "off":
+        world.start(name)
+    chain = records.ChainRecord(diff_id=f"sha256:{name}", parent=None, variant_of=f"sha256:{real}")
+    path = layout.Layout(pathlib.Path(world.where.folder)).chain_record(f"sha256:{real}")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(records.encode(chain))
+    world.wishes.modes[f"sha256:{real}"] = mode
+    async with world.keeper() as keeper:
+        await world.settle(keeper)
+
+    assert world.has_copy(name) is is_copied
+    assert not world.has_copy(real)
 
 
 async def test_a_store_that_deletes_nothing_is_not_asked_for_each_copy(world, monkeypatch) -> None:
