@@ -14,7 +14,7 @@ from agent import errors, metrics
 from agent.kits.processes import workers
 from agent.local import copy_paths, copying
 from agent.model import digests, records
-from agent.store import layout
+from agent.store import decoding, layout
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +121,10 @@ class Copier:
         """Turn to another layer. There is only one draft at a time."""
         name = digests.hex_of(record.diff_id)
         await self._pool.call("clear_drafts", where.folder, name, deadline=DISK_SECONDS)
-        data = records.encode(record)
-        await self._pool.call("write_record", where.folder, name, data, deadline=DISK_SECONDS)
+        here = await self._pool.call("read_record", where.folder, name, deadline=DISK_SECONDS)
+        if not _is_same(here, record):
+            data = records.encode(record)
+            await self._pool.call("write_record", where.folder, name, data, deadline=DISK_SECONDS)
         self._parts = _parts(self.store, where, record)
         self._current, self._begun, self.position = name, False, 0
 
@@ -172,6 +174,16 @@ class Copier:
                 "a layer with wrong bytes cannot be marked on this node",
                 extra={"layer": f"sha256:{name}", "reason": str(error)},
             )
+
+
+def _is_same(here: bytes, record: records.LayerRecord) -> bool:
+    """Whether a record that is here says the same of the layer's files. It stays: a mirrored one
+    has what `record` lacks, and its signatures cover that."""
+    try:
+        own = decoding.layer(here, record.diff_id)
+    except records.RecordError:
+        return False
+    return (own.size, own.sha256, own.verity) == (record.size, record.sha256, record.verity)
 
 
 def _parts(

@@ -300,6 +300,20 @@ async def test_what_the_store_has_deleted_goes_with_its_last_container(world, mo
     assert not world.has_copy(name)
 
 
+async def test_a_mirrored_record_stays_as_it_was_signed(world) -> None:
+    name = world.add("a")
+    mirrored = records.encode(world.store.records[f"sha256:{name}"])
+    path = pathlib.Path(world.where.record(name))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(mirrored)
+    world.start(name)
+    async with world.keeper() as keeper:
+        await world.settle(keeper)
+
+    assert world.has_copy(name)
+    assert path.read_bytes() == mirrored
+
+
 @pytest.mark.parametrize(("mode", "is_copied"), [("off", False), ("before-start", True)])
 async def test_what_is_wished_of_a_layer_holds_for_the_variant_in_its_place(
     world, mode, is_copied
