@@ -295,11 +295,12 @@ class Keeper:
             return "The store has no record of a layer in use."
         until = time.monotonic() + _STEP_SECONDS
         floor = self._limits.room(view.free, view.whole).floor
-        may_start = self._modes().get(name, self._limits.mode) == "before-start"
 
         def go_on(free: int) -> bool:
             self._starts.look()
             self.state.sentence = _progress(name, self._copier.position, record.size)
+            # Asked again: the layers of warm images give way to pods that have come meanwhile.
+            may_start = self._modes().get(name, self._limits.mode) == "before-start"
             goes = may_start or self._starts.are_calm
             return goes and free >= floor and time.monotonic() < until
 

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 _CALM_SECONDS = 5.0
 """After an image was served: its first container reads its files now."""
 _AGAIN_SECONDS = 300.0
-"""After which the records of an image that is served again are read anew: other caches may have it
-meanwhile."""
+"""After which an image that is served again counts as used again. Its records are read anew where a
+cache has changed meanwhile: others may have it now."""
 _ALL_SECONDS = 600.0
 _AT_ONCE = 16
 """Records of one request to a worker, and those that are compared in turn at one look at most."""
@@ -96,6 +96,8 @@ class RecordMirror:
         self._interval = interval
         self._pending: dict[str, records.ImageRecord] = {}
         self._done: dict[str, float] = {}
+        self._mirrored: dict[str, int] = {}
+        """When a cache had changed last when an image's records were read."""
         self._came = asyncio.Event()
         self._generation = self._caches_time = -1
         self._position = 0
@@ -140,9 +142,11 @@ class RecordMirror:
 
     async def _add(self, here: mirror.Mirror) -> None:
         """Mirror the images that were served."""
+        for record in list(self._pending.values()):
+            if await self._is_here(here, record):
+                self._note_done(record.ref)
         if not self._pending:
             return
-        now = asyncio.get_running_loop().time()
         caches = await self._store.caches()
         for reference, record in list(self._pending.items()):
             try:
@@ -154,10 +158,28 @@ class RecordMirror:
                 contents = {}
             if contents:
                 await threads.run("mirror", here.put, contents)
-            self._pending.pop(reference, None)
-            self._done[reference] = now
-        self._done = {ref: at for ref, at in self._done.items() if at + _AGAIN_SECONDS > now}
+                await threads.run("mirror", here.touch, list(contents)[-1])
+            self._mirrored[reference] = self._caches_time
+            self._note_done(reference)
         await self._sweep(here)
+
+    async def _is_here(self, here: mirror.Mirror, record: records.ImageRecord) -> bool:
+        """Whether an image was mirrored since a cache changed last; it is noted as used."""
+        if self._mirrored.get(record.ref) != self._caches_time:
+            return False
+        place = self._store.layout
+        for path in place.image_places(images.parse_reference(record.ref)):
+            if await threads.run("mirror", here.touch, str(path.relative_to(place.root))):
+                return True
+        return False
+
+    def _note_done(self, reference: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._pending.pop(reference, None)
+        self._done = {ref: at for ref, at in self._done.items() if at + _AGAIN_SECONDS > now}
+        self._done[reference] = now
+        while len(self._mirrored) > _MOST_PENDING:
+            del self._mirrored[next(iter(self._mirrored))]
 
     async def _sweep(self, here: mirror.Mirror) -> None:
         await threads.run("mirror", here.sweep)
@@ -208,6 +230,7 @@ class RecordMirror:
         assert store is not None
         if not await threads.run("mirror", here.belongs_to, store):
             self._done.clear()
+            self._mirrored.clear()
             self._names = None
         generation = await self._store.generation()
         caches_time = await self._store.caches_time()

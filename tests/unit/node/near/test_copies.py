@@ -300,6 +300,30 @@ async def test_what_the_store_has_deleted_goes_with_its_last_container(world, mo
     assert not world.has_copy(name)
 
 
+async def test_a_layer_that_is_wished_no_more_gives_way_within_one_slice(
+    world, pool, monkeypatch
+) -> None:
+    """So are those of warm images, when a pod appears."""
+    monkeypatch.setattr(starts, "_CALM_SECONDS", 1e9)
+    name = world.add("a", size=4 << 20)
+    world.wishes.modes[f"sha256:{name}"] = "before-start"
+
+    class Pod(Failing):
+        async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
+            if operation == "more":
+                world.wishes.modes.clear()
+            return await super().call(operation, *arguments, deadline=deadline)
+
+    failing = Pod(pool, "", None)
+    async with world.keeper(failing) as keeper:
+        keeper._copier._rate = 1 << 20
+        keeper.look_now()
+        await keeper.step()
+
+    assert failing.calls.count("more") == 1
+    assert not world.has_copy(name)
+
+
 async def test_a_mirrored_record_stays_as_it_was_signed(world) -> None:
     name = world.add("a")
     mirrored = records.encode(world.store.records[f"sha256:{name}"])

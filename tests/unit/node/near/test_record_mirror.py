@@ -1,6 +1,7 @@
 """A mirror that follows its store, and what is served by it."""
 
 import asyncio
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -289,6 +290,21 @@ async def test_an_image_is_not_read_again_with_each_pod(node, image) -> None:
     node.mirror.served(image)
 
     assert not node.mirror._pending
+
+
+async def test_a_warm_image_is_used_and_asks_nothing_of_a_quiet_store(
+    node, image, monkeypatch
+) -> None:
+    """It is made ready again every few minutes."""
+    monkeypatch.setattr(record_mirror, "_AGAIN_SECONDS", 0.0)
+    await node.serve(image)
+    await node.mirror.look()
+    path = node.here.layout.image_record(REFERENCE)
+    os.utime(path, (0, 0))
+    node.mirror.served(image)
+
+    assert await read_at(node) == 1
+    assert path.stat().st_mtime > 0
 
 
 async def test_of_another_platform_s_image_there_is_nothing(node, image, tmp_path) -> None:
