@@ -180,6 +180,13 @@ class Mirror:
         copy = self.layout.layer_files / path.stem[:2] / f"{path.stem}.erofs"
         return is_of_layer and copy.exists()
 
+    def forget(self) -> None:
+        """Serve nothing any more; the records of layers that have copies stay."""
+        for path in (*self.layout.image_records.rglob("*.json"), *self._records()):
+            if not self._has_copy(path):
+                path.unlink(missing_ok=True)
+        self.layout.store_record.unlink(missing_ok=True)
+
     def _remove_all(self) -> None:
         for path in (*self.layout.image_records.rglob("*.json"), *self._records()):
             path.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from agent.local import copy_paths, mirror
 from agent.model import images, records
 from agent.node.images import registration_plan
 from agent.store import decoding, layout
+from agent.store.lookup import catalog
 
 logger = logging.getLogger(__name__)
 
@@ -136,9 +137,21 @@ class RecordMirror:
         if not self._node.root:
             return "the snapshotter is not known yet"
         here = mirror.Mirror(pathlib.Path(self._node.root) / copy_paths.FOLDER)
-        await self._compare(here)
+        try:
+            await self._compare(here)
+        except (catalog.StoreOfOthers, decoding.ForeignStore):
+            # What is here was served when the store was this cluster's.
+            await threads.run("mirror", here.forget)
+            self._start_anew()
+            raise
         await self._add(here)
         return ""
+
+    def _start_anew(self) -> None:
+        self._done.clear()
+        self._mirrored.clear()
+        self._names = None
+        self._generation = self._caches_time = -1
 
     async def _add(self, here: mirror.Mirror) -> None:
         """Mirror the images that were served."""
@@ -229,9 +242,7 @@ class RecordMirror:
         (store,) = await self._store.bytes_of([self._store.layout.store_record])
         assert store is not None
         if not await threads.run("mirror", here.belongs_to, store):
-            self._done.clear()
-            self._mirrored.clear()
-            self._names = None
+            self._start_anew()
         generation = await self._store.generation()
         caches_time = await self._store.caches_time()
         if self._names is None:

@@ -50,6 +50,10 @@ class StoreUnavailable(errors.TemporaryError):
         self.reason = reason
 
 
+class StoreOfOthers(StoreUnavailable):
+    """The store answers, and belongs to another cluster: nothing of it is to be served."""
+
+
 class Pool(Protocol):
     """Killable workers that run agent.store.lookup.file_reads (agent.kits.processes.workers.Pool).
 
@@ -107,6 +111,7 @@ class Catalog:
         self._keys = keys or trusted_keys.Keys()
         self._membership = membership
         self._refused = ""
+        self._is_of_others = False
         self.is_silent = False
         """Whether the last call had no answer: the next one may have to wait for its deadline."""
 
@@ -130,6 +135,7 @@ class Catalog:
             self._check(record)
         except errors.AgentError as error:
             self._refused = str(error)
+            self._is_of_others = isinstance(error, decoding.ForeignStore)
             raise
         return record
 
@@ -345,7 +351,8 @@ class Catalog:
 
     async def _call(self, operation: str, *arguments: Any) -> Any:
         if self._refused:
-            raise StoreUnavailable(operation, self._refused)
+            kind = StoreOfOthers if self._is_of_others else StoreUnavailable
+            raise kind(operation, self._refused)
         try:
             answer = await self._pool.call(operation, *arguments, deadline=self._deadline)
         except errors.TemporaryError as error:

@@ -152,6 +152,28 @@ async def test_another_cluster_s_records_serve_nothing(node, image) -> None:
         await node.near.image(REFERENCE)
 
 
+@pytest.mark.parametrize("is_probed", [True, False])
+async def test_a_store_that_others_have_taken_over_serves_nothing_from_here(
+    node, image, is_probed
+) -> None:
+    node.membership.cluster = "own"
+    node.change(node.place.store_record, records.StoreRecord, cluster="own")
+    await node.serve(image)
+    node.copy_layers()
+    assert len(await node.near.caches()) == 1
+    node.change(node.place.store_record, records.StoreRecord, cluster="another")
+    if is_probed:
+        with pytest.raises(errors.AgentError):
+            await node.store.store()
+    with pytest.raises(errors.AgentError):
+        await node.mirror.look()
+
+    with pytest.raises(errors.AgentError):
+        await node.near.caches()
+    assert node.here.complete() == []
+    assert node.here.layout.layer_record(making.digest("a")).exists()
+
+
 async def test_nor_while_it_is_not_known_which_cluster_this_is(node, image) -> None:
     node.membership.cluster = "own"
     node.change(node.place.store_record, records.StoreRecord, cluster="own")
