@@ -172,9 +172,11 @@ class StoreLayers:
 
     async def _mount(self, hit: answers.Hit) -> answers.Miss | None:
         """Mount all layers; a Miss where one was taken out of the store before it was mounted."""
+        # All of them first: the look-up mounts them in no order, and one that fails ends this.
         for layer in hit.layers:
             if layer.device is not None:
                 self._layers.note_mounted(layer.diff_id, layer.device, confirmed=layer.confirmed)
+        for layer in hit.layers:
             await self._ensure(layer.diff_id, layer.size, tree=layer.tree)
         new = [each for each in hit.layers if not self._layers.is_confirmed(each.diff_id)]
         copies = await self._layers.copies(each.diff_id for each in new) if new else ()
