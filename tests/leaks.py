@@ -25,6 +25,7 @@ MARK = "UIMGACC_TEST_RUN"
 """Each run of the tests has this variable with an id of its own; what it starts inherits it."""
 
 _SECONDS = 10.0
+_EXEC_SECONDS = 5.0
 _WORKER = os.fsencode(places.CHECKOUT / "agent/kits/processes") + b"/"
 """Programs of the worker pools; they are started without the run's variables."""
 
@@ -89,7 +90,17 @@ def _new(pids: Iterable[int], before: collections.Counter[bytes]) -> list[int]:
 
 
 def _arguments(pids: Iterable[int]) -> collections.Counter[bytes]:
+    """What the processes are called with. In the middle of exec that is not known for a moment."""
+    deadline = time.monotonic() + _EXEC_SECONDS
+    pids = list(pids)
+    while any(_is_in_exec(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.005)
     return collections.Counter(_read(pid, "cmdline") for pid in pids)
+
+
+def _is_in_exec(pid: int) -> bool:
+    state = _read(pid, "stat").rpartition(b")")[2].split()[:1]
+    return not _read(pid, "cmdline") and state not in ([], [b"Z"], [b"X"])
 
 
 def _children() -> list[int]:
