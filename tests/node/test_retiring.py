@@ -211,6 +211,7 @@ def test_a_running_pod_keeps_its_layers_and_is_named(member, api) -> None:
     assert (member.mounts_of(gone), member.has(IMAGE)) == ([], False)
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("local", ["before-start"])
 def test_a_deletion_does_not_wait_for_a_pod_that_runs_on_copies(member, api) -> None:
     register(member, api)
@@ -229,7 +230,8 @@ def test_a_deletion_does_not_wait_for_a_pod_that_runs_on_copies(member, api) -> 
         )
         assert (code, int(output) > 0, member.held) == (0, True, [])
     copies = layout.Layout(member.root / "local")
-    conftest.wait_until(lambda: not any(copies.layer(each).exists() for each in gone), seconds=120)
+    # Where starts go on beside it, copies are looked at every five minutes.
+    conftest.wait_until(lambda: not any(copies.layer(each).exists() for each in gone), seconds=330)
 
 
 def drop_caches() -> None:

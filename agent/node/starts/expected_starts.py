@@ -161,6 +161,8 @@ class ExpectedStarts:
         if not seen.started or not seen.cold:
             metrics.profile_recorded("not_cold" if seen.started else "not_started")
             return
+        # What was just learnt has not been read ahead for anybody.
+        self._read_at.pop(start.made.manifest, None)
         profile, text = profile_codec.encode_looks(seen.of_profile())
         await self._book.keep(start.record, start.made, profile)
         metrics.profile_recorded("recorded")
