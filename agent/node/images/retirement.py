@@ -29,6 +29,8 @@ from agent.node.images import containerd_images, holdings
 
 logger = logging.getLogger(__name__)
 
+_MOST_OUTLIVED = 100
+"""Generations that are looked after once acknowledged; images of older ones go as others do."""
 _AT_ONCE = 1000
 
 
@@ -101,6 +103,8 @@ class Retirer:
         self._node = node
         self._interval = interval
         self._layers_at = layers_at
+        self._outlived: dict[int, holdings.Retired] = {}
+        """Generations that were acknowledged while containers ran on copies of their layers."""
         self.state = State()
 
     async def run(self) -> None:
@@ -127,6 +131,8 @@ class Retirer:
 
     async def look(self) -> str:
         """Release what is retired and acknowledge what is gone; one sentence about it."""
+        if self._outlived:
+            await self._drop_outlived()
         newest = await self._store.generation()
         self.state.generation = newest
         metrics.GENERATION.labels("seen").set(newest)
@@ -154,6 +160,7 @@ class Retirer:
                     stock = await self._take_stock()
                     here = await self._served(holdings.candidates(stock, retired))
                 if outliving := holdings.outliving(stock, retired):
+                    self._note_outlived(retired)
                     await self._keep_copies(outliving)
                     stock = await self._take_stock()
                 left += holdings.held(
@@ -172,6 +179,23 @@ class Retirer:
             layers = len({entry.diff_id for entry in left})
             sentence = f"{sentence} {layers} layers are held: {left[0].sentence}."
         return f"{sentence} {dropped} images were dropped." if dropped else sentence
+
+    def _note_outlived(self, retired: holdings.Retired) -> None:
+        self._outlived[retired.generation] = retired
+        while len(self._outlived) > _MOST_OUTLIVED:
+            del self._outlived[min(self._outlived)]
+
+    async def _drop_outlived(self) -> None:
+        """Remove images of what was acknowledged, once their last containers have ended.
+
+        The store has nothing of them by then, and nothing else would ask for them again.
+        """
+        for number, retired in list(self._outlived.items()):
+            here = await self._served(holdings.candidates(await self._take_stock(), retired))
+            if not here or await self._drop(here) is not None:
+                left = holdings.candidates(await self._take_stock(), retired)
+                if not await self._served(left):
+                    del self._outlived[number]
 
     async def _take_stock(self) -> holdings.Stock:
         """What this node has now.

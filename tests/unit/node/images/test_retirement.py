@@ -165,6 +165,25 @@ async def test_what_runs_on_copies_alone_is_acknowledged_at_once(node, image, tm
     assert sorted(marks) == sorted(diff_id.removeprefix("sha256:") for diff_id in layers)
 
 
+async def test_its_image_goes_with_its_last_container(node, fake, image, tmp_path) -> None:
+    node.root = str(tmp_path)
+    layers = image.record.platforms[0].layers
+    node.copied = frozenset(layer.diff_id.removeprefix("sha256:")[:16] for layer in layers)
+    node.run_container(image, "team/web-0")
+    node.retire(image)
+    await node.retirer.look()
+    await node.retirer.look()
+    running = node.acknowledged, str(image.reference) in fake.images
+    node.stop_container()
+    node.copied = frozenset()
+    await node.retirer.look()
+
+    assert running == ("1", True)
+    assert str(image.reference) not in fake.images
+    assert not {key for _, key in fake.snapshots}.intersection(image.chain)
+    assert not node.retirer._outlived
+
+
 async def test_a_copy_that_goes_while_it_is_marked_is_held(
     node, image, monkeypatch, tmp_path
 ) -> None:
