@@ -35,6 +35,8 @@ _LOOK_SECONDS = 300.0
 """After which everything is looked at where nothing seems to have changed."""
 _STUCK_SECONDS = 60.0
 """The same where layers are to be copied and cannot be."""
+_SWITCHED_SECONDS = 1.0
+"""The same after mounts were switched: what was seen is of before."""
 _TOUCH_SECONDS = 60.0
 _SHORT_SECONDS = 600.0
 """For which nothing is copied after the disk was nearly full."""
@@ -202,8 +204,8 @@ class Keeper:
         view = copy_view.View.of(mounted, look)
         self._note(view)
         await self._touch(where, view)
-        if await self._switcher.to_copies(where, view):
-            self.has_more = True
+        switched = await self._switcher.to_copies(where, view)
+        self.has_more = switched > 0
         if any(mode != "after-start" for mode in self._modes().values()):
             self._variants = await self._call("variants", where.folder)
         wanted = await self._wanted(view)
@@ -221,6 +223,7 @@ class Keeper:
             return await self._copy(where, view, plan.copy)
         is_waiting = bool(self.state.used_store) and not self._starts.are_calm
         pause = _STUCK_SECONDS if self.state.used_store else _LOOK_SECONDS
+        pause = _SWITCHED_SECONDS if switched else pause
         self._look_at = time.monotonic() + pause
         self._is_pending = is_waiting
         return plan.sentence or _rest(self.state, is_waiting=is_waiting)

@@ -300,6 +300,19 @@ async def test_what_the_store_has_deleted_goes_with_its_last_container(world, mo
     assert not world.has_copy(name)
 
 
+async def test_a_switch_is_seen_at_the_next_look_not_a_minute_later(world, monkeypatch) -> None:
+    monkeypatch.setattr(copies, "_SWITCHED_SECONDS", 0.0)
+    name = world.add("a")
+    world.start(name)
+    async with world.keeper() as keeper:
+        await keeper.step()
+        while keeper.has_more:
+            await keeper.step()
+
+        assert world.reads_copy(name)
+        assert (keeper.state.used_store, keeper.state.used_local > 0) == (0, True)
+
+
 async def test_a_layer_that_is_wished_no_more_gives_way_within_one_slice(
     world, pool, monkeypatch
 ) -> None:
