@@ -5,9 +5,9 @@ any point leaves none. Another file of the same size can be put behind one that 
 (`change_file`): readers wait for the moment that this takes.
 
 A device reads its file through the page cache of that file (buffered), or past it (direct).
-Buffered, what somebody has read ahead from the file serves the device, too; direct, nothing is
-cached twice. A buffered one is also read ahead of programs further than usual: its file is on a
-server, and a start waits for each round trip (docs/operate/nfs.md has the figures).
+Buffered, what the kernel or somebody has read ahead from the file serves the device, too; direct,
+nothing is cached twice. Of a file on a server more is read ahead of programs than usual: a start
+waits for each round trip (docs/operate/nfs.md has the figures).
 
 Which file is behind a device is known by st_dev and inode (`status`). The path that the kernel
 shows (`path_of`) begins at the file system's mount once the opener's mount namespace has ended,
@@ -109,11 +109,14 @@ def status(name: str) -> Status:
 
 
 @contextlib.contextmanager
-def attached(source: str, *, direct: bool) -> Iterator[tuple[str, int]]:
-    """A new device on a file, by its path and number, for as long as something uses it."""
+def attached(source: str, *, direct: bool = False, far: bool) -> Iterator[tuple[str, int]]:
+    """A new device on a file, by its path and number, for as long as something uses it.
+
+    `far`: the file is on a server, and more of it is read ahead of programs.
+    """
     backing = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        device, descriptor = _configured(backing, direct=direct)
+        device, descriptor = _configured(backing, direct=direct, far=far)
         try:
             yield device, os.fstat(descriptor).st_rdev
         finally:
@@ -122,8 +125,10 @@ def attached(source: str, *, direct: bool) -> Iterator[tuple[str, int]]:
         os.close(backing)
 
 
-def change_file(name: str, backing: int, *, direct: bool) -> bool:
-    """Put the open file `backing` behind a device (`loop3`); whether that changed anything.
+def change_file(name: str, backing: int, *, far: bool) -> bool:
+    """Put the open file `backing` behind a device (`loop3`), buffered; whether another was there.
+
+    `far`: as for `attached`.
 
     Raises OSError: EINVAL where its size is another one, EAGAIN where reads of the present file
     hang: the kernel would wait for their end, for as long as the server is away.
@@ -132,18 +137,14 @@ def change_file(name: str, backing: int, *, direct: bool) -> bool:
         before = _status(descriptor)
         wanted = os.fstat(backing)
         is_other = (before.device, before.inode) != (wanted.st_dev, wanted.st_ino)
-        if not is_other and before.is_direct is direct:
+        if not is_other and not before.is_direct:
             return False
         _wait_until_answered(name)
-        if before.is_direct and not direct:
+        if before.is_direct:
             fcntl.ioctl(descriptor, _SET_DIRECT_IO, 0)
         if is_other:
             fcntl.ioctl(descriptor, _CHANGE_FD, backing)
-        if direct:
-            # Not all file systems can (tmpfs before 6.6): then it stays buffered, which works too.
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(descriptor, _SET_DIRECT_IO, 1)
-        _set_read_ahead(descriptor, direct=direct)
+        _set_read_ahead(descriptor, far=far)
         return is_other
 
 
@@ -166,7 +167,7 @@ def make_spare(least: int) -> int:
     return len(made)
 
 
-def _configured(backing: int, *, direct: bool) -> tuple[str, int]:
+def _configured(backing: int, *, direct: bool, far: bool) -> tuple[str, int]:
     """A free device with this file: its path and an open descriptor, its only user.
 
     Another process may take the free device between the two calls, so it is
@@ -185,15 +186,15 @@ def _configured(backing: int, *, direct: bool) -> tuple[str, int]:
                 if error.errno != errno.EBUSY:
                     raise
             else:
-                _set_read_ahead(descriptor, direct=direct)
+                _set_read_ahead(descriptor, far=far)
                 return f"/dev/{name}", descriptor
     raise OSError(errno.EBUSY, "no loop device could be had", _CONTROL)
 
 
-def _set_read_ahead(descriptor: int, *, direct: bool) -> None:
+def _set_read_ahead(descriptor: int, *, far: bool) -> None:
     """It holds for files that are opened from then on; failing costs time only."""
     with contextlib.suppress(OSError):
-        fcntl.ioctl(descriptor, _BLKRASET, (_NEAR_KIB if direct else FAR_KIB) * _SECTORS)
+        fcntl.ioctl(descriptor, _BLKRASET, (FAR_KIB if far else _NEAR_KIB) * _SECTORS)
 
 
 def _free(control: int, *, apart: bool) -> str:

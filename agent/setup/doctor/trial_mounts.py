@@ -12,7 +12,7 @@ import tempfile
 import zlib
 
 from agent.mounts import mountinfo, syscalls
-from agent.mounts.devices import layer_files, layer_mounting, loop_devices
+from agent.mounts.devices import layer_files, layer_mounting
 from agent.mounts.pages import page_cache
 
 # An EROFS file system of 8 KiB with one lz4-compressed file, `ok`, of 30,000 lines
@@ -86,10 +86,10 @@ def try_layer(source: str, size: int) -> str:
         pathlib.Path(target).rmdir()
 
 
-def try_switch(folder: str) -> str:
-    """Mount a layer through a loop device and put its copy behind that: "direct" or "buffered".
+def try_switch(folder: str) -> None:
+    """Mount a layer through a loop device and put its copy behind that.
 
-    That is how the copy is read. OSError says why a layer cannot be switched here.
+    OSError says why a layer cannot be switched here.
     """
     syscalls.enter_private_namespace()
     place = pathlib.Path(tempfile.mkdtemp(prefix=".uimgacc-doctor-", dir=folder))
@@ -107,9 +107,6 @@ def try_switch(folder: str) -> str:
             layer_mounting.switch_layer(str(target), str(copy), size)
             if (target / "ok").read_bytes() != _CONTENT:
                 raise OSError(0, "after the switch the kernel reads something else")
-            (device,) = [each.source for each in mountinfo.read() if each.target == str(target)]
-            is_direct = loop_devices.status(device.removeprefix("/dev/")).is_direct
-            return "direct" if is_direct else "buffered"
         finally:
             syscalls.unmount(str(target))
     finally:

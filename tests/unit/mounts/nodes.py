@@ -48,10 +48,10 @@ class Node:
         (loop,) = loop_devices.beneath(self.sources[-1])
         return loop
 
-    def reads(self, file: pathlib.Path, *, direct: bool) -> bool:
-        """Whether the mount reads this file, in this way."""
+    def reads(self, file: pathlib.Path) -> bool:
+        """Whether the mount reads this file, through its page cache."""
         seen, wanted = loop_devices.status(self.loop), file.stat()
-        return seen == (wanted.st_dev, wanted.st_ino, direct)
+        return seen == (wanted.st_dev, wanted.st_ino, False)
 
     def close(self) -> None:
         """Unmount what was mounted."""

@@ -23,7 +23,7 @@ from agent.mounts.devices import loop_devices
 folder, volume, file, direct = sys.argv[1:]
 syscalls.enter_private_namespace()
 syscalls.mount(folder, volume, "none", 1 << 12)
-with loop_devices.attached(f"{volume}/{file}", direct=bool(direct)) as (device, _):
+with loop_devices.attached(f"{volume}/{file}", direct=bool(direct), far=False) as (device, _):
     print(device, flush=True)
     sys.stdin.read()
 """
@@ -83,7 +83,7 @@ def test_a_copy_is_known_where_its_path_is_not_whole(node) -> None:
 def test_a_layer_is_of_the_store_while_one_of_its_mounts_is(node) -> None:
     node.mount(layer_mounting.STORED)
     node.make_copy()
-    with loop_devices.attached(str(node.copy), direct=True) as (device, _):
+    with loop_devices.attached(str(node.copy), far=False) as (device, _):
         syscalls.mount(device, str(node.target), "erofs", syscalls.MS_RDONLY)
 
     assert mount_users.with_copies(str(node.target.parent)).copied == frozenset()

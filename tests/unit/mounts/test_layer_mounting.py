@@ -30,7 +30,7 @@ def test_a_layer_of_the_store_is_read_through_the_cache_of_its_file(node) -> Non
     device = node.mount()
 
     assert node.target.stat().st_dev == device
-    assert node.reads(node.stored, direct=False)
+    assert node.reads(node.stored)
     assert (node.target / "file").read_bytes() == nodes.CONTENT
 
 
@@ -39,7 +39,7 @@ def test_a_layer_with_a_copy_is_mounted_from_it_without_the_store_being_asked(no
     node.stored.unlink()
     node.mount()
 
-    assert node.reads(node.copy, direct=True)
+    assert node.reads(node.copy)
     assert (node.target / "file").read_bytes() == nodes.CONTENT
 
 
@@ -56,7 +56,7 @@ def test_a_copy_of_another_size_is_left_alone(node) -> None:
     os.truncate(node.copy, node.size - 4096)
     node.mount()
 
-    assert node.reads(node.stored, direct=False)
+    assert node.reads(node.stored)
 
 
 def test_a_mount_is_taken_that_is_there(node) -> None:
@@ -72,7 +72,7 @@ def test_a_mount_is_switched_to_a_copy_that_has_come(node) -> None:
     node.make_copy()
 
     assert node.mount() == first
-    assert node.reads(node.copy, direct=True)
+    assert node.reads(node.copy)
     assert len(node.sources) == 1
 
 
@@ -84,7 +84,7 @@ def test_a_copy_is_mounted_over_a_file_whose_reads_hang(node, monkeypatch) -> No
     node.mount()
 
     assert len(node.sources) == 2
-    assert node.reads(node.copy, direct=True)
+    assert node.reads(node.copy)
 
 
 def test_a_mount_from_a_copy_is_taken_without_the_store_being_asked(node) -> None:
@@ -101,9 +101,9 @@ def test_a_layer_is_switched_there_and_back_under_a_reader(node) -> None:
     node.make_copy()
     with (node.target / "file").open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        for file_, direct in [(node.copy, True), (node.stored, False)] * 5:
+        for file_ in [node.copy, node.stored] * 5:
             assert node.switch(file_) == 1
-            assert node.reads(file_, direct=direct)
+            assert node.reads(file_)
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             file.seek(0)
 
@@ -240,10 +240,10 @@ def test_a_switch_that_was_cut_off_is_completed_by_the_next(node) -> None:
     node.mount()
     node.make_copy()
     kill_at("_CHANGE_FD", node, node.copy)
-    assert node.reads(node.copy, direct=False)
+    assert node.reads(node.copy)
 
     assert node.switch(node.copy) == 0
-    assert node.reads(node.copy, direct=True)
+    assert node.reads(node.copy)
 
 
 def test_unused_devices_are_made_ahead() -> None:
