@@ -15,6 +15,8 @@ from typing import TypedDict
 
 from lab import places, processes
 
+_SANDBOX = "lab/pause"
+
 LINE = re.compile(
     r'"(?P<method>[A-Z]+) /v2/(?P<repository>\S+)/(?P<kind>blobs|manifests)/(?P<reference>[^\s/?]+)'
     r'\S* HTTP/[\d.]+" (?P<status>\d+) (?P<size>\d+) "[^"]*" "(?P<agent>[^"]*)"'
@@ -164,9 +166,17 @@ class Registry:
         ]
 
     def layer_gets(self, since: int = 0) -> list[Request]:
-        """Return the GETs of layers of the lab's images since a mark."""
+        """Return the GETs of layers of the lab's images since a mark.
+
+        Not of the sandbox's image: the agent has that pulled for the other runtimes, too, at a time
+        of its own.
+        """
         configs = {image["config"] for image in catalogue().values()}
-        return [request for request in self.blob_gets(since) if request.reference not in configs]
+        return [
+            request
+            for request in self.blob_gets(since)
+            if request.reference not in configs and request.repository != _SANDBOX
+        ]
 
     def get(self, path: str, *, accept: str = "*/*") -> bytes:
         """Return what the registry answers to a GET below /v2/."""
