@@ -171,9 +171,18 @@ class Client:
         sandbox = str(self.runtime.RunPodSandbox(request, timeout=self.seconds).pod_sandbox_id)
         clock.lap("sandbox")
         pod = Pod(config.metadata.name, sandbox, [], clock.seconds, [])
+        puller = Puller(self, pod, config, chosen, credentials)
         try:
+            volumes = {
+                volume["name"]: puller.ensure(
+                    volume["image"]["reference"], volume["image"].get("pullPolicy")
+                )
+                for volume in spec.get("volumes") or []
+                if "image" in volume
+            }
+            clock.lap("pull")
             for container in spec["containers"]:
-                self.run_container(pod, container, config, chosen, clock, credentials)
+                self.run_container(pod, container, puller, volumes, clock)
         except BaseException:
             self.remove_pod(pod)
             raise
@@ -215,28 +224,26 @@ class Client:
         self,
         pod: Pod,
         container: Mapping[str, Any],
-        sandbox_config: Any,
-        handler: str,
+        puller: "Puller",
+        volumes: Mapping[str, Any],
         clock: "Clock",
-        credentials: tuple[str, str] | None,
     ) -> None:
-        """Pull what is absent, create and start one container."""
+        """Pull what is absent, create and start one container.
+
+        `volumes` are the ImageSpecs of the pod's image volumes by their names.
+        """
         messages, image, name = self.messages, container["image"], container["name"]
-        policy = container.get("imagePullPolicy", "IfNotPresent")
-        status = self.image_status(image)
-        reference = status.id if status else ""
-        if status is None or policy == "Always":
-            annotations = dict(sandbox_config.annotations)
-            reference = self.pull_image(
-                image, handler=handler, annotations=annotations, credentials=credentials
-            )
-            pod.pulled.append(image)
+        sandbox_config = puller.sandbox_config
+        spec = puller.ensure(image, container.get("imagePullPolicy"))
         clock.lap("pull")
         config = messages.ContainerConfig(
             metadata=messages.ContainerMetadata(name=name),
-            image=messages.ImageSpec(
-                image=reference, user_specified_image=image, runtime_handler=handler
-            ),
+            image=spec,
+            mounts=[
+                self.image_mount(volumes[row["name"]], row["mountPath"], row.get("subPath", ""))
+                for row in container.get("volumeMounts") or []
+                if row["name"] in volumes
+            ],
             command=container.get("command") or [],
             args=container.get("args") or [],
             envs=[
@@ -260,6 +267,15 @@ class Client:
         start = messages.StartContainerRequest(container_id=made)
         self.runtime.StartContainer(start, timeout=self.seconds)
         clock.lap("start")
+
+    def image_mount(self, spec: Any, path: str, sub_path: str) -> Any:
+        """Return the mount of an image volume, or of one of its folders, at a path."""
+        mount = self.messages.Mount(container_path=path, image=spec, readonly=True)
+        if sub_path:
+            # Field 10, image_sub_path: Debian's copy of the CRI is older than that field.
+            data = sub_path.encode()
+            mount.MergeFromString(bytes([10 << 3 | 2, len(data)]) + data)
+        return mount
 
     def wait_for_output(self, pod: Pod, text: str, *, seconds: float = 60) -> float:
         """Return the seconds until the pod has written a text; fail if it ends without."""
@@ -318,6 +334,33 @@ class Client:
                 time.sleep(0.2)
         self.runtime.RemovePodSandbox(
             messages.RemovePodSandboxRequest(pod_sandbox_id=pod.sandbox), timeout=60
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Puller:
+    """Has the images of one pod present, those of its containers and those of its volumes."""
+
+    client: Client
+    pod: Pod
+    sandbox_config: Any
+    handler: str
+    credentials: tuple[str, str] | None
+
+    def ensure(self, image: str, policy: str | None = None) -> Any:
+        """Pull an image unless it is present, or always; return its ImageSpec, by its id."""
+        status = self.client.image_status(image)
+        reference = status.id if status else ""
+        if policy != "Never" and (status is None or policy == "Always"):
+            reference = self.client.pull_image(
+                image,
+                handler=self.handler,
+                annotations=dict(self.sandbox_config.annotations),
+                credentials=self.credentials,
+            )
+            self.pod.pulled.append(image)
+        return self.client.messages.ImageSpec(
+            image=reference, user_specified_image=image, runtime_handler=self.handler
         )
 
 

@@ -90,6 +90,13 @@ class Pod:
         return tuple(dict.fromkeys(container.image for container in self.containers))
 
     @property
+    def volume_images(self) -> frozenset[str]:
+        """Those of its images, as written, that it mounts as volumes."""
+        return frozenset(
+            each.image for each in self.containers if each.kind is ContainerKind.VOLUME
+        )
+
+    @property
     def ready_seconds(self) -> float | None:
         """From the kubelet's first sight of it to all containers started, in whole seconds.
 

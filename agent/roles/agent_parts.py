@@ -29,7 +29,7 @@ from agent.node.images import (
     retirement,
 )
 from agent.node.near import copies, probed_store, read_meter, warm_images
-from agent.node.pods import decide, pod_worker, prepare, served_pods
+from agent.node.pods import decide, pod_worker, prepare, served_pods, volume_images
 from agent.node.report import pod_events, savings, savings_note, status
 from agent.roles import agent_environment, agent_near
 from agent.store import layout, trusted_keys
@@ -295,6 +295,7 @@ def _preparer(shared: Shared, ahead: agent_near.Ahead | None) -> prepare.Prepare
         ),
         image_removal.Clearer(shared.containerd),
         shared.environment.creator,
+        volumes=volume_images.VolumeImages(shared.containerd),
         starts=ahead.expected if ahead else None,
         register_private=shared.wanted.register_private,
     )

@@ -419,12 +419,13 @@ async def test_a_layer_that_is_known_is_kept_by_the_next_lease_too(
     assert not set(daemon.chain) & (await client.snapshots(SNAPSHOTTER)).keys()
 
 
+@pytest.mark.parametrize("more", ["", "/another"])
 async def test_an_image_keeps_its_blobs_and_its_snapshots(
-    client: rpc.Client, daemon: Daemon
+    client: rpc.Client, daemon: Daemon, more: str
 ) -> None:
     lease = await client.create_lease(600)
     await has_chain(client, daemon, lease)
-    keeps = {f"{keys.GC_SNAPSHOT}{SNAPSHOTTER}": daemon.chain[-1]}
+    keeps = {f"{keys.GC_SNAPSHOT}{SNAPSHOTTER}{more}": daemon.chain[-1]}
     config = await write(client, lease, "config", **keeps)
     refers = {f"{keys.GC_CONTENT}.config": config}
     manifest = await write(client, lease, {"config": config}, **refers)

@@ -131,7 +131,9 @@ class Fake:
             return
         for label, value in self.blobs.get(name[0], (b"", {}))[1].items():
             if label.startswith(keys.GC_SNAPSHOT):
-                yield ("snapshot", label.removeprefix(keys.GC_SNAPSHOT), value)
+                # What follows a slash makes several references possible.
+                snapshotter = label.removeprefix(keys.GC_SNAPSHOT).partition("/")[0]
+                yield ("snapshot", snapshotter, value)
             elif label.startswith(keys.GC_CONTENT):
                 yield ("blob", value)
 

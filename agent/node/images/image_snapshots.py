@@ -18,6 +18,7 @@ _LEASE_SECONDS = 600.0
 _REMEMBERED = 512
 """Chains whose snapshots are known to exist: other images share layers with them."""
 _MOUNTED = 4096
+_LABEL_DIGITS = 12
 
 
 def random_key() -> str:
@@ -128,6 +129,51 @@ class Chains:
                 return False
         return True
 
+    async def complete(
+        self, chain: Sequence[str], config: str, *, lease: str = ""
+    ) -> Sequence[str]:
+        """Have each layer of an image be a snapshot of its own, as long as the image is there.
+
+        A pull looks for them one by one, and so does containerd where the image is a volume
+        (client/image.go, Unpack). Returns the chain IDs that have none, which is none of them
+        where all went well. `config` is the image's, `lease` one of the caller's.
+        """
+        below = chain[:-1]
+        if not below:
+            return ()
+        async with contextlib.AsyncExitStack() as stack:
+            parents = await self._parents(below)
+            if None in parents:
+                lease = lease or await stack.enter_async_context(self.lease())
+                await self.lay_out(below, lease=lease)
+                parents = await self._parents(below)
+            if None not in parents and await self._protect(config, _heads(below, parents)):
+                # A garbage collection may have come before that.
+                parents = await self._parents(below)
+        return [each for each, parent in zip(below, parents, strict=True) if parent is None]
+
+    async def _parents(self, chain: Sequence[str]) -> Sequence[str | None]:
+        """The parents of the snapshots of a chain, "" for none; None where there is no snapshot."""
+        return await tasks.together(*(self._parent(each) for each in chain))
+
+    async def _parent(self, chain_id: str) -> str | None:
+        try:
+            return (await self._client.stat(self.snapshotter, chain_id)).parent
+        except rpc.NotFoundError:
+            return None
+
+    async def _protect(self, config: str, chain_ids: Sequence[str]) -> bool:
+        """Have an image's config protect chains below its top from garbage collection.
+
+        Returns whether it did not before.
+        """
+        wanted = {self._label_below(each): each for each in chain_ids}
+        existing = (await self._client.blob(config)).labels
+        if wanted.items() <= existing.items():
+            return False
+        await self._client.label_blob(config, wanted)
+        return True
+
     async def _serve(self, chain_id: str, parent: str, lease: str) -> bool:
         key = f"extract-uimgacc-{self._make_key()} {chain_id}"
         labels = {keys.SNAPSHOT_REF: chain_id, **await self._prover.labels(chain_id)}
@@ -193,14 +239,21 @@ class Chains:
         }
         await self._client.label_blob(config, labels, lease=lease)
 
-    async def refer_below(self, config: str, chain_id: str, *, lease: str) -> None:
-        """Have it protect another chain too: its layers below the top, each by itself."""
-        await self._client.label_blob(config, {self._below_label: chain_id}, lease=lease)
+    def _label_below(self, chain_id: str) -> str:
+        """The label that protects a chain below the top of an image."""
+        # The part after the slash makes the reference unique: containerd, core/metadata/gc.go.
+        return f"{self._references_below}{chain_id.rpartition(':')[2][:_LABEL_DIGITS]}"
 
     @property
-    def _below_label(self) -> str:
-        # The part after the slash makes the reference unique: containerd, core/metadata/gc.go.
-        return f"{keys.GC_SNAPSHOT}{self.snapshotter}/below"
+    def _references_below(self) -> str:
+        return f"{keys.GC_SNAPSHOT}{self.snapshotter}/"
+
+    async def _let_go(self, config: str, labels: Mapping[str, str]) -> None:
+        """End all protection of an image's chains, and set other labels of its config."""
+        existing = (await self._client.blob(config)).labels
+        below = (key for key in existing if key.startswith(self._references_below))
+        own = f"{keys.GC_SNAPSHOT}{self.snapshotter}"
+        await self._client.label_blob(config, {**dict.fromkeys((own, *below), ""), **labels})
 
     async def set_aside(self, config: str) -> None:
         """End that protection, with a note that the image was on the uimgacc snapshotter.
@@ -208,21 +261,11 @@ class Chains:
         Without the note, an agent that is killed before the image is served again
         would not know that it has to restore the image.
         """
-        labels = {
-            f"{keys.GC_SNAPSHOT}{self.snapshotter}": "",
-            self._below_label: "",
-            f"{keys.SET_ASIDE}{self.snapshotter}": "true",
-        }
-        await self._client.label_blob(config, labels)
+        await self._let_go(config, {f"{keys.SET_ASIDE}{self.snapshotter}": "true"})
 
     async def forget(self, config: str) -> None:
         """Remove all references to the uimgacc snapshotter: the image is on another one."""
-        labels = {
-            f"{keys.GC_SNAPSHOT}{self.snapshotter}": "",
-            self._below_label: "",
-            f"{keys.SET_ASIDE}{self.snapshotter}": "",
-        }
-        await self._client.label_blob(config, labels)
+        await self._let_go(config, {f"{keys.SET_ASIDE}{self.snapshotter}": ""})
 
     async def collect(self) -> None:
         """Have containerd collect its garbage, and wait for that."""
@@ -242,6 +285,16 @@ class Chains:
 
 def _name_for_pull(top: str) -> str:
     return f"pull-{top.rpartition(':')[2][:24]}"
+
+
+def _heads(chain: Sequence[str], parents: Sequence[str | None]) -> list[str]:
+    """The snapshots of a chain that no other one of it keeps, given the parents of all.
+
+    The topmost is one. Another layer is one where the layer above was served as one snapshot
+    with all below it, for an image that ends there: that snapshot has no parent.
+    """
+    above = [*parents[1:], ""]
+    return [each for each, parent in zip(chain, above, strict=True) if parent != each]
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """Having one image of the store present in containerd: register, repair, count."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -16,9 +17,9 @@ class Registrar(Protocol):
     """Writes an image into containerd: agent.node.images.register.Registrar."""
 
     async def register(
-        self, wanted: registration_plan.Registration
+        self, wanted: registration_plan.Registration, *, each: bool = False
     ) -> registration_plan.Registered:
-        """Make an image present; AgentError where that fails."""
+        """Make an image present, `each` layer as a snapshot; AgentError where that fails."""
 
     async def lay_out(self, wanted: registration_plan.Registration) -> None:
         """Give each of its layers a snapshot; AgentError where that fails."""
@@ -81,17 +82,19 @@ class Provider:
         self._note_failure = note_failure
 
     async def provide(
-        self, reference: images.Reference, record: records.ImageRecord
+        self, reference: images.Reference, record: records.ImageRecord, *, each: bool = False
     ) -> registration_plan.Registration | None:
         """Have an image present; None where the store has it for other platforms only.
 
-        Raises AgentError where it could not be registered.
+        `each` layer is a snapshot of its own where the image is to be a volume. Raises
+        AgentError where it could not be registered.
         """
         wanted = self._plan(reference, record)
         if wanted is None:
             return None
         started = asyncio.get_running_loop().time()
-        done = await self._try(self._registrar.register, wanted)
+        register = functools.partial(self._registrar.register, each=each)
+        done = await self._try(register, wanted)
         self._repairer.watch(wanted.top)
         seconds = asyncio.get_running_loop().time() - started
         await self._ledger.registered(record, done, seconds=seconds)

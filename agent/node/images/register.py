@@ -88,19 +88,20 @@ class Registrar:
         self._under_way = weakref.WeakValueDictionary()
 
     async def register(
-        self, wanted: registration_plan.Registration
+        self, wanted: registration_plan.Registration, *, each: bool = False
     ) -> registration_plan.Registered:
         """Make an image present; quick where it is.
 
+        With `each` layer as a snapshot of its own, without which it cannot be a volume.
         Raises NotServedError, BrokenError, BlobMissingError, and what the client
         and the store raise.
         """
         lock = self._under_way.setdefault(wanted.target.digest, asyncio.Lock())
         async with lock, self._chains.gate.shared():
-            return await self._register(wanted)
+            return await self._register(wanted, each=each)
 
     async def _register(
-        self, wanted: registration_plan.Registration
+        self, wanted: registration_plan.Registration, *, each: bool
     ) -> registration_plan.Registered:
         existing = await self._existing(wanted)
         names = [name for name in wanted.all_names if _is_free(existing.get(name), wanted)]
@@ -109,11 +110,15 @@ class Registrar:
         known = await self._chains.count(wanted.chain)
         if present and known == len(wanted.layers):
             await self._chains.ensure_mounted(wanted.top)
+            if each:
+                await self._complete(wanted)
             return registration_plan.Registered(already=True, complete=complete)
         known = max(known, await self._chains.count_shared(wanted.chain))
         async with self._chains.lease() as lease:
             writes = [self._write(*blob, lease) for blob in wanted.blobs.items()]
             await tasks.together(self._serve(wanted, lease), *writes)
+            if each:
+                await self._complete(wanted, lease=lease)
             changes = [
                 self._record(wanted.image(name), existing.get(name), lease) for name in names
             ]
@@ -153,6 +158,11 @@ class Registrar:
             raise BrokenError(chain)
         self._chains.note_mounted(wanted.top)
 
+    async def _complete(self, wanted: registration_plan.Registration, *, lease: str = "") -> None:
+        """Have each layer of a served image be a snapshot of its own, for good."""
+        if missing := await self._chains.complete(wanted.chain, wanted.config, lease=lease):
+            raise NotServedError(missing[0], await self._damage_of(wanted))
+
     async def _damage_of(self, wanted: registration_plan.Registration) -> str:
         """Why the store may not be served from, where it is a layer's damage."""
         if self._damage is None:
@@ -169,15 +179,8 @@ class Registrar:
         asks for every layer, and would have all but the top one created each time.
         Raises what the client raises.
         """
-        below = wanted.chain[:-1]
-        if not below:
-            return
         async with self._chains.gate.shared():
-            if await self._chains.exists(below[-1]):
-                return
-            async with self._chains.lease() as lease:
-                if await self._chains.lay_out(below, lease=lease):
-                    await self._chains.refer_below(wanted.config, below[-1], lease=lease)
+            await self._chains.complete(wanted.chain, wanted.config)
 
     async def lay_out_ahead(
         self, wanted: registration_plan.Registration
@@ -194,10 +197,12 @@ class Registrar:
             known = await self._chains.count(wanted.chain)
             if known == len(wanted.layers) and any(map(_is_pulled, existing.values())):
                 await self._chains.ensure_mounted(wanted.top)
+                await self._complete(wanted)
                 return registration_plan.Registered(already=True)
             lease = await self._chains.lease_for_pull(wanted.top or wanted.config)
             writes = [self._write(*blob, lease) for blob in wanted.blobs.items()]
             await tasks.together(self._serve(wanted, lease, each=True), *writes)
+            await self._complete(wanted, lease=lease)
             return registration_plan.Registered(new=tuple(wanted.layers[known:]))
 
     async def _unregister(self, existing: Collection[objects.Image]) -> None:

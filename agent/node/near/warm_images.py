@@ -52,7 +52,7 @@ class Provider(Protocol):
     """Has one image present: agent.node.images.provide.Provider."""
 
     async def provide(
-        self, reference: images.Reference, record: records.ImageRecord
+        self, reference: images.Reference, record: records.ImageRecord, *, each: bool = False
     ) -> registration_plan.Registration | None:
         """Register it; None where it is not for this platform; AgentError where that fails."""
 
@@ -241,8 +241,11 @@ class WarmImages:
             return "no cache of the store has it"
         is_open = warmth.is_open(self._views, reference, record.target)
         is_registered = is_open or self._settings.register_private
-        provide = self._provider.provide if is_registered else self._provider.provide_layers
-        made = await provide(reference, record)
+        if is_registered:
+            # Nothing waits for it, and it may be wanted as a volume.
+            made = await self._provider.provide(reference, record, each=True)
+        else:
+            made = await self._provider.provide_layers(reference, record)
         if made is None:
             return "the store has it for other platforms only"
         kept.state = "registered" if is_registered else "laid_out"

@@ -44,9 +44,12 @@ class Provider(Protocol):
     """Has one image present: agent.node.images.provide.Provider."""
 
     async def provide(
-        self, reference: images.Reference, record: records.ImageRecord
+        self, reference: images.Reference, record: records.ImageRecord, *, each: bool = False
     ) -> registration_plan.Registration | None:
-        """Register it; None where it is not for this platform; AgentError where that fails."""
+        """Register it, with a snapshot for `each` layer where it is to be a volume.
+
+        None where it is not for this platform; AgentError where that fails.
+        """
 
     async def provide_layers(
         self, reference: images.Reference, record: records.ImageRecord
@@ -55,6 +58,13 @@ class Provider(Protocol):
 
     async def lay_out(self, wanted: registration_plan.Registration) -> None:
         """Prepare for a pull of an image that is present. Raises nothing foreseen."""
+
+
+class Volumes(Protocol):
+    """Looks after images that are present: agent.node.pods.volume_images.VolumeImages."""
+
+    async def make_usable(self, names: Iterable[str]) -> None:
+        """Have those that are present mountable as volumes; raises TemporaryError."""
 
 
 class CacheCreator(Protocol):
@@ -149,8 +159,9 @@ class SwitchedOff:
 class Preparer:
     """Serves one pod after the other; any number may be served side by side.
 
-    `register_private`: images that not all namespaces may use are registered as well. `starts`
-    gets the images of pods that are about to start.
+    `volumes` looks after the images that pods mount as volumes. `register_private`: images that
+    not all namespaces may use are registered as well. `starts` gets the images of pods that are
+    about to start.
     """
 
     def __init__(
@@ -160,6 +171,7 @@ class Preparer:
         clearer: Clearer,
         creator: CacheCreator,
         *,
+        volumes: Volumes | None = None,
         starts: Starts | None = None,
         register_private: bool = False,
     ) -> None:
@@ -167,6 +179,7 @@ class Preparer:
         self._provider = provider
         self._clearer = clearer
         self._creator = creator
+        self._volumes = volumes
         self._starts = starts
         self._register_private = register_private
 
@@ -184,6 +197,8 @@ class Preparer:
             return await self._clear_for(pod, decision)
         if not running:
             self._note_caches(pod, decision)
+        if self._volumes is not None and pod.volume_images:
+            await self._volumes.make_usable(pod.volume_images)
         absent = {image: AbsentError(image) for image in decision.absent}
         if not decision.registrable:
             return Result(decision=decision, sentence=decision.summary, failed=absent)
@@ -208,7 +223,10 @@ class Preparer:
 
         Raises only where none could be made ready.
         """
-        results = await tasks.together(*(self._provide(image) for image in decision.registrable))
+        volumes = pod.volume_images
+        results = await tasks.together(
+            *(self._provide(image, each=image.image in volumes) for image in decision.registrable)
+        )
         seconds = asyncio.get_running_loop().time() - started
         by_image = dict(zip((each.image for each in decision.registrable), results, strict=True))
         failed = {
@@ -235,15 +253,18 @@ class Preparer:
         return image.is_private and not self._register_private
 
     async def _provide(
-        self, image: decisions.ImageDecision
+        self, image: decisions.ImageDecision, *, each: bool
     ) -> registration_plan.Registration | errors.AgentError | None:
-        """Make one image ready; the reason where it fails, None where there is nothing to do."""
+        """Make one image ready, with a snapshot for `each` layer or one for all of them.
+
+        The reason where it fails, None where there is nothing to do.
+        """
         if image.registrable is None or image.reference is None:
             return None
         try:
             if self._is_left_to_pull(image):
                 return await self._provider.provide_layers(image.reference, image.registrable)
-            return await self._provider.provide(image.reference, image.registrable)
+            return await self._provider.provide(image.reference, image.registrable, each=each)
         except errors.AgentError as error:
             return error
 

@@ -125,7 +125,7 @@ async def test_an_image_that_is_pulled_all_the_same_is_laid_out_once(
     assert {key for _, key in fake.snapshots} == set(image.chain)
     assert fake.blobs[image.config][1] == {
         "containerd.io/gc.ref.snapshot.uimgacc": image.chain[-1],
-        "containerd.io/gc.ref.snapshot.uimgacc/below": image.chain[-2],
+        f"containerd.io/gc.ref.snapshot.uimgacc/{image.chain[-2][7:19]}": image.chain[-2],
     }
     assert fake.log == []
     assert fake.leases == {}
@@ -371,3 +371,87 @@ async def test_what_the_snapshotter_does_not_serve_is_not_laid_out(registrar, fa
     fake.served.update(image.chain[:1])
     with pytest.raises(register.NotServedError):
         await registrar.lay_out_ahead(image.wanted)
+
+
+def parents_of(fake) -> dict[str, str]:
+    return {key: parent for (_, key), (parent, _) in fake.snapshots.items()}
+
+
+def present(fake, image) -> None:
+    """Have the config of an image, and with it its chain, kept as by its records."""
+    labels = {"containerd.io/gc.ref.snapshot.uimgacc": image.chain[-1]}
+    fake.add_blob(image.config, b"", labels)
+    fake.add_image(str(image.reference), image.config)
+
+
+async def test_for_a_volume_each_layer_has_a_snapshot_before_the_image_is_present(
+    containerd, fake
+) -> None:
+    """containerd looks for each of them before it mounts an image as a volume."""
+    image = conftest.Image("registry.example/model:1", layers=4)
+    fake.served.update(image.chain)
+    registrar = register.Registrar(containerd, conftest.Blobs(image))
+    await registrar.register(image.wanted, each=True)
+
+    creates = [index for index, call in enumerate(fake.log) if call.startswith("create")]
+    prepared = [index for index, call in enumerate(fake.log) if call.startswith("prepare")]
+    assert max(prepared) < min(creates)
+    fake.collect()
+    assert set(parents_of(fake)) == set(image.chain)
+
+
+async def test_an_image_that_is_present_for_containers_becomes_a_volume(
+    registrar, fake, image
+) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    assert set(parents_of(fake)) == {image.chain[-1]}
+    await registrar.register(image.wanted, each=True)
+
+    fake.collect()
+    assert set(parents_of(fake)) == set(image.chain)
+    fake.log.clear()
+    await registrar.register(image.wanted, each=True)
+    assert fake.log == []
+
+
+async def test_a_volume_that_cannot_be_laid_out_is_not_present(registrar, fake, image) -> None:
+    fake.served.add(image.chain[-1])
+    with pytest.raises(register.NotServedError) as caught:
+        await registrar.register(image.wanted, each=True)
+
+    assert caught.value.chain_id == image.chain[0]
+    assert fake.images == {}
+
+
+async def test_an_image_in_the_middle_that_is_one_snapshot_keeps_nothing_below_it(
+    chains, fake
+) -> None:
+    """Then the layers below it are kept by themselves, also once that image has gone."""
+    image = conftest.Image("registry.example/model:1", layers=5)
+    fake.served.update(image.chain)
+    present(fake, image)
+    base = image.chain[:3]
+    async with chains.lease() as lease:
+        await chains.serve(base, lease=lease)
+        await chains.serve(image.chain, lease=lease)
+        assert await chains.complete(image.chain, image.config) == []
+    fake.collect()
+
+    assert parents_of(fake)[base[-1]] == ""
+    assert set(parents_of(fake)) == set(image.chain)
+    await chains.forget(image.config)
+    fake.collect()
+    assert parents_of(fake) == {}
+
+
+async def test_layers_that_another_image_keeps_are_kept_for_this_one_too(chains, fake) -> None:
+    image = conftest.Image("registry.example/model:1", layers=3)
+    fake.served.update(image.chain)
+    present(fake, image)
+    async with chains.lease() as lease:
+        await chains.lay_out(image.chain, lease=lease)
+        assert await chains.complete(image.chain, image.config) == []
+
+    labels = fake.blobs[image.config][1]
+    assert image.chain[-2] in labels.values()

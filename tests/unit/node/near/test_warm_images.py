@@ -49,7 +49,9 @@ class Provider:
         )
         return plan if self.fits else None
 
-    async def provide(self, reference, record) -> registration_plan.Registration | None:
+    async def provide(self, reference, record, *, each) -> registration_plan.Registration | None:
+        # It may be wanted as a volume.
+        assert each
         self.registered.append(str(reference))
         return self._made()
 

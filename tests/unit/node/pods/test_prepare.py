@@ -53,8 +53,11 @@ class Registrar:
         self.ahead: list[str] = []
         self.failures: list[Exception] = []
         self.failing: dict[str, Exception] = {}
+        self.volumes: list[str] = []
 
-    async def register(self, wanted) -> registration_plan.Registered:
+    async def register(self, wanted, *, each: bool) -> registration_plan.Registered:
+        if each:
+            self.volumes.append(wanted.tag)
         if wanted.tag in self.failing:
             # So that another image, which takes longer, would be cancelled.
             raise self.failing[wanted.tag]
@@ -112,6 +115,7 @@ class Setting:
     def __init__(
         self, image: conftest.Image, *, register_private: bool = False, **options: object
     ) -> None:
+        self.usable: list[str] = []
         self.catalog, self.registrar, self.others = Catalog(image), Registrar(), Others()
         self.preparer = prepare.Preparer(
             decide.Decider(self.catalog, decide.Node(platform=conftest.PLATFORM, **options)),
@@ -124,6 +128,7 @@ class Setting:
             ),
             self.others,
             self.others,
+            volumes=self,
             register_private=register_private,
         )
         self.pod = pods.Pod(
@@ -133,6 +138,9 @@ class Setting:
             containers=(pods.Container(name="c", image=str(image.reference)),),
             runtime_class="uimgacc",
         )
+
+    async def make_usable(self, names) -> None:
+        self.usable += names
 
     async def serve(self, **changes: object) -> prepare.Result:
         return await self.preparer.serve(dataclasses.replace(self.pod, **changes))
@@ -422,6 +430,9 @@ class TwoImages:
         catalog.cache = msgspec.structs.replace(catalog.cache, images=cached)
         self.given.registrar.failing[self.bad] = error
 
+    async def make_usable(self, names) -> None:
+        self.usable += names
+
     async def serve(self, **changes: object) -> prepare.Result:
         containers = tuple(pods.Container(name=n, image=n) for n in (self.good, self.bad))
         return await self.given.serve(containers=containers, **changes)
@@ -486,3 +497,38 @@ async def test_where_no_image_can_be_registered_a_failure_worth_a_retry_is_raise
     pod.given.registrar.failing[pod.good] = register.BlobMissingError("sha256:0")
     with pytest.raises(errors.TemporaryError, match="containerd is away"):
         await pod.serve()
+
+
+def volume(image: conftest.Image) -> pods.Container:
+    return pods.Container(name="v", image=str(image.reference), kind=pods.ContainerKind.VOLUME)
+
+
+async def test_the_image_of_a_volume_is_registered_as_one(given, image) -> None:
+    containers = (pods.Container(name="c", image="busybox"), volume(image))
+    result = await given.serve(containers=containers)
+
+    assert result.registered == (str(image.reference),)
+    assert given.registrar.volumes == [str(image.reference)]
+    assert given.usable == [str(image.reference)]
+
+
+async def test_an_image_of_a_container_alone_is_no_volume(given) -> None:
+    await given.serve()
+
+    assert (given.registrar.volumes, given.usable) == ([], [])
+
+
+async def test_a_volume_of_a_pod_that_asks_for_no_cache_is_looked_after(given, image) -> None:
+    """Its image may be present, for other pods."""
+    containers = (*given.pod.containers, volume(image))
+    annotations = {"uimgacc.io/image-cache": "false"}
+    await given.serve(containers=containers, annotations=annotations)
+
+    assert given.usable == [str(image.reference)]
+
+
+async def test_a_volume_of_a_pod_of_another_runtime_is_not(given, image) -> None:
+    containers = (*given.pod.containers, volume(image))
+    await given.serve(containers=containers, runtime_class="")
+
+    assert given.usable == []
