@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import tempfile
-import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -16,7 +15,7 @@ from tests import leaks
 
 # mkfs.erofs >= 1.8 and others.
 os.environ["PATH"] = f"{places.BIN}{os.pathsep}{os.environ['PATH']}"
-os.environ[leaks.MARK] = uuid.uuid4().hex
+leaks.mark_run()
 
 # No test speaks to a server of the Internet. The system's authorities would cost each process
 # 20 ms and more, for each context of TLS: a tenth of all the time of the tests' processors.

@@ -16,18 +16,27 @@ import pathlib
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 
 from agent.mounts import mountinfo
-from lab import places, processes
+from lab import processes
 
 MARK = "UIMGACC_TEST_RUN"
 """Each run of the tests has this variable with an id of its own; what it starts inherits it."""
 
+_NOWHERE = pathlib.Path("/nonexistent")
 _SECONDS = 10.0
 _EXEC_SECONDS = 5.0
-_WORKER = os.fsencode(places.CHECKOUT / "agent/kits/processes") + b"/"
-"""Programs of the worker pools; they are started without the run's variables."""
+
+
+def mark_run() -> None:
+    """Mark what this process starts from now on as this run's, in the environment.
+
+    Worker pools give their children PATH alone: it has the id, too, in a folder that is none.
+    """
+    os.environ[MARK] = run = uuid.uuid4().hex
+    os.environ["PATH"] += f"{os.pathsep}{_NOWHERE / run}"
 
 
 class LeakError(Exception):
@@ -108,15 +117,10 @@ def _children() -> list[int]:
 
 
 def _orphans() -> list[int]:
-    """Processes of this run whose parent has ended, and those that a worker pool has left."""
-    run = f"{MARK}={os.environ[MARK]}".encode()
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and _parent(pid := int(entry.name)) == 1:
-            of_run = run in _read(pid, "environ").split(b"\0")
-            if of_run or _WORKER in _read(pid, "cmdline"):
-                found.append(pid)
-    return found
+    """Processes of this run whose parent has ended; not those of runs beside it."""
+    run = os.environ[MARK].encode()
+    pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
+    return [pid for pid in pids if _parent(pid) == 1 and run in _read(pid, "environ")]
 
 
 def _parent(pid: int) -> int:

@@ -133,6 +133,27 @@ def test_unstable_in_its_fixture(fixture):
 """
 """Three tests that fail the first time, and pass alone."""
 
+MODULE = """
+import pathlib
+
+import pytest
+
+FIRST = pathlib.Path(__file__).parent / "first"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def of_module():
+    is_first = not FIRST.exists()
+    FIRST.touch()
+    yield
+    assert not is_first, "at the end of the module"
+
+
+def test_skipped():
+    pytest.skip("each time")
+"""
+"""The end of a module that fails the first time, after a test that is skipped."""
+
 FAILING = "\n\ndef test_broken():\n    raise OSError"
 SKIPPED = """
 
@@ -160,7 +181,7 @@ class Suites:
         """What comes of running these side by side."""
         runs = []
         for number, suite in enumerate(suites):
-            file = self.folder / f"stream{number}/test_it.py"
+            file = self.folder / f"stream{number}/test_it{number}.py"
             file.parent.mkdir()
             file.write_text(suite)
             runs.append(testing.Run(str(number), [str(file.parent)], self.folder / str(number)))
@@ -186,19 +207,21 @@ def test_without_a_failure_nothing_is_run_again(suites: Suites) -> None:
 def test_what_passes_alone_is_unstable_and_named_with_its_first_failure(
     suites: Suites, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unstable = suites.repeated(SUITE, SOUND)
+    unstable = suites.repeated(SUITE, SOUND, MODULE)
 
     assert unstable is not None
     assert [case.name for case in unstable] == [
-        "stream0.test_it.test_unstable[a[b]]",
-        "stream0.test_it.test_unstable[c d]",
-        "stream0.test_it.test_unstable_in_its_fixture",
+        "stream0.test_it0.test_unstable[a[b]]",
+        "stream0.test_it0.test_unstable[c d]",
+        "stream0.test_it0.test_unstable_in_its_fixture",
+        "stream2.test_it2.test_skipped",
     ]
     assert "3 passed" in capsys.readouterr().out
     summary = testing.summary([], unstable)
-    assert "== 3 unstable: failed first, passed alone ==" in summary
+    assert "== 4 unstable: failed first, passed alone ==" in summary
     assert summary.count("AssertionError: the first time") == 2
     assert summary.count("AssertionError: at its end") == 1
+    assert summary.count("AssertionError: at the end of the module") == 1
 
 
 @pytest.mark.parametrize(
