@@ -6,8 +6,8 @@ under its final name is complete, verified and durable; work in progress is in `
 
 import dataclasses
 
-FOLDER = "local"
-"""In the snapshotter's root folder."""
+from agent.mounts import mountpoints
+from agent.store.lookup import chain_index
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class CopyPaths:
 
     def layer(self, name: str) -> str:
         """The copy of a layer."""
-        return f"{self.layer_files}/{name[:2]}/{name}.erofs"
+        return chain_index.file_of(self.folder, name)
 
     def tree(self, name: str) -> str:
         """The copy of its hash tree, where that is a file of its own in the store, too."""
@@ -77,4 +77,4 @@ class CopyPaths:
 
 def of(root: str) -> CopyPaths:
     """The folder in the root folder of a snapshotter."""
-    return CopyPaths(f"{root}/{FOLDER}")
+    return CopyPaths(f"{root}/{mountpoints.COPIES}")

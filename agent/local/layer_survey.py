@@ -9,7 +9,7 @@ import os
 
 from agent.local import copy_paths, disk
 from agent.mounts import mount_users, mountinfo
-from agent.mounts.devices import loop_devices
+from agent.mounts.devices import layer_files, loop_devices
 from agent.store.lookup import chain_index
 
 Mounted = tuple[str, str, list[str], bool, list[str], int]
@@ -38,25 +38,9 @@ def survey(root: str) -> tuple[list[Mounted], disk.Look]:
 
 def _mounted(entry: mountinfo.Entry, users: list[str], where: copy_paths.CopyPaths) -> Mounted:
     loops = loop_devices.beneath(entry.source)
-    paths = {loop: loop_devices.path_of(loop) or "" for loop in loops}
-    # Of a layer and its hash tree the layer's file has the shorter name.
-    data = min(loops, key=lambda loop: len(os.path.basename(paths[loop])), default="")
-    path = paths[data] if data else entry.source
-    name = os.path.basename(path).removesuffix(".erofs")
-    is_local = _reads(data or path, where.layer(name))
-    return name, entry.target, loops, is_local, users, _size(entry.target)
-
-
-def _reads(source: str, copy: str) -> bool:
-    """Whether a loop device, or a mount of a file, reads this copy."""
-    try:
-        wanted = os.stat(copy)
-        if "/" in source:
-            return source == copy
-        seen = loop_devices.status(source)
-    except OSError:
-        return False
-    return (seen.device, seen.inode) == (wanted.st_dev, wanted.st_ino)
+    file = layer_files.read(entry.source)
+    name = file.name.removesuffix(".erofs")
+    return name, entry.target, loops, file.is_at(where.layer(name)), users, _size(entry.target)
 
 
 def _size(target: str) -> int:

@@ -13,9 +13,10 @@ import logging
 import os
 import pathlib
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from agent import errors
+from agent.kits.processes import workers
 from agent.mounts import device_mapper, mountinfo, mountpoints
 from agent.mounts.devices import layer_files, layer_mounting, loop_devices
 
@@ -48,13 +49,6 @@ class NotVerifiableError(MountError):
         super().__init__(diff_id, "it has no hash tree: `uimgacc store verity` makes them")
 
 
-class Caller(Protocol):
-    """What runs the blocking operations: agent.kits.processes.workers.Pool."""
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; errors as in Pool.call."""
-
-
 class LayerMounts:
     """The mounted layers below `folder`, which must exist, on the local file system.
 
@@ -69,7 +63,7 @@ class LayerMounts:
     def __init__(
         self,
         folder: pathlib.Path,
-        pool: Caller,
+        pool: workers.Caller,
         *,
         deadline: float,
         store: pathlib.Path | None = None,

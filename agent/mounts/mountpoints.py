@@ -1,4 +1,7 @@
-"""Where a layer is mounted; also for workers, so with few imports."""
+"""Where a layer is mounted, and where its local copy is; also for workers: few imports."""
+
+COPIES = "local"
+"""The folder of local copies in the snapshotter's root: laid out like a store (agent.local)."""
 
 _SHORT = 16
 

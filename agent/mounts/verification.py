@@ -10,26 +10,19 @@ import asyncio
 import logging
 import pathlib
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
 
 from agent import errors, metrics
+from agent.kits.processes import workers
 
 logger = logging.getLogger(__name__)
 
 _REFUSED_SECONDS = 3600.0
 
 
-class Caller(Protocol):
-    """What runs the blocking operations: agent.kits.processes.workers.Pool."""
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; errors as in Pool.call."""
-
-
 class Verification:
     """The verified layers below `folder`; `pool` runs the OPERATIONS of layer_mounting."""
 
-    def __init__(self, folder: pathlib.Path, pool: Caller, *, deadline: float) -> None:
+    def __init__(self, folder: pathlib.Path, pool: workers.Caller, *, deadline: float) -> None:
         self._folder = str(folder)
         self._pool = pool
         self._deadline = deadline

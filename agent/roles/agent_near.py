@@ -9,6 +9,7 @@ from agent import settings
 from agent.kits import units
 from agent.kits.processes import workers
 from agent.model import images
+from agent.node.health import node_root
 from agent.node.images import provide, register
 from agent.node.near import copies, copy_records, layer_copy, near_catalog, record_mirror, starts
 from agent.node.pods import served_pods
@@ -19,7 +20,7 @@ from agent.store.lookup import catalog
 _OF_STARTS = "agent.node.starts.start_files"
 
 
-class Node(profile_book.Node, start_watch.Node, Protocol):
+class Node(start_watch.Node, Protocol):
     """This node, as the agent knows it."""
 
     @property
@@ -90,7 +91,7 @@ class Away:
 def away(
     wanted: settings.Agent,
     store: catalog.Catalog,
-    node: near_catalog.Node,
+    node: node_root.Rooted,
     platform: images.Platform,
     trust: tuple[trusted_keys.Keys, catalog.Membership],
 ) -> Away:
@@ -107,7 +108,7 @@ def away(
 
 async def keeper(
     wanted: settings.Agent,
-    node: copies.Node,
+    node: node_root.Rooted,
     store: catalog.Catalog,
     served: served_pods.ServedPods,
     wishes: Sequence[starts.Wishes],

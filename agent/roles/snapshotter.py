@@ -23,7 +23,7 @@ from agent.kits.aio import tasks
 from agent.kits.processes import heartbeat, workers
 from agent.local import copy_paths
 from agent.model import reports
-from agent.mounts import layer_mounts, verification
+from agent.mounts import layer_mounts, mountpoints, verification
 from agent.mounts.devices import layer_mounting
 from agent.snapshotter import (
     marked_layers,
@@ -165,7 +165,7 @@ def _lookup(
     if wanted.local == "off":
         return store
     return near_lookup.NearLookup(
-        *(wanted.root / copy_paths.FOLDER, store, conditions),
+        *(wanted.root / mountpoints.COPIES, store, conditions),
         refuses_marked=wanted.verify != "off",
     )
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from agent import errors, metrics
 from agent.control.gc import collector_worker, roster
 from agent.kits import units
+from agent.kits.processes import workers
 from agent.store.gc import collection
 
 logger = logging.getLogger(__name__)
@@ -26,13 +27,6 @@ class Nodes(Protocol):
 
     async def list_nodes(self) -> Sequence[roster.Node]:
         """All nodes; raises AgentError where they cannot be listed."""
-
-
-class Pool(Protocol):
-    """Killable workers that run agent.control.gc.collector_worker."""
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; raise AgentError when it does not end, OSError as it did."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +74,7 @@ class Collector:
     def __init__(
         self,
         where: Where,
-        pool: Pool,
+        pool: workers.Caller,
         nodes: Nodes,
         *,
         patience: Patience | None = None,

@@ -10,13 +10,14 @@ import errno
 import os
 import pathlib
 import secrets
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from agent import errors
 from agent.control.decisions import outcome
 from agent.kits import files
+from agent.kits.processes import workers
 from agent.model import caches, images, records, reports
 from agent.model.starts import start_profiles
 from agent.store import decoding, layout
@@ -35,13 +36,6 @@ class StoreAway(errors.TemporaryError):
         self.reason = reason
 
 
-class Pool(Protocol):
-    """Killable workers that run agent.control.reconcile.cache_store."""
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; raise AgentError when it does not end, OSError as it did."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Content:
     """What the store has of a cache and of its build (agent.control.decisions.outcome.Seen)."""
@@ -53,7 +47,7 @@ class Content:
 class CacheStore:
     """The store at `root`. All raise StoreAway."""
 
-    def __init__(self, root: str, pool: Pool, *, deadline: float = _SECONDS) -> None:
+    def __init__(self, root: str, pool: workers.Caller, *, deadline: float = _SECONDS) -> None:
         self._root = root
         self._pool = pool
         self._deadline = deadline

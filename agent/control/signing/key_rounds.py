@@ -10,13 +10,14 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from agent import errors, metrics
 from agent.control.signing import key_objects, key_ring, signing_worker
 from agent.kits.aio import backoff
+from agent.kits.processes import workers
 from agent.model import records, times
 from agent.store import signatures, signing_keys, trusted_keys
 from agent.store.publish import record_signing
@@ -41,20 +42,13 @@ class NotReady(errors.TemporaryError):
         self.reason = reason
 
 
-class Pool(Protocol):
-    """Killable workers that run agent.control.signing.signing_worker."""
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; raise AgentError when it does not end, OSError as it did."""
-
-
 class Signing:
     """Signs in the store at `root`; `on_unsigned` is called where other caches are not signed."""
 
     def __init__(
         self,
         root: str,
-        pool: Pool,
+        pool: workers.Caller,
         objects: key_objects.KeyObjects,
         *,
         on_unsigned: Callable[[], None] = lambda: None,

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import agent
 from agent import errors
@@ -71,6 +71,16 @@ class OperationError(errors.PermanentError):
 
 class WorkerDied(errors.TemporaryError):
     """A worker ended in the middle of an operation (killed from outside, out of memory)."""
+
+
+class Caller(Protocol):
+    """What runs blocking operations and can be killed: a Pool, or what stands before one.
+
+    A failed call leaves it usable.
+    """
+
+    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
+        """Run an operation; what it raises is in Pool.call."""
 
 
 class _Worker:

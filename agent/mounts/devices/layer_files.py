@@ -12,11 +12,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from agent.mounts import mountinfo
+from agent.mounts import mountinfo, mountpoints
 from agent.mounts.devices import loop_devices
-
-_COPIES = "local"
-"""The folder of local copies in the snapshotter's root, laid out like a store (agent.local)."""
 
 
 class LayerFile(NamedTuple):
@@ -51,7 +48,7 @@ class LayerFile(NamedTuple):
 
 def copies_of(target: str) -> str:
     """The folder of local copies that belongs to a layer's mountpoint `<root>/layers/<short>`."""
-    return f"{os.path.dirname(os.path.dirname(target))}/{_COPIES}"
+    return f"{os.path.dirname(os.path.dirname(target))}/{mountpoints.COPIES}"
 
 
 def copy_of(target: str, name: str) -> str:

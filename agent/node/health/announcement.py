@@ -17,6 +17,7 @@ import msgspec
 from agent.kits import files, machine
 from agent.kits.aio import threads
 from agent.model import reports
+from agent.node.health import node_root
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,8 @@ class Announcer(Protocol):
         """Wait until the node says what it has acknowledged."""
 
 
-class Node(Protocol):
+class Node(node_root.Rooted, Protocol):
     """This node, as the agent knows it."""
-
-    @property
-    def root(self) -> str:
-        """The snapshotter's root folder, "" before that is known."""
 
     @property
     def cluster(self) -> str | None:

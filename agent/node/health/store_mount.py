@@ -17,7 +17,7 @@ import dataclasses
 import errno
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from agent import errors
 from agent.kits.aio import backoff
@@ -38,13 +38,6 @@ _FIRST_SECONDS = 5.0
 
 class NotMounted(errors.TemporaryError):
     """The store is not mounted on this node; the message says why and what to do."""
-
-
-class Pool(Protocol):
-    """Killable workers (agent.kits.processes.workers.Pool); a failed call leaves them usable."""
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; raise TemporaryError when it does not end, OSError as it did."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +63,7 @@ class Mounting:
     def __init__(
         self,
         wanted: nfs.Wanted,
-        pool: Pool,
+        pool: workers.Caller,
         signals: Signals,
         *,
         deadline: float,
@@ -266,7 +259,7 @@ class Gate:
     The empty mount point would be taken for a store without images.
     """
 
-    def __init__(self, pool: Pool, mounting: Mounting | Impossible) -> None:
+    def __init__(self, pool: workers.Caller, mounting: Mounting | Impossible) -> None:
         self._pool = pool
         self._mounting = mounting
 

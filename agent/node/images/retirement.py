@@ -25,6 +25,7 @@ from agent.kits.aio import threads
 from agent.local import copy_marks
 from agent.model import keys, pods, records
 from agent.mounts import mount_users
+from agent.node.health import node_root
 from agent.node.images import containerd_images, holdings
 
 logger = logging.getLogger(__name__)
@@ -61,12 +62,8 @@ class Board(Protocol):
         """Write annotations; never waits."""
 
 
-class Node(Protocol):
+class Node(node_root.Rooted, Protocol):
     """This node, as the agent knows it."""
-
-    @property
-    def root(self) -> str:
-        """The snapshotter's root folder, "" before that is known."""
 
     def on_node(self) -> Sequence[pods.Pod] | None:
         """The pods bound to this node, None before they are known."""

@@ -17,12 +17,14 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from agent import errors, metrics
 from agent.kits import units
+from agent.kits.processes import workers
 from agent.local import budget, copy_paths, disk
 from agent.model import caches, digests
+from agent.node.health import node_root
 from agent.node.near import copy_records, copy_view, layer_copy, pauses, starts, switches
 
 logger = logging.getLogger(__name__)
@@ -44,14 +46,6 @@ _WRONG_SECONDS = 3600.0
 _WAITING = "Copying waits until no pod is starting."
 _DISK, _STORE, _SHORT = "disk", "store", "short"
 """Names of pauses, beside those of layers."""
-
-
-class Node(Protocol):
-    """This node, as the agent knows it."""
-
-    @property
-    def root(self) -> str:
-        """The snapshotter's root folder, "" before that is known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +92,8 @@ class Keeper:
 
     def __init__(
         self,
-        node: Node,
-        pool: layer_copy.Caller,
+        node: node_root.Rooted,
+        pool: workers.Caller,
         copier: layer_copy.Copier,
         known: copy_records.Records,
         needs: starts.Needs,

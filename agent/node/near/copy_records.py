@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from agent import errors
+from agent.kits.processes import workers
 from agent.local import copy_paths
 from agent.model import digests, records
 from agent.node.near import layer_copy
@@ -38,7 +39,7 @@ class Store(Protocol):
 class Records:
     """Reads records, and keeps those of the store for some minutes."""
 
-    def __init__(self, store: Store, pool: layer_copy.Caller) -> None:
+    def __init__(self, store: Store, pool: workers.Caller) -> None:
         self._store = store
         self._pool = pool
         self._known: dict[str, tuple[records.LayerRecord | None, float]] = {}

@@ -8,7 +8,7 @@ import errno
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 from agent import errors, metrics
 from agent.kits.processes import workers
@@ -25,13 +25,6 @@ _HANG_SECONDS = 20.0
 DISK_SECONDS = 10.0
 """What one operation on the folder of copies may take."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class Caller(Protocol):
-    """What runs the blocking operations: agent.kits.processes.workers.Pool."""
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; errors as in Pool.call."""
 
 
 class CopyError(errors.TemporaryError):
@@ -63,7 +56,7 @@ class Copier:
     `rate` is in bytes a second, 0: no bound.
     """
 
-    def __init__(self, pool: Caller, store: layout.Layout, *, rate: int) -> None:
+    def __init__(self, pool: workers.Caller, store: layout.Layout, *, rate: int) -> None:
         self._pool = pool
         self.store = store
         self._rate = rate

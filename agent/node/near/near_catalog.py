@@ -7,22 +7,15 @@ store belongs to.
 
 import pathlib
 from collections.abc import Sequence
-from typing import Protocol
 
 from agent.kits.aio import threads
-from agent.local import copy_paths, mirror
+from agent.local import mirror
 from agent.model import images, records
+from agent.mounts import mountpoints
+from agent.node.health import node_root
 from agent.node.images import registration_plan
 from agent.store import layout, trusted_keys
 from agent.store.lookup import catalog, file_reads, local_pool
-
-
-class Node(Protocol):
-    """This node, as the agent knows it."""
-
-    @property
-    def root(self) -> str:
-        """The snapshotter's root folder, "" before that is known."""
 
 
 class NearCatalog:
@@ -33,7 +26,7 @@ class NearCatalog:
 
     def __init__(
         self,
-        node: Node,
+        node: node_root.Rooted,
         platform: images.Platform,
         keys: trusted_keys.Keys,
         membership: catalog.Membership,
@@ -84,7 +77,7 @@ class NearCatalog:
 
     @property
     def _folder(self) -> pathlib.Path:
-        return pathlib.Path(self._node.root) / copy_paths.FOLDER
+        return pathlib.Path(self._node.root) / mountpoints.COPIES
 
     def _is_complete(self, record: records.ImageRecord) -> bool:
         made = registration_plan.for_platform(record, self._platform)

@@ -6,8 +6,9 @@ from typing import Protocol
 
 from agent import metrics
 from agent.kits.aio import threads
-from agent.local import copy_paths, mirror
+from agent.local import mirror
 from agent.model import records
+from agent.mounts import mountpoints
 
 _SOON, _LATER = 5.0, 60.0
 """For which a count is good, until all are complete, and then. Some may never be: they have no
@@ -40,7 +41,7 @@ class ProbedStore:
         """How many images this node serves without it; `root` is the snapshotter's folder."""
         now = asyncio.get_running_loop().time()
         if root and self._has_copies and now >= self._count_at:
-            here = mirror.Mirror(pathlib.Path(root) / copy_paths.FOLDER)
+            here = mirror.Mirror(pathlib.Path(root) / mountpoints.COPIES)
             self._count, known = await threads.run("complete images", _count, here)
             ended = asyncio.get_running_loop().time()
             rest = min(_LATER, max(_SOON, (ended - now) * _REST))

@@ -17,9 +17,11 @@ from typing import Protocol
 
 from agent import errors
 from agent.kits.aio import threads
-from agent.local import copy_paths, mirror
+from agent.local import mirror
 from agent.model import images, records
-from agent.node.images import registration_plan
+from agent.mounts import mountpoints
+from agent.node.health import node_root
+from agent.node.images import provide, registration_plan
 from agent.store import decoding, layout
 from agent.store.lookup import catalog
 
@@ -56,32 +58,6 @@ class Store(Protocol):
         """The newest generation of deletions."""
 
 
-class Node(Protocol):
-    """This node, as the agent knows it."""
-
-    @property
-    def root(self) -> str:
-        """The snapshotter's root folder, "" before that is known."""
-
-
-class Ledger(Protocol):
-    """Keeps the account of what was saved: provide.Ledger."""
-
-    async def registered(
-        self,
-        record: records.ImageRecord,
-        done: registration_plan.Registered,
-        *,
-        seconds: float,
-    ) -> None:
-        """An image was registered."""
-
-    def laid_out(
-        self, record: records.ImageRecord, done: registration_plan.Registered, *, seconds: float
-    ) -> None:
-        """An image was laid out."""
-
-
 class RecordMirror:
     """Keeps the mirror of one node as the store is; looks every `interval` seconds.
 
@@ -89,7 +65,7 @@ class RecordMirror:
     """
 
     def __init__(
-        self, store: Store, node: Node, platform: images.Platform, *, interval: float
+        self, store: Store, node: node_root.Rooted, platform: images.Platform, *, interval: float
     ) -> None:
         self._store = store
         self._node = node
@@ -136,7 +112,7 @@ class RecordMirror:
         """Mirror what was served since, and compare what is here; why not, "" where it was done."""
         if not self._node.root:
             return "the snapshotter is not known yet"
-        here = mirror.Mirror(pathlib.Path(self._node.root) / copy_paths.FOLDER)
+        here = mirror.Mirror(pathlib.Path(self._node.root) / mountpoints.COPIES)
         try:
             await self._compare(here)
         except (catalog.StoreOfOthers, decoding.ForeignStore):
@@ -280,9 +256,9 @@ class RecordMirror:
 
 
 class NotedImages:
-    """A Ledger that also has the records of what was made ready mirrored."""
+    """A provide.Ledger that also has the records of what was made ready mirrored."""
 
-    def __init__(self, ledger: Ledger, mirrored: RecordMirror) -> None:
+    def __init__(self, ledger: provide.Ledger, mirrored: RecordMirror) -> None:
         self._ledger = ledger
         self._mirrored = mirrored
 

@@ -8,8 +8,9 @@ import errno
 import logging
 
 from agent import errors, metrics
+from agent.kits.processes import workers
 from agent.local import copy_paths
-from agent.node.near import copy_records, copy_view, layer_copy, pauses
+from agent.node.near import copy_records, copy_view, pauses
 from agent.store import layout
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ class Switcher:
     """Switches mounts; `pool` has the operations of agent.local.copy_worker."""
 
     def __init__(
-        self, pool: layer_copy.Caller, store: layout.Layout, known: copy_records.Records
+        self, pool: workers.Caller, store: layout.Layout, known: copy_records.Records
     ) -> None:
         self._pool = pool
         self._store = store

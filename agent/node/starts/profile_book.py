@@ -16,6 +16,7 @@ from agent.kits.aio import threads
 from agent.local import copy_paths
 from agent.model import images, records
 from agent.model.starts import start_profiles
+from agent.node.health import node_root
 from agent.store import profile_files
 from agent.store.publish import start_reports
 
@@ -30,14 +31,6 @@ class Catalog(Protocol):
 
     async def profiles(self, reference: images.Reference) -> list[records.ProfileRecord]:
         """The start profiles of an image, and then the newest of its repository."""
-
-
-class Node(Protocol):
-    """This node, as the agent knows it."""
-
-    @property
-    def root(self) -> str:
-        """The snapshotter's root folder, "" before that is known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +50,7 @@ class Known:
 class Book:
     """Looks profiles up, and keeps those of this node."""
 
-    def __init__(self, store: Catalog, node: Node) -> None:
+    def __init__(self, store: Catalog, node: node_root.Rooted) -> None:
         self._store = store
         self._node = node
 

@@ -9,11 +9,12 @@ import asyncio
 import collections
 import dataclasses
 import logging
-from typing import Any, Protocol
 
 from agent import errors, metrics
+from agent.kits.processes import workers
 from agent.local import copy_paths
 from agent.model.starts import start_profiles
+from agent.node.health import node_root
 
 logger = logging.getLogger(__name__)
 
@@ -22,21 +23,6 @@ _BATCH = (32 << 20) // start_profiles.UNIT
 
 _IMAGES = 64
 _SECONDS = 20.0
-
-
-class Caller(Protocol):
-    """What runs the blocking operations: agent.kits.processes.workers.Pool."""
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; errors as in Pool.call."""
-
-
-class Node(Protocol):
-    """This node, as the agent knows it."""
-
-    @property
-    def root(self) -> str:
-        """The snapshotter's root folder, "" before that is known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +37,7 @@ class Settings:
 class ReadAhead:
     """Reads ahead; `pool` runs agent.node.starts.start_files, apart from what observes starts."""
 
-    def __init__(self, pool: Caller, node: Node, wanted: Settings) -> None:
+    def __init__(self, pool: workers.Caller, node: node_root.Rooted, wanted: Settings) -> None:
         self._pool = pool
         self._node = node
         self._settings = wanted

@@ -11,9 +11,11 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+from agent.kits.processes import workers
 from agent.model.starts import start_profiles
+from agent.node.health import node_root
 
 logger = logging.getLogger(__name__)
 
@@ -21,19 +23,8 @@ _COLD = 16
 """Units (1 MiB) of a layer that may be in memory before: what a mount reads, and small layers."""
 
 
-class Caller(Protocol):
-    """What runs the blocking operations: agent.kits.processes.workers.Pool."""
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; errors as in Pool.call."""
-
-
-class Node(Protocol):
+class Node(node_root.Rooted, Protocol):
     """This node, as the agent knows it."""
-
-    @property
-    def root(self) -> str:
-        """The snapshotter's root folder, "" before that is known."""
 
     async def process(self) -> int:
         """containerd's process; raises AgentError."""
@@ -125,7 +116,7 @@ class StartWatch:
     """Observes starts; `pool` runs agent.node.starts.start_files, for the store at `store`."""
 
     def __init__(
-        self, pool: Caller, node: Node, store: str, *, timing: Timing | None = None
+        self, pool: workers.Caller, node: Node, store: str, *, timing: Timing | None = None
     ) -> None:
         self._pool = pool
         self._node = node

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from agent import errors, metrics
+from agent.kits.processes import workers
 from agent.model import images, records
 from agent.store import decoding, layout, profile_files, signatures, trusted_keys
 from agent.store.lookup import file_reads
@@ -54,16 +55,6 @@ class StoreOfOthers(StoreUnavailable):
     """The store answers, and belongs to another cluster: nothing of it is to be served."""
 
 
-class Pool(Protocol):
-    """Killable workers that run agent.store.lookup.file_reads (agent.kits.processes.workers.Pool).
-
-    A failed call leaves the pool usable.
-    """
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; raise TemporaryError when it does not end, OSError as it did."""
-
-
 class Membership(Protocol):
     """Which cluster this machine belongs to."""
 
@@ -97,7 +88,7 @@ class Catalog:
     def __init__(
         self,
         place: layout.Layout,
-        pool: Pool,
+        pool: workers.Caller,
         *,
         deadline: float = 2.0,
         on_damage: DamageSink = log_damage,

@@ -11,9 +11,10 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-from typing import Any, Protocol
+from typing import Any
 
 from agent import errors
+from agent.kits.processes import workers
 from agent.model import images, records
 from agent.store import layer_sources, layout
 from agent.store.lookup import file_reads
@@ -40,16 +41,6 @@ class Requester:
         return self.image.name if self.image is not None else ""
 
 
-class Pool(Protocol):
-    """Killable workers that run agent.store.lookup.file_reads (agent.kits.processes.workers.Pool).
-
-    A failed call leaves the pool usable.
-    """
-
-    async def call(self, operation: str, *arguments: Any, deadline: float) -> Any:
-        """Run an operation; raise TemporaryError when it does not end, OSError as it did."""
-
-
 @dataclasses.dataclass(slots=True)
 class _Layers:
     """The diff IDs that images of a repository have, as far as their records were read.
@@ -65,7 +56,7 @@ class _Layers:
 class Permissions:
     """Decides for one store. `deadline` is in seconds and bounds one reading of records."""
 
-    def __init__(self, where: layout.Layout, pool: Pool, *, deadline: float) -> None:
+    def __init__(self, where: layout.Layout, pool: workers.Caller, *, deadline: float) -> None:
         self._layout = where
         self._pool = pool
         self._deadline = deadline
