@@ -40,13 +40,13 @@ class Subject:
         """Start a pod of the image with all caches dropped; nothing of it is left afterwards."""
         pod = self.pod("hello")
         stages.drop_caches()
-        reads = self._reads()
+        reads = self.reads()
         since = time.monotonic()
         with self.running(pod) as running:
             started = time.monotonic() - running.seconds["start"]
             self.client.wait_for_output(running, "numpy", seconds=_SECONDS)
             now = time.monotonic()
-            reads = self._reads() - reads
+            reads = self.reads() - reads
         return Start(now - since, now - started, reads)
 
     def pod(self, *command: str) -> dict[str, Any]:
@@ -79,7 +79,8 @@ class Subject:
         self.node.start_agent()
         wait_until(lambda: self.node.metric("uimgacc_node_capable") == 1, self.node)
 
-    def _reads(self) -> int:
+    def reads(self) -> int:
+        """How many READs this machine has asked the store's server for."""
         return member.operations(self.node.folder)["READ"]
 
     def _forget(self) -> None:
