@@ -5,8 +5,14 @@ tenant: the namespace of the pod that an automatic cache was created for. All ca
 have created are one tenant more. A tenant with fewer builds that run is first, then the one
 whose last build began longer ago. No namespace has all slots at once, and where builds of a
 namespace fail one after the other, the next ones wait.
+
+Builds that pods wait for come before all that: those of caches that serve no pod yet. A cache that
+serves is built again (a refresh, a tag that has moved) where no such build waits, and such builds
+never have all slots: of a hundred caches that are refreshed at night, a new one does not wait for
+the end of the first.
 """
 
+import collections
 import dataclasses
 import datetime
 from collections.abc import Collection, Iterable, Mapping
@@ -34,10 +40,11 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Slots:
-    """How many builds run, by tenant, of how many that may."""
+    """How many builds run, by tenant, of how many that may; `rebuilds` of them no pod waits for."""
 
     parallel: int
     running: Mapping[str, int]
+    rebuilds: int = 0
 
     @property
     def free(self) -> int:
@@ -48,7 +55,31 @@ class Slots:
         """How many builds of a tenant may run at once: of a namespace not all of them."""
         if tenant == cache_object.PEOPLE:
             return self.parallel
+        return self._all_but_one
+
+    @property
+    def most_rebuilds(self) -> int:
+        """How many builds may run at once that no pod waits for: not all of them."""
+        return self._all_but_one
+
+    @property
+    def _all_but_one(self) -> int:
         return max(1, self.parallel - 1)
+
+
+def slots_of(running: Iterable[cache_object.CacheObject | None], *, parallel: int) -> Slots:
+    """The slots where builds of these caches run; None for one whose object is gone."""
+    tenants: collections.Counter[str] = collections.Counter()
+    rebuilds = 0
+    for cache in running:
+        tenants[cache_object.PEOPLE if cache is None else cache.tenant] += 1
+        rebuilds += cache is not None and is_rebuild(cache)
+    return Slots(parallel=parallel, running=tenants, rebuilds=rebuilds)
+
+
+def is_rebuild(cache: cache_object.CacheObject) -> bool:
+    """Whether no pod waits for the build of a cache: what was built before serves them."""
+    return cache.state.serving
 
 
 @dataclasses.dataclass(slots=True)
@@ -95,8 +126,15 @@ def _tenants(
         if cache.state.started is not None:
             tenant.began = max(tenant.began, cache.state.started)
     for tenant in tenants.values():
-        tenant.waiting.sort(key=lambda each: (job_manifest.failures(each), each.created, each.key))
+        tenant.waiting.sort(key=_order)
     return tenants
+
+
+def _order(
+    cache: cache_object.CacheObject,
+) -> tuple[bool, int, datetime.datetime, cache_object.Key]:
+    """The order of the caches of one tenant."""
+    return is_rebuild(cache), job_manifest.failures(cache), cache.created, cache.key
 
 
 def _next(
@@ -105,15 +143,33 @@ def _next(
     """The caches to build next, as long as slots would become free."""
     order: list[cache_object.Key] = []
     queues = {
-        name: [each.key for each in tenant.waiting]
+        name: collections.deque(tenant.waiting)
         for name, tenant in tenants.items()
         if tenant.waiting and (name == cache_object.PEOPLE or tenant.not_before <= now)
     }
     counts = dict(slots.running)
-    while able := [name for name in queues if counts.get(name, 0) < slots.most(name)]:
-        name = min(able, key=lambda name: (counts.get(name, 0), tenants[name].began, name))
-        order.append(queues[name].pop(0))
+    rebuilds = slots.rebuilds
+
+    def may_begin(name: str) -> bool:
+        if counts.get(name, 0) >= slots.most(name):
+            return False
+        # The first of a tenant is a rebuild only where all of them are.
+        return rebuilds < slots.most_rebuilds or not is_rebuild(queues[name][0])
+
+    while able := [name for name in queues if may_begin(name)]:
+        name = min(
+            able,
+            key=lambda name: (
+                is_rebuild(queues[name][0]),
+                counts.get(name, 0),
+                tenants[name].began,
+                name,
+            ),
+        )
+        chosen = queues[name].popleft()
+        order.append(chosen.key)
         counts[name] = counts.get(name, 0) + 1
+        rebuilds += is_rebuild(chosen)
         if not queues[name]:
             del queues[name]
     return order

@@ -5,7 +5,6 @@ Steps read from here, so that a restarted controller lists each kind once and do
 each object. Nothing else keeps objects between two steps.
 """
 
-import collections
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
@@ -193,19 +192,20 @@ class Observed:
             self.waiting.discard(key)
             self.queue_waiting()
 
-    def building(self, starting: Mapping[str, str]) -> Mapping[str, int]:
-        """How many builds run, or are about to, by tenant.
+    def building(
+        self, starting: Mapping[str, cache_object.CacheObject]
+    ) -> list[cache_object.CacheObject | None]:
+        """The caches of the builds that run, or are about to; None where the object is gone.
 
-        `starting` are Jobs that are being created, by name, and their tenants.
+        `starting` are Jobs that are being created, by name, and their caches.
         """
-        running = collections.Counter(
-            tenant for name, tenant in starting.items() if name not in self._jobs
+        about_to = [cache for name, cache in starting.items() if name not in self._jobs]
+        owners = (
+            cache_object.Key(*job.owner.partition("/")[::2])
+            for job in self._jobs.values()
+            if job.active
         )
-        for job in self._jobs.values():
-            cache = self.caches.get(cache_object.Key(*job.owner.partition("/")[::2]))
-            if job.active:
-                running[cache.tenant if cache is not None else cache_object.PEOPLE] += 1
-        return running
+        return [*about_to, *map(self.caches.get, owners)]
 
     def building_for(self, group: str) -> Iterator[tuple[str, cache_object.Key]]:
         """The active Jobs for objects of an API group, and the keys of these objects."""

@@ -98,8 +98,8 @@ class Reconciler:
         self._tools = tools
         self._settings = settings
         self._clock = clock
-        self._starting: dict[str, str] = {}
-        """Jobs that are being created, and their tenants."""
+        self._starting: dict[str, cache_object.CacheObject] = {}
+        """Jobs that are being created, and their caches."""
         self._remarked: dict[str, str] = {}
         """What was said about objects, by their UID."""
 
@@ -123,7 +123,7 @@ class Reconciler:
         decision = cache_decision.decide(cache, seen, rules)
         # Nothing is awaited since the slots were counted: this build has its own from now on.
         begun = {each.subject for each in decision.actions if each.verb is outcome.Verb.START}
-        self._starting |= dict.fromkeys(begun, cache.tenant)
+        self._starting |= dict.fromkeys(begun, cache)
         self._view.note_waiting(key, waits=decision.waits)
         try:
             cache = await self._act_all(cache, decision.actions, seen)
@@ -223,8 +223,8 @@ class Reconciler:
             cache,
             self._view.waiting,
             self._view.caches.values(),
-            build_turns.Slots(
-                parallel=self._settings.parallel, running=self._view.building(self._starting)
+            build_turns.slots_of(
+                self._view.building(self._starting), parallel=self._settings.parallel
             ),
             now=seen.now,
         )

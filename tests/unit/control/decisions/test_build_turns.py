@@ -104,3 +104,42 @@ def test_no_more_begin_than_slots_are_free() -> None:
 
     assert len(turns(known, running={"x": 2})) == 2
     assert turns(known, running={"x": 3, "y": 1}) == []
+
+
+def serving(made: cache_object.CacheObject) -> cache_object.CacheObject:
+    """The same, as it is while it is to be built again."""
+    state = dataclasses.replace(made.state, phase=cache_state.Phase.UPDATING)
+    return dataclasses.replace(made, state=state)
+
+
+def test_a_build_that_pods_wait_for_comes_before_the_refreshes_of_all_tenants() -> None:
+    """Although its namespace has more builds that run, and began the last one just now."""
+    nightly = [serving(cache(f"nightly-{number}", age=900)) for number in range(9)]
+    waited_for = cache("new", "team", started=1, age=1)
+
+    assert turns([*nightly, waited_for], running={"team": 2, "": 1}) == ["new"]
+    assert turns([*nightly, waited_for], parallel=1, running={}) == ["new"]
+
+
+def test_refreshes_leave_a_slot_to_builds_that_pods_wait_for() -> None:
+    nightly = [serving(cache(f"nightly-{number}", age=900)) for number in range(9)]
+    known, waiting = [*nightly, cache("new")], {each.key for each in nightly}
+    running = nightly[:3]
+    slots = build_turns.slots_of(running, parallel=4)
+
+    assert len(turns(nightly, running={})) == 3
+    assert len(turns(nightly, parallel=1, running={})) == 1
+    assert not build_turns.turn_of(nightly[3], waiting, known, slots, now=NOW).now
+    assert build_turns.turn_of(known[-1], waiting, known, slots, now=NOW).now
+
+
+def test_of_the_caches_of_people_a_new_one_is_built_before_one_that_serves() -> None:
+    known = [serving(cache("old", age=900)), cache("new", age=1)]
+
+    assert turns(known, parallel=1, running={}) == ["new"]
+
+
+def test_a_build_whose_object_is_gone_counts_for_people() -> None:
+    slots = build_turns.slots_of([None, cache("a", "team")], parallel=4)
+
+    assert (slots.running, slots.rebuilds) == ({"": 1, "team": 1}, 0)

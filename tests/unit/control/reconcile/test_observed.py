@@ -62,7 +62,7 @@ async def test_a_refresh_waits_as_well_as_a_first_build() -> None:
     assert queue.names == ["ready"]
 
 
-async def test_builds_count_for_the_tenant_of_their_cache() -> None:
+async def test_the_caches_of_builds_that_run_and_of_those_that_are_about_to() -> None:
     view, _ = view_of("a")
     body: dict[str, Any] = {
         "metadata": {
@@ -75,4 +75,5 @@ async def test_builds_count_for_the_tenant_of_their_cache() -> None:
     }
     view.put_job(body)
 
-    assert view.building({"j-1": "x", "j-2": "team"}) == {cache_object.PEOPLE: 1, "team": 1}
+    known, other = view.caches[views.cache("a").key], views.cache("b")
+    assert view.building({"j-1": other, "j-2": other}) == [other, known]
