@@ -352,6 +352,12 @@ class Controller(Daemon):
         "Hosts, separated by commas, that may be in these networks all the same (* for one label);"
         " so may those of UIMGACC_PLAIN_HTTP.",
     ] = ""
+    mirrors: Annotated[
+        str,
+        "Folders, separated by commas, that say which hosts have the images of a registry, as"
+        " containerd's certs.d does, or a registries.yaml of k3s. Builders get the volumes that the"
+        " controller's pod has there. Empty: registries are asked themselves.",
+    ] = ""
     parallel_builds: Annotated[
         int,
         "Builds that run at the same time; others wait, and namespaces take turns. Each takes a"
@@ -421,6 +427,11 @@ class Controller(Daemon):
         """The registries that may be in networks of `registry_deny`."""
         return _items(f"{self.registry_allow},{self.plain_http}")
 
+    @property
+    def mirror_folders(self) -> tuple[pathlib.Path, ...]:
+        """`mirrors`, one by one."""
+        return tuple(map(pathlib.Path, _items(self.mirrors)))
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
@@ -464,6 +475,12 @@ class Build:
     ] = networks.OWN_HOST
     registry_allow: Annotated[
         tuple[str, ...], "Registry that may be in these networks all the same.", flags.FlagOnly()
+    ] = ()
+    mirrors: Annotated[
+        tuple[pathlib.Path, ...],
+        "Folder, as containerd's certs.d, or registries.yaml that says which hosts have the images"
+        " of a registry.",
+        flags.FlagOnly(),
     ] = ()
     signature_policy: Annotated[
         pathlib.Path | None,

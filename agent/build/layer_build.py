@@ -14,6 +14,7 @@ from agent import errors
 from agent.build import limits, mkfs_erofs, scratch_room, unpack
 from agent.build.bulk import grafting, spool
 from agent.build.tar import corrections, detours, inheritance
+from agent.clients.registry import failures
 from agent.kits import units
 from agent.kits.aio import threads
 from agent.model import images, oci, records
@@ -61,6 +62,9 @@ class Registry(Protocol):
         self, reference: images.Reference, digest: str, size: int
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob, not verified."""
+
+    def distrust(self, reference: images.Reference, digest: str) -> bool:
+        """Note that a blob has wrong bytes; whether a host is left that has not given it so."""
 
     async def gives(self, reference: images.Reference, digest: str) -> bool:
         """Whether the registry would give a blob to this build's credentials, by one HEAD."""
@@ -252,15 +256,24 @@ class LayerWork:
         self._done = 0
 
     async def run(self, tally: Tally, budget: Budget) -> records.LayerRecord:
-        """Fetch, convert, verify, publish; what is wrong once is fetched once more."""
-        try:
-            return await self._try(tally, budget)
-        except LayerMismatch as error:
-            logger.warning(
-                "fetching a layer again",
-                extra={"image": str(self._reference), "reason": str(error)},
-            )
-            return await self._try(tally, budget)
+        """Fetch, convert, verify, publish; what is wrong once is fetched once more.
+
+        It is as long as a host is left that has not given it wrongly.
+        """
+        digest, tries = self._layer.blob.digest, 0
+        while True:
+            try:
+                return await self._try(tally, budget)
+            except (LayerMismatch, failures.WrongContent) as error:
+                tries += 1
+                has_others = self._tools.registry.distrust(self._reference, digest)
+                once_more = isinstance(error, LayerMismatch) and tries == 1
+                if not (has_others or once_more):
+                    raise
+                logger.warning(
+                    "fetching a layer again",
+                    extra={"image": str(self._reference), "reason": str(error)},
+                )
 
     async def _try(self, tally: Tally, budget: Budget) -> records.LayerRecord:
         store, layer = self._tools.store, self._layer

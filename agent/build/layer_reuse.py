@@ -123,11 +123,14 @@ class Reuse:
             "a stored layer is read again: this repository has not given it before",
             extra={"image": str(reference), "layer": layer.diff_id},
         )
-        for attempt in range(_TRIES):
+        tries = 0
+        while True:
             try:
                 await self._identify(reference, layer, record, tally)
             except layer_build.LayerMismatch as error:
-                if attempt == _TRIES - 1:
+                tries += 1
+                has_others = self._tools.registry.distrust(reference, layer.blob.digest)
+                if not has_others and tries >= _TRIES:
                     raise
                 reason = {"image": str(reference), "reason": str(error)}
                 logger.warning("fetching a layer again", extra=reason)

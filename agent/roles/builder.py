@@ -232,6 +232,7 @@ def _settings(given: settings.Build) -> Settings:
             denied=connections.denied(given.registry_deny, os.environ),
             allowed=frozenset(given.registry_allow),
             ca_file=str(given.ca or ""),
+            mirrors=given.mirrors,
         ),
         docker_configs=_files(given.docker_configs),
         plugin_config=given.image_credential_provider_config,

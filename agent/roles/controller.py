@@ -15,6 +15,7 @@ from aiohttp import web
 
 from agent import errors, metrics, settings
 from agent.clients.kube import connection, event_writer, lease, rest_client
+from agent.clients.registry.mirrors import mirror_folder
 from agent.control.caches import cache_object
 from agent.control.decisions import retention
 from agent.control.gc import collector_rounds, node_list
@@ -32,7 +33,7 @@ from agent.control.reconcile import (
 )
 from agent.control.signing import key_objects, key_rounds
 from agent.kits import jsonlog
-from agent.kits.aio import tasks
+from agent.kits.aio import tasks, threads
 from agent.kits.processes import stop_deadline, workers
 from agent.kits.web import listener
 from agent.model import keys
@@ -119,6 +120,7 @@ class _Controller:
         )
         await signing.prepare(identity)
         api = cluster.Cluster(client, namespace=wanted.namespace)
+        await self._say_mirrors()
         reconciling = step.Settings(
             template=await self._template(),
             rules=_rules(wanted),
@@ -147,6 +149,20 @@ class _Controller:
             **{f"steps {at}": queue.run(reconciler.step) for at in range(_STEPS)},
         }
         await tasks.run_services(services, asyncio.Event())
+
+    async def _say_mirrors(self) -> None:
+        """Say in the log of which registries other hosts are asked."""
+        for folder in self._wanted.mirror_folders:
+            try:
+                named = await threads.run("mirrors", mirror_folder.registries, folder)
+            except mirror_folder.MirrorsUnusable as error:
+                logger.warning("builds will fail", extra={"reason": str(error)})
+                continue
+            extra = {"folder": str(folder), "registries": ", ".join(named)}
+            if named:
+                logger.info("hosts of registries", extra=extra)
+            else:
+                logger.warning("no hosts of registries: these are asked themselves", extra=extra)
 
     async def _template(self) -> job_manifest.Template:
         """The template of all builds; it waits for an API server that is away."""

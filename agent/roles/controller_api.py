@@ -81,6 +81,7 @@ def alias_pusher(wanted: settings.Controller, client: rest_client.Client) -> ali
         read_timeout=alias_push.READ_TIMEOUT,
         denied=connections.denied(wanted.registry_deny, os.environ),
         allowed=frozenset(wanted.allowed_registries),
+        mirrors=wanted.mirror_folders,
     )
     return alias_push.AliasPusher(switch, _images(wanted, client, switch), options=options)
 

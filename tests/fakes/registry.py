@@ -60,8 +60,13 @@ class FakeRegistry:
         self.tls = tls
         self.blobs: dict[str, Content] = {}
         self.manifests: dict[str, Content] = {}
+        self.referrers: dict[str, Content] = {}
         self.faults: dict[str, list[Fault]] = collections.defaultdict(list)
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.values: dict[str, list[list[str]]] = collections.defaultdict(list)
+        """By the name of a header, its values in each request that had it."""
+        self.paths: list[str] = []
+        """Path and query of what was asked for, refused or not."""
         self.user = ""
         self.bearer = False
         self.realm = ""
@@ -77,7 +82,7 @@ class FakeRegistry:
         app = web.Application()
         app.router.add_route("*", "/token", self._token)
         app.router.add_get("/elsewhere/{name:.*}", self._elsewhere)
-        app.router.add_get("/v2/{name:.+}/{kind:manifests|blobs}/{what}", self._get)
+        app.router.add_get("/v2/{name:.+}/{kind:manifests|blobs|referrers}/{what}", self._get)
         # A request that stalls ends with its client.
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
@@ -163,9 +168,13 @@ class FakeRegistry:
     async def _get(self, request: web.Request) -> web.StreamResponse:
         kind, what = request.match_info["kind"], request.match_info["what"]
         self.requests.append((kind, what, dict(request.headers)))
+        self.paths.append(request.path_qs)
+        for name in {each.lower() for each in request.headers}:
+            self.values[name].append(request.headers.getall(name))
         if (refusal := self._refusal(request)) is not None:
             return refusal
-        found = (self.manifests if kind == "manifests" else self.blobs).get(what)
+        kinds = {"manifests": self.manifests, "blobs": self.blobs, "referrers": self.referrers}
+        found = kinds[kind].get(what)
         if found is None:
             return web.json_response({"errors": [{"code": "UNKNOWN"}]}, status=404)
         if self.faults[what]:

@@ -31,6 +31,8 @@ CASES = [
     ("runtimeclass", ("controller", "monitoring")),
     ("runtimeclass", ("controller", "api", "claim")),
     ("runtimeclass", ("controller", "writers")),
+    ("runtimeclass", ("controller", "mirrors")),
+    ("runtimeclass", ("controller", "mirrors-node")),
 ]
 # Of others' CRDs there is no schema here.
 FOREIGN = {"monitoring.coreos.com/v1"}

@@ -82,6 +82,13 @@ def create(
             help="With --store: PEM file of certificate authorities besides the system's."
         ),
     ] = None,
+    mirrors: Annotated[
+        list[pathlib.Path] | None,
+        typer.Option(
+            help="With --store: folder in the layout of containerd's certs.d, or a registries.yaml"
+            " of k3s or RKE2, that says which hosts have the images of a registry. Repeatable."
+        ),
+    ] = None,
     plugin_config: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -157,6 +164,7 @@ def create(
         plain_http=frozenset(plain_http or ()),
         insecure=frozenset(insecure or ()),
         ca=ca,
+        mirrors=tuple(mirrors or ()),
         plugin_config=plugin_config,
         plugin_folder=plugin_folder,
         signature_policy=signature_policy,

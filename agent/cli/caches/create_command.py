@@ -42,6 +42,7 @@ class Wanted:
     plain_http: frozenset[str] = frozenset()
     insecure: frozenset[str] = frozenset()
     ca: pathlib.Path | None = None
+    mirrors: tuple[pathlib.Path, ...] = ()
     plugin_config: pathlib.Path | None = None
     plugin_folder: pathlib.Path | None = None
     signature_policy: pathlib.Path | None = None
@@ -154,6 +155,9 @@ def _build(
 ) -> records.CacheRecord:
     if wanted.ca is not None and not wanted.ca.is_file():
         raise output.UsageError(f"{wanted.ca}: no such file")
+    for path in wanted.mirrors:
+        if not path.exists():
+            raise output.UsageError(f"{path}: no such folder or file")
     settings = builder.Settings(
         store=store,
         mkfs=wanted.mkfs,
@@ -165,6 +169,7 @@ def _build(
             # The person who runs the command names them; what they redirect to is not named.
             allowed=frozenset(image.registry for image in request.images),
             ca_file=str(wanted.ca or ""),
+            mirrors=wanted.mirrors,
         ),
         docker_configs=wanted.secrets,
         plugin_config=wanted.plugin_config,

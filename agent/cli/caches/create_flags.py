@@ -14,6 +14,7 @@ _STORE_ONLY = frozenset(
     {
         "secret",
         "ca",
+        "mirrors",
         "platform",
         "plugin_config",
         "plugin_folder",

@@ -12,6 +12,7 @@ agent.clients.registry.authorized_requests.
 
 import contextlib
 import dataclasses
+import pathlib
 import socket
 import ssl
 import urllib.request
@@ -23,6 +24,7 @@ import aiohttp.abc
 import yarl
 
 from agent.clients.registry import credentials, failures
+from agent.clients.registry.mirrors import registry_host
 from agent.kits import networks
 from agent.kits.aio import backoff
 from agent.kits.web import tls
@@ -53,6 +55,13 @@ class Options:
     connect_timeout: float = 15.0
     """Seconds until a connection stands."""
 
+    mirrors: tuple[pathlib.Path, ...] = ()
+    """Folders that say which hosts have the images of a registry (mirrors.mirror_folder); where
+    none says something of it, the registry itself is asked."""
+
+    host_timeout: float = 30.0
+    """Seconds until one of several hosts must have begun to answer: then the next one is asked."""
+
     deadline: float = 300.0
     """Seconds without progress after which an operation is given up."""
 
@@ -69,11 +78,11 @@ class Connections:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._stack = contextlib.AsyncExitStack()
-        self._tls: dict[bool, ssl.SSLContext] = {}
+        self._tls: dict[_Tls, ssl.SSLContext] = {}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def __aenter__(self) -> Self:
-        self._tls = {verified: self._context(verified=verified) for verified in (True, False)}
+        self._context(_Tls())  # a file that cannot be used is found at once
         for checked in (True, False):
             session = self._session(self._checked_socket if checked else None)
             self._sessions[checked] = await self._stack.enter_async_context(session)
@@ -84,14 +93,24 @@ class Connections:
 
     @contextlib.asynccontextmanager
     async def request(
-        self, method: str, url: yarl.URL, *, headers: Mapping[str, str], data: Any = None
+        self,
+        method: str,
+        url: yarl.URL,
+        *,
+        host: registry_host.Host,
+        headers: Sequence[tuple[str, str]],
+        data: Any = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request, to whose redirect the caller sees.
+        """One request that is made for a host, to whose redirect the caller sees.
 
-        Raises failures.AddressDenied, and aiohttp's exceptions (failures.translated).
+        As in containerd, the settings of the host count also where it redirects to, and at its
+        token endpoint. Raises failures.AddressDenied, failures.RequestRefused for files of
+        certificates that cannot be used, and aiohttp's exceptions (failures.translated).
         """
-        host = authority(url)
-        allowed = any(credentials.host_matches(each, host) for each in self._options.allowed)
+        target = authority(url)
+        allowed = any(credentials.host_matches(each, target) for each in self._options.allowed)
+        # Who runs the cluster names the hosts in such files.
+        allowed = allowed or (host.is_named and host.authority == target)
         proxy = proxy_of(url)
         if proxy and not allowed:
             self._check_literal(url.host or "")
@@ -102,8 +121,9 @@ class Connections:
             headers=headers,
             data=data,
             allow_redirects=False,
-            ssl=self._tls[host not in self._options.insecure],
+            ssl=self._context(self._tls_of(host, target)),
             proxy=proxy or None,
+            timeout=self._timeout(host.dial_timeout or self._options.connect_timeout),
         ) as response:
             yield response
 
@@ -114,30 +134,39 @@ class Connections:
             connector=aiohttp.TCPConnector(socket_factory=make_socket),
             # What one registry sets is nothing for the next request.
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=self._options.connect_timeout,
-                sock_read=self._options.read_timeout,
-            ),
             auto_decompress=False,
             read_bufsize=1 << 20,
             headers={"User-Agent": "uimgacc"},
         )
 
-    def _context(self, *, verified: bool) -> ssl.SSLContext:
-        if not verified:
+    def _timeout(self, connect: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None, sock_connect=connect, sock_read=self._options.read_timeout
+        )
+
+    def _tls_of(self, host: registry_host.Host, target: str) -> "_Tls":
+        """How to speak TLS; what an ImageCache says is for hosts that no file names."""
+        insecure = not host.is_named and target in self._options.insecure
+        return _Tls(host.authorities, host.client, insecure or bool(host.skip_verify))
+
+    def _context(self, wanted: "_Tls") -> ssl.SSLContext:
+        """The context of some settings, made at the first use. Raises failures.RequestRefused."""
+        if wanted not in self._tls:
+            self._tls[wanted] = self._made(wanted)
+        return self._tls[wanted]
+
+    def _made(self, wanted: "_Tls") -> ssl.SSLContext:
+        if wanted.insecure:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-            return context
-        context = tls.client_context()
-        if self._options.ca_file:
-            try:
-                context.load_verify_locations(self._options.ca_file)
-            except OSError as error:
-                raise failures.RequestRefused(
-                    f"{self._options.ca_file} is not a PEM file of certificates: {error}"
-                ) from error
+        else:
+            context = tls.client_context()
+            own = (self._options.ca_file,) if self._options.ca_file else ()
+            for path in (*own, *wanted.authorities):
+                _trust(context, path)
+        for certificate, key in wanted.client:
+            _show(context, certificate, key)
         return context
 
     def _checked_socket(self, info: Sequence[Any]) -> socket.socket:
@@ -153,6 +182,34 @@ class Connections:
         network = networks.holding(address, self._options.denied) if address else None
         if network is not None:
             raise failures.AddressDenied(host, address, str(network))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tls:
+    """What a context is made of: files of authorities, and of certificates with their keys."""
+
+    authorities: tuple[str, ...] = ()
+    client: tuple[tuple[str, str], ...] = ()
+    insecure: bool = False
+
+
+def _trust(context: ssl.SSLContext, path: str) -> None:
+    try:
+        context.load_verify_locations(path)
+    except OSError as error:
+        raise failures.RequestRefused(
+            f"{path} is not a PEM file of certificates: {error}"
+        ) from error
+
+
+def _show(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    try:
+        # Without a password OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(certificate, key or None, password="")
+    except OSError as error:
+        raise failures.RequestRefused(
+            f"{certificate} and {key or 'the key in it'} are not a certificate and its key: {error}"
+        ) from error
 
 
 def denied(text: str, environment: Mapping[str, str]) -> tuple[networks.Network, ...]:

@@ -16,13 +16,12 @@ import yaml
 
 from agent import errors
 from agent.clients.registry import credentials
+from agent.kits import durations
 from agent.model import images
 
 _VERSIONS = ("v1", "v1beta1", "v1alpha1")
 _CONFIG_VERSIONS = tuple(f"kubelet.config.k8s.io/{version}" for version in _VERSIONS)
 _PLUGIN_VERSIONS = tuple(f"credentialprovider.kubelet.k8s.io/{version}" for version in _VERSIONS)
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 
 
 class PluginConfigError(errors.PermanentError):
@@ -85,16 +84,6 @@ def read(path: pathlib.Path) -> tuple[Plugin, ...]:
         raise PluginConfigError(str(path), " ".join(str(error).split())) from error
 
 
-def seconds(duration: str) -> float:
-    """A duration as Go writes it (`1h30m`, `0`) in seconds; raise ValueError."""
-    parts = list(_DURATION.finditer(duration))
-    if duration == "0":
-        return 0.0
-    if not parts or "".join(part[0] for part in parts) != duration:
-        raise ValueError(f"not a duration of at least 0, like 12h or 30m: {duration!r}")
-    return sum(float(part[1]) * _UNITS[part[2]] for part in parts)
-
-
 def _plugins(config: _Config) -> tuple[Plugin, ...]:
     if config.api_version not in _CONFIG_VERSIONS:
         raise ValueError(f"apiVersion: expected {_CONFIG_VERSIONS[0]}, not {config.api_version!r}")
@@ -127,7 +116,7 @@ def _plugin(provider: _Provider) -> Plugin:
         name=name,
         api_version=provider.api_version,
         patterns=_patterns(name, provider.match_images),
-        seconds=seconds(provider.default_cache_duration),
+        seconds=durations.seconds(provider.default_cache_duration),
         arguments=tuple(provider.args),
         environment={variable.name: variable.value for variable in provider.env},
     )

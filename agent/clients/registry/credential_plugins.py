@@ -17,6 +17,7 @@ import msgspec
 
 from agent import errors
 from agent.clients.registry import credential_config, credentials
+from agent.kits import durations
 from agent.kits.processes import programs
 from agent.model import images
 
@@ -136,7 +137,7 @@ class Plugins:
             if answer.cache_duration is None:
                 lifetime = plugin.seconds
             else:
-                lifetime = credential_config.seconds(answer.cache_duration)
+                lifetime = durations.seconds(answer.cache_duration)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             # The library's messages name fields and types, never their values.
             raise PluginFailed(plugin.name, f"its answer cannot be read: {error}") from error

@@ -74,6 +74,18 @@ class Chain:
         return distinct
 
 
+class Given:
+    """One credential for every image, or none: for who is asked about a single host."""
+
+    def __init__(self, credential: Credential | None) -> None:
+        self._credentials = [credential] if credential is not None else []
+
+    async def credentials(self, reference: images.Reference) -> Sequence[Credential]:
+        """That credential."""
+        del reference
+        return self._credentials
+
+
 class _Auth(msgspec.Struct, frozen=True):
     auth: str = ""
     username: str = ""
@@ -136,16 +148,31 @@ def _auths(data: bytes, source: str) -> list[tuple[str, _Auth]]:
 
 
 def _credential(auth: _Auth, source: str) -> Credential | None:
-    username, password = auth.username, auth.password
-    if auth.auth:
+    return of_parts(
+        source,
+        auth=auth.auth,
+        username=auth.username,
+        password=auth.password,
+        identity_token=auth.identitytoken,
+    )
+
+
+def of_parts(
+    source: str, *, auth: str, username: str, password: str, identity_token: str
+) -> Credential | None:
+    """A credential as files have it, where `auth` is base64 of user:password and wins.
+
+    None where there is nothing in it. Raises CredentialsFileError.
+    """
+    if auth:
         try:
-            decoded = base64.b64decode("".join(auth.auth.split()), validate=True).decode()
+            decoded = base64.b64decode("".join(auth.split()), validate=True).decode()
         except ValueError as error:
             raise CredentialsFileError(source, "an `auth` is not base64 of user:password") from (
                 error
             )
         username, _, password = decoded.rstrip("\x00").partition(":")
-    credential = Credential(source, username, password, auth.identitytoken)
+    credential = Credential(source, username, password, identity_token)
     return None if credential.empty else credential
 
 

@@ -7,7 +7,7 @@ exceptions end here.
 
 import contextlib
 import email.utils
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import aiohttp
 
@@ -33,10 +33,11 @@ class RegistryUnreachable(errors.TemporaryError):
 class ImageUnknown(errors.PermanentError):
     """The registry does not have an image, or a blob of it. `reference` is the image."""
 
-    def __init__(self, reference: str, what: str) -> None:
+    def __init__(self, reference: str, what: str, *, hosts: str = "") -> None:
+        asked = f" (asked: {hosts})" if hosts else ""
         super().__init__(
             f"the registry does not have {what} of {reference}:"
-            " check the spelling of repository and tag"
+            f" check the spelling of repository and tag{asked}"
         )
         self.reference = reference
 
@@ -44,15 +45,32 @@ class ImageUnknown(errors.PermanentError):
 class AccessDenied(errors.PermanentError):
     """The registry refuses; `tried` are the sources of the credentials that were tried."""
 
-    def __init__(self, reference: str, status: int, tried: list[str]) -> None:
+    def __init__(self, reference: str, status: int, tried: list[str], *, hosts: str = "") -> None:
+        asked = f" (asked: {hosts})" if hosts else ""
         means = f"with credentials of {', '.join(tried)}" if tried else "without credentials"
         super().__init__(
             f"the registry refuses {reference} ({status}) {means}:"
             " the image does not exist, or other credentials are needed"
-            " (a docker config JSON with an entry for this registry)"
+            f" (a docker config JSON with an entry for this registry){asked}"
         )
         self.reference = reference
+        self.status = status
         self.tried = tried
+
+
+class NoHost(errors.PermanentError):
+    """No host may be asked for something by what the files of mirrors say.
+
+    `registry` is the one that the image names, `capability` what none of its hosts has.
+    """
+
+    def __init__(self, registry: str, capability: str) -> None:
+        super().__init__(
+            f"no host of {registry} may be asked to {capability}: give one of them that capability"
+            " in its hosts.toml"
+        )
+        self.registry = registry
+        self.capability = capability
 
 
 class RequestRefused(errors.PermanentError):
@@ -90,11 +108,15 @@ class WrongContent(errors.PermanentError):
 
 
 class Again(Exception):  # noqa: N818 - not an error: a turn of the retry loop
-    """Try once more; `delay` is what the registry asked for. It stays within the clients."""
+    """Try once more; `delay` is what the registry asked for. It stays within the clients.
 
-    def __init__(self, reason: str, delay: float | None = None) -> None:
+    `answered` says that it is a status: the host is there.
+    """
+
+    def __init__(self, reason: str, delay: float | None = None, *, answered: bool = True) -> None:
         super().__init__(reason)
         self.delay = delay
+        self.answered = answered
 
 
 class DeniedSocketError(OSError):
@@ -129,7 +151,7 @@ def translated(url: str) -> Iterator[None]:
         if isinstance(denied, DeniedSocketError):
             host = str(getattr(error, "host", ""))
             raise AddressDenied(host, denied.address, denied.network) from error
-        raise Again(str(error) or type(error).__name__) from error
+        raise Again(str(error) or type(error).__name__, answered=False) from error
 
 
 def check_passing(response: aiohttp.ClientResponse) -> None:
@@ -161,6 +183,33 @@ async def read_limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
         if len(parts) > limit:
             raise RequestRefused(f"{response.url} is larger than {limit} bytes")
     return bytes(parts)
+
+
+def in_short(error: Exception) -> str:
+    """Why one of several hosts does not give something."""
+    if isinstance(error, ImageUnknown):
+        return "does not have it (404)"
+    if isinstance(error, AccessDenied):
+        tried = f" with credentials of {', '.join(error.tried)}" if error.tried else ""
+        return f"refuses ({error.status}){tried}"
+    if isinstance(error, RegistryUnreachable):
+        return error.reason
+    return str(error)
+
+
+def of_all(
+    reference: str, what: str, reasons: Sequence[tuple[str, errors.AgentError]]
+) -> errors.AgentError:
+    """One error for those of several hosts, none of which is worth another try."""
+    hosts = "; ".join(f"{host}: {in_short(error)}" for host, error in reasons)
+    refusals = [error for _, error in reasons if isinstance(error, AccessDenied)]
+    plain = [error for _, error in reasons if isinstance(error, (AccessDenied, ImageUnknown))]
+    if len(plain) < len(reasons):
+        return RequestRefused(f"no host gave {what} of {reference}: {hosts}")
+    if refusals:
+        tried = [source for each in refusals for source in each.tried]
+        return AccessDenied(reference, refusals[-1].status, tried, hosts=hosts)
+    return ImageUnknown(reference, what, hosts=hosts)
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:

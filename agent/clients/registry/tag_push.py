@@ -12,6 +12,7 @@ from typing import Any
 import yarl
 
 from agent.clients.registry import authorized_requests, distribution, failures
+from agent.clients.registry.mirrors import registry_host
 from agent.model import images, oci
 
 
@@ -67,12 +68,13 @@ class Client(distribution.Client):
         query = {}
         if source.registry == target.registry:
             query = {"mount": part.digest, "from": source.repository}
-        start = self._requests.url(target, "blobs/uploads/") + _query(query)
+        endpoint = await self._pushed_to(target)
+        start = endpoint.url("blobs/uploads/" + _query(query))
         what = f"a place for blob {part.digest}"
         waits = self._requests.waits()
         while True:
             # An upload that failed cannot be relied on to go on: each attempt is a new one.
-            status, place = await self._write(target, start, what=what, method="POST")
+            status, place = await self._write(endpoint, start, what=what, method="POST")
             if status == 201:
                 return
             url = authorized_requests.url_of(place, base=yarl.URL(start))
@@ -87,7 +89,7 @@ class Client(distribution.Client):
 
             try:
                 async with self._requests.once(
-                    target,
+                    endpoint,
                     str(url),
                     what=f"blob {part.digest}",
                     headers=headers,
@@ -101,18 +103,23 @@ class Client(distribution.Client):
     async def _put_manifest(
         self, target: images.Reference, manifest: distribution.Manifest, name: str
     ) -> None:
+        endpoint = await self._pushed_to(target)
         await self._write(
-            target,
-            self._requests.url(target, f"manifests/{name}"),
+            endpoint,
+            endpoint.url(f"manifests/{name}"),
             what=f"manifest {name}",
             method="PUT",
             headers={"Content-Type": manifest.media_type},
             body=lambda: manifest.data,
         )
 
+    async def _pushed_to(self, target: images.Reference) -> registry_host.Endpoint:
+        """The first host that may be pushed to, as in containerd."""
+        return (await self._requests.endpoints(target, registry_host.Capability.PUSH))[0]
+
     async def _write(
         self,
-        reference: images.Reference,
+        endpoint: registry_host.Endpoint,
         url: str,
         *,
         what: str,
@@ -125,7 +132,7 @@ class Client(distribution.Client):
         while True:
             try:
                 async with self._requests.once(
-                    reference, url, what=what, headers=headers or {}, method=method, body=body
+                    endpoint, url, what=what, headers=headers or {}, method=method, body=body
                 ) as response:
                     return response.status, response.headers.get("Location", "")
             except failures.Again as again:

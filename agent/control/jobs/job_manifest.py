@@ -80,6 +80,7 @@ class Template:
 
     `store` is the path at which `volume` is mounted, `patch` a strategic merge patch for
     the whole Job (agent.control.jobs.job_patch), refused where it changes what a build depends on.
+    `mirrors` are the volumes that say which hosts to ask, by where they are mounted.
     `scratch` limits the local folder of a builder, `plain_http` are registries without TLS for
     all builds. `denied` are the networks that builders connect to nothing in (as `uimgacc build`
     reads them), but for the registries in `allowed`. `signatures` is the ConfigMap with the
@@ -103,12 +104,22 @@ class Template:
     allowed: Sequence[str] = ()
     signatures: str = ""
     writers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mirrors: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise job_patch.PatchRefused."""
-        store = (*_BUILD, "volumeMounts", self.store)
-        job_patch.check(self.patch, fixed=(*_FIXED, store))
+        mounts = [(*_BUILD, "volumeMounts", path) for path in (self.store, *self.mirrors)]
+        volumes = [(*job_patch.POD, "volumes", name) for name, _, _ in self.mirror_volumes]
+        job_patch.check(self.patch, fixed=(*_FIXED, *mounts, *volumes))
+
+    @property
+    def mirror_volumes(self) -> Sequence[tuple[str, str, Mapping[str, Any]]]:
+        """Name in the builder's pod, place and content of these volumes."""
+        return [
+            (f"mirrors-{number}", place, volume)
+            for number, (place, volume) in enumerate(self.mirrors.items())
+        ]
 
 
 def name_of(cache: cache_object.CacheObject, platforms: Sequence[str]) -> str:
@@ -250,6 +261,7 @@ def _arguments(
         arguments.append(f"--docker-configs={_SECRETS}")
     if template.signatures:
         arguments.append(f"--signature-policy={_POLICY}")
+    arguments += [f"--mirrors={place}" for place in template.mirrors]
     return arguments
 
 
@@ -272,6 +284,9 @@ def _pod(
         # Where there is no such ConfigMap no container starts: nothing is built unverified.
         mounts.append({"name": "signatures", "mountPath": _SIGNATURES, "readOnly": True})
         volumes.append({"name": "signatures", "configMap": {"name": template.signatures}})
+    for mirror, place, volume in template.mirror_volumes:
+        mounts.append({"name": mirror, "mountPath": place, "readOnly": True})
+        volumes.append({**volume, "name": mirror})
     security = {
         "runAsNonRoot": True,
         "runAsUser": _ID,

@@ -46,31 +46,55 @@ def of_pod(
     spec = pod["spec"]
     store = str(wanted.store)
     for container in spec["containers"]:
-        for mount in container.get("volumeMounts") or ():
-            if mount["mountPath"].rstrip("/") == store:
-                volume = next(each for each in spec["volumes"] if each["name"] == mount["name"])
-                return job_manifest.Template(
-                    namespace=wanted.namespace,
-                    image=container["image"],
-                    store=store,
-                    volume=volume,
-                    pull_secrets=tuple(spec.get("imagePullSecrets") or ()),
-                    security={
-                        key: value
-                        for key, value in (spec.get("securityContext") or {}).items()
-                        if key in _TAKEN
-                    },
-                    writers=_writers(spec),
-                    deadline_seconds=round(wanted.build_seconds),
-                    keep_seconds=round(wanted.keep_job_seconds),
-                    scratch=wanted.scratch,
-                    plain_http=wanted.plain_http_registries,
-                    signatures=wanted.signatures,
-                    denied=wanted.registry_deny,
-                    allowed=wanted.allowed_registries,
-                    patch=patch,
-                )
+        volumes = _volumes(spec, container)
+        if store in volumes:
+            return job_manifest.Template(
+                namespace=wanted.namespace,
+                image=container["image"],
+                store=store,
+                volume=volumes[store],
+                mirrors=_mirrors(volumes, wanted),
+                pull_secrets=tuple(spec.get("imagePullSecrets") or ()),
+                security={
+                    key: value
+                    for key, value in (spec.get("securityContext") or {}).items()
+                    if key in _TAKEN
+                },
+                writers=_writers(spec),
+                deadline_seconds=round(wanted.build_seconds),
+                keep_seconds=round(wanted.keep_job_seconds),
+                scratch=wanted.scratch,
+                plain_http=wanted.plain_http_registries,
+                signatures=wanted.signatures,
+                denied=wanted.registry_deny,
+                allowed=wanted.allowed_registries,
+                patch=patch,
+            )
     raise NoTemplate(f"the pod {wanted.pod} has no volume at {store}, which builders need, too")
+
+
+def _volumes(spec: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The volumes of a container, by where they are mounted."""
+    named = {each["name"]: each for each in spec.get("volumes") or ()}
+    return {
+        mount["mountPath"].rstrip("/"): named[mount["name"]]
+        for mount in container.get("volumeMounts") or ()
+        if mount["name"] in named and "subPath" not in mount
+    }
+
+
+def _mirrors(
+    volumes: Mapping[str, Mapping[str, Any]], wanted: settings.Controller
+) -> dict[str, Mapping[str, Any]]:
+    """The volumes with the hosts of registries, by where they are mounted; raises NoTemplate."""
+    folders = [str(path).rstrip("/") for path in wanted.mirror_folders]
+    for folder in folders:
+        if folder not in volumes:
+            raise NoTemplate(
+                f"the pod {wanted.pod} has no volume at {folder} (UIMGACC_MIRRORS), which builders"
+                " need, too"
+            )
+    return {folder: volumes[folder] for folder in folders}
 
 
 def _writers(spec: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -299,20 +299,6 @@ def test_two_plugins_of_one_name_are_refused(tmp_path) -> None:
         credential_config.read(path)
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("0", 0), ("0s", 0), ("1h30m", 5400), ("1.5h", 5400), (".5s", 0.5), ("6h0m0s", 21600)],
-)
-def test_durations_are_read_as_go_writes_them(text, seconds) -> None:
-    assert credential_config.seconds(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "1", "h", "1d", "-1s", "1h ", "1h1", "\u0661h"])
-def test_what_is_no_duration_is_refused(text) -> None:
-    with pytest.raises(ValueError, match="duration"):
-        credential_config.seconds(text)
-
-
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_file_is_read_or_refused(tmp_path_factory, data) -> None:
     path = tmp_path_factory.mktemp("any") / "config"
