@@ -77,8 +77,15 @@ class Client:
         self.folder = folder
         """Where the logs of containers go."""
         self.seconds = seconds
-        # Containerd refuses the path of the socket as the name of the server.
-        options = [("grpc.default_authority", "localhost")]
+        options = [
+            # Containerd refuses the path of the socket as the name of the server.
+            ("grpc.default_authority", "localhost"),
+            # gRPC's own pauses grow to two minutes while a containerd restarts on a busy machine.
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            # What another client of this socket has been through is not this one's.
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         self.channel = grpc.insecure_channel(f"unix://{address}", options=options)
         self.runtime = services.RuntimeServiceStub(self.channel)
         self.images = services.ImageServiceStub(self.channel)

@@ -54,6 +54,8 @@ class Process:
         options = [
             ("grpc.initial_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 100),
+            # Else the connection to the process before is taken over, with its troubles.
+            ("grpc.use_local_subchannel_pool", 1),
         ]
         self.channel = grpc.insecure_channel(f"unix://{self.socket}", options)
         try:
