@@ -60,7 +60,7 @@ class Containerd:
 
     def __init__(
         self,
-        version: str = "2",
+        version: str = places.NEWEST,
         *,
         registries: Sequence[str] = (),
         snapshotter_socket: pathlib.Path | None = None,

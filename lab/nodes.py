@@ -29,7 +29,7 @@ class Node:
         registry: registries.Registry,
         store: pathlib.Path,
         *,
-        version: str = "2",
+        version: str = places.NEWEST,
         source: Sequence[str | os.PathLike[str]] = (),
         agent_environment: Mapping[str, str] | None = None,
     ) -> None:

@@ -21,6 +21,9 @@ CONTAINERDS = {"1.7": LAB / "containerd-1.7/usr/bin", "2": LAB / "containerd-2/u
 if _named := os.environ.get("UIMGACC_CONTAINERD"):
     # A newer one: its configuration is written as that of containerd 2.
     CONTAINERDS["named"] = pathlib.Path(_named).resolve()
+NEWEST = list(CONTAINERDS)[-1]
+"""What runs where a test needs one containerd: the named one, where there is one."""
+
 SOCI = LAB / "soci/usr/bin"
 CRI_API = LAB / "cri-api"
 """Modules generated from the CRI's own api.proto; `lab.cri` imports them from here."""

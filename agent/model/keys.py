@@ -221,6 +221,12 @@ GC_SNAPSHOT = "containerd.io/gc.ref.snapshot."
 GC_CONTENT = "containerd.io/gc.ref.content"
 """Label of a manifest: the content to keep with it."""
 
+SOURCE = "containerd.io/distribution.source."
+"""Prefix of a label of a blob, followed by a registry: its repositories, separated by commas.
+
+containerd writes it for what it pulls, and mounts blobs by it in a push. Spegel and the embedded
+registry of k3s advertise to other nodes what has one."""
+
 GC_EXPIRE = "containerd.io/gc.expire"
 """Label of a lease: when it ends."""
 

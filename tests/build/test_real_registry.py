@@ -19,7 +19,7 @@ from agent.roles import builder
 from agent.store import integrity, layout
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
-from lab import registries, services
+from lab import places, registries, services
 from tests.containerd import conftest as containerds
 from tests.containerd import test_fidelity, trees
 
@@ -150,7 +150,7 @@ def test_memory_is_bounded(large) -> None:
 @pytest.mark.root
 @pytest.mark.timeout(600)
 def test_the_tree_of_the_large_image_is_that_of_the_ordinary_unpack(large, server, folder) -> None:
-    node = containerds.Node("2", folder, server, large[0])
+    node = containerds.Node(places.NEWEST, folder, server, large[0])
     started = time.time_ns()
     with contextlib.contextmanager(containerds.opened)(node):
         mark = server.mark()

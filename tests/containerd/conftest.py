@@ -159,10 +159,10 @@ def node(version, folder, registry, pristine) -> Iterator[Node]:
 @pytest.fixture
 def node2(folder, registry, pristine) -> Iterator[Node]:
     """A node on the shared store, with the newest containerd."""
-    yield from opened(Node("2", folder, registry, pristine))
+    yield from opened(Node(places.NEWEST, folder, registry, pristine))
 
 
 @pytest.fixture
 def fragile(folder, registry, store) -> Iterator[Node]:
     """A node, with the newest containerd, on a store that the test may damage."""
-    yield from opened(Node("2", folder, registry, store))
+    yield from opened(Node(places.NEWEST, folder, registry, store))

@@ -287,6 +287,18 @@ async def test_a_blob_that_is_written_again_gets_the_labels_too(
     assert (await client.blob(digest_of(data))).labels == {"a": "1", "b": "2"}
 
 
+async def test_a_blob_that_is_written_again_keeps_its_repositories(
+    client: rpc.Client, lease: str
+) -> None:
+    data, key = unique("data").encode(), f"{keys.SOURCE}registry.example:5000"
+    for repository in ("team/a", "team/b", "team/a"):
+        await client.write(digest_of(data), data, labels={key: repository}, lease=lease)
+    assert (await client.blob(digest_of(data))).labels == {key: "team/a,team/b"}
+
+    await client.write(digest_of(data), data, labels={key: "long" * 1100}, lease=lease)
+    assert (await client.blob(digest_of(data))).labels == {key: "team/a,team/b"}
+
+
 async def test_labels_of_a_blob_are_set_and_removed(client: rpc.Client, lease: str) -> None:
     digest = await write(client, lease, "", kept="1", changed="1", removed="1")
     await client.label_blob(digest, {"changed": "2", "removed": "", "added": "3"})

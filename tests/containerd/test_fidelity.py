@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lab import processes
+from lab import places, processes
 from tests.containerd import trees
 from tests.node import conftest as nodes
 
@@ -50,7 +50,10 @@ def container_tree(node, name: str, *, snapshotter: str, namespace: str) -> dict
 
 @pytest.mark.parametrize(
     ("version", "names"),
-    [("1.7", ["lab/odd:1", "lab/layers40:1"]), ("2", ["lab/odd:1", "lab/layers127:1"])],
+    [
+        ("1.7", ["lab/odd:1", "lab/layers40:1"]),
+        *((each, ["lab/odd:1", "lab/layers127:1"]) for each in places.CONTAINERDS if each != "1.7"),
+    ],
 )
 def test_a_container_of_an_image_made_present_has_the_tree_of_the_ordinary_unpack(
     version, names, folder, registry, pristine

@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from agent.mounts import syscalls
-from lab import processes
+from lab import places, processes
 from tests import waiting
 from tests.containerd import conftest
 
@@ -62,7 +62,9 @@ def hanging(folder, pristine) -> Iterator[Hanging]:
 
 @pytest.fixture
 def node(folder, registry, hanging) -> Iterator[conftest.Node]:
-    yield from conftest.opened(conftest.Node("2", folder, registry, hanging.path, lookup_seconds=3))
+    yield from conftest.opened(
+        conftest.Node(places.NEWEST, folder, registry, hanging.path, lookup_seconds=3)
+    )
 
 
 def test_pulls_fall_back_within_the_deadline_and_recover_by_themselves(node, hanging) -> None:

@@ -15,7 +15,7 @@ import grpc
 import yaml
 
 from agent.mounts import mountinfo
-from lab import containerds, cri, kubelet, processes, restarter, services
+from lab import containerds, cri, kubelet, places, processes, restarter, services
 from tests import waiting
 from tests.manifests import rendering
 
@@ -45,7 +45,7 @@ class Node:
         registry: services.Registry,
         archive: pathlib.Path,
         *,
-        version: str = "2",
+        version: str = places.NEWEST,
         nfs: str = "",
     ) -> None:
         self.folder = folder

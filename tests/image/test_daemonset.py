@@ -12,7 +12,7 @@ import pytest
 
 from agent.setup.config import journal
 from agent.store.publish import writer
-from lab import cri, services
+from lab import cri, places, services
 from tests.containerd import cold
 from tests.containerd import conftest as stores
 from tests.image import nodes
@@ -37,7 +37,7 @@ def store(session: pathlib.Path, registry: services.Registry) -> pathlib.Path:
     return root
 
 
-@pytest.fixture(params=os.environ.get("UIMGACC_CONTAINERDS", "2").split(","))
+@pytest.fixture(params=os.environ.get("UIMGACC_CONTAINERDS", places.NEWEST).split(","))
 def node(
     request: pytest.FixtureRequest,
     session: pathlib.Path,

@@ -44,6 +44,8 @@ _CRI_PULL = "/runtime.v1.ImageService/PullImage"
 _MESSAGE_LIMIT = 16 << 20
 _CHUNK = 1 << 20
 _LEASE = "uimgacc-"
+_LABEL_LIMIT = 4096
+"""Characters that containerd takes for a label with its value."""
 """How the names of all leases of agents begin."""
 
 _OPTIONS = (
@@ -275,7 +277,10 @@ class Client:
     async def write(
         self, digest: str, data: bytes, *, labels: Mapping[str, str], lease: str
     ) -> None:
-        """Put a small blob into the content store; one that is there gets the labels, too."""
+        """Put a small blob into the content store; one that is there gets the labels, too.
+
+        Its repositories (keys.SOURCE) are then added to those that it has.
+        """
         # A name of its own: two writers of one ref would wait for each other.
         ref = f"uimgacc-{secrets.token_hex(8)}-{digest}"
         starts = range(0, max(len(data), 1), _CHUNK)
@@ -299,6 +304,9 @@ class Client:
                 async for _ in answers:
                     pass
         except ExistsError:
+            if any(key.startswith(keys.SOURCE) for key in labels):
+                present = await self.blob(digest)
+                labels = {key: _added(key, value, present.labels) for key, value in labels.items()}
             if labels:
                 await self.label_blob(digest, labels, lease=lease)
 
@@ -420,6 +428,14 @@ class Client:
     async def _call(self, method: Any, request: Any, what: str, *, lease: str = "") -> Any:
         with _translated(what):
             return await method(request, timeout=self._deadline, metadata=self._metadata(lease))
+
+
+def _added(key: str, value: str, present: Mapping[str, str]) -> str:
+    """The value of a label of a blob that is there: repositories are added to those it has."""
+    if not key.startswith(keys.SOURCE) or not present.get(key):
+        return value
+    joined = ",".join(dict.fromkeys([*present[key].split(","), value]))
+    return joined if len(key) + len(joined) <= _LABEL_LIMIT else present[key]
 
 
 @contextlib.contextmanager

@@ -115,7 +115,10 @@ class Registrar:
             return registration_plan.Registered(already=True, complete=complete)
         known = max(known, await self._chains.count_shared(wanted.chain))
         async with self._chains.lease() as lease:
-            writes = [self._write(*blob, lease) for blob in wanted.blobs.items()]
+            writes = [
+                self._write(digest, {**labels, **wanted.source}, lease)
+                for digest, labels in wanted.blobs.items()
+            ]
             await tasks.together(self._serve(wanted, lease), *writes)
             if each:
                 await self._complete(wanted, lease=lease)
@@ -200,6 +203,8 @@ class Registrar:
                 await self._complete(wanted)
                 return registration_plan.Registered(already=True)
             lease = await self._chains.lease_for_pull(wanted.top or wanted.config)
+            # Without their source: a mirror between nodes would hand out what no registry has
+            # permitted yet. The pull adds it.
             writes = [self._write(*blob, lease) for blob in wanted.blobs.items()]
             await tasks.together(self._serve(wanted, lease, each=True), *writes)
             await self._complete(wanted, lease=lease)

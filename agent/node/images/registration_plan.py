@@ -20,8 +20,8 @@ class Registration:
 
     `tag` is the name that a pulled image may have already ("" without one), `names`
     the others: by config digest and by target digest. `blobs` are the digests to
-    write with their labels, referenced blobs first. `layers` and `chain` run from
-    the bottom.
+    write with their labels, referenced blobs first; `source` is the label that says where they
+    are from. `layers` and `chain` run from the bottom.
     """
 
     names: tuple[str, ...]
@@ -29,6 +29,7 @@ class Registration:
     target: objects.Descriptor
     config: str
     blobs: Mapping[str, Mapping[str, str]] = dataclasses.field(hash=False)
+    source: Mapping[str, str] = dataclasses.field(hash=False)
     layers: Sequence[records.ImageLayer]
 
     @property
@@ -95,6 +96,7 @@ def registration_of(
         target=target,
         config=made.config,
         blobs=blobs,
+        source={f"{keys.SOURCE}{reference.registry}": reference.repository},
         layers=made.layers,
     )
 

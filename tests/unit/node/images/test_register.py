@@ -32,8 +32,11 @@ async def test_labels_keep_the_snapshots_from_being_collected(registrar, fake, i
     fake.served.update(image.chain)
     await registrar.register(image.wanted)
 
-    assert fake.blobs[image.config][1] == {"containerd.io/gc.ref.snapshot.uimgacc": image.chain[-1]}
-    assert fake.blobs[image.manifest][1] == {"containerd.io/gc.ref.content.config": image.config}
+    source = dict(image.wanted.source)
+    kept = {"containerd.io/gc.ref.snapshot.uimgacc": image.chain[-1]}
+    assert fake.blobs[image.config][1] == kept | source
+    kept = {"containerd.io/gc.ref.content.config": image.config}
+    assert fake.blobs[image.manifest][1] == kept | source
     labels = dict(fake.images[str(image.reference)].labels)
     assert labels["io.cri-containerd.image"] == "managed"
 
@@ -45,7 +48,10 @@ async def test_an_index_is_the_target_and_refers_to_the_manifest(containerd, fak
     await registrar.register(image.wanted)
 
     assert fake.images[str(image.reference)].target.digest == image.target
-    assert fake.blobs[image.target][1] == {"containerd.io/gc.ref.content.m.0": image.manifest}
+    assert fake.blobs[image.target][1] == {
+        "containerd.io/gc.ref.content.m.0": image.manifest,
+        "containerd.io/distribution.source.registry.example": "app",
+    }
 
 
 async def test_the_lease_is_ended(registrar, fake, image) -> None:
@@ -126,6 +132,7 @@ async def test_an_image_that_is_pulled_all_the_same_is_laid_out_once(
     assert fake.blobs[image.config][1] == {
         "containerd.io/gc.ref.snapshot.uimgacc": image.chain[-1],
         f"containerd.io/gc.ref.snapshot.uimgacc/{image.chain[-2][7:19]}": image.chain[-2],
+        **image.wanted.source,
     }
     assert fake.log == []
     assert fake.leases == {}
@@ -188,6 +195,7 @@ async def test_an_image_that_overlayfs_has_gets_the_label_and_keeps_its_own(
     assert set(fake.blobs[image.config][1]) == {
         "containerd.io/gc.ref.snapshot.uimgacc",
         "containerd.io/gc.ref.snapshot.overlayfs",
+        *image.wanted.source,
     }
     labels = dict(fake.images[str(image.reference)].labels)
     assert labels["pinned"] == "yes"
@@ -307,6 +315,8 @@ async def test_an_image_is_laid_out_without_being_present(registrar, fake, image
     parents = {key: parent for (_, key), (parent, _) in fake.snapshots.items()}
     assert parents == dict(zip(image.chain, ["", *image.chain], strict=False))
     assert set(fake.blobs) == {image.config, image.manifest}
+    labels = [key for _, labels in fake.blobs.values() for key in labels]
+    assert not [key for key in labels if key.startswith(keys.SOURCE)]
 
 
 async def test_what_is_laid_out_outlives_a_garbage_collection_and_then_goes(
