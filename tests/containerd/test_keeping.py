@@ -76,7 +76,8 @@ class Machine:
 
 def place_program(program: pathlib.Path, root: pathlib.Path) -> None:
     """Have a program in another root, with the libraries that it loads, as a node has it."""
-    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    # One that is linked statically has none, and ldd fails.
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
     libraries = [word for word in listed.split() if word.startswith("/")]
     for source in [*libraries, str(program)]:
         target = root / ("usr/bin/containerd" if source == str(program) else source.lstrip("/"))

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from agent.model import keys
-from agent.setup.config import settings_view
+from agent.setup.config import fixed_systems, settings_view
 from agent.setup.node import host
 
 DEFAULT_CONFIG = settings_view.Path("/etc/containerd/config.toml")
@@ -44,6 +44,12 @@ def rancher(main: settings_view.Path) -> str | None:
     return None
 
 
+def fixed_system(machine: host.Host) -> fixed_systems.FixedSystem | None:
+    """The operating system, where that makes containerd's configuration by itself."""
+    texts = map(machine.text, fixed_systems.OS_RELEASE)
+    return next((fixed_systems.of(text) for text in texts if text is not None), None)
+
+
 def find_config(machine: host.Host) -> settings_view.Path:
     """The main file of the containerd that this node's kubelet uses.
 
@@ -51,6 +57,8 @@ def find_config(machine: host.Host) -> settings_view.Path:
     and a k3s that was removed leaves its files. The socket that exists decides, as
     sockets are gone after a reboot. Of k3s and RKE2 the one that was started last counts.
     """
+    if system := fixed_system(machine):
+        return system.config
     made = [path for path in RANCHER.values() if machine.read(path) is not None]
     made.sort(key=lambda path: machine.place(path).stat().st_mtime)
     if made and machine.place(RANCHER_SOCKET).exists():

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from agent import errors
 from agent.setup.config import (
     changes_needed,
+    fixed_systems,
     inputs,
     places,
     settings_view,
@@ -115,7 +116,11 @@ class _Setup:
             changes[path] = (self._host.read(path), before)
             notes += [note] if note is not None else []
         changes = {path: pair for path, pair in changes.items() if pair[0] != pair[1]}
-        if changes and not dry_run:
+        if changes and (system := places.fixed_system(self._host)):
+            self._verify_fixed(node, plan, system)
+            changes = {}
+            notes = ["node-setup's part is in the configuration, which the system makes itself"]
+        elif changes and not dry_run:
             first = not self._past.changes
             self._write(changes, after)
             self._verify_or_restore(changes, plan, first=first)
@@ -224,6 +229,20 @@ class _Setup:
         self._past.remember({path: (self._before(path), data) for path, data in after.items()})
         for path, (_, data) in changes.items():
             _put(self._host, path, data)
+
+    def _verify_fixed(
+        self, node: inputs.Node, plan: changes_needed.Plan, system: fixed_systems.FixedSystem
+    ) -> None:
+        """Raise ConfigError unless what the system has made is as the plan means it."""
+        main = self._target.main
+        # As they are, with what a person has put there of node-setup's part.
+        texts = {file.path: self._host.text(file.path) or "" for file in node.imported}
+        files = self._files(main, self._host.text(main) or "", texts)
+        view = self._reader.view_of(files) or settings_view.view(
+            files[0], files[1:], self._target.release
+        )
+        if faults := plan.meant(view):
+            raise settings_view.ConfigError(main, f"{system.advice}. Missing: {'; '.join(faults)}")
 
     def _verify(self, plan: changes_needed.Plan) -> None:
         """Ask containerd what it makes of the files as they are now; raise ConfigError."""
