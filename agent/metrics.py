@@ -536,6 +536,32 @@ UNSIGNED_CACHES = prometheus_client.Gauge(
     "Caches of the store that no key in use has signed.",
     registry=CONTROLLER,
 )
+Admission = typing.Literal["moved", "annotated", "left", "refused"]
+_ADMISSIONS = prometheus_client.Counter(
+    "uimgacc_admissions_total",
+    "Requests to the admission webhook, by what became of the pod.",
+    ["result"],
+    registry=CONTROLLER,
+)
+for _admission in typing.get_args(Admission):
+    _ADMISSIONS.labels(_admission)
+
+
+def admitted(result: Admission) -> None:
+    """Count a request of the API server to the webhook."""
+    _ADMISSIONS.labels(result).inc()
+
+
+WEBHOOK_CERTIFICATE_END = prometheus_client.Gauge(
+    "uimgacc_webhook_certificate_end_timestamp_seconds",
+    "When the certificate of the admission webhook ends; 0 without the webhook.",
+    registry=CONTROLLER,
+)
+WAITING_PODS = prometheus_client.Gauge(
+    "uimgacc_waiting_pods",
+    "Pods of uimgacc's runtime classes that no node has taken in time.",
+    registry=CONTROLLER,
+)
 LEADING = prometheus_client.Gauge(
     "uimgacc_leading", "Whether this controller leads (1) or waits (0).", registry=CONTROLLER
 )

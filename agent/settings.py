@@ -325,6 +325,22 @@ class Controller(Daemon):
         pathlib.Path | None,
         "Folder with tls.crt and tls.key for these; empty: plain HTTP, for a proxy that does TLS.",
     ] = None
+    webhook_listen: Annotated[
+        str,
+        "HOST:PORT of the admission webhook, :PORT for all interfaces; empty: none. Its certificate"
+        " is made by the controller.",
+        _Address,
+    ] = ""
+    move_pods: Annotated[
+        Literal["capable", "always"],
+        "When pods that ask for a cache are moved to the runtime class that needs uimgacc: while a"
+        " node can take them (capable), or always: then they wait for a node.",
+    ] = "capable"
+    waiting_seconds: Annotated[
+        float,
+        "After which a pod of such a class that no node takes gets an event that says why; 0:"
+        " never.",
+    ] = 60.0
     cluster_id: Annotated[str, "ClusterId that UCloud's API answers for; empty: any."] = ""
     nfs: Annotated[
         str, "SERVER:/EXPORT of the store as the nodes mount it; UCloud's API returns it."

@@ -29,8 +29,23 @@ KEYS = frozenset(
 """All annotations that are read here; the others need not be kept in memory."""
 
 
+WORDS = (
+    keys.CACHE,
+    keys.ALIBABA_PIN,
+    keys.ALIBABA_PIN_LEGACY,
+    keys.ALIBABA_AUTO,
+    keys.ALIBABA_AUTO_LEGACY,
+    keys.ALIBABA_PERFECT,
+    keys.ALIBABA_COUNT,
+    keys.TENCENT_CACHE,
+)
+"""The annotations by which a pod asks for a cache, or asks for none."""
+
 _TRUE, _FALSE = "true", "false"
 _MAX_ID = 253
+
+NAMESPACE_VALUE = "auto"
+"""The value of a namespace's label keys.CACHE that means something."""
 
 
 class Mode(enum.Enum):
@@ -73,6 +88,16 @@ class Request:
     def asks(self) -> bool:
         """Whether it asks for a cache at all."""
         return self.mode is not Mode.NONE
+
+
+def in_namespace(annotations: Mapping[str, str], label: str) -> Mapping[str, str]:
+    """The annotations of a pod in a namespace whose label keys.CACHE has this value; "" for none.
+
+    `auto` stands for the annotation on pods that say nothing themselves, in any cloud's words.
+    """
+    if label != NAMESPACE_VALUE or any(key in annotations for key in WORDS):
+        return annotations
+    return {**annotations, keys.CACHE: NAMESPACE_VALUE}
 
 
 def request_of(pod: pods.Pod, classes: Mapping[str, str] | None = None) -> Request:

@@ -141,7 +141,8 @@ WRITER = "uimgacc.io.node-restriction.kubernetes.io/writer"
 # --- Pods ---
 
 CACHE = "uimgacc.io/image-cache"
-"""Annotation of a pod: the cache that it asks for, or `auto`."""
+"""Annotation of a pod: the cache that it asks for, or `auto`. As a label of a namespace it stands,
+with the value `auto`, for the annotation on the namespace's pods."""
 
 ALIBABA_PIN = "k8s.aliyun.com/eci-imc-id"
 ALIBABA_PIN_LEGACY = "k8s.aliyun.com/eci-image-snapshot-id"
@@ -160,6 +161,14 @@ NO_POD = "uimgacc.io/disabled"
 
 RUNTIME_HANDLER = "io.containerd.cri.runtime-handler"
 """Annotation of a pod, read by containerd 1.7 to 2.2: the handler to pull its images for."""
+
+# --- RuntimeClasses ---
+
+TWIN_OF = "uimgacc.io/twin-of"
+"""Label of a RuntimeClass that is a twin: the class whose pods are moved to it; "" is none."""
+
+NO_NODE = "uimgacc.io/no-node"
+"""Label "true" of a twin while no node can take its pods: no pod is moved to it then."""
 
 # --- Build Jobs ---
 
@@ -188,6 +197,12 @@ NAMESPACE = "uimgacc-system"
 
 CONTROLLER_LEASE = "uimgacc-controller"
 """Lease of the controller that leads."""
+
+WEBHOOK = "uimgacc-webhook"
+"""Service of the controller's admission webhook, and the Secret with its certificate."""
+
+WEBHOOK_CONFIGURATION = "uimgacc-pods"
+"""MutatingWebhookConfiguration of that webhook, and binding of the admission policy."""
 
 OPERATION_LEASE = "uimgacc-operation"
 """Lease that is held while an operation of UCloud's API is decided and begun."""

@@ -16,6 +16,7 @@ from aiohttp import web
 from agent import errors, metrics, settings
 from agent.clients.kube import connection, event_writer, lease, rest_client
 from agent.clients.registry.mirrors import mirror_folder
+from agent.control.admission import twin_classes, waiting_pods
 from agent.control.caches import cache_object
 from agent.control.decisions import retention
 from agent.control.gc import collector_rounds, node_list
@@ -37,7 +38,8 @@ from agent.kits.aio import tasks, threads
 from agent.kits.processes import stop_deadline, workers
 from agent.kits.web import listener
 from agent.model import keys
-from agent.roles import cluster_identity, controller_api, controller_flags
+from agent.roles import cluster_identity, controller_flags
+from agent.roles.endpoints import controller_api, controller_webhook
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,10 @@ class _Controller:
                 pusher.deliver(kind, body)
 
         watcher = watches.Watcher(client, namespace=wanted.namespace, deliver=deliver)
+        twins = twin_classes.TwinClasses(client)
+        waiting = waiting_pods.WaitingPods(
+            client, twins, events, settings=_waiting(wanted), now=client.now
+        )
         services = {
             "watches": watcher.run(),
             "events": events.run(),
@@ -146,6 +152,8 @@ class _Controller:
             "lists": keeper.run(),
             "keys": signing.run(),
             "counts": keeper.run_counts(),
+            "runtime classes": twins.run(),
+            "waiting pods": waiting.run(),
             **{f"steps {at}": queue.run(reconciler.step) for at in range(_STEPS)},
         }
         await tasks.run_services(services, asyncio.Event())
@@ -210,6 +218,10 @@ def _rules(wanted: settings.Controller) -> retention.Rules:
     )
 
 
+def _waiting(wanted: settings.Controller) -> waiting_pods.Settings:
+    return waiting_pods.Settings(wait=wanted.waiting_seconds, spare=wanted.move_pods == "capable")
+
+
 def _patience(wanted: settings.Controller) -> collector_rounds.Patience:
     return collector_rounds.Patience(
         interval=wanted.collect_seconds,
@@ -251,6 +263,7 @@ async def run(wanted: settings.Controller) -> None:
             services = {
                 "controller": controller.run(stack),
                 "api": controller_api.run(wanted, _credentials(wanted)),
+                "webhook": controller_webhook.run(wanted, _credentials(wanted)),
                 "watchdog": watchdog.run(stop),
             }
             try:

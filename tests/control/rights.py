@@ -27,7 +27,11 @@ def kubectl(api: apis.Api, *arguments: str, text: str = "") -> subprocess.Comple
 
 
 _ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-_SWITCHED = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
+_SWITCHED = (
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+    "MutatingWebhookConfiguration",
+)
 _HOLDING = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
@@ -44,7 +48,11 @@ def installed(api: apis.Api, *components: str, folder: pathlib.Path) -> Iterator
         for document in rendering.together("runtimeclass", *components):
             body = json.loads(json.dumps(document).replace("uimgacc-system", api.namespace))
             kind, name = body["kind"], body["metadata"]["name"]
-            ours = kind in _ROLES and name in ("uimgacc-controller", "uimgacc-api")
+            ours = kind in _ROLES and name in (
+                "uimgacc-controller",
+                "uimgacc-api",
+                "uimgacc-webhook",
+            )
             held = kind in _HOLDING and name.startswith("uimgacc-controller")
             if not (ours or held or kind in _SWITCHED):
                 continue

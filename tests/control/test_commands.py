@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pathlib
 import re
 import threading
 import uuid
@@ -18,13 +19,14 @@ from agent.clients.kube import rest_client
 from agent.model import images, keys
 from agent.ucloud import accelerated_images
 from tests.control import conftest
-from tests.kube import apis, faults
+from tests.kube import apis, faults, servers, threads
 from tests.manifests import rendering
 
 pytestmark = pytest.mark.timeout(300)
 
 RUNNER = typer.testing.CliRunner()
 SYSTEM = "uimgacc-system"
+DEPLOYMENTS = rest_client.Resource(group="apps", plural="deployments")
 CONFIG_MAPS = rest_client.Resource(plural="configmaps")
 BINDINGS = rest_client.Resource(
     group="admissionregistration.k8s.io", plural="mutatingadmissionpolicybindings"
@@ -415,6 +417,75 @@ def test_nodes_that_stand_on_us_are_not_left_without_us(api, run, monkeypatch) -
         assert [each["metadata"]["name"] for each in api.list(rest_client.DAEMON_SETS)] == there
     finally:
         api.delete(rest_client.DAEMON_SETS, "uimgacc-setup", namespace=SYSTEM)
+
+
+INSTALL = ("enable", "--nfs", "10.0.0.5:/uimgacc", "--image", "r.io/uimgacc:7")
+
+
+@pytest.fixture
+def older(
+    api_loop: threads.Loop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[apis.Api]:
+    """A server of 1.33, which is always the emulated one."""
+    with servers.emulated(api_loop, release=("1", "33")) as access:
+        made = apis.Api(access, tmp_path)
+        monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig()))
+        monkeypatch.setenv("UIMGACC_NAMESPACE", SYSTEM)
+        monkeypatch.setenv("PATH", str(rendering.KUBECTL.parent), prepend=":")
+        yield made
+        made.close()
+
+
+def run_older(*arguments: str) -> str:
+    return done(RUNNER.invoke(commands.app, list(arguments)))
+
+
+def test_on_an_older_server_the_webhook_moves_pods(older: apis.Api) -> None:
+    hooks, name = rest_client.WEBHOOK_CONFIGURATIONS, keys.WEBHOOK_CONFIGURATION
+    run_older(*INSTALL, "--no-wait")
+    # The controller's, which an update leaves as it is.
+    bundle = {"clientConfig": {"caBundle": "YQ=="}}
+    named = [{**bundle, "name": each["name"]} for each in older.get(hooks, name)["webhooks"]]
+    older.patch(hooks, name, {"webhooks": named}, how=rest_client.Patch.STRATEGIC)
+    deployment = older.get(DEPLOYMENTS, "uimgacc-controller", namespace=SYSTEM)
+    assert "UIMGACC_WEBHOOK_LISTEN" in json.dumps(deployment)
+
+    run_older("disable", "--no-wait")
+    off = older.get(hooks, name)["webhooks"]
+    run_older(*INSTALL, "--no-wait")
+    on = older.get(hooks, name)["webhooks"]
+
+    assert all(
+        each["objectSelector"] == {"matchLabels": {keys.NO_POD: "no-pod-has-this"}} for each in off
+    )
+    assert not any("objectSelector" in each for each in on)
+    assert all(each["clientConfig"]["caBundle"] == "YQ==" for each in on)
+    assert all(each["clientConfig"]["service"]["name"] == keys.WEBHOOK for each in on)
+    with Nodes(older):
+        run_older("disable", "--uninstall")
+    assert older.list(hooks) == []
+
+
+def test_policy_and_webhook_take_turns_as_the_server_and_its_user_want(
+    api, run, monkeypatch
+) -> None:
+    monkeypatch.setenv("UIMGACC_NAMESPACE", SYSTEM)
+
+    def moved_by() -> set[str]:
+        hooks = api.list(rest_client.WEBHOOK_CONFIGURATIONS)
+        bindings = api.list(BINDINGS)
+        kinds = {"webhook": hooks, "policy": bindings}
+        return {kind for kind, found in kinds.items() if keys.WEBHOOK_CONFIGURATION in str(found)}
+
+    with Nodes(api):
+        done(run(*INSTALL))
+        assert moved_by() == {"policy"}
+        done(run(*INSTALL, "--component", "webhook"))
+        assert moved_by() == {"webhook"}
+        done(run(*INSTALL))
+        assert moved_by() == {"policy"}
+        done(run("disable", "--uninstall"))
+    assert moved_by() == set()
 
 
 def test_a_cluster_is_enabled_disabled_and_left_as_it_was(api, proxy, run, monkeypatch) -> None:

@@ -78,7 +78,8 @@ class Emulator(kmock.KubernetesScaffold):
         with importlib.resources.as_file(bundled) as path:
             self.resources.load_path(path)
         # Younger than what kmock brings.
-        for kind in ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"):
+        young = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
+        for kind in young if int(self.release[1]) >= 36 else ():
             name = kind.lower()
             plural = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
             resource = kmock.resource("admissionregistration.k8s.io", "v1", plural)

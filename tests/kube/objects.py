@@ -29,6 +29,7 @@ _MERGE_KEYS = {
     "imagePullSecrets": "name",
     "ownerReferences": "uid",
     "addresses": "type",
+    "webhooks": "name",
 }
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _STATUS_AT_CREATION = frozenset({("", "nodes")})

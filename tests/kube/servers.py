@@ -61,9 +61,11 @@ def running(folder: pathlib.Path, loop: threads.Loop) -> Iterator[connection.Acc
 
 
 @contextlib.contextmanager
-def emulated(loop: threads.Loop) -> Iterator[connection.Access]:
-    """kmock's, in a thread of this process."""
-    handler = emulating.Emulator()
+def emulated(
+    loop: threads.Loop, *, release: tuple[str, str] = ("1", "36")
+) -> Iterator[connection.Access]:
+    """kmock's, in a thread of this process; before 1.36 it has no policies that change pods."""
+    handler = emulating.Emulator(release=release)
 
     async def opened() -> tuple[contextlib.AsyncExitStack, int]:
         stack = contextlib.AsyncExitStack()

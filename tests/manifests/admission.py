@@ -14,6 +14,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_optional, ext_strings
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format
 
+from agent.model import keys
 from tests.manifests import rendering
 
 Object = Mapping[str, Any]
@@ -74,43 +75,75 @@ def evaluated(expression: str, data: Mapping[str, Any]) -> Any:
 
 
 class Mutator:
-    """A MutatingAdmissionPolicy with its binding, and the objects of its kind of parameters."""
+    """The MutatingAdmissionPolicies with their bindings, and the objects of their parameters.
 
-    def __init__(self, documents: Sequence[Object], name: str) -> None:
-        self._spec = rendering.only(documents, "MutatingAdmissionPolicy", name)["spec"]
+    Policies are evaluated again after another one has changed the pod (`reinvocationPolicy`).
+    """
+
+    def __init__(self, documents: Sequence[Object]) -> None:
+        self.documents = documents
+        self._policies = []
         bindings = rendering.of_kind(documents, "MutatingAdmissionPolicyBinding")
-        (binding,) = [found for found in bindings if found["spec"]["policyName"] == name]
-        kind = self._spec["paramKind"]["kind"]
-        selector = binding["spec"]["paramRef"]["selector"]
-        self.params = [
-            found for found in rendering.of_kind(documents, kind) if _selected(found, selector)
-        ]
+        for binding in bindings:
+            name = binding["spec"]["policyName"]
+            policy = rendering.only(documents, "MutatingAdmissionPolicy", name)
+            assert policy["spec"]["reinvocationPolicy"] == "IfNeeded"
+            self._policies.append((policy["spec"], binding["spec"]))
+
+    @property
+    def params(self) -> list[Object]:
+        """The parameters of the policy that has some."""
+        return next(iter(filter(None, (self._params(*each) for each in self._policies))))
 
     def matches(self, pod: Object, params: Object, name: str) -> bool:
-        """Whether one of the conditions holds."""
-        (found,) = [each for each in self._spec["matchConditions"] if each["name"] == name]
+        """Whether one of the conditions of the policy with parameters holds."""
+        spec = next(spec for spec, _ in self._policies if "paramKind" in spec)
+        (found,) = [each for each in spec["matchConditions"] if each["name"] == name]
         return bool(evaluated(found["expression"], {"object": pod, "params": params}))
 
-    def admitted(self, pod: Object, *, namespace: str = "default") -> Object:
-        """The pod as it is stored."""
-        labels = {"kubernetes.io/metadata.name": namespace}
-        selector = self._spec["matchConstraints"]["namespaceSelector"]
-        if not _selected({"metadata": {"labels": labels}}, selector):
-            return pod
-        names = [condition["name"] for condition in self._spec["matchConditions"]]
-        for params in self.params:
+    def admitted(self, pod: Object, *, namespace: str = "default", label: str = "") -> Object:
+        """The pod as it is stored; `label` is that of its namespace by which pods may ask."""
+        for _ in range(3):
+            before = pod
+            for spec, binding in self._policies:
+                if _selected(namespace_of(namespace, label), _namespaces(spec)):
+                    pod = self._evaluated(spec, binding, pod)
+            if pod == before:
+                return pod
+        raise AssertionError("the policies do not come to an end")
+
+    def _params(self, spec: Object, binding: Object) -> list[Object]:
+        if "paramKind" not in spec:
+            return []
+        selector = binding["paramRef"]["selector"]
+        found = rendering.of_kind(self.documents, spec["paramKind"]["kind"])
+        return [each for each in found if _selected(each, selector)]
+
+    def _evaluated(self, spec: Object, binding: Object, pod: Object) -> Object:
+        for params in self._params(spec, binding) if "paramKind" in spec else [None]:
+            data = {"object": pod, "params": params}
             # All of them: an error in any must come out, and the API server keeps no order.
-            held = [self.matches(pod, params, name) for name in names]
-            if all(held):
-                pod = self._applied(pod, params)
+            held = [evaluated(each["expression"], data) for each in spec["matchConditions"]]
+            for mutation in spec["mutations"] if all(held) else ():
+                made = evaluated(mutation["applyConfiguration"]["expression"], data)
+                pod = merged(pod, json_format.MessageToDict(made))
         return pod
 
-    def _applied(self, pod: Object, params: Object) -> Object:
-        for mutation in self._spec["mutations"]:
-            expression = mutation["applyConfiguration"]["expression"]
-            made = evaluated(expression, {"object": pod, "params": params})
-            pod = merged(pod, json_format.MessageToDict(made))
-        return pod
+
+def namespace_of(name: str, label: str) -> Object:
+    """A namespace with the label by which its pods ask; "" for none."""
+    labels = {"kubernetes.io/metadata.name": name}
+    return {"metadata": {"labels": labels | ({keys.CACHE: label} if label else {})}}
+
+
+def _namespaces(spec: Object) -> Object:
+    selector: Object = spec["matchConstraints"]["namespaceSelector"]
+    return selector
+
+
+def selects_namespace(selector: Object, name: str, label: str) -> bool:
+    """Whether a namespaceSelector has a namespace."""
+    return _selected(namespace_of(name, label), selector)
 
 
 class Validator:
@@ -155,6 +188,8 @@ def _holds(labels: Mapping[str, str], requirement: Object) -> bool:
     key, operator = requirement["key"], requirement["operator"]
     if operator == "Exists":
         return key in labels
+    if operator == "In":
+        return labels.get(key) in requirement["values"]
     assert operator == "NotIn"
     return labels.get(key) not in requirement["values"]
 

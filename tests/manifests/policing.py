@@ -29,6 +29,24 @@ def documents() -> Sequence[rendering.Document]:
     return rendering.together("runtimeclass", "controller", "api")
 
 
+def webhook() -> dict[str, Any]:
+    """The webhook's configuration as the controller has made it work."""
+    found = rendering.only(
+        rendering.together("runtimeclass", "controller", "api", "webhook"),
+        "MutatingWebhookConfiguration",
+        "uimgacc-pods",
+    )
+    body: dict[str, Any] = json.loads(json.dumps(found))
+    for each in body["webhooks"]:
+        each["clientConfig"]["caBundle"] = "YQ=="
+    return body
+
+
+def twin() -> dict[str, Any]:
+    """A RuntimeClass that the controller may label."""
+    return dict(json.loads(json.dumps(rendering.only(documents(), "RuntimeClass", "uimgacc"))))
+
+
 def agents() -> rendering.Document:
     """The agents' DaemonSet; its second container is the agent."""
     found = rendering.only(documents(), "DaemonSet", "uimgacc-node")
@@ -90,6 +108,44 @@ REFUSED_BUILDS: Mapping[str, Patch] = {
     ),
     "a second container": add(f"{POD}/containers/-", {"name": "x", "image": "x"}),
     "a container before it": add(f"{POD}/initContainers", [{"name": "x", "image": "x"}]),
+}
+
+HOOK = "/webhooks/0"
+WEBHOOKS: Mapping[str, Patch] = {
+    "another authority": add(f"{HOOK}/clientConfig/caBundle", "Yg=="),
+    "for no pod": add(f"{HOOK}/objectSelector", {"matchLabels": {"a": "b"}}),
+}
+REFUSED_WEBHOOKS: Mapping[str, Patch] = {
+    "all objects": add(f"{HOOK}/rules/0/resources", ["*"]),
+    "all operations": add(f"{HOOK}/rules/0/operations", ["*"]),
+    "one rule more": add(
+        f"{HOOK}/rules/-",
+        {"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*"]},
+    ),
+    "all namespaces": remove(f"{HOOK}/namespaceSelector"),
+    "all pods": remove(f"{HOOK}/matchConditions"),
+    "pods that cannot be created": add(f"{HOOK}/failurePolicy", "Fail"),
+    "a slow server": add(f"{HOOK}/timeoutSeconds", 30),
+    "another server": add(f"{HOOK}/clientConfig", {"url": "https://evil.example.com"}),
+    "another service": add(f"{HOOK}/clientConfig/service/name", "evil"),
+    "another path": add(f"{HOOK}/clientConfig/service/path", "/evil"),
+    "another webhook": add("/webhooks/-", {**webhook()["webhooks"][0], "name": "x.example.com"}),
+    "another name": add(f"{HOOK}/name", "x.example.com"),
+    "no webhook": add("/webhooks", []),
+}
+
+TWINS: Mapping[str, Patch] = {
+    "no node": add("/metadata/labels/uimgacc.io~1no-node", "true"),
+}
+REFUSED_TWINS: Mapping[str, Patch] = {
+    "another label": add("/metadata/labels/x", "y"),
+    "whose twin it is": add("/metadata/labels/uimgacc.io~1twin-of", "kata"),
+    "a label less": remove("/metadata/labels/uimgacc.io~1twin-of"),
+    "an annotation": add("/metadata/annotations", {"x": "y"}),
+    "its nodes": add("/scheduling/nodeSelector", {"x": "y"}),
+    "all nodes": remove("/scheduling"),
+    "tolerations": add("/scheduling/tolerations", [{"operator": "Exists"}]),
+    "an overhead": add("/overhead", {"podFixed": {"cpu": "100"}}),
 }
 
 DRAIN = {"name": "UIMGACC_DRAIN", "value": "true"}

@@ -6,13 +6,14 @@ from typing import Any
 import jsonpatch
 import pytest
 
-from tests.manifests import admission, policing
+from tests.manifests import admission, policing, rendering
 
 CONTROLLER = "system:serviceaccount:uimgacc-system:uimgacc-controller"
 
 
 def refusals(name: str, new: Any, *, old: Any = None, user: str = CONTROLLER) -> list[str]:
-    validator = admission.Validator(policing.documents(), f"uimgacc-controller-{name}")
+    documents = rendering.together("runtimeclass", "controller", "api", "webhook")
+    validator = admission.Validator(documents, f"uimgacc-controller-{name}")
     asked = {"userInfo": {"username": user}, "operation": "UPDATE" if old else "CREATE"}
     return validator.refusals(asked, old=old, new=new)
 
@@ -75,6 +76,45 @@ def test_nothing_of_the_agents_is_taken_away(name: str) -> None:
     left = policing.agents()
 
     assert refusals("agents", left, old=patched(left, policing.REFUSED_AGENTS[name]))
+
+
+@pytest.mark.parametrize("patch", policing.WEBHOOKS.values(), ids=policing.WEBHOOKS)
+def test_the_controller_says_by_whom_and_for_whom_its_webhook_is_called(
+    patch: policing.Patch,
+) -> None:
+    before = policing.webhook()
+    after = patched(before, patch)
+
+    assert refusals("webhook", after, old=before) == []
+    assert refusals("webhook", before, old=after) == []
+
+
+@pytest.mark.parametrize("patch", policing.REFUSED_WEBHOOKS.values(), ids=policing.REFUSED_WEBHOOKS)
+def test_the_controller_has_nothing_else_sent_to_it(patch: policing.Patch) -> None:
+    before = policing.webhook()
+    after = patched(before, patch)
+
+    assert refusals("webhook", after, old=before)
+    assert refusals("webhook", before, old=after)
+    assert refusals("webhook", after, old=before, user="admin") == []
+
+
+@pytest.mark.parametrize("patch", policing.TWINS.values(), ids=policing.TWINS)
+def test_the_controller_labels_a_class_that_no_node_can_run(patch: policing.Patch) -> None:
+    before = policing.twin()
+    after = patched(before, patch)
+
+    assert refusals("classes", after, old=before) == []
+    assert refusals("classes", before, old=after) == []
+
+
+@pytest.mark.parametrize("patch", policing.REFUSED_TWINS.values(), ids=policing.REFUSED_TWINS)
+def test_the_controller_changes_nothing_else_of_a_class(patch: policing.Patch) -> None:
+    before = policing.twin()
+    after = patched(before, patch)
+
+    assert refusals("classes", after, old=before)
+    assert refusals("classes", after, old=before, user="admin") == []
 
 
 def test_no_token_is_made() -> None:

@@ -1,14 +1,15 @@
 """The examples: understood by us as they are, and the clouds' own but for the names of images."""
 
 import pathlib
+from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
-from agent.matching import annotations
+from agent.matching import annotations, runtimes
 from agent.model import cache_manifest, keys, workloads
-from tests.manifests import admission, rendering
+from tests.manifests import admission, cases, rendering
 
 EXAMPLES = sorted((rendering.MANIFESTS / "examples").glob("*.yaml"))
 SEEDS = rendering.MANIFESTS.parent / "tests" / "unit" / "model" / "manifests"
@@ -55,7 +56,7 @@ def test_a_cloud_s_example_is_as_published_but_for_its_images(path: pathlib.Path
 
 def test_the_pod_without_policy_is_what_the_policy_makes_of_the_other() -> None:
     examples = rendering.MANIFESTS / "examples"
-    policy = admission.Mutator(rendering.together("runtimeclass"), "uimgacc")
+    policy = admission.Mutator(rendering.together("runtimeclass"))
     by_itself = document(examples / "pod-without-policy.yaml")
 
     by_policy = policy.admitted(document(examples / "pod.yaml"))
@@ -65,9 +66,30 @@ def test_the_pod_without_policy_is_what_the_policy_makes_of_the_other() -> None:
     assert policy.admitted(by_itself) == by_itself
 
 
+@pytest.mark.parametrize("name", ["daemonset", "static-pod"])
+def test_what_nothing_moves_names_class_and_handler_itself(name: str) -> None:
+    """As it reaches the API server: bound to a node, which the policy does not touch."""
+    manifest: Any = document(rendering.MANIFESTS / "examples" / f"{name}.yaml")
+    (pod,) = workloads.pods_of(manifest)
+    template = manifest["spec"]["template"] if name == "daemonset" else manifest
+    policy = admission.Mutator(rendering.together("runtimeclass"))
+    by_field = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}
+    required = {cases.REQUIRED: {"nodeSelectorTerms": [by_field]}}
+    bound = {"affinity": {"nodeAffinity": required}} if name == "daemonset" else {"nodeName": "n"}
+    created = {**template, "kind": "Pod", "spec": {**template["spec"], **bound}}
+
+    request = annotations.request_of(pod)
+
+    assert (request.mode, request.auto_create) == (annotations.Mode.AUTOMATIC, True)
+    assert runtimes.uses_snapshotter(pod)
+    assert policy.admitted(created) == created
+    # The DaemonSet controller deletes pods whose node loses a label of the template.
+    assert keys.HANDLER_LABEL not in template["spec"].get("nodeSelector", {})
+
+
 def test_the_gpu_deployment_goes_to_the_twin_of_its_class() -> None:
     template = document(rendering.MANIFESTS / "examples" / "deployment.yaml")["spec"]["template"]  # type: ignore[index]
-    policy = admission.Mutator(rendering.together("runtimeclass", "nvidia"), "uimgacc")
+    policy = admission.Mutator(rendering.together("runtimeclass", "nvidia"))
 
     found = policy.admitted({"apiVersion": "v1", "kind": "Pod", **template})
 

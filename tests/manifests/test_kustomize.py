@@ -33,6 +33,7 @@ CASES = [
     ("runtimeclass", ("controller", "writers")),
     ("runtimeclass", ("controller", "mirrors")),
     ("runtimeclass", ("controller", "mirrors-node")),
+    ("runtimeclass", ("controller", "api", "webhook", "nvidia")),
 ]
 # Of others' CRDs there is no schema here.
 FOREIGN = {"monitoring.coreos.com/v1"}

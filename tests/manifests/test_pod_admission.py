@@ -1,30 +1,41 @@
-"""The policy that sends pods to our snapshotter: who is moved, and that nobody is stopped by it."""
+"""What sends pods to our snapshotter, the policy or the webhook: who is moved, none is stopped."""
 
 import copy
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 from hypothesis import strategies
 
-from agent.matching import annotations, runtimes
+from agent.control.admission import webhook_server
+from agent.matching import annotations, pod_moves, runtimes
 from agent.model import keys, pods
-from tests.manifests import admission, cases, rendering
+from tests.manifests import admission, calling, cases, rendering
 
 HANDLER = "io.containerd.cri.runtime-handler"
 LABELS = (keys.CAPABLE, keys.CAPABLE_UCLOUD)
 
 
-@pytest.fixture(scope="module")
-def policy() -> admission.Mutator:
-    return admission.Mutator(rendering.together("runtimeclass", "nvidia"), "uimgacc")
+Admission = admission.Mutator | calling.WebhookCaller
+
+
+@pytest.fixture(scope="module", params=["policy", "webhook"])
+def policy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Admission]:
+    """The policy by CEL, and the webhook's own HTTPS server: the same cases for both."""
+    if request.param == "policy":
+        yield admission.Mutator(rendering.together("runtimeclass", "nvidia"))
+        return
+    documents = rendering.together("runtimeclass", "nvidia", "controller", "webhook")
+    with calling.running(documents) as caller:
+        yield caller
 
 
 @pytest.mark.parametrize("asking", cases.ASKING.values(), ids=cases.ASKING)
-def test_a_pod_that_asks_is_sent_to_the_twin(
-    policy: admission.Mutator, asking: dict[str, Any]
-) -> None:
+def test_a_pod_that_asks_is_sent_to_the_twin(policy: Admission, asking: dict[str, Any]) -> None:
     found = policy.admitted(asking)
 
     wanted = copy.deepcopy(asking)
@@ -35,7 +46,7 @@ def test_a_pod_that_asks_is_sent_to_the_twin(
 
 @pytest.mark.parametrize("asking", cases.ASKING.values(), ids=cases.ASKING)
 def test_a_pod_of_another_class_is_sent_to_the_twin_of_that(
-    policy: admission.Mutator, asking: dict[str, Any]
+    policy: Admission, asking: dict[str, Any]
 ) -> None:
     asking = copy.deepcopy(asking)
     asking["spec"]["runtimeClassName"] = "nvidia"
@@ -48,7 +59,7 @@ def test_a_pod_of_another_class_is_sent_to_the_twin_of_that(
 
 @pytest.mark.parametrize("name", ["uimgacc", "uimgacc-nvidia"])
 def test_a_pod_that_names_our_class_itself_gets_the_annotation(
-    policy: admission.Mutator, name: str
+    policy: Admission, name: str
 ) -> None:
     found = policy.admitted(cases.pod(runtimeClassName=name))
 
@@ -57,13 +68,13 @@ def test_a_pod_that_names_our_class_itself_gets_the_annotation(
 
 
 @pytest.mark.parametrize("other", cases.LEFT_ALONE.values(), ids=cases.LEFT_ALONE)
-def test_any_other_pod_stays_as_it_is(policy: admission.Mutator, other: dict[str, Any]) -> None:
+def test_any_other_pod_stays_as_it_is(policy: Admission, other: dict[str, Any]) -> None:
     assert policy.admitted(other) == other
 
 
 @pytest.mark.parametrize("namespace", ["kube-system", "uimgacc-system"])
 def test_pods_that_must_start_without_us_stay_as_they_are(
-    policy: admission.Mutator, namespace: str
+    policy: Admission, namespace: str
 ) -> None:
     asking = cases.pod({keys.CACHE: "auto"})
 
@@ -71,7 +82,7 @@ def test_pods_that_must_start_without_us_stay_as_they_are(
 
 
 def test_an_overhead_that_the_twin_has_as_well_is_no_obstacle(
-    policy: admission.Mutator,
+    policy: Admission,
 ) -> None:
     asking = cases.pod(cases.AUTO, overhead={"memory": "64Mi"})
     twin = {**policy.params[0], "overhead": {"podFixed": {"memory": "64Mi"}}}
@@ -157,7 +168,7 @@ def any_pods(draw: strategies.DrawFn) -> dict[str, Any]:
     return cases.pod(draw(strategies.none() | annotated), **spec)
 
 
-def test_who_asks_in_every_combination_of_words(policy: admission.Mutator) -> None:
+def test_who_asks_in_every_combination_of_words(policy: Admission) -> None:
     names = (
         keys.CACHE,
         keys.ALIBABA_AUTO,
@@ -175,7 +186,7 @@ def test_who_asks_in_every_combination_of_words(policy: admission.Mutator) -> No
 
 @hypothesis.settings(deadline=None, max_examples=400)
 @hypothesis.given(any_pods())
-def test_who_asks_is_what_matching_says(policy: admission.Mutator, any_pod: dict[str, Any]) -> None:
+def test_who_asks_is_what_matching_says(policy: Admission, any_pod: dict[str, Any]) -> None:
     """Two statements of the same rules: one in CEL for the API server, one for the agent."""
     read = pods.parse_pod(any_pod)
     asks = annotations.request_of(read).asks
@@ -189,8 +200,94 @@ def test_who_asks_is_what_matching_says(policy: admission.Mutator, any_pod: dict
 
 @hypothesis.settings(deadline=None, max_examples=400)
 @hypothesis.given(any_pods())
+def test_each_condition_holds_in_both_implementations_or_in_none(any_pod: dict[str, Any]) -> None:
+    by_cel = admission.Mutator(rendering.together("runtimeclass", "nvidia"))
+    overhead = {"podFixed": {"memory": "64Mi"}}
+    for twin in (*by_cel.params, {**by_cel.params[0], "overhead": overhead}):
+        for name in pod_moves.CONDITIONS:
+            by_python = pod_moves.holds(name, any_pod, pod_moves.read_twin(twin))
+
+            assert by_cel.matches(any_pod, twin, name) == by_python, (name, twin)
+
+
+def test_the_policy_has_these_conditions_and_no_others() -> None:
+    documents = rendering.together("runtimeclass", "nvidia")
+    policy = rendering.only(documents, "MutatingAdmissionPolicy", "uimgacc")
+
+    assert [each["name"] for each in policy["spec"]["matchConditions"]] == list(
+        pod_moves.CONDITIONS
+    )
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(any_pods(), strategies.sampled_from(("", "auto", "false", "true")))
+def test_policy_and_webhook_make_the_same_of_any_pod(any_pod: dict[str, Any], label: str) -> None:
+    policy = admission.Mutator(rendering.together("runtimeclass", "nvidia"))
+    documents = rendering.together("runtimeclass", "nvidia", "controller", "webhook")
+
+    by_policy = policy.admitted(copy.deepcopy(any_pod), label=label)
+    by_webhook = calling.decided(documents, copy.deepcopy(any_pod), label=label)
+
+    for each in (by_policy, by_webhook):
+        # A patch makes the map, a merge need not.
+        each["metadata"].setdefault("annotations", {})
+    assert by_policy == by_webhook
+
+
+def test_pods_of_a_namespace_with_the_label_ask(policy: Admission) -> None:
+    found = policy.admitted(cases.pod(), label="auto")
+
+    annotations_ = {keys.CACHE: "auto", HANDLER: "uimgacc"}
+    assert found == cases.pod(annotations_, runtimeClassName="uimgacc")
+
+
+@pytest.mark.parametrize("key", annotations.WORDS)
+def test_a_pod_that_says_something_itself_is_not_spoken_for(policy: Admission, key: str) -> None:
+    own = cases.pod({key: "false"})
+
+    assert policy.admitted(own, label="auto") == policy.admitted(own)
+
+
+@pytest.mark.parametrize("label", ["", "false", "Auto", "true"])
+def test_another_value_of_the_label_means_nothing(policy: Admission, label: str) -> None:
+    assert policy.admitted(cases.pod(), label=label) == cases.pod()
+
+
+@pytest.mark.parametrize("namespace", sorted(pod_moves.LEFT_OUT))
+def test_the_label_on_a_namespace_of_the_cluster_means_nothing(
+    policy: Admission, namespace: str
+) -> None:
+    assert policy.admitted(cases.pod(), namespace=namespace, label="auto") == cases.pod()
+
+
+def test_a_pod_that_cannot_go_is_annotated_only(policy: Admission) -> None:
+    found = policy.admitted(cases.pod(nodeName="node-1"), label="auto")
+
+    assert found == cases.pod(cases.AUTO, nodeName="node-1")
+
+
+def test_no_pod_is_moved_to_a_class_that_no_node_can_run() -> None:
+    documents = copy.deepcopy(
+        list(rendering.together("runtimeclass", "nvidia", "controller", "webhook"))
+    )
+    policies = copy.deepcopy(list(rendering.together("runtimeclass", "nvidia")))
+    for document in (*documents, *policies):
+        if document["kind"] == "RuntimeClass" and document["metadata"]["name"] == "uimgacc":
+            document["metadata"]["labels"][keys.NO_NODE] = "true"
+    gpu = cases.pod(cases.AUTO, runtimeClassName="nvidia")
+
+    for admitted in (
+        admission.Mutator(policies).admitted,
+        lambda pod: calling.decided(documents, pod),
+    ):
+        assert admitted(cases.pod(cases.AUTO)) == cases.pod(cases.AUTO)
+        assert admitted(gpu)["spec"]["runtimeClassName"] == "uimgacc-nvidia"
+
+
+@hypothesis.settings(deadline=None, max_examples=400)
+@hypothesis.given(any_pods())
 def test_a_pod_is_moved_only_where_it_asks_and_can_go(
-    policy: admission.Mutator, any_pod: dict[str, Any]
+    policy: Admission, any_pod: dict[str, Any]
 ) -> None:
     found = policy.admitted(copy.deepcopy(any_pod))
 
@@ -222,7 +319,58 @@ def test_a_pod_is_moved_only_where_it_asks_and_can_go(
 def test_the_policy_cannot_stop_a_pod() -> None:
     documents = rendering.together("runtimeclass", "nvidia")
 
-    policy = rendering.only(documents, "MutatingAdmissionPolicy", "uimgacc")
-    assert policy["spec"]["failurePolicy"] == "Ignore"
+    for policy in rendering.of_kind(documents, "MutatingAdmissionPolicy"):
+        assert policy["spec"]["failurePolicy"] == "Ignore"
     binding = rendering.only(documents, "MutatingAdmissionPolicyBinding", "uimgacc-pods")
     assert binding["spec"]["paramRef"]["parameterNotFoundAction"] == "Allow"
+
+
+def test_the_webhook_cannot_stop_a_pod_and_is_called_for_few() -> None:
+    documents = rendering.together("runtimeclass", "controller", "webhook")
+
+    configuration = rendering.only(documents, "MutatingWebhookConfiguration", "uimgacc-pods")
+    service = rendering.only(documents, "Service", keys.WEBHOOK)
+    paths = []
+    for webhook in configuration["webhooks"]:
+        assert webhook["failurePolicy"] == "Ignore"
+        assert webhook["timeoutSeconds"] == 2
+        assert webhook["sideEffects"] == "None"
+        assert webhook["reinvocationPolicy"] == "IfNeeded"
+        to = webhook["clientConfig"]["service"]
+        assert (to["name"], to["namespace"]) == (service["metadata"]["name"], "uimgacc-system")
+        paths.append(to["path"])
+    assert paths == [webhook_server.PODS, webhook_server.LABELLED_PODS]
+    assert not rendering.of_kind(documents, "MutatingAdmissionPolicy")
+
+
+def test_policy_and_webhook_leave_out_the_same_namespaces() -> None:
+    selectors = [
+        policy["spec"]["matchConstraints"]["namespaceSelector"]
+        for policy in rendering.of_kind(
+            rendering.together("runtimeclass"), "MutatingAdmissionPolicy"
+        )
+    ]
+    documents = rendering.together("runtimeclass", "controller", "webhook")
+    (configuration,) = rendering.of_kind(documents, "MutatingWebhookConfiguration")
+    selectors += [webhook["namespaceSelector"] for webhook in configuration["webhooks"]]
+
+    for selector in selectors:
+        (names,) = [each for each in selector["matchExpressions"] if each["operator"] == "NotIn"]
+        assert names["key"] == "kubernetes.io/metadata.name"
+        assert set(names["values"]) == pod_moves.LEFT_OUT
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(any_pods())
+def test_the_webhook_is_called_for_every_pod_that_it_would_change(any_pod: dict[str, Any]) -> None:
+    documents = rendering.together("runtimeclass", "nvidia", "controller", "webhook")
+    twins = calling.twins_of(documents)
+    for label in ("", "auto"):
+        move = pod_moves.move_of(any_pod, twins, namespace_label=label)
+        called = list(calling.called(documents, any_pod, "default", label))
+
+        changes = move.runtime_class or any(
+            any_pod["metadata"].get("annotations", {}).get(key) != value
+            for key, value in move.annotations.items()
+        )
+        assert called or not changes

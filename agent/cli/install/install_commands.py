@@ -51,8 +51,9 @@ def enable(
 ) -> None:
     """Install or update uimgacc in a cluster and switch it on.
 
-    Applies the manifests with your kubeconfig and waits until all nodes serve images. What the
-    cluster's release does not have is left out and listed. Repeat the command at any time.
+    Applies the manifests with your kubeconfig and waits until all nodes serve images. Where the
+    cluster's release has no policies that change pods, the component webhook is added. Repeat the
+    command at any time.
 
     Example: uimgacc enable --nfs 10.0.0.5:/uimgacc --image registry.example.com/uimgacc:0.1.0
     """

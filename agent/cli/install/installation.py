@@ -40,18 +40,23 @@ def enable(
     if dry_run:
         print(yaml.safe_dump_all(objects, sort_keys=False), end="")
         return
+    objects, superseded = _for_server(wanted, target)
 
     async def work(client: rest_client.Client) -> None:
         with progress.shown(quiet=False) as report:
             await support.require(client)
             if wanted.overlay == rendering.OVERLAYS[0]:
                 await support.refuse_if_default(client)
-            kept = await support.supported(client, objects)
-            for number, body in enumerate(kept):
+            served = await support.as_served(client, objects)
+            for number, body in enumerate(served):
                 report(
-                    f"applying {body['kind']} {body['metadata']['name']}", 100 * number // len(kept)
+                    f"applying {body['kind']} {body['metadata']['name']}",
+                    100 * number // len(served),
                 )
                 await _apply(client, body)
+            # What moves pods now is there, so what did before can go.
+            for body in await support.as_served(client, superseded):
+                await _remove(client, body)
             await support.served(client)
             asked = protocol.Enable(
                 nfs=wanted.nfs, username=wanted.username, password=wanted.password
@@ -74,11 +79,43 @@ def enable(
     print("image acceleration is enabled")
 
 
+def _for_server(
+    wanted: rendering.Wanted, target: cluster_access.Target
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What to apply for a server, and what the other way of moving pods may have left there.
+
+    The admission policy where the server has such policies, else the webhook, unless that is asked
+    for. Raises UsageError, CannotRender, TooOld.
+    """
+    if wanted.overlay != rendering.OVERLAYS[0]:
+        return rendering.render(wanted, target), []
+
+    async def choose(client: rest_client.Client) -> bool:
+        await support.require(client)
+        return rendering.WEBHOOK in wanted.components or await support.needs_webhook(client)
+
+    webhook = cluster_access.run(target, choose)
+    objects = rendering.render(wanted.moving_pods_by(webhook=webhook), target)
+    others = rendering.render(wanted.moving_pods_by(webhook=not webhook), target)
+    return objects, _without(others, objects)
+
+
+def _without(bodies: Sequence[dict[str, Any]], others: Sequence[Object]) -> list[dict[str, Any]]:
+    """The objects that are not among others, the last first."""
+    names = {_key_of(body) for body in others}
+    return [body for body in reversed(bodies) if _key_of(body) not in names]
+
+
+def _key_of(body: Object) -> tuple[str, str, str]:
+    meta = body["metadata"]
+    return (body["kind"], meta["name"], meta.get("namespace", ""))
+
+
 def disable(
     target: cluster_access.Target, removed: rendering.Wanted | None, *, wait: bool, seconds: float
 ) -> None:
     """Switch it off; then remove what is to be uninstalled, if anything."""
-    installed = [] if removed is None else rendering.render(removed, target)
+    installed = [] if removed is None else _either(removed, target)
 
     async def work(client: rest_client.Client) -> None:
         if installed:
@@ -105,6 +142,19 @@ def disable(
         ) from error
     done = "disabled" if removed is None else "uninstalled"
     print(f"image acceleration is {done}")
+
+
+def _either(removed: rendering.Wanted, target: cluster_access.Target) -> list[dict[str, Any]]:
+    """All objects of an installation, whichever way it moves pods."""
+    objects = rendering.render(removed, target)
+    if removed.overlay != rendering.OVERLAYS[0]:
+        return objects
+    both = (
+        rendering.render(removed.moving_pods_by(webhook=each), target) for each in (True, False)
+    )
+    for others in both:
+        objects += _without(others, objects)
+    return objects
 
 
 def resource_of(body: Object) -> rest_client.Resource:

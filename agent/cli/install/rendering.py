@@ -25,6 +25,8 @@ MANIFESTS = pathlib.Path(__file__).parent.with_name("manifests")
 OVERLAYS = ("runtimeclass", "default-snapshotter")
 CLAIM = "claim"
 """The component that takes the store from a PersistentVolumeClaim."""
+WEBHOOK = "webhook"
+"""The component that does what the admission policy does, on servers that have no such policies."""
 
 _NFS = re.compile(r"(?P<server>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<path>/\S*)")
 _KUSTOMIZE_SECONDS = 60
@@ -53,6 +55,11 @@ class Wanted:
     image: str = ""
     username: str = ""
     password: str = dataclasses.field(default="", repr=False)
+
+    def moving_pods_by(self, *, webhook: bool) -> "Wanted":
+        """The same with the webhook or with the admission policy, which exclude each other."""
+        others = tuple(each for each in self.components if each != WEBHOOK)
+        return dataclasses.replace(self, components=(*others, WEBHOOK) if webhook else others)
 
 
 def render(wanted: Wanted, target: cluster_access.Target) -> list[dict[str, Any]]:

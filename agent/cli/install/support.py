@@ -83,25 +83,16 @@ async def served(client: rest_client.Client) -> None:
         ) from error
 
 
-async def supported(client: rest_client.Client, objects: Sequence[Object]) -> list[Object]:
-    """The objects that this cluster has the kinds for; what is left out is listed on stderr."""
-    kept = await as_served(client, objects)
-    applied = {_name_of(body) for body in kept}
-    missing = [_name_of(body) for body in objects if _name_of(body) not in applied]
-    if missing:
-        release = ".".join(map(str, await client.release()))
-        output.say(
-            f"left out, because Kubernetes {release} does not serve MutatingAdmissionPolicy (1.36"
-            " and newer do; 1.34 and 1.35 with a feature gate):"
-        )
-        for name in missing:
-            output.say(f"  {name}")
-        output.say("so a pod must name its runtime class itself: docs/use/pods.md")
-    return kept
-
-
-def _name_of(body: Object) -> str:
-    return f"{body['kind']} {body['metadata']['name']}"
+async def needs_webhook(client: rest_client.Client) -> bool:
+    """Whether the server lacks admission policies that change pods; says so on stderr."""
+    if await _policy_version(client):
+        return False
+    release = ".".join(map(str, await client.release()))
+    output.say(
+        f"Kubernetes {release} does not serve MutatingAdmissionPolicy (1.36 and newer do; 1.34 and"
+        " 1.35 with a feature gate): the component webhook is installed instead"
+    )
+    return True
 
 
 async def as_served(client: rest_client.Client, objects: Sequence[Object]) -> list[Object]:

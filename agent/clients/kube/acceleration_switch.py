@@ -1,7 +1,7 @@
 """Acceleration of a whole cluster, switched off and on again; the installation stays.
 
-Off: new pods are not changed (the admission policy's binding matches nothing), and the
-agents drain: they remove their labels from the nodes, prepare nothing for pods, and
+Off: new pods are not changed (the admission policies' bindings, or the webhook, match nothing), and
+the agents drain: they remove their labels from the nodes, prepare nothing for pods, and
 release what is not in use. Running pods are not affected, and the snapshotter serves
 them. On is the reverse.
 """
@@ -15,7 +15,7 @@ from agent.clients.kube import refusals, rest_client
 from agent.model import keys
 
 _DRAIN = "UIMGACC_DRAIN"
-_BINDING = "uimgacc-pods"
+_BINDINGS = (keys.WEBHOOK_CONFIGURATION, "uimgacc-namespaces")
 _GROUP = "admissionregistration.k8s.io"
 _VERSIONS = ("v1", "v1beta1")
 _NOTHING = {"objectSelector": {"matchLabels": {keys.NO_POD: "no-pod-has-this"}}}
@@ -77,12 +77,29 @@ class Switch:
             raise NotInstalled(f"{self._namespace}/{keys.AGENTS}") from error
 
     async def _bind(self, match: Mapping[str, Any] | None) -> None:
-        """Clusters have the policy in one of two versions, or not at all."""
+        """Clusters have the policies in one of two versions or not at all, or the webhook."""
+        await self._bind_webhook(match)
         body = {"spec": {"matchResources": match}}
         for version in _VERSIONS:
             kind = rest_client.Resource(
                 group=_GROUP, version=version, plural="mutatingadmissionpolicybindings"
             )
-            with contextlib.suppress(refusals.NotFound):
-                await self._api.patch(kind, _BINDING, body)
-                return
+            for name in _BINDINGS:
+                with contextlib.suppress(refusals.NotFound):
+                    await self._api.patch(kind, name, body)
+
+    async def _bind_webhook(self, match: Mapping[str, Any] | None) -> None:
+        kind = rest_client.WEBHOOK_CONFIGURATIONS
+        with contextlib.suppress(refusals.NotFound):
+            there = await self._api.get(kind, keys.WEBHOOK_CONFIGURATION)
+            selector = None if match is None else match["objectSelector"]
+            webhooks = [
+                {"name": webhook["name"], "objectSelector": selector}
+                for webhook in there.get("webhooks") or ()
+            ]
+            body = {
+                "metadata": {"resourceVersion": there["metadata"]["resourceVersion"]},
+                "webhooks": webhooks,
+            }
+            how = rest_client.Patch.STRATEGIC
+            await self._api.patch(kind, keys.WEBHOOK_CONFIGURATION, body, how=how)

@@ -53,6 +53,10 @@ SECRETS = Resource(plural="secrets")
 CONFIG_MAPS = Resource(plural="configmaps")
 JOBS = Resource(group="batch", plural="jobs")
 LEASES = Resource(group="coordination.k8s.io", plural="leases")
+RUNTIME_CLASSES = Resource(group="node.k8s.io", plural="runtimeclasses")
+WEBHOOK_CONFIGURATIONS = Resource(
+    group="admissionregistration.k8s.io", plural="mutatingwebhookconfigurations"
+)
 DAEMON_SETS = Resource(group="apps", plural="daemonsets")
 IMAGE_CACHES = Resource(group=keys.GROUP, plural="imagecaches")
 
@@ -171,6 +175,7 @@ class Client:
         labels: str = "",
         not_older_than: str = "",
         metadata_only: bool = False,
+        limit: int = _PAGE,
     ) -> AsyncGenerator[Page]:
         """All objects, in parts. Raises Gone when that takes too long: begin again.
 
@@ -178,9 +183,10 @@ class Client:
         as new will do, "0" stands for whatever the server has in memory. Without it
         the server asks its database, for which a list by node means to read every pod
         of the cluster before Kubernetes 1.31. With `metadata_only` objects have nothing else.
+        `limit` is how many are in one part.
         """
         accept = _METADATA if metadata_only else "application/json"
-        query = _query(fields=fields, labels=labels) | {"limit": str(_PAGE)}
+        query = _query(fields=fields, labels=labels) | {"limit": str(limit)}
         if not_older_than:
             query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
         while True:
@@ -191,7 +197,7 @@ class Client:
             if not page.more:
                 return
             query = _query(fields=fields, labels=labels)
-            query |= {"limit": str(_PAGE), "continue": page.more}
+            query |= {"limit": str(limit), "continue": page.more}
 
     async def watch(
         self,

@@ -1,5 +1,6 @@
 """TLS: to servers of other people's clusters, and as a server whose certificate is replaced."""
 
+import os
 import pathlib
 import ssl
 
@@ -52,3 +53,23 @@ class Certificate:
     def _read_stamp(self) -> _Stamp:
         states = [path.stat() for path in self._files]
         return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in states)
+
+
+class MemoryCertificate:
+    """A server's certificate that is kept in memory; `context` is for a server that goes on.
+
+    Until the first `use` every handshake fails.
+    """
+
+    def __init__(self) -> None:
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+
+    def use(self, certificate: bytes, key: bytes) -> None:
+        """Use a certificate and its key, in PEM, from now on; raise OSError as ssl does."""
+        # OpenSSL's binding reads files only. One in memory keeps the key off every disk.
+        descriptor = os.memfd_create("certificate")
+        try:
+            os.write(descriptor, certificate + key)
+            self.context.load_cert_chain(f"/proc/self/fd/{descriptor}", password="")
+        finally:
+            os.close(descriptor)

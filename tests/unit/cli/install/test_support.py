@@ -98,9 +98,18 @@ def test_the_doctor_says_it_where_it_finds_a_kubeconfig(
     assert f"1.{minor}" in found["what"]
 
 
-def test_what_an_older_server_does_not_have_is_left_out_and_listed(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("minor", ["30", "33", "35"])
+def test_a_server_without_such_policies_needs_the_webhook(
+    minor: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert Server({"major": "1", "minor": minor}).asked(support.needs_webhook)
+
+    said = capsys.readouterr().err
+    assert said.startswith(f"Kubernetes 1.{minor} does not serve MutatingAdmissionPolicy")
+    assert "the component webhook is installed instead" in " ".join(said.split())
+
+
+def test_what_an_older_server_does_not_have_is_left_out() -> None:
     objects = [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "uimgacc"}},
         {
@@ -111,13 +120,7 @@ def test_what_an_older_server_does_not_have_is_left_out_and_listed(
     ]
 
     kept = Server({"major": "1", "minor": "33"}).asked(
-        lambda client: support.supported(client, objects)
+        lambda client: support.as_served(client, objects)
     )
 
     assert kept == objects[:1]
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("left out, because Kubernetes 1.33 does not serve Mutating")
-    assert lines[1:] == [
-        "  MutatingAdmissionPolicy uimgacc-pods",
-        "so a pod must name its runtime class itself: docs/use/pods.md",
-    ]

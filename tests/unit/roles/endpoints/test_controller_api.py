@@ -9,7 +9,7 @@ import pytest
 
 from agent import settings
 from agent.clients.kube import connection
-from agent.roles import controller_api
+from agent.roles.endpoints import controller_api
 from tests.unit.kits.web import test_tls
 
 made = test_tls.made
