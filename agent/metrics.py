@@ -137,6 +137,12 @@ def image_left(reason: ImageReason) -> None:
     _IMAGE_FALLBACK.labels(reason).inc()
 
 
+IMAGES_WITHHELD = prometheus_client.Counter(
+    "uimgacc_images_withheld_total",
+    "Images of pods that were left to the ordinary pull because their tag has moved.",
+    registry=AGENT,
+)
+
 PullResult = typing.Literal["hit", "partial", "miss"]
 
 _PULL = prometheus_client.Histogram(
@@ -531,6 +537,33 @@ CACHES = prometheus_client.Gauge(
 )
 for _phase in typing.get_args(Phase):
     CACHES.labels(_phase)
+TAGS = prometheus_client.Gauge(
+    "uimgacc_tags",
+    "Tags of caches that serve, each once for the same credentials: they are looked up.",
+    registry=CONTROLLER,
+)
+TAGS_OVERDUE = prometheus_client.Gauge(
+    "uimgacc_tags_overdue_seconds",
+    "For how long the tag waits that should have been looked up first.",
+    registry=CONTROLLER,
+)
+TagLookup = typing.Literal["same", "moved", "refused", "unanswered"]
+
+_TAG_LOOKUPS = prometheus_client.Counter(
+    "uimgacc_tag_lookups_total",
+    "Questions to registries what a tag stands for, by the answer.",
+    ["result"],
+    registry=CONTROLLER,
+)
+for _tag_lookup in typing.get_args(TagLookup):
+    _TAG_LOOKUPS.labels(_tag_lookup)
+
+
+def tag_looked_up(result: TagLookup) -> None:
+    """Count a question about a tag: as it was, another image, refused, or no answer."""
+    _TAG_LOOKUPS.labels(result).inc()
+
+
 UNSIGNED_CACHES = prometheus_client.Gauge(
     "uimgacc_unsigned_caches",
     "Caches of the store that no key in use has signed.",

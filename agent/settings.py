@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from agent.kits import addresses, flags, networks, units
-from agent.model import keys
+from agent.model import caches, keys
 
 SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -38,10 +38,16 @@ def _check_share(text: str) -> None:
     units.share(text, 0)
 
 
+def _check_serve_stale(text: str) -> None:
+    if text and caches.serve_stale(text) is None:
+        raise ValueError(caches.stale_expected(text))
+
+
 _Address = flags.Checked(_check_address)
 _Networks = flags.Checked(networks.parse)
 _Quantity = flags.Checked(units.quantity)
 _Share = flags.Checked(_check_share)
+_ServeStale = flags.Checked(_check_serve_stale)
 _Socket = flags.Checked(_check_socket)
 
 _TrustedKeys = Annotated[
@@ -421,6 +427,25 @@ class Controller(Daemon):
         float,
         "After which every cache's tags are looked up again; 0: only where the object asks for it.",
     ] = 0.0
+    tag_seconds: Annotated[
+        float,
+        "How often the tags of caches that serve are looked up, each with one HEAD for all caches"
+        " with the same credentials; 0: never.",
+    ] = 600.0
+    tag_rate: Annotated[
+        float, "Tags that are looked up in a second, at all registries together, at most."
+    ] = 20.0
+    serve_stale: Annotated[
+        str,
+        "What pods get of a tag that has moved: the cached image until-rebuilt, for a time (for"
+        " 10m) or never (an ordinary pull meanwhile), or always (the cache is not built again);"
+        " empty: until-rebuilt, and always for caches in a cloud's dialect.",
+        _ServeStale,
+    ] = ""
+    ca: Annotated[
+        pathlib.Path | None,
+        "PEM file of certificate authorities besides the public ones, for looking tags up.",
+    ] = None
     auto_caches: Annotated[
         int,
         "Automatic caches that may exist. Beyond, those are deleted that could not be built, then"

@@ -49,7 +49,8 @@ class ImageDecision:
     are not known, `cache_id` the cache that provides it. `local` is when the layers are to be
     copied to the node's disk: as the pod says, else as a cache with this image says; None where
     the node decides. A layer that several images have is copied as the strongest of them says
-    (`caches.strongest`).
+    (`caches.strongest`). `moved` says that the registry has another image under its tag than the
+    cache that serves it, or would serve it.
     """
 
     image: str
@@ -62,6 +63,12 @@ class ImageDecision:
     coverage: subjects.Coverage | None = None
     layers: tuple[str, ...] = ()
     local: caches.LocalMode | None = None
+    moved: records.MovedTag | None = None
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the registry is asked for the image, because its tag has moved."""
+        return self.moved is not None and self.moved.withheld
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ UCloud has no events, so its pods get the native ones.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from agent.matching import annotations, decisions
-from agent.model import caches
+from agent.matching import annotations, decisions, subjects
+from agent.model import caches, pods
 
 _Outcome = decisions.Outcome
 
@@ -58,6 +58,42 @@ def misspelt(request: annotations.Request) -> tuple[decisions.Event, ...]:
     if not request.misspelt:
         return ()
     return (decisions.Event(reason="InvalidAnnotation", message=request.misspelt, warning=True),)
+
+
+def outdated(
+    pod: pods.Pod, chosen: Sequence[decisions.ImageDecision]
+) -> tuple[decisions.Event, ...]:
+    """What pods are to know of images whose tag the registry has moved; native for all.
+
+    None for an image that the kubelet pulls each time, nor where the cache is meant to stay as it
+    is: its owner has it so.
+    """
+    return tuple(
+        decisions.Event(reason="ImageCacheStale", message=_with(_stale(image), ""))
+        for image in chosen
+        if image.moved is not None
+        and image.moved.policy != _KEPT
+        and not subjects.is_always_pulled(pod, image.image)
+    )
+
+
+_KEPT = str(caches.ServeStale(rebuilt=False))
+
+
+def _stale(image: decisions.ImageDecision) -> str:
+    moved = image.moved
+    assert moved is not None
+    confirmed = (
+        f"; the cached one was last confirmed at {moved.confirmed}" if moved.confirmed else ""
+    )
+    given = (
+        "it is pulled as usual" if image.outcome is not _Outcome.HIT else "the cached one is run"
+    )
+    return (
+        f"{image.image[:200]}: the registry has another image under this tag, as of {moved.noticed}"
+        f"{confirmed}. Until image cache {image.cache_id} is built again {given}"
+        f" (serve-stale: {moved.policy})."
+    )
 
 
 def _in_dialect(given: Circumstances) -> tuple[decisions.Event, ...]:
@@ -123,7 +159,8 @@ def incomplete(
     event = decisions.Event(reason="ImageCachePartial", message=_with(message, ""), warning=True)
     if decision.request.dialect in (caches.Dialect.ALIBABA, caches.Dialect.TENCENT):
         return (*decision.events, event)
-    return (event, *misspelt(decision.request))
+    stale = outdated(decision.pod, decision.images)
+    return (event, *stale, *misspelt(decision.request))
 
 
 def _alibaba(given: Circumstances) -> tuple[decisions.Event, ...]:

@@ -65,14 +65,17 @@ def decide(
         reported=reported,
         images=chosen,
         candidates=selection.candidates,
-        events=events.events_of(
-            events.Circumstances(
-                request=request,
-                outcome=outcome,
-                cache=reported or request.cache,
-                building=request.cache in unfinished,
-                why=why,
-            )
+        events=(
+            *events.events_of(
+                events.Circumstances(
+                    request=request,
+                    outcome=outcome,
+                    cache=reported or request.cache,
+                    building=request.cache in unfinished,
+                    why=why,
+                )
+            ),
+            *events.outdated(pod, chosen),
         ),
         auto_create=_auto_create(pod, request, selection, wanted, existing=existing),
     )
@@ -132,15 +135,22 @@ def _hit(
     if base.coverage is None or not base.coverage.full:
         return None
     for cache in selection.pool:
+        if cache.withholds(subject.reference):
+            continue
         if cache.has_target(subject.reference, subject.record.target):
+            moved = cache.moved(subject.reference)
             return dataclasses.replace(
                 base,
                 outcome=_Outcome.HIT,
-                reason=f"{cache.id} has it",
+                reason=f"{cache.id} has it" + (_AS_IT_WAS if moved is not None else ""),
                 cache_id=cache.id,
                 registrable=subject.record,
+                moved=moved,
             )
     return None
+
+
+_AS_IT_WAS = " as it was before the registry moved the tag"
 
 
 def _partial(
@@ -158,6 +168,7 @@ def _partial(
                     outcome=_Outcome.PARTIAL,
                     reason=f"{cache.id} has {reason}",
                     cache_id=cache.id,
+                    moved=cache.moved(wanted),
                 )
     return None
 
@@ -165,6 +176,8 @@ def _partial(
 def _part_exact(subject: subjects.Subject, wanted: images.Reference, cache: caches.Cache) -> str:
     """Which part of an image a cache has, where it cannot be registered from it."""
     held = cache.image(wanted)
+    if cache.withholds(wanted):
+        return f"it{_AS_IT_WAS}: the registry is asked"
     if held is None:
         return "its layers under another name" if subject.within(cache) else ""
     if subject.record is None:

@@ -39,6 +39,20 @@ class Subject:
         )
 
 
+def is_always_pulled(pod: pods.Pod, image: str) -> bool:
+    """Whether the kubelet pulls an image even if it is present."""
+    try:
+        newest = images.parse_reference(image).version == "latest"
+    except images.ImageReferenceError:
+        newest = False
+    default = "Always" if newest else "IfNotPresent"
+    return any(
+        (container.pull_policy or default) == "Always"
+        for container in pod.containers
+        if container.image == image
+    )
+
+
 def references_to_look_up(
     pod: pods.Pod, cache_views: Iterable[caches.Cache]
 ) -> tuple[images.Reference, ...]:

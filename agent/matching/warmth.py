@@ -71,8 +71,15 @@ def _of_setting(name: str) -> WarmImage:
 
 
 def is_held(views: Iterable[caches.Cache], reference: images.Reference, target: str) -> bool:
-    """Whether any cache has exactly this target of a repository."""
-    return any(cache.has_target(reference, target) for cache in views)
+    """Whether any cache has exactly this target of a repository, and gives it out."""
+    return any(
+        cache.has_target(reference, target) and not cache.withholds(reference) for cache in views
+    )
+
+
+def is_withheld(views: Iterable[caches.Cache], reference: images.Reference) -> bool:
+    """Whether a cache has a tag, but the registry is to be asked for it."""
+    return any(cache.withholds(reference) for cache in views)
 
 
 def is_open(views: Iterable[caches.Cache], reference: images.Reference, target: str) -> bool:

@@ -104,11 +104,14 @@ def read(manifest: Mapping[str, object]) -> caches.CacheRequest:
     known = FIELDS | (NATIVE_FIELDS if dialect is caches.Dialect.NATIVE else set())
     warm, selector = _warm(spec) if dialect is caches.Dialect.NATIVE else (False, ())
     local = annotations.get(keys.LOCAL)
+    stale = annotations.get(keys.SERVE_STALE)
     remarks = [
         f"spec.{key}: not known, ignored" for key in map(str, spec.mapping()) if key not in known
     ]
     warnings = []
     if local is not None and (problem := caches.local_problem(local)):
+        warnings.append(problem)
+    if stale is not None and (problem := caches.serve_stale_problem(stale)):
         warnings.append(problem)
     if selector and not warm:
         warnings.append("spec.nodeSelector: it changes nothing without spec.keepWarm.")
@@ -128,6 +131,7 @@ def read(manifest: Mapping[str, object]) -> caches.CacheRequest:
         keep_warm=warm,
         node_selector=selector,
         local=caches.local_mode(local or ""),
+        stale=caches.serve_stale(stale or ""),
         remarks=(*remarks, *warnings),
         warnings=tuple(warnings),
     )

@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import enum
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -56,6 +57,58 @@ MAX_LABELS = 20
 """Labels that a node selector may have."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServeStale:
+    """What pods are given of an image whose tag the registry has moved since the cache was built.
+
+    For `seconds` from when that was noticed, the cached image (None: until the cache is built
+    again); afterwards it is left to the ordinary pull. Where the cache is not `rebuilt`, it stays
+    what it was when it was built, as the clouds' caches do.
+    """
+
+    seconds: float | None = None
+    rebuilt: bool = True
+
+    def __str__(self) -> str:
+        if not self.rebuilt:
+            return "always"
+        if self.seconds is None:
+            return "until-rebuilt"
+        if not self.seconds:
+            return "never"
+        minutes, rest = divmod(round(self.seconds), 60)
+        return f"for {60 * minutes + rest}s" if rest else f"for {minutes}m"
+
+
+_STALE_UNITS = {"s": 1, "m": 60, "h": 3600}
+_STALE_FOR = re.compile(r"for\s+(\d{1,7})\s*([smh])")
+_STALE_WORDS = {
+    "always": ServeStale(rebuilt=False),
+    "until-rebuilt": ServeStale(),
+    "never": ServeStale(0.0),
+}
+
+
+def serve_stale(text: str) -> ServeStale | None:
+    """The policy that a text names (`always`, `until-rebuilt`, `for 10m`, `never`), else None."""
+    text = text.strip().lower()
+    if match := _STALE_FOR.fullmatch(text):
+        return ServeStale(float(int(match[1]) * _STALE_UNITS[match[2]]))
+    return _STALE_WORDS.get(text)
+
+
+def serve_stale_problem(text: str) -> str:
+    """What is wrong with the value of keys.SERVE_STALE, as a sentence; "" where nothing is."""
+    if serve_stale(text) is not None:
+        return ""
+    return f"{keys.SERVE_STALE}: {stale_expected(text)}; it is ignored."
+
+
+def stale_expected(text: str) -> str:
+    """What a policy has to look like, where a text is none."""
+    return f"expected always, until-rebuilt, never, or a time such as for 10m, not {text[:80]!r}"
+
+
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class SecretName:
     """A Secret of type docker config JSON, in its namespace."""
@@ -73,7 +126,7 @@ class CacheRequest:
 
     `serves` are the namespaces that the manifest names, where it names any (EVERY: all).
     `keep_warm`: nodes with all labels of `node_selector` make the images present before any pod.
-    `local` is None where the nodes decide.
+    `local` is None where the nodes decide, `stale` where the controller does.
     `size_gib` limits the bytes of its layer files. `retention_days` is None for
     ever. `auto` is True where a pod caused it; with `acr_instances` it has its own namespace
     in `serves`, as with `pull_secrets` in those. `reuse` is kept for the status only:
@@ -99,6 +152,7 @@ class CacheRequest:
     keep_warm: bool = False
     node_selector: tuple[tuple[str, str], ...] = ()
     local: LocalMode | None = None
+    stale: ServeStale | None = None
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -234,6 +288,17 @@ class Cache:
         """Whether a node with these labels makes its images present before any pod."""
         wanted = self.record.node_selector.items()
         return self.record.keep_warm and all(labels.get(key) == value for key, value in wanted)
+
+    def moved(self, reference: images.Reference) -> records.MovedTag | None:
+        """What is known of a tag that the registry has moved since; None for a digest."""
+        if reference.digest or not self.record.moved:
+            return None
+        return next((each for each in self.record.moved if each.ref == str(reference)), None)
+
+    def withholds(self, reference: images.Reference) -> bool:
+        """Whether the registry is to be asked for this tag, although the cache has it."""
+        moved = self.moved(reference)
+        return moved is not None and moved.withheld
 
     def has_target(self, reference: images.Reference, target: str) -> bool:
         """Whether it has, of the repository named, exactly this index or manifest."""

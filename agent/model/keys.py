@@ -156,6 +156,9 @@ LOCAL = "uimgacc.io/local"
 """Annotation of a pod, and of an ImageCache: when layers are copied to the node's disk, a
 caches.LocalMode."""
 
+SERVE_STALE = "uimgacc.io/serve-stale"
+"""Annotation of an ImageCache: whether pods are given what a tag was, a caches.ServeStale."""
+
 NO_POD = "uimgacc.io/disabled"
 """Label that no pod has: while acceleration is switched off, admission policies select it."""
 

@@ -237,6 +237,23 @@ class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
     layers: list[DigestText]
 
 
+class MovedTag(msgspec.Struct, frozen=True, kw_only=True):
+    """A tag of a cache for which the registry has another image by now.
+
+    `ref` is the image's in the cache, `target` what the registry has. The times are for people:
+    when that was `noticed`, and when the registry last `confirmed` the cached one ("": never
+    since it was built). `policy` is a caches.ServeStale. Of a `withheld` one nothing is made
+    ready before the kubelet asks: the registry says what the tag is.
+    """
+
+    ref: str
+    target: str
+    noticed: str
+    confirmed: str = ""
+    policy: str = ""
+    withheld: bool = False
+
+
 class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`meta/caches/<imc-id>.json`: exists exactly while the cache is Ready.
 
@@ -246,8 +263,9 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     The controller writes what users may change without a build: with `keep_warm`, nodes that
     have all labels of `node_selector` make the images present before any pod; `local` is a
-    caches.LocalMode, "" where nodes decide. Signatures do not cover these three: they say when
-    a node reads what it may read anyway, and nodes bound how much.
+    caches.LocalMode, "" where nodes decide; `moved` are tags that stand for other images by now.
+    Signatures do not cover these four: they say when a node reads what it may read anyway, and
+    nodes bound how much.
     """
 
     id: CacheID
@@ -262,7 +280,18 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     keep_warm: bool = False
     node_selector: dict[str, str] = {}
     local: str = ""
+    moved: list[MovedTag] = []
     signatures: list[Signature] = []
+
+
+class TagsRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta/tags.json`: when all tags of a cache were last found to be as it has them, by its ID.
+
+    The controller replaces it now and then, for people. Nodes do not read it, and nothing is
+    decided by it.
+    """
+
+    confirmed: dict[str, str] = {}
 
 
 class GenerationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -340,6 +369,7 @@ Record = TypeVar(
     ImageRecord,
     ProfileRecord,
     CacheRecord,
+    TagsRecord,
     GenerationRecord,
     RetiredRecord,
     ClaimRecord,

@@ -7,6 +7,7 @@ whole state is in the API server and in the store.
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from agent import errors, metrics, settings
 from agent.clients.kube import connection, event_writer, lease, rest_client
+from agent.clients.registry import connections
 from agent.clients.registry.mirrors import mirror_folder
 from agent.control.admission import twin_classes, waiting_pods
 from agent.control.caches import cache_object
@@ -33,17 +35,20 @@ from agent.control.reconcile import (
     work_queue,
 )
 from agent.control.signing import key_objects, key_rounds
+from agent.control.tags import tag_access, tag_rounds
 from agent.kits import jsonlog
 from agent.kits.aio import tasks, threads
 from agent.kits.processes import stop_deadline, workers
 from agent.kits.web import listener
-from agent.model import keys
+from agent.model import caches, keys
 from agent.roles import cluster_identity, controller_flags
 from agent.roles.endpoints import controller_api, controller_webhook
 
 logger = logging.getLogger(__name__)
 
 _AGAIN = 5.0
+_TAG_SECONDS = 10.0
+"""For each answer of a registry about a tag."""
 _STEPS = 8
 """Caches for which steps run in parallel."""
 
@@ -128,7 +133,10 @@ class _Controller:
             rules=_rules(wanted),
             parallel=wanted.parallel_builds,
         )
-        tools = step.Tools(api=api, store=store, holders=collector, events=emitter, signing=signing)
+        tags = await self._tags(stack, view, api, store)
+        tools = step.Tools(
+            api=api, store=store, holders=collector, events=emitter, signing=signing, tags=tags
+        )
         reconciler = step.Reconciler(view, tools, reconciling)
         keeper = cache_upkeep.Upkeep(api, view, nodes, emitter, reconciling.rules)
         await keeper.prime()
@@ -154,9 +162,43 @@ class _Controller:
             "counts": keeper.run_counts(),
             "runtime classes": twins.run(),
             "waiting pods": waiting.run(),
+            "tags": tags.run(),
             **{f"steps {at}": queue.run(reconciler.step) for at in range(_STEPS)},
         }
         await tasks.run_services(services, asyncio.Event())
+
+    async def _tags(
+        self,
+        stack: contextlib.AsyncExitStack,
+        view: observed.Observed,
+        api: cluster.Cluster,
+        store: cache_store.CacheStore,
+    ) -> tag_rounds.Rounds:
+        """What looks tags up, with the credentials that caches name."""
+        wanted = self._wanted
+        options = connections.Options(
+            denied=connections.denied(wanted.registry_deny, os.environ),
+            allowed=frozenset(wanted.allowed_registries),
+            ca_file=str(wanted.ca or ""),
+            mirrors=wanted.mirror_folders,
+            read_timeout=_TAG_SECONDS,
+            connect_timeout=_TAG_SECONDS,
+            # One try: the next one is that of the next round.
+            delays=(math.inf,),
+        )
+        accesses = await stack.enter_async_context(
+            tag_access.Accesses(api, options, seconds=wanted.tag_seconds)
+        )
+        return tag_rounds.Rounds(
+            view,
+            accesses,
+            tag_rounds.Settings(
+                interval=wanted.tag_seconds,
+                rate=wanted.tag_rate,
+                plain_http=wanted.plain_http_registries,
+            ),
+            publish=store.write_tags,
+        )
 
     async def _say_mirrors(self) -> None:
         """Say in the log of which registries other hosts are asked."""
@@ -215,6 +257,7 @@ def _rules(wanted: settings.Controller) -> retention.Rules:
         failed_hours=wanted.failed_hours,
         refresh_hours=wanted.refresh_hours,
         auto_caches=wanted.auto_caches,
+        serve_stale=caches.serve_stale(wanted.serve_stale),
     )
 
 

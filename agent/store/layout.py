@@ -48,6 +48,11 @@ class Layout:
         return self.tmp / f"{job}.build"
 
     @property
+    def tags_record(self) -> pathlib.Path:
+        """When the tags of caches were last confirmed."""
+        return self.root / "meta" / "tags.json"
+
+    @property
     def cache_records(self) -> pathlib.Path:
         """The folder of the cache records."""
         return self.root / "meta" / "caches"

@@ -68,6 +68,55 @@ def test_a_tag_that_has_moved_is_built_anew_in_time_and_on_request(plane, uhub: 
     assert record.target == third.digest
 
 
+def test_a_tag_that_is_pushed_anew_is_noticed_and_built_again(plane, uhub: UHub) -> None:
+    """With the cache's credentials; nodes are told to leave it to pulls meanwhile."""
+    plane.server = uhub.server
+    secret(plane, "pull", docker_config(uhub.server.address, "alice", PASSWORD))
+    controller = plane.controller("--tag-seconds=2", "--serve-stale=never")
+    first = uhub.push("team/app", b"1")
+    key = plane.apply("tools", "team/app:1", imagePullSecrets=[f"{plane.api.namespace}/pull"])
+    cloud = plane.apply(
+        "snapshot",
+        "team/app:1",
+        group="eci.alibabacloud.com",
+        annotations={keys.SERVE_STALE: "always"},
+        imagePullSecrets=[f"{plane.api.namespace}/pull"],
+    )
+    plane.wait(key, "Ready")
+    plane.wait(cloud, "Ready")
+    told: list[bool] = []
+
+    def has(pushed: str) -> bool:
+        record = plane.reader.cache(caches.id_of_name("tools"))
+        if record is None:
+            return False
+        told.extend(each.withheld for each in record.moved)
+        return record.images[0].target == pushed and not record.moved
+
+    assert has(first.digest)
+    second = uhub.push("team/app", b"2")
+    try:
+        apis.wait_until(lambda: has(second.digest), seconds=90)
+        apis.wait_until(lambda: "TagMoved" in plane.events(key), seconds=30)
+        apis.wait_until(lambda: plane.status(key).get("phase") == "Ready", seconds=30)
+        apis.wait_until(lambda: plane.status(cloud).get("tags", {}).get("moved"), seconds=30)
+    except AssertionError:
+        raise AssertionError(f"{plane.status(key)}\n{plane.said()}") from None
+    tags = plane.status(cloud)["tags"]
+    assert set(told) == {True}
+    assert [each["digest"] for each in tags["moved"]] == [second.digest]
+    assert plane.status(cloud)["images"][0]["digest"] == first.digest
+    assert plane.status(key)["tags"]["confirmedTime"]
+    assert "moved" not in plane.status(key)["tags"]
+
+    uhub.server.stop()
+    apis.wait_until(
+        lambda: any("does not say what its tags" in line["message"] for line in controller.lines()),
+        seconds=60,
+    )
+    assert plane.status(key)["phase"] == "Ready"
+
+
 PLUG_IN = """#!/bin/sh
 cat >&2
 cat <<END

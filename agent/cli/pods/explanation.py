@@ -1,6 +1,6 @@
 """Showing a decision to a person (`uimgacc match`) and to a program (`--json`)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import rich.console
 import rich.table
@@ -19,15 +19,20 @@ _STYLES = {
 }
 
 
-def explain(console: rich.console.Console, decision: decisions.Decision) -> None:
-    """Print what the store does for a pod, image by image, and which caches were considered."""
+def explain(
+    console: rich.console.Console, decision: decisions.Decision, confirmed: Mapping[str, str]
+) -> None:
+    """Print what the store does for a pod, image by image, and which caches were considered.
+
+    `confirmed` is when the tags of caches were last found to be as cached, by the caches' IDs.
+    """
     pod = decision.pod
     title = rich.text.Text(f"{pod.namespace}/{pod.name}: ", style="bold")
     title.append(_word(decision.outcome), style=_STYLES[decision.outcome])
     console.print(title)
     for line in _lines(decision):
         console.print(rich.text.Text(line))
-    tables = [_image_table(decision)]
+    tables = [_image_table(decision, confirmed)]
     if decision.candidates:
         tables.append(_candidate_table(decision.candidates))
     if decision.events:
@@ -37,8 +42,11 @@ def explain(console: rich.console.Console, decision: decisions.Decision) -> None
         console.print(table)
 
 
-def to_json(decision: decisions.Decision) -> dict[str, object]:
-    """The decision as an object that JSON can hold; the keys are part of the interface."""
+def to_json(decision: decisions.Decision, confirmed: Mapping[str, str]) -> dict[str, object]:
+    """The decision as an object that JSON can hold; the keys are part of the interface.
+
+    `confirmed` as in `explain`.
+    """
     pod, request = decision.pod, decision.request
     auto = decision.auto_create
     return {
@@ -56,7 +64,7 @@ def to_json(decision: decisions.Decision) -> dict[str, object]:
         "summary": decision.summary,
         "cacheId": decision.reported or None,
         "acceleratedRuntime": runtimes.uses_snapshotter(pod),
-        "images": [_image_json(image) for image in decision.images],
+        "images": [_image_json(image, confirmed) for image in decision.images],
         "candidates": [
             {
                 "cacheId": candidate.cache_id,
@@ -84,8 +92,9 @@ def to_json(decision: decisions.Decision) -> dict[str, object]:
     }
 
 
-def _image_json(image: decisions.ImageDecision) -> dict[str, object]:
+def _image_json(image: decisions.ImageDecision, confirmed: Mapping[str, str]) -> dict[str, object]:
     covered = image.coverage
+    moved = image.moved
     return {
         "image": image.image,
         "reference": None if image.reference is None else str(image.reference),
@@ -98,7 +107,25 @@ def _image_json(image: decisions.ImageDecision) -> dict[str, object]:
         "layersInStore": None if covered is None else covered.held_layers,
         "bytes": None if covered is None else covered.size,
         "bytesInStore": None if covered is None else covered.held_size,
+        "tagConfirmed": _confirmed(image, confirmed) or None,
+        "tagMoved": None
+        if moved is None
+        else {
+            "digest": moved.target,
+            "noticed": moved.noticed,
+            "serveStale": moved.policy,
+            "withheld": moved.withheld,
+        },
     }
+
+
+def _confirmed(image: decisions.ImageDecision, confirmed: Mapping[str, str]) -> str:
+    """When the registry was last found to have what the cache has under a tag; "" if unknown."""
+    if image.reference is None or image.reference.digest:
+        return ""
+    if image.moved is not None:
+        return image.moved.confirmed
+    return confirmed.get(image.cache_id, "")
 
 
 def _lines(decision: decisions.Decision) -> Iterable[str]:
@@ -122,7 +149,7 @@ def _lines(decision: decisions.Decision) -> Iterable[str]:
         yield "No cache would be created for it."
 
 
-def _image_table(decision: decisions.Decision) -> rich.table.Table:
+def _image_table(decision: decisions.Decision, confirmed: Mapping[str, str]) -> rich.table.Table:
     table = rich.table.Table("IMAGE", "RESULT", "LAYERS", "SIZE IN STORE", "WHY", box=None)
     for image in decision.images:
         covered = image.coverage
@@ -137,6 +164,8 @@ def _image_table(decision: decisions.Decision) -> rich.table.Table:
                 if image.is_private
                 else "; registered before the kubelet asks"
             )
+        if moment := _confirmed(image, confirmed):
+            why += f"; its tag was last confirmed at {moment}"
         table.add_row(
             rich.text.Text(image.image, overflow="fold"),
             rich.text.Text(_word(image.outcome), style=_STYLES[image.outcome]),

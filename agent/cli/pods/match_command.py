@@ -17,14 +17,15 @@ def match(store: pathlib.Path, file: str, *, platform: str, as_json: bool) -> No
     wanted = images.parse_platform(platform) if platform else builder.own_platform()
     read = _pods(file)
     made = [_decide(store, pod, wanted) for pod in read]
+    confirmed = store_caches.reader_of(store).confirmed()
     if as_json:
-        output.show_json([explanation.to_json(decision) for decision in made])
+        output.show_json([explanation.to_json(decision, confirmed) for decision in made])
         return
     console = output.console()
     for number, decision in enumerate(made):
         if number:
             console.print()
-        explanation.explain(console, decision)
+        explanation.explain(console, decision, confirmed)
 
 
 def _pods(file: str) -> list[pods.Pod]:

@@ -37,6 +37,7 @@ _Capability = registry_host.Capability
 MANIFEST_LIMIT = 4 << 20
 """No manifest or index is larger, in bytes (distribution-spec: registries need accept no more)."""
 
+_DIGEST = "Docker-Content-Digest"
 _DIGITS = 20
 _FIRST_BYTE = {"Range": "bytes=0-0"}
 _ASK_SECONDS = 10.0
@@ -88,7 +89,7 @@ class Client:
 
         def checked(data: bytes, headers: Mapping[str, str]) -> Manifest:
             actual = digests.sha256(data)
-            named = expected or headers.get("Docker-Content-Digest", "")
+            named = expected or headers.get(_DIGEST, "")
             if digests.is_digest(named) and named != actual:
                 raise failures.WrongContent(f"{what} of {reference}", expected=named, actual=actual)
             media_type = headers.get("Content-Type", "").partition(";")[0].strip()
@@ -98,6 +99,38 @@ class Client:
         rounds = await self._rounds(reference, f"manifests/{wanted}", what, capability)
         accept = {"Accept": oci.ACCEPT}
         return await self._read(rounds, checked, limit=MANIFEST_LIMIT, headers=accept)
+
+    async def digest(self, reference: images.Reference) -> str:
+        """What a tag stands for, as the first host that answers says: one HEAD.
+
+        Where it answers none, or names no digest in it, the manifest is read.
+        """
+        rest, what = f"manifests/{reference.version}", f"manifest {reference.version}"
+        capability = _Capability.PULL | _Capability.RESOLVE
+        rounds = await self._rounds(reference, rest, what, capability)
+        said = ""
+        async for endpoint in rounds:
+            with rounds.noted(endpoint):
+                said = await self._head(rounds, endpoint)
+                break
+        return said or (await self.manifest(reference)).digest
+
+    async def _head(self, rounds: host_rounds.Rounds, endpoint: registry_host.Endpoint) -> str:
+        """The digest in the answer of a host to a HEAD; "" where there is none."""
+        url = endpoint.url(rounds.rest)
+        try:
+            async with self._requests.once(
+                endpoint,
+                url,
+                what=rounds.what,
+                headers={"Accept": oci.ACCEPT},
+                method="HEAD",
+                patience=rounds.patience,
+            ) as response:
+                said = response.headers.get(_DIGEST, "")
+                return said if digests.is_digest(said) else ""
+        except failures.RequestRefused:
+            return ""
 
     async def small_blob(self, reference: images.Reference, digest: str) -> bytes:
         """A blob that fits in memory (a config), verified."""

@@ -51,7 +51,8 @@ class CacheObject:
     `problem` then says how. `tenant` is the namespace of the pod that an automatic cache was
     created for: builds and automatic caches are shared out by it. `origin` is None where no agent
     created the object, or a person has edited it since. `deleted` is when it was deleted.
-    `refresh_seconds` is None where no interval is set.
+    `refresh_seconds` is None where no interval is set. `of_cloud`: it was asked for in the words of
+    a cloud.
     """
 
     key: Key
@@ -71,6 +72,7 @@ class CacheObject:
     start_report: str = ""
     refresh: str = ""
     refresh_seconds: float | None = None
+    of_cloud: bool = False
     state: cache_state.State = dataclasses.field(default_factory=cache_state.State)
     status: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -133,7 +135,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         # An agent must not give images that a pod's Secrets open to other namespaces, nor have
         # other nodes read what no pod of theirs asks for.
         request = dataclasses.replace(
-            request, serves=(), keep_warm=False, node_selector=(), local=None
+            request, serves=(), keep_warm=False, node_selector=(), local=None, stale=None
         )
     if request is not None and labelled:
         on_demand = _on_demand(request, _origin(annotations))
@@ -161,9 +163,19 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         start_report=annotations.get(keys.START_PROFILE, ""),
         refresh=annotations.get(keys.REFRESH, ""),
         refresh_seconds=_hours(annotations.get(keys.REFRESH_HOURS, "")),
+        of_cloud=_is_of_cloud(dialect, meta.get("labels") or {}, annotations if auto else {}),
         state=status_format.of_status(body.get("status"), dialect),
         status=body.get("status") or {},
     )
+
+
+def _is_of_cloud(
+    dialect: caches.Dialect, labels: Mapping[str, str], asked: Mapping[str, str]
+) -> bool:
+    """Whether a cloud's kind, UCloud's API or a pod with a cloud's annotation caused a cache."""
+    native = caches.Dialect.NATIVE
+    said = asked.get(keys.DIALECT, native.value)
+    return dialect is not native or labels.get(keys.UCLOUD_LABEL) == "true" or said != native.value
 
 
 _NOT_ITS_NAME = (

@@ -61,6 +61,34 @@ class Build:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MovedTag:
+    """An image of a Ready cache whose tag stands for another one at the registry.
+
+    `image` is its full name, `cached` what the cache has, `digest` what the registry had when that
+    was `noticed`. It is `withheld` where pods are left to the ordinary pull meanwhile.
+    """
+
+    image: str
+    cached: str
+    digest: str
+    noticed: datetime.datetime
+    withheld: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tags:
+    """What the registries say of the tags of a Ready cache.
+
+    All of them were `confirmed` to be as they are cached at that time at the latest; None: not
+    since it was built. `problem` is why that cannot be found out now.
+    """
+
+    confirmed: datetime.datetime | None = None
+    moved: tuple[MovedTag, ...] = ()
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """The status of a cache; before its first step it has no phase.
 
@@ -82,6 +110,7 @@ class State:
     size: int = 0
     images: tuple[BuiltImage, ...] = ()
     build: Build = dataclasses.field(default_factory=Build)
+    tags: Tags = dataclasses.field(default_factory=Tags)
     events: tuple[Happening, ...] = ()
 
     @property

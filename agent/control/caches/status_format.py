@@ -36,6 +36,20 @@ class _Build(msgspec.Struct, rename="camel"):
     verified: bool = False
 
 
+class _MovedTag(msgspec.Struct, rename="camel"):
+    image: str
+    cached: str
+    digest: str
+    noticed_time: datetime.datetime
+    withheld: bool = False
+
+
+class _Tags(msgspec.Struct, rename="camel"):
+    confirmed_time: datetime.datetime | None = None
+    moved: tuple[_MovedTag, ...] = ()
+    problem: str = ""
+
+
 class _Event(msgspec.Struct, rename="camel"):
     message: str
     last_timestamp: datetime.datetime
@@ -64,6 +78,7 @@ class _Status(msgspec.Struct, rename="camel"):
     size: int = 0
     images: tuple[_Image, ...] = ()
     build: _Build = msgspec.field(default_factory=_Build)
+    tags: _Tags = msgspec.field(default_factory=_Tags)
     events: tuple[_Event, ...] = ()
     conditions: tuple[_Condition, ...] = ()
 
@@ -100,6 +115,7 @@ def of_status(status: object, dialect: caches.Dialect) -> cache_state.State:
             failed=build.failed,
             retry=_utc(build.retry_time),
         ),
+        tags=_tags(fields.tags),
         events=tuple(
             cache_state.Happening(
                 name=str(each.metadata.get("name", "")),
@@ -150,8 +166,45 @@ def to_status(state: cache_state.State, dialect: caches.Dialect) -> Status:
             {"image": each.image, "digest": each.digest, "size": each.size} for each in state.images
         ],
         "build": _present(build),
+        "tags": _tags_status(state.tags),
     }
     return own | _present(common)
+
+
+def _tags(fields: _Tags) -> cache_state.Tags:
+    return cache_state.Tags(
+        confirmed=_utc(fields.confirmed_time),
+        moved=tuple(
+            cache_state.MovedTag(
+                image=each.image,
+                cached=each.cached,
+                digest=each.digest,
+                noticed=times.in_utc(each.noticed_time),
+                withheld=each.withheld,
+            )
+            for each in fields.moved
+        ),
+        problem=fields.problem,
+    )
+
+
+def _tags_status(tags: cache_state.Tags) -> Status | None:
+    moved = [
+        {
+            "image": each.image,
+            "cached": each.cached,
+            "digest": each.digest,
+            "noticedTime": stamp(each.noticed),
+            "withheld": each.withheld,
+        }
+        for each in tags.moved
+    ]
+    fields = {
+        "confirmedTime": stamp(tags.confirmed),
+        "moved": moved or None,
+        "problem": tags.problem or None,
+    }
+    return _present(fields) or None
 
 
 def patch_of(

@@ -79,7 +79,8 @@ def slots_of(running: Iterable[cache_object.CacheObject | None], *, parallel: in
 
 def is_rebuild(cache: cache_object.CacheObject) -> bool:
     """Whether no pod waits for the build of a cache: what was built before serves them."""
-    return cache.state.serving
+    withheld = any(each.withheld for each in cache.state.tags.moved)
+    return cache.state.serving and not withheld
 
 
 @dataclasses.dataclass(slots=True)

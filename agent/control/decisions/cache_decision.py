@@ -8,8 +8,10 @@ import dataclasses
 import datetime
 from collections.abc import Sequence
 
+import msgspec
+
 from agent.control.caches import cache_object, cache_state
-from agent.control.decisions import building, deletion, outcome, retention
+from agent.control.decisions import building, deletion, outcome, retention, tag_freshness
 from agent.control.jobs import job_manifest
 from agent.model import caches, records, times
 
@@ -39,6 +41,11 @@ def decide(
         matched=cache.matched,
         verified=cache.state.verified or (cache.unverified and seen.origin == ""),
     )
+    policy = tag_freshness.policy_of(cache, rules)
+    if seen.stored is not None:
+        tags = tag_freshness.looked_up(cache, seen.stored.record, seen, policy)
+        state = dataclasses.replace(state, tags=tags)
+    tag_events = tuple(tag_freshness.events(state.tags, cache.state.tags, policy))
     cache = dataclasses.replace(cache, state=state)
     expires = retention.expires(cache, cache, rules, now=seen.now)
     if expires is not None and expires <= seen.now:
@@ -50,22 +57,49 @@ def decide(
     else:
         step = _build_or_ready(_adopted(cache, seen), cache.request, seen, rules)
     hold = () if cache.finalized else (outcome.Action(outcome.Verb.HOLD),)
-    actions = (*hold, *step.actions, *_adjustment(cache, seen))
-    return dated(cache, dataclasses.replace(step, actions=actions), seen, rules)
+    actions = (*hold, *step.actions, *_adjustment(cache, seen, policy))
+    step = dataclasses.replace(step, actions=actions, events=(*tag_events, *step.events))
+    step = dataclasses.replace(step, again=_sooner(step, policy, seen.now))
+    return dated(cache, step, seen, rules)
 
 
-def _adjustment(cache: cache_object.CacheObject, seen: outcome.Seen) -> tuple[outcome.Action, ...]:
-    """What to do so that the record says which nodes keep the images warm, as the object does."""
+def _sooner(
+    step: outcome.Decision, policy: caches.ServeStale, now: datetime.datetime
+) -> float | None:
+    """When the next step is due, also for tags that are to be withheld."""
+    due = (step.again, tag_freshness.left(step.state.tags, policy, now))
+    return min((each for each in due if each is not None), default=None)
+
+
+def _adjustment(
+    cache: cache_object.CacheObject, seen: outcome.Seen, policy: caches.ServeStale
+) -> tuple[outcome.Action, ...]:
+    """What to do so that the record says what nodes are to know without a build.
+
+    That is which of them keep the images warm, as the object says, and which tags have moved.
+    """
     request, stored = cache.request, seen.stored
     if request is None or stored is None:
         return ()
     record = stored.record
+    moved = tag_freshness.for_nodes(cache.state.tags, policy)
     same = (
         record.keep_warm is request.keep_warm
         and record.node_selector == dict(request.node_selector)
         and record.local == (request.local or "")
+        and _same_tags(record.moved, moved)
     )
-    return () if same else (outcome.Action(outcome.Verb.ADJUST),)
+    return () if same else (outcome.Action(outcome.Verb.ADJUST, moved=moved),)
+
+
+def _same_tags(known: Sequence[records.MovedTag], wanted: Sequence[records.MovedTag]) -> bool:
+    """Whether a record says of its tags what it is to say.
+
+    When they were last confirmed is not compared: it does not change once they have moved.
+    """
+    return [msgspec.structs.replace(each, confirmed="") for each in known] == [
+        msgspec.structs.replace(each, confirmed="") for each in wanted
+    ]
 
 
 def dated(
@@ -168,17 +202,22 @@ def _build_or_ready(
     platforms = platforms_of(cache, seen.platforms)
     build = cache.state.build
     due = retention.refresh_due(cache, rules)
+    name = job_manifest.name_of(cache, platforms)
+    stale = bool(cache.state.tags.moved) and tag_freshness.policy_of(cache, rules).rebuilt
     fresh = (
         seen.stored is not None
         and build.spec == cache.spec_hash
         and set(platforms) <= set(build.platforms)
         and (due is None or due > seen.now)
+        and not stale
+        # A build that has begun is followed to its end: what it publishes is to be signed.
+        and name not in seen.jobs
     )
     others = [
         job
         for job in seen.jobs.values()
         if job.active
-        and job.name != job_manifest.name_of(cache, platforms)
+        and job.name != name
         # The one that has just built the present record is about to end by itself.
         and not (fresh and job.spec == build.spec)
     ]
@@ -191,7 +230,7 @@ def _build_or_ready(
         return building.ready(cache, seen.stored, again=left, unsigned=seen.unsigned)
     if cache.unverified:
         return building.forbid(cache, seen)
-    job = seen.jobs.get(job_manifest.name_of(cache, platforms))
+    job = seen.jobs.get(name)
     if job is None:
         return building.begin(cache, request, seen, platforms=platforms)
     return building.follow(cache, seen, job, rules)

@@ -18,7 +18,7 @@ class Verb(enum.Enum):
     STOP = "delete the Job and wait for its pod"
     SIGN = "sign what the Job has built"
     SETTLE = "remove the Secret and the report of a finished Job"
-    ADJUST = "write into the cache's record what users may change without a build"
+    ADJUST = "write into the cache's record what changes without a build"
     REMOVE = "delete the cache's record in the store"
     RELEASE = "remove the finalizer"
     EXPIRE = "delete the object"
@@ -26,10 +26,11 @@ class Verb(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Action:
-    """One thing to do."""
+    """One thing to do; `moved` is for the record, where it is adjusted."""
 
     verb: Verb
     subject: str = ""
+    moved: tuple[records.MovedTag, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,15 @@ class Stored:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TagAnswer:
+    """What a registry said of a tag: its `digest` at that time, or why there is none."""
+
+    at: datetime.datetime
+    digest: str = ""
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What is observed. `problem` is why the store cannot be read; then `stored` is unknown.
 
@@ -59,7 +69,9 @@ class Seen:
     a sentence about their holders. `platforms` are those of the nodes. `slot` is whether this
     build may begin now, `not_before` when builds of its namespace may again, where that is
     known. `signs` is whether what is built is signed, `unsigned` whether `stored` is not, which
-    nodes accept for now. What they refuse is not in `stored`.
+    nodes accept for now. What they refuse is not in `stored`. `tags` are the latest answers about
+    images, by their full names; when they were confirmed is written `tags_written_every` so many
+    seconds.
     """
 
     now: datetime.datetime
@@ -75,6 +87,8 @@ class Seen:
     not_before: datetime.datetime | None = None
     signs: bool = False
     unsigned: bool = False
+    tags: Mapping[str, TagAnswer] = dataclasses.field(default_factory=dict, hash=False)
+    tags_written_every: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,9 @@ class Rules:
     auto_caches: int = 100
     """Automatic caches that may exist; beyond, `surplus` are deleted."""
 
+    serve_stale: caches.ServeStale | None = None
+    """For caches that have no policy of their own; None: as users of their dialect are used to."""
+
 
 def retry_after(failures: int, rules: Rules) -> float:
     """Seconds until the next build after so many failures: up to an hour."""

@@ -10,6 +10,7 @@ import errno
 import os
 import pathlib
 import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -81,11 +82,18 @@ class CacheStore:
         """Remove the file of a report."""
         await self._call("settle", job)
 
-    async def adjust(self, request: caches.CacheRequest) -> None:
-        """Write into the record of a cache what users may change without a build."""
+    async def adjust(self, request: caches.CacheRequest, moved: Sequence[records.MovedTag]) -> None:
+        """Write into the record of a cache what changes without a build."""
         selector = dict(request.node_selector)
         local = request.local or ""
-        await self._call("adjust", request.cache_id, request.keep_warm, selector, local)
+        encoded = msgspec.json.encode(moved)
+        await self._call("adjust", request.cache_id, request.keep_warm, selector, local, encoded)
+
+    async def write_tags(self, confirmed: Mapping[str, str]) -> None:
+        """Write when the tags of caches were last confirmed, by their IDs."""
+        await self._call(
+            "write_tags", records.encode(records.TagsRecord(confirmed=dict(confirmed)))
+        )
 
     async def remove(self, cache_id: str) -> None:
         """Delete the record of a cache, if it is there."""
@@ -171,9 +179,14 @@ def settle(root: str, job: str) -> None:
 
 
 def adjust(
-    root: str, cache_id: str, keep_warm: bool, node_selector: dict[str, str], local: str
+    root: str,
+    cache_id: str,
+    keep_warm: bool,
+    node_selector: dict[str, str],
+    local: str,
+    moved: bytes,
 ) -> None:
-    """Change what the record of a cache says of nodes; its signatures do not cover that.
+    """Change what the record of a cache says to nodes; its signatures do not cover that.
 
     Raises OSError EAGAIN where the record is replaced at the same moment.
     """
@@ -186,12 +199,20 @@ def adjust(
         keep_warm=keep_warm,
         node_selector=node_selector,
         local=local,
+        moved=msgspec.json.decode(moved, type=list[records.MovedTag]),
     )
     content = writer.encoded(path, record)
     with writer.translated(path):
         if not files.replace(path, content, expected=data, tmp=place.tmp):
             raise OSError(errno.EAGAIN, "the cache's record was changed at the same moment")
     files.sync_folder(path.parent)
+
+
+def write_tags(root: str, content: bytes) -> None:
+    """Replace the file with the times of tags. It is for people, and need not be durable."""
+    place = layout.Layout(pathlib.Path(root))
+    with writer.translated(place.tags_record):
+        files.write(place.tags_record, content, tmp=place.tmp)
 
 
 def remove(root: str, cache_id: str) -> None:
@@ -254,6 +275,7 @@ OPERATIONS = {
     "begin": begin,
     "settle": settle,
     "adjust": adjust,
+    "write_tags": write_tags,
     "remove": remove,
     "take_start": take_start,
 }

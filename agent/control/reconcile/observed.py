@@ -96,6 +96,10 @@ class Observed:
         if key in self.caches:
             self._queue.add(key)
 
+    def queue(self, key: cache_object.Key) -> None:
+        """Something is known of a cache that its next step is to see."""
+        self._queue.add(key)
+
     def queue_waiting(self) -> None:
         """The caches that wait for a build to end: which is next, their steps decide."""
         for key in self.waiting:

@@ -56,6 +56,17 @@ class Signing(Protocol):
         """Sign a build; raise PermanentError where it may not be, TemporaryError: later."""
 
 
+class Tags(Protocol):
+    """What registries say of tags (agent.control.tags.tag_rounds.Rounds)."""
+
+    @property
+    def written_every(self) -> float:
+        """Seconds between two writes of a status that says nothing else but a new time."""
+
+    def answers(self, cache: cache_object.CacheObject) -> Mapping[str, outcome.TagAnswer]:
+        """The latest answers about the images of a cache, by their full names."""
+
+
 class Events(Protocol):
     """Where events of a cache go (agent.control.reconcile.cache_events.CacheEvents)."""
 
@@ -72,6 +83,7 @@ class Tools:
     holders: Holders
     events: Events
     signing: Signing | None = None
+    tags: Tags | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +210,8 @@ class Reconciler:
             jobs=jobs,
             platforms=self._view.platforms,
             origin=await self._tools.api.origin_problem(cache) if unverified else None,
+            tags=tags.answers(cache) if (tags := self._tools.tags) else {},
+            tags_written_every=tags.written_every if tags else 0.0,
         )
         try:
             return await self._look_in_store(cache, seen, job=name if name in jobs else "")
@@ -288,7 +302,7 @@ class Reconciler:
                 await self._settle(cache, action.subject)
             case outcome.Verb.ADJUST:
                 assert cache.request is not None
-                await self._tools.store.adjust(cache.request)
+                await self._tools.store.adjust(cache.request, action.moved)
             case outcome.Verb.REMOVE:
                 await self._tools.store.remove(cache.cache_id)
                 self._tools.holders.ask()

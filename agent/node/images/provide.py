@@ -29,6 +29,9 @@ class Registrar(Protocol):
     ) -> registration_plan.Registered:
         """Have all ready for a pull, but the image itself; AgentError where that fails."""
 
+    async def withdraw(self, tag: str) -> None:
+        """Take back a tag that was given to an image; AgentError where that fails."""
+
 
 class Repairer(Protocol):
     """Removes what containerd still has of a chain that the snapshotter has lost."""
@@ -119,6 +122,10 @@ class Provider:
             await self._registrar.lay_out(wanted)
         except errors.AgentError as error:
             logger.info("not laid out", extra={"image": wanted.tag, "reason": str(error)})
+
+    async def withdraw(self, reference: images.Reference) -> None:
+        """Take back the tag of a registered image, so that the kubelet asks the registry."""
+        await self._registrar.withdraw(str(reference))
 
     def _plan(
         self, reference: images.Reference, record: records.ImageRecord

@@ -210,6 +210,19 @@ class Registrar:
             await self._complete(wanted, lease=lease)
             return registration_plan.Registered(new=tuple(wanted.layers[known:]))
 
+    async def withdraw(self, tag: str) -> None:
+        """Take back a tag that the agent gave to an image: the kubelet does not find it present.
+
+        The image keeps its other names, by which containers that run know it. A tag that was
+        pulled stays.
+        """
+        async with self._chains.gate.shared():
+            image = await self._client.image(tag)
+            if image is None or _is_pulled(image):
+                return
+            await self._client.delete_image(tag)
+            logger.info("left a tag to pulls: the registry has moved it", extra={"image": tag})
+
     async def _unregister(self, existing: Collection[objects.Image]) -> None:
         """Remove the records of an image that the agent has registered, unless it is in use.
 

@@ -61,6 +61,9 @@ class Provider(Protocol):
     ) -> registration_plan.Registration | None:
         """Have its layers ready for the kubelet's pull of it; as `provide`."""
 
+    async def withdraw(self, reference: images.Reference) -> None:
+        """Take back the tag of an image that was registered. Raises AgentError."""
+
 
 class Node(Protocol):
     """This node, as the agent knows it."""
@@ -186,11 +189,16 @@ class WarmImages:
 
     async def look(self) -> str:
         """Make ready what is wanted and is not; one sentence about it. Raises TemporaryError."""
-        if (read_at := await self._store.caches_time()) != self._read_at:
+        is_new = (read_at := await self._store.caches_time()) != self._read_at
+        if is_new:
             read = await self._store.caches()
             self._views, self._read_at = tuple(map(caches.cache_of, read)), read_at
         wanted = warmth.wanted(self._views, self._node.labels, self._settings.named)
         self._kept = {image.name: self._known(image) for image in wanted}
+        for kept in self._kept.values() if is_new else ():
+            reference = kept.wanted.reference
+            if reference is not None and warmth.is_withheld(self._views, reference):
+                kept.due = 0.0
         for kept in list(self._kept.values()):
             if kept.due <= time.monotonic():
                 await self._wait_for_pods()
@@ -238,7 +246,10 @@ class WarmImages:
             return "a pod whose runtime does not use uimgacc has this image on this node"
         record = await self._store.image(reference)
         if record is None or not warmth.is_held(self._views, reference, record.target):
-            return "no cache of the store has it"
+            if not warmth.is_withheld(self._views, reference):
+                return "no cache of the store has it"
+            await self._provider.withdraw(reference)
+            return "the registry has moved its tag: it is pulled until its cache is built again"
         is_open = warmth.is_open(self._views, reference, record.target)
         is_registered = is_open or self._settings.register_private
         if is_registered:

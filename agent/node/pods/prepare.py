@@ -13,7 +13,7 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.kits.aio import tasks
-from agent.matching import annotations, decisions, events
+from agent.matching import annotations, decisions, events, subjects
 from agent.model import caches, images, pods, records
 from agent.node.images import registration_plan
 
@@ -58,6 +58,9 @@ class Provider(Protocol):
 
     async def lay_out(self, wanted: registration_plan.Registration) -> None:
         """Prepare for a pull of an image that is present. Raises nothing foreseen."""
+
+    async def withdraw(self, reference: images.Reference) -> None:
+        """Take back the tag of an image that was registered. Raises AgentError."""
 
 
 class Volumes(Protocol):
@@ -197,6 +200,7 @@ class Preparer:
             return await self._clear_for(pod, decision)
         if not running:
             self._note_caches(pod, decision)
+            await self._withdraw(decision)
         if self._volumes is not None and pod.volume_images:
             await self._volumes.make_usable(pod.volume_images)
         absent = {image: AbsentError(image) for image in decision.absent}
@@ -206,6 +210,16 @@ class Preparer:
             _expect(self._starts, decision)
         result = await self._provide_all(pod, decision, started)
         return dataclasses.replace(result, failed={**absent, **result.failed})
+
+    async def _withdraw(self, decision: decisions.Decision) -> None:
+        """Have the kubelet pull what the registry has under tags that have moved.
+
+        It would run an image that was registered here before, and would not ask the registry.
+        """
+        for image in decision.images:
+            if image.withheld and image.reference is not None:
+                await self._provider.withdraw(image.reference)
+                metrics.IMAGES_WITHHELD.inc()
 
     def _note_caches(self, pod: pods.Pod, decision: decisions.Decision) -> None:
         """Ask for the cache that is missing, and note the one that is used."""
@@ -244,7 +258,7 @@ class Preparer:
         private = {each.image for each in decision.registrable if self._is_left_to_pull(each)}
         registered = {name: each for name, each in present.items() if name not in private}
         for name, registration in registered.items():
-            if _is_always_pulled(pod, name):
+            if subjects.is_always_pulled(pod, name):
                 await self._provider.lay_out(registration)
         result = _result(decision, tuple(registered), failed, seconds)
         return _with_laid_out(result, tuple(name for name in present if name in private))
@@ -333,17 +347,3 @@ def _is_never_pulled(pod: pods.Pod, image: str) -> bool:
 def _worth_retrying(failures: Iterable[errors.AgentError]) -> errors.AgentError:
     """The failure to raise for a pod: one that a retry may end, where there is one."""
     return min(failures, key=lambda error: not isinstance(error, errors.TemporaryError))
-
-
-def _is_always_pulled(pod: pods.Pod, image: str) -> bool:
-    """Whether the kubelet pulls an image even if it is present."""
-    try:
-        newest = images.parse_reference(image).version == "latest"
-    except images.ImageReferenceError:
-        newest = False
-    default = "Always" if newest else "IfNotPresent"
-    return any(
-        (container.pull_policy or default) == "Always"
-        for container in pod.containers
-        if container.image == image
-    )

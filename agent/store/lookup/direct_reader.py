@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from agent.model import images, records
@@ -135,6 +135,15 @@ class Reader:
             record = self._decode(lambda: decoding.cache(data, cache_id))  # noqa: B023
             if record is not None:
                 yield record
+
+    def confirmed(self) -> Mapping[str, str]:
+        """When all tags of caches were last confirmed, by the IDs of the caches; {} if unknown."""
+        data = self._read(self.layout.tags_record)
+        if data is None:
+            return {}
+        name = self.layout.tags_record.name
+        record = self._decode(lambda: records.decode(data, records.TagsRecord, name))
+        return record.confirmed if record is not None else {}
 
     def _images_of(self, folder: pathlib.Path) -> Iterator[records.ImageRecord]:
         for name, data in self._read_folder(folder):

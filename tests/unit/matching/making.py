@@ -79,6 +79,7 @@ def cache(
     created: str = "2026-01-01T00:00:00Z",
     capacity_gib: int = 20,
     local: str = "",
+    moved: Sequence[records.MovedTag] = (),
 ) -> caches.Cache:
     """A Ready cache of (reference, letters of its layers)."""
     cached = [
@@ -100,6 +101,7 @@ def cache(
             created=created,
             namespaces=None if namespaces is None else list(namespaces),
             local=local,
+            moved=list(moved),
         )
     )
 

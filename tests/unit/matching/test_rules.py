@@ -653,3 +653,85 @@ def test_a_pod_that_asks_for_no_cache_decides_on_local_copies() -> None:
     asking = making.pod("nginx", annotated={"uimgacc.io/local": "before-start"})
 
     assert [image.local for image in making.decide(asking, [], []).images] == ["before-start"]
+
+
+def moved(
+    ref: str = "docker.io/library/nginx:1", *, policy: str = "never", withheld: bool = True
+) -> records.MovedTag:
+    return records.MovedTag(
+        ref=ref,
+        target=making.digest("newer"),
+        noticed="2026-07-01T12:31:00Z",
+        confirmed="2026-07-01T12:21:00Z",
+        policy=policy,
+        withheld=withheld,
+    )
+
+
+@pytest.mark.parametrize("asked", ALL_AUTO)
+def test_a_tag_that_is_withheld_is_left_to_the_pull_and_its_layers_are_served(
+    asked: dict[str, str],
+) -> None:
+    decision = making.decide(
+        making.pod("nginx:1", annotated=asked),
+        [making.cache("imc-a12", [("nginx:1", "ab")], moved=[moved()])],
+        [making.image("nginx:1", "ab")],
+    )
+    (image,) = decision.images
+
+    assert (decision.outcome, registered(decision)) == (Outcome.PARTIAL, [])
+    assert image.withheld
+    assert len(decision.layers) == 2
+    assert decision.auto_create is None
+    event = decision.events[-1]
+    assert event.reason == "ImageCacheStale"
+    assert "last confirmed at 2026-07-01T12:21:00Z" in event.message
+    assert "pulled as usual (serve-stale: never)" in event.message
+
+
+def test_a_tag_that_is_served_although_it_has_moved_is_a_hit_and_says_so() -> None:
+    stale = moved(policy="until-rebuilt", withheld=False)
+    cache = making.cache("imc-a12", [("nginx:1", "ab")], moved=[stale])
+    stored = [making.image("nginx:1", "ab")]
+    decision = making.decide(making.pod("nginx:1", annotated=NATIVE), [cache], stored)
+
+    assert (decision.outcome, registered(decision)) == (Outcome.HIT, ["nginx:1"])
+    assert [event.reason for event in decision.events] == ["ImageCacheHit", "ImageCacheStale"]
+    assert "the cached one is run (serve-stale: until-rebuilt)" in decision.events[1].message
+
+
+def test_a_cache_that_is_to_stay_as_it_is_says_nothing() -> None:
+    kept = moved(policy="always", withheld=False)
+    cache = making.cache("imc-a12", [("nginx:1", "ab")], moved=[kept])
+    stored = [making.image("nginx:1", "ab")]
+    decision = making.decide(making.pod("nginx:1", annotated=ALIBABA), [cache], stored)
+
+    assert [event.reason for event in decision.events] == ["SuccessfulHitImageCache"]
+
+
+def test_an_image_that_is_always_pulled_has_no_event_about_its_tag() -> None:
+    stale = moved("docker.io/library/nginx:latest", policy="until-rebuilt", withheld=False)
+    cache = making.cache("imc-a12", [("nginx", "ab")], moved=[stale])
+    stored = [making.image("nginx", "ab")]
+    decision = making.decide(making.pod("nginx", annotated=NATIVE), [cache], stored)
+
+    assert [event.reason for event in decision.events] == ["ImageCacheHit"]
+
+
+def test_a_digest_is_served_whatever_becomes_of_the_tag() -> None:
+    by_digest = f"nginx@{making.target('nginx:1', 'ab')}"
+    cache = making.cache("imc-a12", [("nginx:1", "ab")], moved=[moved()])
+    stored = [making.image("nginx:1", "ab")]
+    decision = making.decide(making.pod(by_digest, annotated=NATIVE), [cache], stored)
+
+    assert (decision.outcome, registered(decision)) == (Outcome.HIT, [by_digest])
+
+
+def test_another_cache_that_has_the_new_image_serves_it() -> None:
+    old = making.cache("imc-old", [("nginx:1", "ab")], moved=[moved()])
+    new = making.cache("imc-new", [("nginx:1", "abc")])
+    stored = [making.image("nginx:1", "abc")]
+    decision = making.decide(making.pod("nginx:1", annotated=NATIVE), [old, new], stored)
+    (image,) = decision.images
+
+    assert (decision.outcome, image.cache_id, image.withheld) == (Outcome.HIT, "imc-new", False)

@@ -350,3 +350,31 @@ def test_a_record_with_an_odd_reference_or_time_is_still_read() -> None:
     assert list(cache.by_name) == ["docker.io/library/nginx"]
     assert cache.image_bytes == 5
     assert cache.created.year == 1970
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "seconds", "rebuilt"),
+    [
+        ("always", "always", None, False),
+        (" Until-Rebuilt ", "until-rebuilt", None, True),
+        ("never", "never", 0.0, True),
+        ("for 0s", "never", 0.0, True),
+        ("for 10m", "for 10m", 600.0, True),
+        ("for  2 h", "for 120m", 7200.0, True),
+        ("for 90s", "for 90s", 90.0, True),
+    ],
+)
+def test_policies_for_tags_that_have_moved(
+    text: str, said: str, seconds: float | None, rebuilt: bool
+) -> None:
+    policy = caches.serve_stale(text)
+
+    assert policy == caches.ServeStale(seconds, rebuilt)
+    assert str(policy) == said
+    assert caches.serve_stale(said) == policy
+
+
+@pytest.mark.parametrize("text", ["", "for", "for ten minutes", "10m", "for -1m", "for 1d"])
+def test_another_policy_means_nothing_and_is_said(text: str) -> None:
+    assert caches.serve_stale(text) is None
+    assert "until-rebuilt" in caches.serve_stale_problem(text)

@@ -16,7 +16,7 @@ NATIVE = {"uimgacc.io/image-cache": "auto"}
 
 def shown(decision: decisions.Decision) -> str:
     written = io.StringIO()
-    explanation.explain(rich.console.Console(width=160, file=written), decision)
+    explanation.explain(rich.console.Console(width=160, file=written), decision, {})
     return written.getvalue()
 
 
@@ -64,7 +64,7 @@ def test_what_a_user_wrote_is_no_markup() -> None:
 
 
 def test_the_json_is_complete_and_json(partial: decisions.Decision) -> None:
-    told = json.loads(json.dumps(explanation.to_json(partial)))
+    told = json.loads(json.dumps(explanation.to_json(partial, {})))
 
     assert told["outcome"] == "partial"
     assert told["cacheId"] == "imc-best"
@@ -83,7 +83,7 @@ def test_the_json_is_complete_and_json(partial: decisions.Decision) -> None:
 
 def test_the_json_of_a_miss_names_the_cache_to_create() -> None:
     decision = making.decide(making.pod("nginx", annotated=NATIVE), [], [])
-    told = json.loads(json.dumps(explanation.to_json(decision)))
+    told = json.loads(json.dumps(explanation.to_json(decision, {})))
 
     assert told["autoCreate"]["images"] == ["docker.io/library/nginx:latest"]
     assert told["cacheId"] is None

@@ -1,5 +1,7 @@
 """The registry client against a real HTTP server that lies."""
 
+import math
+
 import pytest
 
 from agent.clients.registry import connections, credentials, distribution, failures
@@ -264,3 +266,40 @@ async def test_plain_http_is_never_chosen_by_itself(fake) -> None:
 
     with pytest.raises((failures.RequestRefused, failures.RegistryUnreachable)):
         await read_manifest(fake, plain_http=frozenset(), deadline=0.1)
+
+
+async def ask(fake, rest: str = "team/app:1", **changes) -> str:
+    async with distribution.Client(Known(ALICE), options(fake, **changes)) as client:
+        return await client.digest(reference(fake, rest))
+
+
+async def test_what_a_tag_stands_for_takes_one_request_without_a_body(fake) -> None:
+    name = fake.add_image([fakes.tar(a=b"1")], "1")
+
+    assert await ask(fake) == name
+    assert len(fake.requests) == 1
+
+
+async def test_a_registry_that_answers_no_head_is_asked_for_the_manifest(fake) -> None:
+    name = fake.add_image([fakes.tar(a=b"1")], "1")
+    fake.faults["1"].append(fakes.status(405))
+
+    assert await ask(fake) == name
+    assert len(fake.requests) == 2
+
+
+async def test_the_digest_of_a_tag_that_is_gone_is_a_refusal(fake) -> None:
+    fake.add_image([fakes.tar(a=b"1")], "1")
+
+    with pytest.raises(failures.ImageUnknown):
+        await ask(fake, "team/app:2")
+
+
+async def test_one_try_says_how_long_to_wait(fake) -> None:
+    fake.add_image([fakes.tar(a=b"1")], "1")
+    fake.faults["1"].append(fakes.status(429, **{"Retry-After": "120"}))
+
+    with pytest.raises(failures.RegistryUnreachable) as caught:
+        await ask(fake, delays=(math.inf,))
+    assert caught.value.delay == 120
+    assert len(fake.requests) == 1

@@ -465,3 +465,23 @@ async def test_layers_that_another_image_keeps_are_kept_for_this_one_too(chains,
 
     labels = fake.blobs[image.config][1]
     assert image.chain[-2] in labels.values()
+
+
+async def test_a_tag_is_taken_back_and_the_image_keeps_its_other_names(
+    registrar, fake, image
+) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    await registrar.withdraw(image.wanted.tag)
+    await registrar.withdraw(image.wanted.tag)
+
+    assert set(fake.images) == image.names - {image.wanted.tag}
+
+
+async def test_a_tag_that_was_pulled_is_not_taken_back(registrar, fake, image) -> None:
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+    fake.images[image.wanted.tag].labels.pop(keys.REGISTERED)
+    await registrar.withdraw(image.wanted.tag)
+
+    assert set(fake.images) == image.names

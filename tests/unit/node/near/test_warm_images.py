@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from agent import errors
+from agent.model import records
 from agent.node.images import registration_plan
 from agent.node.near import warm_images
 from tests.unit.node import conftest
@@ -38,6 +39,7 @@ class Provider:
         self.image = image
         self.registered: list[str] = []
         self.laid_out: list[str] = []
+        self.withdrawn: list[str] = []
         self.failures: list[Exception] = []
         self.fits = True
 
@@ -54,6 +56,9 @@ class Provider:
         assert each
         self.registered.append(str(reference))
         return self._made()
+
+    async def withdraw(self, reference) -> None:
+        self.withdrawn.append(str(reference))
 
     async def provide_layers(self, reference, record) -> registration_plan.Registration | None:
         self.laid_out.append(str(reference))
@@ -262,3 +267,18 @@ async def test_copying_begins_at_a_random_time() -> None:
 
     assert world.shown == [("registered", "")]
     assert world.warm.layers() == {}
+
+
+async def test_a_tag_that_is_withheld_is_taken_back_at_once_and_is_not_registered() -> None:
+    world = World()
+    await world.warm.look()
+    moved = records.MovedTag(
+        ref=NAME, target="sha256:new", noticed="2026-07-01T12:00:00Z", withheld=True
+    )
+    world.store.change(moved=[moved])
+    await world.warm.look()
+
+    assert (world.provider.registered, world.provider.withdrawn) == ([NAME], [NAME])
+    ((state, reason),) = world.shown
+    assert state == "missing"
+    assert "the registry has moved its tag" in reason

@@ -50,6 +50,7 @@ class Registrar:
     def __init__(self) -> None:
         self.registered: list[str] = []
         self.laid_out: list[str] = []
+        self.withdrawn: list[str] = []
         self.ahead: list[str] = []
         self.failures: list[Exception] = []
         self.failing: dict[str, Exception] = {}
@@ -69,6 +70,9 @@ class Registrar:
 
     async def lay_out(self, wanted) -> None:
         self.laid_out.append(wanted.tag)
+
+    async def withdraw(self, tag: str) -> None:
+        self.withdrawn.append(tag)
 
     async def lay_out_ahead(self, wanted) -> registration_plan.Registered:
         self.ahead.append(wanted.tag)
@@ -532,3 +536,35 @@ async def test_a_volume_of_a_pod_of_another_runtime_is_not(given, image) -> None
     await given.serve(containers=containers, runtime_class="")
 
     assert given.usable == []
+
+
+def withheld(image: conftest.Image) -> records.MovedTag:
+    return records.MovedTag(
+        ref=str(image.reference),
+        target=image.target,
+        noticed="2026-07-01T12:00:00Z",
+        policy="never",
+        withheld=True,
+    )
+
+
+async def test_a_tag_that_is_withheld_is_taken_back_and_not_registered(image) -> None:
+    """A kubelet would run what was registered for a pod before."""
+    given = Setting(image)
+    await given.preparer.serve(given.pod)
+    given.catalog.cache = msgspec.structs.replace(given.catalog.cache, moved=[withheld(image)])
+    await asyncio.sleep(6)
+    result = await given.preparer.serve(given.pod)
+
+    assert given.registrar.registered == [str(image.reference)]
+    assert given.registrar.withdrawn == [str(image.reference)]
+    assert result.decision.outcome is decisions.Outcome.PARTIAL
+    assert result.ready == ()
+
+
+async def test_a_pod_that_runs_keeps_the_image_that_it_was_started_with(image) -> None:
+    given = Setting(image)
+    given.catalog.cache = msgspec.structs.replace(given.catalog.cache, moved=[withheld(image)])
+    await given.preparer.serve(given.pod, running=True)
+
+    assert (given.registrar.registered, given.registrar.withdrawn) == ([], [])

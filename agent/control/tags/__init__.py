@@ -1,0 +1,1 @@
+"""What the tags of Ready caches stand for at their registries, asked regularly and sparingly."""

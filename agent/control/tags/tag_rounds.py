@@ -1,0 +1,312 @@
+"""Asking registries what the tags of Ready caches stand for, for ever.
+
+Each tag is asked for with one HEAD in an interval, at a time of its own, and not more than so many
+a second in all. A registry that does not answer, or asks for a pause, is left alone for a
+while: no answer changes nothing, so a cache goes on as it is.
+
+An answer that changes nothing costs no request to the API server, but for a new time in the status
+once in a while; the store has the times of all caches in one file, for people.
+"""
+
+import asyncio
+import dataclasses
+import datetime
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from agent import errors, metrics
+from agent.control.caches import cache_object
+from agent.control.decisions import outcome
+from agent.control.tags import tag_access, tag_questions
+from agent.kits.aio import backoff
+from agent.model import images, times
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+_BATCH_SECONDS = 10.0
+"""After which it is looked again which tags there are."""
+_LOOK_SECONDS = 5.0
+_ASK_SECONDS = 30.0
+_PAUSES = (30.0, 60.0, 120.0, 300.0, 600.0)
+_LONGEST_PAUSE = 3600.0
+_JITTER = 0.1
+_STATUS_SECONDS = 1.0
+"""For each cache: so the statuses of all of them take one write a second."""
+
+
+_PUBLISH_SECONDS = 60.0
+
+Publish = Callable[[Mapping[str, str]], Awaitable[None]]
+"""Takes when the tags of caches were last confirmed (RFC 3339), by their IDs."""
+
+
+class View(Protocol):
+    """The caches: agent.control.reconcile.observed.Observed."""
+
+    @property
+    def caches(self) -> Mapping[cache_object.Key, cache_object.CacheObject]:
+        """By their keys."""
+
+    def queue(self, key: cache_object.Key) -> None:
+        """Have a step done for a cache."""
+
+
+class Accesses(Protocol):
+    """Clients by credentials: agent.control.tags.tag_access.Accesses."""
+
+    def client(
+        self, access: tag_questions.Access
+    ) -> AbstractAsyncContextManager[tuple[tag_access.Registry, str]]:
+        """A client and the name of its credentials; raises AgentError."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Seconds between two questions about a tag (0: none is asked), and questions a second."""
+
+    interval: float = 600.0
+    rate: float = 20.0
+    plain_http: Collection[str] = ()
+
+
+@dataclasses.dataclass(slots=True)
+class _Asked:
+    """A question: when it is due, by the loop's clock, its last answer, and whose it is."""
+
+    due: float
+    answer: outcome.TagAnswer | None = None
+    owners: set[cache_object.Key] = dataclasses.field(default_factory=set)
+
+
+@dataclasses.dataclass(slots=True)
+class _Pause:
+    """Until when a registry is left alone, by the loop's clock."""
+
+    backoff: backoff.Backoff
+    until: float = 0.0
+
+
+class Rounds:
+    """Asks, remembers the answers, and has steps done for the caches whose status they change."""
+
+    def __init__(
+        self,
+        view: View,
+        accesses: Accesses,
+        settings: Settings,
+        *,
+        publish: Publish | None = None,
+        clock: times.Clock = times.now,
+    ) -> None:
+        self._view = view
+        self._accesses = accesses
+        self._settings = settings
+        self._publish = publish
+        self._clock = clock
+        self._asked: dict[tag_questions.Question, _Asked] = {}
+        self._of: dict[
+            cache_object.Key, tuple[cache_object.CacheObject, tuple[tag_questions.Question, ...]]
+        ] = {}
+        self._shared: dict[tuple[images.Reference, str], tuple[float, outcome.TagAnswer]] = {}
+        self._under_way: weakref.WeakValueDictionary[tuple[images.Reference, str], asyncio.Lock]
+        self._under_way = weakref.WeakValueDictionary()
+        self._pauses: dict[str, _Pause] = {}
+        self._free_at = 0.0
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    @property
+    def written_every(self) -> float:
+        """Seconds between two writes of a status that says nothing else but a new time."""
+        return max(self._settings.interval, _STATUS_SECONDS * len(self._of))
+
+    def answers(self, cache: cache_object.CacheObject) -> dict[str, outcome.TagAnswer]:
+        """The latest answers about the images of a cache, by their full names."""
+        _, questions = self._of.get(cache.key, (cache, ()))
+        found = {}
+        for question in questions:
+            asked = self._asked.get(question)
+            if asked is not None and asked.answer is not None:
+                found[str(question.reference)] = asked.answer
+        return found
+
+    async def run(self) -> None:
+        """Ask for ever."""
+        if not self._settings.interval:
+            await asyncio.Event().wait()
+        loop = asyncio.get_running_loop()
+        published = loop.time()
+        while True:
+            self._collect()
+            await self._ask_some()
+            if self._publish is not None and loop.time() >= published + _PUBLISH_SECONDS:
+                await self._publish_times(self._publish)
+                published = loop.time()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _publish_times(self, publish: Publish) -> None:
+        """Have the store say when the tags of each cache were last confirmed."""
+        confirmed = {}
+        for cache, _ in self._of.values():
+            moment = tag_questions.confirmed_of(cache, self.answers(cache))
+            if moment is not None:
+                confirmed[cache.cache_id] = times.stamp(moment)
+        try:
+            await publish(confirmed)
+        except errors.AgentError as error:
+            logger.info("the times of tags are not written", extra={"reason": str(error)})
+
+    def _collect(self) -> None:
+        """Take in which tags there are; those of caches that are gone are forgotten."""
+        now = asyncio.get_running_loop().time()
+        for asked in self._asked.values():
+            asked.owners.clear()
+        of = {}
+        for key, cache in self._view.caches.items():
+            known = self._of.get(key)
+            if known is None or known[0] is not cache:
+                known = cache, tag_questions.questions_of(cache, self._settings.plain_http)
+            of[key] = known
+            for question in known[1]:
+                if question not in self._asked:
+                    self._asked[question] = _Asked(now + self._first_pause(cache))
+                self._asked[question].owners.add(key)
+        self._of = {key: known for key, known in of.items() if known[1]}
+        self._asked = {each: asked for each, asked in self._asked.items() if asked.owners}
+        oldest = now - self._settings.interval
+        self._shared = {key: each for key, each in self._shared.items() if each[0] > oldest}
+        overdue = [now - asked.due for asked in self._asked.values() if asked.due <= now]
+        metrics.TAGS.set(len(self._asked))
+        metrics.TAGS_OVERDUE.set(max(overdue, default=0.0))
+
+    def _first_pause(self, cache: cache_object.CacheObject) -> float:
+        """Until the first question of this controller: not all at once after its start."""
+        interval, confirmed = self._settings.interval, cache.state.tags.confirmed
+        if confirmed is None:
+            return backoff.within(interval)
+        left = interval - (self._clock() - confirmed).total_seconds()
+        if not 0 < left <= interval:
+            return backoff.within(interval / 10)
+        return min(interval, backoff.spread(left, _JITTER))
+
+    async def _ask_some(self) -> None:
+        """Ask what is due, the longest due first, for a limited time."""
+        started = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as group:
+            for question in sorted(self._due(started), key=lambda each: self._asked[each].due):
+                if self._is_paused(question.reference.registry):
+                    continue
+                await self._slots.acquire()
+                group.create_task(self._ask(question), name=f"tag {question.reference}")
+                if asyncio.get_running_loop().time() > started + _BATCH_SECONDS:
+                    return
+
+    def _due(self, now: float) -> Iterator[tag_questions.Question]:
+        return (each for each, asked in self._asked.items() if asked.due <= now)
+
+    def _is_paused(self, registry: str) -> bool:
+        pause = self._pauses.get(registry)
+        return pause is not None and pause.until > asyncio.get_running_loop().time()
+
+    async def _wait_for_turn(self) -> None:
+        """Keep the rate: the next request is not sent before its time."""
+        loop = asyncio.get_running_loop()
+        turn = max(loop.time(), self._free_at)
+        self._free_at = turn + 1.0 / self._settings.rate
+        await asyncio.sleep(turn - loop.time())
+
+    async def _ask(self, question: tag_questions.Question) -> None:
+        """Ask one question, or take the answer that another one with these credentials had."""
+        asked = self._asked[question]
+        loop, registry = asyncio.get_running_loop(), question.reference.registry
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                answer = await self._answer(question)
+        except (errors.TemporaryError, TimeoutError) as error:
+            self._pause(registry, error)
+            asked.due = self._pauses[registry].until + backoff.within(_LOOK_SECONDS)
+            metrics.tag_looked_up("unanswered")
+            return
+        finally:
+            self._slots.release()
+        if answer is None:
+            asked.due = self._pauses[registry].until
+            return
+        asked.answer = answer
+        asked.due = loop.time() + backoff.spread(self._settings.interval, _JITTER)
+        for key in asked.owners:
+            cache = self._view.caches.get(key)
+            if cache is not None and tag_questions.differs(
+                cache, self.answers(cache), written_every=self.written_every
+            ):
+                self._view.queue(key)
+
+    async def _answer(self, question: tag_questions.Question) -> outcome.TagAnswer | None:
+        """The answer; None where the registry is to be left alone meanwhile.
+
+        Raises TemporaryError.
+        """
+        reference = question.reference
+        now = asyncio.get_running_loop().time()
+        try:
+            async with (
+                self._accesses.client(question.access) as (registry, name),
+                self._under_way.setdefault((reference, name), asyncio.Lock()),
+            ):
+                at, answer = self._shared.get((reference, name), (0.0, None))
+                if answer is not None and at > now - self._settings.interval / 2:
+                    return answer
+                await self._wait_for_turn()
+                if self._is_paused(reference.registry):
+                    return None
+                answer = await self._asked_of(registry, question)
+                self._shared[reference, name] = asyncio.get_running_loop().time(), answer
+                return answer
+        except errors.PermanentError as error:
+            metrics.tag_looked_up("refused")
+            return outcome.TagAnswer(at=self._now(), problem=str(error)[:300])
+
+    async def _asked_of(
+        self, registry: tag_access.Registry, question: tag_questions.Question
+    ) -> outcome.TagAnswer:
+        """What a registry says. That a tag has moved is believed once the manifest is verified."""
+        at = self._now()
+        digest = await registry.digest(question.reference)
+        self._pauses.pop(question.reference.registry, None)
+        if digest in self._cached(question):
+            metrics.tag_looked_up("same")
+            return outcome.TagAnswer(at=at, digest=digest)
+        digest = (await registry.manifest(question.reference)).digest
+        metrics.tag_looked_up("same" if digest in self._cached(question) else "moved")
+        return outcome.TagAnswer(at=at, digest=digest)
+
+    def _cached(self, question: tag_questions.Question) -> set[str]:
+        """What the tag was in the caches that it is asked for, or had moved to already."""
+        name = str(question.reference)
+        found = set()
+        for key in self._asked[question].owners:
+            cache = self._view.caches.get(key)
+            if cache is not None:
+                found |= {each.digest for each in cache.state.images if each.image == name}
+        asked = self._asked[question].answer
+        return found | ({asked.digest} if asked is not None and asked.digest else set())
+
+    def _now(self) -> datetime.datetime:
+        return self._clock().replace(microsecond=0)
+
+    def _pause(self, registry: str, error: Exception) -> None:
+        """Leave a registry alone for as long as it asks for, and longer each time."""
+        pause = self._pauses.setdefault(registry, _Pause(backoff.Backoff(_PAUSES)))
+        now = asyncio.get_running_loop().time()
+        if pause.until > now:
+            return  # another question of the same moment has failed as well
+        asked = error.delay if isinstance(error, errors.TemporaryError) else None
+        seconds = min(_LONGEST_PAUSE, pause.backoff.take(asked))
+        pause.until = now + seconds
+        logger.info(
+            "a registry does not say what its tags are",
+            extra={"registry": registry, "reason": str(error), "again": round(seconds)},
+        )
