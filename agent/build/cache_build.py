@@ -13,7 +13,8 @@ from agent import errors
 from agent.build import layer_build, layer_stack
 from agent.kits import files
 from agent.kits.aio import threads
-from agent.model import images, oci, records, times
+from agent.model import digests, images, oci, records, times
+from agent.model.artifacts import artifact_files, artifact_image
 from agent.store import signatures
 from agent.store.lookup import direct_reader
 from agent.store.publish import build_claims, layer_writer, writer
@@ -75,14 +76,15 @@ async def build_cache(request: Request, tools: layer_build.Tools) -> records.Cac
 class _Chosen:
     """The manifest of an image for one platform, and what was read on the way to it.
 
-    `indexes` are those below the one that the reference names.
+    `indexes` are those below the one that the reference names. An artifact has no `config` that
+    is read here.
     """
 
     served: layer_build.Manifest
     manifest: oci.Manifest
-    config: oci.Config
-    config_data: bytes
     indexes: tuple[layer_build.Manifest, ...]
+    config: oci.Config | None = None
+    config_data: bytes = b""
 
 
 class _Build:
@@ -198,24 +200,22 @@ class _Build:
             entry = oci.choose(parsed, wanted, reference=str(reference))
             served = await self._tools.registry.manifest(reference, entry.digest)
             parsed = oci.parse(served.data, entry.media_type or served.media_type)
+        if parsed.artifact_type:
+            return _Chosen(served, parsed, tuple(indexes[1:]))
         data = await self._tools.registry.small_blob(reference, parsed.config.digest)
         config = oci.parse_config(data)
         if not oci.fits(config, wanted):
             raise oci.WrongPlatform(str(reference), str(wanted), [str(config.platform)])
-        return _Chosen(served, parsed, config, data, tuple(indexes[1:]))
+        return _Chosen(served, parsed, tuple(indexes[1:]), config, data)
 
     async def _platform(
         self, image: layer_stack.Image, chosen: "_Chosen", wanted: images.Platform
     ) -> tuple[records.PlatformImage, list[bytes]]:
+        if chosen.config is None:
+            return await self._artifact(image, chosen, wanted)
         planned = oci.layers(chosen.manifest, chosen.config)
         blobs = [one.digest for one in chosen.indexes]
         blobs += [chosen.served.digest, chosen.manifest.config.digest]
-        names = [name for layer in planned for name in (layer.diff_id, layer.chain_id)]
-        await self._count_on([*blobs, *names])
-        used = await self._layers.stack(image, planned)
-        self._files |= {
-            layer.chain_id: record.diff_id for layer, record in zip(planned, used, strict=True)
-        }
         one = records.PlatformImage(
             platform=str(wanted),
             manifest=chosen.served.digest,
@@ -223,21 +223,61 @@ class _Build:
             manifest_size=len(chosen.served.data),
             config=chosen.manifest.config.digest,
             indexes=[index.digest for index in chosen.indexes],
-            layers=[
-                records.ImageLayer(
-                    diff_id=layer.diff_id,
-                    chain_id=layer.chain_id,
-                    digest=layer.blob.digest,
-                    media_type=layer.blob.media_type,
-                    size=layer.blob.size,
-                    tar_size=record.tar_size,
-                    erofs_size=record.size,
-                )
-                for layer, record in zip(planned, used, strict=True)
-            ],
+            layers=await self._stacked(image, planned, blobs),
         )
         indexes = [index.data for index in chosen.indexes]
         return one, [*indexes, chosen.served.data, chosen.config_data]
+
+    async def _artifact(
+        self, image: layer_stack.Image, chosen: "_Chosen", wanted: images.Platform
+    ) -> tuple[records.PlatformImage, list[bytes]]:
+        """Build an artifact's files as one layer, and the image that nodes know in its place."""
+        layer = artifact_files.layer_of(chosen.manifest)
+        kind = chosen.manifest.artifact_type
+        read = [*chosen.indexes, chosen.served]
+        layers = await self._stacked(image, [layer], [one.digest for one in read])
+        made = artifact_image.made_of(
+            layer,
+            digest=chosen.served.digest,
+            kind=kind,
+            platform=wanted,
+            size=layers[0].tar_size,
+        )
+        one = records.PlatformImage(
+            platform=str(wanted),
+            manifest=digests.sha256(made.manifest),
+            manifest_media_type=oci.IMAGE_MANIFEST,
+            manifest_size=len(made.manifest),
+            config=digests.sha256(made.config),
+            indexes=[index.digest for index in chosen.indexes],
+            layers=layers,
+            artifact=records.Artifact(type=kind, manifest=chosen.served.digest),
+        )
+        await self._count_on([one.manifest, one.config])
+        return one, [*(each.data for each in read), made.manifest, made.config]
+
+    async def _stacked(
+        self, image: layer_stack.Image, planned: Sequence[oci.Layer], blobs: Sequence[str]
+    ) -> list[records.ImageLayer]:
+        """The layers of an image, once they are in the store; `blobs` are claimed with them."""
+        names = [name for layer in planned for name in (layer.diff_id, layer.chain_id)]
+        await self._count_on([*blobs, *names])
+        used = await self._layers.stack(image, planned)
+        self._files |= {
+            layer.chain_id: record.diff_id for layer, record in zip(planned, used, strict=True)
+        }
+        return [
+            records.ImageLayer(
+                diff_id=layer.diff_id,
+                chain_id=layer.chain_id,
+                digest=layer.blob.digest,
+                media_type=layer.blob.media_type,
+                size=layer.blob.size,
+                tar_size=record.tar_size,
+                erofs_size=record.size,
+            )
+            for layer, record in zip(planned, used, strict=True)
+        ]
 
     def _publish_image(self, record: records.ImageRecord, blobs: Sequence[bytes]) -> None:
         for one in record.platforms:

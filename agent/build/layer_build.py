@@ -12,12 +12,14 @@ import msgspec
 
 from agent import errors
 from agent.build import limits, mkfs_erofs, scratch_room, unpack
+from agent.build.artifacts import assembly
 from agent.build.bulk import grafting, spool
 from agent.build.tar import corrections, detours, inheritance
 from agent.clients.registry import failures
 from agent.kits import units
 from agent.kits.aio import threads
 from agent.model import images, oci, records
+from agent.model.artifacts import artifact_files
 from agent.store import hash_tree, layer_file, layout
 from agent.store.publish import attestation, layer_writer, writer
 
@@ -78,16 +80,23 @@ class Registry(Protocol):
 class LayerMismatch(errors.PermanentError):
     """A layer's bytes, or what they unpack to, are not what the image says; also the second time.
 
-    `what` is the thing, `expected` and `actual` are the digests.
+    `what` is the thing, `expected` and `actual` are the digests, `blob` is that of the blob.
     """
 
-    def __init__(self, what: str, *, expected: str, actual: str) -> None:
+    def __init__(self, what: str, *, blob: str, expected: str, actual: str) -> None:
         super().__init__(
             f"{what} is damaged at the registry, or on the way: expected {expected}, got {actual}"
         )
         self.what = what
+        self.blob = blob
         self.expected = expected
         self.actual = actual
+
+
+def wrong_blob(reference: images.Reference, expected: str, actual: str) -> LayerMismatch:
+    """What is raised for a blob of an artifact that has another digest."""
+    what = f"layer {expected} of {reference}"
+    return LayerMismatch(what, blob=expected, expected=expected, actual=actual)
 
 
 class LayerUnusable(errors.PermanentError):
@@ -137,14 +146,39 @@ def verify(
 ) -> None:
     """Raise LayerMismatch or LayerUnusable unless a blob is the layer that its image names."""
     what = f"layer {layer.blob.digest} of {reference}"
-    if actual.blob_digest != layer.blob.digest:
-        raise LayerMismatch(what, expected=layer.blob.digest, actual=actual.blob_digest)
+    is_artifact = isinstance(layer, artifact_files.Layer)
+    if actual.blob_digest != layer.blob.digest and not is_artifact:
+        blob = layer.blob.digest
+        raise LayerMismatch(what, blob=blob, expected=blob, actual=actual.blob_digest)
     if actual.fault is not None:
         raise LayerUnusable(what, actual.fault, has_whiteouts=has_whiteouts)
+    if is_artifact:
+        # Its blobs were verified one by one, and its diff ID is the digest of no tar.
+        return
     if actual.diff_id != layer.diff_id:
         raise LayerMismatch(
-            f"what {what} unpacks to", expected=layer.diff_id, actual=actual.diff_id
+            f"what {what} unpacks to",
+            blob=layer.blob.digest,
+            expected=layer.diff_id,
+            actual=actual.diff_id,
         )
+
+
+def _read(layer: oci.Layer, bounds: limits.Limits) -> unpack.Read:
+    """What makes the tar of a layer from its blobs."""
+    if isinstance(layer, artifact_files.Layer):
+        return assembly.Assembly(layer, bounds).pieces
+    return unpack.read_blob(compressed=oci.is_compressed(layer.blob.media_type))
+
+
+async def public(
+    registry: Registry, reference: images.Reference, layer: oci.Layer, *, ask: bool
+) -> bool:
+    """Whether the registry gives all blobs of a layer to everybody; see Registry.is_public."""
+    for blob in layer.blobs:
+        if blob.size and not await registry.is_public(reference, blob, ask=ask):
+            return False
+    return True
 
 
 class LayerTooLarge(errors.PermanentError):
@@ -253,6 +287,7 @@ class LayerWork:
         self._position = position
         self._name = inheritance.variant_id(layer.diff_id, position) if position else layer.diff_id
         self._compression = compression
+        self._fetched = layer.blob.digest
         self._done = 0
 
     async def run(self, tally: Tally, budget: Budget) -> records.LayerRecord:
@@ -260,13 +295,14 @@ class LayerWork:
 
         It is as long as a host is left that has not given it wrongly.
         """
-        digest, tries = self._layer.blob.digest, 0
+        tries = 0
         while True:
             try:
                 return await self._try(tally, budget)
             except (LayerMismatch, failures.WrongContent) as error:
                 tries += 1
-                has_others = self._tools.registry.distrust(self._reference, digest)
+                wrong = error.blob if isinstance(error, LayerMismatch) else self._fetched
+                has_others = self._tools.registry.distrust(self._reference, wrong)
                 once_more = isinstance(error, LayerMismatch) and tries == 1
                 if not (has_others or once_more):
                     raise
@@ -293,7 +329,7 @@ class LayerWork:
             # Before it is copied: what does not fit must not fill the store.
             budget.add(self._name, work.stat().st_size)
             record = await threads.run("describe", self._describe, work, draft, unpacked)
-            is_public = await self._tools.registry.is_public(self._reference, layer.blob, ask=True)
+            is_public = await public(self._tools.registry, self._reference, layer, ask=True)
             record = msgspec.structs.replace(record, public=is_public)
             budget.add(self._name, record.size)
             record = await threads.run(
@@ -321,10 +357,14 @@ class LayerWork:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say of which layer it is that it takes too much."""
+        """Say of which layer it is that it takes too much, or cannot be used."""
         what = f"layer {self._layer.blob.digest} of {self._reference}"
         try:
             yield
+        except assembly.UnusableFile as error:
+            raise LayerUnusable(f"a file of {self._reference}", error) from error
+        except assembly.WrongBlob as error:
+            raise wrong_blob(self._reference, error.expected, error.actual) from error
         except limits.NoRoom as error:
             raise LayerTooLarge(what, error) from error
         except limits.TooMuch as error:
@@ -346,7 +386,7 @@ class LayerWork:
 
         self._done = 0
         wanted = unpack.Layer(
-            compressed=oci.is_compressed(layer.blob.media_type),
+            read=_read(layer, bounds),
             position=self._position,
             known=known,
             limits=bounds,
@@ -392,9 +432,7 @@ class LayerWork:
         on_bytes: Callable[[int], None],
         on_write: Callable[[int], None],
     ) -> unpack.Unpacked:
-        blob = self._layer.blob
-        served = self._tools.registry.blob(self._reference, blob.digest, blob.size)
-        async with contextlib.aclosing(served) as chunks:
+        async with contextlib.aclosing(self._blobs()) as chunks:
             try:
                 with self._explained():
                     return await unpack.unpack(
@@ -403,6 +441,15 @@ class LayerWork:
             except (unpack.ReaderGone, threads.Closed):
                 await run.wait()
                 raise
+
+    async def _blobs(self) -> AsyncGenerator[bytes, None]:
+        """The bytes of all blobs, one after another."""
+        for blob in self._layer.blobs:
+            self._fetched = blob.digest
+            served = self._tools.registry.blob(self._reference, blob.digest, blob.size)
+            async with contextlib.aclosing(served) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     def _workplace(self, draft: pathlib.Path) -> pathlib.Path:
         """Where mkfs.erofs works: it writes the layer's files to its output first, uncompressed.

@@ -10,10 +10,12 @@ name of a stored file may be no diff ID (a variant's); the text that it is a has
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
 
 from agent.build import layer_build, unpack
 from agent.kits.aio import threads
 from agent.model import images, oci, records
+from agent.model.artifacts import artifact_files
 from agent.store import layer_sources
 from agent.store.lookup import direct_reader
 from agent.store.publish import layer_writer
@@ -67,16 +69,14 @@ class Reuse:
             proof = await self._proof_needed(reference, layer, record)
             if proof is layer_sources.Proof.NONE:
                 return record
-            if proof is layer_sources.Proof.HEAD and not await self._tools.registry.gives(
-                reference, layer.blob.digest
-            ):
+            if proof is layer_sources.Proof.HEAD and not await self._is_given(reference, layer):
                 # Not every registry answers such requests; the download also says why not.
                 proof = layer_sources.Proof.DOWNLOAD
             if proof is layer_sources.Proof.DOWNLOAD:
                 await self._download(reference, layer, record, tally)
             self.note_fetched(reference, layer)
-        is_public = await self._tools.registry.is_public(
-            reference, layer.blob, ask=proof is layer_sources.Proof.DOWNLOAD
+        is_public = await layer_build.public(
+            self._tools.registry, reference, layer, ask=proof is layer_sources.Proof.DOWNLOAD
         )
         origin = layer_sources.Origin(reference.name, layer.blob.digest, is_public)
         return await threads.run("note", layer_writer.add_origin, self._tools.store, record, origin)
@@ -89,6 +89,13 @@ class Reuse:
         for name, origin in self._unrecorded.items():
             layer_writer.add_origin_anew(self._tools.store, name, origin)
         self._unrecorded.clear()
+
+    async def _is_given(self, reference: images.Reference, layer: oci.Layer) -> bool:
+        """Whether the registry would give all blobs of a layer: one HEAD for each."""
+        for blob in layer.blobs:
+            if blob.size and not await self._tools.registry.gives(reference, blob.digest):
+                return False
+        return True
 
     async def _proof_needed(
         self, reference: images.Reference, layer: oci.Layer, record: records.LayerRecord
@@ -129,7 +136,7 @@ class Reuse:
                 await self._identify(reference, layer, record, tally)
             except layer_build.LayerMismatch as error:
                 tries += 1
-                has_others = self._tools.registry.distrust(reference, layer.blob.digest)
+                has_others = self._tools.registry.distrust(reference, error.blob)
                 if not has_others and tries >= _TRIES:
                     raise
                 reason = {"image": str(reference), "reason": str(error)}
@@ -160,20 +167,41 @@ class Reuse:
                 )
             )
 
-        blob = self._tools.registry.blob(reference, layer.blob.digest, layer.blob.size)
-        async with contextlib.aclosing(blob) as chunks:
-            identified = await unpack.identify(
-                chunks,
-                compressed=oci.is_compressed(layer.blob.media_type),
-                limit=record.tar_size,
-                on_bytes=on_bytes,
-            )
+        if isinstance(layer, artifact_files.Layer):
+            # Its name is a hash over the digests of its blobs: who has these has the layer.
+            for blob in layer.blobs:
+                given = await self._read(reference, blob, compressed=False, on_bytes=on_bytes)
+                if given.blob_digest != blob.digest:
+                    raise layer_build.wrong_blob(reference, blob.digest, given.blob_digest)
+            return
+        identified = await self._read(
+            reference,
+            layer.blob,
+            compressed=oci.is_compressed(layer.blob.media_type),
+            on_bytes=on_bytes,
+            limit=record.tar_size,
+        )
         if (identified.diff_id, identified.tar_size) != (layer.diff_id, record.tar_size):
             # The names of variants and of replaced layers are hashes of a text, which has them as
             # its diff ID when it is pushed as a layer. It has not the length of their tar. And
             # nothing about the stored layer is for the author of this image, also not its size.
             identified = dataclasses.replace(identified, diff_id="another layer")
         layer_build.verify(identified, layer, reference)
+
+    async def _read(
+        self,
+        reference: images.Reference,
+        blob: oci.Descriptor,
+        *,
+        compressed: bool,
+        on_bytes: Callable[[int], None],
+        limit: int = 0,
+    ) -> unpack.Identified:
+        served = self._tools.registry.blob(reference, blob.digest, blob.size)
+        async with contextlib.aclosing(served) as chunks:
+            return await unpack.identify(
+                chunks, compressed=compressed, limit=limit, on_bytes=on_bytes
+            )
 
 
 def _key(reference: images.Reference, layer: oci.Layer, giver: str = "") -> tuple[str, str, str]:

@@ -9,9 +9,10 @@ memory does not grow with the layer.
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from agent import errors
@@ -25,11 +26,20 @@ _DEPTH = 4
 _IOV = 512
 
 
+Read = Callable[[decompression.Source], Iterator[bytes]]
+"""Makes the pieces of a tar of what comes; what it raises ends the unpacking."""
+
+
+def read_blob(*, compressed: bool) -> Read:
+    """Reads the one blob of an image's layer."""
+    return functools.partial(decompression.pieces, compressed=compressed)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """What is known of a layer before it is unpacked, and what it may take."""
 
-    compressed: bool
+    read: Read
     position: inheritance.Position
     known: corrections.Corrections
     limits: limits.Limits
@@ -97,7 +107,7 @@ async def unpack(
     another try and a bad image is not. `on_bytes` gets the number of bytes as they arrive,
     `on_write`, in another thread, before they are written.
 
-    Raises ReaderGone, limits.TooMuch, and what `chunks` and `on_write` raise.
+    Raises ReaderGone, limits.TooMuch, and what `chunks`, `on_write` and the layer's `read` raise.
     """
     loop = asyncio.get_running_loop()
     room = asyncio.Semaphore(_DEPTH)
@@ -123,17 +133,27 @@ async def unpack(
         on_write(size)
 
     work = _Normalising(tar, Outlet(pipe, bulk, count), normaliser, account)
-    first = threads.start("decompress", _decompress, blob, tar, layer.compressed)
+    first = threads.start("decompress", _decompress, blob, tar, layer.read)
     second = threads.start("normalise", work.run, packed)
-    for future in (first, second):
+
+    def ended(future: "asyncio.Future[Any]") -> None:
         # When one failure ends everything, the others' are not looked at.
-        future.add_done_callback(_retrieved)
+        _retrieved(future)
+        if not future.cancelled() and future.exception() is not None:
+            # Nothing is taken from the channel any more: wake what waits for room in it.
+            packed.abort()
+            room.release()
+
+    for future in (first, second):
+        future.add_done_callback(ended)
     try:
         await _feed(chunks, packed, room, on_bytes)
         fault = await first
         fault = await second or fault
     except threads.Closed:
         # One thread gave up: the pipe has no reader any more, or the layer takes too much.
+        with contextlib.suppress(threads.Closed):
+            await first
         await second
         raise
     finally:
@@ -233,12 +253,10 @@ async def _feed(
     channel.close()
 
 
-def _decompress(
-    blob: _Blob, tar: threads.Channel[bytes], compressed: bool
-) -> errors.AgentError | None:
+def _decompress(blob: _Blob, tar: threads.Channel[bytes], read: Read) -> errors.AgentError | None:
     fault = None
     try:
-        for piece in decompression.pieces(blob, compressed=compressed):
+        for piece in read(blob):
             tar.put(piece)
     except decompression.DamagedBlob as error:
         fault = error

@@ -53,6 +53,15 @@ SAVED = "uimgacc.io/saved"
 PREFIX = f"{GROUP}/"
 """What all labels and annotations of uimgacc begin with, except CAPABLE_LABELS and TWIN_LABEL."""
 
+# --- Images ---
+
+ARTIFACT = "uimgacc.io/artifact"
+"""Annotation of the manifest of an image that was made of an artifact: the digest of its
+manifest."""
+
+ARTIFACT_TYPE = "uimgacc.io/artifact-type"
+"""Annotation of such a manifest: the type of the artifact, a media type."""
+
 # --- ImageCaches ---
 
 START_PROFILE = "uimgacc.io/start-profile"

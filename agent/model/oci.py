@@ -22,12 +22,29 @@ INDEX_TYPES = frozenset(
         "application/vnd.docker.distribution.manifest.list.v2+json",
     }
 )
+IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MANIFEST_TYPES = frozenset(
     {
-        "application/vnd.oci.image.manifest.v1+json",
+        IMAGE_MANIFEST,
         "application/vnd.docker.distribution.manifest.v2+json",
     }
 )
+IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
+_IMAGE_CONFIGS = frozenset(
+    {
+        "",
+        IMAGE_CONFIG,
+        "application/vnd.docker.container.image.v1+json",
+        "application/json",
+        "application/octet-stream",
+    }
+)
+"""Types of the config of what may be an image: some tools say no more than what it looks like."""
+
+EMPTY = "application/vnd.oci.empty.v1+json"
+"""What stands in an artifact for a config, or for a layer, that it does not have."""
+
+PLAIN_LAYER = "application/vnd.oci.image.layer.v1.tar"
 ACCEPT = ", ".join([*sorted(INDEX_TYPES), *sorted(MANIFEST_TYPES), "*/*;q=0.1"])
 """The header by which a registry knows what is understood here."""
 
@@ -43,7 +60,7 @@ MAX_VALUES = 500_000
 _SHOWN = 20
 
 _PLAIN_LAYERS = (
-    "application/vnd.oci.image.layer.v1.tar",
+    PLAIN_LAYER,
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
 )
 _DOCKER_LAYERS = ("application/vnd.docker.image.rootfs.diff.tar",)
@@ -60,6 +77,7 @@ _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
 _TEXTS = msgspec.json.Decoder(list[str])
 _NUMBER = msgspec.json.Decoder(int)
+_NOTES = msgspec.json.Decoder(dict[str, str | None])
 
 _Members = Mapping[str, msgspec.Raw]
 
@@ -94,6 +112,8 @@ class Descriptor:
     media_type: str = ""
     platform: images.Platform | None = None
     urls: Sequence[str] = ()
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """Of an artifact's layers alone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,11 +126,17 @@ class Index:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manifest:
-    """One image: its config and its layers, bottom first."""
+    """One image: its config and its layers, bottom first.
+
+    What is another artifact has an `artifact_type`. `has_subject` says that an artifact is about
+    another manifest, as signatures are.
+    """
 
     config: Descriptor
     layers: Sequence[Descriptor]
     media_type: str
+    artifact_type: str = ""
+    has_subject: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,6 +155,11 @@ class Layer:
     chain_id: digests.ChainID
     blob: Descriptor
 
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """What is to be fetched for it, in this order."""
+        return (self.blob,)
+
 
 def parse(data: bytes, media_type: str) -> Index | Manifest:
     """Read what a registry served for a tag or digest; raise UnsupportedImage."""
@@ -144,14 +175,26 @@ def parse(data: bytes, media_type: str) -> Index | Manifest:
         if kind in MANIFEST_TYPES or has_layers:
             if has_manifests:
                 raise UnsupportedImage("its manifest names manifests, as an index does")
-            config = _descriptor(members.get("config", msgspec.Raw(b"{}")))
-            return Manifest(config, _descriptors(members, "layers"), kind)
+            return _manifest(members, kind)
         schema = _number(members, "schemaversion")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnsupportedImage(f"its manifest is damaged ({error})") from error
     if schema == 1:
         raise UnsupportedImage("it has the old manifest schema 1; push it again with a new docker")
     raise UnsupportedImage(f"unknown manifest type {kind[:80] or 'without a media type'}")
+
+
+def _manifest(members: _Members, kind: str) -> Manifest:
+    config = _descriptor(members.get("config", msgspec.Raw(b"{}")))
+    if config.media_type.casefold() in _IMAGE_CONFIGS:
+        return Manifest(config, _descriptors(members, "layers"), kind)
+    return Manifest(
+        config,
+        tuple(_noted(entry) for entry in _list(members, "layers")),
+        kind,
+        artifact_type=_text(members, "artifacttype") or config.media_type,
+        has_subject="subject" in members,
+    )
 
 
 def parse_config(data: bytes) -> Config:
@@ -204,13 +247,13 @@ def layers(manifest: Manifest, config: Config) -> list[Layer]:
         raise UnsupportedImage(
             f"it has {len(manifest.layers)} layers, and no more than {MAX_LAYERS} can be mounted"
         )
+    for blob in manifest.layers:
+        is_compressed(blob.media_type)
     if len(diff_ids) != len(manifest.layers):
         raise UnsupportedImage(
             f"its manifest has {len(manifest.layers)} layers, its config {len(diff_ids)}:"
-            " is it an image at all (and not, say, a Helm chart)?"
+            " is it an image at all?"
         )
-    for blob in manifest.layers:
-        is_compressed(blob.media_type)
     return [
         Layer(digests.DiffID(diff_id), chain_id, blob)
         for diff_id, chain_id, blob in zip(
@@ -254,12 +297,23 @@ def _number(members: _Members, name: str) -> int:
     return _NUMBER.decode(members[name]) if name in members else 0
 
 
+def _list(members: _Members, name: str) -> list[msgspec.Raw]:
+    return _LIST.decode(members[name]) if name in members else []
+
+
 def _descriptors(members: _Members, name: str) -> tuple[Descriptor, ...]:
-    entries = _LIST.decode(members[name]) if name in members else []
-    return tuple(_descriptor(entry) for entry in entries)
+    return tuple(_descriptor(entry) for entry in _list(members, name))
 
 
-def _descriptor(data: msgspec.Raw) -> Descriptor:
+def _noted(data: msgspec.Raw) -> Descriptor:
+    """The descriptor of an artifact's layer, with its annotations; a file may be empty."""
+    members = _members(data)
+    notes = _NOTES.decode(members["annotations"]) if "annotations" in members else {}
+    texts = {key: value for key, value in notes.items() if value is not None}
+    return dataclasses.replace(_descriptor(data, least=0), annotations=texts)
+
+
+def _descriptor(data: msgspec.Raw, *, least: int = 1) -> Descriptor:
     members = _members(data)
     descriptor = Descriptor(
         digest=_text(members, "digest"),
@@ -270,7 +324,7 @@ def _descriptor(data: msgspec.Raw) -> Descriptor:
     )
     if not digests.is_digest(descriptor.digest):
         raise UnsupportedImage(f"its manifest names {descriptor.digest[:80]!r}")
-    if descriptor.size <= 0:
+    if descriptor.size < least:
         # containerd fetches nothing that is said to be empty.
         raise UnsupportedImage(f"{descriptor.digest} has a size of {descriptor.size} bytes")
     return descriptor

@@ -157,8 +157,21 @@ class ImageLayer(msgspec.Struct, frozen=True, kw_only=True):
     erofs_size: Size
 
 
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image was made of where its registry has no image: `type` is a media type.
+
+    `manifest` is the digest of the artifact's manifest, which the registry has.
+    """
+
+    type: str
+    manifest: DigestText
+
+
 class PlatformImage(msgspec.Struct, frozen=True, kw_only=True):
     """An image for one platform: `platform` is `linux/amd64`; layers bottom first.
+
+    Where it was made of an `artifact`, `manifest` and `config` were made by the builder: nodes
+    know the image by them, and no registry has them.
 
     `indexes` are those between the image's target and the manifest, where an index names
     an index, the upper one first.
@@ -171,20 +184,22 @@ class PlatformImage(msgspec.Struct, frozen=True, kw_only=True):
     config: DigestText
     layers: list[ImageLayer]
     indexes: list[DigestText] = []
+    artifact: Artifact | None = None
 
     @property
     def blobs(self) -> list[str]:
-        """The digests of all that was read of it beside its layers."""
-        return [*self.indexes, self.manifest, self.config]
+        """The digests of all that was read, or made, of it beside its layers."""
+        own = [] if self.artifact is None else [self.artifact.manifest]
+        return [*self.indexes, *own, self.manifest, self.config]
 
 
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`meta/images/<registry>/<repository>/<tag or digest>.json`.
 
     `target` is what the reference resolves to at the registry: an index, or a
-    manifest when the image has but one platform. `build_seconds` is the wall time
-    that fetching and converting took, `fetched_bytes` what it downloaded for that
-    (0 where all layers were there).
+    manifest when the image has but one platform, or is an artifact. `build_seconds` is
+    the wall time that fetching and converting took, `fetched_bytes` what it downloaded
+    for that (0 where all layers were there).
     """
 
     ref: str

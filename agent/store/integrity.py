@@ -270,6 +270,8 @@ def _needs(place: layout.Layout, record: records.ImageRecord) -> dict[pathlib.Pa
     needed = {place.blob(record.target): "its target"}
     for one in record.platforms:
         needed |= {place.blob(index): f"an index of {one.platform}" for index in one.indexes}
+        if one.artifact is not None:
+            needed[place.blob(one.artifact.manifest)] = "the artifact that it was made of"
         needed[place.blob(one.manifest)] = f"the manifest of {one.platform}"
         needed[place.blob(one.config)] = f"the config of {one.platform}"
         for layer in one.layers:

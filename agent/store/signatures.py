@@ -107,6 +107,8 @@ def of_image(record: records.ImageRecord) -> Statement:
         lines.append(("platform", one.platform))
         lines.append(("manifest", one.manifest, one.manifest_media_type, size, one.config))
         lines += [("index", index) for index in one.indexes]
+        if one.artifact is not None:
+            lines.append(("artifact", one.artifact.manifest, one.artifact.type))
         lines += [
             ("layer", each.chain_id, each.diff_id, each.digest, each.media_type, str(each.size))
             for each in one.layers

@@ -42,7 +42,11 @@ class Bench:
         }
         mkfs = changes.pop("mkfs", "")
         settings = builder.Settings(
-            store=self.place.root, mkfs=mkfs, registries=options, scratch=self.scratch
+            store=self.place.root,
+            mkfs=mkfs,
+            registries=options,
+            scratch=self.scratch,
+            docker_configs=changes.pop("docker_configs", ()),
         )
         return await builder.build(
             settings,

@@ -404,7 +404,7 @@ async def test_what_is_no_image_says_what_it_is(bench) -> None:
     }
     bench.fake.add_manifest(json.dumps(chart).encode(), "", "3")
 
-    for tag, words in ("1", "schema 1"), ("2", "damaged"), ("3", "Helm chart"):
+    for tag, words in ("1", "schema 1"), ("2", "damaged"), ("3", "application/helm"):
         with pytest.raises(oci.UnsupportedImage, match=words):
             await bench.build(f"team/app:{tag}")
 

@@ -191,12 +191,12 @@ class Unregistrar:
 def _is_private(image: inventory.Present, caches: Iterable[records.CacheRecord]) -> bool:
     """Whether caches have an image under one of its names, and none of them serves all."""
     own = {_repository(record.name) for record in image.records} - {""}
+    # An image that was made of an artifact has another target than its names by digest say.
+    targets = {record.name.rpartition("@")[2] for record in image.records} | {image.target}
     having = [
         cache
         for cache in caches
-        if any(
-            each.target == image.target and _repository(each.ref) in own for each in cache.images
-        )
+        if any(each.target in targets and _repository(each.ref) in own for each in cache.images)
     ]
     return bool(having) and all(cache.namespaces is not None for cache in having)
 

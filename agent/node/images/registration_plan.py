@@ -77,21 +77,23 @@ def registration_of(
     made = for_platform(record, platform)
     if made is None:
         return None
-    target = objects.Descriptor(record.target_media_type, record.target, record.target_size)
+    target = _target(record, made)
     top = made.layers[-1].chain_id if made.layers else ""
     blobs: dict[str, Mapping[str, str]] = {
         made.config: {f"{keys.GC_SNAPSHOT}{snapshotter}": top} if top else {},
         made.manifest: {f"{keys.GC_CONTENT}.config": made.config},
     }
     below = made.manifest
-    for index in [*reversed(made.indexes), target.digest]:
+    indexes = made.indexes if made.artifact is None else []
+    for index in [*reversed(indexes), target.digest]:
         if index != below:
             blobs[index] = {f"{keys.GC_CONTENT}.m.0": below}
             below = index
     # As containerd normalises it: a reference by tag and digest is one by digest.
     tag = "" if reference.digest else str(reference)
     return Registration(
-        names=(made.config, f"{reference.name}@{target.digest}"),
+        # By the digest that pods and registries know it by, also where it was made of an artifact.
+        names=(made.config, f"{reference.name}@{record.target}"),
         tag=tag,
         target=target,
         config=made.config,
@@ -99,6 +101,13 @@ def registration_of(
         source={f"{keys.SOURCE}{reference.registry}": reference.repository},
         layers=made.layers,
     )
+
+
+def _target(record: records.ImageRecord, made: records.PlatformImage) -> objects.Descriptor:
+    """What containerd is to take for the image: of an artifact, it would refuse the target."""
+    if made.artifact is None:
+        return objects.Descriptor(record.target_media_type, record.target, record.target_size)
+    return objects.Descriptor(made.manifest_media_type, made.manifest, made.manifest_size)
 
 
 def for_platform(

@@ -8,6 +8,7 @@ import pytest
 from agent.build import limits
 from agent.clients.registry import distribution
 from agent.model import oci
+from agent.model.artifacts import artifact_files
 from agent.store.lookup import file_reads
 
 GIB = 1 << 30
@@ -71,6 +72,7 @@ def test_the_page_has_every_limit() -> None:
         "large directories": f"{limits.COMPARED // 1_000_000_000} billion",
         "steps": f"{limits.STEPS // 1_000_000} million",
         "layers": f"{oci.MAX_LAYERS}",
+        "files of an artifact": f"{artifact_files.MAX_FILES:,}",
         "nested indexes": f"{oci.MAX_INDEXES}",
         "values": f"{oci.MAX_VALUES:,}",
         "manifest": f"{distribution.MANIFEST_LIMIT >> 20} MiB",

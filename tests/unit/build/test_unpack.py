@@ -1,5 +1,7 @@
 """A layer's blob on its way into the pipe: what it takes is counted, whatever it stands for."""
 
+import asyncio
+import contextlib
 import gzip
 import os
 import pathlib
@@ -34,7 +36,7 @@ async def unpacked(*parts: bytes) -> unpack.Unpacked:
         yield blob
 
     layer = unpack.Layer(
-        compressed=True,
+        read=unpack.read_blob(compressed=True),
         position=inheritance.ANYWHERE,
         known=corrections.NONE,
         limits=SMALL,
@@ -70,6 +72,48 @@ async def test_bytes_of_a_tar_that_stand_for_nothing_are_counted(parts) -> None:
     """A blob of some megabytes decompresses to terabytes of them."""
     with pytest.raises(limits.NoRoom, match="unpacks to more than"):
         await unpacked(*parts)
+
+
+async def test_a_reader_that_ends_early_ends_the_download() -> None:
+    """Also where more has come than is in work, so that the download waits: nothing takes it."""
+    reading, writing = os.pipe()
+    asyncio.get_running_loop().call_later(0.5, os.close, reading)
+    ended = asyncio.Event()
+
+    async def chunks():
+        try:
+            while True:
+                yield PART
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
+
+    layer = unpack.Layer(
+        read=lambda source: iter(lambda: source.read(-1), b""),
+        position=inheritance.ANYWHERE,
+        known=corrections.NONE,
+        limits=limits.Limits(),
+    )
+    with spool.Spool(pathlib.Path("none"), detours.Detours.none(), threads=1) as bulk:
+        served = chunks()
+        async with contextlib.aclosing(served), asyncio.timeout(60):
+            with pytest.raises(unpack.ReaderGone):
+                await unpack.unpack(
+                    tarred(served),
+                    writing,
+                    layer,
+                    bulk=bulk,
+                    on_bytes=lambda _: None,
+                    on_write=lambda _: None,
+                )
+    assert ended.is_set()
+
+
+async def tarred(data):
+    """One file without end."""
+    yield tars.header(tars.file("f"), 1 << 31)
+    async for part in data:
+        yield part
 
 
 async def test_some_padding_at_the_end_is_nothing_wrong() -> None:

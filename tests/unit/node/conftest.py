@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from agent.clients.containerd import rpc
@@ -80,6 +81,12 @@ class Image:
             build_seconds=10.0,
             fetched_bytes=8 << 20,
         )
+
+    def make_of(self, artifact: str) -> None:
+        """Have it be made of an artifact, whose manifest its registry has, of this digest."""
+        kind = records.Artifact(type="application/vnd.example", manifest=artifact)
+        made = [msgspec.structs.replace(one, artifact=kind) for one in self.record.platforms]
+        self.record = msgspec.structs.replace(self.record, target=artifact, platforms=made)
 
     @property
     def wanted(self) -> registration_plan.Registration:

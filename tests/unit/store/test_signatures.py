@@ -73,6 +73,14 @@ def test_the_statement_of_an_image_is_as_documented() -> None:
     ]
 
 
+def test_what_an_image_was_made_of_is_signed() -> None:
+    artifact = records.Artifact(type="application/vnd.example", manifest=A)
+    made = [msgspec.structs.replace(one, artifact=artifact) for one in IMAGE.platforms]
+    statement = signatures.of_image(msgspec.structs.replace(IMAGE, platforms=made))
+
+    assert ("artifact", A, "application/vnd.example") in statement.lines
+
+
 def test_the_statement_of_a_cache_is_as_documented() -> None:
     assert signatures.of_cache(CACHE).text(signing.STORE).decode().splitlines() == [
         "uimgacc signed 1 cache",

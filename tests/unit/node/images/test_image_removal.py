@@ -5,7 +5,7 @@ import datetime
 import msgspec
 import pytest
 
-from agent.model import records
+from agent.model import digests, records
 from agent.node.images import image_removal, register
 from tests.fakes import containerd as fakes
 from tests.unit.node import conftest
@@ -154,6 +154,18 @@ async def test_a_registered_image_of_private_caches_only_goes(
 
     assert bool(await removal.look()) is goes
     assert (fake.images == {}) is goes
+
+
+async def test_a_registered_image_of_a_private_artifact_goes(containerd, fake, image) -> None:
+    image.make_of(digests.sha256(b"artifact"))
+    fake.served.update(image.chain)
+    await register.Registrar(containerd, conftest.Blobs(image)).register(image.wanted)
+    store = Store(image, ["team-a"])
+    held = msgspec.structs.replace(store.made[0].images[0], target=image.record.target)
+    store.made = [msgspec.structs.replace(store.made[0], images=[held])]
+
+    assert await unregistrar(containerd, fake, store).look()
+    assert fake.images == {}
 
 
 async def test_a_private_image_that_a_container_uses_goes_after_it(

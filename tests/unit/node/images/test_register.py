@@ -255,6 +255,20 @@ async def test_a_silent_snapshotter_is_worth_another_try(registrar, fake, image)
         await registrar.register(image.wanted)
 
 
+async def test_an_image_made_of_an_artifact_is_known_by_the_digest_of_that(
+    registrar, fake, image
+) -> None:
+    """containerd gets the image's manifest: it would refuse that of the artifact."""
+    artifact = digests.sha256(b"artifact")
+    image.make_of(artifact)
+    fake.served.update(image.chain)
+    await registrar.register(image.wanted)
+
+    assert f"registry.example/app@{artifact}" in fake.images
+    assert {known.target.digest for known in fake.images.values()} == {image.manifest}
+    assert set(fake.blobs) == {image.manifest, image.config}
+
+
 def test_a_digest_in_the_reference_leaves_no_tag(image) -> None:
     other = conftest.Image(f"registry.example/app:1@{image.target}")
 
