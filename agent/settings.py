@@ -451,6 +451,17 @@ class Controller(Daemon):
         "Automatic caches that may exist. Beyond, those are deleted that could not be built, then"
         " those that were not used for the longest, of the namespace that has the most.",
     ] = 100
+    auto_factor: Annotated[
+        float,
+        "So many times what its images have at the registry, compressed, an automatic cache may"
+        " take in the store, where that is more than 30 GiB; 0: never more.",
+    ] = 3.0
+    auto_share: Annotated[
+        str,
+        "What the automatic caches of one namespace may take in the store together, where one of"
+        " them needs more than 30 GiB.",
+        _Quantity,
+    ] = "1Ti"
     unused_days: Annotated[float, "How long an automatic cache is kept that no pod has used."] = 7.0
     used_days: Annotated[float, "How long an automatic cache is kept after its last use."] = 30.0
     failed_hours: Annotated[
@@ -487,6 +498,12 @@ class Build:
     name: Annotated[str, "Name of the cache.", flags.FlagOnly()]
     image: Annotated[tuple[str, ...], "An image that the cache holds.", flags.FlagOnly()]
     capacity_gib: Annotated[int, "What the layers may take in the store.", flags.FlagOnly()]
+    capacity_factor: Annotated[
+        float,
+        "So many times what the images have at the registry the layers may take as well.",
+        flags.FlagOnly(),
+    ] = 0.0
+    capacity_most: Annotated[int, "Bytes up to which that holds.", flags.FlagOnly()] = 0
     platform: Annotated[
         tuple[str, ...],
         "Platform to build for, as linux/arm64; the builder's own where none is named.",

@@ -54,6 +54,10 @@ class Request:
     retention_days: int | None = None
     every_platform: bool = True
     """Whether an image must be there for all platforms, or only for one of them."""
+    capacity_factor: float = 0.0
+    """So many times what the images have at the registry their layer files may have as well ..."""
+    capacity_most: int = 0
+    """... but not more than these bytes."""
 
 
 async def build_cache(request: Request, tools: layer_build.Tools) -> records.CacheRecord:
@@ -95,7 +99,9 @@ class _Build:
         self._tools = tools
         self._claim = claim
         self._place = tools.store
-        self._budget = layer_build.Budget(request.capacity)
+        self._budget = layer_build.Budget(
+            request.capacity, factor=request.capacity_factor, most=request.capacity_most
+        )
         self._layers = layer_stack.Layers(tools, self._budget, self._count_on)
         self._files: dict[str, str] = {}
         """The name of the layer file for a chain ID: its diff ID, or that of a variant."""
@@ -114,7 +120,7 @@ class _Build:
             name=self._request.name,
             images=cached,
             size=self._budget.size,
-            capacity=self._request.capacity,
+            capacity=self._budget.capacity,
             created=_now(),
             build_seconds=round(time.monotonic() - started, 3),
             namespaces=_listed(self._request.namespaces),
@@ -262,6 +268,7 @@ class _Build:
         """The layers of an image, once they are in the store; `blobs` are claimed with them."""
         names = [name for layer in planned for name in (layer.diff_id, layer.chain_id)]
         await self._count_on([*blobs, *names])
+        self._budget.expect({layer.blob.digest: layer.blob.size for layer in planned})
         used = await self._layers.stack(image, planned)
         self._files |= {
             layer.chain_id: record.diff_id for layer, record in zip(planned, used, strict=True)

@@ -5,7 +5,7 @@ import dataclasses
 import enum
 import logging
 import pathlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -113,13 +113,21 @@ class LayerUnusable(errors.PermanentError):
 
 
 class CacheTooLarge(errors.PermanentError):
-    """The images are larger than the cache may be. `size` and `capacity` are bytes."""
+    """The images are larger than the cache may be. `size` and `capacity` are bytes.
 
-    def __init__(self, size: int, capacity: int) -> None:
+    One that `grows` is an automatic cache: its manifest sets no limit.
+    """
+
+    def __init__(self, size: int, capacity: int, *, grows: bool = False) -> None:
+        advice = (
+            "raise UIMGACC_AUTO_FACTOR or the share of its namespace, UIMGACC_AUTO_SHARE, or create"
+            " a cache of these images with an imageCacheSize"
+            if grows
+            else "raise its size (imageCacheSize), or name fewer images"
+        )
         super().__init__(
             f"the images need more in the store than the {units.size(capacity)} that the cache may"
-            f" have ({units.size(size)} so far): raise its size (imageCacheSize), or name fewer"
-            " images"
+            f" have ({units.size(size)} so far): {advice}"
         )
         self.size = size
         self.capacity = capacity
@@ -238,11 +246,27 @@ class Tools:
 
 
 class Budget:
-    """The bytes of the layer files of one cache, each file counted once, by its name."""
+    """The bytes of the layer files of one cache, each file counted once, by its name.
 
-    def __init__(self, capacity: int) -> None:
+    It grows to `factor` times what the images have at the registry, up to `most` bytes.
+    """
+
+    def __init__(self, capacity: int, *, factor: float = 0.0, most: int = 0) -> None:
         self._capacity = capacity
+        self._factor = factor
+        self._most = most
+        self._blobs: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that the files may have, by what is known of the images so far."""
+        grown = int(self._factor * sum(self._blobs.values()))
+        return max(self._capacity, min(grown, self._most))
+
+    def expect(self, blobs: Mapping[str, int]) -> None:
+        """Take in what an image has at the registry: the sizes of its blobs, by their digests."""
+        self._blobs.update(blobs)
 
     @property
     def size(self) -> int:
@@ -252,13 +276,13 @@ class Budget:
     @property
     def left(self) -> int:
         """Bytes that the files to come may have."""
-        return max(0, self._capacity - self.size)
+        return max(0, self.capacity - self.size)
 
     def add(self, name: str, size: int) -> None:
         """Count a file; raise CacheTooLarge."""
         self._sizes[name] = size
-        if self.size > self._capacity:
-            raise CacheTooLarge(self.size, self._capacity)
+        if self.size > self.capacity:
+            raise CacheTooLarge(self.size, self.capacity, grows=bool(self._factor))
 
 
 @dataclasses.dataclass(slots=True)

@@ -124,6 +124,18 @@ class Decision:
     absent: tuple[str, ...] = ()
 
     @property
+    def awaited(self) -> tuple[str, ...]:
+        """The IDs of the caches that would serve the pod if they were built by now."""
+        awaited = [image.cache_id for image in self.images if image.withheld]
+        if self.auto_create is not None:
+            awaited.append(self.auto_create.cache_id)
+        if self.outcome is Outcome.NOT_READY and self.request.cache:
+            named = self.request.cache
+            # Natively, a cache is also named by its object.
+            awaited.append(named if records.is_cache_id(named) else caches.id_of_name(named))
+        return tuple(dict.fromkeys(awaited))
+
+    @property
     def registrable(self) -> tuple[ImageDecision, ...]:
         """The images that may be made ready before the kubelet asks for them."""
         return tuple(image for image in self.images if image.registrable is not None)

@@ -137,6 +137,12 @@ def created(dialect: caches.Dialect, cache_id: str) -> decisions.Event:
     return decisions.Event(reason="ImageCacheAutoCreated", message=message)
 
 
+def building(cache_id: str, percent: int) -> decisions.Event:
+    """The event for a pod that asked for a cache which is being built; native for all."""
+    message = f"Image cache {cache_id} is being built: {percent} %."
+    return decisions.Event(reason="ImageCacheBuilding", message=message)
+
+
 def unusable(dialect: caches.Dialect, why: str) -> decisions.Event:
     """The warning for a pod that can use no cache, whatever the store has; `why` as a sentence."""
     message = _with("Missed image cache.", why) if dialect is caches.Dialect.ALIBABA else why

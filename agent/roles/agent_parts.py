@@ -29,7 +29,7 @@ from agent.node.images import (
     retirement,
 )
 from agent.node.near import copies, probed_store, read_meter, warm_images
-from agent.node.pods import decide, pod_worker, prepare, served_pods, volume_images
+from agent.node.pods import build_progress, decide, pod_worker, prepare, served_pods, volume_images
 from agent.node.report import pod_events, savings, savings_note, status
 from agent.roles import agent_environment, agent_near
 from agent.store import layout, trusted_keys
@@ -127,6 +127,9 @@ class Parts:
             "pulls": self.watcher.run_pulls(),
             "probe": shared.prober.run(warm=_WORKERS),
             "announcement": self.announcement.run(),
+            "progress of builds": build_progress.BuildProgress(
+                shared.served, shared.store, shared.environment.events
+            ).run(),
             "images": self.images.run(),
             **self._unregistering(),
             **({"copies": self.keeper.run()} if self.keeper else {}),

@@ -217,6 +217,8 @@ def _request(given: settings.Build) -> cache_build.Request:
         namespaces=given.namespace or None,
         retention_days=given.retention_days,
         every_platform=not given.some_platform,
+        capacity_factor=given.capacity_factor,
+        capacity_most=given.capacity_most,
     )
 
 

@@ -36,7 +36,7 @@ from agent.control.reconcile import (
 )
 from agent.control.signing import key_objects, key_rounds
 from agent.control.tags import tag_access, tag_rounds
-from agent.kits import jsonlog
+from agent.kits import jsonlog, units
 from agent.kits.aio import tasks, threads
 from agent.kits.processes import stop_deadline, workers
 from agent.kits.web import listener
@@ -257,6 +257,8 @@ def _rules(wanted: settings.Controller) -> retention.Rules:
         failed_hours=wanted.failed_hours,
         refresh_hours=wanted.refresh_hours,
         auto_caches=wanted.auto_caches,
+        auto_factor=wanted.auto_factor,
+        auto_share=units.quantity(wanted.auto_share),
         serve_stale=caches.serve_stale(wanted.serve_stale),
     )
 

@@ -13,6 +13,8 @@ from agent.model import images as image_values
 
 BESIDE = SIDECAR, TREE = ".dmverity", ".verity"
 """What is added to the name of a layer file for the names of the files that belong to it."""
+REPORT = ".build"
+"""The end of the name of a build's progress report."""
 _SUFFIX = ".json"
 _ESCAPED = "%2Ejson"
 """In place of `.json` at the end of a part of a repository's name: the folder of
@@ -45,7 +47,7 @@ class Layout:
         """The progress report of a Job's builder. In tmp/: swept where it is not removed."""
         if not reports.is_job(job):
             raise records.RecordError(job[:80], "no name of a Job")
-        return self.tmp / f"{job}.build"
+        return self.tmp / f"{job}{REPORT}"
 
     @property
     def tags_record(self) -> pathlib.Path:

@@ -317,6 +317,21 @@ async def test_a_cache_that_grows_too_large_leaves_nothing_behind(bench) -> None
     assert list(bench.place.claims.iterdir()) == []
 
 
+async def test_the_limit_of_an_automatic_cache_follows_its_images(bench) -> None:
+    bench.fake.add_image([LAYER, fakes.tar(big=os.urandom(200_000))], "1")
+    bench.fake.add_image([LAYER, fakes.tar(big=os.urandom(600_000))], "2")
+    grown = {"capacity": 100_000, "capacity_factor": 3.0}
+
+    with pytest.raises(layer_build.CacheTooLarge, match="UIMGACC_AUTO_SHARE"):
+        await bench.build(**grown, capacity_most=150_000)
+    assert bench.files() == []
+
+    record = await bench.build("team/app:1", "team/app:2", **grown, capacity_most=1 << 30)
+    compressed = sum(image.size for image in record.images) - len(fakes.gzipped(LAYER))
+    assert record.capacity == 3 * compressed
+    assert 800_000 < record.size <= record.capacity
+
+
 async def test_a_cache_that_is_too_large_keeps_what_others_use(bench) -> None:
     bench.fake.add_image([LAYER], "1")
     bench.fake.add_image([LAYER, fakes.tar(big=os.urandom(200_000))], "2")

@@ -188,7 +188,11 @@ def _adopted(cache: cache_object.CacheObject, seen: outcome.Seen) -> cache_objec
 def _holds(record: records.CacheRecord, request: caches.CacheRequest) -> bool:
     return (
         {image.ref for image in record.images} == {str(image) for image in request.images}
-        and record.capacity == request.capacity
+        # An automatic one may have grown with its images.
+        and (
+            record.capacity == request.capacity
+            or (request.auto and record.capacity > request.capacity)
+        )
         and record.namespaces == request.namespaces
     )
 

@@ -45,6 +45,12 @@ class Rules:
     auto_caches: int = 100
     """Automatic caches that may exist; beyond, `surplus` are deleted."""
 
+    auto_factor: float = 3.0
+    """Times the size of its images at the registry that an automatic cache may take as well, ..."""
+
+    auto_share: int = 1 << 40
+    """... where the automatic caches of its namespace take no more than these bytes with it."""
+
     serve_stale: caches.ServeStale | None = None
     """For caches that have no policy of their own; None: as users of their dialect are used to."""
 
@@ -88,6 +94,22 @@ def refresh_due(cache: cache_object.CacheObject, rules: Rules) -> datetime.datet
     seconds = cache.refresh_seconds or rules.refresh_hours * 3600
     done = cache.state.build.time
     return done + datetime.timedelta(seconds=seconds) if seconds and done is not None else None
+
+
+def most_of(
+    cache: cache_object.CacheObject, known: Iterable[cache_object.CacheObject], rules: Rules
+) -> int:
+    """Bytes that an automatic cache may grow to: what its namespace's others leave of its share.
+
+    One that is being built for the first time counts as large as it may be without growing.
+    """
+    taken = 0
+    for other in known:
+        if not other.auto or other.tenant != cache.tenant or other.key == cache.key:
+            continue
+        is_new = other.state.phase is cache_state.Phase.CREATING
+        taken += other.request.capacity if is_new and other.request else other.state.size
+    return max(0, rules.auto_share - taken)
 
 
 def surplus(

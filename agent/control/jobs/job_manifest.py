@@ -122,6 +122,14 @@ class Template:
         ]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """By how much the limit of a cache follows the size of its images; see build.cache_build."""
+
+    factor: float
+    most: int
+
+
 def name_of(cache: cache_object.CacheObject, platforms: Sequence[str]) -> str:
     """The name of the Job that builds the present spec.
 
@@ -147,14 +155,19 @@ def manifest(
     *,
     template: Template,
     trusted_keys: str = "",
+    growth: Growth | None = None,
 ) -> dict[str, Any]:
     """The Job of a build. With Secrets it is suspended until they exist.
 
-    `trusted_keys` is the JSON of the keys by which the builder verifies what is stored already.
+    `trusted_keys` is the JSON of the keys by which the builder verifies what is stored already,
+    `growth` is for an automatic cache, whose manifest sets no size.
     """
     name = name_of(cache, platforms)
     labels = {**keys.BUILDER_LABELS, keys.JOB_CACHE_ID: cache.cache_id}
     arguments = _arguments(name, request, platforms, template)
+    if growth is not None and growth.factor:
+        arguments.append(f"--capacity-factor={growth.factor:g}")
+        arguments.append(f"--capacity-most={growth.most}")
     if trusted_keys:
         arguments.append(f"--keys-json={trusted_keys}")
     made = {

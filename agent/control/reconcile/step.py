@@ -15,7 +15,7 @@ from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.decisions import build_turns, building, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed
-from agent.model import records, times
+from agent.model import caches, records, times
 from agent.model.starts import start_profiles
 from agent.store.publish import record_signing
 
@@ -323,9 +323,20 @@ class Reconciler:
             cache_decision.platforms_of(cache, seen.platforms),
             template=self._settings.template,
             trusted_keys=self._tools.signing.document if self._tools.signing else "",
+            growth=self._growth(cache, request),
         )
         await self._tools.store.begin(body["metadata"]["name"])
         self._view.put_job(await self._tools.api.start(body, secrets))
+
+    def _growth(
+        self, cache: cache_object.CacheObject, request: caches.CacheRequest
+    ) -> job_manifest.Growth | None:
+        """By how much an automatic cache may grow with its images; None for others."""
+        if not request.auto:
+            return None
+        rules = self._settings.rules
+        most = retention.most_of(cache, self._view.caches.values(), rules)
+        return job_manifest.Growth(factor=rules.auto_factor, most=most)
 
     async def _sign(self, cache: cache_object.CacheObject, name: str, seen: outcome.Seen) -> None:
         """Sign what a Job has built; raise CannotStart where that is refused."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from agent import errors, metrics
 from agent.kits.processes import workers
-from agent.model import images, records
+from agent.model import images, records, reports
 from agent.store import decoding, layout, profile_files, signatures, trusted_keys
 from agent.store.lookup import file_reads
 
@@ -36,6 +36,7 @@ _LIMITS: Mapping[records.RecordKind, int] = {
 
 
 _BYTES_LIMIT = 4 << 20
+_REPORT_LIMIT = 1 << 20
 """Of a record that is read as bytes: a manifest or config of a real image is far smaller."""
 
 
@@ -196,6 +197,28 @@ class Catalog:
             if record is not None and self._keys.accept(record, signatures.of_cache):
                 caches.append(record)
         return caches
+
+    async def builds(self) -> dict[str, int]:
+        """How far builds that run are, in percent, by the IDs of their caches.
+
+        Raises StoreUnavailable.
+        """
+        folder = str(self.layout.tmp)
+        try:
+            files = await self._call("read_folder", folder, layout.REPORT, _REPORT_LIMIT)
+        except OSError as error:
+            raise StoreUnavailable(f"read {folder}", str(error)) from error
+        percents: dict[str, int] = {}
+        for name, content, number in files:
+            # The name of a Job is that of its cache, and two parts more.
+            cache_id = name.removesuffix(layout.REPORT).rsplit("-", 2)[0]
+            try:
+                report = None if number else reports.decode(content, name)
+            except records.RecordError:
+                continue  # it is read again, or the build goes on without
+            if report is not None and report.result is None:
+                percents[cache_id] = max(report.percent, percents.get(cache_id, 0))
+        return percents
 
     async def caches_time(self) -> int:
         """When a cache was added, changed or removed last, 0 before the first.

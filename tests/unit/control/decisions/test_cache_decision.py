@@ -594,3 +594,52 @@ def test_an_automatic_cache_warms_no_node() -> None:
     request = cache_of(spec={"keepWarm": True}, metadata=meta).request
 
     assert request is None or (request.keep_warm, request.local) == (False, None)
+
+
+def of_tenant(name: str, tenant: str = "team", **state: Any) -> cache_object.CacheObject:
+    made = dataclasses.replace(cache_of(metadata={"name": name}), auto=True, tenant=tenant)
+    return dataclasses.replace(made, state=cache_state.State(**state))
+
+
+def test_an_automatic_cache_may_grow_to_what_its_namespace_has_left() -> None:
+    mine = of_tenant("mine", phase=Phase.PENDING, size=1 << 30)
+    known = [
+        mine,
+        of_tenant("ready", phase=Phase.READY, size=40 << 30),
+        of_tenant("new", phase=Phase.CREATING),
+        of_tenant("waits", phase=Phase.PENDING),
+        of_tenant("other", "another", phase=Phase.READY, size=500 << 30),
+        dataclasses.replace(of_tenant("people's", phase=Phase.READY, size=500 << 30), auto=False),
+    ]
+
+    def most(share: int) -> int:
+        return retention.most_of(mine, known, retention.Rules(auto_share=share << 30))
+
+    assert most(100) == (100 - 40 - 20) << 30
+    assert most(50) == 0
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_the_builder_of_an_automatic_cache_is_told_how_far_it_may_grow(auto: bool) -> None:
+    growth = job_manifest.Growth(factor=2.5, most=7 << 30) if auto else None
+    template = job_manifest.Template(namespace="n", image="i", store="/s", volume={"name": "s"})
+    cache = cache_of()
+    assert cache.request is not None
+    made = job_manifest.manifest(cache, cache.request, (AMD,), template=template, growth=growth)
+    arguments = made["spec"]["template"]["spec"]["containers"][0]["args"]
+
+    assert [each for each in arguments if "capacity" in each] == [
+        "--capacity-gib=20",
+        *(["--capacity-factor=2.5", f"--capacity-most={7 << 30}"] if auto else []),
+    ]
+
+
+def test_an_automatic_cache_that_has_grown_is_not_built_again() -> None:
+    """After a status that was lost."""
+    cache = cache_of()
+    assert cache.request is not None
+    auto = dataclasses.replace(cache, request=dataclasses.replace(cache.request, auto=True))
+    held = stored(id=auto.cache_id, capacity=90 << 30)
+
+    assert decide(auto, seen(stored=held)).state.phase is Phase.READY
+    assert decide(cache, seen(stored=stored(capacity=90 << 30))).state.phase is Phase.UPDATING

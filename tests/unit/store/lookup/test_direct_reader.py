@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent import metrics
 from agent.kits.processes import workers
-from agent.model import images, records
+from agent.model import images, records, reports
 from agent.store import decoding
 from agent.store.lookup import catalog, direct_reader, file_reads
 from agent.store.publish import writer
@@ -154,6 +154,20 @@ def test_a_store_that_does_not_answer_is_not_a_miss(place, pool) -> None:
     ):
         with pytest.raises(catalog.StoreUnavailable, match="does not answer"):
             asyncio.run(call)
+
+
+def test_how_far_builds_are_is_read_from_their_reports(place) -> None:
+    def report(job: str, content: bytes) -> None:
+        place.build_report(job).write_bytes(content)
+
+    ended = reports.Report(percent=100, result=reports.Result(reason="it failed"))
+    report("imc-one-0a1b2c3d4e-0", reports.encode(reports.Report(percent=4, step="layer 1")))
+    report("imc-one-1a1b2c3d4e-1", reports.encode(reports.Report(percent=2)))
+    report("imc-two-0a1b2c3d4e-0", reports.encode(ended))
+    report("imc-bad-0a1b2c3d4e-0", b"{")
+    (place.tmp / "draft.erofs").write_bytes(b"1")
+
+    assert asyncio.run(catalog.Catalog(place, DirectPool()).builds()) == {"imc-one": 4}
 
 
 async def test_the_catalogue_works_in_real_workers(place) -> None:
