@@ -344,7 +344,7 @@ _USED_BYTES = prometheus_client.Gauge(
 )
 _USED_CONTAINERS = prometheus_client.Gauge(
     "uimgacc_used_containers",
-    "Running containers on layers of the store: local, if they read all from this node's disk.",
+    "Running containers and image volumes on layers of the store: local, if on this node's disk.",
     ["source"],
     registry=AGENT,
 )

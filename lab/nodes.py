@@ -20,7 +20,7 @@ class Node:
     """A containerd with uimgacc plugged in, over one store; a context manager.
 
     `pods` is the folder of pod manifests that the agent watches, unless `source` has
-    other flags that say where pods come from.
+    other flags that say where pods come from. `root` is the snapshotter's folder.
     """
 
     def __init__(
@@ -32,11 +32,12 @@ class Node:
         version: str = places.NEWEST,
         source: Sequence[str | os.PathLike[str]] = (),
         agent_environment: Mapping[str, str] | None = None,
+        root: pathlib.Path | None = None,
     ) -> None:
         self.folder = folder
         self.pods = folder / "pods"
         self.pods.mkdir(parents=True)
-        self.root = folder / "root"
+        self.root = root or folder / "root"
         self.socket = folder / "s.sock"
         self.port = processes.free_port()
         environment = {"PATH": f"{places.BIN}{os.pathsep}{os.environ['PATH']}"}

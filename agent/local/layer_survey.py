@@ -14,7 +14,8 @@ from agent.store.lookup import chain_index
 
 Mounted = tuple[str, str, list[str], bool, list[str], int]
 """The name of a layer and its mountpoint; the loop devices below; whether it reads its local
-copy; where what uses it is mounted, one place for each container; the bytes of the layer."""
+copy; where what uses it is mounted, one place for each container and image volume; the bytes of
+the layer."""
 
 _OWN_ROOT = "/"
 """Where each container sees its file system itself."""
@@ -26,8 +27,12 @@ def survey(root: str) -> tuple[list[Mounted], disk.Look]:
     folder = f"{root}/layers"
     tables = list(mount_users.all_tables())
     used = mount_users.of(folder, tables).used
-    overlays = {entry.target for table in tables for entry in table if entry.kind == "overlay"}
-    containers = overlays - {_OWN_ROOT}
+    overlays: dict[int, str] = {}
+    for entry in (each for table in tables for each in table):
+        if entry.kind == "overlay" and entry.target != _OWN_ROOT:
+            # A container sees an image volume at a place of its own.
+            overlays.setdefault(entry.device, entry.target)
+    containers = set(overlays.values())
     mounted = []
     for entry in tables[0]:
         if entry.kind == "erofs" and entry.target.startswith(f"{folder}/"):

@@ -85,6 +85,9 @@ def _argo_pods(document: manifests.Field, spec: manifests.Field) -> Iterator[pod
             for key in ("nodeSelector", "affinity", "initContainers")
         }
         merged["containers"] = containers
+        # Of volumes, the pod has those of both.
+        own, shared_ones = template.get("volumes"), spec.get("volumes")
+        merged["volumes"] = [each.value for each in (*shared_ones.items(), *own.items())]
         merged["imagePullSecrets"] = spec.get("imagePullSecrets").value
         yield pods.pod_of_spec(
             manifests.Field(merged, template.path),

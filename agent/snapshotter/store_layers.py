@@ -15,7 +15,7 @@ layer alone, on none of all the chain's layers. The invariants:
 import asyncio
 import collections
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from agent import errors, metrics
 from agent.kits.processes import workers
@@ -140,10 +140,11 @@ class StoreLayers:
         """What a chain ID is served from: a snapshot that exists, else what the store says.
 
         The store is asked for an existing one, too, unless the agent asks: only its records
-        say whether the layers are for this requester.
+        say whether the layers are for this requester. For the agent, a snapshot of a whole image
+        has recorded all that each of its lower layers could be served from.
         """
-        if existing and requester.is_agent:
-            return self._recorded(chain_id, existing)
+        if requester.is_agent and (layers := self._recorded_layers(chain_id, parent, existing)):
+            return self._recorded(layers)
         try:
             answer = await self._lookup.find(chain_id, requester, whole=not parent)
         except asyncio.CancelledError:
@@ -153,17 +154,27 @@ class StoreLayers:
             if answer.mounted:
                 self._layers.untidy.set()
             return answer
-        return self._recorded(chain_id, existing) if existing else answer
+        recorded = self._recorded_layers(chain_id, parent, existing) if existing else ()
+        return self._recorded(recorded) if recorded else answer
 
-    def _recorded(self, chain_id: str, existing: metadata.Snapshot) -> answers.Hit | answers.Miss:
-        """What a recorded snapshot is served from."""
+    def _recorded_layers(
+        self, chain_id: str, parent: str, existing: metadata.Snapshot | None
+    ) -> Sequence[metadata.LowerLayer]:
+        """The layers for a chain ID on `parent` by the records of this node, topmost first."""
+        if existing is None:
+            within = self._database.read.within(chain_id)
+            return within[:1] if parent else within
         assert existing.diff_id is not None
         own = metadata.LowerLayer(chain_id, existing.diff_id, existing.layer_size or 0)
+        return (own, *self._database.read.lower(existing.id))
+
+    def _recorded(self, recorded: Sequence[metadata.LowerLayer]) -> answers.Hit | answers.Miss:
+        """What recorded layers are served from."""
         layers = [
             answers.Layer(
                 layer.chain_id, layer.diff_id, self._lookup.path(layer.diff_id), layer.layer_size
             )
-            for layer in (own, *self._database.read.lower(existing.id))
+            for layer in recorded
         ]
         missing = self._layers.missing(each.diff_id for each in layers)
         if self._lookup.is_out_of_reach(missing):

@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS lower_layers (
     PRIMARY KEY (snapshot, depth)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS lower_by_diff_id ON lower_layers(diff_id);
+CREATE INDEX IF NOT EXISTS lower_by_chain_id ON lower_layers(chain_id);
 CREATE TABLE IF NOT EXISTS readable (version INTEGER PRIMARY KEY, since INTEGER NOT NULL);
 """
 
@@ -166,6 +167,19 @@ class Reader:
             "SELECT chain_id, diff_id, layer_size FROM lower_layers WHERE snapshot = ?"
             " ORDER BY depth",
             (id_,),
+        )
+        return [metadata.LowerLayer(*row) for row in rows]
+
+    def within(self, chain_id: str) -> list[metadata.LowerLayer]:
+        """The layers of a chain, topmost first, that a snapshot of more layers has below its own.
+
+        Empty where none has it.
+        """
+        rows = self._connection.execute(
+            "SELECT chain_id, diff_id, layer_size FROM lower_layers JOIN"
+            " (SELECT snapshot AS of, depth AS top FROM lower_layers WHERE chain_id = ? LIMIT 1)"
+            " ON snapshot = of AND depth >= top ORDER BY depth",
+            (chain_id,),
         )
         return [metadata.LowerLayer(*row) for row in rows]
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -31,12 +31,26 @@ class Node(nodes.Node):
     def reference(self, name: str) -> str:
         return f"{self.registry.address}/{name}"
 
-    def manifest(self, pod: str, image: str, **more: Any) -> dict[str, Any]:
-        """A pod that asks for a cache, of an image of the lab."""
+    def manifest(
+        self, pod: str, image: str, *, volumes: Sequence[str] = (), **more: Any
+    ) -> dict[str, Any]:
+        """A pod that asks for a cache, of an image of the lab.
+
+        It has other images of the lab as `volumes`, at /volumes/0 and so on.
+        """
         more.setdefault("annotations", {"uimgacc.io/image-cache": "auto"})
         more.setdefault("handler", "uimgacc")
         more.setdefault("command", SLEEP)
-        return cri.manifest(pod, self.reference(image), **more)
+        manifest = cri.manifest(pod, self.reference(image), **more)
+        manifest["spec"]["volumes"] = [
+            {"name": f"v{number}", "image": {"reference": self.reference(each)}}
+            for number, each in enumerate(volumes)
+        ]
+        manifest["spec"]["containers"][0]["volumeMounts"] = [
+            {"name": f"v{number}", "mountPath": f"/volumes/{number}"}
+            for number in range(len(volumes))
+        ]
+        return manifest
 
     def warm_up(self) -> None:
         """Have the sandbox's image pulled, so that the registry may be switched off."""

@@ -211,6 +211,18 @@ def test_a_running_pod_keeps_its_layers_and_is_named(member, api) -> None:
     assert (member.mounts_of(gone), member.has(IMAGE)) == ([], False)
 
 
+def test_a_pod_with_an_image_volume_keeps_its_layers_and_is_named(member, api) -> None:
+    register(member, api)
+    manifest = member.manifest("runner", "lab/zstd:1", volumes=[IMAGE])
+    with member.client.pod(manifest) as pod:
+        gone = member.delete()
+        conftest.wait_until(lambda: member.held, seconds=60)
+        assert [each.partition(": ")[2] for each in member.named] == ["default/runner"] * len(gone)
+        code, output = member.client.execute(pod.containers[0], ["ls", "/volumes/0"])
+        assert (code, "layers" in output) == (0, True)
+    conftest.wait_until(lambda: not member.are_there(gone), seconds=90)
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("local", ["before-start"])
 def test_a_deletion_does_not_wait_for_a_pod_that_runs_on_copies(member, api) -> None:

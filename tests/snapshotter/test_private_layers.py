@@ -208,3 +208,41 @@ def test_an_image_record_of_another_repository_proves_nothing(node, store) -> No
 
     assert node.is_pulled(f"{OTHER}:1", chain_id) == [False]
     assert node.is_pulled(f"{OTHER}:2", chain_id) == [False]
+
+
+def test_the_agent_is_served_the_layers_of_a_whole_image_one_by_one_without_the_store(
+    node, store
+) -> None:
+    """An image that is one snapshot becomes a volume: what it has recorded is enough."""
+    chain = private(store, "a", "b", "c", sources=[APP])
+    assert node.is_served(chain[-1], AGENT_PROOF=node.proof(chain[-1]))
+    for path in (store.layout.root / "meta" / "chains").rglob("*.json"):
+        path.unlink()
+
+    assert not node.is_served(chain[0], IMAGE_REF=f"{APP}:1")
+    parent = ""
+    for chain_id in chain[:2]:
+        assert node.is_served(chain_id, parent, AGENT_PROOF=node.proof(chain_id))
+        (parent,) = (
+            info.name
+            for info in node.snapshotter.walk().values()
+            if info.labels.get(keys.SNAPSHOT_REF) == chain_id and info.kind == 3
+        )
+    with node.snapshotter.mounted(node.snapshotter.prepare("container", parent)) as root:
+        assert sorted(path.name for path in root.iterdir()) == ["a", "b"]
+
+
+def test_an_image_that_ends_within_another_one_is_served_as_recorded(node, store) -> None:
+    chain = private(store, "a", "b", "c", sources=[APP])
+    assert node.is_served(chain[-1], AGENT_PROOF=node.proof(chain[-1]))
+    for path in (store.layout.root / "meta" / "chains").rglob("*.json"):
+        path.unlink()
+
+    assert node.is_served(chain[1], AGENT_PROOF=node.proof(chain[1]))
+    whole = next(
+        info.name
+        for info in node.snapshotter.walk().values()
+        if info.labels.get(keys.SNAPSHOT_REF) == chain[1] and info.kind == 3
+    )
+    with node.snapshotter.mounted(node.snapshotter.prepare("container", whole)) as root:
+        assert sorted(path.name for path in root.iterdir()) == ["a", "b"]

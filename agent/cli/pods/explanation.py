@@ -64,7 +64,10 @@ def to_json(decision: decisions.Decision, confirmed: Mapping[str, str]) -> dict[
         "summary": decision.summary,
         "cacheId": decision.reported or None,
         "acceleratedRuntime": runtimes.uses_snapshotter(pod),
-        "images": [_image_json(image, confirmed) for image in decision.images],
+        "images": [
+            {**_image_json(image, confirmed), "volume": image.image in pod.volume_images}
+            for image in decision.images
+        ],
         "candidates": [
             {
                 "cacheId": candidate.cache_id,
@@ -151,6 +154,7 @@ def _lines(decision: decisions.Decision) -> Iterable[str]:
 
 def _image_table(decision: decisions.Decision, confirmed: Mapping[str, str]) -> rich.table.Table:
     table = rich.table.Table("IMAGE", "RESULT", "LAYERS", "SIZE IN STORE", "WHY", box=None)
+    volumes = decision.pod.volume_images
     for image in decision.images:
         covered = image.coverage
         layers = "-" if covered is None else f"{covered.held_layers}/{covered.layers}"
@@ -167,7 +171,10 @@ def _image_table(decision: decisions.Decision, confirmed: Mapping[str, str]) -> 
         if moment := _confirmed(image, confirmed):
             why += f"; its tag was last confirmed at {moment}"
         table.add_row(
-            rich.text.Text(image.image, overflow="fold"),
+            rich.text.Text(
+                f"{image.image} (volume)" if image.image in volumes else image.image,
+                overflow="fold",
+            ),
             rich.text.Text(_word(image.outcome), style=_STYLES[image.outcome]),
             layers,
             size,

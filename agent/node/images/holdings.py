@@ -73,6 +73,7 @@ class Holder(NamedTuple):
 
 
 _NO_USER = Holder("no user, it is about to go", "no user")
+_VOLUME = Holder("an image volume of a pod that is about to go", "an image volume")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +191,24 @@ def _place(diff_id: str) -> str:
 def _users_of(
     snapshots: Mapping[str, str], containers: Iterable[objects.Container], *, snapshotter: str
 ) -> dict[str, set[Holder]]:
-    """The pods whose containers are on each snapshot; `snapshots` have their parents."""
+    """The pods whose containers or image volumes are on each snapshot.
+
+    `snapshots` have their parents.
+    """
     users: dict[str, set[Holder]] = {}
-    for container in containers:
-        if container.snapshotter == snapshotter:
-            for chain in _ancestors(snapshots, container.snapshot_key):
-                users.setdefault(chain, set()).add(_pod_of(container))
+    by_id = {container.id: container for container in containers}
+    uses = [
+        (each.snapshot_key, _pod_of(each))
+        for each in by_id.values()
+        if each.snapshotter == snapshotter
+    ]
+    for key in snapshots:
+        if sandbox := inventory.sandbox_of_volume(key):
+            pod = _pod_of(by_id[sandbox]) if sandbox in by_id else _VOLUME
+            uses.append((key, pod))
+    for key, holder in uses:
+        for chain in _ancestors(snapshots, key):
+            users.setdefault(chain, set()).add(holder)
     return users
 
 
@@ -203,7 +216,8 @@ def _holders(stock: Stock, snapshotter: str) -> Mapping[str, set[Holder]]:
     """What needs each snapshot: pods by `namespace/name`, else containers and pinned images.
 
     A container needs its parent snapshots, and its image by name even where it uses
-    another snapshotter's copy of it; a pod that has not ended needs its images.
+    another snapshotter's copy of it; an image volume needs its parent snapshots; a pod that has
+    not ended needs its images.
     """
     holders = _users_of(stock.snapshots, stock.containers, snapshotter=snapshotter)
     by_name: dict[str, set[Holder]] = {}

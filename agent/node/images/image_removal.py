@@ -108,13 +108,17 @@ class Drainer:
             await asyncio.sleep(self._seconds)
 
     async def release(self) -> Sequence[str]:
-        """Remove the images on the snapshotter that no container uses; return their names."""
+        """Remove the images on the snapshotter that no container uses, nor a volume.
+
+        Returns their names.
+        """
         client = self._containerd.client
-        used = {container.image for container in await client.containers()}
+        users = await self._containerd.inventory.users(self._containerd.snapshotter)
         removed = []
         for image in await self._containerd.inventory.all():
             names = [record.name for record in image.records]
-            if not _may_go(image, self._containerd, self._clock()) or used.intersection(names):
+            is_used = users.use(names, image.contents.top)
+            if is_used or not _may_go(image, self._containerd, self._clock()):
                 continue
             for name in names:
                 await client.delete_image(name)
@@ -164,7 +168,10 @@ class Unregistrar:
             await asyncio.sleep(pause)
 
     async def look(self) -> Sequence[str]:
-        """Remove such images that no container uses; return their names. Raises TemporaryError."""
+        """Remove such images that no container or volume uses; return their names.
+
+        Raises TemporaryError.
+        """
         client = self._containerd.client
         registered = [
             image
@@ -176,11 +183,11 @@ class Unregistrar:
         if not registered:
             return ()
         caches = await self._store.caches()
-        used = {container.image for container in await client.containers()}
+        users = await self._containerd.inventory.users(self._containerd.snapshotter)
         removed = []
         for image in registered:
             names = [record.name for record in image.records]
-            if used.intersection(names) or not _is_private(image, caches):
+            if users.use(names, image.contents.top) or not _is_private(image, caches):
                 continue
             for name in names:
                 await client.delete_image(name)

@@ -7,12 +7,16 @@ and for those that the kubelet has pulled.
 import dataclasses
 import datetime
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from agent.clients.containerd import objects, rpc
 from agent.model import digests, images, keys, oci
 
 _REMEMBERED = 512
+_VOLUME = re.compile(r"/image-volumes/([^/]+)/[0-9a-f]{64}")
+"""The key of the snapshot that a pod has of an image as a volume ends so: it is where containerd
+mounts it, by the IDs of the sandbox and of the image (internal/cri/server/helpers.go)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,18 @@ class Present:
     contents: Contents
     snapshotters: frozenset[str]
     since: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Users:
+    """What runs on images: the names of containers' images, and the top chain IDs of volumes'."""
+
+    names: frozenset[str]
+    tops: frozenset[str]
+
+    def use(self, names: Iterable[str], top: str) -> bool:
+        """Whether a container or a volume is of the image with these names and this top chain."""
+        return top in self.tops or not self.names.isdisjoint(names)
 
 
 class Inventory:
@@ -96,6 +112,15 @@ class Inventory:
             since=manifest.created,
         )
 
+    async def users(self, snapshotter: str) -> Users:
+        """What runs on images of a snapshotter."""
+        containers = await self._client.containers()
+        snapshots = await self._client.snapshots(snapshotter)
+        return Users(
+            frozenset(container.image for container in containers),
+            frozenset(parent for key, parent in snapshots.items() if sandbox_of_volume(key)),
+        )
+
     async def has_blobs(self, image: Present, *, first: int = 0) -> bool:
         """Whether containerd has the blobs of all layers from number `first` on, to unpack them."""
         try:
@@ -123,3 +148,9 @@ class Inventory:
             layers=[(layer.digest, layer.size) for layer in parsed.layers],
             chain=digests.chain_ids(config.diff_ids),
         )
+
+
+def sandbox_of_volume(key: str) -> str:
+    """The ID of the sandbox whose pod has a snapshot for an image volume; "" for others."""
+    volume = _VOLUME.search(key)
+    return volume[1] if volume and volume.end() == len(key) else ""

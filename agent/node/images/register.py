@@ -83,6 +83,7 @@ class Registrar:
         self._damage = damage
         self._client = containerd.client
         self._chains = containerd.chains
+        self._inventory = containerd.inventory
         self._blobs = blobs
         self._under_way: weakref.WeakValueDictionary[str, asyncio.Lock]
         self._under_way = weakref.WeakValueDictionary()
@@ -196,7 +197,7 @@ class Registrar:
         lock = self._under_way.setdefault(wanted.target.digest, asyncio.Lock())
         async with lock, self._chains.gate.shared():
             existing = await self._existing(wanted)
-            await self._unregister(existing.values())
+            await self._unregister(existing.values(), wanted.top)
             known = await self._chains.count(wanted.chain)
             if known == len(wanted.layers) and any(map(_is_pulled, existing.values())):
                 await self._chains.ensure_mounted(wanted.top)
@@ -223,7 +224,7 @@ class Registrar:
             await self._client.delete_image(tag)
             logger.info("left a tag to pulls: the registry has moved it", extra={"image": tag})
 
-    async def _unregister(self, existing: Collection[objects.Image]) -> None:
+    async def _unregister(self, existing: Collection[objects.Image], top: str) -> None:
         """Remove the records of an image that the agent has registered, unless it is in use.
 
         A pull of the image since then leaves only some of them the agent's: it is present by
@@ -232,7 +233,7 @@ class Registrar:
         names = [image.name for image in existing]
         if not names or any(map(_is_pulled, existing)):
             return
-        if not {one.image for one in await self._client.containers()}.isdisjoint(names):
+        if (await self._inventory.users(self._chains.snapshotter)).use(names, top):
             return
         for name in names:
             await self._client.delete_image(name)

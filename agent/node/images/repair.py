@@ -211,9 +211,12 @@ class Healer:
         for container in await self._client.containers():
             if container.snapshotter != self._chains.snapshotter or not container.snapshot_key:
                 continue
-            if not await self._chains.exists(container.snapshot_key):
-                with contextlib.suppress(rpc.StateError):
-                    await self._chains.remove(container.snapshot_key)
+            # The lease of a sandbox has its ID, and keeps the snapshots of its image volumes.
+            volumes = await self._client.leased_snapshots(container.id, self._chains.snapshotter)
+            for key in (container.snapshot_key, *volumes):
+                if not await self._chains.exists(key):
+                    with contextlib.suppress(rpc.StateError):
+                        await self._chains.remove(key)
         for image in lost:
             with contextlib.suppress(rpc.NotFoundError):
                 await self._chains.set_aside(image.contents.config)

@@ -37,10 +37,13 @@ class VolumeImages:
 
     async def _make_usable(self, name: str) -> None:
         try:
-            reference = str(images.parse_reference(name))
+            reference = images.parse_reference(name)
         except images.ImageReferenceError:
             return
-        record = await self._containerd.client.image(reference)
+        # As containerd normalises it: a reference by tag and digest is one by digest.
+        digest = reference.digest
+        known = f"{reference.name}@{digest}" if digest else str(reference)
+        record = await self._containerd.client.image(known)
         image = await self._containerd.inventory.look_up([record]) if record else None
         if image is None or self._containerd.snapshotter not in image.snapshotters:
             return

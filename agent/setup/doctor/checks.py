@@ -29,6 +29,8 @@ TRIES = "agent.setup.doctor.trial_mounts"
 
 _MKFS_SECONDS = 10.0
 _SLOW_STORE = 0.25
+_IMAGE_VOLUMES = (2, 1)
+_SUB_PATHS = (2, 2)
 
 
 class Level(enum.Enum):
@@ -264,7 +266,8 @@ def running(address: str, *, deadline: float) -> list[Finding]:
     if not os.access(path, os.W_OK):
         return [warn("containerd", f"{address} may not be opened", "run it as root")]
     try:
-        findings = [ok("containerd", f"{sockets.version(address, deadline=deadline)} on {address}")]
+        version = sockets.version(address, deadline=deadline)
+        findings = [ok("containerd", f"{version} on {address}{lacking(version)}")]
         findings.append(_plugin(address, deadline=deadline))
     except sockets.SocketError as error:
         return [bad("containerd", str(error), "look at its log: journalctl -u containerd")]
@@ -274,6 +277,19 @@ def running(address: str, *, deadline: float) -> list[Finding]:
         fix = "enable the CRI plugin (disabled_plugins in containerd's configuration)"
         findings.append(bad("handlers", f"no answer of the CRI plugin: {error.reason}", fix))
     return findings
+
+
+def lacking(version: str) -> str:
+    """What pods cannot have of this containerd, with uimgacc or without."""
+    try:
+        release = containerd_binary.parse_release(version)
+    except containerd_binary.ContainerdError:
+        return ""
+    if (release.major, release.minor) < _IMAGE_VOLUMES:
+        return "; it mounts no image volumes, which 2.1 does"
+    if (release.major, release.minor) < _SUB_PATHS:
+        return "; it ignores subPath of image volumes, which 2.2 does not"
+    return ""
 
 
 def _plugin(address: str, *, deadline: float) -> Finding:

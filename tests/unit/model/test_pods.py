@@ -385,3 +385,18 @@ def test_an_error_in_a_workflow_names_the_template() -> None:
 def test_a_document_without_pods_is_refused(document: dict[str, Any]) -> None:
     with pytest.raises(manifests.ManifestError, match="found no pod"):
         workloads.pods_of(document)
+
+
+def test_a_workflow_has_the_image_volumes_of_itself_and_of_its_template() -> None:
+    def volume(name: str) -> dict[str, object]:
+        return {"name": name, "image": {"reference": f"models/{name}:1"}}
+
+    templates = [
+        {"name": "one", "container": {"image": "busybox"}, "volumes": [volume("own")]},
+        {"name": "two", "container": {"image": "busybox"}},
+    ]
+    spec = {"volumes": [volume("shared")], "templates": templates}
+    one, two = workloads.pods_of({"kind": "Workflow", "metadata": {"name": "w"}, "spec": spec})
+
+    assert one.volume_images == {"models/shared:1", "models/own:1"}
+    assert two.volume_images == {"models/shared:1"}

@@ -311,3 +311,13 @@ def test_all_who_can_read_the_node_see_no_names_of_layers_and_pods() -> None:
     assert not {entry.partition(": ")[0] for entry in entries} & {
         entry.partition(": ")[0] for entry in others
     }
+
+
+def test_the_pod_whose_image_volume_uses_a_layer_is_named() -> None:
+    volume = "/run/containerd/io.containerd.grpc.v1.cri/image-volumes/sandbox/" + "e" * 64
+    snapshots = {chain(1): "", chain(2): chain(1), volume: chain(1)}
+    stock = stock_of(snapshots, containers=[container("sandbox", "", "team/pod")])
+
+    assert f"imc-x/{diff(1 << 200)}: team/pod" in sentences(stock, ONE)
+    without = dataclasses.replace(stock, containers=[])
+    assert "image volume" in sentences(without, ONE)[0]

@@ -197,3 +197,27 @@ async def test_an_image_of_another_repository_with_the_same_digest_stays(
     store.made = [msgspec.structs.replace(store.made[0], images=[other])]
 
     assert await unregistrar(containerd, fake, store).look() == []
+
+
+VOLUME = "/run/containerd/io.containerd.grpc.v1.cri/image-volumes/sandbox/" + "e" * 64
+
+
+async def test_what_a_volume_uses_stays(fake, drainer, image) -> None:
+    image.pull_into(fake, conftest.NAME)
+    fake.tick(3600)
+    fake.add_snapshot(conftest.NAME, VOLUME, image.chain[-1])
+    assert await drainer.release() == []
+
+    del fake.snapshots[conftest.NAME, VOLUME]
+    assert await drainer.release() == [str(image.reference)]
+
+
+async def test_a_private_image_that_a_volume_uses_goes_after_it(
+    containerd, fake, registered
+) -> None:
+    removal = unregistrar(containerd, fake, Store(registered, ["team-a"]))
+    fake.add_snapshot(conftest.NAME, VOLUME, registered.chain[-1])
+    assert await removal.look() == []
+
+    del fake.snapshots[conftest.NAME, VOLUME]
+    assert set(await removal.look()) == registered.names

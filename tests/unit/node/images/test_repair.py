@@ -158,3 +158,20 @@ async def test_repair_frees_a_chain_without_an_image(healer, fake, registered) -
     await healer.repair(registered.chain)
 
     assert fake.snapshots == {}
+
+
+async def test_a_lost_snapshot_of_an_image_volume_does_not_stand_in_the_way(
+    healer, fake, registered
+) -> None:
+    """The lease of its sandbox keeps it, and it has no container."""
+    volume = "/run/containerd/io.containerd.grpc.v1.cri/image-volumes/sandbox/" + "e" * 64
+    fake.add_snapshot("uimgacc", volume, registered.chain[-1])
+    fake.leases["sandbox"] = ""
+    fake.keep("sandbox", "snapshot", "uimgacc", volume)
+    sandbox = containers_pb2.Container(id="sandbox", snapshotter="uimgacc", snapshot_key="sandbox")
+    fake.containers.append(sandbox)
+    fake.lose_backend()
+    outcome = await healer.reconcile(touch=False)
+
+    assert outcome.restored == 1
+    assert ("uimgacc", volume) not in fake.snapshots

@@ -10,10 +10,13 @@ def volumes(containerd) -> volume_images.VolumeImages:
     return volume_images.VolumeImages(containerd)
 
 
-async def test_an_image_that_is_one_snapshot_is_laid_out(volumes, containerd, fake, image) -> None:
+@pytest.mark.parametrize("digest", [False, True])
+async def test_an_image_that_is_one_snapshot_is_laid_out(
+    volumes, containerd, fake, image, digest
+) -> None:
     fake.served.update(image.chain)
     await register.Registrar(containerd, conftest.Blobs(image)).register(image.wanted)
-    await volumes.make_usable([str(image.reference)])
+    await volumes.make_usable([f"{image.reference}{f'@{image.target}' if digest else ''}"])
 
     fake.collect()
     assert {key for _, key in fake.snapshots} == set(image.chain)
