@@ -54,7 +54,7 @@ def _plain(parts: Iterable[bytes]) -> bytes:
 
 
 def _gzip(parts: Iterable[bytes]) -> bytes:
-    maker = zlib.compressobj(1, wbits=31)
+    maker = zlib.compressobj(wbits=31)  # at level 1 zeros are 200 times smaller, at 6 1,000
     return b"".join([*(maker.compress(part) for part in parts), maker.flush()])
 
 
