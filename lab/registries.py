@@ -60,7 +60,9 @@ class Registry:
 
     Without `storage` it serves the lab's own images, and refuses to be written
     to; with a storage of the test's own, it accepts pushes unless told not to.
-    `users` (name to password) makes it ask for basic authentication.
+    `users` (name to password) makes it ask for basic authentication. `tls` are the files of its
+    certificate and key, `clients` is the authority of the certificates that clients must show.
+    With `upstream`, the URL of another registry, it is a pull-through cache of that one.
     """
 
     def __init__(
@@ -70,11 +72,17 @@ class Registry:
         storage: pathlib.Path | None = None,
         users: Mapping[str, str] | None = None,
         readonly: bool | None = None,
+        tls: tuple[pathlib.Path, pathlib.Path] | None = None,
+        clients: pathlib.Path | None = None,
+        upstream: str = "",
     ) -> None:
         self.folder = folder
         self.storage = storage or places.STORAGE
         self.users = dict(users or {})
         self.readonly = storage is None if readonly is None else readonly
+        self.tls = tls
+        self.clients = clients
+        self.upstream = upstream
         self.port = processes.free_port()
         self.log = folder / "access.log"
         self.process = processes.Process(
@@ -119,6 +127,11 @@ class Registry:
     def configuration(self) -> dict[str, object]:
         """Return the configuration of docker-registry."""
         maintenance = {"uploadpurging": {"enabled": False}, "readonly": {"enabled": self.readonly}}
+        http: dict[str, object] = {"addr": self.address, "secret": secrets.token_hex(8)}
+        if self.tls:
+            certificate, key = self.tls
+            authorities = {"clientcas": [str(self.clients)]} if self.clients else {}
+            http["tls"] = {"certificate": str(certificate), "key": str(key), **authorities}
         configuration: dict[str, object] = {
             "version": "0.1",
             "log": {"level": "warn", "accesslog": {"disabled": False}},
@@ -128,12 +141,19 @@ class Registry:
                 "delete": {"enabled": not self.readonly},
                 "maintenance": maintenance,
             },
-            "http": {"addr": self.address, "secret": secrets.token_hex(8)},
+            "http": http,
         }
+        if self.upstream:
+            configuration["proxy"] = {"remoteurl": self.upstream}
         if self.users:
             htpasswd = {"realm": "lab", "path": str(self.folder / "htpasswd")}
             configuration["auth"] = {"htpasswd": htpasswd}
         return configuration
+
+    @property
+    def url(self) -> str:
+        """Return the URL of its root."""
+        return f"{'https' if self.tls else 'http'}://{self.address}"
 
     def mark(self) -> int:
         """Return a position in the log: requests before it can be left out later."""

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -34,6 +35,8 @@ TOKEN_LIMIT = 1 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REDIRECTED = frozenset({"GET", "HEAD"})
 _MAX_REDIRECTS = 8
+_HOSTS_SECONDS = 60.0
+"""How long the files with the hosts of a registry are not read again."""
 _NO_TLS = ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 """What OpenSSL says where a server answers a TLS greeting in plain HTTP."""
 
@@ -83,6 +86,7 @@ class Requests:
         self._provider = provider
         self._authorizers: dict[registry_host.Host, challenges.Authorizer] = {}
         self._hosts: dict[str, tuple[registry_host.Host, ...]] = {}
+        self._hosts_until: dict[str, float] = {}
         self._without_tls: set[registry_host.Host] = set()
         self._open: dict[str, bool] = {}
         """By the URL of what was given, whether it was always given without credentials."""
@@ -106,8 +110,10 @@ class Requests:
 
         Raises mirror_folder.MirrorsUnusable, and NoHost where no host may be asked.
         """
-        if reference.registry not in self._hosts:
+        now = asyncio.get_running_loop().time()
+        if self._hosts_until.get(reference.registry, -math.inf) <= now:
             self._hosts[reference.registry] = await self._chosen(reference.registry)
+            self._hosts_until[reference.registry] = now + _HOSTS_SECONDS
         able = self.known_endpoints(reference, capability)
         if not able:
             raise failures.NoHost(reference.registry, str(capability.name).lower())
@@ -129,6 +135,8 @@ class Requests:
             plain_http=registry in self._options.plain_http,
         )
         chosen = await threads.run("mirrors", choose)
+        if chosen.hosts == self._hosts.get(registry):
+            return chosen.hosts
         for warning in chosen.warnings:
             logger.warning(
                 "a part of what is said of a registry's hosts is ignored",

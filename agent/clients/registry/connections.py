@@ -29,6 +29,8 @@ from agent.kits import networks
 from agent.kits.aio import backoff
 from agent.kits.web import tls
 
+_Stamp = tuple[tuple[int, int, int], ...]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
@@ -78,7 +80,7 @@ class Connections:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._stack = contextlib.AsyncExitStack()
-        self._tls: dict[_Tls, ssl.SSLContext] = {}
+        self._tls: dict[_Tls, tuple[_Stamp, ssl.SSLContext]] = {}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def __aenter__(self) -> Self:
@@ -150,10 +152,15 @@ class Connections:
         return _Tls(host.authorities, host.client, insecure or bool(host.skip_verify))
 
     def _context(self, wanted: "_Tls") -> ssl.SSLContext:
-        """The context of some settings, made at the first use. Raises failures.RequestRefused."""
-        if wanted not in self._tls:
-            self._tls[wanted] = self._made(wanted)
-        return self._tls[wanted]
+        """The context of some settings, made anew when a file of them has changed.
+
+        Raises failures.RequestRefused.
+        """
+        stamp = wanted.stamp()
+        known = self._tls.get(wanted)
+        if known is None or known[0] != stamp:
+            known = self._tls[wanted] = (stamp, self._made(wanted))
+        return known[1]
 
     def _made(self, wanted: "_Tls") -> ssl.SSLContext:
         if wanted.insecure:
@@ -191,6 +198,14 @@ class _Tls:
     authorities: tuple[str, ...] = ()
     client: tuple[tuple[str, str], ...] = ()
     insecure: bool = False
+
+    def stamp(self) -> "_Stamp":
+        """What changes with the files; one that is missing is found when it is read."""
+        files = (*self.authorities, *(path for pair in self.client for path in pair if path))
+        with contextlib.suppress(OSError):
+            states = [pathlib.Path(path).stat() for path in files]
+            return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in states)
+        return ()
 
 
 def _trust(context: ssl.SSLContext, path: str) -> None:

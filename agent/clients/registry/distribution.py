@@ -87,7 +87,15 @@ class Client:
         what = f"manifest {wanted}"
         expected = wanted if digests.is_digest(wanted) else ""
 
+        capability = _Capability.PULL if expected else _Capability.PULL | _Capability.RESOLVE
+        rounds = await self._rounds(reference, f"manifests/{wanted}", what, capability)
+
         def checked(data: bytes, headers: Mapping[str, str]) -> Manifest:
+            if rounds.has_others and not data.lstrip().startswith(b"{"):
+                # A page to log in, say: another host may have the image.
+                raise failures.WrongContent(
+                    f"{what} of {reference}", expected="a manifest", actual="no JSON"
+                )
             actual = digests.sha256(data)
             named = expected or headers.get(_DIGEST, "")
             if digests.is_digest(named) and named != actual:
@@ -95,8 +103,6 @@ class Client:
             media_type = headers.get("Content-Type", "").partition(";")[0].strip()
             return Manifest(actual, media_type, data)
 
-        capability = _Capability.PULL if expected else _Capability.PULL | _Capability.RESOLVE
-        rounds = await self._rounds(reference, f"manifests/{wanted}", what, capability)
         accept = {"Accept": oci.ACCEPT}
         return await self._read(rounds, checked, limit=MANIFEST_LIMIT, headers=accept)
 
@@ -364,9 +370,7 @@ class Client:
                 ) as response:
                     with failures.translated(url):
                         data = await failures.read_limited(response, limit)
-                    answer = checked(data, response.headers)
-                rounds.gave(endpoint)
-                return answer
+                    return checked(data, response.headers)
         raise AssertionError  # the rounds end by an answer alone
 
 

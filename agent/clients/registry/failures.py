@@ -15,6 +15,14 @@ from agent import errors
 from agent.model import times
 
 _GOOD = frozenset({200, 201, 202, 204, 206})
+_CLIENT_ALERTS = (
+    "ALERT_CERTIFICATE_REQUIRED",
+    "ALERT_BAD_CERTIFICATE",
+    "ALERT_UNKNOWN_CA",
+    "ALERT_CERTIFICATE_EXPIRED",
+    "ALERT_CERTIFICATE_UNKNOWN",
+)
+"""OpenSSL's names of what a server says of the certificate that it was shown."""
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -139,19 +147,40 @@ def translated(url: str) -> Iterator[None]:
             " name its authority's file, or allow this registry as insecure"
         ) from error
     except aiohttp.ClientSSLError as error:
+        _refuse_for_certificate(url, error.os_error)
         problem = getattr(error.os_error, "reason", None) or error.os_error
         raise RequestRefused(
             f"{url} does not speak TLS ({problem}): allow plain HTTP for this registry if meant"
             " (an ImageCache's annotation uimgacc.io/plain-http-registry, a command's --plain-http)"
         ) from error
+    except aiohttp.ClientOSError as error:
+        _refuse_for_certificate(url, error.__cause__)
+        raise _again(error) from error
     except aiohttp.InvalidURL as error:
         raise RequestRefused(f"not a URL: {error}") from error
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        denied = getattr(error, "os_error", None)
-        if isinstance(denied, DeniedSocketError):
-            host = str(getattr(error, "host", ""))
-            raise AddressDenied(host, denied.address, denied.network) from error
-        raise Again(str(error) or type(error).__name__, answered=False) from error
+        raise _again(error) from error
+
+
+def _again(error: Exception) -> Exception:
+    """What a failure of the network means."""
+    denied = getattr(error, "os_error", None)
+    if isinstance(denied, DeniedSocketError):
+        return AddressDenied(str(getattr(error, "host", "")), denied.address, denied.network)
+    return Again(str(error) or type(error).__name__, answered=False)
+
+
+def _refuse_for_certificate(url: str, error: BaseException | None) -> None:
+    """Raise RequestRefused where a server ends a connection for the certificate of its client.
+
+    With TLS 1.3 it does so after the handshake, so the error is one of reading.
+    """
+    reason = str(getattr(error, "reason", None) or "")
+    if any(word in reason for word in _CLIENT_ALERTS):
+        raise RequestRefused(
+            f"{url} wants another certificate of its client, or one at all ({reason}):"
+            " name it and its key in the host's `client` (docs/install/mirrors.md)"
+        ) from error
 
 
 def check_passing(response: aiohttp.ClientResponse) -> None:

@@ -6,7 +6,13 @@ from collections.abc import AsyncIterator
 
 from agent.kits.processes import workers
 from agent.setup.config import inputs, places, settings_view
-from agent.setup.doctor import checks, layers_in_use, memory_check, switch_check
+from agent.setup.doctor import (
+    checks,
+    layers_in_use,
+    memory_check,
+    mirrors_check,
+    switch_check,
+)
 from agent.setup.node import host
 from agent.store import trusted_keys
 
@@ -49,6 +55,8 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
         binary = patient.containerd_binary or places.find_binary(main)
         wanted = inputs.Wanted(address=patient.address, root=patient.root)
         for finding in checks.configuration(main, binary, wanted):
+            yield finding
+        for finding in mirrors_check.examine(mirrors_check.roots(main)):
             yield finding
         yield checks.snapshotter(patient.address, deadline=deadline)
         socket = patient.containerd.removeprefix("unix://")

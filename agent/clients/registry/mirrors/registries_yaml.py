@@ -8,6 +8,7 @@ are found by the host of an endpoint, and `*` stands for all registries that are
 import dataclasses
 import posixpath
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import yaml
@@ -22,6 +23,25 @@ EVERY = "*"
 
 _MIRROR = registry_host.Capability.PULL | registry_host.Capability.RESOLVE
 _API_ROOTS = ("", "/", "/v2")
+_TAG = "tag:yaml.org,2002:"
+_TRUE = ("y", "yes", "true", "on")
+_FALSE = ("", "n", "no", "false", "off")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads all but nothing as text, which a Go program takes for what its field is."""
+
+
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    return loader.construct_scalar(node)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [each for each in rules if each[0] in (f"{_TAG}null", f"{_TAG}merge")]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind in ("bool", "int", "float", "timestamp"):
+    _Loader.add_constructor(f"{_TAG}{_kind}", _text)
 
 
 class _Mirror(msgspec.Struct, frozen=True):
@@ -40,7 +60,7 @@ class _Tls(msgspec.Struct, frozen=True):
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
-    insecure_skip_verify: bool | None = None
+    insecure_skip_verify: str | None = None
 
 
 class _Config(msgspec.Struct, frozen=True):
@@ -59,8 +79,8 @@ _Configs = Mapping[str, _Config]
 def parse(text: str, locate: hosts_toml.Locate) -> dict[str, hosts_toml.Parsed]:
     """The hosts of each registry that the file names, and of EVERY; raise HostsFileError."""
     try:
-        document = msgspec.convert(yaml.safe_load(text) or {}, type=_Document)
-    except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
+        document = msgspec.convert(_loaded(text) or {}, type=_Document)
+    except (yaml.YAMLError, msgspec.ValidationError, ValueError, RecursionError) as error:
         # Both name the place, and quote no value of a field.
         raise hosts_toml.HostsFileError(_first_line(error)) from error
     configs = {host: config or _Config() for host, config in (document.configs or {}).items()}
@@ -74,6 +94,14 @@ def parse(text: str, locate: hosts_toml.Locate) -> dict[str, hosts_toml.Parsed]:
         if len(hosts.hosts) > 1 or hosts.hosts[0] != _nothing_said():
             registries[registry] = hosts
     return registries
+
+
+def _loaded(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _first_line(error: Exception) -> str:
@@ -165,9 +193,15 @@ def _configured(
         host,
         authorities=(locate(tls.ca_file),) if tls.ca_file else (),
         client=client,
-        skip_verify=True if tls.insecure_skip_verify else None,
+        skip_verify=True if _truth(tls.insecure_skip_verify or "") else None,
         credential=_credential(config.auth),
     )
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        raise hosts_toml.HostsFileError(f"insecure_skip_verify: expected true or false, not {text}")
+    return text.lower() in _TRUE
 
 
 def _credential(auth: _Auth | None) -> credentials.Credential | None:

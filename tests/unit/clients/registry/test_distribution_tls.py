@@ -60,3 +60,22 @@ async def test_plain_http_where_tls_is_expected_says_so(certificate) -> None:
     assert "annotation uimgacc.io/plain-http-registry" in str(caught.value)
     # It is a status and an event: the same sentence each time, no object's address.
     assert "0x" not in str(caught.value)
+
+
+async def test_a_certificate_that_is_replaced_is_read_again(host, certificate, tmp_path) -> None:
+    """Of a mirror's authority: the kubelet replaces what a pod has mounted."""
+    folder = tmp_path / host.replace(":", "_")
+    folder = folder.with_name(f"{folder.name}_")
+    folder.mkdir()
+    (folder / "ca.crt").write_text((certificate / "cert.pem").read_text())
+    options = connections.Options(deadline=0.5, delays=(0.1,), mirrors=(tmp_path,))
+    (folder / "hosts.toml").write_text(f'server = "https://{host}"\nca = "ca.crt"\n')
+    image = images.parse_reference(f"{host}/app:1")
+
+    async with distribution.Client(credentials.Chain([]), options) as client:
+        assert (await client.manifest(image)).data == b"{}"
+        (folder / "ca.crt").write_text("nothing\n")
+        with pytest.raises(failures.RequestRefused, match=r"ca.crt is not a PEM file"):
+            await client.manifest(image)
+        (folder / "ca.crt").write_text((certificate / "cert.pem").read_text())
+        assert (await client.manifest(image)).data == b"{}"

@@ -13,7 +13,14 @@ import pathlib
 import pytest
 from aiohttp import web
 
-from agent.clients.registry import connections, credentials, distribution, failures, host_rounds
+from agent.clients.registry import (
+    authorized_requests,
+    connections,
+    credentials,
+    distribution,
+    failures,
+    host_rounds,
+)
 from agent.clients.registry import tag_push as pushing
 from agent.clients.registry.mirrors import mirror_folder
 from agent.kits import networks
@@ -189,6 +196,15 @@ async def test_a_mirror_that_fails_is_left_for_the_registry(
     line = next(each for each in caplog.records if "the next one is asked" in each.message)
     assert (line.host, line.asked) == (mirror.host, f"manifest {digest}")
     assert line.reason
+
+
+async def test_a_page_in_place_of_a_manifest_is_no_answer(world, mirror, upstream) -> None:
+    digest = upstream.add_manifest(MANIFEST, "x", "1")
+    mirror.add_manifest(b"<html>log in</html>", "text/html", "1")
+    world.usual(mirror, upstream)
+
+    async with world.client() as client:
+        assert (await client.manifest(reference())).digest == digest
 
 
 async def test_a_mirror_that_is_down_is_left_for_the_registry(world, mirror, upstream) -> None:
@@ -559,6 +575,21 @@ async def test_a_folder_that_may_not_be_read_is_said(world, tmp_path, monkeypatc
     async with world.client() as client:
         with pytest.raises(mirror_folder.MirrorsUnusable, match="may not read it; give the files"):
             await client.manifest(reference())
+
+
+async def test_files_that_change_are_read_again(world, mirror, upstream, monkeypatch) -> None:
+    """A controller's client lives for weeks, and the kubelet replaces mounted files."""
+    monkeypatch.setattr(authorized_requests, "_HOSTS_SECONDS", 0.0)
+    mirror.add_manifest(MANIFEST, "x", "1")
+    upstream.add_manifest(MANIFEST, "x", "1")
+    world.hosts(f'server = "http://{upstream.host}"\n')
+
+    async with world.client() as client:
+        await client.manifest(reference())
+        world.usual(mirror, upstream)
+        await client.manifest(reference())
+
+    assert [len(upstream.requests), len(mirror.requests)] == [1, 1]
 
 
 async def test_a_missing_authority_is_that_hosts_failure(world, mirror, upstream) -> None:
