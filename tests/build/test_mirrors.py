@@ -88,10 +88,15 @@ def test_the_command_line_and_a_builder_take_the_same_folder(
     image = f"{mirroring.REGISTRY}/{mirroring.IMAGE}"
     command = [sys.executable, "-c", "from agent.cli.entry import main; main()"]
     with mirroring.secure(tmp_path / "mirror", authority) as mirror:
-        hosts.write(f'server = "{mirror.url}"\n{mirroring.TLS}')
+        dead = "127.0.0.1:9"
+        hosts.write(f'server = "{mirror.url}"\n{mirroring.TLS}[host."http://{dead}"]\n')
         arguments = ["create", "mirrored", "--image", image, "--store", str(store)]
-        subprocess.run(
-            [*command, *arguments, "--mirrors", str(hosts.folder)], check=True, timeout=100
+        done = subprocess.run(
+            [*command, *arguments, "--mirrors", str(hosts.folder)],
+            check=True,
+            timeout=100,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         writer.create(tmp_path / "another")
         status = builder.main(
@@ -106,6 +111,8 @@ def test_the_command_line_and_a_builder_take_the_same_folder(
         )
 
     assert layers_of(store) == LAYERS
+    (line,) = [each for each in done.stderr.splitlines() if "the next one is asked" in each]
+    assert f"{image}: {dead}: Cannot connect" in line
     assert status == 0
     assert layers_of(tmp_path / "another") == LAYERS
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import sys
 import time
@@ -186,11 +187,31 @@ def _build(
         namespaces=_namespaces(request, wanted),
         retention_days=request.retention_days,
     )
-    with _progress(quiet=quiet) as on_progress:
+    with _progress(quiet=quiet) as on_progress, _remarks():
         try:
             return asyncio.run(builder.build(settings, build, on_progress=on_progress))
         except failures.ImageUnknown as error:
             raise output.NotFound(str(error), name=error.reference) from error
+
+
+class _Remarks(logging.Handler):
+    """Shows warnings of a build with what they are about."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        values = [getattr(record, name, "") for name in ("image", "host", "reason")]
+        output.say(": ".join([record.getMessage(), *map(str, filter(None, values))]))
+
+
+@contextlib.contextmanager
+def _remarks() -> Iterator[None]:
+    """Have the warnings of a build on stderr, in full."""
+    handler = _Remarks(logging.WARNING)
+    build_log = logging.getLogger("agent")
+    build_log.addHandler(handler)
+    try:
+        yield
+    finally:
+        build_log.removeHandler(handler)
 
 
 @contextlib.contextmanager

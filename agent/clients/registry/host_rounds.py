@@ -18,6 +18,8 @@ from agent.model import images
 logger = logging.getLogger(__name__)
 
 _REST_SECONDS = 60.0
+_MOST_FAILURES = 1000
+"""Failures that are remembered, so as not to be logged as warnings again."""
 _DECIDED_SECONDS = 15.0
 """How long mirrors that do not answer are waited for once the last host has said no."""
 
@@ -31,6 +33,7 @@ class Standing:
 
     def __init__(self) -> None:
         self._rests: dict[str, float] = {}
+        self._failures: set[tuple[str, str]] = set()
         self._givers: dict[Key, dict[str, registry_host.Endpoint]] = {}
         self._wrong: dict[Key, set[str]] = {}
 
@@ -49,6 +52,14 @@ class Standing:
         """A host did not answer."""
         until = asyncio.get_running_loop().time() + _REST_SECONDS
         self._rests[endpoint.origin] = until
+
+    def is_first(self, endpoint: registry_host.Endpoint, reason: str) -> bool:
+        """Whether a host has not failed like that before, as far as is remembered."""
+        failure = (endpoint.origin, reason)
+        is_first = failure not in self._failures
+        if len(self._failures) < _MOST_FAILURES:
+            self._failures.add(failure)
+        return is_first
 
     def note_giver(self, key: Key, endpoint: registry_host.Endpoint) -> None:
         """A host gives something, or a part of it."""
@@ -140,7 +151,10 @@ class Rounds:
     def _note(self, endpoint: registry_host.Endpoint, error: Exception) -> None:
         self._failed.append((endpoint, error))
         if self.has_others:
-            logger.warning(
+            reason = failures.in_short(error)
+            logger.log(
+                # Once: not again for each layer, and in each round.
+                logging.WARNING if self._standing.is_first(endpoint, reason) else logging.DEBUG,
                 "a host of a registry fails: the next one is asked"
                 if self._left
                 else "the last host of a registry fails",
@@ -148,7 +162,7 @@ class Rounds:
                     "image": str(self._reference),
                     "host": endpoint.host.authority,
                     "asked": self.what,
-                    "reason": failures.in_short(error),
+                    "reason": reason,
                 },
             )
 

@@ -216,6 +216,19 @@ async def test_a_mirror_that_is_down_is_left_for_the_registry(world, mirror, ups
         assert (await client.manifest(reference(), digest)).data == MANIFEST
 
 
+async def test_the_same_failure_is_a_warning_once(world, mirror, upstream, caplog) -> None:
+    names = [upstream.add_blob(DATA), upstream.add_blob(b"other")]
+    world.usual(mirror, upstream)
+
+    async with world.client() as client:
+        for name in names:
+            await read(client, name, len(upstream.blobs[name].data))
+
+    assert len(mirror.requests) == 2
+    warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert [each.host for each in warnings] == [mirror.host]
+
+
 async def test_a_mirror_that_hangs_costs_one_wait(world, mirror, upstream) -> None:
     names = [upstream.add_blob(DATA + bytes([at])) for at in range(4)]
     for name in names:
