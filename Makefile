@@ -5,7 +5,7 @@ LAB := $(if $(UIMGACC_LAB),$(UIMGACC_LAB),.lab)
 BIN := $(LAB)/venv/bin
 SOURCES := agent lab tests benchmarks
 
-.PHONY: demo test bench chaos long image check quick lab tools clean
+.PHONY: demo test bench chaos long kernels image check quick lab tools clean
 
 demo:
 	lab/setup demo
@@ -22,6 +22,11 @@ chaos: lab
 # The races for layer files, twenty times as long, and the tar bombs that go on for long.
 long: lab
 	UIMGACC_LONG=1 $(BIN)/pytest -q tests/properties/test_layer_races.py tests/build/test_bombs.py
+
+# On the kernels of Debian's releases, emulated: an hour, or UIMGACC_KERNELS=6.1 for one of them.
+kernels: lab
+	$(BIN)/python -m lab.kernels.packages
+	UIMGACC_KERNELS=$(or $(UIMGACC_KERNELS),all) nice $(BIN)/pytest -q tests/kernels
 
 bench: lab
 	$(BIN)/python -m benchmarks

@@ -7,6 +7,7 @@ seconds unless the name says otherwise, sizes in bytes.
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -14,6 +15,8 @@ from agent.kits import addresses, flags, networks, units
 from agent.model import caches, keys
 
 SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+_LABEL = re.compile(r'[^:,"\s]+:[^:,"\s]+:[^:,"\s]+(:[^"\s]+)?')
 
 _SOCKET_LIMIT = 107
 """Bytes of a Unix socket's path; sockaddr_un has 108 with the zero at its end."""
@@ -28,6 +31,11 @@ def _check_socket(text: str) -> None:
     path = str(pathlib.Path(text).absolute())
     if len(path.encode("utf-8", "surrogateescape")) > _SOCKET_LIMIT:
         raise ValueError(f"a socket's path has at most {_SOCKET_LIMIT} bytes: {path}")
+
+
+def _check_label(text: str) -> None:
+    if text not in ("auto", "off") and not _LABEL.fullmatch(text):
+        raise ValueError(f"auto, off, or USER:ROLE:TYPE[:LEVEL]: {text}")
 
 
 def _items(text: str) -> tuple[str, ...]:
@@ -54,6 +62,12 @@ _TrustedKeys = Annotated[
     pathlib.Path | None,
     "Folder of the JSON documents with the keys that signatures of the store are verified by;"
     " it is read again when it changes. Empty: none are verified.",
+]
+_SELinuxContext = Annotated[
+    str,
+    "Where SELinux is active: the label that layers are mounted with; auto: the one that the"
+    " node's policy has for images (container_ro_file_t), off: none.",
+    flags.Checked(_check_label),
 ]
 _Unsigned = Annotated[
     Literal["auto", "accept", "refuse"],
@@ -279,6 +293,7 @@ class Snapshotter:
     verify_seconds: Annotated[
         float, "Pause between two looks at which layers have failed verification."
     ] = 10.0
+    selinux_context: _SELinuxContext = "auto"
     hang_seconds: Annotated[
         float,
         "After which a snapshotter whose event loop stands still is killed, to be started again;"

@@ -5,6 +5,7 @@ that starts helpers adds a check of them (`failing_on`): waits fail at once with
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,11 +15,15 @@ from lab import polling
 Check = Callable[[], str]
 """Says why waiting is in vain, "" as long as it is not."""
 
+_PATIENCE = float(os.environ.get("UIMGACC_PATIENCE", "1"))
+"""How many times as slow as a usual one this machine is; emulated ones are (lab.kernels)."""
+
 _checks: list[Check] = []
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 60) -> float:
     """Wait for a condition, and return how long it took; fail if it does not hold in `seconds`."""
+    seconds *= _PATIENCE
     started, pace = time.monotonic(), polling.Pace()
     while not condition():
         for check in _checks:

@@ -18,7 +18,7 @@ from typing import Any
 from agent import errors
 from agent.kits.processes import workers
 from agent.mounts import device_mapper, mountinfo, mountpoints
-from agent.mounts.devices import layer_files, layer_mounting, loop_devices
+from agent.mounts.devices import layer_files, layer_labels, layer_mounting, loop_devices
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class LayerMounts:
     the store appears; if that is a link to one of several mounts (agent.mounts.nfs), a
     layer from another one than now is not taken for mounted: that one's export may be gone.
     That does not matter to a layer that is mounted from its local copy. With `verify` a layer that
-    is mounted without dm-verity, from before, is not taken for mounted either. `way` is one of
-    those of devices.layer_mounting.
+    is mounted without dm-verity, from before, is not taken for mounted either, nor with `label` one
+    that has not that SELinux label. `way` is one of those of devices.layer_mounting.
     """
 
     def __init__(
@@ -69,12 +69,14 @@ class LayerMounts:
         store: pathlib.Path | None = None,
         verify: bool = False,
         way: str = layer_mounting.STORED,
+        label: str = "",
     ) -> None:
         self._way = way
+        self._label = label
         self._copies = f"{os.path.realpath(layer_files.copies_of(f'{folder}/-'))}/"
         self._files: dict[str, tuple[int, bool]] = {}
         self._verify = verify
-        self._unverified: set[str] = set()
+        self._unfit: set[str] = set()
         self._store = store
         self._linked = ""
         self._outdated: set[str] = set()
@@ -104,8 +106,9 @@ class LayerMounts:
         for diff_id, (entry, _) in self._mounted().items():
             if diff_id not in self._under_way:
                 self._devices[diff_id] = entry.device
-                if self._verify and not mountinfo.is_verified(entry.source):
-                    self._unverified.add(diff_id)
+                lacks_checks = self._verify and not mountinfo.is_verified(entry.source)
+                if lacks_checks or self._label not in ("", layer_labels.of(entry)):
+                    self._unfit.add(diff_id)
 
     async def identify(self) -> None:
         """Learn which files are behind the layers that another process has mounted.
@@ -176,7 +179,7 @@ class LayerMounts:
         missing = []
         for diff_id in dict.fromkeys(diff_ids):
             device = self._devices.get(diff_id)
-            if device is None or diff_id in self._outdated or diff_id in self._unverified:
+            if device is None or diff_id in self._outdated or diff_id in self._unfit:
                 missing.append(diff_id)
                 continue
             try:
@@ -237,6 +240,7 @@ class LayerMounts:
         self._devices[diff_id] = device
         self._did_mount.set()
         self._outdated.discard(diff_id)
+        self._unfit.discard(diff_id)
         if confirmed:
             self._confirmed.add(diff_id)
         else:
@@ -258,7 +262,7 @@ class LayerMounts:
         while not self.is_mounted(diff_id):
             under_way = self._under_way.get(diff_id)
             if under_way is None:
-                arguments = (str(source), self.path(diff_id), size, tree, self._way)
+                arguments = (str(source), self.path(diff_id), size, tree, self._way, self._label)
                 await self._mount(diff_id, arguments)
                 return
             await asyncio.wait([under_way])
@@ -277,7 +281,7 @@ class LayerMounts:
             )
             self._did_mount.set()
             self._outdated.discard(diff_id)
-            self._unverified.discard(diff_id)
+            self._unfit.discard(diff_id)
         except (OSError, errors.AgentError) as error:
             is_corrupt = isinstance(error, OSError) and error.errno == errno.EBADMSG
             failed = (CorruptError if is_corrupt else MountError)(diff_id, str(error))

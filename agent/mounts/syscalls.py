@@ -30,6 +30,7 @@ _CAP_FOWNER = 3
 _PROT_READ = 1
 _MAP_SHARED = 1
 _MADV_RANDOM = 1
+_MADV_SEQUENTIAL = 2
 _PFN = (1 << 55) - 1
 _KPF_USED = 1 << 2 | 1 << 6
 """KPF_REFERENCED, KPF_ACTIVE: linux/kernel-page-flags.h."""
@@ -84,8 +85,9 @@ def pages_used(descriptor: int, start: int, pages: bytes) -> bytes:
     `pages` is as `pages_in_memory` gives it, the result likewise. The kernel reads ahead by itself,
     megabytes on mounts of far servers; but only pages that a program has read are marked as
     referenced. To see these marks each page is mapped for a moment, in a mapping of random access,
-    which leaves no mark itself (vma_has_recency()). Raises OSError, EPERM without CAP_SYS_ADMIN,
-    ENOENT where the kernel shows no flags of pages.
+    for which the kernel reads nothing ahead. When it is unmapped it is one of sequential access:
+    that leaves no mark itself, also on kernels before 6.3 (zap_pte_range(); vma_has_recency()).
+    Raises OSError, EPERM without CAP_SYS_ADMIN, ENOENT where the kernel shows no flags of pages.
     """
     length = len(pages) * PAGE
     address = _mapped(descriptor, start, length)
@@ -106,6 +108,7 @@ def pages_used(descriptor: int, start: int, pages: bytes) -> bytes:
                     used[first + at] = flag & _KPF_USED != 0
                 first = pages.find(1, end)
     finally:
+        _libc.madvise(*mapping, _MADV_SEQUENTIAL)
         _libc.munmap(*mapping)
     return bytes(used)
 

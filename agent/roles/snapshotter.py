@@ -24,7 +24,7 @@ from agent.kits.processes import heartbeat, workers
 from agent.local import copy_paths
 from agent.model import reports
 from agent.mounts import layer_mounts, mountpoints, verification
-from agent.mounts.devices import layer_mounting
+from agent.mounts.devices import layer_labels, layer_mounting
 from agent.snapshotter import (
     marked_layers,
     overlay_folders,
@@ -104,6 +104,7 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
         if wanted.verify == "always":
             verified = verification.Verification(layer_folder, pool, deadline=wanted.mount_seconds)
             await verified.prepare()
+        label = await _label(wanted)
         mounted = layer_mounts.LayerMounts(
             layer_folder,
             pool if wanted.local == "off" else await _apart(pool, stack),
@@ -111,11 +112,12 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
             store=wanted.store,
             verify=verified is not None,
             way=_way(wanted),
+            label=label,
         )
         mounted.adopt()
         await mounted.identify()
         metrics.MOUNTS.set_function(lambda: len(mounted))
-        lookup = _lookup(wanted, pool, verified) if wanted.store is not None else None
+        lookup = _lookup(wanted, pool, verified, label) if wanted.store is not None else None
         served = snapshots.Snapshotter(
             database=database,
             places=overlay_folders.Folders(wanted.root),
@@ -143,10 +145,32 @@ def _way(wanted: settings.Snapshotter) -> str:
     return layer_mounting.LOOP if wanted.local_mounts == "loop" else layer_mounting.FILE
 
 
+async def _label(wanted: settings.Snapshotter) -> str:
+    """The SELinux label of layers; "" where SELinux is not active, or takes none."""
+    if not layer_labels.is_active():
+        return ""
+    name = "agent.mounts.devices.layer_labels"
+    async with workers.Pool(name, name="SELinux", size=1) as pool:
+        try:
+            state = layer_labels.State(
+                *await pool.call("state", wanted.selinux_context, deadline=wanted.mount_seconds)
+            )
+        except (OSError, errors.AgentError) as error:
+            state = layer_labels.State(problem=str(error))
+    if state.problem:
+        logger.warning(
+            "layers are mounted without an SELinux label", extra={"reason": state.problem}
+        )
+    else:
+        logger.info("SELinux", extra={"mode": state.mode, "label": state.label})
+    return state.label
+
+
 def _lookup(
     wanted: settings.Snapshotter,
     pool: workers.Pool,
     verified: verification.Verification | None,
+    label: str,
 ) -> answers.Lookup:
     """What finds layers: in the store, and before that in this node's own folder."""
     conditions = layer_rules.Conditions(
@@ -159,7 +183,7 @@ def _lookup(
         layout.Layout(wanted.store),
         pool,
         conditions,
-        mounts=layer_mounting.Place(f"{wanted.root}/layers", _way(wanted)),
+        mounts=layer_mounting.Place(f"{wanted.root}/layers", _way(wanted), label),
         deadline=wanted.lookup_seconds,
     )
     if wanted.local == "off":

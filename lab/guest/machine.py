@@ -37,27 +37,36 @@ class Machine:
         environment = {"PYTHONPATH": str(places.CHECKOUT), **environment}
         words = [*(f"{name}={value}" for name, value in environment.items()), *command]
         (self.folder / "command").write_text(f"exec env {shlex.join(words)}\n")
-        libraries = next((places.LAB / "nfs/usr/lib").glob("*/libc.so.6")).parent
-        told = {
-            "GUEST_CHECKOUT": places.CHECKOUT,
-            "GUEST_LAB": places.LAB,
-            "GUEST_FOLDER": self.folder,
-        }
         with (self.folder / "console").open("wb") as console:
             self.process = subprocess.Popen(
-                [
-                    *("unshare", "--mount", "--propagation", "private"),
-                    *("sh", _HERE / "boot.sh", self.folder / "jail", libraries, self.memory),
-                    f"init={_HERE / 'init.sh'}",
-                    *([f"ubd0=/host{self.disk}"] if self.disk else []),
-                    *(f"{name}={value}" for name, value in told.items()),
-                ],
+                self._boot(),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "UIMGACC_LAB": str(places.LAB)},
                 start_new_session=True,
             )
+
+    def _boot(self) -> list[str | pathlib.Path]:
+        """The command that boots the kernel with init.sh as its first process."""
+        libraries = next((places.LAB / "nfs/usr/lib").glob("*/libc.so.6")).parent
+        return [
+            *("unshare", "--mount", "--propagation", "private"),
+            *("sh", _HERE / "boot.sh", self.folder / "jail", libraries, self.memory),
+            *([f"ubd0=/host{self.disk}"] if self.disk else []),
+            *self._arguments(places.LAB / "uml/usr/lib/uml/modules"),
+        ]
+
+    def _arguments(self, modules: pathlib.Path) -> list[str]:
+        """What the kernel is told: what its first process is, and that one's environment."""
+        told = {
+            "init": _HERE / "init.sh",
+            "GUEST_CHECKOUT": places.CHECKOUT,
+            "GUEST_LAB": places.LAB,
+            "GUEST_FOLDER": self.folder,
+            "GUEST_MODULES": modules,
+        }
+        return [f"{name}={value}" for name, value in told.items()]
 
     def wait(self, seconds: float) -> tuple[int, str]:
         """Wait for the end of the command: its exit status and all that it said."""

@@ -166,6 +166,13 @@ def doctor(
             help="Setting of this machine's snapshotter: with `always`, dm-verity is checked, too.",
         ),
     ] = "off",
+    selinux_context: Annotated[
+        str,
+        typer.Option(
+            envvar="UIMGACC_SELINUX_CONTEXT",
+            help="Setting of this machine's snapshotter: the label that layers are mounted with.",
+        ),
+    ] = "auto",
     trusted_keys: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -195,6 +202,7 @@ def doctor(
         root=root,
         mkfs=mkfs,
         verify=verify == "always",
+        selinux_context=selinux_context,
         trusted_keys=trusted_keys,
         deadline=deadline,
     )

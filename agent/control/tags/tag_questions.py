@@ -63,23 +63,20 @@ def confirmed_of(
     cache: cache_object.CacheObject, answers: Mapping[str, outcome.TagAnswer]
 ) -> datetime.datetime | None:
     """When all tags of a cache were last found to be as cached; None: they never were."""
-    moments = [
-        _confirmed(cache, image, answers.get(image.image))
-        for image in cache.state.images
-        if "@" not in image.image
+    times = [
+        _confirmed(cache, image, answers) for image in cache.state.images if image.image in answers
     ]
-    known = [each for each in moments if each is not None]
-    return min(known, default=None) if len(known) == len(moments) else None
+    known = [each for each in times if each is not None]
+    return min(known) if known and len(known) == len(times) else cache.state.tags.confirmed
 
 
 def _confirmed(
     cache: cache_object.CacheObject,
     image: cache_state.BuiltImage,
-    answer: outcome.TagAnswer | None,
+    answers: Mapping[str, outcome.TagAnswer],
 ) -> datetime.datetime | None:
-    if answer is not None and answer.digest == image.digest:
-        return answer.at
-    return cache.state.tags.confirmed
+    answer = answers[image.image]
+    return answer.at if answer.digest == image.digest else cache.state.tags.confirmed
 
 
 def differs(

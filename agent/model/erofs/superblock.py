@@ -16,3 +16,6 @@ KERNEL_MINIMUM = "5.15"
 """The oldest kernel that is supported. A layer file asks for 5.13 (EROFS with lz4, big pclusters),
 with large files that do not compress for 5.15 (chunks); its loop device for 5.8 (LOOP_CONFIGURE).
 """
+
+KERNEL_FEATURES = frozenset({"big_pcluster", "chunked_file"})
+"""What makes it so, by the names that EROFS itself has for it in /sys/fs/erofs/features."""

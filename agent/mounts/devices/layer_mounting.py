@@ -10,6 +10,10 @@ mount(2) is called directly. With the other two a copy on the node's disk, for a
 `<root>/layers/<short>` the file `<root>/local/sha256/ab/<hex>.erofs`, is mounted instead where
 there is one: `FILE` mounts as `STORED` does, `LOOP` through a loop device, whose file can be
 changed under the running mount.
+
+Where SELinux is active all are mounted through loop devices. Of a layer that is mounted from a file
+the kernel has each reader, so each container, checked against the label of that file, which
+is one of NFS or of containerd's folder; a loop device's file the kernel itself reads.
 """
 
 import contextlib
@@ -22,7 +26,7 @@ from typing import NamedTuple
 
 from agent.model.erofs import superblock
 from agent.mounts import device_mapper, mountinfo, syscalls
-from agent.mounts.devices import layer_files, loop_devices
+from agent.mounts.devices import layer_files, layer_labels, loop_devices
 
 STORED, FILE, LOOP = "stored", "file", "loop"
 
@@ -30,10 +34,11 @@ _Attached = Callable[[str], contextlib.AbstractContextManager[tuple[str, int]]]
 
 
 class Place(NamedTuple):
-    """The folder that layers are mounted in, and the way in which they are."""
+    """The folder that layers are mounted in, the way in which they are, and their SELinux label."""
 
     folder: str
     way: str = STORED
+    label: str = ""
 
 
 def mount_layer(
@@ -42,6 +47,7 @@ def mount_layer(
     size: int,
     tree: device_mapper.Tree | None = None,
     way: str = STORED,
+    label: str = "",
 ) -> int:
     """Mount the layer file `source` of `size` bytes on the folder `target`; return its st_dev.
 
@@ -50,16 +56,16 @@ def mount_layer(
     that it reads; OSError EBADMSG where one that the mount needs has not its hash. If another
     worker has mounted it in the meantime (the same layer for another chain, or one that
     was given up), that mount is taken, and so is one of a local copy. The same layer from another
-    place, where the store was before, or without the checks that are wanted, is covered by the
-    new mount: there is no moment without one, and what runs on the old one goes on. If something
-    else is mounted there, OSError EBUSY.
+    place, where the store was before, or without the checks or the SELinux label that are wanted,
+    is covered by the new mount: there is no moment without one, and what runs on the old one goes
+    on. If something else is mounted there, OSError EBUSY.
     """
     with _alone_at(target):
         copy = layer_files.copy_of(target, os.path.basename(source))
         if way != STORED and _is_sound(copy, size):
-            return _mount_layer(copy, target, size, _beside(copy, tree), way)
+            return _mount_layer(copy, target, size, _beside(copy, tree), way, label)
         # The mount table is to say which of several mounts of the store it comes from.
-        return _mount_layer(os.path.realpath(source), target, size, tree, way)
+        return _mount_layer(os.path.realpath(source), target, size, tree, way, label)
 
 
 def switch_layer(target: str, source: str, size: int) -> int:
@@ -95,16 +101,16 @@ def _alone_at(target: str) -> Iterator[None]:
 
 
 def _mount_layer(
-    source: str, target: str, size: int, tree: device_mapper.Tree | None, way: str
+    source: str, target: str, size: int, tree: device_mapper.Tree | None, way: str, label: str
 ) -> int:
     if (mounted := _mounted_at(target)) is not None:
-        mounted_source, file = mounted
+        entry, file = mounted
         if file.name != os.path.basename(source):
             raise OSError(errno.EBUSY, f"{file.path} is mounted there", target)
-        if _is_verified(target, tree):
+        if _is_verified(target, tree) and label in ("", layer_labels.of(entry)):
             if file.is_copy(target) or file.is_at(source):
                 return os.stat(target).st_dev
-            if loop_devices.beneath(mounted_source) and way == LOOP and _is_copy(source, target):
+            if loop_devices.beneath(entry.source) and way == LOOP and _is_copy(source, target):
                 # Reads of the store's file may hang: then the copy is mounted over it.
                 with contextlib.suppress(OSError):
                     _switch_layer(target, source, size)
@@ -117,22 +123,30 @@ def _mount_layer(
         direct=way == STORED,
         far=way != STORED and not _is_copy(source, target),
     )
+    mount = functools.partial(_mount_erofs, target=target, label=label)
     if tree is not None:
-        _mount_verified(source, target, tree, attached)
+        _mount_verified(source, tree, attached, mount)
     else:
-        _mount_plain(source, target, attached, loop_first=way == LOOP)
+        loop_first = way == LOOP or layer_labels.is_active()
+        _mount_plain(source, attached, mount, loop_first=loop_first)
     return os.stat(target).st_dev
 
 
-def _mount_plain(source: str, target: str, attached: _Attached, *, loop_first: bool) -> None:
+def _mount_erofs(source: str, *, target: str, label: str) -> None:
+    syscalls.mount(source, target, "erofs", syscalls.MS_RDONLY, layer_labels.options(label))
+
+
+def _mount_plain(
+    source: str, attached: _Attached, mount: Callable[[str], None], *, loop_first: bool
+) -> None:
     """Mount as a file or through a loop device; the other way where this machine lacks the one."""
 
     def as_file() -> None:
-        syscalls.mount(source, target, "erofs", syscalls.MS_RDONLY)
+        mount(source)
 
     def on_loop() -> None:
         with attached(source) as (device, _):
-            syscalls.mount(device, target, "erofs", syscalls.MS_RDONLY)
+            mount(device)
 
     first, second = (on_loop, as_file) if loop_first else (as_file, on_loop)
     try:
@@ -149,7 +163,7 @@ def _mount_plain(source: str, target: str, attached: _Attached, *, loop_first: b
 
 
 def _mount_verified(
-    source: str, target: str, tree: device_mapper.Tree, attached: _Attached
+    source: str, tree: device_mapper.Tree, attached: _Attached, mount: Callable[[str], None]
 ) -> None:
     """Mount through a dm-verity device on loop devices; all of them end with the mount."""
     with contextlib.ExitStack() as stack:
@@ -158,7 +172,7 @@ def _mount_verified(
         if tree[4]:
             hashes = stack.enter_context(attached(tree[4]))[1]
         with device_mapper.verified(source, tree, data=data, hashes=hashes) as device:
-            syscalls.mount(device, target, "erofs", syscalls.MS_RDONLY)
+            mount(device)
 
 
 def _switch_layer(target: str, source: str, size: int) -> int:
@@ -231,12 +245,12 @@ def _check(source: str, size: int) -> None:
         os.close(descriptor)
 
 
-def _mounted_at(target: str) -> tuple[str, layer_files.LayerFile] | None:
-    """Source and file of the topmost mount on `target`, None when it is an ordinary folder."""
+def _mounted_at(target: str) -> tuple[mountinfo.Entry, layer_files.LayerFile] | None:
+    """The topmost mount on `target` with its file, None when it is an ordinary folder."""
     if os.stat(target).st_dev == os.stat(os.path.dirname(target)).st_dev:
         return None
-    sources = [entry.source for entry in mountinfo.read() if entry.target == target]
-    return (sources[-1], layer_files.read(sources[-1])) if sources else None
+    entries = [entry for entry in mountinfo.read() if entry.target == target]
+    return (entries[-1], layer_files.read(entries[-1].source)) if entries else None
 
 
 def unmount_layer(target: str) -> None:

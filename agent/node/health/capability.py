@@ -8,6 +8,8 @@ import dataclasses
 import enum
 from collections.abc import Iterable, Mapping
 
+from agent.model.erofs import superblock
+
 
 class Check(enum.Enum):
     """What must hold."""
@@ -30,7 +32,8 @@ ADVICE: Mapping[Check, str] = {
     Check.SNAPSHOTTER: "Does `uimgacc snapshotter` run? Its log says why not. One that hangs is "
     "killed after a minute; if it is not, end its process. Running containers are not affected, "
     "new ones wait for it.",
-    Check.KERNEL: "`modprobe erofs overlay`, or a kernel that has both.",
+    Check.KERNEL: "`modprobe erofs overlay`, or kernel "
+    f"{superblock.KERNEL_MINIMUM} or newer that has both. Until then images are pulled.",
     Check.SWITCH: "`uimgacc enable` switches it on again.",
 }
 """What a person can do where a check does not hold."""

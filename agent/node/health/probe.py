@@ -15,6 +15,7 @@ from agent.clients.containerd import objects, rpc, sockets
 from agent.kits.aio import tasks
 from agent.matching import runtimes
 from agent.model import keys, records, reports
+from agent.mounts.devices import kernel_support
 from agent.node.health import capability, store_mount
 from agent.store.lookup import layer_requests
 
@@ -243,7 +244,7 @@ def _kernel_finding() -> capability.Finding:
     except OSError as error:
         return capability.Finding(_Check.KERNEL, f"/proc/filesystems: {error.strerror}")
     missing = [name for name in _FILE_SYSTEMS if name not in known and not _is_module(name)]
-    problem = f"the kernel lacks {' and '.join(missing)}" if missing else ""
+    problem = f"the kernel lacks {' and '.join(missing)}" if missing else kernel_support.problem()
     return capability.Finding(_Check.KERNEL, problem)
 
 

@@ -20,6 +20,7 @@ from agent.matching import runtimes
 from agent.model import keys
 from agent.model.erofs import mkfs_release, superblock
 from agent.mounts import device_mapper
+from agent.mounts.devices import kernel_support
 from agent.setup.config import containerd_binary, inputs, places, settings_view
 from agent.setup.node import apply, config_reader, host, image_refs
 from agent.store import decoding, layout, trusted_keys
@@ -85,11 +86,14 @@ async def kernel(pool: workers.Pool, folder: pathlib.Path, *, deadline: float) -
         fix = "load the module (modprobe erofs); Debian, Ubuntu, RHEL 9 and AL2023 have it"
         findings.append(bad("erofs", f"an EROFS image cannot be mounted in {folder}: {error}", fix))
     else:
-        if backing == "file":
+        if problem := kernel_support.problem():
+            fix = f"use kernel {superblock.KERNEL_MINIMUM} or newer; until then images are pulled"
+            findings.append(bad("erofs", problem, fix))
+        elif backing == "file":
             findings.append(ok("erofs", f"mounts from files (kernel {release})"))
         else:
-            what = f"kernel {release} mounts EROFS through loop devices only"
-            findings.append(warn("erofs", what, "kernel 6.12 or newer does without them"))
+            what = f"mounts through loop devices (kernel {release}; from files since 6.12)"
+            findings.append(ok("erofs", what))
     try:
         answer = await pool.call("try_overlay", str(folder), deadline=deadline)
     except (OSError, errors.AgentError) as error:

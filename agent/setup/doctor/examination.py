@@ -11,6 +11,7 @@ from agent.setup.doctor import (
     layers_in_use,
     memory_check,
     mirrors_check,
+    selinux_check,
     switch_check,
 )
 from agent.setup.node import host
@@ -29,6 +30,7 @@ class Patient:
     root: str = ""
     mkfs: str = "mkfs.erofs"
     verify: bool = False
+    selinux_context: str = "auto"
     trusted_keys: pathlib.Path | None = None
     deadline: float = 5.0
 
@@ -50,6 +52,10 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
             yield checks.verity()
         yield await memory_check.examine(tries, folder, deadline=deadline)
         yield await switch_check.examine(tries, folder, deadline=deadline)
+        for finding in await selinux_check.examine(
+            root, patient.selinux_context, deadline=deadline
+        ):
+            yield finding
         yield checks.propagation(root)
         yield checks.space("here", folder)
         binary = patient.containerd_binary or places.find_binary(main)

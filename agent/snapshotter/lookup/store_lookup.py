@@ -200,7 +200,7 @@ class StoreLookup:
         self, chain_id: str, repository: str | None, *, most: int
     ) -> Sequence[store_worker.Answer] | None:
         folder = "" if self._keys.policy.refuses else self._mounts.folder
-        name, place = digests.hex_of(chain_id), (folder, self._mounts.way)
+        name, place = digests.hex_of(chain_id), tuple(self._mounts._replace(folder=folder))
         arguments = (str(self._layout.root), name, place, most, repository)
         try:
             served: Sequence[store_worker.Answer] | None = await self._pool.call(

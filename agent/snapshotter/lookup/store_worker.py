@@ -12,7 +12,7 @@ Answer = tuple[bytes, bytes, int, int | None, bool]
 
 
 def serve_chain(
-    store: str, chain_id: str, place: tuple[str, str], most: int, repository: str | None
+    store: str, chain_id: str, place: tuple[str, str, str], most: int, repository: str | None
 ) -> list[Answer] | None:
     """Look a chain ID (64 hex digits) up, mount its layer in `place`, and look again.
 
@@ -51,7 +51,7 @@ def _find(store: str, chain_id: str, most: int) -> list[tuple[str, bytes, bytes,
 
 def _mount_all(
     store: str,
-    place: tuple[str, str],
+    place: tuple[str, str, str],
     chains: list[tuple[str, bytes, bytes, int]],
     repository: str | None,
 ) -> list[int | None]:
@@ -72,8 +72,10 @@ def _mount_all(
     return devices
 
 
-def _mount(store: str, place: tuple[str, str], chain: bytes, layer: bytes, size: int) -> int | None:
-    folder, way = place
+def _mount(
+    store: str, place: tuple[str, str, str], chain: bytes, layer: bytes, size: int
+) -> int | None:
+    folder, way, label = place
     if not folder or chain_index.size_of(layer) != size or chain_index.is_damaged(layer):
         return None
     name = chain_index.layer_of(chain)
@@ -82,7 +84,7 @@ def _mount(store: str, place: tuple[str, str], chain: bytes, layer: bytes, size:
         with contextlib.suppress(FileExistsError):
             os.mkdir(target, 0o700)
         file = chain_index.file_of(store, name)
-        return layer_mounting.mount_layer(file, target, size, None, way)
+        return layer_mounting.mount_layer(file, target, size, None, way, label)
     except OSError:
         return None
 

@@ -1,5 +1,6 @@
 """A layer of a store, its place on a node, and its copy there."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from agent.mounts import mountinfo, syscalls
 from agent.mounts.devices import layer_mounting, loop_devices
 
 HEX = "ab" + "0" * 62
+FILE_BACKED = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12)
+"""Whether this kernel mounts EROFS from files; older ones through loop devices only."""
 CONTENT = b"".join(number.to_bytes(4) for number in range(100_000))
 
 

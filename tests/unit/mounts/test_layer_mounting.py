@@ -14,6 +14,7 @@ import pytest
 
 from agent.mounts import syscalls
 from agent.mounts.devices import layer_mounting, loop_devices
+from agent.mounts.pages import page_cache
 from tests import waiting
 from tests.unit.mounts import nodes
 
@@ -44,11 +45,34 @@ def test_a_layer_with_a_copy_is_mounted_from_it_without_the_store_being_asked(no
 
 
 @pytest.mark.parametrize("way", [layer_mounting.STORED, layer_mounting.FILE])
-def test_without_loop_devices_the_file_itself_is_mounted(node, way) -> None:
+def test_without_loop_devices_the_file_itself_is_mounted_where_the_kernel_can(node, way) -> None:
     node.make_copy()
     node.mount(way)
 
-    assert node.sources == [str(node.stored if way == layer_mounting.STORED else node.copy)]
+    file = node.stored if way == layer_mounting.STORED else node.copy
+    if nodes.FILE_BACKED:
+        assert node.sources == [str(file)]
+    else:
+        assert loop_devices.path_of(node.loop) == str(file)
+    assert (node.target / "file").read_bytes() == nodes.CONTENT
+
+
+@pytest.mark.parametrize("way", [layer_mounting.FILE, layer_mounting.LOOP])
+def test_what_a_mount_reads_is_seen_in_its_file(node, way) -> None:
+    """What start profiles are made of (agent.node.starts)."""
+    with node.stored.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    node.mount(way)
+    ((_, before),) = page_cache.units_in_memory([str(node.stored)])
+    if before == b"\x7f":
+        pytest.skip("the file system keeps its files in memory")
+
+    assert (node.target / "file").read_bytes() == nodes.CONTENT
+
+    ((_, after),) = page_cache.units_in_memory([str(node.stored)])
+    (used,) = page_cache.units_used([str(node.stored)])
+    assert after == used == b"\x7f"
 
 
 def test_a_copy_of_another_size_is_left_alone(node) -> None:
@@ -153,6 +177,7 @@ def test_what_cannot_be_switched_stays_as_it_is(node, number, prepare) -> None:
     assert caught.value.errno == number
 
 
+@pytest.mark.skipif(not nodes.FILE_BACKED, reason="this kernel mounts through loop devices only")
 def test_a_layer_without_a_loop_device_cannot_be_switched(node) -> None:
     node.mount(layer_mounting.FILE)
     node.make_copy()
@@ -178,6 +203,7 @@ KILLED = """
 import os, signal, sys
 from agent.mounts import syscalls
 from agent.mounts.devices import layer_mounting, loop_devices
+from agent.mounts.pages import page_cache
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -120,7 +120,7 @@ async def test_a_layer_is_mounted_by_what_its_record_says_and_only_then(node) ->
 
     verity = record_of(node.place).verity
     assert verity is not None
-    ((source, _, size, tree, _),) = node.pool.mounted
+    ((source, _, size, tree, *_),) = node.pool.mounted
     assert source == str(node.place.layer(NAME))
     assert size == record_of(node.place).size
     assert tree == (verity.root_hash, verity.salt, verity.data_blocks, verity.offset, "")
@@ -176,7 +176,7 @@ async def test_a_present_image_whose_layers_cannot_be_verified_is_given_up(old) 
     assert await old.is_served()
     old.served._store._lookup._rules.verified = old.verified
     top = old.top()
-    old.layers._unverified.add(NAME)
+    old.layers._unfit.add(NAME)
 
     with pytest.raises(store_layers.UnavailableError, match="uimgacc store verity"):
         await old.served.prepare("container", top, {})
