@@ -87,6 +87,11 @@ def _asks(pod: _Pod, twin: Twin) -> bool:
     return pod.runtime_class == twin.name or pod.asks()
 
 
+def _a_node_can_take_it(pod: _Pod, twin: Twin) -> bool:
+    """One that names the twin itself waits for a node anyway, and needs the annotation then."""
+    return twin.has_node or pod.runtime_class == twin.name
+
+
 def _free_to_go(pod: _Pod, _twin: Twin) -> bool:
     """Not where its node is chosen (a mirror pod, a DaemonSet's): moved, it could stay Pending."""
     if pod.spec.get("nodeName").text(""):
@@ -122,6 +127,7 @@ def _runs_here(pod: _Pod, _twin: Twin) -> bool:
 CONDITIONS: Mapping[str, Callable[[_Pod, Twin], bool]] = {
     "of-this-class": _of_this_class,
     "asks": _asks,
+    "a-node-can-take-it": _a_node_can_take_it,
     "free-to-go": _free_to_go,
     "selects-no-other-nodes": _selects_no_other_nodes,
     "same-overhead": _same_overhead,
@@ -162,7 +168,7 @@ def move_of(
     pod = _Pod(read.spec, effective)
     added = {key: effective[key] for key in effective if key not in read.annotations}
     for twin in sorted(twins, key=lambda each: each.name):
-        if twin.has_node and all(condition(pod, twin) for condition in CONDITIONS.values()):
+        if all(condition(pod, twin) for condition in CONDITIONS.values()):
             return Move(
                 annotations={**added, keys.RUNTIME_HANDLER: twin.handler},
                 runtime_class="" if pod.runtime_class == twin.name else twin.name,

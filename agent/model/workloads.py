@@ -15,6 +15,21 @@ _ARGO_TEMPLATES = {
 }
 
 
+def label_of_namespace(document: Mapping[str, object], key: str) -> tuple[str, str] | None:
+    """The name of a Namespace, and the value of one of its labels, "" for none.
+
+    None where the document is none that can be read.
+    """
+    field = manifests.Field(document)
+    try:
+        if field.get("kind").text("") != "Namespace":
+            return None
+        metadata = field.get("metadata")
+        return metadata.get("name").text(), metadata.get("labels").labels().get(key, "")
+    except manifests.ManifestError:
+        return None
+
+
 def pods_of(document: Mapping[str, object]) -> list[pods.Pod]:
     """The pods in a document: itself, those of its template, those of its items.
 

@@ -16,7 +16,13 @@ from agent.kits.aio import backoff
 from agent.matching import annotations
 from agent.model import keys
 from agent.node.health import node_object, node_patch
-from agent.node.pods import cache_requests, scheduled, served_pods, start_times
+from agent.node.pods import (
+    cache_requests,
+    namespace_labels,
+    scheduled,
+    served_pods,
+    start_times,
+)
 from agent.node.report import kube_events
 from agent.node.starts import profile_sender
 from agent.roles import agent_environment, cluster_identity
@@ -56,6 +62,7 @@ def _environment(
         client, events, node_object.Settings(name=node, taint=taint), now=client.now
     )
 
+    labels = namespace_labels.NamespaceLabels(client)
     sender = profile_sender.Sender(client, node)
     membership = agent_environment.Membership(None)
 
@@ -67,10 +74,11 @@ def _environment(
             "caches asked for": creator.run(),
             "caches matched": creator.run_matched(),
             "start profiles": sender.run(),
+            "namespaces": labels.run(),
         }
 
     return agent_environment.Environment(
-        source=scheduled.Scheduled(selected, start_times.Starts(served)),
+        source=scheduled.Scheduled(selected, start_times.Starts(served), labels=labels),
         events=events,
         creator=creator,
         node=announcer,

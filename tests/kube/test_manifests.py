@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from agent.clients.kube import connection, rest_client
-from agent.model import caches, images, pods
+from agent.model import caches, images, keys, pods
 from agent.node.pods import cache_requests
 from lab import processes
 from tests.kube import apis, servers
@@ -97,6 +97,22 @@ def create(api: apis.Api, pod: apis.Object, namespace: str = "") -> apis.Object:
 
 def handler_of(pod: apis.Object) -> str | None:
     return pod["metadata"].get("annotations", {}).get(HANDLER)
+
+
+def test_a_namespace_asks_for_its_pods(installed: apis.Api) -> None:
+    def label(value: str | None) -> None:
+        body = {"metadata": {"labels": {keys.CACHE: value}}}
+        installed.patch(rest_client.NAMESPACES, installed.namespace, body)
+
+    label("auto")
+    try:
+        # The policy that writes the annotation is not the one that goes by it.
+        apis.wait_until(lambda: handler_of(create(installed, cases.pod())) == "uimgacc", seconds=60)
+        refuses = create(installed, cases.pod({keys.CACHE: "false"}))
+        assert handler_of(refuses) is None
+    finally:
+        label(None)
+        apis.wait_until(lambda: handler_of(create(installed, cases.pod())) is None, seconds=60)
 
 
 @test_kustomize.every_case

@@ -10,8 +10,8 @@ import pytest
 
 from agent.clients.kube import connection, node_pods, reflector, rest_client
 from agent.matching import annotations
-from agent.model import pods
-from agent.node.pods import scheduled
+from agent.model import keys, pods
+from agent.node.pods import namespace_labels, scheduled
 from tests.kube import apis, faults
 
 FAST = (0.02, 0.05)
@@ -381,3 +381,99 @@ async def test_a_thousand_fat_pods_leave_little_behind(api, client, node) -> Non
         tracemalloc.stop()
 
     assert held < 1000 * 1_500
+
+
+class Labelled:
+    """Namespaces' labels, followed beside a node's pods."""
+
+    def __init__(self, client: rest_client.Client, node: str, **more: float) -> None:
+        self.labels = namespace_labels.NamespaceLabels(client, **more)
+        selected = node_pods.select(client, node, annotations=annotations.KEYS)
+        self.source = scheduled.Scheduled(selected, Seen(), labels=self.labels, delays=FAST)
+        self.pods: dict[str, pods.Pod] = {}
+
+    async def follow(self, *names: str) -> None:
+        """Until these pods were seen."""
+        async with contextlib.aclosing(self.source.changes()) as changes:
+            async for change in changes:
+                if change.pod is not None:
+                    self.pods[change.pod.name] = change.pod
+                if self.pods.keys() >= set(names):
+                    return
+
+    async def until(self, label: str, namespace: str) -> None:
+        async with asyncio.timeout(30):
+            while self.labels.value_of(namespace) != label:
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def labelled(client: rest_client.Client, node: str) -> AsyncIterator[Labelled]:
+    made = Labelled(client, node)
+    task = asyncio.create_task(made.labels.run())
+    yield made
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_namespace_asks_for_its_pods_from_the_first_one_on(
+    api: apis.Api, node: str, labelled: Labelled
+) -> None:
+    """Also for those that were there before the agent, whose list and the namespaces' race."""
+    label_namespace(api, "auto")
+    api.pod("silent", node)
+    api.pod("refuses", node, annotations={keys.CACHE: "false"})
+    api.pod("named", node, annotations={keys.ALIBABA_PIN: "imc-1"})
+
+    async with asyncio.timeout(30):
+        await labelled.follow("silent", "refuses", "named")
+
+    asked = {name: annotations.request_of(pod) for name, pod in labelled.pods.items()}
+    assert asked["silent"].mode is annotations.Mode.AUTOMATIC
+    assert asked["silent"].auto_create
+    assert not asked["refuses"].asks
+    assert (asked["named"].cache, asked["named"].remarks) == ("imc-1", ())
+
+
+@pytest.mark.parametrize("value", [None, "false", "true"])
+async def test_a_namespace_that_does_not_ask_changes_no_pod(
+    api: apis.Api, node: str, labelled: Labelled, value: str | None
+) -> None:
+    label_namespace(api, value)
+    api.pod("silent", node)
+
+    async with asyncio.timeout(30):
+        await labelled.follow("silent")
+
+    assert labelled.pods["silent"].annotations == {}
+
+
+async def test_the_label_is_followed(api: apis.Api, labelled: Labelled) -> None:
+    label_namespace(api, "auto")
+    await labelled.until("auto", api.namespace)
+    label_namespace(api, None)
+    await labelled.until("", api.namespace)
+
+
+async def test_pods_are_served_where_namespaces_must_not_be_listed(
+    api: apis.Api, node: str, client: rest_client.Client, proxy: faults.Proxy
+) -> None:
+    """As with the role of an older version."""
+    proxy.fail(403, reason="Forbidden", which=lambda seen: seen.path.endswith("/namespaces"))
+    made = Labelled(client, node, first_list=0.1)
+    task = asyncio.create_task(made.labels.run())
+    api.pod("silent", node)
+
+    async with asyncio.timeout(30):
+        await made.follow("silent")
+
+    assert "silent" in made.pods
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def label_namespace(api: apis.Api, value: str | None) -> None:
+    body = {"metadata": {"labels": {keys.CACHE: value}}}
+    api.patch(rest_client.NAMESPACES, api.namespace, body)

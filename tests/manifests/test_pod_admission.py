@@ -203,7 +203,10 @@ def test_who_asks_is_what_matching_says(policy: Admission, any_pod: dict[str, An
 def test_each_condition_holds_in_both_implementations_or_in_none(any_pod: dict[str, Any]) -> None:
     by_cel = admission.Mutator(rendering.together("runtimeclass", "nvidia"))
     overhead = {"podFixed": {"memory": "64Mi"}}
-    for twin in (*by_cel.params, {**by_cel.params[0], "overhead": overhead}):
+    first = by_cel.params[0]
+    labels = {**first["metadata"]["labels"], keys.NO_NODE: "true"}
+    without_node = {**first, "metadata": {**first["metadata"], "labels": labels}}
+    for twin in (*by_cel.params, {**first, "overhead": overhead}, without_node):
         for name in pod_moves.CONDITIONS:
             by_python = pod_moves.holds(name, any_pod, pod_moves.read_twin(twin))
 
@@ -281,6 +284,9 @@ def test_no_pod_is_moved_to_a_class_that_no_node_can_run() -> None:
         lambda pod: calling.decided(documents, pod),
     ):
         assert admitted(cases.pod(cases.AUTO)) == cases.pod(cases.AUTO)
+        # It waits for a node in any case, and is to be pulled for the right handler then.
+        named = cases.pod(runtimeClassName="uimgacc")
+        assert admitted(named) == cases.pod({HANDLER: "uimgacc"}, runtimeClassName="uimgacc")
         assert admitted(gpu)["spec"]["runtimeClassName"] == "uimgacc-nvidia"
 
 

@@ -85,6 +85,26 @@ def test_a_pod_that_is_bound_to_the_node_finds_its_image_there(member, api, offl
     assert json.loads(member.get("/status"))["node"]["name"] == member.name
 
 
+def test_a_namespace_asks_for_its_pods(member, api) -> None:
+    """Of pods that neither policy nor webhook has changed; labels are listed at a start."""
+    member.agent.end()
+    label = {"metadata": {"labels": {"uimgacc.io/image-cache": "auto"}}}
+    api.patch(rest_client.NAMESPACES, api.namespace, label)
+    api.runtime_class("uimgacc")
+    image = member.reference("lab/layers2:1")
+    api.pod("silent", member.name, image=image, spec={"runtimeClassName": "uimgacc"})
+    api.pod("plain", member.name, image=image)
+    api.pod("refuses", member.name, annotations={"uimgacc.io/image-cache": "false"}, image=image)
+    member.start_agent()
+
+    conftest.wait_until(lambda: events(api, "silent") and events(api, "plain"), seconds=60)
+
+    assert events(api, "silent") == [("Normal", "ImageCacheHit")]
+    # It asks by the label, and says that its runtime cannot have it.
+    assert events(api, "plain") == [("Warning", "ImageCacheMissed")]
+    assert events(api, "refuses") == []
+
+
 def test_what_was_served_stays_served_while_the_api_server_is_away(member, api, proxy) -> None:
     member.warm_up()
     bind(api, member, "known", "lab/layers2:1")

@@ -1,5 +1,6 @@
 """`uimgacc match`: which cache serves the pods of a manifest, and why."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 
@@ -7,8 +8,8 @@ from agent import errors
 from agent.cli import output
 from agent.cli.caches import create_command, store_caches
 from agent.cli.pods import explanation
-from agent.matching import annotations, decisions, rules, subjects
-from agent.model import caches, images, pods, workloads
+from agent.matching import annotations, decisions, pod_moves, rules, subjects
+from agent.model import caches, images, keys, pods, workloads
 from agent.roles import builder
 
 
@@ -29,11 +30,17 @@ def match(store: pathlib.Path, file: str, *, platform: str, as_json: bool) -> No
 
 
 def _pods(file: str) -> list[pods.Pod]:
-    read = []
+    """The pods of a file. Namespaces in it may have the label that asks for all of their pods."""
+    read: list[pods.Pod] = []
     faults = []
+    labels: dict[str, str] = {}
     for document in create_command.read_documents(file):
         if not isinstance(document, Mapping):
             raise output.UsageError(f"{file}: not a Kubernetes manifest")
+        namespace = workloads.label_of_namespace(document, keys.CACHE)
+        if namespace is not None:
+            labels[namespace[0]] = namespace[1]
+            continue
         try:
             read += workloads.pods_of(document)
         except errors.AgentError as error:
@@ -42,7 +49,13 @@ def _pods(file: str) -> list[pods.Pod]:
         raise output.UsageError(f"{file}: {faults[0] if faults else 'no pod in it'}")
     for fault in faults:
         output.say(f"{file}: {fault}")
-    return read
+    return [_spoken_for(pod, labels.get(pod.namespace, "")) for pod in read]
+
+
+def _spoken_for(pod: pods.Pod, label: str) -> pods.Pod:
+    if pod.namespace in pod_moves.LEFT_OUT:
+        return pod
+    return dataclasses.replace(pod, annotations=annotations.in_namespace(pod.annotations, label))
 
 
 def _decide(store: pathlib.Path, pod: pods.Pod, platform: images.Platform) -> decisions.Decision:

@@ -16,7 +16,8 @@ def match(
     file: Annotated[
         str,
         typer.Argument(
-            help="YAML file with pods, Deployments, Jobs or other workloads. -: read from stdin."
+            help="YAML file with pods, Deployments, Jobs or other workloads, and perhaps their"
+            " Namespace with its labels. -: read from stdin."
         ),
     ],
     platform: Annotated[

@@ -73,9 +73,17 @@ class Reflector(Generic[Item]):
         self._uids: dict[str, str] = {}
         self._version = ""
         self._at_least = _ANY
-        self.synced = False
-        """Whether the first list is complete."""
+        self._listed = asyncio.Event()
         self.problem = ""
+
+    @property
+    def synced(self) -> bool:
+        """Whether the first list is complete."""
+        return self._listed.is_set()
+
+    async def wait_synced(self) -> None:
+        """Until the first list is complete."""
+        await self._listed.wait()
 
     async def changes(self) -> AsyncGenerator[Update[Item]]:
         """Every object, then every change, for ever. Close the iterator."""
@@ -107,7 +115,7 @@ class Reflector(Generic[Item]):
             async with contextlib.aclosing(self._list()) as updates:
                 async for update in updates:
                     yield update
-            self.synced = True
+            self._listed.set()
         started, before = loop.time(), self._version
         async with contextlib.aclosing(self._source.watch(self._version)) as watch:
             async for change in watch:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from agent.clients.kube import reflector
+from agent.matching import annotations
 from agent.model import pods
 from agent.node.pods import pod_source
 
@@ -24,10 +25,21 @@ class Observer(Protocol):
         """A pod is gone."""
 
 
+class Labels(Protocol):
+    """What namespaces say for their pods: agent.node.pods.namespace_labels.NamespaceLabels."""
+
+    def value_of(self, namespace: str) -> str:
+        """The value of the label keys.CACHE of a namespace, "" for none."""
+
+    async def wait_known(self) -> None:
+        """Until the labels are known, or for some seconds."""
+
+
 class Scheduled:
     """The pods that the API server has bound to this node; see pod_source.PodSource.
 
-    `source` is that of node_pods.select.
+    `source` is that of node_pods.select. A pod has the annotation that its namespace's label stands
+    for, as if it had been written on it.
     """
 
     def __init__(
@@ -35,10 +47,12 @@ class Scheduled:
         source: reflector.Source[pods.Pod],
         observer: Observer,
         *,
+        labels: Labels | None = None,
         delays: Sequence[float] = reflector.DELAYS,
     ) -> None:
         self._reflector = reflector.Reflector(source, subject="pods", delays=delays)
         self._observer = observer
+        self._labels = labels
         self._known: dict[str, pods.Pod] = {}
         self._started_with: dict[str, Sequence[str]] = {}
 
@@ -61,6 +75,8 @@ class Scheduled:
         """See pod_source.PodSource."""
         self._known.clear()
         self._started_with.clear()
+        if self._labels is not None:
+            await self._labels.wait_known()
         async with contextlib.aclosing(self._reflector.changes()) as updates:
             async for update in updates:
                 for change in self._apply(update):
@@ -79,6 +95,10 @@ class Scheduled:
             if self._known.pop(key, None) is not None:
                 yield pod_source.Change(key, None)
             return
+        if self._labels is not None:
+            label = self._labels.value_of(pod.namespace)
+            spoken_for = annotations.in_namespace(pod.annotations, label)
+            pod = dataclasses.replace(pod, annotations=spoken_for)
         self._observer.seen(key, pod, first=not self.synced)
         if pod.has_started:
             self._started_with.setdefault(key, pod.images)

@@ -189,6 +189,39 @@ def test_match_explains_each_pod(
     assert found[0]["images"][0]["cacheId"] == "imc-abcde"
 
 
+@pytest.mark.parametrize(
+    ("namespace", "annotated", "mode"),
+    [
+        ("team", "", "automatic"),
+        ("other", "", "none"),
+        ("kube-system", "", "none"),
+        ("team", "annotations: {uimgacc.io/image-cache: 'false'}", "none"),
+    ],
+)
+def test_match_knows_the_label_of_a_namespace_in_the_file(
+    invoke: Invoke,
+    store: pathlib.Path,
+    tmp_path: pathlib.Path,
+    namespace: str,
+    annotated: str,
+    mode: str,
+) -> None:
+    manifest = tmp_path / "pods.yaml"
+    label = "labels: {uimgacc.io/image-cache: auto}"
+    namespaces = "".join(
+        f"kind: Namespace\nmetadata:\n  name: {name}\n  {label}\n---\n"
+        for name in ("team", "kube-system")
+    )
+    manifest.write_text(
+        f"{namespaces}kind: Pod\nmetadata:\n  name: one\n  namespace: {namespace}\n  {annotated}\n"
+        "spec:\n  containers: [{name: a, image: 'nginx:1'}]\n"
+    )
+
+    (found,) = json.loads(invoke("match", manifest, "--store", store, "--json").stdout)
+
+    assert found["request"]["mode"] == mode
+
+
 def test_match_of_a_file_without_pods_names_the_reason(
     invoke: Invoke, store: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
