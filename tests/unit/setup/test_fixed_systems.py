@@ -13,6 +13,7 @@ import tomlkit
 import yaml
 
 from agent.setup.config import containerd_binary, fixed_systems, inputs, places, settings_view
+from agent.setup.doctor import checks
 from agent.setup.node import apply, config_reader, host
 from lab import places as lab_places
 from tests.unit.setup import machines
@@ -81,6 +82,15 @@ def test_talos_without_the_document_is_told_what_is_missing(talos: machines.Mach
     assert "disable_snapshot_annotations is still true" in str(caught.value)
     assert (root_of(talos) / MERGED).read_bytes() == before
     assert not list(root_of(talos).rglob("*uimgacc*"))
+
+
+@pytest.mark.parametrize("node", RELEASES, indirect=True)
+def test_the_doctor_says_so(talos: machines.Machine) -> None:
+    assert talos.target.binary is not None
+    (found,) = checks.configuration(talos.target.main, talos.target.binary, inputs.Wanted())
+
+    assert found.level is checks.Level.FAIL
+    assert "docs/install/talos.md" in found.what
 
 
 def test_talos_with_the_document_is_set_up(talos: machines.Machine) -> None:
