@@ -46,6 +46,11 @@ def _check_share(text: str) -> None:
     units.share(text, 0)
 
 
+def _check_rate(text: str) -> None:
+    if float(text) <= 0:
+        raise ValueError("expected more than 0")
+
+
 def _check_serve_stale(text: str) -> None:
     if text and caches.serve_stale(text) is None:
         raise ValueError(caches.stale_expected(text))
@@ -55,6 +60,7 @@ _Address = flags.Checked(_check_address)
 _Networks = flags.Checked(networks.parse)
 _Quantity = flags.Checked(units.quantity)
 _Share = flags.Checked(_check_share)
+_Rate = flags.Checked(_check_rate)
 _ServeStale = flags.Checked(_check_serve_stale)
 _Socket = flags.Checked(_check_socket)
 
@@ -448,7 +454,9 @@ class Controller(Daemon):
         " with the same credentials; 0: never.",
     ] = 600.0
     tag_rate: Annotated[
-        float, "Tags that are looked up in a second, at all registries together, at most."
+        float,
+        "Tags that are looked up in a second, at all registries together, at most.",
+        _Rate,
     ] = 20.0
     serve_stale: Annotated[
         str,

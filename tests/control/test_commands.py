@@ -68,8 +68,12 @@ def test_a_cache_is_created_shown_and_deleted(plane, run) -> None:
     shown = json.loads(done(run("get", "tools", "--json")))
     assert (shown["phase"], shown["progress"]) == ("Ready", 100)
     assert plane.reader.cache(shown["id"]) is not None
+    assert shown["tags"]["confirmed"]
+    assert (shown["tags"]["moved"], shown["tags"]["problem"]) == ([], "")
     assert "tools" in done(run("get"))
-    assert f"{host}/lab/gzip:1" in done(run("get", shown["id"]))
+    text = done(run("get", shown["id"]))
+    assert f"{host}/lab/gzip:1" in text
+    assert "Tags:      confirmed" in text
 
     assert done(run("delete", "tools")) == f"deleted {shown['id']}\n"
 

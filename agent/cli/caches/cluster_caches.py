@@ -2,6 +2,7 @@
 
 from agent.cli import cluster_access, output
 from agent.cli.caches import cluster_objects, image_actions
+from agent.control.caches import cache_state
 from agent.kits import units
 from agent.model import times
 
@@ -55,6 +56,7 @@ def show_one(target: cluster_access.Target, name: str, *, as_json: bool) -> None
         "Last used": f"{output.age(each.matched.isoformat(), times.now())} ago"
         if each.matched
         else "-",
+        "Tags": _tags(each.state.tags),
     }
     for title, value in lines.items():
         console.print(f"{title + ':':<10} {value}")
@@ -63,3 +65,18 @@ def show_one(target: cluster_access.Target, name: str, *, as_json: bool) -> None
     for image in each.state.images:
         made.add_row(image.image, units.size(image.size), image.digest[:19])
     console.print(made)
+
+
+def _tags(tags: cache_state.Tags) -> str:
+    """What the registries say of the tags of a cache."""
+    if tags.problem:
+        return f"unknown: {tags.problem}"
+    now = times.now()
+    confirmed = "-"
+    if tags.confirmed is not None:
+        confirmed = f"confirmed {output.age(tags.confirmed.isoformat(), now)} ago"
+    moved = "; ".join(
+        f"{each.image} is {each.digest[:19]} since {output.age(each.noticed.isoformat(), now)}"
+        for each in tags.moved
+    )
+    return f"{confirmed}; {moved}" if moved else confirmed

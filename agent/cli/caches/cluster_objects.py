@@ -70,4 +70,12 @@ def described(each: cache_object.CacheObject) -> dict[str, Any]:
         "created": status_format.stamp(each.created),
         "last_matched": status_format.stamp(each.matched),
         "images": [dataclasses.asdict(image) for image in each.state.images],
+        "tags": {
+            "confirmed": status_format.stamp(each.state.tags.confirmed),
+            "moved": [
+                {"image": moved.image, "digest": moved.digest, "withheld": moved.withheld}
+                for moved in each.state.tags.moved
+            ],
+            "problem": each.state.tags.problem,
+        },
     }

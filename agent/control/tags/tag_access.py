@@ -18,6 +18,8 @@ from agent.model import caches, images
 _MOST = 32
 """Clients that are open at a time, while none of them is in use."""
 _REMEMBERED = 1024
+_CLIENT_SECONDS = 3600.0
+"""After which another client takes the place of one: it remembers something of each tag."""
 
 
 class Secrets(Protocol):
@@ -49,8 +51,11 @@ class _Known:
 
 @dataclasses.dataclass(slots=True)
 class _Open:
+    """A client, until when it is used, by the loop's clock, and how many use it now."""
+
     client: distribution.Client
     stack: contextlib.AsyncExitStack
+    until: float
     users: int = 0
 
 
@@ -86,13 +91,19 @@ class Accesses:
         async with self._opening:
             secrets = await self._read(access.secrets)
             name = _name(access, secrets)
-            one = self._open.get(name) or await self._enter(name, access, secrets)
+            one = self._open.get(name)
+            if one is None or one.until <= asyncio.get_running_loop().time():
+                if one is not None and not one.users:
+                    await one.stack.aclose()
+                one = await self._enter(name, access, secrets)
             self._open.move_to_end(name)
             one.users += 1
         try:
             yield one.client, name
         finally:
             one.users -= 1
+            if not one.users and self._open.get(name) is not one:
+                await one.stack.aclose()
             await self._close_some()
 
     async def _read(self, names: tuple[caches.SecretName, ...]) -> list[str]:
@@ -123,7 +134,8 @@ class Accesses:
         )
         stack = contextlib.AsyncExitStack()
         client = distribution.Client(credentials.Chain(providers), options)
-        one = _Open(await stack.enter_async_context(client), stack)
+        until = asyncio.get_running_loop().time() + _CLIENT_SECONDS
+        one = _Open(await stack.enter_async_context(client), stack, until)
         self._open[name] = one
         return one
 
