@@ -222,6 +222,8 @@ class _Build:
         planned = oci.layers(chosen.manifest, chosen.config)
         blobs = [one.digest for one in chosen.indexes]
         blobs += [chosen.served.digest, chosen.manifest.config.digest]
+        if any(oci.is_native(layer.blob.media_type) for layer in planned):
+            return await self._native(image, chosen, wanted, planned)
         one = records.PlatformImage(
             platform=str(wanted),
             manifest=chosen.served.digest,
@@ -249,6 +251,36 @@ class _Build:
             platform=wanted,
             size=layers[0].tar_size,
         )
+        return await self._published_as(chosen, wanted, layers, made, kind=kind)
+
+    async def _native(
+        self,
+        image: layer_stack.Image,
+        chosen: "_Chosen",
+        wanted: images.Platform,
+        planned: Sequence[oci.Layer],
+    ) -> tuple[records.PlatformImage, list[bytes]]:
+        """Take native layers, and make the image that every containerd takes in place of theirs."""
+        read = [*chosen.indexes, chosen.served]
+        layers = await self._stacked(image, planned, [one.digest for one in read])
+        made = artifact_image.made_of_native(
+            planned,
+            chosen.config_data,
+            digest=chosen.served.digest,
+            sizes=[layer.tar_size for layer in layers],
+        )
+        return await self._published_as(chosen, wanted, layers, made, kind=oci.NATIVE_LAYER)
+
+    async def _published_as(
+        self,
+        chosen: "_Chosen",
+        wanted: images.Platform,
+        layers: list[records.ImageLayer],
+        made: artifact_image.Made,
+        *,
+        kind: str,
+    ) -> tuple[records.PlatformImage, list[bytes]]:
+        """The image that nodes know in place of what the registry has, and its documents."""
         one = records.PlatformImage(
             platform=str(wanted),
             manifest=digests.sha256(made.manifest),
@@ -260,6 +292,7 @@ class _Build:
             artifact=records.Artifact(type=kind, manifest=chosen.served.digest),
         )
         await self._count_on([one.manifest, one.config])
+        read = [*chosen.indexes, chosen.served]
         return one, [*(each.data for each in read), made.manifest, made.config]
 
     async def _stacked(

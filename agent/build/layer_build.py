@@ -14,6 +14,7 @@ from agent import errors
 from agent.build import limits, mkfs_erofs, scratch_room, unpack
 from agent.build.artifacts import assembly
 from agent.build.bulk import grafting, spool
+from agent.build.native import native_image
 from agent.build.tar import corrections, detours, inheritance
 from agent.clients.registry import failures
 from agent.kits import units
@@ -341,14 +342,7 @@ class LayerWork:
         work = await threads.run("place", self._workplace, draft)
         try:
             bounds = self._limits(budget)
-            unpacked = await self._convert(work, tally, corrections.NONE, bounds)
-            if unpacked.corrections:
-                logger.info(
-                    "a second pass: entries of the tar change earlier ones",
-                    extra={"layer": layer.diff_id, "files": len(unpacked.corrections.files)},
-                )
-                work.unlink()
-                unpacked = await self._convert(work, tally, unpacked.corrections, bounds)
+            unpacked = await self._made(work, tally, bounds)
             self._report(Stage.PUBLISHING)
             # Before it is copied: what does not fit must not fill the store.
             budget.add(self._name, work.stat().st_size)
@@ -370,6 +364,57 @@ class LayerWork:
                     path.unlink(missing_ok=True)
         self._report(Stage.DONE)
         return record
+
+    async def _made(
+        self, work: pathlib.Path, tally: Tally, bounds: limits.Limits
+    ) -> unpack.Unpacked | unpack.Identified:
+        """Make the EROFS image, in a second pass where the first one shows that it must be."""
+        layer = self._layer
+        if oci.is_native(layer.blob.media_type):
+            return await self._take(work, tally, bounds)
+        unpacked = await self._convert(work, tally, corrections.NONE, bounds)
+        if unpacked.corrections:
+            logger.info(
+                "a second pass: entries of the tar change earlier ones",
+                extra={"layer": layer.diff_id, "files": len(unpacked.corrections.files)},
+            )
+            await threads.run("clear", work.unlink)
+            unpacked = await self._convert(work, tally, unpacked.corrections, bounds)
+        return unpacked
+
+    async def _take(
+        self, work: pathlib.Path, tally: Tally, bounds: limits.Limits
+    ) -> unpack.Identified:
+        """Take a layer that is an EROFS image as it is, once it is one that nodes may read."""
+        layer, scratch = self._layer, self._tools.scratch
+        account = limits.Account(bounds)
+        self._done = 0
+        with scratch.share() as share, native_image.Draft(work, account, share.take) as draft:
+            async with contextlib.aclosing(self._blobs()) as chunks:
+                with self._explained():
+                    taken = await unpack.identify(
+                        chunks,
+                        compressed=oci.is_compressed(layer.blob.media_type),
+                        limit=None,
+                        on_bytes=self._counting(tally),
+                        keep=draft.write,
+                    )
+            verify(taken, layer, self._reference)
+        self._report(Stage.CONVERTING)
+        try:
+            await native_image.check(work, self._tools.mkfs.command)
+        except native_image.NotUsable as error:
+            what = f"layer {layer.blob.digest} of {self._reference}"
+            raise LayerUnusable(what, error) from error
+        return taken
+
+    def _counting(self, tally: Tally) -> Callable[[int], None]:
+        def on_bytes(count: int) -> None:
+            self._done += count
+            tally.fetched += count
+            self._report(Stage.FETCHING)
+
+        return on_bytes
 
     def _limits(self, budget: Budget) -> limits.Limits:
         size = self._layer.blob.size
@@ -403,11 +448,6 @@ class LayerWork:
     ) -> unpack.Unpacked:
         tools, layer = self._tools, self._layer
 
-        def on_bytes(count: int) -> None:
-            self._done += count
-            tally.fetched += count
-            self._report(Stage.FETCHING)
-
         self._done = 0
         wanted = unpack.Layer(
             read=_read(layer, bounds),
@@ -425,7 +465,7 @@ class LayerWork:
         with tools.scratch.share() as share, self._spool(draft) as bulk:
             async with running as run:
                 unpacked = await self._unpack(
-                    run, wanted, bulk=bulk, on_bytes=on_bytes, on_write=share.take
+                    run, wanted, bulk=bulk, on_bytes=self._counting(tally), on_write=share.take
                 )
                 verify(unpacked, layer, self._reference, has_whiteouts=unpacked.has_whiteouts)
                 self._report(Stage.CONVERTING)
@@ -487,21 +527,31 @@ class LayerWork:
         return scratch / f"{SCRATCH_PREFIX}{draft.name}"
 
     def _describe(
-        self, work: pathlib.Path, draft: pathlib.Path, unpacked: unpack.Unpacked
+        self,
+        work: pathlib.Path,
+        draft: pathlib.Path,
+        unpacked: unpack.Unpacked | unpack.Identified,
     ) -> records.LayerRecord:
         """Bring the finished file with its hash tree into the store's tmp/, and say what it is."""
         chosen = hash_tree.Parameters.of(self._name)
         with writer.translated(draft):
             sealed = hash_tree.seal(work, draft, chosen, scratch=work.parent)
+        implied: tuple[bytes, ...] = ()
+        has_whiteouts = False
+        toolchain = native_image.TOOLCHAIN
+        if isinstance(unpacked, unpack.Unpacked):
+            toolchain = self._tools.mkfs.toolchain(self._compression)
+            if not self._position:
+                implied, has_whiteouts = unpacked.implied, unpacked.has_whiteouts
         return records.LayerRecord(
             diff_id=self._name,
             size=draft.stat().st_size,
             tar_size=unpacked.tar_size,
             sha256=sealed.digest,
             blobs=[self._layer.blob.digest],
-            mkfs=self._tools.mkfs.toolchain(self._compression),
-            implied=[] if self._position else inheritance.encode(unpacked.implied),
-            has_whiteouts=unpacked.has_whiteouts and not self._position,
+            mkfs=toolchain,
+            implied=inheritance.encode(implied),
+            has_whiteouts=has_whiteouts,
             sources=[self._reference.name],
             verity=sealed.verity,
         )

@@ -139,7 +139,7 @@ async def running(
     reading, writing = _pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *_killed_with_builder(),
+            *killed_with_builder(),
             mkfs.command,
             *options(compression),
             f"-U{uuid.uuid5(uuid.NAMESPACE_URL, f'erofs:blobs/{diff_id}')}",
@@ -220,7 +220,7 @@ class Run:
         return False
 
 
-def _killed_with_builder() -> list[str]:
+def killed_with_builder() -> list[str]:
     """What to put before a command so that it is killed when this process is.
 
     mkfs.erofs 1.8 does not end by itself when the tar breaks off within a file: it

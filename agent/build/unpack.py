@@ -135,17 +135,8 @@ async def unpack(
     work = _Normalising(tar, Outlet(pipe, bulk, count), normaliser, account)
     first = threads.start("decompress", _decompress, blob, tar, layer.read)
     second = threads.start("normalise", work.run, packed)
-
-    def ended(future: "asyncio.Future[Any]") -> None:
-        # When one failure ends everything, the others' are not looked at.
-        _retrieved(future)
-        if not future.cancelled() and future.exception() is not None:
-            # Nothing is taken from the channel any more: wake what waits for room in it.
-            packed.abort()
-            room.release()
-
     for future in (first, second):
-        future.add_done_callback(ended)
+        _wake_feed(future, packed, room)
     try:
         await _feed(chunks, packed, room, on_bytes)
         fault = await first
@@ -182,13 +173,23 @@ class Identified:
     fault: errors.AgentError | None
 
 
-async def identify(
-    chunks: AsyncIterator[bytes], *, compressed: bool, limit: int, on_bytes: Callable[[int], None]
-) -> Identified:
-    """Read a layer's blob for its digests alone; raises what `chunks` raises.
+def drop(piece: bytes) -> None:
+    """Keep nothing of a blob."""
 
-    A tar of more than `limit` bytes is not read further, and gets no diff ID. The blob is read
-    to its end, as in `unpack`.
+
+async def identify(
+    chunks: AsyncIterator[bytes],
+    *,
+    compressed: bool,
+    limit: int | None,
+    on_bytes: Callable[[int], None],
+    keep: Callable[[bytes], None] = drop,
+) -> Identified:
+    """Read a layer's blob for its digests; raises what `chunks` and `keep` raise.
+
+    What it unpacks to, a tar or an EROFS image, is given to `keep` in another thread. Of more
+    than `limit` bytes (None: any number) no more is read, and it gets no diff ID. The blob is
+    read to its end, as in `unpack`.
     """
     loop = asyncio.get_running_loop()
     room = asyncio.Semaphore(_DEPTH)
@@ -198,36 +199,49 @@ async def identify(
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(room.release)
 
-    work = threads.start("identify", _identify, _Blob(packed, taken), compressed, limit)
-    work.add_done_callback(_retrieved)
+    work = threads.start("identify", _identify, _Blob(packed, taken), compressed, limit, keep)
+    _wake_feed(work, packed, room)
     try:
-        await _feed(chunks, packed, room, on_bytes)
+        with contextlib.suppress(threads.Closed):
+            await _feed(chunks, packed, room, on_bytes)
         return await work
     finally:
         packed.abort()
 
 
-def _identify(blob: _Blob, compressed: bool, limit: int) -> Identified:
+def _identify(
+    blob: _Blob, compressed: bool, limit: int | None, keep: Callable[[bytes], None]
+) -> Identified:
     digest = hashlib.sha256()
     size = 0
     fault: errors.AgentError | None = None
     try:
         for piece in decompression.pieces(blob, compressed=compressed):
             size += len(piece)
-            if size > limit:
+            if limit is not None and size > limit:
                 break
             digest.update(piece)
+            keep(piece)
     except decompression.DamagedBlob as error:
         fault = error
     while blob.read():
         pass
-    diff_id = f"sha256:{digest.hexdigest()}" if size <= limit else ""
+    diff_id = f"sha256:{digest.hexdigest()}" if limit is None or size <= limit else ""
     return Identified(f"sha256:{blob.digest.hexdigest()}", diff_id, size, fault)
 
 
-def _retrieved(future: "asyncio.Future[Any]") -> None:
-    if not future.cancelled():
-        future.exception()
+def _wake_feed(
+    future: "asyncio.Future[Any]", packed: threads.Channel[bytes], room: asyncio.Semaphore
+) -> None:
+    """Have `_feed` end when a thread fails: nothing is taken from its channel any more."""
+
+    def ended(future: "asyncio.Future[Any]") -> None:
+        # When one failure ends everything, the others' are not looked at.
+        if not future.cancelled() and future.exception() is not None:
+            packed.abort()
+            room.release()
+
+    future.add_done_callback(ended)
 
 
 async def _feed(

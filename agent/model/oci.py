@@ -45,6 +45,12 @@ EMPTY = "application/vnd.oci.empty.v1+json"
 """What stands in an artifact for a config, or for a layer, that it does not have."""
 
 PLAIN_LAYER = "application/vnd.oci.image.layer.v1.tar"
+NATIVE_LAYER = "application/vnd.erofs.layer.v1"
+"""An EROFS image in place of a tar (containerd core/images/mediatypes.go, plugins/diff/erofs). Its
+diff ID is its own digest; with `+zstd` that of what it decompresses to."""
+
+_NATIVE_FEATURE = "erofs"
+"""By which the entries of an index say that a manifest has such layers."""
 ACCEPT = ", ".join([*sorted(INDEX_TYPES), *sorted(MANIFEST_TYPES), "*/*;q=0.1"])
 """The header by which a registry knows what is understood here."""
 
@@ -212,10 +218,12 @@ def parse_config(data: bytes) -> Config:
 def choose(index: Index, wanted: images.Platform, *, reference: str) -> Descriptor:
     """The entry of an index that containerd takes for a platform; raise WrongPlatform.
 
-    The nearest platform is best, the first of equals; an entry without a platform is the
-    last resort, and what it leads to may yet be for another one (see `fits`).
+    The nearest platform is best, the first of equals, then one of native layers, which containerd
+    takes with its EROFS snapshotter. An entry without a platform is the last resort, and what it
+    leads to may yet be for another one (see `fits`).
     """
     order = images.compatible(wanted)
+    order += [_with_features(platform, [_NATIVE_FEATURE]) for platform in order]
     ranked = [
         (order.index(entry.platform) if entry.platform else len(order), entry)
         for entry in index.manifests
@@ -226,6 +234,19 @@ def choose(index: Index, wanted: images.Platform, *, reference: str) -> Descript
         available = [str(platform) for platform in platforms if platform.os != "unknown"]
         raise WrongPlatform(reference, str(wanted), available)
     return min(ranked, key=lambda pair: pair[0])[1]
+
+
+def without_features(config: bytes) -> bytes:
+    """A config without the features of its system, by which containerd chooses a snapshotter.
+
+    The same bytes where it names none.
+    """
+    try:
+        members = _OBJECT.decode(config) or {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnsupportedImage(f"its config is damaged ({error})") from error
+    kept = {name: raw for name, raw in members.items() if name.casefold() != "os.features"}
+    return config if len(kept) == len(members) else msgspec.json.encode(kept)
 
 
 def fits(config: Config, wanted: images.Platform) -> bool:
@@ -268,6 +289,8 @@ def is_compressed(media_type: str) -> bool:
     It then looks at the first bytes for how. Where it does not, a compressed blob is no tar.
     """
     base, *suffixes = media_type.split("+")
+    if base == NATIVE_LAYER and suffixes in ([], ["zstd"]):
+        return bool(suffixes)
     if base not in _PLAIN_LAYERS + _DOCKER_LAYERS + _FOREIGN_LAYERS + _COMPRESSED_LAYERS or (
         "encrypted" in suffixes
     ):
@@ -275,6 +298,11 @@ def is_compressed(media_type: str) -> bool:
     if base in _PLAIN_LAYERS:
         return bool(suffixes) and max(suffixes) in ("gzip", "zstd")
     return not suffixes
+
+
+def is_native(media_type: str) -> bool:
+    """Whether a layer is an EROFS image as it is."""
+    return media_type.partition("+")[0] == NATIVE_LAYER
 
 
 def _require_few_values(data: bytes) -> None:
@@ -334,7 +362,13 @@ def _entry_platform(members: _Members) -> images.Platform:
     """The platform of an index's entry; one with a version or features of its system is another."""
     platform = _platform(members)
     features = _TEXTS.decode(members["os.features"]) if "os.features" in members else []
-    details = "+".join([_text(members, "os.version"), *sorted(features)])
+    return _with_features(platform, features, version=_text(members, "os.version"))
+
+
+def _with_features(
+    platform: images.Platform, features: Sequence[str], version: str = ""
+) -> images.Platform:
+    details = "+".join([version, *sorted(features)])
     return dataclasses.replace(platform, os=f"{platform.os}({details})") if details else platform
 
 

@@ -158,9 +158,10 @@ class ImageLayer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image was made of where its registry has no image: `type` is a media type.
+    """What an image was made of where containerd would not use what its registry has.
 
-    `manifest` is the digest of the artifact's manifest, which the registry has.
+    `manifest` is the digest of the manifest that the registry has, `type` a media type: that of
+    an artifact, or of native layers.
     """
 
     type: str

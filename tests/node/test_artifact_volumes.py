@@ -1,14 +1,19 @@
-"""Artifacts of a real registry as image volumes of pods, on a containerd that refuses them."""
+"""Artifacts and native layers of a real registry on containerds that do not take them."""
 
 import contextlib
+import json
 import shutil
+import subprocess
 
 import grpc
 import pytest
+import zstandard
 
 from agent.model import images
 from agent.store import layout
 from agent.store.lookup import direct_reader
+from lab import containerds as programs
+from lab import images as lab_images
 from lab import places, pushing, services, tars
 from tests import artifacts
 from tests.containerd import conftest as containerds
@@ -16,7 +21,7 @@ from tests.node import conftest
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
-NAME = "team/model:1"
+NAME, NATIVE = "team/model:1", "team/native:1"
 WEIGHTS = bytes(range(256)) * 8192
 FOLDER = [
     tars.folder("prompts"),
@@ -71,8 +76,68 @@ def node(version, folder, registry, digest, tmp_path):
         yield running
 
 
-def manifest(node, reference: str):
-    pod = node.manifest("pod", "lab/layers2:1")
+@pytest.fixture(scope="module")
+def native(registry, session) -> str:
+    """The digest of an image whose layers are EROFS images, once it is in the registry."""
+    image = session / "native.erofs"
+    command = ["mkfs.erofs", "--tar=f", "--aufs", "--quiet", "-Enoinline_data", image]
+    tar = tars.archive(lab_images.busybox())
+    subprocess.run(command, input=tar, check=True, stdout=subprocess.DEVNULL)
+    data = image.read_bytes()
+    small = zstandard.compress(data)
+    more = tars.archive([tars.file("more", b"of a tar\n")])
+    config = json.dumps(
+        {
+            "os": "linux",
+            "os.features": ["erofs"],
+            "architecture": programs.architecture(),
+            "config": {"Cmd": ["/bin/sh"], "Env": [pushing.PATH]},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [artifacts.digest(data), artifacts.digest(more)],
+            },
+        }
+    ).encode()
+    layers = [
+        artifacts.Layer(small, "application/vnd.erofs.layer.v1+zstd"),
+        artifacts.Layer(more, pushing.LAYER_TYPES["plain"]),
+    ]
+    kind = f"{pushing.OCI}.config.v1+json"
+    document = artifacts.manifest(layers, kind="", config=(kind, config))
+    with contextlib.closing(pushing.Pusher(registry.address)) as pusher:
+        for blob in (small, more, config):
+            pusher.blob("team/native", artifacts.digest(blob), blob)
+        return pusher.manifest("team/native", "1", document)[0]
+
+
+@pytest.mark.parametrize("version", places.CONTAINERDS, indirect=True)
+def test_native_layers_on_a_containerd_that_does_not_know_them(
+    version, folder, registry, native, tmp_path
+) -> None:
+    """As the image of a container and as a volume, which containerd unpacks once more."""
+    store = tmp_path / "store"
+    store.mkdir()
+    containerds.writer.create(store)
+    containerds.build(store, registry, [NATIVE])
+    made = conftest.Node(folder / "n", registry, store, version=version)
+    with conftest.running(made, registry) as node:
+        node.warm_up()
+        pod = node.manifest("pod", NATIVE)
+        script, expected = "cat /more; test -x /bin/busybox", "of a tar\n"
+        if version != "1.7":
+            pod = manifest(node, node.reference(f"team/native@{native}"), image=NATIVE)
+            script += "; cat /model/more; cmp /bin/busybox /model/bin/busybox"
+            expected *= 2
+        mark = node.registry.mark()
+        node.schedule(pod)
+        conftest.wait_until(lambda: node.has(NATIVE) and node.has(f"team/native@{native}"))
+
+        assert node.run(pod, "sh", "-c", script) == expected
+        assert node.registry.layer_gets(mark) == []
+
+
+def manifest(node, reference: str, *, image: str = "lab/layers2:1"):
+    pod = node.manifest("pod", image)
     pod["spec"]["volumes"] = [{"name": "model", "image": {"reference": reference}}]
     (container,) = pod["spec"]["containers"]
     container["volumeMounts"] = [{"name": "model", "mountPath": "/model"}]
