@@ -43,6 +43,10 @@ class Layer:
         return {**described, **notes, **self.said}
 
 
+CONFIGS = [Layer(b'{"descriptor":{}}', f"{MODEL}.config.v1+json"), Layer(b"{}", EMPTY)]
+"""The configs of the artifacts of this module."""
+
+
 def weights(path: str, data: bytes, **metadata: object) -> Layer:
     """A file of a model, as it is."""
     notes = {FILEPATH: path}

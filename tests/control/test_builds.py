@@ -1,5 +1,6 @@
 """Builds on a cluster, as its users need them: tags that move, nodes of two kinds, dying Jobs."""
 
+import contextlib
 import socket
 import sys
 import types
@@ -12,6 +13,8 @@ from agent.control.caches import cache_object
 from agent.control.reconcile import cluster
 from agent.model import caches, images, keys
 from agent.store import integrity
+from lab import pushing, services
+from tests import artifacts
 from tests.control import conftest
 from tests.control.test_controller import docker_config, secret
 from tests.control.test_ucloud import PASSWORD, UHub, uhub
@@ -211,6 +214,29 @@ def test_a_registry_that_refuses_connections_is_named_within_seconds(plane) -> N
 
     assert status["phase"] == "Creating"
     assert status["message"].startswith("It is being built: asking the registry; no usable answer")
+
+
+def test_a_model_is_ready_under_its_digest_and_a_chart_is_refused_by_its_type(
+    plane, tmp_path
+) -> None:
+    model = [artifacts.weights("weights/w", b"w" * 5000)]
+    chart = [artifacts.Layer(b"chart", "application/vnd.cncf.helm.chart.content.v1.tar+gzip")]
+    kind = "application/vnd.cncf.helm.config.v1+json"
+    with services.Registry(tmp_path / "r", storage=tmp_path / "storage") as registry:
+        with contextlib.closing(pushing.Pusher(registry.address)) as pusher:
+            for layer in (*model, *chart, *artifacts.CONFIGS):
+                pusher.blob("team/a", artifacts.digest(layer.data), layer.data)
+            pushed, _ = pusher.manifest("team/a", "model", artifacts.manifest(model))
+            document = artifacts.manifest(chart, kind="", config=(kind, b"{}"))
+            pusher.manifest("team/a", "chart", document)
+        plane.server = registry
+        plane.controller()
+        ready, refused = plane.apply("model", "team/a:model"), plane.apply("chart", "team/a:chart")
+        apis.wait_until(lambda: plane.status(ready).get("phase") == "Ready", seconds=60)
+        apis.wait_until(lambda: plane.status(refused).get("phase") == "Failed", seconds=60)
+
+    assert [each["digest"] for each in plane.status(ready)["images"]] == [pushed]
+    assert f"it is a Helm chart ({kind!r})" in plane.status(refused)["message"]
 
 
 # Before, not after: of layers that are published side by side none is the only one.
