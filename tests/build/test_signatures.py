@@ -14,7 +14,7 @@ import pytest
 
 from agent.build import cache_build
 from agent.build.signatures import cosign
-from agent.clients.registry import connections, credentials
+from agent.clients.registry import connections, credentials, host_rounds
 from agent.model import images
 from agent.roles import builder
 from agent.store.publish import writer
@@ -65,30 +65,45 @@ class Signing:
         target = f"{self.server.address}/{name}@{digest}"
         self.cosign("sign", f"--key={self.folder}/{key}.key", FORMATS[how], *ALONE, target)
 
-    def build(self, folder: pathlib.Path, name: str, rules: str = "") -> None:
-        """Build an image with a policy; the key `release` counts where there are no other rules."""
+    def build(
+        self, folder: pathlib.Path, name: str, rules: str = "", *, mirrored: str = ""
+    ) -> None:
+        """Build an image with a policy; the key `release` counts where there are no other rules.
+
+        `mirrored` is another registry of which the server is a mirror.
+        """
+        registry = mirrored or self.server.address
         policy = folder / "policy"
         policy.mkdir(exist_ok=True)
         shutil.copy(self.folder / "release.pub", policy)
-        rules = rules or f"rules: [{{images: ['{self.server.address}'], keys: [release.pub]}}]"
+        rules = rules or f"rules: [{{images: ['{registry}'], keys: [release.pub]}}]"
         (policy / "policy.yaml").write_text(rules)
         if not (folder / "store").exists():
             writer.create(folder / "store")
         hosts = frozenset({self.server.address})
         wanted = builder.Settings(
             store=folder / "store",
-            registries=connections.Options(plain_http=hosts, allowed=hosts, deadline=20.0),
+            registries=connections.Options(
+                plain_http=hosts, allowed=hosts, deadline=20.0, mirrors=(folder / "certs.d",)
+            ),
             docker_configs=(self.docker,),
             signature_policy=policy / "policy.yaml",
         )
         request = cache_build.Request(
             cache_id="imc-signed",
             name="signed",
-            references=(images.parse_reference(f"{self.server.address}/{name}"),),
+            references=(images.parse_reference(f"{registry}/{name}"),),
             platforms=(builder.own_platform(),),
             capacity=20 << 30,
         )
         asyncio.run(builder.build(wanted, request))
+
+    def be_mirror(self, folder: pathlib.Path, registry: str) -> None:
+        """Have the server be the mirror of another registry, as k3s writes it for containerd."""
+        place = folder / "certs.d" / registry
+        place.mkdir(parents=True)
+        host = f'[host."{self.server.url}"]\ncapabilities = ["pull", "resolve"]\n'
+        (place / "hosts.toml").write_text(host)
 
 
 CERTIFICATES = """
@@ -305,3 +320,17 @@ def test_a_signature_does_not_send_cosign_to_an_address_that_builds_may_not_conn
         elsewhere.setblocking(False)
         with pytest.raises(BlockingIOError):
             elsewhere.accept()
+
+
+@pytest.mark.parametrize("how", list(FORMATS))
+def test_signatures_come_from_a_mirror_as_well(signing, tmp_path, how, monkeypatch) -> None:
+    """Where the registry itself cannot be reached, and by its own name in the policy."""
+    monkeypatch.setattr(host_rounds, "_DECIDED_SECONDS", 0.5)
+    name = f"team/mirrored-{how.split()[-1]}"
+    signing.sign(name, signing.push(name), how=how)
+    signing.push(f"{name}-unsigned")
+    signing.be_mirror(tmp_path, "registry.invalid")
+
+    signing.build(tmp_path, f"{name}:1", mirrored="registry.invalid")
+    with pytest.raises(cosign.NotSigned, match=r"registry\.invalid"):
+        signing.build(tmp_path, f"{name}-unsigned:1", mirrored="registry.invalid")

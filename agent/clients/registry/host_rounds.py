@@ -20,8 +20,10 @@ logger = logging.getLogger(__name__)
 _REST_SECONDS = 60.0
 _MOST_FAILURES = 1000
 """Failures that are remembered, so as not to be logged as warnings again."""
-_DECIDED_SECONDS = 15.0
-"""How long mirrors that do not answer are waited for once the last host has said no."""
+_DECIDED_SECONDS = 5.0
+"""How long hosts that do not answer are waited for once another has said no."""
+_RESTING_PATIENCE = 5.0
+"""Seconds that a host has which did not answer a while ago."""
 
 
 Key = tuple[str, str]
@@ -41,12 +43,12 @@ class Standing:
         self, endpoints: Sequence[registry_host.Endpoint], key: Key
     ) -> list[registry_host.Endpoint]:
         """The hosts in the order in which to ask them for something now."""
-        now = asyncio.get_running_loop().time()
         wrong = self._wrong.get(key, ())
-        return sorted(
-            endpoints,
-            key=lambda each: (each.url("") in wrong, self._rests.get(each.origin, 0.0) > now),
-        )
+        return sorted(endpoints, key=lambda each: (each.url("") in wrong, self.is_resting(each)))
+
+    def is_resting(self, endpoint: registry_host.Endpoint) -> bool:
+        """Whether a host did not answer a while ago."""
+        return self._rests.get(endpoint.origin, 0.0) > asyncio.get_running_loop().time()
 
     def rest(self, endpoint: registry_host.Endpoint) -> None:
         """A host did not answer."""
@@ -103,13 +105,19 @@ class Rounds:
         self._key = (reference.name, rest)
         self._waits = requests.waits()
         self._decided: float | None = None
+        self._known_silent = {each.origin for each in endpoints if standing.is_resting(each)}
+        self._asked: registry_host.Endpoint | None = None
         self._left = standing.ordered(endpoints, self._key)
         self._failed: list[tuple[registry_host.Endpoint, Exception]] = []
 
     @property
     def patience(self) -> float | None:
         """Seconds that one of several hosts has to begin an answer; None: as others may take."""
-        return self._requests.options.host_timeout if self.has_others else None
+        if not self.has_others:
+            return None
+        patience = self._requests.options.host_timeout
+        is_resting = self._asked is not None and self._standing.is_resting(self._asked)
+        return min(patience, _RESTING_PATIENCE) if is_resting else patience
 
     @property
     def has_others(self) -> bool:
@@ -132,7 +140,8 @@ class Rounds:
             await self._settle()
             self._failed = []
             self._left = self._standing.ordered(self._endpoints, self._key)
-        return self._left.pop(0)
+        self._asked = self._left.pop(0)
+        return self._asked
 
     @contextlib.contextmanager
     def noted(self, endpoint: registry_host.Endpoint) -> Iterator[None]:
@@ -186,13 +195,29 @@ class Rounds:
         )
         if len(final) == len(self._failed):
             raise failures.of_all(str(self._reference), self.what, final)
-        now = asyncio.get_running_loop().time()
-        if final and final[-1][0] == self._endpoints[-1].host.authority:
-            self._decided = now + _DECIDED_SECONDS if self._decided is None else self._decided
-            if now >= self._decided:
-                raise failures.RequestRefused(
-                    f"no host gave {self.what} of {self._reference}: {said}"
-                )
+        if final and self._is_decided(final[-1][0]):
+            raise failures.RequestRefused(f"no host gave {self.what} of {self._reference}: {said}")
         await self._requests.pause(
             self._waits, f"the hosts of {self._reference}", failures.Again(said)
+        )
+
+    def _is_decided(self, refuser: str) -> bool:
+        """Whether to wait no longer for the others, once a host has said no: `refuser`.
+
+        In a cluster that reaches the mirror alone, the registry itself never answers.
+        """
+        silent = [
+            endpoint
+            for endpoint, error in self._failed
+            if isinstance(error, failures.Again) and not error.answered
+        ]
+        others = [
+            error for _, error in self._failed if not isinstance(error, errors.PermanentError)
+        ]
+        if len(silent) < len(others) and refuser != self._endpoints[-1].host.authority:
+            return False
+        now = asyncio.get_running_loop().time()
+        self._decided = now + _DECIDED_SECONDS if self._decided is None else self._decided
+        return now >= self._decided or (
+            len(silent) == len(others) and all(each.origin in self._known_silent for each in silent)
         )

@@ -364,6 +364,22 @@ async def test_a_dead_mirror_is_not_waited_for_long_once_the_registry_says_no(
     assert f"{mirror.host}: Cannot connect" in str(caught.value)
 
 
+async def test_a_registry_that_is_never_reached_is_not_waited_for_each_time(
+    world, mirror, upstream, monkeypatch
+) -> None:
+    """The mirror has not got it, and that is all that can be known."""
+    monkeypatch.setattr(host_rounds, "_DECIDED_SECONDS", 0.1)
+    world.usual(mirror, upstream)
+    await upstream.__aexit__()
+
+    async with world.client(deadline=1000.0) as client:
+        with pytest.raises(failures.RequestRefused, match="does not have it"):
+            await client.manifest(reference())
+        monkeypatch.setattr(host_rounds, "_DECIDED_SECONDS", 1000.0)
+        with pytest.raises(failures.RequestRefused, match="does not have it"):
+            await client.manifest(reference("team/app:2"))
+
+
 @pytest.mark.parametrize("bearer", [False, True])
 async def test_the_registrys_password_is_not_sent_to_a_mirror(
     world, mirror, upstream, bearer
