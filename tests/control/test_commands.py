@@ -427,11 +427,23 @@ INSTALL = ("enable", "--nfs", "10.0.0.5:/uimgacc", "--image", "r.io/uimgacc:7")
 
 
 @pytest.fixture
-def older(
-    api_loop: threads.Loop, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def release() -> str:
+    """Of the server of `fresh`."""
+    return "36"
+
+
+@pytest.fixture
+def fresh(
+    release: str,
+    api_loop: threads.Loop,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[apis.Api]:
-    """A server of 1.33, which is always the emulated one."""
-    with servers.emulated(api_loop, release=("1", "33")) as access:
+    """A server of this test's own, which is always the emulated one.
+
+    An uninstallation deletes its namespace, which never ends without a cluster's controllers.
+    """
+    with servers.emulated(api_loop, release=("1", release)) as access:
         made = apis.Api(access, tmp_path)
         monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig()))
         monkeypatch.setenv("UIMGACC_NAMESPACE", SYSTEM)
@@ -440,24 +452,25 @@ def older(
         made.close()
 
 
-def run_older(*arguments: str) -> str:
+def run_fresh(*arguments: str) -> str:
     return done(RUNNER.invoke(commands.app, list(arguments)))
 
 
-def test_on_an_older_server_the_webhook_moves_pods(older: apis.Api) -> None:
+@pytest.mark.parametrize("release", ["30", "33"])
+def test_on_an_older_server_the_webhook_moves_pods(fresh: apis.Api) -> None:
     hooks, name = rest_client.WEBHOOK_CONFIGURATIONS, keys.WEBHOOK_CONFIGURATION
-    run_older(*INSTALL, "--no-wait")
+    run_fresh(*INSTALL, "--no-wait")
     # The controller's, which an update leaves as it is.
     bundle = {"clientConfig": {"caBundle": "YQ=="}}
-    named = [{**bundle, "name": each["name"]} for each in older.get(hooks, name)["webhooks"]]
-    older.patch(hooks, name, {"webhooks": named}, how=rest_client.Patch.STRATEGIC)
-    deployment = older.get(DEPLOYMENTS, "uimgacc-controller", namespace=SYSTEM)
+    named = [{**bundle, "name": each["name"]} for each in fresh.get(hooks, name)["webhooks"]]
+    fresh.patch(hooks, name, {"webhooks": named}, how=rest_client.Patch.STRATEGIC)
+    deployment = fresh.get(DEPLOYMENTS, "uimgacc-controller", namespace=SYSTEM)
     assert "UIMGACC_WEBHOOK_LISTEN" in json.dumps(deployment)
 
-    run_older("disable", "--no-wait")
-    off = older.get(hooks, name)["webhooks"]
-    run_older(*INSTALL, "--no-wait")
-    on = older.get(hooks, name)["webhooks"]
+    run_fresh("disable", "--no-wait")
+    off = fresh.get(hooks, name)["webhooks"]
+    run_fresh(*INSTALL, "--no-wait")
+    on = fresh.get(hooks, name)["webhooks"]
 
     assert all(
         each["objectSelector"] == {"matchLabels": {keys.NO_POD: "no-pod-has-this"}} for each in off
@@ -465,30 +478,26 @@ def test_on_an_older_server_the_webhook_moves_pods(older: apis.Api) -> None:
     assert not any("objectSelector" in each for each in on)
     assert all(each["clientConfig"]["caBundle"] == "YQ==" for each in on)
     assert all(each["clientConfig"]["service"]["name"] == keys.WEBHOOK for each in on)
-    with Nodes(older):
-        run_older("disable", "--uninstall")
-    assert older.list(hooks) == []
+    with Nodes(fresh):
+        run_fresh("disable", "--uninstall")
+    assert fresh.list(hooks) == []
 
 
-def test_policy_and_webhook_take_turns_as_the_server_and_its_user_want(
-    api, run, monkeypatch
-) -> None:
-    monkeypatch.setenv("UIMGACC_NAMESPACE", SYSTEM)
-
+def test_policy_and_webhook_take_turns_as_the_user_wants(fresh: apis.Api) -> None:
     def moved_by() -> set[str]:
-        hooks = api.list(rest_client.WEBHOOK_CONFIGURATIONS)
-        bindings = api.list(BINDINGS)
+        hooks = fresh.list(rest_client.WEBHOOK_CONFIGURATIONS)
+        bindings = fresh.list(BINDINGS)
         kinds = {"webhook": hooks, "policy": bindings}
         return {kind for kind, found in kinds.items() if keys.WEBHOOK_CONFIGURATION in str(found)}
 
-    with Nodes(api):
-        done(run(*INSTALL))
-        assert moved_by() == {"policy"}
-        done(run(*INSTALL, "--component", "webhook"))
-        assert moved_by() == {"webhook"}
-        done(run(*INSTALL))
-        assert moved_by() == {"policy"}
-        done(run("disable", "--uninstall"))
+    run_fresh(*INSTALL, "--no-wait")
+    assert moved_by() == {"policy"}
+    run_fresh(*INSTALL, "--no-wait", "--component", "webhook")
+    assert moved_by() == {"webhook"}
+    run_fresh(*INSTALL, "--no-wait")
+    assert moved_by() == {"policy"}
+    with Nodes(fresh):
+        run_fresh("disable", "--uninstall")
     assert moved_by() == set()
 
 
