@@ -111,7 +111,8 @@ def _unshare(folder: pathlib.Path) -> None:
     ]
     if not mounted or not above:
         return
-    parent = max(above, key=lambda entry: len(pathlib.PurePath(entry.target).parts))
+    # Of two on the same folder the later one hides the earlier.
+    parent = max(reversed(above), key=lambda entry: len(pathlib.PurePath(entry.target).parts))
     itself = pathlib.PurePath(parent.root, pathlib.PurePath(target).relative_to(parent.target))
     if (mounted[-1].device, mounted[-1].root) == (parent.device, str(itself)):
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ One story in several tests: each goes on where the one before ended.
 import os
 import pathlib
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -28,6 +29,13 @@ def files(node) -> list[str]:
     return [mountinfo.backing_file(entry.source) for entry in layers(node)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _told(node) -> Iterator[None]:
+    """What agent and snapshotter said is in the output of a run that failed."""
+    yield
+    conftest.note(f"{node.agent.said(40)}\n{node.snapshotter.said(20)}")
+
+
 def run(client, node, name: str) -> str:
     """Run a pod that reads all of the image; what it said."""
     with client.pod(node.pod(name, conftest.STORED, conftest.READ_ALL)) as pod:
@@ -48,26 +56,20 @@ def test_a_pod_runs_from_the_store(node, client, registry) -> None:
     assert all(loop_devices.beneath(entry.source) for entry in layers(node))
 
 
-def test_copies_are_put_behind_the_running_mounts(node) -> None:
-    before = [(entry.id_, entry.source) for entry in layers(node)]
-
-    conftest.wait_until(lambda: all("/local/" in file for file in files(node)))
-
-    assert [(entry.id_, entry.source) for entry in layers(node)] == before
-
-
-def test_a_restart_takes_over_what_was_mounted_elsewhere(node, client) -> None:
+def test_copies_and_a_restart_come_under_a_reader(node, client) -> None:
     """The mounts were made in a mount namespace that ends with the process, as a container's."""
-    before = layers(node)
-    node.snapshotter.end()
-    node.start_snapshotter()
-    conftest.wait_until(node.capable)
+    with conftest.Reader(node, client, "reader") as reader:
+        before = [(entry.id_, entry.target) for entry in layers(node)]
+        conftest.wait_until(lambda: all("/local/" in file for file in files(node)))
+        reader.wait_for_more()
+        node.snapshotter.end()
+        node.start_snapshotter()
+        conftest.wait_until(node.capable)
 
-    run(client, node, "again")
+        run(client, node, "again")
 
-    assert [(entry.id_, entry.target) for entry in layers(node)] == [
-        (entry.id_, entry.target) for entry in before
-    ]
+        reader.wait_for_more()
+        assert [(entry.id_, entry.target) for entry in layers(node)] == before
 
 
 def test_the_store_s_files_are_taken_over_as_well(store, registry, tmp_path) -> None:

@@ -25,6 +25,10 @@ def mount(target):
     pathlib.Path(target).mkdir(parents=True)
     syscalls.mount("none", target, "tmpfs", 0)
 
+def cover(target):
+    pathlib.Path(target).mkdir(parents=True, exist_ok=True)
+    syscalls.mount("none", target, "tmpfs", 0)
+
 def share(target):
     pathlib.Path(target).mkdir(parents=True, exist_ok=True)
     syscalls.share(target)
@@ -241,6 +245,16 @@ def test_folders_that_set_up_has_shared_are_mounted_no_more(machine: Machine) ->
     assert machine.mounted() == []
     assert not machine.root.exists()
     assert not machine.store.parent.exists()
+
+
+def test_so_are_they_where_one_mount_hides_another(machine: Machine) -> None:
+    for _ in range(2):
+        machine.do("cover", machine.root.parent)
+    machine.do("share", machine.root)
+
+    assert machine.remove() is None
+
+    assert machine.mounted() == [str(machine.root.parent)] * 2
 
 
 def test_a_shared_folder_in_which_somebody_has_mounted_something_stays(machine: Machine) -> None:
