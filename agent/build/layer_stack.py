@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from agent.build import layer_build, layer_reuse, limits
+from agent.build.layers import layer_work
 from agent.build.tar import headers, inheritance
 from agent.kits.aio import tasks, threads
 from agent.model import images, oci, records
@@ -136,7 +137,7 @@ class Layers:
         self, image: Image, layer: oci.Layer, name: str, position: inheritance.Position
     ) -> records.LayerRecord:
         """Make a layer; where a damaged file has its name, the new one gets another."""
-        work = layer_build.LayerWork(
+        work = layer_work.LayerWork(
             self._tools,
             image.reference,
             layer,
