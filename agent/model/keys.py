@@ -236,6 +236,13 @@ SNAPSHOTTER = "uimgacc"
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 """Label of a snapshot: the chain ID that it was asked for."""
 
+UID_MAPPING = "containerd.io/snapshot/uidmapping"
+GID_MAPPING = "containerd.io/snapshot/gidmapping"
+"""Labels of the snapshot of a container in a user namespace: agent.mounts.idmaps.id_ranges."""
+
+REMAP_IDS = "remap-ids"
+"""Capability of a snapshotter in containerd's configuration: it answers those two labels."""
+
 IMAGE_REF = "containerd.io/snapshot/cri.image-ref"
 """Label of a snapshot: the image whose pull asks for it; see agent.store.lookup.layer_requests."""
 

@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from agent.mounts import mountinfo
+from agent.mounts import mountinfo, mountpoints
 from agent.mounts.devices import layer_files
 
 _PLACE = re.compile(r"[0-9a-f]{16}")
@@ -57,9 +57,12 @@ def of(folder: str, tables: Iterable[list[mountinfo.Entry]] | None = None) -> La
     before = {*spellings, f"{os.path.basename(folder)}/", ""}
     names = {device: name for name, device in mounted.items()}
     copies = _Copies(known, places)
+    roots = {os.path.dirname(spelling.rstrip("/")) for spelling in spellings}
     for entry in (each for table in known for each in table):
-        for name in _uses(entry, before, names):
-            if entry.target.removesuffix(name) not in spellings and not copies.has(entry):
+        # What is shown to a user namespace goes with its snapshot, which is what uses the layer.
+        place = mountpoints.without_mapped(entry.target, roots)
+        for name in _uses(entry, before, names, roots):
+            if place.removesuffix(name) not in spellings and not copies.has(entry):
                 used.setdefault(name, set()).add(entry.target)
     return Layers(mounted, {name: frozenset(targets) for name, targets in used.items()})
 
@@ -114,11 +117,13 @@ class _Copies:
         )
 
 
-def _uses(entry: mountinfo.Entry, before: set[str], names: Mapping[int, str]) -> Iterator[str]:
+def _uses(
+    entry: mountinfo.Entry, before: set[str], names: Mapping[int, str], roots: set[str]
+) -> Iterator[str]:
     if entry.kind == "erofs" and entry.device in names:
         yield names[entry.device]
     if entry.kind == "overlay":
-        for prefix, name in _MENTIONED.findall(entry.options):
+        for prefix, name in _MENTIONED.findall(mountpoints.without_mapped(entry.options, roots)):
             if prefix in before:
                 yield name
 

@@ -26,6 +26,7 @@ from agent.model import reports
 from agent.mounts import layer_mounts, mountpoints, verification
 from agent.mounts.devices import layer_labels, layer_mounting
 from agent.snapshotter import (
+    mapped_lowers,
     marked_layers,
     overlay_folders,
     service,
@@ -123,6 +124,9 @@ async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
             places=overlay_folders.Folders(wanted.root),
             mounted=mounted,
             lookup=lookup,
+            mapped=mapped_lowers.MappedLowers(
+                str(wanted.root), pool, deadline=wanted.mount_seconds
+            ),
             known=layer_requests.Requesters(wanted.root),
             options=_overlay_options(),
         )

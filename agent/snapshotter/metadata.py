@@ -81,8 +81,13 @@ class LowerLayer(NamedTuple):
 
 
 class Link(NamedTuple):
-    """What a mount needs of one folder of a chain; `diff_id` is None for an ordinary snapshot's."""
+    """What a mount needs of one folder of a chain; `diff_id` is None for an ordinary snapshot's.
+
+    `id_maps` (id_ranges.IdMaps.text) says how the owners of its files are mapped, which were
+    written in a user namespace; None for those of an image.
+    """
 
     id: int
     diff_id: str | None
     layer_size: int | None
+    id_maps: str | None = None

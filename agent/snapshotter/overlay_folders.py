@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from agent.mounts import mount_users
+from agent.mounts import mount_users, mountpoints
 
 _OWN_ROOT = re.compile(r"/s/(\d+)/fs$")
 _MENTIONED = re.compile(r"(?:^|[,:=])((?:[^,:=]*/)?)(\d+)/(?:fs|work)(?=$|[,:])")
@@ -58,6 +58,7 @@ class Folders:
         self._root = f"{root}/s"
         os.makedirs(self._root, mode=0o700, exist_ok=True)
         self._spellings = {f"{self._root}/", f"{os.path.realpath(self._root)}/"}
+        self._roots = {f"{root}", os.path.realpath(root)}
         self._below = re.compile(rf"{re.escape(os.path.realpath(self._root))}/(\d+)/")
         self.stopped = threading.Event()
         """Once set, `remove` returns early: what it leaves is removed after the next start."""
@@ -82,8 +83,17 @@ class Folders:
     def set_owner(self, id_: int, like: str) -> None:
         """Give a snapshot's own root the owner of another one."""
         owner = os.stat(like)
-        if (owner.st_uid, owner.st_gid) != (0, 0):
-            os.chown(self.upper(id_), owner.st_uid, owner.st_gid)
+        self.give(id_, (owner.st_uid, owner.st_gid))
+
+    def give(self, id_: int, owner: tuple[int, int]) -> None:
+        """Give a snapshot's own root to a user and a group."""
+        if owner != (0, 0):
+            os.chown(self.upper(id_), *owner)
+
+    def owner(self, id_: int) -> tuple[int, int]:
+        """The user and the group that a snapshot's own root belongs to."""
+        status = os.stat(self.upper(id_))
+        return status.st_uid, status.st_gid
 
     def remove(self, id_: int) -> None:
         """Remove a snapshot's folders, as far as they are there.
@@ -146,7 +156,8 @@ class Folders:
         own: set[int] = set()
         relative: set[int] = set()
         foreign = False
-        for before, number in _MENTIONED.findall(options):
+        plain = mountpoints.without_mapped(options, self._roots)
+        for before, number in _MENTIONED.findall(plain):
             if before in self._spellings:
                 own.add(int(number))
             elif before.startswith("/"):

@@ -9,6 +9,8 @@ The invariants:
 - Commit, Remove, Stat, List and Update touch the database only.
 - Nothing is unmounted that a record refers to.
 - No layer that the store calls damaged is mounted for a container.
+- For a user namespace the lower folders are shown with its owners, the upper one belongs to its
+  root; where containerd has made a copy of the image with these owners, that is taken as it is.
 """
 
 import asyncio
@@ -16,12 +18,15 @@ import concurrent.futures
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
 
 from agent import errors
 from agent.model import keys
 from agent.mounts import layer_mounts, overlay
+from agent.mounts.idmaps import id_ranges
 from agent.snapshotter import (
     filters,
+    mapped_lowers,
     metadata,
     overlay_folders,
     spare_folders,
@@ -35,6 +40,8 @@ from agent.store.lookup import layer_requests
 logger = logging.getLogger(__name__)
 
 _UPDATABLE = "labels"
+_NOBODY = 65534
+"""Whom the kernel shows as the owner of a file whose own one is mapped to none."""
 
 
 class ReadyError(errors.PermanentError):
@@ -63,10 +70,12 @@ class Snapshotter:
         places: overlay_folders.Folders,
         mounted: layer_mounts.LayerMounts,
         lookup: answers.Lookup | None,
+        mapped: mapped_lowers.MappedLowers,
         known: layer_requests.Requesters,
         options: Sequence[str] = (),
     ) -> None:
         self._database = database
+        self._mapped = mapped
         self._folders = places
         self._layers = mounted
         self._options = tuple(options)
@@ -118,7 +127,10 @@ class Snapshotter:
         snapshot = self._database.read.get(key)
         if snapshot.kind == metadata.COMMITTED:
             raise metadata.StateError(f"snapshot {key} is committed: only others have mounts")
-        return self._mounts(snapshot, await self._lowers(snapshot.parent))
+        text = self._database.read.id_maps(snapshot.id)
+        maps = id_ranges.parse(text) if text else None
+        lowers = await self._shown(snapshot.id, await self._lowers(snapshot.parent), maps)
+        return self._mounts(snapshot, lowers)
 
     async def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
         """Make an active snapshot a parent for others. Counts no files: see `usage`."""
@@ -204,7 +216,9 @@ class Snapshotter:
             loop = asyncio.get_running_loop()
             present = await loop.run_in_executor(self._removing, self._folders.ids)
             await self._database.wait_written()
-            present -= self._database.read.ids() | self._ids.reserved
+            known = self._database.read.ids() | self._ids.reserved
+            await self._hide_all_but(known)
+            present -= known
             if present:
                 present -= await loop.run_in_executor(self._removing, self._folders.mounted_ids)
             for id_ in present:
@@ -247,20 +261,75 @@ class Snapshotter:
     ) -> list[overlay.Mount]:
         if self._database.read.has(key):
             raise metadata.ExistsError(key)
-        lowers = await self._lowers(parent)
+        chain = await self._lowers(parent)
+        maps = self._wanted_maps(labels, chain)
         id_ = await self.stock.take()
         try:
-            if lowers:
-                self._folders.set_owner(id_, lowers[0])
+            lowers = await self._shown(id_, chain, maps)
+            self._set_owner(id_, lowers, maps)
+            text = maps.text if maps else None
             snapshot = await self._database.write(
-                lambda change: change.add(key, id_=id_, parent=parent, kind=kind, labels=labels)
+                lambda change: change.add(
+                    key, id_=id_, parent=parent, kind=kind, labels=labels, id_maps=text
+                )
             )
         except (errors.AgentError, sqlite3.Error, OSError):
             self._folders.remove(id_)
+            self._layers.untidy.set()
             raise
         finally:
             self._ids.release(id_)
         return self._mounts(snapshot, lowers)
+
+    def _wanted_maps(
+        self, labels: Mapping[str, str], chain: Sequence["_Lower"]
+    ) -> id_ranges.IdMaps | None:
+        """How the files below a new snapshot are to be owned; raises InvalidError.
+
+        A containerd that does not know of the capability `remap-ids` makes a copy of the image with
+        the owners of the user namespace, and asks for a snapshot on that, with the same labels.
+        The copy is known by its root folder, which belongs to the namespace's root.
+        """
+        try:
+            maps = id_ranges.of_labels(labels)
+        except id_ranges.IdMapError as error:
+            raise metadata.InvalidError(str(error)) from error
+        if maps is None or not chain:
+            return maps
+        top = chain[0].link
+        is_copy = (
+            top.diff_id is None
+            and top.id_maps is None
+            and maps.root == self._folders.owner(top.id) != (0, 0)
+        )
+        return None if is_copy else maps
+
+    async def _shown(
+        self, id_: int, chain: Sequence["_Lower"], maps: id_ranges.IdMaps | None
+    ) -> list[str]:
+        """The folders below a snapshot as its container sees them; raises UnavailableError."""
+        lowers = []
+        for path, link in chain:
+            stored = id_ranges.parse(link.id_maps) if link.id_maps else None
+            lowers.append((path, id_ranges.between(stored, maps)))
+        try:
+            return await self._mapped.show(id_, lowers)
+        except mapped_lowers.MapError as error:
+            raise store_layers.UnavailableError(str(error)) from error
+
+    def _set_owner(self, id_: int, lowers: Sequence[str], maps: id_ranges.IdMaps | None) -> None:
+        """Give a new snapshot's own root the owner that the image's root has in there."""
+        if lowers:
+            self._folders.set_owner(id_, lowers[0])
+        # An image's root may belong to one who has no place in the namespace.
+        if maps and (not lowers or _NOBODY in self._folders.owner(id_)):
+            self._folders.give(id_, maps.root)
+
+    async def _hide_all_but(self, ids: set[int]) -> None:
+        try:
+            await self._mapped.hide_all_but(ids)
+        except (OSError, errors.AgentError) as error:
+            logger.warning("folders stay shown to user namespaces", extra={"reason": str(error)})
 
     def _mounts(self, snapshot: metadata.Snapshot, lowers: Sequence[str]) -> list[overlay.Mount]:
         upper = self._folders.upper(snapshot.id)
@@ -269,7 +338,7 @@ class Snapshotter:
         work = self._folders.work(snapshot.id)
         return [overlay.active(upper, work, lowers, extra=self._options)]
 
-    async def _lowers(self, parent: str) -> list[str]:
+    async def _lowers(self, parent: str) -> list["_Lower"]:
         """The folders below a snapshot on `parent`, topmost first, each verified.
 
         Raises NotFoundError, UnavailableError.
@@ -284,9 +353,12 @@ class Snapshotter:
         if missing and self._layers.missing(stored):
             raise store_layers.UnavailableError("a layer was unmounted just now; try again")
         return [
-            self._folders.upper(link.id)
-            if link.diff_id is None
-            else self._layers.path(link.diff_id)
+            _Lower(
+                self._folders.upper(link.id)
+                if link.diff_id is None
+                else self._layers.path(link.diff_id),
+                link,
+            )
             for link in chain
         ]
 
@@ -316,6 +388,13 @@ class Snapshotter:
                 f"layer {diff_id} is in a store, but this snapshotter runs without --store"
             )
         await self._store.restore(diff_id, size)
+
+
+class _Lower(NamedTuple):
+    """A folder of a chain, and what is recorded of it."""
+
+    path: str
+    link: metadata.Link
 
 
 def _stored(chain: Sequence[metadata.Link]) -> dict[str, int]:

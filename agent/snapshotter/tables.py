@@ -48,11 +48,16 @@ CREATE TABLE IF NOT EXISTS lower_layers (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS lower_by_diff_id ON lower_layers(diff_id);
 CREATE INDEX IF NOT EXISTS lower_by_chain_id ON lower_layers(chain_id);
+CREATE TABLE IF NOT EXISTS id_maps (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots(id) ON DELETE CASCADE,
+    maps TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS readable (version INTEGER PRIMARY KEY, since INTEGER NOT NULL);
 """
 
-VERSION = 2
-"""Of the tables, in SQLite's user_version. 2 has `lower_layers`, which 1 would not look at."""
+VERSION = 3
+"""Of the tables, in SQLite's user_version. 2 has `lower_layers`, which 1 would not look at. 3 has
+`id_maps`, without which 2 serves all but pods in user namespaces."""
 
 READABLE_SINCE = 2
 """The oldest version of the tables whose snapshotter may work with these: it reads right what it
@@ -96,9 +101,10 @@ WITH RECURSIVE chain(id, parent, diff_id, layer_size, depth) AS (
     SELECT s.id, s.parent, s.diff_id, s.layer_size, depth + 1
     FROM snapshots s JOIN chain ON s.id = chain.parent
 )
-SELECT id, diff_id, layer_size, depth, 0 AS lower FROM chain
+SELECT id, diff_id, layer_size, m.maps, depth, 0 AS lower
+FROM chain LEFT JOIN id_maps m ON m.snapshot = chain.id
 UNION ALL
-SELECT id, l.diff_id, l.layer_size, chain.depth, l.depth
+SELECT id, l.diff_id, l.layer_size, NULL, chain.depth, l.depth
 FROM chain JOIN lower_layers l ON l.snapshot = chain.id
 ORDER BY depth, lower
 """
@@ -155,11 +161,18 @@ class Reader:
             return ()
         known = self._chains.get(row[0])
         if known is None:
-            known = tuple(metadata.Link(*row[:3]) for row in self._connection.execute(_CHAIN, row))
+            known = tuple(metadata.Link(*row[:4]) for row in self._connection.execute(_CHAIN, row))
             while len(self._chains) >= _CHAINS:
                 del self._chains[next(iter(self._chains))]
             self._chains[row[0]] = known
         return known
+
+    def id_maps(self, id_: int) -> str | None:
+        """The maps of the user namespace that a snapshot was made for."""
+        row = self._connection.execute(
+            "SELECT maps FROM id_maps WHERE snapshot = ?", (id_,)
+        ).fetchone()
+        return row[0] if row else None
 
     def lower(self, id_: int) -> list[metadata.LowerLayer]:
         """The layers of the store below a snapshot's own, topmost first."""
@@ -271,6 +284,7 @@ class Transaction(Reader):
         diff_id: str | None = None,
         layer_size: int | None = None,
         lower: Sequence[metadata.LowerLayer] = (),
+        id_maps: str | None = None,
     ) -> metadata.Snapshot:
         """Record a new snapshot. Raises ExistsError, NotFoundError (the parent), InvalidError."""
         parent_id = None
@@ -296,6 +310,8 @@ class Transaction(Reader):
             "INSERT INTO lower_layers VALUES (?, ?, ?, ?, ?)",
             [(id_, depth, *layer) for depth, layer in enumerate(lower, 1)],
         )
+        if id_maps is not None:
+            self._connection.execute("INSERT INTO id_maps VALUES (?, ?)", (id_, id_maps))
         return metadata.Snapshot(
             id_, name, parent, kind, now, now, dict(labels), diff_id, layer_size, None, None
         )

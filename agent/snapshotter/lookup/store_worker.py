@@ -6,6 +6,7 @@ import threading
 
 from agent.mounts import mount_users, mountpoints
 from agent.mounts.devices import layer_mounting
+from agent.mounts.idmaps import mapped_folders
 from agent.store.lookup import chain_index, file_reads
 
 Answer = tuple[bytes, bytes, int, int | None, bool]
@@ -101,5 +102,6 @@ OPERATIONS = {
     **chain_index.OPERATIONS,
     **mount_users.OPERATIONS,
     **layer_mounting.OPERATIONS,
+    **mapped_folders.OPERATIONS,
     "serve_chain": serve_chain,
 }

@@ -16,6 +16,7 @@ from agent.model import digests, keys, records, reports
 from agent.mounts import layer_mounts, mountinfo
 from agent.mounts.devices import layer_mounting
 from agent.snapshotter import (
+    mapped_lowers,
     overlay_folders,
     snapshots,
     state_db,
@@ -59,6 +60,7 @@ class Parts:
             places=self.places,
             mounted=self.mounted,
             lookup=None,
+            mapped=mapped_lowers.MappedLowers(str(root), self.pool, deadline=9),
             known=layer_requests.Requesters(root),
         )
 
@@ -216,6 +218,7 @@ class Stored:
                 mounts=layer_mounting.Place(f"{root}/layers"),
                 deadline=9,
             ),
+            mapped=mapped_lowers.MappedLowers(str(root), self.pool, deadline=9),
             known=layer_requests.Requesters(root),
         )
 

@@ -11,6 +11,7 @@ from agent.model import keys, records, reports
 from agent.mounts import layer_mounts, verification
 from agent.mounts.devices import layer_mounting
 from agent.snapshotter import (
+    mapped_lowers,
     overlay_folders,
     snapshots,
     state_db,
@@ -66,6 +67,7 @@ class Node:
                 mounts=layer_mounting.Place(f"{root}/layers"),
                 deadline=9,
             ),
+            mapped=mapped_lowers.MappedLowers(str(root), self.pool, deadline=9),
             known=layer_requests.Requesters(root),
         )
 
