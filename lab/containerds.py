@@ -41,6 +41,8 @@ class Proxy:
     """Told to containerd as the place of its data (`exports.root`)."""
     annotations: bool = False
     """Whether it needs the CRI's labels in a pull by the transfer service, too."""
+    capabilities: Sequence[str] = ()
+    """What containerd may expect of it."""
 
 
 class Containerd:
@@ -71,18 +73,24 @@ class Containerd:
         extra: str = "",
         debug: bool = False,
         names_images: bool = True,
+        capabilities: Sequence[str] = ("remap-ids",),
+        newer_runc: bool = False,
     ) -> None:
         self.version = version
         self.registries = list(registries)
         self.proxies = dict(proxies or {})
         if snapshotter_socket is not None:
-            self.proxies["uimgacc"] = Proxy(snapshotter_socket, snapshotter_root)
+            self.proxies["uimgacc"] = Proxy(
+                snapshotter_socket, snapshotter_root, capabilities=capabilities
+            )
         self.default_snapshotter = default_snapshotter
         self.extra = extra
         """TOML appended to config.toml."""
         self.debug = debug
         self.names_images = names_images
         """Whether a snapshotter gets the name of the image that the CRI pulls, as a label."""
+        self.newer_runc = newer_runc
+        """Whether containers are run by Debian testing's runc, and not by the machine's."""
         self.own_folder = folder is None
         self.folder = folder or pathlib.Path(tempfile.mkdtemp(prefix="lab-"))
         self.root = self.folder / "root"
@@ -131,6 +139,7 @@ class Containerd:
             root.mkdir(parents=True, exist_ok=True)
         self.config.write_text(self.configuration())
         self.write_hosts()
+        self.write_network()
         self.note_names()
         self.process.start()
         self.process.wait_for_socket(str(self.address))
@@ -259,10 +268,25 @@ class Containerd:
         for name, proxy in self.proxies.items():
             parts.append(
                 f'[proxy_plugins.{name}]\n  type = "snapshot"\n  address = "{proxy.socket}"\n'
+                f"  capabilities = {json.dumps(list(proxy.capabilities))}\n"
                 f'  [proxy_plugins.{name}.exports]\n    root = "{proxy.root or self.folder / name}"'
                 + ('\n    enable_remote_snapshot_annotations = "true"' if proxy.annotations else "")
             )
         return "\n".join([*parts, self.extra, ""])
+
+    def write_network(self) -> None:
+        """Write what pods that are not on the host's network get: a link to the host."""
+        addresses = {
+            "type": "host-local",
+            "ranges": [[{"subnet": "10.99.0.0/16"}]],
+            "dataDir": str(self.folder / "addresses"),
+        }
+        network = {
+            "cniVersion": "0.4.0",
+            "name": "lab",
+            "plugins": [{"type": "ptp", "ipam": addresses}],
+        }
+        (self.folder / "cni/lab.conflist").write_text(json.dumps(network))
 
     def sandbox_image(self) -> str:
         """Return the reference of the lab's pause image."""
@@ -274,7 +298,7 @@ class Containerd:
         return [
             f'[{cri}]\n  sandbox_image = "{self.sandbox_image()}"\n'
             "  restrict_oom_score_adj = true\n  disable_apparmor = true",
-            f'[{cri}.cni]\n  conf_dir = "{self.folder}/cni"',
+            f'[{cri}.cni]\n  conf_dir = "{self.folder}/cni"\n  bin_dir = "{places.CNI}"',
             f'[{cri}.registry]\n  config_path = "{self.folder}/hosts"',
             f'[{cri}.containerd]\n  snapshotter = "{self.default_snapshotter}"\n'
             f'  default_runtime_name = "runc"\n  {self.annotations()}',
@@ -295,7 +319,7 @@ class Containerd:
             f'[{images}.pinned_images]\n  sandbox = "{self.sandbox_image()}"',
             f'[{images}.registry]\n  config_path = "{self.folder}/hosts"',
             f"[{runtime}]\n  restrict_oom_score_adj = true\n  disable_apparmor = true",
-            f'[{runtime}.cni]\n  conf_dir = "{self.folder}/cni"',
+            f'[{runtime}.cni]\n  conf_dir = "{self.folder}/cni"\n  bin_dir = "{places.CNI}"',
             f'[{runtime}.containerd]\n  default_runtime_name = "runc"',
             *self.runtimes(f"{runtime}.containerd.runtimes"),
         ]
@@ -311,6 +335,23 @@ class Containerd:
         ]
         return parts
 
+    def runc(self) -> str:
+        """Return what names the newer runc to a runtime handler.
+
+        It needs a newer libc than the machine may have, and runs itself again, which a wrapper
+        with another loader would break: so a copy of it is told its loader and its libraries.
+        """
+        if not self.newer_runc:
+            return ""
+        program = self.folder / "runc"
+        if not program.exists():
+            shutil.copy(places.LAB / "runc/usr/sbin/runc", program)
+            loader = next((places.LAB / "runc").glob("usr/lib*/ld-linux-*.so.*"))
+            (library,) = (places.LAB / "runc").glob("usr/lib/*/libc.so.6")
+            patch: list[str | pathlib.Path] = [places.BIN / "patchelf", "--set-interpreter", loader]
+            subprocess.run([*patch, "--set-rpath", library.parent, program], check=True, timeout=60)
+        return f'\n    BinaryName = "{program}"'
+
     def runtimes(self, table: str) -> list[str]:
         """Return the runtime handlers: runc, and one per proxy snapshotter."""
         parts = []
@@ -319,7 +360,7 @@ class Containerd:
             parts.append(
                 f'[{table}.{name}]\n  runtime_type = "io.containerd.runc.v2"{chosen}\n'
                 f'  [{table}.{name}.options]\n    Root = "{self.state}/runc"\n'
-                "    SystemdCgroup = false"
+                f"    SystemdCgroup = false{self.runc()}"
             )
         return parts
 

@@ -19,7 +19,10 @@ import grpc
 
 from lab import places, polling, processes
 
-NODE_NETWORK, OWN_PID = 2, 1
+NODE_NETWORK, OWN_NETWORK, OWN_PID = 2, 0, 1
+HOST_IDS = "lab/host-ids"
+"""Annotation of a pod with `hostUsers: false`: the node's id that its root is."""
+FIRST_ID, IDS = 10 * 65536, 65536
 EXITED = 2
 STOPS = 25
 """How often a stop is asked for."""
@@ -225,7 +228,18 @@ class Client:
         config.labels["io.kubernetes.pod.uid"] = uid
         options = config.linux.security_context.namespace_options
         options.network, options.pid = NODE_NETWORK, OWN_PID
+        if not manifest["spec"].get("hostUsers", True):
+            # Which is not its own on the host's network: containerd refuses that.
+            options.network = OWN_NETWORK
+            self.map_ids(options.userns_options, manifest)
         return config
+
+    def map_ids(self, users: Any, manifest: Mapping[str, Any]) -> None:
+        """Map ids as the kubelet does for `hostUsers: false`, from the manifest's HOST_IDS on."""
+        first = int((manifest["metadata"].get("annotations") or {}).get(HOST_IDS, FIRST_ID))
+        users.mode = self.messages.NamespaceMode.Value("POD")
+        for ids in (users.uids, users.gids):
+            ids.add(host_id=first, container_id=0, length=IDS)
 
     def run_container(
         self,
@@ -262,7 +276,7 @@ class Client:
             labels={**sandbox_config.labels, "io.kubernetes.container.name": name},
         )
         options = config.linux.security_context.namespace_options
-        options.network, options.pid = NODE_NETWORK, OWN_PID
+        options.CopyFrom(sandbox_config.linux.security_context.namespace_options)
         (pathlib.Path(sandbox_config.log_directory) / name).mkdir()
         request = messages.CreateContainerRequest(
             pod_sandbox_id=pod.sandbox, config=config, sandbox_config=sandbox_config

@@ -64,6 +64,10 @@ PARTS: tuple[Part, ...] = (
     Part("promtool", "trixie", "promtool", ("usr/bin/promtool",)),
     Part("kubectl", "testing", "kubectl", ("usr/bin/kubectl",), ("version", "--client")),
     Part("cri-proto", "trixie", "golang-github-kubernetes-cri-api-dev", demo=True),
+    # A pod in a user namespace has a network of its own, and containerd 2 refuses it a runc < 1.2.
+    Part("cni", "trixie", "containernetworking-plugins"),
+    Part("runc", "testing", "runc", libraries=True),
+    Part("patchelf", "trixie", "patchelf", ("usr/bin/patchelf",), libraries=True),
     # For lab.guest, with the kernel below.
     Part("nfs", "trixie", "nfs-kernel-server", libraries=True),
     # Hash trees of layers are compared with its own.

@@ -17,6 +17,8 @@ STORAGE = LAB / "registry"
 
 CONTAINERDS = {"1.7": LAB / "containerd-1.7/usr/bin", "2": LAB / "containerd-2/usr/bin"}
 """The folder with the programs of each containerd, by its version."""
+CNI = LAB / "cni/usr/lib/cni"
+"""The folder with the plugins for networks of pods."""
 
 if _named := os.environ.get("UIMGACC_CONTAINERD"):
     # A newer one: its configuration is written as that of containerd 2.

@@ -32,6 +32,10 @@ HANDLER_LABEL = "uimgacc.io/handler"
 the store is mounted. The RuntimeClasses select it: while the store is away, pods start
 by a pull."""
 
+USER_NAMESPACES_LABEL = "uimgacc.io/user-namespaces"
+"""Label "true" of a node that has the handlers and whose pods in user namespaces (`hostUsers:
+false`) share the layers as well; of a RuntimeClass: such pods may be moved to it."""
+
 TWIN_LABEL = "handler.uimgacc.io/"
 """Prefix; followed by the name of a twin handler such as `uimgacc-nvidia`: the same for that one.
 A node gets the twin of a handler that is installed after uimgacc some seconds later."""

@@ -1,9 +1,9 @@
 """Where a layer is mounted, and where its local copy is; also for workers: few imports."""
 
+import re
+
 COPIES = "local"
 """The folder of local copies in the snapshotter's root: laid out like a store (agent.local)."""
-
-import re
 
 _SHORT = 16
 

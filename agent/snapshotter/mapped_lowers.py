@@ -17,7 +17,8 @@ import os
 from collections.abc import Sequence
 
 from agent import errors
-from agent.mounts import layer_mounts, mountpoints
+from agent.kits.processes import workers
+from agent.mounts import mountpoints
 from agent.mounts.idmaps import id_ranges, mapped_folders
 
 _MOST_AT_ONCE = 64
@@ -38,7 +39,7 @@ class MapError(errors.TemporaryError):
 class MappedLowers:
     """What is shown below `<root>/m`; `pool` runs the OPERATIONS of idmaps.mapped_folders."""
 
-    def __init__(self, root: str, pool: layer_mounts.Caller, *, deadline: float) -> None:
+    def __init__(self, root: str, pool: workers.Caller, *, deadline: float) -> None:
         self._root = root
         self._pool = pool
         self._deadline = deadline

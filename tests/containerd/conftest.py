@@ -85,6 +85,8 @@ class Node:
         store: pathlib.Path,
         *,
         lookup_seconds: float = 10,
+        newer_runc: bool = False,
+        capabilities: Sequence[str] = ("remap-ids",),
     ) -> None:
         self.registry = registry
         (folder / "s").mkdir()
@@ -95,6 +97,8 @@ class Node:
             snapshotter_socket=self.snapshotter.socket,
             snapshotter_root=self.snapshotter.root,
             folder=folder / "c",
+            newer_runc=newer_runc,
+            capabilities=capabilities,
         )
 
     def reference(self, name: str) -> str:

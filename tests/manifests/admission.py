@@ -30,20 +30,11 @@ def _object_types() -> descriptor_pool.DescriptorPool:
     """
     file = descriptor_pb2.FileDescriptorProto(name="object.proto", syntax="proto3")
     metadata = file.message_type.add(name="ObjectMetadata")
-    entry = metadata.nested_type.add(name="AnnotationsEntry")
-    entry.options.map_entry = True
-    for number, name in enumerate(("key", "value"), 1):
-        entry.field.add(name=name, number=number, type=_FIELD.TYPE_STRING)
-    metadata.field.add(
-        name="annotations",
-        number=1,
-        type=_FIELD.TYPE_MESSAGE,
-        type_name=".ObjectMetadata.AnnotationsEntry",
-        label=_FIELD.LABEL_REPEATED,
-    )
+    _add_map(metadata, "annotations", "AnnotationsEntry")
     spec = file.message_type.add(name="ObjectSpec")
+    _add_map(spec, "nodeSelector", "NodeSelectorEntry")
     spec.field.add(
-        name="runtimeClassName", json_name="runtimeClassName", number=1, type=_FIELD.TYPE_STRING
+        name="runtimeClassName", json_name="runtimeClassName", number=2, type=_FIELD.TYPE_STRING
     )
     whole = file.message_type.add(name="Object")
     for number, (name, kind) in enumerate(
@@ -53,6 +44,22 @@ def _object_types() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return pool
+
+
+def _add_map(message: descriptor_pb2.DescriptorProto, name: str, entries: str) -> None:
+    """Give a message its first field, a map of strings."""
+    entry = message.nested_type.add(name=entries)
+    entry.options.map_entry = True
+    for number, part in enumerate(("key", "value"), 1):
+        entry.field.add(name=part, number=number, type=_FIELD.TYPE_STRING)
+    message.field.add(
+        name=name,
+        json_name=name,
+        number=1,
+        type=_FIELD.TYPE_MESSAGE,
+        type_name=f".{message.name}.{entries}",
+        label=_FIELD.LABEL_REPEATED,
+    )
 
 
 @functools.cache

@@ -72,6 +72,57 @@ def test_any_other_pod_stays_as_it_is(policy: Admission, other: dict[str, Any]) 
     assert policy.admitted(other) == other
 
 
+NODES = {keys.USER_NAMESPACES_LABEL: "true"}
+
+
+@pytest.fixture(scope="module")
+def mapping() -> admission.Mutator:
+    """The policy where nodes can show layers to user namespaces."""
+    return admission.Mutator(
+        rendering.together("runtimeclass", "nvidia", "user-namespaces"), "uimgacc"
+    )
+
+
+@pytest.mark.parametrize("twin", ["uimgacc", "uimgacc-nvidia"])
+def test_a_pod_in_a_user_namespace_goes_to_nodes_that_can_show_it_layers(
+    mapping: admission.Mutator, twin: str
+) -> None:
+    of_class = {"runtimeClassName": "nvidia"} if twin == "uimgacc-nvidia" else {}
+    asking = cases.pod(cases.AUTO, hostUsers=False, nodeSelector={"zone": "a"}, **of_class)
+
+    found = mapping.admitted(asking)
+
+    assert found["spec"]["runtimeClassName"] == twin
+    assert found["metadata"]["annotations"][HANDLER] == twin
+    assert found["spec"]["nodeSelector"] == {"zone": "a", **NODES}
+    assert mapping.admitted(found) == found
+
+
+def test_a_pod_in_a_user_namespace_may_select_such_nodes_itself(policy: admission.Mutator) -> None:
+    found = policy.admitted(cases.pod(cases.AUTO, hostUsers=False, nodeSelector=NODES))
+
+    assert found["spec"]["runtimeClassName"] == "uimgacc"
+    assert found["spec"]["nodeSelector"] == NODES
+
+
+def test_a_pod_in_a_user_namespace_that_wants_none_of_them_stays_as_it_is(
+    mapping: admission.Mutator,
+) -> None:
+    for spec in (
+        {"nodeSelector": {keys.USER_NAMESPACES_LABEL: "false"}},
+        cases.affine(keys.USER_NAMESPACES_LABEL, "DoesNotExist"),
+    ):
+        other = cases.pod(cases.AUTO, hostUsers=False, **spec)
+        assert mapping.admitted(other) == other
+
+
+def test_other_pods_go_to_all_nodes_as_before(mapping: admission.Mutator) -> None:
+    found = mapping.admitted(cases.pod(cases.AUTO, hostUsers=True))
+
+    assert found["spec"]["runtimeClassName"] == "uimgacc"
+    assert "nodeSelector" not in found["spec"]
+
+
 @pytest.mark.parametrize("namespace", ["kube-system", "uimgacc-system"])
 def test_pods_that_must_start_without_us_stay_as_they_are(
     policy: Admission, namespace: str

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!agent/_proto/containerd/cri.proto\x12\x0buimgacc.cri\" \n\rStatusRequest\x12\x0f\n\x07verbose\x18\x01 \x01(\x08\"\x1e\n\x0eRuntimeHandler\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa9\x01\n\x0eStatusResponse\x12\x33\n\x04info\x18\x02 \x03(\x0b\x32%.uimgacc.cri.StatusResponse.InfoEntry\x12\x35\n\x10runtime_handlers\x18\x03 \x03(\x0b\x32\x1b.uimgacc.cri.RuntimeHandler\x1a+\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"3\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x13 \x01(\t\"\x8b\x01\n\x10PodSandboxConfig\x12\x43\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32..uimgacc.cri.PodSandboxConfig.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x10PullImageRequest\x12%\n\x05image\x18\x01 \x01(\x0b\x32\x16.uimgacc.cri.ImageSpec\x12\x35\n\x0esandbox_config\x18\x03 \x01(\x0b\x32\x1d.uimgacc.cri.PodSandboxConfig\"&\n\x11PullImageResponse\x12\x11\n\timage_ref\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!agent/_proto/containerd/cri.proto\x12\x0buimgacc.cri\" \n\rStatusRequest\x12\x0f\n\x07verbose\x18\x01 \x01(\x08\"1\n\x16RuntimeHandlerFeatures\x12\x17\n\x0fuser_namespaces\x18\x02 \x01(\x08\"U\n\x0eRuntimeHandler\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32#.uimgacc.cri.RuntimeHandlerFeatures\"\xa9\x01\n\x0eStatusResponse\x12\x33\n\x04info\x18\x02 \x03(\x0b\x32%.uimgacc.cri.StatusResponse.InfoEntry\x12\x35\n\x10runtime_handlers\x18\x03 \x03(\x0b\x32\x1b.uimgacc.cri.RuntimeHandler\x1a+\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"3\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x13 \x01(\t\"\x8b\x01\n\x10PodSandboxConfig\x12\x43\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32..uimgacc.cri.PodSandboxConfig.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x10PullImageRequest\x12%\n\x05image\x18\x01 \x01(\x0b\x32\x16.uimgacc.cri.ImageSpec\x12\x35\n\x0esandbox_config\x18\x03 \x01(\x0b\x32\x1d.uimgacc.cri.PodSandboxConfig\"&\n\x11PullImageResponse\x12\x11\n\timage_ref\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,20 +37,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_options = b'8\001'
   _globals['_STATUSREQUEST']._serialized_start=50
   _globals['_STATUSREQUEST']._serialized_end=82
-  _globals['_RUNTIMEHANDLER']._serialized_start=84
-  _globals['_RUNTIMEHANDLER']._serialized_end=114
-  _globals['_STATUSRESPONSE']._serialized_start=117
-  _globals['_STATUSRESPONSE']._serialized_end=286
-  _globals['_STATUSRESPONSE_INFOENTRY']._serialized_start=243
-  _globals['_STATUSRESPONSE_INFOENTRY']._serialized_end=286
-  _globals['_IMAGESPEC']._serialized_start=288
-  _globals['_IMAGESPEC']._serialized_end=339
-  _globals['_PODSANDBOXCONFIG']._serialized_start=342
-  _globals['_PODSANDBOXCONFIG']._serialized_end=481
-  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_start=431
-  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_end=481
-  _globals['_PULLIMAGEREQUEST']._serialized_start=483
-  _globals['_PULLIMAGEREQUEST']._serialized_end=595
-  _globals['_PULLIMAGERESPONSE']._serialized_start=597
-  _globals['_PULLIMAGERESPONSE']._serialized_end=635
+  _globals['_RUNTIMEHANDLERFEATURES']._serialized_start=84
+  _globals['_RUNTIMEHANDLERFEATURES']._serialized_end=133
+  _globals['_RUNTIMEHANDLER']._serialized_start=135
+  _globals['_RUNTIMEHANDLER']._serialized_end=220
+  _globals['_STATUSRESPONSE']._serialized_start=223
+  _globals['_STATUSRESPONSE']._serialized_end=392
+  _globals['_STATUSRESPONSE_INFOENTRY']._serialized_start=349
+  _globals['_STATUSRESPONSE_INFOENTRY']._serialized_end=392
+  _globals['_IMAGESPEC']._serialized_start=394
+  _globals['_IMAGESPEC']._serialized_end=445
+  _globals['_PODSANDBOXCONFIG']._serialized_start=448
+  _globals['_PODSANDBOXCONFIG']._serialized_end=587
+  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_start=537
+  _globals['_PODSANDBOXCONFIG_ANNOTATIONSENTRY']._serialized_end=587
+  _globals['_PULLIMAGEREQUEST']._serialized_start=589
+  _globals['_PULLIMAGEREQUEST']._serialized_end=701
+  _globals['_PULLIMAGERESPONSE']._serialized_start=703
+  _globals['_PULLIMAGERESPONSE']._serialized_end=741
 # @@protoc_insertion_point(module_scope)

@@ -12,11 +12,19 @@ class StatusRequest(_message.Message):
     verbose: bool
     def __init__(self, verbose: _Optional[bool] = ...) -> None: ...
 
+class RuntimeHandlerFeatures(_message.Message):
+    __slots__ = ("user_namespaces",)
+    USER_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    user_namespaces: bool
+    def __init__(self, user_namespaces: _Optional[bool] = ...) -> None: ...
+
 class RuntimeHandler(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "features")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    features: RuntimeHandlerFeatures
+    def __init__(self, name: _Optional[str] = ..., features: _Optional[_Union[RuntimeHandlerFeatures, _Mapping]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
     __slots__ = ("info", "runtime_handlers")

@@ -24,6 +24,7 @@ from agent.setup.node import (
     shared_mounts,
     uninstall,
     upkeep,
+    user_namespaces,
 )
 
 
@@ -265,14 +266,20 @@ def _root(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> setti
 def _apply(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Outcome:
     if wanted.undo:
         return apply.undo(machine, main, dry_run=wanted.dry_run)
+    problem = user_namespaces.obstacle(machine.place(_root(machine, main, wanted)))
     asked = inputs.Wanted(
         address=wanted.address,
         root=wanted.root,
         default_snapshotter=wanted.default_snapshotter,
         former_handler=wanted.former_handler,
+        maps_ids=not problem,
     )
     target = _target(machine, main, wanted)
-    return apply.set_up(machine, target, asked, dry_run=wanted.dry_run, again=wanted.again)
+    outcome = apply.set_up(machine, target, asked, dry_run=wanted.dry_run, again=wanted.again)
+    if not problem:
+        return outcome
+    note = f"for pods with hostUsers: false containerd copies images: {problem}"
+    return dataclasses.replace(outcome, notes=[*outcome.notes, note])
 
 
 def _with_restart(

@@ -81,12 +81,16 @@ class Process:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """A plugin that containerd has loaded; `error` is "" where it works."""
+    """A plugin that containerd has loaded; `error` is "" where it works.
+
+    `capabilities` are those that containerd believes it to have.
+    """
 
     kind: str
     id: str
     exports: Mapping[str, str]
     error: str
+    capabilities: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ def plugin(message: Any) -> Plugin:
         id=message.id,
         exports=dict(message.exports),
         error=message.init_err.message if message.HasField("init_err") else "",
+        capabilities=frozenset(message.capabilities),
     )
 
 

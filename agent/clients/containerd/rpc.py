@@ -169,6 +169,16 @@ class Client:
             names.update(objects.runtime_tables(answer.info))
         return frozenset(names)
 
+    async def maps_ids(self, handler: str) -> bool:
+        """Whether the CRI plugin starts pods in user namespaces under a runtime handler.
+
+        containerd 2.0 and newer say so, where its runtime can (runc 1.2 and newer); the kubelet
+        refuses such pods otherwise.
+        """
+        answer = await self._call(self._cri_status, cri_pb2.StatusRequest(), "ask the CRI's status")
+        able = {each.name for each in answer.runtime_handlers if each.features.user_namespaces}
+        return handler in able
+
     async def pull(self, name: str, *, handler: str, deadline: float) -> None:
         """Have the CRI plugin pull an image for the snapshotter of a runtime handler.
 

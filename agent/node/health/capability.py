@@ -66,6 +66,7 @@ class Verdict:
 
     `problems` are those of the last check, even while the verdict is still the old one.
     `twins` are the uimgacc runtime handlers that containerd has beside the default one.
+    `maps_ids` says whether pods in user namespaces are served under these, too.
     `remark` is a message of node set-up, whatever the verdict. `local` is how many images the node
     serves from its own copies where nothing fails but the store.
     """
@@ -74,6 +75,7 @@ class Verdict:
     against: int = 0
     problems: Mapping[Check, str] = dataclasses.field(default_factory=dict, hash=False)
     twins: frozenset[str] = frozenset()
+    maps_ids: bool = False
     remark: str = ""
     local: int = 0
 

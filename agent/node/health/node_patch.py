@@ -72,7 +72,8 @@ class Wanted:
     """What the node object should say.
 
     `capable` is None before that is known: its labels, condition and taint are then left
-    as they are; `handlers` likewise for its own label and those of the `twins`. `local` is for a
+    as they are; `handlers` likewise for its own label, those of the `twins` and, with
+    `maps_ids`, that of user namespaces. `local` is for a
     node that is not capable, but serves images from its own copies. `reason` and `message` are the
     condition's. An annotation whose value is None should not be there.
     """
@@ -81,6 +82,7 @@ class Wanted:
     local: bool = False
     handlers: bool | None = None
     twins: frozenset[str] = frozenset()
+    maps_ids: bool = False
     reason: str = ""
     message: str = ""
     annotations: Mapping[str, str | None] = dataclasses.field(default_factory=dict, hash=False)
@@ -100,6 +102,7 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
             local=False,
             handlers=True,
             twins=verdict.twins,
+            maps_ids=verdict.maps_ids,
             reason=_READY,
             message=_shortened(message),
         )
@@ -114,6 +117,7 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
         local=verdict.is_local,
         handlers=not _HANDLED_BY.intersection(failing) if asked else None,
         twins=verdict.twins,
+        maps_ids=verdict.maps_ids,
         reason=_LOCAL if verdict.is_local else _REASONS[failing[0]],
         message=_shortened(verdict.sentence),
     )
@@ -137,6 +141,8 @@ def metadata_patch(node: Mapping[str, Any], wanted: Wanted) -> dict[str, Any] | 
         twins = wanted.twins if wanted.handlers else ()
         labels |= {f"{keys.TWIN_LABEL}{twin}": "true" for twin in twins}
         labels[keys.HANDLER_LABEL] = "true" if wanted.handlers else None
+        maps_ids = wanted.handlers and wanted.maps_ids
+        labels[keys.USER_NAMESPACES_LABEL] = "true" if maps_ids else None
     parts = {
         "labels": _differing(metadata.get("labels") or {}, labels),
         "annotations": _differing(metadata.get("annotations") or {}, wanted.annotations),

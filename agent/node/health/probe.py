@@ -93,6 +93,7 @@ class Prober:
         self._settings = wanted
         self.verdict = capability.Verdict()
         self._twins: frozenset[str] = frozenset()
+        self._maps_ids = False
         self.store_seconds: float | None = None
         """The seconds until the store's last answer, or until the probe was given up."""
         self.root = ""
@@ -132,7 +133,9 @@ class Prober:
         last, judged = self.verdict, capability.judge(self.verdict, findings, patience)
         remark = _set_up_problem() or _names_problem(self.root)
         local = await self._store.local_images(self.root)
-        self.verdict = dataclasses.replace(judged, twins=self._twins, remark=remark, local=local)
+        self.verdict = dataclasses.replace(
+            judged, twins=self._twins, maps_ids=self._maps_ids, remark=remark, local=local
+        )
         metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():
             gauge.set(check in self.verdict.problems)
@@ -189,6 +192,8 @@ class Prober:
                 handlers = await self._client.runtime_handlers()
                 twins = frozenset(filter(runtimes.is_twin, handlers))
                 self._twins = twins - {runtimes.DEFAULT_TWIN}
+            maps_ids = plugin is not None and keys.REMAP_IDS in plugin.capabilities
+            self._maps_ids = maps_ids and await self._client.maps_ids(self._handler)
         except errors.AgentError as error:
             return [capability.Finding(_Check.CONTAINERD, str(error))]
         self.root = plugin.exports.get("root", self.root) if plugin is not None else self.root
@@ -205,6 +210,11 @@ class Prober:
             address = address.removeprefix("unix://")
             findings.append(await _snapshotter_finding(address, self._settings.snapshotter))
         return findings
+
+    @property
+    def _handler(self) -> str:
+        """The runtime handler whose pods use the snapshotter; "" is the CRI's default one."""
+        return runtimes.DEFAULT_TWIN if self._settings.handlers_needed else ""
 
     def _plugin_finding(self, plugin: objects.Plugin | None) -> capability.Finding:
         problem, name = "", self._settings.snapshotter

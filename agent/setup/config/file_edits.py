@@ -17,6 +17,9 @@ def _proxy(
 ) -> list[tuple[settings_view.KeyPath, dict[str, Any]]]:
     root = wanted.root or f"{view.root}/{keys.SNAPSHOTTER_PLUGINS}.{keys.SNAPSHOTTER}"
     settings = {"type": "snapshot", "address": wanted.address, "exports": {"root": root}}
+    if wanted.maps_ids:
+        # Older than 1.7.16 ignores it.
+        settings["capabilities"] = [keys.REMAP_IDS]
     return [(("proxy_plugins", keys.SNAPSHOTTER), settings)]
 
 

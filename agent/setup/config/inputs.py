@@ -29,6 +29,8 @@ class Wanted:
     former_handler: bool = False
     """The handler WITHOUT also where uimgacc is not the default snapshotter: pods that run under it
     need it while a cluster moves to that mode, and back."""
+    maps_ids: bool = False
+    """Whether the snapshotter can show layers with the owners of user namespaces here."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -228,6 +228,11 @@ def configuration(main: settings_view.Path, binary: str, wanted: inputs.Wanted) 
     target = config_reader.Target(main, release, binary if os.geteuid() == 0 else None)
     try:
         outcome = apply.set_up(machine, target, wanted, dry_run=True)
+        if outcome.changed and os.geteuid() != 0:
+            # Whether the kernel shows layers to user namespaces only root can try out.
+            other = dataclasses.replace(wanted, maps_ids=not wanted.maps_ids)
+            tried = apply.set_up(machine, target, other, dry_run=True)
+            outcome = outcome if tried.changed else tried
     except (errors.AgentError, OSError) as error:
         return [bad(name, str(error), "see the message; then run uimgacc node-setup")]
     findings = []

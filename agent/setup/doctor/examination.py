@@ -13,6 +13,7 @@ from agent.setup.doctor import (
     mirrors_check,
     selinux_check,
     switch_check,
+    user_namespace_check,
 )
 from agent.setup.node import host
 from agent.store import trusted_keys
@@ -56,10 +57,13 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
             root, patient.selinux_context, deadline=deadline
         ):
             yield finding
+        namespaces = await user_namespace_check.examine(tries, folder, deadline=deadline)
+        yield namespaces
         yield checks.propagation(root)
         yield checks.space("here", folder)
         binary = patient.containerd_binary or places.find_binary(main)
-        wanted = inputs.Wanted(address=patient.address, root=patient.root)
+        able = namespaces.level is checks.Level.OK
+        wanted = inputs.Wanted(address=patient.address, root=patient.root, maps_ids=able)
         for finding in checks.configuration(main, binary, wanted):
             yield finding
         for finding in mirrors_check.examine(mirrors_check.roots(main)):

@@ -24,6 +24,8 @@ _IMAGE = (
     "AAAAAAAAAPyHxsiXRvQjCH5n1/WlvugL+DqDRQ=="
 )
 _CONTENT = b"ok\n" * 30_000
+_ROOT = (65536, 131072)
+"""Who the root of a user namespace is on the node, for a trial."""
 
 
 def _mounted_backing(target: str) -> str:
@@ -68,6 +70,47 @@ def try_overlay(folder: str) -> str:
         finally:
             syscalls.unmount(str(merged))
     finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def try_idmap(folder: str) -> None:
+    """Show an EROFS file and a folder with the owners of a user namespace, and an overlay on them.
+
+    OSError says what of that the kernel, or the file system of `folder`, cannot do.
+    """
+    syscalls.enter_private_namespace()
+    place = pathlib.Path(tempfile.mkdtemp(prefix=".uimgacc-doctor-", dir=folder))
+    names = ("erofs", "lower", "shown", "shown-lower", "upper", "work", "merged")
+    erofs, lower, shown, shown_lower, upper, work, merged = (place / name for name in names)
+    mounted: list[pathlib.Path] = []
+    try:
+        for made in (erofs, lower, shown, shown_lower, upper, work, merged):
+            made.mkdir()
+        image = place / "image.erofs"
+        image.write_bytes(zlib.decompress(base64.b64decode(_IMAGE)))
+        (lower / "file").write_bytes(b"ok")
+        os.chown(upper, *_ROOT)
+        layer_mounting.mount_layer(str(image), str(erofs), image.stat().st_size)
+        mounted.append(erofs)
+        namespace = syscalls.user_namespace(*(f"0 {first} 65536\n" for first in _ROOT))
+        try:
+            for source, target in ((erofs, shown), (lower, shown_lower)):
+                syscalls.mount_idmapped(str(source), str(target), namespace)
+                mounted.append(target)
+        finally:
+            os.close(namespace)
+        options = f"lowerdir={shown}:{shown_lower},upperdir={upper},workdir={work}"
+        syscalls.mount("overlay", str(merged), "overlay", 0, options)
+        mounted.append(merged)
+        for path in (merged / "ok", merged / "file"):
+            status = path.stat()
+            if (status.st_uid, status.st_gid) != _ROOT:
+                raise OSError(0, "an overlay shows other owners", str(path))
+        # Copied up from EROFS, as the first write of a container does it.
+        os.chown(merged / "ok", *_ROOT)
+    finally:
+        for target in reversed(mounted):
+            syscalls.unmount(str(target))
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -137,6 +180,7 @@ def try_memory(folder: str) -> str:
 
 OPERATIONS = {
     "try_erofs": try_erofs,
+    "try_idmap": try_idmap,
     "try_layer": try_layer,
     "try_memory": try_memory,
     "try_overlay": try_overlay,

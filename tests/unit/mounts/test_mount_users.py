@@ -87,3 +87,12 @@ def test_each_namespace_is_read_once() -> None:
 
     assert os.readlink("/proc/self/ns/mnt") in namespaces
     assert len(set(namespaces)) == len(namespaces)
+
+
+def test_what_is_shown_to_user_namespaces_is_no_use_of_a_layer_and_an_overlay_on_it_is() -> None:
+    shown = layer(A, 7, f"/r/m/12/layers/{A}")
+    options = f"lowerdir=/r/m/12/layers/{A}:/r/m/12/s/3/fs,upperdir=/r/s/12/fs"
+
+    assert used([layer(A, 7), shown]) == {}
+    assert used([layer(A, 7), shown, overlay("/c", options)]) == {A: {"/c"}}
+    assert used([overlay("/c", options.replace("/r/m/12/", "")), layer(A, 7)]) == {A: {"/c"}}

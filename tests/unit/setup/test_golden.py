@@ -47,6 +47,27 @@ def test_a_second_run_changes_nothing(case: str, release: str, tmp_path: pathlib
 
 
 @cases
+def test_a_kernel_that_maps_ids_gives_the_snapshotter_one_capability_and_nothing_else(
+    case: str, release: str, tmp_path: pathlib.Path
+) -> None:
+    machine = machines.make(tmp_path / "node", case, release)
+    apply.set_up(machine.host, machine.target, inputs.Wanted())
+
+    outcome = apply.set_up(machine.host, machine.target, inputs.Wanted(maps_ids=True))
+
+    ((old, new),) = outcome.changes.values()
+    assert old is not None
+    assert new is not None
+    added = b'  capabilities = ["remap-ids"]\n'
+    assert new.count(b"capabilities") == old.count(b"capabilities") + 1
+    assert new.replace(added, b"") == old or new.replace(added.lstrip(), b"") == old
+
+    # And back, with another kernel.
+    outcome = apply.set_up(machine.host, machine.target, inputs.Wanted())
+    assert list(outcome.changes.values()) == [(new, old)]
+
+
+@cases
 def test_undo_leaves_every_file_as_it_was(case: str, release: str, tmp_path: pathlib.Path) -> None:
     machine = machines.make(tmp_path / "node", case, release)
     before = machine.files()

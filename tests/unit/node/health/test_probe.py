@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 import socket
 
@@ -8,7 +9,7 @@ import pytest
 from agent import errors, settings
 from agent._proto.containerd import introspection_pb2
 from agent.clients.containerd import objects, sockets
-from agent.model import reports
+from agent.model import keys, reports
 from agent.node.health import capability, probe, store_mount
 from tests.fakes import containerd as fakes
 
@@ -143,6 +144,27 @@ async def test_each_problem_of_the_store_wakes_the_mount_of_the_store(
         signals.silent.clear()
 
     assert woken == [False, True, True, False]
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("able", [True, False])
+async def test_user_namespaces_need_the_snapshotters_ability_and_the_runtimes(
+    store, others, signals, told, able
+) -> None:
+    class Mapping(Loaded):
+        async def plugin(self, kind: str, name: str) -> objects.Plugin:
+            capabilities = frozenset({keys.REMAP_IDS} if told else ())
+            plain = await super().plugin(kind, name)
+            return dataclasses.replace(plain, capabilities=capabilities)
+
+        async def maps_ids(self, handler: str) -> bool:
+            assert handler == ""
+            return able
+
+    wanted = probe.Settings(snapshotter="uimgacc", interval=1, handlers_needed=False)
+    prober = probe.Prober(store, Mapping(""), others, others, signals, wanted)
+
+    assert (await prober.look()).maps_ids is (told and able)
 
 
 class Silent(Store):
