@@ -27,7 +27,8 @@ class Twin:
 
     `of` is the class whose pods are moved to it, `selector` what its pods need of a node's labels,
     `overhead` what each of its pods takes beyond its containers. `has_node` is False while the
-    controller has found no node that can take its pods.
+    controller has found no node that can take its pods, `maps_ids` True while it has found one
+    that can take those in user namespaces.
     """
 
     name: str
@@ -36,14 +37,19 @@ class Twin:
     selector: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     overhead: Mapping[object, object] = dataclasses.field(default_factory=dict, hash=False)
     has_node: bool = True
+    maps_ids: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """What changes in a pod: annotations to set, and its runtime class, "" where that stays."""
+    """What changes in a pod: annotations and labels of nodes to add, and its runtime class.
+
+    `runtime_class` is "" where that stays.
+    """
 
     annotations: Mapping[str, str] = dataclasses.field(hash=False)
     runtime_class: str = ""
+    node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +62,12 @@ class _Pod:
     @property
     def runtime_class(self) -> str:
         return self.spec.get("runtimeClassName").text("")
+
+    @property
+    def has_own_users(self) -> bool:
+        """Whether it has a user namespace."""
+        host_users = self.spec.get("hostUsers")
+        return not host_users.absent and not host_users.boolean()
 
     def asks(self) -> bool:
         """Whether it asks by what it says of caches and nodes; its class is no such word here."""
@@ -118,10 +130,19 @@ def _same_overhead(pod: _Pod, twin: Twin) -> bool:
 
 
 def _runs_here(pod: _Pod, _twin: Twin) -> bool:
-    """In a user namespace containerd copies the image to shift its owners: slower than a pull."""
-    host_users = pod.spec.get("hostUsers")
-    own_users = not host_users.absent and not host_users.boolean()
-    return not own_users and pod.spec.get("os", "name").text("linux") == "linux"
+    return pod.spec.get("os", "name").text("linux") == "linux"
+
+
+def _may_have_user_namespace(pod: _Pod, twin: Twin) -> bool:
+    """Only where nodes can show layers with its owners, which their label says.
+
+    On others containerd copies the whole image to shift its owners, which is slower than a pull.
+    """
+    if not pod.has_own_users:
+        return True
+    known = "true" if twin.maps_ids else ""
+    selected = pod.spec.get("nodeSelector").labels().get(keys.USER_NAMESPACES_LABEL, known)
+    return selected == "true" and not pod.forbids(keys.USER_NAMESPACES_LABEL)
 
 
 CONDITIONS: Mapping[str, Callable[[_Pod, Twin], bool]] = {
@@ -132,6 +153,7 @@ CONDITIONS: Mapping[str, Callable[[_Pod, Twin], bool]] = {
     "selects-no-other-nodes": _selects_no_other_nodes,
     "same-overhead": _same_overhead,
     "runs-here": _runs_here,
+    "may-have-user-namespace": _may_have_user_namespace,
 }
 """All of them must hold. The names are those of the policy's matchConditions."""
 
@@ -148,6 +170,7 @@ def read_twin(document: Mapping[str, object]) -> Twin:
         selector=field.get("scheduling", "nodeSelector").labels(),
         overhead=field.get("overhead", "podFixed").mapping(),
         has_node=labels.get(keys.NO_NODE) != "true",
+        maps_ids=labels.get(keys.USER_NAMESPACES_LABEL) == "true",
     )
 
 
@@ -172,6 +195,7 @@ def move_of(
             return Move(
                 annotations={**added, keys.RUNTIME_HANDLER: twin.handler},
                 runtime_class="" if pod.runtime_class == twin.name else twin.name,
+                node_selector={keys.USER_NAMESPACES_LABEL: "true"} if pod.has_own_users else {},
             )
     return Move(annotations=added)
 

@@ -175,6 +175,26 @@ async def test_pods_are_moved_again_once_a_node_can_take_them(world: World) -> N
     await world.wait_known(True)
 
 
+async def test_a_class_says_whether_nodes_serve_user_namespaces(world: World) -> None:
+    looking = world.looking()
+    own = world.node()
+
+    async def said(expected: bool) -> None:
+        await looking.round()
+        labels = world.api.get(rest_client.RUNTIME_CLASSES, world.twin)["metadata"]["labels"]
+        assert (labels.get(keys.USER_NAMESPACES_LABEL) == "true") is expected
+        async with asyncio.timeout(60):
+            while any(each.maps_ids is not expected for each in world.classes.all()):
+                await asyncio.sleep(0.02)
+
+    await said(False)
+    label = {"metadata": {"labels": {keys.USER_NAMESPACES_LABEL: "true"}}}
+    world.api.patch(rest_client.NODES, own, label)
+    await said(True)
+    world.api.patch(rest_client.NODES, own, {"spec": {"unschedulable": True}})
+    await said(False)
+
+
 async def test_with_the_setting_always_pods_wait_for_a_node(world: World) -> None:
     world.pod()
 

@@ -20,22 +20,13 @@ from tests.manifests import rendering
 
 OVERLAYS = ("runtimeclass", "default-snapshotter")
 COMPONENTS = {
-    "runtimeclass": (
-        "nvidia",
-        "user-namespaces",
-        "admission-v1beta1",
-        "k3s",
-        "rke2",
-        "monitoring",
-        "controller",
-    ),
+    "runtimeclass": ("nvidia", "admission-v1beta1", "k3s", "rke2", "monitoring", "controller"),
     "default-snapshotter": ("monitoring", "controller"),
 }
 CASES = [
     *((overlay, ()) for overlay in OVERLAYS),
     *((overlay, (name,)) for overlay in OVERLAYS for name in COMPONENTS[overlay]),
     ("runtimeclass", ("k3s", "nvidia", "monitoring", "admission-v1beta1")),
-    ("runtimeclass", ("nvidia", "user-namespaces", "admission-v1beta1")),
     ("runtimeclass", ("controller", "api")),
     ("runtimeclass", ("controller", "monitoring")),
     ("runtimeclass", ("controller", "api", "claim")),

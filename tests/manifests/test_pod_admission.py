@@ -75,17 +75,26 @@ def test_any_other_pod_stays_as_it_is(policy: Admission, other: dict[str, Any]) 
 NODES = {keys.USER_NAMESPACES_LABEL: "true"}
 
 
-@pytest.fixture(scope="module")
-def mapping() -> admission.Mutator:
-    """The policy where nodes can show layers to user namespaces."""
-    return admission.Mutator(
-        rendering.together("runtimeclass", "nvidia", "user-namespaces"), "uimgacc"
-    )
+def labelled(*components: str) -> list[Any]:
+    """Documents whose classes have nodes that can show layers to user namespaces."""
+    documents = copy.deepcopy(list(rendering.together("runtimeclass", "nvidia", *components)))
+    for document in rendering.of_kind(documents, "RuntimeClass"):
+        document["metadata"]["labels"] |= NODES
+    return documents
+
+
+@pytest.fixture(scope="module", params=["policy", "webhook"])
+def mapping(request: pytest.FixtureRequest) -> Iterator[Admission]:
+    if request.param == "policy":
+        yield admission.Mutator(labelled())
+        return
+    with calling.running(labelled("controller", "webhook")) as caller:
+        yield caller
 
 
 @pytest.mark.parametrize("twin", ["uimgacc", "uimgacc-nvidia"])
 def test_a_pod_in_a_user_namespace_goes_to_nodes_that_can_show_it_layers(
-    mapping: admission.Mutator, twin: str
+    mapping: Admission, twin: str
 ) -> None:
     of_class = {"runtimeClassName": "nvidia"} if twin == "uimgacc-nvidia" else {}
     asking = cases.pod(cases.AUTO, hostUsers=False, nodeSelector={"zone": "a"}, **of_class)
@@ -98,7 +107,7 @@ def test_a_pod_in_a_user_namespace_goes_to_nodes_that_can_show_it_layers(
     assert mapping.admitted(found) == found
 
 
-def test_a_pod_in_a_user_namespace_may_select_such_nodes_itself(policy: admission.Mutator) -> None:
+def test_a_pod_in_a_user_namespace_may_select_such_nodes_itself(policy: Admission) -> None:
     found = policy.admitted(cases.pod(cases.AUTO, hostUsers=False, nodeSelector=NODES))
 
     assert found["spec"]["runtimeClassName"] == "uimgacc"
@@ -106,7 +115,7 @@ def test_a_pod_in_a_user_namespace_may_select_such_nodes_itself(policy: admissio
 
 
 def test_a_pod_in_a_user_namespace_that_wants_none_of_them_stays_as_it_is(
-    mapping: admission.Mutator,
+    mapping: Admission,
 ) -> None:
     for spec in (
         {"nodeSelector": {keys.USER_NAMESPACES_LABEL: "false"}},
@@ -116,7 +125,7 @@ def test_a_pod_in_a_user_namespace_that_wants_none_of_them_stays_as_it_is(
         assert mapping.admitted(other) == other
 
 
-def test_other_pods_go_to_all_nodes_as_before(mapping: admission.Mutator) -> None:
+def test_other_pods_go_to_all_nodes_as_before(mapping: Admission) -> None:
     found = mapping.admitted(cases.pod(cases.AUTO, hostUsers=True))
 
     assert found["spec"]["runtimeClassName"] == "uimgacc"
@@ -159,7 +168,9 @@ OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt")
 @strategies.composite
 def requirements(draw: strategies.DrawFn) -> dict[str, Any]:
     operator = draw(strategies.sampled_from(OPERATORS))
-    key = draw(strategies.sampled_from((*LABELS, "uimgacc.io/handler", "zone")))
+    key = draw(
+        strategies.sampled_from((*LABELS, "uimgacc.io/handler", keys.USER_NAMESPACES_LABEL, "zone"))
+    )
     found: dict[str, Any] = {"key": key, "operator": operator}
     if operator in ("In", "NotIn", "Gt"):
         values = strategies.sampled_from(("true", "false", "1"))
@@ -190,7 +201,7 @@ def any_pods(draw: strategies.DrawFn) -> dict[str, Any]:
         },
     )
     selector = strategies.dictionaries(
-        strategies.sampled_from((*LABELS, "uimgacc.io/handler")),
+        strategies.sampled_from((*LABELS, "uimgacc.io/handler", keys.USER_NAMESPACES_LABEL)),
         strategies.sampled_from(("true", "false")),
         max_size=2,
     )
@@ -257,7 +268,8 @@ def test_each_condition_holds_in_both_implementations_or_in_none(any_pod: dict[s
     first = by_cel.params[0]
     labels = {**first["metadata"]["labels"], keys.NO_NODE: "true"}
     without_node = {**first, "metadata": {**first["metadata"], "labels": labels}}
-    for twin in (*by_cel.params, {**first, "overhead": overhead}, without_node):
+    others = (*admission.Mutator(labelled()).params, without_node)
+    for twin in (*by_cel.params, {**first, "overhead": overhead}, *others):
         for name in pod_moves.CONDITIONS:
             by_python = pod_moves.holds(name, any_pod, pod_moves.read_twin(twin))
 

@@ -86,5 +86,10 @@ def _patch(pod: Mapping[str, Any], move: pod_moves.Move) -> Iterator[Mapping[str
     for key, value in move.annotations.items():
         step = key.replace("~", "~0").replace("/", "~1")
         yield {"op": "add", "path": f"/metadata/annotations/{step}", "value": value}
+    if move.node_selector and not pod["spec"].get("nodeSelector"):
+        yield {"op": "add", "path": "/spec/nodeSelector", "value": {}}
+    for key, value in move.node_selector.items():
+        step = key.replace("~", "~0").replace("/", "~1")
+        yield {"op": "add", "path": f"/spec/nodeSelector/{step}", "value": value}
     if move.runtime_class:
         yield {"op": "add", "path": "/spec/runtimeClassName", "value": move.runtime_class}

@@ -2,7 +2,8 @@
 
 Moving a pod to a twin makes it need a node with the twin's handler. Where there is none, the twin
 gets the label keys.NO_NODE: the admission policy and the webhook move no pod to it until a node can
-take it, so new pods start by an ordinary pull.
+take it, so new pods start by an ordinary pull. In the same way the label
+keys.USER_NAMESPACES_LABEL of the twin says that a node takes its pods in user namespaces.
 
 The leader looks at a few nodes for each twin, and at the pods that are bound to no node: twice a
 minute while all is well, more often while a twin has no node.
@@ -13,6 +14,7 @@ import dataclasses
 import datetime
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from agent import errors, metrics
@@ -34,6 +36,7 @@ _NODES_PAGE = 5
 _NODES_PAGES = 40
 _PODS_PAGES = 5
 _UNREACHABLE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+_USER_NAMESPACES = {keys.USER_NAMESPACES_LABEL: "true"}
 _UNSCHEDULED = "spec.nodeName=,status.phase=Pending"
 
 
@@ -91,7 +94,11 @@ class WaitingPods:
         capable: dict[str, bool] = {}
         for twin in self._twins.all():
             capable[twin.name] = await self._has_node(twin)
-            await self._label(twin, has_node=capable[twin.name] or not self._settings.spare)
+            await self._label(
+                twin,
+                has_node=capable[twin.name] or not self._settings.spare,
+                maps_ids=await self._has_node(twin, _USER_NAMESPACES),
+            )
         # Before the first list of twins there is nothing to look at.
         self._all_have_nodes = all(capable.values()) and self._twins.synced
         waiting = await self._waiting(capable) if capable and self._settings.wait else []
@@ -104,11 +111,14 @@ class WaitingPods:
                 self._events.emit(self._event(pod, has_node=capable[pod.twin]))
         self._emitted = emitted
 
-    async def _has_node(self, twin: pod_moves.Twin) -> bool:
+    async def _has_node(
+        self, twin: pod_moves.Twin, further: Mapping[str, str] = MappingProxyType({})
+    ) -> bool:
         """Whether a node has what the twin's pods need, is Ready, and is not cordoned."""
-        if not twin.selector:
+        selector = {**twin.selector, **further}
+        if not selector:
             return True
-        labels = ",".join(f"{key}={value}" for key, value in sorted(twin.selector.items()))
+        labels = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
         pages = 0
         async for page in self._client.pages(rest_client.NODES, labels=labels, limit=_NODES_PAGE):
             if any(map(_takes_pods, page.items)):
@@ -119,10 +129,14 @@ class WaitingPods:
                 return False
         return False
 
-    async def _label(self, twin: pod_moves.Twin, *, has_node: bool) -> None:
-        if twin.has_node is has_node:
+    async def _label(self, twin: pod_moves.Twin, *, has_node: bool, maps_ids: bool) -> None:
+        if (twin.has_node, twin.maps_ids) == (has_node, maps_ids):
             return
-        patch = {"metadata": {"labels": {keys.NO_NODE: None if has_node else "true"}}}
+        labels = {
+            keys.NO_NODE: None if has_node else "true",
+            keys.USER_NAMESPACES_LABEL: "true" if maps_ids else None,
+        }
+        patch = {"metadata": {"labels": labels}}
         try:
             await self._client.patch(
                 rest_client.RUNTIME_CLASSES, twin.name, patch, manager=keys.CONTROLLER
@@ -137,6 +151,13 @@ class WaitingPods:
                 )
             return
         self._refused.discard(twin.name)
+        if twin.maps_ids is not maps_ids:
+            logger.info(
+                "whether nodes serve user namespaces has changed",
+                extra={"class": twin.name, "serve": maps_ids},
+            )
+        if twin.has_node is has_node:
+            return
         if has_node:
             logger.info("pods are moved to the runtime class", extra={"class": twin.name})
         else:

@@ -76,6 +76,8 @@ def test_links_are_removed_not_followed(places, tmp_path) -> None:
             set(),
         ),
         ("lowerdir=1/fs:7/fs,upperdir=/v/snapshots/9/fs,workdir=/v/snapshots/9/work", set()),
+        # What is shown to a user namespace is the folder itself.
+        ("lowerdir=R/m/7/layers/0123456789abcdef:R/m/7/s/3/fs,upperdir=R/s/7/fs", {3, 7}),
     ],
 )
 def test_the_folders_that_an_overlay_uses(places, tmp_path, options: str, expected: set) -> None:
