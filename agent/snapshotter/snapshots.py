@@ -40,7 +40,7 @@ from agent.store.lookup import layer_requests
 logger = logging.getLogger(__name__)
 
 _UPDATABLE = "labels"
-_NOBODY = 65534
+_UNMAPPED = 65534
 """Whom the kernel shows as the owner of a file whose own one is mapped to none."""
 
 
@@ -322,7 +322,7 @@ class Snapshotter:
         if lowers:
             self._folders.set_owner(id_, lowers[0])
         # An image's root may belong to one who has no place in the namespace.
-        if maps and (not lowers or _NOBODY in self._folders.owner(id_)):
+        if maps and (not lowers or _UNMAPPED in self._folders.owner(id_)):
             self._folders.give(id_, maps.root)
 
     async def _hide_all_but(self, ids: set[int]) -> None:

@@ -70,7 +70,7 @@ def parse(text: str) -> IdMaps:
 def of_labels(labels: Mapping[str, str]) -> IdMaps | None:
     """The maps that the labels of a snapshot ask for; None where they ask for none.
 
-    Raises IdMapError also where root has no place in them: nobody could own the container's files.
+    Raises IdMapError also where they have no user for the container's root.
     """
     texts = [labels.get(keys.UID_MAPPING), labels.get(keys.GID_MAPPING)]
     if texts == [None, None]:
