@@ -201,12 +201,15 @@ def user_namespace(uid_map: str, gid_map: str) -> int:
     thread. Source: user_namespaces(7). Raises OSError, EINVAL for maps that the kernel refuses.
     """
     ready, ready_end = os.pipe()
+    gate, gate_end = os.pipe()
     child = os.fork()
     if child == 0:
-        # Neither exceptions nor buffers of the parent's may run in here.
+        # Neither exceptions nor buffers of the parent's may run in here. It ends with the parent,
+        # however that ends.
+        os.close(gate_end)
         number = ctypes.get_errno() if _libc.unshare(_CLONE_NEWUSER) != 0 else 0
         os.write(ready_end, bytes([number]))
-        signal.pause()
+        os.read(gate, 1)
         os._exit(0)
     try:
         os.close(ready_end)
@@ -222,7 +225,8 @@ def user_namespace(uid_map: str, gid_map: str) -> int:
                 os.close(file)
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.close(ready)
+        for descriptor in (ready, gate, gate_end):
+            os.close(descriptor)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 

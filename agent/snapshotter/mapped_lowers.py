@@ -71,7 +71,8 @@ class MappedLowers:
             names = os.listdir(folder)
         except FileNotFoundError:
             return
-        idle = [f"{folder}/{name}" for name in names if int(name) not in ids]
+        kept = set(map(str, ids))
+        idle = [f"{folder}/{name}" for name in names if name not in kept]
         for start in range(0, len(idle), _MOST_AT_ONCE):
             some = idle[start : start + _MOST_AT_ONCE]
             await self._pool.call("hide_folders", some, deadline=self._deadline)
