@@ -19,6 +19,7 @@ SCRIPT = """
 import json, pathlib, subprocess, sys
 from agent.mounts import mountinfo, syscalls, teardown
 from agent.mounts.devices import layer_mounting
+from agent.mounts.idmaps import mapped_folders
 from agent.setup.doctor import trial_mounts
 
 def mount(target):
@@ -40,6 +41,9 @@ def layer(target):
     image.write_bytes(zlib.decompress(base64.b64decode(trial_mounts._IMAGE)))
     pathlib.Path(target).mkdir()
     layer_mounting.mount_layer(str(image), target, image.stat().st_size)
+
+def show(folder, target):
+    mapped_folders.show_folders([(folder, target, "0 65536 65536\\n", "0 65536 65536\\n")])
 
 started = []
 
@@ -196,6 +200,28 @@ def test_a_layer_under_a_container_that_nobody_knows_stays(
     assert machine.root.exists()
     machine.do("end")
     assert machine.unmount() == []
+
+
+def test_what_is_shown_to_user_namespaces_goes_unless_a_container_stands_on_it(
+    machine: Machine, tmp_path: pathlib.Path
+) -> None:
+    layer = machine.root / "layers" / "0123456789abcdef"
+    shown = machine.root / "m" / "7" / "layers" / layer.name
+    machine.do("layer", layer)
+    machine.do("show", layer, shown)
+    rootfs = tmp_path / "rootfs"
+    machine.do("contain", shown, rootfs)
+
+    left = machine.unmount()
+
+    assert {path: reason for path, reason, _ in left} == {
+        str(path): f"{rootfs} stands on it" for path in (layer, shown)
+    }
+    machine.do("end")
+    assert machine.unmount() == []
+    assert machine.mounted() == []
+    assert machine.remove() is None
+    assert not machine.root.exists()
 
 
 def test_what_others_only_see_of_a_layer_goes_with_it(
