@@ -23,6 +23,17 @@ def test_layers_are_mounted_switched_and_taken_over(name, run) -> None:
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
+def test_layers_are_shown_to_user_namespaces(name, run) -> None:
+    run(
+        name,
+        [
+            "tests/unit/setup/node/test_user_namespaces.py",
+            "tests/snapshotter/test_user_namespaces.py",
+        ],
+    )
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
 def test_a_node_serves_pods(name, run) -> None:
     run(name, ["tests/kernels/inside/test_node.py"])
 
