@@ -14,23 +14,13 @@ MOUNTS = (
     "tests/unit/mounts/test_loops.py",
     "tests/unit/mounts/test_page_cache.py",
     "tests/unit/mounts/test_teardown.py",
+    "tests/unit/setup/node/test_user_namespaces.py",
 )
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_layers_are_mounted_switched_and_taken_over(name, run) -> None:
     run(name, [*MOUNTS, "tests/kernels/inside/test_doctor.py"])
-
-
-@pytest.mark.parametrize("name", SUPPORTED)
-def test_layers_are_shown_to_user_namespaces(name, run) -> None:
-    run(
-        name,
-        [
-            "tests/unit/setup/node/test_user_namespaces.py",
-            "tests/snapshotter/test_user_namespaces.py",
-        ],
-    )
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
