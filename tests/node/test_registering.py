@@ -5,9 +5,11 @@ import pathlib
 import shutil
 
 import pytest
+import yaml
 
 from agent.store import layout
 from lab import registries
+from tests.manifests import rendering
 from tests.node import conftest
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -23,6 +25,23 @@ def test_a_pod_starts_with_the_registry_switched_off(node, offline) -> None:
 
     for manifest in manifests:
         assert "layers" in node.run(manifest, "ls", "/")
+
+
+@pytest.mark.parametrize("name", ["daemonset", "static-pod"])
+def test_the_examples_of_pods_that_nothing_moves_start_without_a_pull(
+    node, offline, name: str
+) -> None:
+    """Their own metadata and class; the image and its command are the lab's."""
+    example = yaml.safe_load((rendering.MANIFESTS / "examples" / f"{name}.yaml").read_text())
+    template = example["spec"]["template"] if name == "daemonset" else example
+    annotations, handler = template["metadata"]["annotations"], template["spec"]["runtimeClassName"]
+    manifest = node.manifest(name, "lab/layers2:1", annotations=annotations, handler=handler)
+    node.warm_up()
+    offline()
+    node.schedule(manifest)
+    conftest.wait_until(lambda: node.has("lab/layers2:1"))
+
+    assert "layers" in node.run(manifest, "ls", "/")
 
 
 def test_the_kubelet_sees_tag_digest_and_size(node) -> None:
