@@ -122,6 +122,26 @@ def test_an_image_that_was_registered_for_a_container_becomes_a_volume(node, off
         assert int(shell(node, pod, LAYERS)) > 0
 
 
+def test_a_warm_image_is_a_volume_without_the_agent(
+    version, folder, registry, pristine, offline
+) -> None:
+    """Nothing waits for it while its layers are laid out, so they always are."""
+    image = "lab/layers127:1"
+    settings = {"UIMGACC_WARM": f"{registry.address}/{image}", "UIMGACC_WARM_SPREAD": "0"}
+    made = conftest.Node(
+        folder / "n", registry, pristine, version=version, agent_environment=settings
+    )
+    with conftest.running(made, registry) as node:
+        node.warm_up()
+        conftest.wait_until(lambda: node.has(image))
+        node.agent.end()
+        offline()
+        manifest = node.manifest("pod", "lab/pause:1", volumes=[image])
+        with node.client.pod(manifest) as pod:
+            assert pod.pulled == []
+            assert int(shell(node, pod, LAYERS)) > 100
+
+
 def test_a_volume_of_one_pod_outlives_the_image(node) -> None:
     """The lease of its sandbox keeps the snapshot, and with it all layers."""
     manifest = node.manifest("pod", "lab/layers2:1", volumes=["lab/layers40:1"])

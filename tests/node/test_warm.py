@@ -46,7 +46,7 @@ def keep_warm(store: pathlib.Path, image: str, **selector: str) -> None:
     cache_id = f"imc-{selector.get('pool', 'any')}"
     alone = msgspec.structs.replace(cache, id=cache_id, name=cache_id, images=held)
     writer.publish_cache(place, alone)
-    cache_store.adjust(str(store), cache_id, True, selector, "")
+    cache_store.adjust(str(store), cache_id, True, selector, "", b"[]")
 
 
 def test_what_the_setting_names_is_there_before_any_pod(
