@@ -111,6 +111,8 @@ def test_a_tag_that_is_pushed_anew_is_noticed_and_built_again(plane, uhub: UHub)
     assert plane.status(cloud)["images"][0]["digest"] == first.digest
     assert plane.status(key)["tags"]["confirmedTime"]
     assert "moved" not in plane.status(key)["tags"]
+    apis.wait_until(lambda: caches.id_of_name("tools") in plane.reader.confirmed(), seconds=90)
+    apis.wait_until(lambda: list(integrity.check(plane.store)) == [], seconds=60)
 
     uhub.server.stop()
     apis.wait_until(

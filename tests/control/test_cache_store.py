@@ -74,7 +74,7 @@ async def test_what_there_is_of_a_cache(
     assert list(place.cache_records.iterdir()) == []
 
 
-async def test_what_nodes_keep_warm_is_written_beside_the_signatures(
+async def test_what_nodes_are_to_know_is_written_beside_the_signatures(
     place: layout.Layout, store: cache_store.CacheStore
 ) -> None:
     cold = caches.CacheRequest(name="a", images=())
@@ -83,8 +83,15 @@ async def test_what_nodes_keep_warm_is_written_beside_the_signatures(
     signed = msgspec.structs.replace(record(cold.cache_id), signatures=[signature])
     writer.write_record(place, place.cache_record(cold.cache_id), signed)
 
-    for request in (warm, cold):
-        await store.adjust(request)
+    tag = records.MovedTag(
+        ref="docker.io/library/nginx:1",
+        target=f"sha256:{'2' * 64}",
+        noticed="2026-07-01T12:00:00Z",
+        policy="never",
+        withheld=True,
+    )
+    for request, moved in ((warm, [tag]), (cold, [])):
+        await store.adjust(request, moved)
         found = (await look(store, cold.cache_id)).stored
         assert found is not None
         assert found.record == msgspec.structs.replace(
@@ -92,6 +99,7 @@ async def test_what_nodes_keep_warm_is_written_beside_the_signatures(
             keep_warm=request.keep_warm,
             node_selector=dict(request.node_selector),
             local=request.local or "",
+            moved=moved,
         )
         assert signatures.of_cache(found.record).lines == signatures.of_cache(signed).lines
 
@@ -99,7 +107,7 @@ async def test_what_nodes_keep_warm_is_written_beside_the_signatures(
 async def test_a_cache_that_is_gone_is_not_adjusted(
     place: layout.Layout, store: cache_store.CacheStore
 ) -> None:
-    await store.adjust(caches.CacheRequest(name="a", images=(), keep_warm=True))
+    await store.adjust(caches.CacheRequest(name="a", images=(), keep_warm=True), ())
 
     assert list(place.cache_records.iterdir()) == []
 

@@ -118,6 +118,15 @@ FULLEST = cache_state.State(
     build=cache_state.Build(
         spec="s", platforms=("linux/amd64",), time=NOW, failures=1, failed="f", retry=NOW
     ),
+    tags=cache_state.Tags(
+        confirmed=NOW,
+        moved=(
+            cache_state.MovedTag(
+                image="a", cached="sha256:0", digest="sha256:1", noticed=NOW, withheld=True
+            ),
+        ),
+        problem="p",
+    ),
     events=(cache_state.Happening(name="n", message="m", at=NOW),),
 )
 

@@ -63,20 +63,23 @@ def confirmed_of(
     cache: cache_object.CacheObject, answers: Mapping[str, outcome.TagAnswer]
 ) -> datetime.datetime | None:
     """When all tags of a cache were last found to be as cached; None: they never were."""
-    times = [
-        _confirmed(cache, image, answers) for image in cache.state.images if image.image in answers
+    moments = [
+        _confirmed(cache, image, answers.get(image.image))
+        for image in cache.state.images
+        if "@" not in image.image
     ]
-    known = [each for each in times if each is not None]
-    return min(known) if known and len(known) == len(times) else cache.state.tags.confirmed
+    known = [each for each in moments if each is not None]
+    return min(known, default=None) if len(known) == len(moments) else None
 
 
 def _confirmed(
     cache: cache_object.CacheObject,
     image: cache_state.BuiltImage,
-    answers: Mapping[str, outcome.TagAnswer],
+    answer: outcome.TagAnswer | None,
 ) -> datetime.datetime | None:
-    answer = answers[image.image]
-    return answer.at if answer.digest == image.digest else cache.state.tags.confirmed
+    if answer is not None and answer.digest == image.digest:
+        return answer.at
+    return cache.state.tags.confirmed
 
 
 def differs(

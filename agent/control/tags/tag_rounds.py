@@ -12,10 +12,19 @@ import asyncio
 import dataclasses
 import datetime
 import logging
+import math
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from agent import errors, metrics
 from agent.control.caches import cache_object
@@ -39,9 +48,14 @@ _STATUS_SECONDS = 1.0
 
 
 _PUBLISH_SECONDS = 60.0
+_PART = 200
+"""Caches that are gone through at a stretch."""
 
 Publish = Callable[[Mapping[str, str]], Awaitable[None]]
 """Takes when the tags of caches were last confirmed (RFC 3339), by their IDs."""
+
+
+T = TypeVar("T")
 
 
 class View(Protocol):
@@ -82,6 +96,10 @@ class _Asked:
     owners: set[cache_object.Key] = dataclasses.field(default_factory=set)
 
 
+_Known = tuple[cache_object.CacheObject, tuple[tag_questions.Question, ...]]
+"""A cache, and the questions about it."""
+
+
 @dataclasses.dataclass(slots=True)
 class _Pause:
     """Until when a registry is left alone, by the loop's clock."""
@@ -108,9 +126,7 @@ class Rounds:
         self._publish = publish
         self._clock = clock
         self._asked: dict[tag_questions.Question, _Asked] = {}
-        self._of: dict[
-            cache_object.Key, tuple[cache_object.CacheObject, tuple[tag_questions.Question, ...]]
-        ] = {}
+        self._of: dict[cache_object.Key, _Known] = {}
         self._shared: dict[tuple[images.Reference, str], tuple[float, outcome.TagAnswer]] = {}
         self._under_way: weakref.WeakValueDictionary[tuple[images.Reference, str], asyncio.Lock]
         self._under_way = weakref.WeakValueDictionary()
@@ -138,9 +154,9 @@ class Rounds:
         if not self._settings.interval:
             await asyncio.Event().wait()
         loop = asyncio.get_running_loop()
-        published = loop.time()
+        published = -math.inf
         while True:
-            self._collect()
+            await self._collect()
             await self._ask_some()
             if self._publish is not None and loop.time() >= published + _PUBLISH_SECONDS:
                 await self._publish_times(self._publish)
@@ -150,7 +166,7 @@ class Rounds:
     async def _publish_times(self, publish: Publish) -> None:
         """Have the store say when the tags of each cache were last confirmed."""
         confirmed = {}
-        for cache, _ in self._of.values():
+        async for cache, _ in _in_parts(self._of.values()):
             moment = tag_questions.confirmed_of(cache, self.answers(cache))
             if moment is not None:
                 confirmed[cache.cache_id] = times.stamp(moment)
@@ -159,28 +175,30 @@ class Rounds:
         except errors.AgentError as error:
             logger.info("the times of tags are not written", extra={"reason": str(error)})
 
-    def _collect(self) -> None:
+    async def _collect(self) -> None:
         """Take in which tags there are; those of caches that are gone are forgotten."""
-        now = asyncio.get_running_loop().time()
-        for asked in self._asked.values():
-            asked.owners.clear()
-        of = {}
-        for key, cache in self._view.caches.items():
+        loop = asyncio.get_running_loop()
+        of: dict[cache_object.Key, _Known] = {}
+        owners: dict[tag_questions.Question, set[cache_object.Key]] = {}
+        async for key, cache in _in_parts(self._view.caches.items()):
             known = self._of.get(key)
             if known is None or known[0] is not cache:
                 known = cache, tag_questions.questions_of(cache, self._settings.plain_http)
-            of[key] = known
+            if known[1]:
+                of[key] = known
             for question in known[1]:
+                owners.setdefault(question, set()).add(key)
                 if question not in self._asked:
-                    self._asked[question] = _Asked(now + self._first_pause(cache))
-                self._asked[question].owners.add(key)
-        self._of = {key: known for key, known in of.items() if known[1]}
-        self._asked = {each: asked for each, asked in self._asked.items() if asked.owners}
-        oldest = now - self._settings.interval
+                    self._asked[question] = _Asked(loop.time() + self._first_pause(cache))
+        self._of = of
+        self._asked = {each: asked for each, asked in self._asked.items() if each in owners}
+        for question, asked in self._asked.items():
+            asked.owners = owners[question]
+        oldest = loop.time() - self._settings.interval
         self._shared = {key: each for key, each in self._shared.items() if each[0] > oldest}
-        overdue = [now - asked.due for asked in self._asked.values() if asked.due <= now]
+        first = min((asked.due for asked in self._asked.values()), default=loop.time())
         metrics.TAGS.set(len(self._asked))
-        metrics.TAGS_OVERDUE.set(max(overdue, default=0.0))
+        metrics.TAGS_OVERDUE.set(max(0.0, loop.time() - first))
 
     def _first_pause(self, cache: cache_object.CacheObject) -> float:
         """Until the first question of this controller: not all at once after its start."""
@@ -310,3 +328,11 @@ class Rounds:
             "a registry does not say what its tags are",
             extra={"registry": registry, "reason": str(error), "again": round(seconds)},
         )
+
+
+async def _in_parts(items: Iterable[T]) -> AsyncIterator[T]:
+    """The items as they are now; others have their turn between some of them."""
+    for at, item in enumerate(tuple(items), 1):
+        yield item
+        if at % _PART == 0:
+            await asyncio.sleep(0)

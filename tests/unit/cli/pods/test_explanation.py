@@ -9,7 +9,7 @@ import rich.console
 
 from agent.cli.pods import explanation
 from agent.matching import decisions
-from agent.model import caches, pods
+from agent.model import caches, pods, records
 from tests.unit.matching import making
 
 NATIVE = {"uimgacc.io/image-cache": "auto"}
@@ -107,3 +107,29 @@ def test_it_says_which_image_is_a_volume() -> None:
     told = json.loads(json.dumps(explanation.to_json(decision, {})))
     assert [image["volume"] for image in told["images"]] == [False, True]
     assert "docker.io/models/llama:1" in told["autoCreate"]["images"]
+
+
+def test_it_says_when_a_tag_was_last_confirmed_and_that_it_has_moved() -> None:
+    moved = records.MovedTag(
+        ref="docker.io/library/redis:7",
+        target=making.digest("newer"),
+        noticed="2026-07-01T12:31:00Z",
+        confirmed="2026-07-01T12:21:00Z",
+        policy="never",
+        withheld=True,
+    )
+    asking = making.pod("nginx:1", "redis:7", annotated=NATIVE)
+    held = [("nginx:1", "ab"), ("redis:7", "d")]
+    stored = [making.image("nginx:1", "ab"), making.image("redis:7", "d")]
+    decision = making.decide(asking, [making.cache("imc-one", held, moved=[moved])], stored)
+    confirmed = {"imc-one": "2026-07-01T12:30:00Z"}
+    written = io.StringIO()
+    console = rich.console.Console(width=250, file=written)
+    explanation.explain(console, decision, confirmed)
+    nginx, redis = explanation.to_json(decision, confirmed)["images"]
+
+    assert "its tag was last confirmed at 2026-07-01T12:30:00Z" in written.getvalue()
+    assert "as it was before the registry moved the tag" in written.getvalue()
+    assert (nginx["tagConfirmed"], nginx["tagMoved"]) == ("2026-07-01T12:30:00Z", None)
+    assert redis["tagConfirmed"] == "2026-07-01T12:21:00Z"
+    assert redis["tagMoved"]["withheld"] is True

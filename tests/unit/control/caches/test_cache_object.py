@@ -50,3 +50,36 @@ def test_who_is_served_is_a_part_of_what_is_built_only_where_it_is_said() -> Non
     assert said == "f780eb790e52"
     assert one == same
     assert len({said, one, every}) == 3
+
+
+@pytest.mark.parametrize(
+    ("group", "labels", "annotations", "of_cloud"),
+    [
+        ("uimgacc.io", {}, {}, False),
+        ("uimgacc.io", {}, {keys.DIALECT: "alibaba"}, False),
+        ("uimgacc.io", {keys.UCLOUD_LABEL: "true"}, {}, True),
+        ("uimgacc.io", {keys.AUTO_CREATED: "true"}, {keys.DIALECT: "native"}, False),
+        ("uimgacc.io", {keys.AUTO_CREATED: "true"}, {keys.DIALECT: "tencent"}, True),
+        ("eci.alibabacloud.com", {}, {}, True),
+    ],
+)
+def test_whose_words_a_cache_was_asked_for_in(
+    group: str, labels: dict[str, str], annotations: dict[str, str], of_cloud: bool
+) -> None:
+    body = automatic(generation=1)
+    body["metadata"] |= {"labels": labels, "annotations": annotations}
+
+    assert cache_object.parse(body | {"apiVersion": f"{group}/v1"}).of_cloud is of_cloud
+
+
+def test_an_agent_does_not_say_what_becomes_of_tags() -> None:
+    body = automatic(generation=1)
+    body["metadata"]["annotations"] = {keys.SERVE_STALE: "always"}
+    found = cache_object.parse(body)
+    body["metadata"]["generation"] = 2
+    edited = cache_object.parse(body)
+
+    assert found.request is not None
+    assert edited.request is not None
+    assert found.request.stale is None
+    assert edited.request.stale == caches.serve_stale("always")

@@ -224,3 +224,22 @@ async def test_a_cache_that_is_gone_is_forgotten() -> None:
 
     assert len(given.heads) == 1
     assert given.rounds.answers(gone) == {}
+
+
+async def test_the_store_says_when_all_tags_of_a_cache_were_last_confirmed() -> None:
+    known = [cache("a", "app:1", "lib:1"), cache("b", "new:1", confirmed=-500)]
+    given = Setting(*known, interval=60)
+    given.digests["new:1"] = NEW
+    written: list[Mapping[str, str]] = []
+
+    async def publish(confirmed: Mapping[str, str]) -> None:
+        written.append(confirmed)
+
+    settings = tag_rounds.Settings(interval=60)
+    given.rounds = tag_rounds.Rounds(given, given, settings, publish=publish, clock=given.now)
+    await given.run(200)
+    a, b = (each.cache_id for each in known)
+
+    assert 3 <= len(written) <= 4
+    assert "2026-07-01T12:01:00Z" <= written[-1][a] <= "2026-07-01T12:03:10Z"
+    assert written[-1][b] == "2026-07-01T11:51:40Z"
