@@ -151,11 +151,11 @@ def verify(
     if is_artifact:
         # Its blobs were verified one by one, and its diff ID is the digest of no tar.
         return
-    if actual.diff_id != layer.diff_id:
+    if actual.diff_id != layer.unpacked:
         raise LayerMismatch(
             f"what {what} unpacks to",
             blob=layer.blob.digest,
-            expected=layer.diff_id,
+            expected=layer.unpacked,
             actual=actual.diff_id,
         )
 

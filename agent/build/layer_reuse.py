@@ -181,7 +181,7 @@ class Reuse:
             on_bytes=on_bytes,
             limit=record.tar_size,
         )
-        if (identified.diff_id, identified.tar_size) != (layer.diff_id, record.tar_size):
+        if (identified.diff_id, identified.tar_size) != (layer.unpacked, record.tar_size):
             # The names of variants and of replaced layers are hashes of a text, which has them as
             # its diff ID when it is pushed as a layer. It has not the length of their tar. And
             # nothing about the stored layer is for the author of this image, also not its size.

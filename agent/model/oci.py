@@ -51,6 +51,8 @@ diff ID is its own digest; with `+zstd` that of what it decompresses to."""
 
 _NATIVE_FEATURE = "erofs"
 """By which the entries of an index say that a manifest has such layers."""
+
+_REPLACED = ("os.features", "rootfs")
 ACCEPT = ", ".join([*sorted(INDEX_TYPES), *sorted(MANIFEST_TYPES), "*/*;q=0.1"])
 """The header by which a registry knows what is understood here."""
 
@@ -160,6 +162,13 @@ class Layer:
     diff_id: digests.DiffID
     chain_id: digests.ChainID
     blob: Descriptor
+    content: str = dataclasses.field(default="", kw_only=True)
+    """The digest of what its blob unpacks to, where that is not its diff ID."""
+
+    @property
+    def unpacked(self) -> str:
+        """The digest of what its blob unpacks to."""
+        return self.content or self.diff_id
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
@@ -236,17 +245,18 @@ def choose(index: Index, wanted: images.Platform, *, reference: str) -> Descript
     return min(ranked, key=lambda pair: pair[0])[1]
 
 
-def without_features(config: bytes) -> bytes:
-    """A config without the features of its system, by which containerd chooses a snapshotter.
+def config_of_plain(config: bytes, diff_ids: Sequence[str]) -> bytes:
+    """A config with other layers, and without the features of its system.
 
-    The same bytes where it names none.
+    By these containerd chooses a snapshotter.
     """
     try:
         members = _OBJECT.decode(config) or {}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnsupportedImage(f"its config is damaged ({error})") from error
-    kept = {name: raw for name, raw in members.items() if name.casefold() != "os.features"}
-    return config if len(kept) == len(members) else msgspec.json.encode(kept)
+    kept = {name: raw for name, raw in members.items() if name.casefold() not in _REPLACED}
+    rootfs = {"type": "layers", "diff_ids": list(diff_ids)}
+    return msgspec.json.encode({**kept, "rootfs": rootfs})
 
 
 def fits(config: Config, wanted: images.Platform) -> bool:
@@ -275,10 +285,14 @@ def layers(manifest: Manifest, config: Config) -> list[Layer]:
             f"its manifest has {len(manifest.layers)} layers, its config {len(diff_ids)}:"
             " is it an image at all?"
         )
+    names = [
+        native_id(diff_id) if is_native(blob.media_type) else digests.DiffID(diff_id)
+        for diff_id, blob in zip(diff_ids, manifest.layers, strict=True)
+    ]
     return [
-        Layer(digests.DiffID(diff_id), chain_id, blob)
-        for diff_id, chain_id, blob in zip(
-            diff_ids, digests.chain_ids(diff_ids), manifest.layers, strict=True
+        Layer(name, chain_id, blob, content=diff_id)
+        for name, chain_id, blob, diff_id in zip(
+            names, digests.chain_ids(names), manifest.layers, diff_ids, strict=True
         )
     ]
 
@@ -303,6 +317,16 @@ def is_compressed(media_type: str) -> bool:
 def is_native(media_type: str) -> bool:
     """Whether a layer is an EROFS image as it is."""
     return media_type.partition("+")[0] == NATIVE_LAYER
+
+
+def native_id(digest: str) -> digests.DiffID:
+    """The diff ID that a native layer has in the store and on nodes, by the digest of its image.
+
+    The same bytes are a tar as well: an EROFS image begins with zeros, which end a tar, or with
+    what its author likes. As a layer of type tar they have other files, so not the same diff ID.
+    The text that this is a hash of has the length of no tar.
+    """
+    return digests.DiffID(digests.sha256(f"uimgacc native 1\n{digest}".encode()))
 
 
 def _require_few_values(data: bytes) -> None:

@@ -100,9 +100,10 @@ async def test_layers_are_taken_as_they_are(bench, folder) -> None:
     image, made = image_of(bench)
     assert image.target == target
     assert made.artifact == records.Artifact(type=NATIVE, manifest=target)
-    assert [layer.diff_id for layer in made.layers[:2]] == list(
-        map(artifacts.digest, (plain, small))
-    )
+    assert [layer.diff_id for layer in made.layers[:2]] == [
+        artifacts.digest(f"uimgacc native 1\n{artifacts.digest(data)}".encode())
+        for data in (plain, small)
+    ]
     for layer, data in zip(made.layers, (plain, small), strict=False):
         file = bench.place.layer(layer.diff_id)
         assert file.read_bytes()[: len(data)] == data
@@ -126,6 +127,8 @@ async def test_nodes_get_an_image_that_every_containerd_takes(bench, folder) -> 
     assert [layer.media_type for layer in manifest.layers] == [oci.PLAIN_LAYER]
     assert manifest.config.digest == made.config
     assert "os.features" not in config
+    assert config["rootfs"]["diff_ids"] == [layer.digest for layer in manifest.layers]
+    assert config["rootfs"]["diff_ids"] == [layer.diff_id for layer in made.layers]
     assert config["config"] == {"Cmd": ["/app/run"]}
 
 
@@ -133,7 +136,7 @@ async def test_a_second_build_fetches_nothing(bench, folder) -> None:
     plain = erofs(folder, FILES)
     publish(bench, [(NATIVE, plain, plain)])
     await bench.build()
-    file = bench.place.layer(artifacts.digest(plain))
+    file = bench.place.layer(image_of(bench)[1].layers[0].diff_id)
     before = file.read_bytes()
     bench.fake.requests.clear()
 
@@ -143,6 +146,25 @@ async def test_a_second_build_fetches_nothing(bench, folder) -> None:
     file.unlink()
     await bench.build()
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("native_first", [True, False])
+async def test_the_same_bytes_as_a_tar_are_another_layer(bench, folder, native_first: bool) -> None:
+    """An EROFS image begins with zeros, which end a tar: as a tar it is an empty layer.
+
+    Else who makes both would have pods run files that nobody sees in the image that they name.
+    """
+    both = erofs(folder, FILES)
+    tar = f"{fakes.OCI}.layer.v1.tar"
+    for kind in (NATIVE, tar) if native_first else (tar, NATIVE):
+        publish(bench, [(kind, both, both)], tag="native" if kind == NATIVE else "tar")
+        await bench.build(f"team/app:{'native' if kind == NATIVE else 'tar'}")
+
+    native, plain = (image_of(bench, f"team/app:{tag}")[1].layers[0] for tag in ("native", "tar"))
+    assert native.chain_id != plain.chain_id
+    assert plain.diff_id == artifacts.digest(both)
+    assert bench.place.layer(native.diff_id).read_bytes().startswith(both)
+    assert not bench.place.layer(plain.diff_id).read_bytes().startswith(both)
 
 
 def index(bench, *entries: tuple[str, list[str]]) -> None:

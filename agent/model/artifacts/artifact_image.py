@@ -48,7 +48,7 @@ def made_of_native(
     layers: Sequence[oci.Layer], config: bytes, *, digest: str, sizes: Sequence[int]
 ) -> Made:
     """The image for one of native layers; `digest` is of its manifest, `sizes` are unpacked."""
-    config = oci.without_features(config)
+    config = oci.config_of_plain(config, [layer.diff_id for layer in layers])
     described = [
         _described(oci.PLAIN_LAYER, layer.diff_id, size)
         if oci.is_native(layer.blob.media_type)
