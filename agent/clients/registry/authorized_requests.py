@@ -37,8 +37,6 @@ _REDIRECTED = frozenset({"GET", "HEAD"})
 _MAX_REDIRECTS = 8
 _HOSTS_SECONDS = 60.0
 """How long the files with the hosts of a registry are not read again."""
-_NO_TLS = ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
-"""What OpenSSL says where a server answers a TLS greeting in plain HTTP."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -280,15 +278,12 @@ class Requests:
 
         Source: containerd core/remotes/docker/resolver.go, NewHTTPFallback.
         """
-        if not host.tries_tls or url.scheme != "https":
+        if not host.tries_tls or connections.authority(url) != host.authority:
             return False
-        speaks_none = getattr(error.os_error, "reason", None) in _NO_TLS
-        if speaks_none or (
-            url.explicit_port is None and connections.authority(url) == host.authority
-        ):
-            self._without_tls.add(host)
-            return True
-        return False
+        if url.scheme != "https" or not connections.speaks_no_tls(url, error):
+            return False
+        self._without_tls.add(host)
+        return True
 
     def _authorizer(self, host: registry_host.Host) -> challenges.Authorizer:
         """What knows the authorization of a host; each has its own."""

@@ -12,6 +12,7 @@ agent.clients.registry.authorized_requests.
 
 import contextlib
 import dataclasses
+import errno
 import pathlib
 import socket
 import ssl
@@ -28,6 +29,9 @@ from agent.clients.registry.mirrors import registry_host
 from agent.kits import networks
 from agent.kits.aio import backoff
 from agent.kits.web import tls
+
+_NO_TLS = ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""What OpenSSL says where a server answers a TLS greeting in plain HTTP."""
 
 _Stamp = tuple[tuple[int, int, int], ...]
 
@@ -234,6 +238,19 @@ def denied(text: str, environment: Mapping[str, str]) -> tuple[networks.Network,
     """
     service = environment.get("KUBERNETES_SERVICE_HOST", "")
     return networks.parse(f"{text},{service}" if text.strip() else "")
+
+
+def speaks_no_tls(url: yarl.URL, error: aiohttp.ClientConnectorError) -> bool:
+    """Whether a connection failed as it does at a server without TLS.
+
+    That is a plain answer to the greeting or, where the URL names no port, that nothing listens at
+    the one of TLS. A certificate that is not trusted is no such failure: else who is on the way
+    could have credentials sent to him in plain text.
+    Source: containerd core/remotes/docker/resolver.go, isTLSError and isPortError.
+    """
+    if getattr(error.os_error, "reason", None) in _NO_TLS:
+        return True
+    return url.explicit_port is None and error.os_error.errno == errno.ECONNREFUSED
 
 
 def authority(url: yarl.URL) -> str:

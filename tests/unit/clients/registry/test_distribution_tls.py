@@ -2,11 +2,14 @@
 
 import ssl
 
+import aiohttp
 import pytest
+import yarl
 from aiohttp import web
 
 from agent.clients.registry import connections, credentials, distribution, failures
 from agent.model import images
+from lab import processes
 from tests.fakes import registry as fakes
 
 
@@ -79,3 +82,23 @@ async def test_a_certificate_that_is_replaced_is_read_again(host, certificate, t
             await client.manifest(image)
         (folder / "ca.crt").write_text((certificate / "cert.pem").read_text())
         assert (await client.manifest(image)).data == b"{}"
+
+
+async def failure(host: str) -> aiohttp.ClientConnectorError:
+    """What a connection by TLS fails with."""
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectorError) as caught:
+            await session.get(f"https://{host}/")
+    return caught.value
+
+
+async def test_a_certificate_that_is_not_trusted_is_no_reason_to_go_without_tls(host) -> None:
+    """Of a mirror that hosts.toml names with http:// and settings for TLS."""
+    without_port = yarl.URL("https://mirror.test/v2/")
+
+    async with fakes.FakeRegistry() as plain:
+        assert connections.speaks_no_tls(without_port, await failure(plain.host))
+    refused = await failure(f"localhost:{processes.free_port()}")
+    assert connections.speaks_no_tls(without_port, refused)
+    assert not connections.speaks_no_tls(yarl.URL("https://mirror.test:8443/v2/"), refused)
+    assert not connections.speaks_no_tls(without_port, await failure(host))
