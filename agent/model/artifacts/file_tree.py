@@ -51,11 +51,16 @@ class Tree:
         return missing
 
     def add_symlink(self, path: bytes, target: bytes, *, within: bytes) -> list[bytes]:
-        """Add a symlink, which leads nowhere outside of the directory `within`; the same."""
+        """Add a symlink, which leads nowhere outside of the directory `within`; the same.
+
+        Its target has `..` only at directories that are there: after another symlink that would
+        be a step from where this one leads to.
+        """
         missing = self._parents(path)
         self._require_free(path)
-        if not target or target.startswith(b"/") or not _stays(path, target, within):
-            raise UnsafePath(path, f"is a symlink that leads out of it, to {show(target)!r}")
+        if not target or target.startswith(b"/") or not self._stays(path, target, within):
+            reason = f"is a symlink that leads out of it, or may, to {show(target)!r}"
+            raise UnsafePath(path, reason)
         self._links.add(path)
         return missing
 
@@ -63,6 +68,19 @@ class Tree:
         """Raise UnsafePath unless a hard link leads to a file that is there."""
         if path not in self._files:
             raise UnsafePath(link, f"is a hard link to {show(path)!r}, which is no file of it")
+
+    def _stays(self, path: bytes, target: bytes, within: bytes) -> bool:
+        """Whether a symlink's target never leaves a directory, not even on its way."""
+        here = path.split(b"/")[:-1]
+        least = within.count(b"/") + 1 if within else 0
+        for part in target.split(b"/"):
+            if part == b"..":
+                if len(here) <= least or b"/".join(here) not in self._folders:
+                    return False
+                here.pop()
+            elif part not in (b"", b"."):
+                here.append(part)
+        return True
 
     def _require_free(self, path: bytes) -> None:
         if path in self._folders or path in self._files or path in self._links:
@@ -108,17 +126,3 @@ def is_within(path: bytes, folder: bytes) -> bool:
 def show(path: bytes) -> str:
     """A path for a message."""
     return path.decode(errors="backslashreplace")[:_SHOWN]
-
-
-def _stays(path: bytes, target: bytes, within: bytes) -> bool:
-    """Whether a symlink's target never leaves a directory, not even on its way."""
-    here = path.split(b"/")[:-1]
-    least = within.count(b"/") + 1 if within else 0
-    for part in target.split(b"/"):
-        if part == b"..":
-            if len(here) <= least:
-                return False
-            here.pop()
-        elif part not in (b"", b"."):
-            here.append(part)
-    return True
