@@ -2,7 +2,9 @@
 
 Each tag is asked for with one HEAD in an interval, at a time of its own, and not more than so many
 a second in all. A registry that does not answer, or asks for a pause, is left alone for a
-while: no answer changes nothing, so a cache goes on as it is.
+while by those who ask in the same way: no answer changes nothing, so a cache goes on as it is. With
+other credentials, or with TLS, the same registry may answer: what one cache says of it, or how its
+account is limited, is nothing for the caches of others.
 
 An answer that changes nothing costs no request to the API server, but for a new time in the status
 once in a while; the store has the times of all caches in one file, for people.
@@ -56,6 +58,10 @@ Publish = Callable[[Mapping[str, str]], Awaitable[None]]
 
 
 T = TypeVar("T")
+
+
+_Way = tuple[str, tag_questions.Access]
+"""A registry, and what it is asked with."""
 
 
 class View(Protocol):
@@ -130,7 +136,7 @@ class Rounds:
         self._shared: dict[tuple[images.Reference, str], tuple[float, outcome.TagAnswer]] = {}
         self._under_way: weakref.WeakValueDictionary[tuple[images.Reference, str], asyncio.Lock]
         self._under_way = weakref.WeakValueDictionary()
-        self._pauses: dict[str, _Pause] = {}
+        self._pauses: dict[_Way, _Pause] = {}
         self._free_at = 0.0
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -194,6 +200,8 @@ class Rounds:
         self._asked = {each: asked for each, asked in self._asked.items() if each in owners}
         for question, asked in self._asked.items():
             asked.owners = owners[question]
+        ways = set(map(_way, self._asked))
+        self._pauses = {way: pause for way, pause in self._pauses.items() if way in ways}
         oldest = loop.time() - self._settings.interval
         self._shared = {key: each for key, each in self._shared.items() if each[0] > oldest}
         first = min((asked.due for asked in self._asked.values()), default=loop.time())
@@ -215,7 +223,7 @@ class Rounds:
         started = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
             for question in sorted(self._due(started), key=lambda each: self._asked[each].due):
-                if self._is_paused(question.reference.registry):
+                if self._is_paused(_way(question)):
                     continue
                 await self._slots.acquire()
                 group.create_task(self._ask(question), name=f"tag {question.reference}")
@@ -225,8 +233,8 @@ class Rounds:
     def _due(self, now: float) -> Iterator[tag_questions.Question]:
         return (each for each, asked in self._asked.items() if asked.due <= now)
 
-    def _is_paused(self, registry: str) -> bool:
-        pause = self._pauses.get(registry)
+    def _is_paused(self, way: _Way) -> bool:
+        pause = self._pauses.get(way)
         return pause is not None and pause.until > asyncio.get_running_loop().time()
 
     async def _wait_for_turn(self) -> None:
@@ -239,19 +247,19 @@ class Rounds:
     async def _ask(self, question: tag_questions.Question) -> None:
         """Ask one question, or take the answer that another one with these credentials had."""
         asked = self._asked[question]
-        loop, registry = asyncio.get_running_loop(), question.reference.registry
+        loop, way = asyncio.get_running_loop(), _way(question)
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 answer = await self._answer(question)
         except (errors.TemporaryError, TimeoutError) as error:
-            self._pause(registry, error)
-            asked.due = self._pauses[registry].until + backoff.within(_LOOK_SECONDS)
+            self._pause(way, error)
+            asked.due = self._pauses[way].until + backoff.within(_LOOK_SECONDS)
             metrics.tag_looked_up("unanswered")
             return
         finally:
             self._slots.release()
         if answer is None:
-            asked.due = self._pauses[registry].until
+            asked.due = self._pauses[way].until
             return
         asked.answer = answer
         asked.due = loop.time() + backoff.spread(self._settings.interval, _JITTER)
@@ -278,7 +286,7 @@ class Rounds:
                 if answer is not None and at > now - self._settings.interval / 2:
                     return answer
                 await self._wait_for_turn()
-                if self._is_paused(reference.registry):
+                if self._is_paused(_way(question)):
                     return None
                 answer = await self._asked_of(registry, question)
                 self._shared[reference, name] = asyncio.get_running_loop().time(), answer
@@ -293,7 +301,7 @@ class Rounds:
         """What a registry says. That a tag has moved is believed once the manifest is verified."""
         at = self._now()
         digest = await registry.digest(question.reference)
-        self._pauses.pop(question.reference.registry, None)
+        self._pauses.pop(_way(question), None)
         if digest in self._cached(question):
             metrics.tag_looked_up("same")
             return outcome.TagAnswer(at=at, digest=digest)
@@ -315,9 +323,9 @@ class Rounds:
     def _now(self) -> datetime.datetime:
         return self._clock().replace(microsecond=0)
 
-    def _pause(self, registry: str, error: Exception) -> None:
+    def _pause(self, way: _Way, error: Exception) -> None:
         """Leave a registry alone for as long as it asks for, and longer each time."""
-        pause = self._pauses.setdefault(registry, _Pause(backoff.Backoff(_PAUSES)))
+        pause = self._pauses.setdefault(way, _Pause(backoff.Backoff(_PAUSES)))
         now = asyncio.get_running_loop().time()
         if pause.until > now:
             return  # another question of the same moment has failed as well
@@ -326,8 +334,12 @@ class Rounds:
         pause.until = now + seconds
         logger.info(
             "a registry does not say what its tags are",
-            extra={"registry": registry, "reason": str(error), "again": round(seconds)},
+            extra={"registry": way[0], "reason": str(error), "again": round(seconds)},
         )
+
+
+def _way(question: tag_questions.Question) -> _Way:
+    return question.reference.registry, question.access
 
 
 async def _in_parts(items: Iterable[T]) -> AsyncIterator[T]:

@@ -67,8 +67,9 @@ class Setting:
     async def digest(self, reference: images.Reference) -> str:
         name = f"{reference.repository}:{reference.tag}"
         self.heads.append((asyncio.get_running_loop().time(), name))
-        if reference.registry in self.failing:
-            raise self.failing[reference.registry]
+        for cause in (reference.registry, name):
+            if cause in self.failing:
+                raise self.failing[cause]
         return self.digests.get(name, OLD)
 
     async def manifest(
@@ -203,6 +204,19 @@ async def test_a_registry_that_is_down_is_asked_ever_more_rarely_and_others_go_o
     assert answers["other.example.com/app:1"].digest == OLD
     refused = [at for at, name in given.heads if name != "app:1"]
     assert len(refused) <= 8 * 12
+
+
+async def test_an_account_that_is_limited_stops_no_questions_of_others() -> None:
+    given = Setting(
+        cache("limited", "limited:1", secret="limited", confirmed=-5000),
+        cache("other", "app:1", secret="other", confirmed=-5000),
+        interval=60,
+    )
+    given.failing["limited:1"] = failures.RegistryUnreachable("url", "status 429", delay=3600.0)
+    await given.run(1300)
+
+    assert given.asked().count("limited:1") == 1
+    assert given.asked().count("app:1") > 15
 
 
 async def test_a_refusal_is_said_and_asked_again_at_the_usual_time() -> None:
