@@ -111,6 +111,18 @@ async def test_a_pod_that_no_node_can_take_is_told_why(world: World) -> None:
     assert world.is_spared
 
 
+async def test_a_class_that_is_deleted_meanwhile_ends_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.pod()
+    known = iter([world.classes.all()])
+    monkeypatch.setattr(world.classes, "all", lambda: next(known, ()))
+
+    await world.looking().round()
+
+    assert [event.involved.name for event in world.events] == ["p"]
+
+
 async def test_where_nodes_can_the_scheduler_s_own_words_are_passed_on(world: World) -> None:
     world.node()
     world.pod()

@@ -92,7 +92,9 @@ class WaitingPods:
     async def round(self) -> None:
         """Label the twins, and emit the events of pods that wait. Raises AgentError."""
         capable: dict[str, bool] = {}
-        for twin in self._twins.all():
+        # As they are now: a twin may be deleted while pods are listed.
+        twins = {twin.name: twin for twin in self._twins.all()}
+        for twin in twins.values():
             capable[twin.name] = await self._has_node(twin)
             await self._label(
                 twin,
@@ -108,7 +110,8 @@ class WaitingPods:
             key = (pod.involved.uid, capable[pod.twin])
             emitted.add(key)
             if key not in self._emitted:
-                self._events.emit(self._event(pod, has_node=capable[pod.twin]))
+                twin = twins[pod.twin]
+                self._events.emit(self._event(pod, twin, has_node=capable[twin.name]))
         self._emitted = emitted
 
     async def _has_node(
@@ -180,8 +183,7 @@ class WaitingPods:
                 break
         return waiting
 
-    def _event(self, pod: _Waiting, *, has_node: bool) -> event_writer.Record:
-        (twin,) = (each for each in self._twins.all() if each.name == pod.twin)
+    def _event(self, pod: _Waiting, twin: pod_moves.Twin, *, has_node: bool) -> event_writer.Record:
         return event_writer.Record(
             involved=pod.involved,
             reason=REASON,
