@@ -41,6 +41,7 @@ class MappedLowers:
 
     def __init__(self, root: str, pool: workers.Caller, *, deadline: float) -> None:
         self._root = root
+        self._folder = f"{root}/{mountpoints.MAPPED}"
         self._pool = pool
         self._deadline = deadline
 
@@ -64,15 +65,20 @@ class MappedLowers:
                 raise MapError(str(error)) from error
         return shown
 
+    def ids(self) -> set[int]:
+        """The snapshots to which something is shown, or was."""
+        return {int(name) for name in self._names() if name.isdecimal()}
+
     async def hide_all_but(self, ids: set[int]) -> None:
         """Take away what is shown to other snapshots than these. Raises OSError, AgentError."""
-        folder = f"{self._root}/{mountpoints.MAPPED}"
-        try:
-            names = os.listdir(folder)
-        except FileNotFoundError:
-            return
         kept = set(map(str, ids))
-        idle = [f"{folder}/{name}" for name in names if name not in kept]
+        idle = [f"{self._folder}/{name}" for name in self._names() if name not in kept]
         for start in range(0, len(idle), _MOST_AT_ONCE):
             some = idle[start : start + _MOST_AT_ONCE]
             await self._pool.call("hide_folders", some, deadline=self._deadline)
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._folder)
+        except FileNotFoundError:
+            return []

@@ -79,7 +79,9 @@ class Snapshotter:
         self._folders = places
         self._layers = mounted
         self._options = tuple(options)
-        self._ids = overlay_folders.Ids(max(database.read.last_id(), *places.ids(), 0))
+        # Also of one that has no record: what is shown by its number has its owners.
+        used = places.ids() | mapped.ids()
+        self._ids = overlay_folders.Ids(max(database.read.last_id(), *used, 0))
         self._store = (
             store_layers.StoreLayers(
                 lookup, database=database, mounted=mounted, ids=self._ids, known=known

@@ -424,3 +424,16 @@ def damaged(kind: str) -> float:
     value = metrics.SNAPSHOTTER.get_sample_value("uimgacc_damaged_records_total", labels)
     assert value is not None
     return value
+
+
+async def test_a_number_by_which_something_is_shown_is_not_given_again(tmp_path) -> None:
+    """A killed snapshotter left it mounted, with the owners of another user namespace."""
+    (tmp_path / "m" / "40" / "layers").mkdir(parents=True)
+    made = Parts(tmp_path)
+    try:
+        (mount,) = await made.served.prepare("a", "", {})
+    finally:
+        made.served.close()
+        made.database.close()
+
+    assert int(pathlib.Path(mount.source).parent.name) > 40
