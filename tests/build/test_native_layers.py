@@ -4,12 +4,14 @@ import json
 import pathlib
 import struct
 import subprocess
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
 import zstandard
 
 from agent.build import layer_build, limits
+from agent.build.native import native_image
 from agent.model import oci, records
 from agent.store import integrity
 from agent.store.lookup import direct_reader
@@ -296,6 +298,25 @@ async def test_a_blob_that_unpacks_to_very_much_is_refused(bench, monkeypatch) -
         await bench.build()
 
     assert bench.files() == []
+
+
+async def test_what_fsck_says_takes_no_memory(folder) -> None:
+    image = folder / "image"
+    image.write_bytes(erofs(folder, FILES))
+    checker = folder / "fsck.erofs"
+    checker.write_text("#!/bin/sh\nhead -c 33554432 /dev/zero >&2; echo No errors found >&2\n")
+    for path in (checker, folder / "mkfs.erofs"):
+        path.touch()
+        path.chmod(0o755)
+
+    tracemalloc.start()
+    try:
+        await native_image.check(image, str(folder / "mkfs.erofs"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 8 << 20
 
 
 async def test_other_suffixes_are_refused(bench, folder) -> None:

@@ -26,6 +26,8 @@ TOOLCHAIN = records.Toolchain(version="", options=["native"])
 
 _CHECK_SECONDS = 1800.0
 _SOUND = b"No errors found"
+_WORDS = 1 << 14
+"""Bytes of what fsck.erofs says that are kept."""
 _BLOCK_BITS = 12
 _BITS_AT, _FEATURES_AT, _ALGORITHMS_AT, _DEVICES_AT = 12, 80, 84, 86
 _HAS_ALGORITHMS = 2
@@ -124,7 +126,9 @@ async def check(path: pathlib.Path, mkfs: str) -> None:
     )
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
-            _, said = await process.communicate()
+            assert process.stderr is not None
+            said = await _end_of(process.stderr)
+            await process.wait()
     except TimeoutError as error:
         raise NotUsable(f"fsck.erofs has not read it in {_CHECK_SECONDS:g} s") from error
     finally:
@@ -135,6 +139,14 @@ async def check(path: pathlib.Path, mkfs: str) -> None:
     if process.returncode != 0 or _SOUND not in said:
         words = " / ".join(said.decode(errors="replace").strip().splitlines()[-2:])[-300:]
         raise NotUsable(f"fsck.erofs: {words or f'exit status {process.returncode}'}")
+
+
+async def _end_of(stream: asyncio.StreamReader) -> bytes:
+    """The end of all that comes: there may be a line for each file, or for each link to one."""
+    end = b""
+    while piece := await stream.read(_WORDS):
+        end = (end + piece)[-_WORDS:]
+    return end
 
 
 def _beside(mkfs: str) -> str | None:
