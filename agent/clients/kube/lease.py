@@ -21,23 +21,8 @@ class Raced(errors.TemporaryError):
         super().__init__(f"the Lease {name} has changed", delay=1.0)
 
 
-class Api(Protocol):
+class Api(rest_client.Objects, Protocol):
     """The part of the API that is used: agent.clients.kube.rest_client.Client."""
-
-    async def get(
-        self, resource: rest_client.Resource, name: str, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Read an object."""
-
-    async def create(
-        self, resource: rest_client.Resource, body: rest_client.Object, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Create an object."""
-
-    async def patch(
-        self, resource: rest_client.Resource, name: str, body: object, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Change an object by a merge patch."""
 
     def now(self) -> datetime.datetime:
         """The time by the server's clock."""

@@ -14,7 +14,7 @@ import random
 import types
 import urllib.parse
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -22,6 +22,9 @@ from agent.clients.kube import connection, refusals, requests
 from agent.model import keys
 
 Object = Mapping[str, Any]
+
+FIELD_MANAGER = "uimgacc"
+"""Whose fields of an object a change is, where the caller names no other."""
 
 _PAGE = 200
 _METADATA = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
@@ -124,6 +127,29 @@ class _List(msgspec.Struct):
     metadata: _ListMeta
     # Go writes null for a list that was never filled.
     items: list[msgspec.Raw] | None = None
+
+
+class Objects(Protocol):
+    """What Client does with single objects, for those that need no more of it."""
+
+    async def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
+        """Read an object."""
+
+    async def create(self, resource: Resource, body: Object, *, namespace: str = "") -> Object:
+        """Create an object."""
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        body: object,
+        *,
+        namespace: str = "",
+        subresource: str = "",
+        how: Patch = Patch.MERGE,
+        manager: str = FIELD_MANAGER,
+    ) -> Object:
+        """Change parts of an object."""
 
 
 class Client:
@@ -248,7 +274,7 @@ class Client:
         namespace: str = "",
         subresource: str = "",
         how: Patch = Patch.MERGE,
-        manager: str = "uimgacc",
+        manager: str = FIELD_MANAGER,
         force: bool = False,
     ) -> Object:
         """Change parts of an object; the whole of it afterwards.

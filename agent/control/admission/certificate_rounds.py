@@ -11,7 +11,6 @@ import binascii
 import datetime
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
 from agent import errors, metrics
 from agent.clients.kube import refusals, rest_client
@@ -28,38 +27,12 @@ _TRIES = 5
 _LABELS = {"app.kubernetes.io/name": "uimgacc", "app.kubernetes.io/component": "controller"}
 
 
-class Api(Protocol):
-    """The methods of agent.clients.kube.rest_client.Client that are used here."""
-
-    async def get(
-        self, resource: rest_client.Resource, name: str, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Read an object."""
-
-    async def create(
-        self, resource: rest_client.Resource, body: rest_client.Object, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Create an object."""
-
-    async def patch(
-        self,
-        resource: rest_client.Resource,
-        name: str,
-        body: object,
-        *,
-        namespace: str = "",
-        how: rest_client.Patch = rest_client.Patch.MERGE,
-        manager: str = keys.CONTROLLER,
-    ) -> rest_client.Object:
-        """Change an object."""
-
-
 class CertificateRounds:
     """`use` is called with the certificates in each round; `clock` is for their dates."""
 
     def __init__(
         self,
-        api: Api,
+        api: rest_client.Objects,
         *,
         namespace: str,
         use: Callable[[certificates.Certificates], None],

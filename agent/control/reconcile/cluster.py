@@ -42,30 +42,8 @@ class ObjectGone(errors.PermanentError):
         self.name = name
 
 
-class Api(Protocol):
+class Api(rest_client.Objects, Protocol):
     """The methods of agent.clients.kube.rest_client.Client that are used here."""
-
-    async def get(
-        self, resource: rest_client.Resource, name: str, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Read an object."""
-
-    async def create(
-        self, resource: rest_client.Resource, body: rest_client.Object, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Create an object."""
-
-    async def patch(
-        self,
-        resource: rest_client.Resource,
-        name: str,
-        body: object,
-        *,
-        namespace: str = "",
-        subresource: str = "",
-        manager: str = keys.CONTROLLER,
-    ) -> rest_client.Object:
-        """Change an object by a merge patch."""
 
     def pages(
         self,

@@ -7,7 +7,6 @@ that document, so one that was deleted or changed is put right.
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Protocol
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
@@ -39,36 +38,10 @@ class KeysChanged(errors.TemporaryError):
         super().__init__(f"another controller has made the Secret {SECRET}")
 
 
-class Api(Protocol):
-    """The methods of agent.clients.kube.rest_client.Client that are used here."""
-
-    async def get(
-        self, resource: rest_client.Resource, name: str, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Read an object."""
-
-    async def create(
-        self, resource: rest_client.Resource, body: rest_client.Object, *, namespace: str = ""
-    ) -> rest_client.Object:
-        """Create an object."""
-
-    async def patch(
-        self,
-        resource: rest_client.Resource,
-        name: str,
-        body: object,
-        *,
-        namespace: str = "",
-        subresource: str = "",
-        manager: str = keys.CONTROLLER,
-    ) -> rest_client.Object:
-        """Change an object by a merge patch."""
-
-
 class KeyObjects:
     """The keys of the installation in `namespace`. All raise AgentError."""
 
-    def __init__(self, api: Api, *, namespace: str = keys.NAMESPACE) -> None:
+    def __init__(self, api: rest_client.Objects, *, namespace: str = keys.NAMESPACE) -> None:
         self._api = api
         self._namespace = namespace
 

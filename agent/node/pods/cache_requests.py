@@ -16,7 +16,7 @@ import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from agent import errors
 from agent.clients.kube import refusals, rest_client
@@ -32,23 +32,6 @@ _WAITING = 256
 _PODS = 32
 _PATIENCE = 600.0
 _FORBIDDEN = 403
-
-
-class Api(Protocol):
-    """What of the API is used: agent.clients.kube.rest_client.Client."""
-
-    async def get(self, resource: rest_client.Resource, name: str) -> rest_client.Object:
-        """Read an object."""
-
-    async def create(
-        self, resource: rest_client.Resource, body: rest_client.Object
-    ) -> rest_client.Object:
-        """Create an object."""
-
-    async def patch(
-        self, resource: rest_client.Resource, name: str, body: object
-    ) -> rest_client.Object:
-        """Change an object by a merge patch."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,7 +64,7 @@ class Creator:
 
     def __init__(
         self,
-        api: Api,
+        api: rest_client.Objects,
         sink: pod_events.EventSink,
         *,
         timing: Timing | None = None,
