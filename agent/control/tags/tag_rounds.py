@@ -38,6 +38,8 @@ from agent.model import images, times
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+_DOUBTFUL_AT_ONCE = 2
+"""Beside these, of registries that did not answer last: they may hang, and be any number."""
 _BATCH_SECONDS = 10.0
 """After which it is looked again which tags there are."""
 _LOOK_SECONDS = 5.0
@@ -139,6 +141,7 @@ class Rounds:
         self._pauses: dict[_Way, _Pause] = {}
         self._free_at = 0.0
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._doubtful = asyncio.Semaphore(_DOUBTFUL_AT_ONCE)
 
     @property
     def written_every(self) -> float:
@@ -161,13 +164,14 @@ class Rounds:
             await asyncio.Event().wait()
         loop = asyncio.get_running_loop()
         published = -math.inf
-        while True:
-            await self._collect()
-            await self._ask_some()
-            if self._publish is not None and loop.time() >= published + _PUBLISH_SECONDS:
-                await self._publish_times(self._publish)
-                published = loop.time()
-            await asyncio.sleep(_LOOK_SECONDS)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._collect()
+                is_all = await self._ask_some(group)
+                if self._publish is not None and loop.time() >= published + _PUBLISH_SECONDS:
+                    await self._publish_times(self._publish)
+                    published = loop.time()
+                await asyncio.sleep(_LOOK_SECONDS if is_all else 0)
 
     async def _publish_times(self, publish: Publish) -> None:
         """Have the store say when the tags of each cache were last confirmed."""
@@ -218,17 +222,27 @@ class Rounds:
             return backoff.within(interval / 10)
         return min(interval, backoff.spread(left, _JITTER))
 
-    async def _ask_some(self) -> None:
-        """Ask what is due, the longest due first, for a limited time."""
+    async def _ask_some(self, group: asyncio.TaskGroup) -> bool:
+        """Ask what is due, the longest due first, for a limited time; whether that is all.
+
+        Does not wait for the answers: a registry that hangs holds up its slot alone.
+        """
         started = asyncio.get_running_loop().time()
-        async with asyncio.TaskGroup() as group:
-            for question in sorted(self._due(started), key=lambda each: self._asked[each].due):
-                if self._is_paused(_way(question)):
-                    continue
-                await self._slots.acquire()
-                group.create_task(self._ask(question), name=f"tag {question.reference}")
-                if asyncio.get_running_loop().time() > started + _BATCH_SECONDS:
-                    return
+        for question in sorted(self._due(started), key=lambda each: self._asked[each].due):
+            way = _way(question)
+            if self._is_paused(way):
+                continue
+            slots = self._doubtful if way in self._pauses else self._slots
+            if slots is self._doubtful and slots.locked():
+                continue
+            await slots.acquire()
+            asked = self._asked[question]
+            asked.due = math.inf
+            asking = self._ask(question, asked, slots)
+            group.create_task(asking, name=f"tag {question.reference}")
+            if asyncio.get_running_loop().time() > started + _BATCH_SECONDS:
+                return False
+        return True
 
     def _due(self, now: float) -> Iterator[tag_questions.Question]:
         return (each for each, asked in self._asked.items() if asked.due <= now)
@@ -244,22 +258,26 @@ class Rounds:
         self._free_at = turn + 1.0 / self._settings.rate
         await asyncio.sleep(turn - loop.time())
 
-    async def _ask(self, question: tag_questions.Question) -> None:
-        """Ask one question, or take the answer that another one with these credentials had."""
-        asked = self._asked[question]
+    async def _ask(
+        self, question: tag_questions.Question, asked: _Asked, slots: asyncio.Semaphore
+    ) -> None:
+        """Ask one question, or take the answer that another one with these credentials had.
+
+        It is not due until that ends, and `slots` is one longer then.
+        """
         loop, way = asyncio.get_running_loop(), _way(question)
         try:
             async with asyncio.timeout(_ASK_SECONDS):
-                answer = await self._answer(question)
+                answer = await self._answer(question, asked)
         except (errors.TemporaryError, TimeoutError) as error:
             self._pause(way, error)
             asked.due = self._pauses[way].until + backoff.within(_LOOK_SECONDS)
             metrics.tag_looked_up("unanswered")
             return
         finally:
-            self._slots.release()
+            slots.release()
         if answer is None:
-            asked.due = self._pauses[way].until
+            asked.due = loop.time() + backoff.within(_LOOK_SECONDS)
             return
         asked.answer = answer
         asked.due = loop.time() + backoff.spread(self._settings.interval, _JITTER)
@@ -270,7 +288,9 @@ class Rounds:
             ):
                 self._view.queue(key)
 
-    async def _answer(self, question: tag_questions.Question) -> outcome.TagAnswer | None:
+    async def _answer(
+        self, question: tag_questions.Question, asked: _Asked
+    ) -> outcome.TagAnswer | None:
         """The answer; None where the registry is to be left alone meanwhile.
 
         Raises TemporaryError.
@@ -288,7 +308,7 @@ class Rounds:
                 await self._wait_for_turn()
                 if self._is_paused(_way(question)):
                     return None
-                answer = await self._asked_of(registry, question)
+                answer = await self._asked_of(registry, question, asked)
                 self._shared[reference, name] = asyncio.get_running_loop().time(), answer
                 return answer
         except errors.PermanentError as error:
@@ -296,29 +316,29 @@ class Rounds:
             return outcome.TagAnswer(at=self._now(), problem=str(error)[:300])
 
     async def _asked_of(
-        self, registry: tag_access.Registry, question: tag_questions.Question
+        self, registry: tag_access.Registry, question: tag_questions.Question, asked: _Asked
     ) -> outcome.TagAnswer:
         """What a registry says. That a tag has moved is believed once the manifest is verified."""
         at = self._now()
         digest = await registry.digest(question.reference)
         self._pauses.pop(_way(question), None)
-        if digest in self._cached(question):
+        if digest in self._cached(question, asked):
             metrics.tag_looked_up("same")
             return outcome.TagAnswer(at=at, digest=digest)
         digest = (await registry.manifest(question.reference)).digest
-        metrics.tag_looked_up("same" if digest in self._cached(question) else "moved")
+        metrics.tag_looked_up("same" if digest in self._cached(question, asked) else "moved")
         return outcome.TagAnswer(at=at, digest=digest)
 
-    def _cached(self, question: tag_questions.Question) -> set[str]:
+    def _cached(self, question: tag_questions.Question, asked: _Asked) -> set[str]:
         """What the tag was in the caches that it is asked for, or had moved to already."""
         name = str(question.reference)
         found = set()
-        for key in self._asked[question].owners:
+        for key in asked.owners:
             cache = self._view.caches.get(key)
             if cache is not None:
                 found |= {each.digest for each in cache.state.images if each.image == name}
-        asked = self._asked[question].answer
-        return found | ({asked.digest} if asked is not None and asked.digest else set())
+        answer = asked.answer
+        return found | ({answer.digest} if answer is not None and answer.digest else set())
 
     def _now(self) -> datetime.datetime:
         return self._clock().replace(microsecond=0)

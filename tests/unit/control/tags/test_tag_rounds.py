@@ -23,7 +23,7 @@ def cache(
     name: str, *tags: str, secret: str = "", confirmed: float | None = 0, **status: object
 ) -> cache_object.CacheObject:
     """A Ready cache of images that were confirmed so many seconds after the start."""
-    refs = [f"{HOST}/{tag}" for tag in tags]
+    refs = [tag if tag.startswith("hangs") else f"{HOST}/{tag}" for tag in tags]
     moment = None if confirmed is None else START + datetime.timedelta(seconds=confirmed)
     body = {
         "apiVersion": "uimgacc.io/v1",
@@ -67,6 +67,8 @@ class Setting:
     async def digest(self, reference: images.Reference) -> str:
         name = f"{reference.repository}:{reference.tag}"
         self.heads.append((asyncio.get_running_loop().time(), name))
+        if reference.registry.startswith("hangs"):
+            await asyncio.Event().wait()
         for cause in (reference.registry, name):
             if cause in self.failing:
                 raise self.failing[cause]
@@ -83,6 +85,11 @@ class Setting:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.rounds.run()
+
+    def rate_of(self, repository: str) -> float:
+        """Questions a second, from the first one."""
+        at = [at for at, name in self.heads if name.startswith(f"{repository}:")]
+        return len(at) / (at[-1] - at[0])
 
     def asked(self) -> list[str]:
         return [name for _, name in self.heads]
@@ -217,6 +224,21 @@ async def test_an_account_that_is_limited_stops_no_questions_of_others() -> None
 
     assert given.asked().count("limited:1") == 1
     assert given.asked().count("app:1") > 15
+
+
+async def test_registries_that_hang_do_not_hold_up_questions_of_others() -> None:
+    """Who has a domain has as many of them as he likes."""
+    hung = [
+        cache(f"hung-{number}", f"hangs-{number}.test/app:1", confirmed=-5000)
+        for number in range(100)
+    ]
+    others = [cache(f"c-{number}", f"lib:{number}", confirmed=-5000) for number in range(1000)]
+    given = Setting(*hung, *others, interval=60)
+    await given.run(1000)
+    given.heads.clear()
+    await given.run(3600)
+
+    assert given.rate_of("lib") > 12
 
 
 async def test_a_refusal_is_said_and_asked_again_at_the_usual_time() -> None:
