@@ -267,8 +267,7 @@ class Rounds:
         """
         loop, way = asyncio.get_running_loop(), _way(question)
         try:
-            async with asyncio.timeout(_ASK_SECONDS):
-                answer = await self._answer(question, asked)
+            answer = await self._answer(question, asked)
         except (errors.TemporaryError, TimeoutError) as error:
             self._pause(way, error)
             asked.due = self._pauses[way].until + backoff.within(_LOOK_SECONDS)
@@ -293,7 +292,7 @@ class Rounds:
     ) -> outcome.TagAnswer | None:
         """The answer; None where the registry is to be left alone meanwhile.
 
-        Raises TemporaryError.
+        Raises TemporaryError and TimeoutError.
         """
         reference = question.reference
         now = asyncio.get_running_loop().time()
@@ -308,7 +307,9 @@ class Rounds:
                 await self._wait_for_turn()
                 if self._is_paused(_way(question)):
                     return None
-                answer = await self._asked_of(registry, question, asked)
+                # The turn before it may take longer.
+                async with asyncio.timeout(_ASK_SECONDS):
+                    answer = await self._asked_of(registry, question, asked)
                 self._shared[reference, name] = asyncio.get_running_loop().time(), answer
                 return answer
         except errors.PermanentError as error:

@@ -164,6 +164,14 @@ async def test_the_rate_holds_for_ten_thousand_caches() -> None:
     assert all(later - at >= 0.99 for at, later in zip(times, times[20:], strict=False))
 
 
+async def test_a_low_rate_is_no_failure_of_the_registry() -> None:
+    known = [cache(f"c-{number}", f"app:{number}", confirmed=-5000) for number in range(20)]
+    given = Setting(*known, interval=600, rate=0.1)
+    await given.run(400)
+
+    assert len(given.heads) == 20
+
+
 async def test_they_are_spread_over_the_interval() -> None:
     known = [cache(f"c-{number}", f"app:{number}", confirmed=None) for number in range(200)]
     given = Setting(*known, interval=600)
