@@ -121,7 +121,7 @@ def _mount_layer(
     attached = functools.partial(
         loop_devices.attached,
         direct=way == STORED,
-        far=way != STORED and not _is_copy(source, target),
+        far=way != STORED and _is_far(source, target),
     )
     mount = functools.partial(_mount_erofs, target=target, label=label)
     if tree is not None:
@@ -178,7 +178,7 @@ def _mount_verified(
 def _switch_layer(target: str, source: str, size: int) -> int:
     _check(source, size)
     name = os.path.basename(source)
-    far = not _is_copy(source, target)
+    far = _is_far(source, target)
     table = [each for each in mountinfo.read() if each.target == target and each.kind == "erofs"]
     if not table:
         raise OSError(errno.ENOENT, "no layer is mounted there", target)
@@ -199,6 +199,15 @@ def _switch_layer(target: str, source: str, size: int) -> int:
         for loop, backing in files.items():
             changed += loop_devices.change_file(loop, backing, far=far)
     return changed
+
+
+def _is_far(source: str, target: str) -> bool:
+    """Whether a file is on a server: no copy, and its file system has no device of this machine.
+
+    From a disk, more read-ahead on a loop device makes it slower: all files of an image with
+    libraries of gigabytes in 15 s with 1 MiB, in 8 s with the kernel's 128 KiB.
+    """
+    return not _is_copy(source, target) and os.major(os.stat(source).st_dev) == 0
 
 
 def _is_verified(target: str, tree: device_mapper.Tree | None) -> bool:
