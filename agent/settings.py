@@ -485,6 +485,11 @@ class Controller(Daemon):
         " them needs more than 30 GiB.",
         _Quantity,
     ] = "1Ti"
+    auto_native: Annotated[
+        bool,
+        "Automatic caches may be of images with native EROFS layers, which the kernels of nodes"
+        " parse as their author has made them.",
+    ] = False
     unused_days: Annotated[float, "How long an automatic cache is kept that no pod has used."] = 7.0
     used_days: Annotated[float, "How long an automatic cache is kept after its last use."] = 30.0
     failed_hours: Annotated[
@@ -534,6 +539,9 @@ class Build:
     ] = ()
     some_platform: Annotated[
         bool, "An image need not have all of the platforms.", flags.FlagOnly()
+    ] = False
+    no_native_layers: Annotated[
+        bool, "Refuse images with native EROFS layers.", flags.FlagOnly()
     ] = False
     namespace: Annotated[
         tuple[str, ...],

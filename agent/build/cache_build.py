@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from agent import errors
 from agent.build import layer_build, layer_stack
+from agent.build.native import native_image
 from agent.kits import files
 from agent.kits.aio import threads
 from agent.model import digests, images, oci, records, times
@@ -54,6 +55,8 @@ class Request:
     retention_days: int | None = None
     every_platform: bool = True
     """Whether an image must be there for all platforms, or only for one of them."""
+    native: bool = True
+    """Whether images may have native EROFS layers."""
     capacity_factor: float = 0.0
     """So many times what the images have at the registry their layer files may have as well ..."""
     capacity_most: int = 0
@@ -223,6 +226,8 @@ class _Build:
         blobs = [one.digest for one in chosen.indexes]
         blobs += [chosen.served.digest, chosen.manifest.config.digest]
         if any(oci.is_native(layer.blob.media_type) for layer in planned):
+            if not self._request.native:
+                raise native_image.NotAllowed(str(image.reference))
             return await self._native(image, chosen, wanted, planned)
         one = records.PlatformImage(
             platform=str(wanted),

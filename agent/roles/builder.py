@@ -217,6 +217,7 @@ def _request(given: settings.Build) -> cache_build.Request:
         namespaces=given.namespace or None,
         retention_days=given.retention_days,
         every_platform=not given.some_platform,
+        native=not given.no_native_layers,
         capacity_factor=given.capacity_factor,
         capacity_most=given.capacity_most,
     )

@@ -83,6 +83,17 @@ def folder(tmp_path) -> pathlib.Path:
     return tmp_path / "made"
 
 
+async def test_a_cache_that_takes_no_native_layers_fails_before_a_layer_is_fetched(
+    bench, tmp_path
+) -> None:
+    image = erofs(tmp_path, FILES)
+    publish(bench, [(NATIVE, image, image)])
+    with pytest.raises(native_image.NotAllowed, match="UIMGACC_AUTO_NATIVE=true"):
+        await bench.build(native=False)
+
+    assert bench.files() == []
+
+
 async def test_layers_are_taken_as_they_are(bench, folder) -> None:
     plain = erofs(folder, FILES)
     small = erofs(folder, [tars.file("other", TEXT)], "-zlz4hc,9", "-C65536")

@@ -52,6 +52,18 @@ class NotUsable(errors.PermanentError):
         self.reason = reason
 
 
+class NotAllowed(errors.PermanentError):
+    """A cache must not have native layers. `image` is the one that has."""
+
+    def __init__(self, image: str) -> None:
+        super().__init__(
+            f"{image} has native EROFS layers, which an automatic cache does not take: the kernels"
+            " of nodes parse them as their author has made them. Make an ImageCache of the image,"
+            " or set UIMGACC_AUTO_NATIVE=true for the controller"
+        )
+        self.image = image
+
+
 class Draft:
     """Where an image is written as it comes; a context manager. For one thread."""
 

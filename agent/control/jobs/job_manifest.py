@@ -85,7 +85,8 @@ class Template:
     all builds. `denied` are the networks that builders connect to nothing in (as `uimgacc build`
     reads them), but for the registries in `allowed`. `signatures` is the ConfigMap with the
     policy of signatures, "" for none. `writers` are the node selector and the tolerations that pin
-    builders to the nodes that may write to the store, empty for all nodes.
+    builders to the nodes that may write to the store, empty for all nodes. `auto_native`: automatic
+    caches may be of images with native EROFS layers.
     """
 
     namespace: str
@@ -105,6 +106,7 @@ class Template:
     signatures: str = ""
     writers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mirrors: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    auto_native: bool = False
     patch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -260,6 +262,7 @@ def _arguments(
     arguments += [f"--platform={platform}" for platform in platforms]
     # An image may lack some platforms of the nodes, but not the one that the object names.
     arguments += [] if request.architecture else ["--some-platform"]
+    arguments += ["--no-native-layers"] if request.auto and not template.auto_native else []
     arguments += [f"--namespace={name}" for name in request.namespaces or ()]
     plain = dict.fromkeys((*request.plain_http_registries, *template.plain_http))
     arguments += [f"--plain-http={host}" for host in plain]

@@ -68,6 +68,7 @@ def of_pod(
                 signatures=wanted.signatures,
                 denied=wanted.registry_deny,
                 allowed=wanted.allowed_registries,
+                auto_native=wanted.auto_native,
                 patch=patch,
             )
     raise NoTemplate(f"the pod {wanted.pod} has no volume at {store}, which builders need, too")

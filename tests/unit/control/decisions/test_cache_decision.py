@@ -634,6 +634,23 @@ def test_the_builder_of_an_automatic_cache_is_told_how_far_it_may_grow(auto: boo
     ]
 
 
+@pytest.mark.parametrize("may", [True, False])
+@pytest.mark.parametrize("auto", [True, False])
+def test_an_automatic_cache_has_native_layers_only_where_the_cluster_says_so(
+    auto: bool, may: bool
+) -> None:
+    template = job_manifest.Template(
+        namespace="n", image="i", store="/s", volume={"name": "s"}, auto_native=may
+    )
+    cache = cache_of()
+    assert cache.request is not None
+    request = dataclasses.replace(cache.request, auto=auto)
+    made = job_manifest.manifest(cache, request, (AMD,), template=template)
+    arguments = made["spec"]["template"]["spec"]["containers"][0]["args"]
+
+    assert ("--no-native-layers" in arguments) == (auto and not may)
+
+
 def test_an_automatic_cache_that_has_grown_is_not_built_again() -> None:
     """After a status that was lost."""
     cache = cache_of()
