@@ -33,15 +33,25 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(tmp_path: pathlib.Path) -> Run:
-    """Boot a kernel and run tests there, by their names; what they said."""
+    """Boot a kernel and run tests there, by their names; what they said.
 
-    def run(name: str, tests: Sequence[str], *, told: str = "") -> str:
+    `prepare` is called before that, where it is done at all.
+    """
+
+    def run(
+        name: str,
+        tests: Sequence[str],
+        *,
+        told: str = "",
+        prepare: Callable[[], object] = lambda: None,
+    ) -> str:
         kernel = next(each for each in packages.KERNELS if each.name == name)
         if KERNELS != "all" and name not in KERNELS.split(","):
             pytest.skip("emulated machines take minutes: make kernels")
         if os.geteuid() != 0 or not kernel.is_there:
             pytest.skip("needs root, and what `python -m lab.kernels.packages` gathers")
         subprocess.run([sys.executable, "-m", "compileall", "-q", "agent", "lab", "tests"])
+        prepare()
         machine = emulator.Machine(tmp_path / "machine", kernel, told=told)
         machine.folder.mkdir()
         unused = [*guests.UNUSED, "--timeout=1200"]

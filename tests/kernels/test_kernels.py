@@ -34,8 +34,6 @@ def test_a_kernel_that_is_too_old_is_refused(run) -> None:
 
 @pytest.mark.parametrize("name", ["6.1", "6.12"])
 def test_containers_may_read_layers_where_selinux_enforces(name, run) -> None:
-    selinux.compile_policy()
+    tests = [f"tests/kernels/inside/{file}" for file in ("test_labels.py", "test_labelled_node.py")]
 
-    tests = ("test_labels.py", "test_labelled_node.py")
-
-    run(name, [f"tests/kernels/inside/{file}" for file in tests], told="lsm=selinux selinux=1")
+    run(name, tests, told="lsm=selinux selinux=1", prepare=selinux.compile_policy)

@@ -201,7 +201,7 @@ class Client:
         labels: str = "",
         not_older_than: str = "",
         metadata_only: bool = False,
-        limit: int = _PAGE,
+        limit: int | None = None,
     ) -> AsyncGenerator[Page]:
         """All objects, in parts. Raises Gone when that takes too long: begin again.
 
@@ -209,10 +209,10 @@ class Client:
         as new will do, "0" stands for whatever the server has in memory. Without it
         the server asks its database, for which a list by node means to read every pod
         of the cluster before Kubernetes 1.31. With `metadata_only` objects have nothing else.
-        `limit` is how many are in one part.
+        `limit` is how many are in one part at most, None: the usual number.
         """
         accept = _METADATA if metadata_only else "application/json"
-        query = _query(fields=fields, labels=labels) | {"limit": str(limit)}
+        query = _query(fields=fields, labels=labels) | {"limit": str(limit or _PAGE)}
         if not_older_than:
             query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
         while True:
@@ -223,7 +223,7 @@ class Client:
             if not page.more:
                 return
             query = _query(fields=fields, labels=labels)
-            query |= {"limit": str(limit), "continue": page.more}
+            query |= {"limit": str(limit or _PAGE), "continue": page.more}
 
     async def watch(
         self,
