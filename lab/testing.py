@@ -30,8 +30,8 @@ TESTS = places.CHECKOUT / "tests"
 STREAMS = {
     "in guests": ("guest",),
     "of containerd": ("containerd", "snapshotter"),
-    "of nodes": ("image", "node"),
-    "of builds": ("build", "properties"),
+    "of nodes": ("node",),
+    "of builds": ("build", "image", "properties"),
 }
 """Folders of tests that are run together."""
 NEEDS_API_SERVER = "needs an API server: KUBEBUILDER_ASSETS, see CONTRIBUTING.md"
