@@ -12,23 +12,6 @@ from collections.abc import Iterator, Mapping
 from agent.matching import runtimes
 from agent.model import caches, keys, pods
 
-KEYS = frozenset(
-    {
-        keys.CACHE,
-        keys.ALIBABA_PIN,
-        keys.ALIBABA_PIN_LEGACY,
-        keys.ALIBABA_AUTO,
-        keys.ALIBABA_AUTO_LEGACY,
-        keys.ALIBABA_PERFECT,
-        keys.ALIBABA_COUNT,
-        keys.TENCENT_CACHE,
-        keys.LOCAL,
-        *keys.ACR_INSTANCE_NAMES,
-    }
-)
-"""All annotations that are read here; the others need not be kept in memory."""
-
-
 WORDS = (
     keys.CACHE,
     keys.ALIBABA_PIN,
@@ -40,6 +23,9 @@ WORDS = (
     keys.TENCENT_CACHE,
 )
 """The annotations by which a pod asks for a cache, or asks for none."""
+
+KEYS = frozenset({*WORDS, keys.LOCAL, *keys.ACR_INSTANCE_NAMES})
+"""All annotations that are read here; the others need not be kept in memory."""
 
 _TRUE, _FALSE = "true", "false"
 _MAX_ID = 253
