@@ -1,0 +1,1 @@
+"""What pulls cost the fleet, image by image, and which caches would spare them."""
