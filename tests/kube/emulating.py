@@ -17,6 +17,12 @@ from tests.kube import objects
 
 _BOOKMARK_SECONDS = 1.0
 
+ANSWER = "lab/answer"
+"""Annotation of a pod: what a command in its container prints, and what its port answers."""
+
+LOG, PREVIOUS_LOG = "lab/log.", "lab/previous."
+"""Annotations of a pod, before a container's name: its log."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -103,6 +109,8 @@ class Emulator(kmock.KubernetesScaffold):
             return await super().__call__(raw_request)
         try:
             kind = self._kind(asked)
+            if asked.subresource in ("exec", "log", "proxy"):
+                return await _kubelets(self.state, asked)
             if asked.params.get("watch") in ("true", "1"):
                 return await _Watch(self.state, asked, kind).serve()
             data = await raw_request.read()
@@ -201,6 +209,28 @@ def _list(state: objects.Objects, asked: Asked, kind: str) -> dict[str, Any]:
         "metadata": meta,
         "items": [item for _, item in found],
     }
+
+
+async def _kubelets(state: objects.Objects, asked: Asked) -> web.StreamResponse:
+    """What the server has a kubelet answer: it stands in the pod's annotations."""
+    name = asked.name.partition(":")[0]
+    pod = state.get(("", "pods"), (asked.namespace, name))
+    annotations = pod["metadata"].get("annotations") or {}
+    if asked.subresource == "log":
+        prefix = PREVIOUS_LOG if asked.params.get("previous") else LOG
+        text = annotations.get(f"{prefix}{asked.params['container']}")
+    else:
+        text = annotations.get(ANSWER)
+    if text is None:
+        raise objects.RefusedError(400, "BadRequest", f"{name} has no {asked.subresource}")
+    if asked.subresource != "exec":
+        return web.Response(text=text)
+    socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+    await socket.prepare(asked.raw)
+    await socket.send_bytes(b"\x01" + text.encode())
+    await socket.send_bytes(b"\x03" + json.dumps({"status": "Success"}).encode())
+    await socket.close()
+    return socket
 
 
 class _Watch:

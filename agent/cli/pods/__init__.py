@@ -1,1 +1,1 @@
-"""Commands about pods: match."""
+"""Commands about pods: why, match."""

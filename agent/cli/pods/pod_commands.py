@@ -1,10 +1,11 @@
-"""Commands about pods: match."""
+"""Commands about pods: why, match."""
 
 from typing import Annotated
 
 import typer
 
 from agent.cli import options, output
+from agent.model import keys
 
 app = typer.Typer()
 
@@ -33,3 +34,29 @@ def match(
     from agent.cli.pods import match_command
 
     match_command.match(store, file, platform=platform, as_json=as_json)
+
+
+@app.command()
+@output.reported
+def why(
+    pod: Annotated[str, typer.Argument(help="The pod's name, or NAMESPACE/NAME.")],
+    namespace: Annotated[
+        str, typer.Option("-n", "--namespace", help="The pod's namespace.")
+    ] = "default",
+    kubeconfig: options.Kubeconfig = "",
+    system: options.System = keys.NAMESPACE,
+    as_json: options.Json = False,
+) -> None:
+    """Say why a pod was accelerated, or was not.
+
+    One sentence, then the evidence: whether it asks, its runtime, its node, the cache that matches
+    or the nearest miss, what the agent of its node did, events, what was saved. Needs no more than
+    to read the pod; what else may not be read is said.
+    """
+    from agent.cli import cluster_access
+    from agent.cli.pods import why_command
+
+    named, slash, name = pod.partition("/")
+    target = cluster_access.Target(kubeconfig=kubeconfig, namespace=system)
+    where, which = (named, name) if slash else (namespace, pod)
+    why_command.why(target, where, which, as_json=as_json)

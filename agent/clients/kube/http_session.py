@@ -29,6 +29,7 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 _CONNECTIONS = 32
+_CLOSING_SECONDS = 1.0
 
 
 class Session:
@@ -49,6 +50,26 @@ class Session:
             server_hostname=self.access.tls_name,
             proxy=self.access.proxy,
             allow_redirects=False,
+        )
+
+    async def websocket(
+        self, path: str, *, protocol: str, user_agent: str
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open a WebSocket of this subprotocol; its deadline is the caller's."""
+        if self.access is None:
+            raise RuntimeError("the access comes before the first request")
+        headers = {"User-Agent": user_agent}
+        if self.access.authorization:
+            headers["Authorization"] = self.access.authorization
+        return await self._session.ws_connect(
+            f"{self.access.server}{path}",
+            protocols=(protocol,),
+            # The other side need not agree to the end.
+            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSING_SECONDS),
+            headers=headers,
+            ssl=self.access.tls or True,
+            server_hostname=self.access.tls_name,
+            proxy=self.access.proxy,
         )
 
     async def close(self) -> None:

@@ -14,7 +14,8 @@ import dataclasses
 import datetime
 import email.utils
 import types
-from collections.abc import AsyncGenerator, Iterator, Mapping
+import urllib.parse
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
 import aiohttp
 import msgspec
@@ -123,6 +124,33 @@ class Requests:
                         raise refusals.Unavailable(f"{name}: a line has no end")
                 if buffer:
                     raise refusals.Unavailable(f"{name}: it was cut within a line")
+
+    @contextlib.asynccontextmanager
+    async def websocket(
+        self, path: str, query: Sequence[tuple[str, str]], *, protocol: str
+    ) -> AsyncGenerator[aiohttp.ClientWebSocketResponse]:
+        """A WebSocket, as the API server has them for commands in containers.
+
+        The whole of its use is within the deadline. A refusal raises what `send` raises.
+        """
+        name = f"GET {path}"
+        with _translated(name):
+            async with asyncio.timeout(self._deadline):
+                await self._current_api()
+                self.sent += 1
+                if self._session is None:
+                    raise RuntimeError("the client is used as a context manager")
+                try:
+                    opened = await self._session.websocket(
+                        f"{path}?{urllib.parse.urlencode(query)}",
+                        protocol=protocol,
+                        user_agent=self._user_agent,
+                    )
+                except aiohttp.WSServerHandshakeError as error:
+                    # The library has closed the connection: the reason in its body is gone.
+                    raise refusals.error_of(name, error.status, b"", {}) from error
+                async with opened:
+                    yield opened
 
     async def _open(self, request: Request, deadline: asyncio.Timeout) -> aiohttp.ClientResponse:
         """The answer, if it is 2xx; the token is read again once if it is refused."""

@@ -16,6 +16,7 @@ import urllib.parse
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import aiohttp
 import msgspec
 
 from agent.clients.kube import connection, refusals, requests
@@ -61,6 +62,7 @@ WEBHOOK_CONFIGURATIONS = Resource(
     group="admissionregistration.k8s.io", plural="mutatingwebhookconfigurations"
 )
 DAEMON_SETS = Resource(group="apps", plural="daemonsets")
+DEPLOYMENTS = Resource(group="apps", plural="deployments")
 IMAGE_CACHES = Resource(group=keys.GROUP, plural="imagecaches")
 
 
@@ -260,6 +262,17 @@ class Client:
                     yield _event(line, f"watch of {path}")
                 else:
                     yield Event(Kind.BOOKMARK, {"metadata": {"resourceVersion": version}})
+
+    async def text(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
+        """What the server answers under a path, whatever it is: a log, a page of a pod's own."""
+        request = requests.Request(method="GET", path=path, query=query or {}, accept="*/*")
+        return await self._requests.send(request)
+
+    def websocket(
+        self, path: str, query: Sequence[tuple[str, str]], *, protocol: str
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """See Requests.websocket."""
+        return self._requests.websocket(path, query, protocol=protocol)
 
     async def create(self, resource: Resource, body: Object, *, namespace: str = "") -> Object:
         """Create an object; raise AlreadyExists, Invalid."""

@@ -1,0 +1,1 @@
+"""Commands about a whole cluster: status, and what commands ask of its agents."""

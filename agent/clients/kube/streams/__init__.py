@@ -1,0 +1,1 @@
+"""What the API server passes on from pods: logs, commands in containers, pages of their own."""
