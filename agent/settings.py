@@ -125,6 +125,9 @@ class Agent(Daemon):
     kubernetes: Annotated[
         str, "Name of this node in Kubernetes: its pods come from the API server."
     ] = ""
+    namespace: Annotated[str, "Namespace of the Lease on which the agent writes what it saved."] = (
+        keys.NAMESPACE
+    )
     drain: Annotated[
         bool,
         "Switched off: no label, nothing is prepared for pods, and what nothing uses is removed."

@@ -52,7 +52,8 @@ HELD = "uimgacc.io/held"
 "<cache or ->/<layer>: <holder>" in tags (agent.model.reports.Held)."""
 
 SAVED = "uimgacc.io/saved"
-"""Annotation: what the agent has saved since its start, as agent.model.reports.Saved in JSON."""
+"""Annotation of the Lease of a node: what its agent has saved since its start, as
+agent.model.reports.Saved in JSON. Agents of earlier versions have it on the Node object."""
 
 PREFIX = f"{GROUP}/"
 """What all labels and annotations of uimgacc begin with, except CAPABLE_LABELS and TWIN_LABEL."""
@@ -219,6 +220,13 @@ WEBHOOK = "uimgacc-webhook"
 
 WEBHOOK_CONFIGURATION = "uimgacc-pods"
 """MutatingWebhookConfiguration of that webhook, and binding of the admission policy."""
+
+NODE_LEASE = "uimgacc-node-"
+"""Prefix, followed by the name of a node: the Lease on which its agent writes what few read. Each
+change of a Node object goes to everything that watches nodes."""
+
+NODE_LEASE_LABELS = {"app.kubernetes.io/name": "uimgacc", "app.kubernetes.io/component": "node"}
+"""Labels of these Leases."""
 
 OPERATION_LEASE = "uimgacc-operation"
 """Lease that is held while an operation of UCloud's API is decided and begun."""

@@ -23,7 +23,7 @@ from agent.node.pods import (
     served_pods,
     start_times,
 )
-from agent.node.report import kube_events
+from agent.node.report import kube_events, node_lease
 from agent.node.starts import profile_sender
 from agent.roles import agent_environment, cluster_identity
 
@@ -61,7 +61,8 @@ def _environment(
     announcer = node_object.Announcer(
         client, events, node_object.Settings(name=node, taint=taint), now=client.now
     )
-
+    # An agent of an earlier version has left it there.
+    announcer.annotate(**{keys.SAVED: None})
     labels = namespace_labels.NamespaceLabels(client)
     sender = profile_sender.Sender(client, node)
     membership = agent_environment.Membership(None)
@@ -83,6 +84,7 @@ def _environment(
         creator=creator,
         node=announcer,
         membership=membership,
+        notes=node_lease.NodeLease(client, announcer, name=node, namespace=wanted.namespace),
         starts=sender,
         services=services,
     )

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from agent.node.health import capability
 from agent.node.pods import manifest_folder, pod_source, prepare
-from agent.node.report import pod_events
+from agent.node.report import pod_events, savings_note
 from agent.node.starts import expected_starts
 
 
@@ -77,6 +77,7 @@ class Environment:
     creator: prepare.CacheCreator
     node: NodeObject
     membership: Membership
+    notes: savings_note.Notes = dataclasses.field(default_factory=savings_note.NoNotes)
     starts: expected_starts.Sink = dataclasses.field(default_factory=expected_starts.NoSink)
     services: Callable[[], Mapping[str, Coroutine[Any, Any, None]]] = dict
 

@@ -137,7 +137,7 @@ class Parts:
             **shared.away.services(),
             **(self.ahead.services() if self.ahead else {}),
             "reads": self._meter().run(),
-            "account": savings_note.Accountant(shared.ledger, shared.environment.node).run(),
+            "account": savings_note.Accountant(shared.ledger, shared.environment.notes).run(),
             **shared.environment.services(),
         }
 

@@ -8,16 +8,18 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from agent import settings
 from agent.clients.kube import connection, event_writer, refusals, rest_client
+from agent.control.page import node_savings
 from agent.matching import decisions
-from agent.model import caches, images, keys, pods, times
+from agent.model import caches, images, keys, pods, reports, times
 from agent.node.health import capability, node_object, node_patch
 from agent.node.pods import cache_requests, served_pods
-from agent.node.report import kube_events, pod_events
+from agent.node.report import kube_events, node_lease, pod_events
 from agent.roles import agent_cluster
 from tests.kube import apis, faults, servers
 
@@ -55,7 +57,7 @@ async def agent(api: apis.Api, node: str) -> AsyncIterator[rest_client.Client]:
     """The client of a node's agent: it may do what the manifests allow it, and no more."""
     with contextlib.ExitStack() as undo:
         for document in yaml.safe_load_all(manifest(api, "node-rbac.yaml")):
-            if document["kind"].startswith("ClusterRole"):
+            if document["kind"] != "ServiceAccount":
                 make(api, undo, document)
         token = token_of(api, node)
         for document in yaml.safe_load_all(manifest(api, "node-policy.yaml")):
@@ -73,7 +75,8 @@ def manifest(api: apis.Api, name: str) -> str:
     """A manifest, but for an account of this test's."""
     text = (ROOT / "manifests/base" / name).read_text()
     text = text.replace("uimgacc-system:uimgacc-node", f"{api.namespace}:agent")
-    text = text.replace("namespace: uimgacc-system", f"namespace: {api.namespace}")
+    for key in ("namespace", "kubernetes.io/metadata.name"):
+        text = text.replace(f"{key}: uimgacc-system", f"{key}: {api.namespace}")
     return text.replace("name: uimgacc-node", f"name: {api.namespace}").replace(
         "policyName: uimgacc-node", f"policyName: {api.namespace}"
     )
@@ -86,8 +89,9 @@ def make(api: apis.Api, undo: contextlib.ExitStack, document: apis.Object) -> No
     resource = rest_client.Resource(group=group, version=version, plural=plural)
     for subject in document.get("subjects", []):
         subject["name"] = "agent"
-    api.create(resource, document)
-    undo.callback(api.delete, resource, document["metadata"]["name"])
+    namespace = document["metadata"].get("namespace", "")
+    api.create(resource, document, namespace=namespace)
+    undo.callback(api.delete, resource, document["metadata"]["name"], namespace=namespace)
 
 
 def token_of(api: apis.Api, node: str) -> str:
@@ -247,6 +251,47 @@ async def test_generations_are_told_and_taken_over(reported, api, agent) -> None
     assert before[keys.GENERATION] == "4"
 
 
+async def test_what_was_saved_is_on_the_nodes_lease(reported, api, agent) -> None:
+    saved = reports.Saved(seconds=2.0, size=3, images={"hit": 1})
+    lease = node_lease.NodeLease(
+        agent, reported.announcer, name=reported.name, namespace=api.namespace
+    )
+    async with reported.running():
+        await asyncio.wait_for(reported.announcer.wait_known(), 60)
+        for seconds in (1.0, 2.0):
+            written = reports.encode_saved(msgspec.structs.replace(saved, seconds=seconds))
+            await lease.note(**{keys.SAVED: written})
+
+    async with rest_client.Client(administrator(api), deadline=20) as client:
+        assert await node_savings.read(client, namespace=api.namespace) == {reported.name: saved}
+    made = api.get(rest_client.LEASES, f"uimgacc-node-{reported.name}", namespace=api.namespace)
+    (owner,) = made["metadata"]["ownerReferences"]
+    assert owner["uid"] == reported.node["metadata"]["uid"]
+
+
+@needs_roles
+@pytest.mark.parametrize("name", [keys.CONTROLLER_LEASE, f"{keys.NODE_LEASE}other"])
+async def test_an_agent_writes_no_other_lease(api, agent, name: str) -> None:
+    body = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": name, "namespace": api.namespace},
+        "spec": {"holderIdentity": "agent"},
+    }
+
+    async def write() -> None:
+        await agent.patch(
+            *(rest_client.LEASES, name, body),
+            namespace=api.namespace,
+            how=rest_client.Patch.APPLY,
+        )
+
+    await until_refused(write)
+    api.create(rest_client.LEASES, body, namespace=api.namespace)
+    with pytest.raises(refusals.Invalid, match="of its own node only"):
+        await write()
+
+
 async def test_the_wish_is_written_after_an_outage_of_the_api(
     api: apis.Api, proxy: faults.Proxy, client: rest_client.Client
 ) -> None:
@@ -297,10 +342,13 @@ async def test_a_pods_event_is_found_by_the_pod_once(api, agent) -> None:
 
 async def agent_pages(api: apis.Api, fields: str) -> AsyncIterator[rest_client.Page]:
     """As `kubectl describe pod` asks: with the rights of a person."""
-    person = Account(api.access, api.access.authorization.removeprefix("Bearer "))
-    async with rest_client.Client(person, deadline=20) as client:
+    async with rest_client.Client(administrator(api), deadline=20) as client:
         async for page in client.pages(rest_client.EVENTS, namespace=api.namespace, fields=fields):
             yield page
+
+
+def administrator(api: apis.Api) -> Account:
+    return Account(api.access, api.access.authorization.removeprefix("Bearer "))
 
 
 async def test_an_event_for_a_namespace_that_is_not_there_holds_up_no_other(api, agent) -> None:

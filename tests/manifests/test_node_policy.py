@@ -234,6 +234,46 @@ def test_a_token_of_no_node_asks_for_no_pull_secrets() -> None:
         ]
 
 
+LEASE = {
+    "metadata": {
+        "name": "uimgacc-node-own",
+        "annotations": {"uimgacc.io/saved": "{}"},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "own", "uid": "1"}],
+    },
+    "spec": {"holderIdentity": "own"},
+}
+
+
+@pytest.mark.parametrize("operation", ["CREATE", "UPDATE"])
+@pytest.mark.parametrize(
+    ("patch", "allowed"),
+    [
+        ({}, True),
+        ({"metadata": {"name": "uimgacc-controller"}}, False),
+        ({"metadata": {"name": "uimgacc-node-other"}}, False),
+        ({"metadata": {"annotations": {"example.com/x": "1"}}}, False),
+        ({"metadata": {"annotations": {"uimgacc.io/saved": "1" * 4097}}}, False),
+        ({"metadata": {"finalizers": ["example.com/x"]}}, False),
+        ({"metadata": {"ownerReferences": [{"kind": "Node", "name": "other"}]}}, False),
+    ],
+)
+def test_an_agent_writes_only_what_it_saved_on_its_own_lease(
+    operation: str, patch: Any, allowed: bool
+) -> None:
+    lease = patched(LEASE, patch)
+    validator = policy("uimgacc-node-leases")
+    asked = request(name=lease["metadata"]["name"], operation=operation)
+
+    assert (validator.refusals(asked, old=LEASE, new=lease) == []) == allowed
+
+
+def test_a_token_of_no_node_writes_no_lease() -> None:
+    lease = patched(LEASE, {"metadata": {"name": "uimgacc-node-"}})
+    asked = request(node="", name="uimgacc-node-")
+
+    assert policy("uimgacc-node-leases").refusals(asked, old=None, new=lease) != []
+
+
 def test_an_agent_creates_automatic_caches_only() -> None:
     validator = policy("uimgacc-node-caches")
     own = patched(AUTOMATIC, {"metadata": {"labels": None}})

@@ -1,10 +1,11 @@
 """What the controller's page shows, read from the cluster's objects."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object
+from agent.control.page import node_savings
 from agent.model import caches, keys, reports
 
 _NODES_SHOWN = 500
@@ -61,8 +62,8 @@ class View:
     store_problem: str = ""
 
 
-async def read(client: rest_client.Client, *, store_problem: str) -> View:
-    """Read all of it from the API server; raise AgentError."""
+async def read(client: rest_client.Client, *, namespace: str, store_problem: str) -> View:
+    """Read all of it from the API server; raise AgentError. `namespace` is that of uimgacc."""
     all_caches = []
     for group in caches.GROUPS:
         resource = rest_client.Resource(group=group, plural="imagecaches")
@@ -72,10 +73,11 @@ async def read(client: rest_client.Client, *, store_problem: str) -> View:
         except refusals.NotFound:
             continue  # that dialect is not installed
     fleet = Fleet()
+    leases = await node_savings.read(client, namespace=namespace)
     # Not from the server's memory: such an answer has all nodes at once, whole.
     async for page in client.pages(rest_client.NODES):
         for body in page.items:
-            if (node := _node(body)) is not None:
+            if (node := _node(body, leases)) is not None:
                 fleet.add(node)
     return View(
         caches=sorted(all_caches, key=lambda each: each.key),
@@ -84,7 +86,7 @@ async def read(client: rest_client.Client, *, store_problem: str) -> View:
     )
 
 
-def _node(body: rest_client.Object) -> Node | None:
+def _node(body: rest_client.Object, leases: Mapping[str, reports.Saved]) -> Node | None:
     """A node that has or had an agent; None for any other."""
     meta = body.get("metadata") or {}
     conditions = (body.get("status") or {}).get("conditions") or ()
@@ -92,10 +94,9 @@ def _node(body: rest_client.Object) -> Node | None:
     capable = (meta.get("labels") or {}).get(keys.CAPABLE) == "true"
     if not own and not capable:
         return None
-    saved = (meta.get("annotations") or {}).get(keys.SAVED)
     return Node(
         name=str(meta.get("name", "")),
         capable=capable,
         reason=str(own[0].get("message", "")) if own else "",
-        saved=reports.decode_saved(saved) if saved is not None else None,
+        saved=node_savings.of_node(meta, leases),
     )

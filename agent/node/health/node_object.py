@@ -87,6 +87,8 @@ class Announcer:
         self._before: Mapping[str, str] = {}
         self.labels: Mapping[str, str] = {}
         """The node's labels when it was last read."""
+        self.uid = ""
+        """The UID of the Node object; "" before it was read."""
         self.problem = ""
         """Why the node object could not be written, for people; "" where it was."""
 
@@ -154,7 +156,9 @@ class Announcer:
     async def _settle(self) -> None:
         """Read the node and write what differs from the wanted state."""
         node = await self._api.get(rest_client.NODES, self._name)
-        self.labels = dict(node.get("metadata", {}).get("labels") or {})
+        metadata = node.get("metadata", {})
+        self.labels = dict(metadata.get("labels") or {})
+        self.uid = str(metadata.get("uid", ""))
         if not self._read.is_set():
             self._take_over(node)
         wanted = self._wanted
@@ -224,4 +228,4 @@ class Announcer:
             had = before or node_patch.was_local(node)
             reason = "ImageAccelerationLost" if had else "ImageAccelerationNotReady"
         event = decisions.Event(reason=reason, message=wanted.message, warning=not wanted.capable)
-        self._events.emit_for_node(str(node.get("metadata", {}).get("uid", "")), event)
+        self._events.emit_for_node(self.uid, event)

@@ -122,7 +122,7 @@ def _application(
     page = page_routes.Pages(
         client,
         pairs,
-        lambda: page_data.read(client, store_problem=store.problem),
+        lambda: page_data.read(client, namespace=wanted.namespace, store_problem=store.problem),
         clock=times.now,
     )
     page.add_to(app)
