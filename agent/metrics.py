@@ -564,6 +564,22 @@ def tag_looked_up(result: TagLookup) -> None:
     _TAG_LOOKUPS.labels(result).inc()
 
 
+Notification = typing.Literal["taken", "ignored", "refused"]
+_NOTIFICATIONS = prometheus_client.Counter(
+    "uimgacc_push_notifications_total",
+    "Notifications of registries, by what became of them.",
+    ["result"],
+    registry=CONTROLLER,
+)
+for _notification in typing.get_args(Notification):
+    _NOTIFICATIONS.labels(_notification)
+
+
+def notified(result: Notification) -> None:
+    """Count a notification: its tags are looked up, it names none, or it is refused."""
+    _NOTIFICATIONS.labels(result).inc()
+
+
 UNSIGNED_CACHES = prometheus_client.Gauge(
     "uimgacc_unsigned_caches",
     "Caches of the store that no key in use has signed.",

@@ -454,13 +454,26 @@ class Controller(Daemon):
     tag_seconds: Annotated[
         float,
         "How often the tags of caches that serve are looked up, each with one HEAD for all caches"
-        " with the same credentials; 0: never.",
+        " with the same credentials; 0: only after a registry's notification.",
     ] = 600.0
     tag_rate: Annotated[
         float,
         "Tags that are looked up in a second, at all registries together, at most.",
         _Rate,
     ] = 20.0
+    push_listen: Annotated[
+        str,
+        "HOST:PORT for registries' notifications of pushes, :PORT for all interfaces; empty: none.",
+        _Address,
+    ] = ""
+    push_tokens: Annotated[
+        pathlib.Path | None,
+        "File with the tokens, one a line, of which a notification must have one.",
+    ] = None
+    push_tls: Annotated[
+        pathlib.Path | None,
+        "Folder with tls.crt and tls.key for these; empty: plain HTTP, for a proxy that does TLS.",
+    ] = None
     serve_stale: Annotated[
         str,
         "What pods get of a tag that has moved: the cached image until-rebuilt, for a time (for"

@@ -10,7 +10,7 @@ import pathlib
 import re
 import secrets
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from lab import places, processes
@@ -63,6 +63,7 @@ class Registry:
     `users` (name to password) makes it ask for basic authentication. `tls` are the files of its
     certificate and key, `clients` is the authority of the certificates that clients must show.
     With `upstream`, the URL of another registry, it is a pull-through cache of that one.
+    `notified` are the endpoints of its notifications, as its configuration has them.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Registry:
         tls: tuple[pathlib.Path, pathlib.Path] | None = None,
         clients: pathlib.Path | None = None,
         upstream: str = "",
+        notified: Sequence[Mapping[str, object]] = (),
     ) -> None:
         self.folder = folder
         self.storage = storage or places.STORAGE
@@ -83,6 +85,7 @@ class Registry:
         self.tls = tls
         self.clients = clients
         self.upstream = upstream
+        self.notified = list(notified)
         self.port = processes.free_port()
         self.log = folder / "access.log"
         self.process = processes.Process(
@@ -143,6 +146,8 @@ class Registry:
             },
             "http": http,
         }
+        if self.notified:
+            configuration["notifications"] = {"endpoints": self.notified}
         if self.upstream:
             configuration["proxy"] = {"remoteurl": self.upstream}
         if self.users:

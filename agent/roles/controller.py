@@ -35,14 +35,14 @@ from agent.control.reconcile import (
     work_queue,
 )
 from agent.control.signing import key_objects, key_rounds
-from agent.control.tags import tag_access, tag_rounds
+from agent.control.tags import tag_access, tag_hints, tag_rounds
 from agent.kits import jsonlog, units
 from agent.kits.aio import tasks, threads
 from agent.kits.processes import stop_deadline, workers
 from agent.kits.web import listener
 from agent.model import caches, keys
 from agent.roles import cluster_identity, controller_flags
-from agent.roles.endpoints import controller_api, controller_webhook
+from agent.roles.endpoints import controller_api, controller_pushes, controller_webhook
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +64,14 @@ class _Controller:
     ) -> None:
         self._wanted = wanted
         self._client = client
-        self._election = election
+        self.election = election
+        self.hints = tag_hints.Hints()
         self._problem = "starting"
 
     @property
     def missing(self) -> str:
         """Why this controller cannot work, or cannot take over; "" where it can."""
-        return self._problem or self._election.problem
+        return self._problem or self.election.problem
 
     async def run(self, stack: contextlib.AsyncExitStack) -> None:
         """Wait for the lead, then lead, for ever."""
@@ -83,16 +84,16 @@ class _Controller:
         store = cache_store.CacheStore(str(wanted.store), pool, deadline=wanted.store_seconds)
         # A replica that waits is ready to take over: it must not block a rollout.
         self._problem = ""
-        await self._election.win()
+        await self.election.win()
         metrics.LEADING.set(1)
         try:
             await self._lead(stack, store)
         finally:
             metrics.LEADING.set(0)
-            await asyncio.shield(self._election.resign())
+            await asyncio.shield(self.election.resign())
 
     async def _lead(self, stack: contextlib.AsyncExitStack, store: cache_store.CacheStore) -> None:
-        services = {"lead": self._election.keep(), "work": self._work(stack, store)}
+        services = {"lead": self.election.keep(), "work": self._work(stack, store)}
         await tasks.run_services(services, asyncio.Event())
 
     async def _work(self, stack: contextlib.AsyncExitStack, store: cache_store.CacheStore) -> None:
@@ -197,6 +198,7 @@ class _Controller:
                 rate=wanted.tag_rate,
                 plain_http=wanted.plain_http_registries,
             ),
+            hints=self.hints if wanted.push_listen else None,
             publish=store.write_tags,
         )
 
@@ -309,6 +311,12 @@ async def run(wanted: settings.Controller) -> None:
                 "controller": controller.run(stack),
                 "api": controller_api.run(wanted, _credentials(wanted)),
                 "webhook": controller_webhook.run(wanted, _credentials(wanted)),
+                "pushes": controller_pushes.run(
+                    wanted,
+                    _credentials(wanted),
+                    hints=controller.hints,
+                    election=controller.election,
+                ),
                 "watchdog": watchdog.run(stop),
             }
             try:

@@ -20,3 +20,5 @@ def parse(arguments: Sequence[str]) -> settings.Controller:
 def _problems(wanted: settings.Controller) -> Iterator[str]:
     if wanted.api_listen and wanted.api_keys is None:
         yield "--api-listen needs --api-keys: who may use the API"
+    if wanted.push_listen and wanted.push_tokens is None:
+        yield "--push-listen needs --push-tokens: by what registries prove that they may notify"

@@ -31,6 +31,7 @@ CASES = [
     ("runtimeclass", ("controller", "monitoring")),
     ("runtimeclass", ("controller", "api", "claim")),
     ("runtimeclass", ("controller", "writers")),
+    ("runtimeclass", ("controller", "push")),
     ("runtimeclass", ("controller", "mirrors")),
     ("runtimeclass", ("controller", "mirrors-node")),
     ("runtimeclass", ("controller", "api", "webhook", "nvidia")),

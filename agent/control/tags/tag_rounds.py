@@ -6,11 +6,14 @@ while by those who ask in the same way: no answer changes nothing, so a cache go
 other credentials, or with TLS, the same registry may answer: what one cache says of it, or how its
 account is limited, is nothing for the caches of others.
 
+A tag that is said to have been pushed is asked for at once, before the others.
+
 An answer that changes nothing costs no request to the API server, but for a new time in the status
 once in a while; the store has the times of all caches in one file, for people.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
 import logging
@@ -31,7 +34,7 @@ from typing import Protocol, TypeVar
 from agent import errors, metrics
 from agent.control.caches import cache_object
 from agent.control.decisions import outcome
-from agent.control.tags import tag_access, tag_questions
+from agent.control.tags import tag_access, tag_hints, tag_questions
 from agent.kits.aio import backoff
 from agent.model import images, times
 
@@ -47,6 +50,12 @@ _ASK_SECONDS = 30.0
 _PAUSES = (30.0, 60.0, 120.0, 300.0, 600.0)
 _LONGEST_PAUSE = 3600.0
 _JITTER = 0.1
+_GATHER_SECONDS = 0.2
+"""After a hint, for those that follow: a push is a request for each layer."""
+_PUSHED_SECONDS = 5.0
+"""Between two questions about a tag that is said to have been pushed again and again."""
+_SHARED_SECONDS = 300.0
+"""For how long an answer is taken for other caches where there is no interval."""
 _STATUS_SECONDS = 1.0
 """For each cache: so the statuses of all of them take one write a second."""
 
@@ -88,7 +97,7 @@ class Accesses(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Seconds between two questions about a tag (0: none is asked), and questions a second."""
+    """Seconds between two questions about a tag (0: only hints cause any), and those a second."""
 
     interval: float = 600.0
     rate: float = 20.0
@@ -97,11 +106,22 @@ class Settings:
 
 @dataclasses.dataclass(slots=True)
 class _Asked:
-    """A question: when it is due, by the loop's clock, its last answer, and whose it is."""
+    """A question: when it is due, by the loop's clock, its last answer, and whose it is.
+
+    `begun` is when it was last asked, `hinted` when its tag was last said to have been pushed.
+    """
 
     due: float
     answer: outcome.TagAnswer | None = None
     owners: set[cache_object.Key] = dataclasses.field(default_factory=set)
+    begun: float = -math.inf
+    hinted: float = -math.inf
+    under_way: bool = False
+
+    @property
+    def is_hinted(self) -> bool:
+        """Whether no answer takes the last hint into account."""
+        return self.hinted > self.begun
 
 
 _Known = tuple[cache_object.CacheObject, tuple[tag_questions.Question, ...]]
@@ -125,12 +145,15 @@ class Rounds:
         accesses: Accesses,
         settings: Settings,
         *,
+        hints: tag_hints.Hints | None = None,
         publish: Publish | None = None,
         clock: times.Clock = times.now,
     ) -> None:
         self._view = view
         self._accesses = accesses
         self._settings = settings
+        self._interval = settings.interval or math.inf
+        self._hints = hints
         self._publish = publish
         self._clock = clock
         self._asked: dict[tag_questions.Question, _Asked] = {}
@@ -160,18 +183,42 @@ class Rounds:
 
     async def run(self) -> None:
         """Ask for ever."""
-        if not self._settings.interval:
+        if not self._settings.interval and self._hints is None:
             await asyncio.Event().wait()
         loop = asyncio.get_running_loop()
         published = -math.inf
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._collect()
+                self._take_hints()
                 is_all = await self._ask_some(group)
                 if self._publish is not None and loop.time() >= published + _PUBLISH_SECONDS:
                     await self._publish_times(self._publish)
                     published = loop.time()
-                await asyncio.sleep(_LOOK_SECONDS if is_all else 0)
+                await self._rest(_LOOK_SECONDS if is_all else 0.0)
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep; a hint ends that a moment later."""
+        if self._hints is None:
+            await asyncio.sleep(seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hints.wait()
+                await asyncio.sleep(_GATHER_SECONDS)
+
+    def _take_hints(self) -> None:
+        """Have the tags asked for soon that are said to have been pushed."""
+        hints = self._hints.take() if self._hints is not None else frozenset()
+        if not hints:
+            return
+        now = asyncio.get_running_loop().time()
+        for question, asked in self._asked.items():
+            reference = question.reference
+            if tag_hints.Hint(reference.repository, reference.tag) in hints:
+                asked.hinted = now
+                if not asked.under_way:
+                    asked.due = min(asked.due, max(now, asked.begun + _PUSHED_SECONDS))
 
     async def _publish_times(self, publish: Publish) -> None:
         """Have the store say when the tags of each cache were last confirmed."""
@@ -206,7 +253,7 @@ class Rounds:
             asked.owners = owners[question]
         ways = set(map(_way, self._asked))
         self._pauses = {way: pause for way, pause in self._pauses.items() if way in ways}
-        oldest = loop.time() - self._settings.interval
+        oldest = loop.time() - 2 * self._shared_seconds
         self._shared = {key: each for key, each in self._shared.items() if each[0] > oldest}
         first = min((asked.due for asked in self._asked.values()), default=loop.time())
         metrics.TAGS.set(len(self._asked))
@@ -214,7 +261,9 @@ class Rounds:
 
     def _first_pause(self, cache: cache_object.CacheObject) -> float:
         """Until the first question of this controller: not all at once after its start."""
-        interval, confirmed = self._settings.interval, cache.state.tags.confirmed
+        interval, confirmed = self._interval, cache.state.tags.confirmed
+        if interval == math.inf:
+            return interval
         if confirmed is None:
             return backoff.within(interval)
         left = interval - (self._clock() - confirmed).total_seconds()
@@ -228,7 +277,7 @@ class Rounds:
         Does not wait for the answers: a registry that hangs holds up its slot alone.
         """
         started = asyncio.get_running_loop().time()
-        for question in sorted(self._due(started), key=lambda each: self._asked[each].due):
+        for question in sorted(self._due(started), key=self._order):
             way = _way(question)
             if self._is_paused(way):
                 continue
@@ -237,7 +286,7 @@ class Rounds:
                 continue
             await slots.acquire()
             asked = self._asked[question]
-            asked.due = math.inf
+            asked.due, asked.under_way = math.inf, True
             asking = self._ask(question, asked, slots)
             group.create_task(asking, name=f"tag {question.reference}")
             if asyncio.get_running_loop().time() > started + _BATCH_SECONDS:
@@ -246,6 +295,15 @@ class Rounds:
 
     def _due(self, now: float) -> Iterator[tag_questions.Question]:
         return (each for each, asked in self._asked.items() if asked.due <= now)
+
+    def _order(self, question: tag_questions.Question) -> tuple[bool, float]:
+        asked = self._asked[question]
+        return not asked.is_hinted, asked.due
+
+    @property
+    def _shared_seconds(self) -> float:
+        """For how long an answer is taken for others who ask the same with the same credentials."""
+        return self._interval / 2 if self._interval < math.inf else _SHARED_SECONDS
 
     def _is_paused(self, way: _Way) -> bool:
         pause = self._pauses.get(way)
@@ -266,6 +324,7 @@ class Rounds:
         It is not due until that ends, and `slots` is one longer then.
         """
         loop, way = asyncio.get_running_loop(), _way(question)
+        begun = loop.time()
         try:
             answer = await self._answer(question, asked)
         except (errors.TemporaryError, TimeoutError) as error:
@@ -274,12 +333,15 @@ class Rounds:
             metrics.tag_looked_up("unanswered")
             return
         finally:
+            asked.under_way = False
             slots.release()
         if answer is None:
             asked.due = loop.time() + backoff.within(_LOOK_SECONDS)
             return
-        asked.answer = answer
-        asked.due = loop.time() + backoff.spread(self._settings.interval, _JITTER)
+        asked.answer, asked.begun = answer, begun
+        asked.due = loop.time() + backoff.spread(self._interval, _JITTER)
+        if asked.is_hinted:
+            asked.due = begun + _PUSHED_SECONDS
         for key in asked.owners:
             cache = self._view.caches.get(key)
             if cache is not None and tag_questions.differs(
@@ -302,15 +364,17 @@ class Rounds:
                 self._under_way.setdefault((reference, name), asyncio.Lock()),
             ):
                 at, answer = self._shared.get((reference, name), (0.0, None))
-                if answer is not None and at > now - self._settings.interval / 2:
+                recent = now - self._shared_seconds < at and asked.hinted <= at
+                if answer is not None and recent:
                     return answer
                 await self._wait_for_turn()
                 if self._is_paused(_way(question)):
                     return None
                 # The turn before it may take longer.
+                sent = asyncio.get_running_loop().time()
                 async with asyncio.timeout(_ASK_SECONDS):
                     answer = await self._asked_of(registry, question, asked)
-                self._shared[reference, name] = asyncio.get_running_loop().time(), answer
+                self._shared[reference, name] = sent, answer
                 return answer
         except errors.PermanentError as error:
             metrics.tag_looked_up("refused")

@@ -1,1 +1,1 @@
-"""HTTP servers of the controller besides its metrics: UCloud's API with the page, the webhook."""
+"""HTTP servers of the controller besides its metrics: API and page, webhook, notifications."""

@@ -20,13 +20,13 @@ from agent.kits.aio import tasks
 from agent.kits.processes import workers
 from agent.kits.web import listener, tls
 from agent.model import keys, times
+from agent.roles.endpoints import served_certificate
 from agent.ucloud import actions, activation, alias_push, endpoint, image_objects, operation_lock
 
 logger = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 10.0
 _AGAIN = 1.0
-_CERTIFICATE_SECONDS = 10.0
 
 
 class _Store:
@@ -70,7 +70,7 @@ async def run(wanted: settings.Controller, credentials: connection.Credentials) 
             listener.serving(app, wanted.api_listen, tls=context, without_host="")
         )
         logger.info("the API is listening", extra={"address": where})
-        services = {"store": store.run(), "certificate": _renew(certificate)}
+        services = {"store": store.run(), "certificate": served_certificate.renew(certificate)}
         await tasks.run_services(services, asyncio.Event())
 
 
@@ -131,14 +131,3 @@ def _application(
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-async def _renew(certificate: tls.Certificate | None) -> None:
-    """Load a certificate that was replaced, for ever; open connections keep the old one."""
-    while True:
-        await asyncio.sleep(_CERTIFICATE_SECONDS)
-        try:
-            if certificate is not None and certificate.refresh():
-                logger.info("the certificate was replaced")
-        except OSError as error:  # of the files, or of what is in them
-            logger.warning("the new certificate cannot be used", extra={"reason": str(error)})

@@ -9,7 +9,7 @@ import pytest
 
 from agent.clients.registry import distribution, failures
 from agent.control.caches import cache_object
-from agent.control.tags import tag_questions, tag_rounds
+from agent.control.tags import tag_hints, tag_questions, tag_rounds
 from agent.model import images
 
 pytestmark = pytest.mark.looptime
@@ -52,7 +52,10 @@ class Setting:
         self.failing: dict[str, Exception] = {}
         self.contents: dict[str, str] = {}
         """The content of each Secret, where it is not that of none."""
-        self.rounds = tag_rounds.Rounds(self, self, tag_rounds.Settings(**settings), clock=self.now)
+        self.hints = tag_hints.Hints() if settings.pop("hinted", False) else None
+        self.rounds = tag_rounds.Rounds(
+            self, self, tag_rounds.Settings(**settings), hints=self.hints, clock=self.now
+        )
 
     def now(self) -> datetime.datetime:
         return START + datetime.timedelta(seconds=asyncio.get_running_loop().time())
@@ -80,6 +83,14 @@ class Setting:
         name = f"{reference.repository}:{reference.tag}"
         self.gets.append(name)
         return distribution.Manifest(self.digests.get(name, OLD), "", b"")
+
+    def push(self, name: str, digest: str = "") -> None:
+        """A tag is said to have been pushed, and stands for another digest where one is given."""
+        if digest:
+            self.digests[name] = digest
+        repository, _, tag = name.partition(":")
+        assert self.hints is not None
+        assert self.hints.add([tag_hints.Hint(repository, tag)])
 
     async def run(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -287,3 +298,91 @@ async def test_the_store_says_when_all_tags_of_a_cache_were_last_confirmed() -> 
     assert 3 <= len(written) <= 4
     assert "2026-07-01T12:01:00Z" <= written[-1][a] <= "2026-07-01T12:03:10Z"
     assert written[-1][b] == "2026-07-01T11:51:40Z"
+
+
+async def test_a_push_has_its_tag_asked_for_at_once_for_all_its_caches() -> None:
+    """Also where Secrets of other names open the same, and an answer is shared."""
+    given = Setting(
+        cache("a", "app:1", "lib:1", secret="one"),
+        cache("b", "app:1", secret="two"),
+        interval=600,
+        hinted=True,
+    )
+    given.contents = {"one": "same", "two": "same"}
+    await given.run(1300)
+    before = len(given.heads)
+    given.push("app:1", NEW)
+    await given.run(3)
+
+    assert given.asked()[before:] == ["app:1"]
+    assert given.gets == ["app:1"]
+    assert {"a", "b"} <= set(given.queued)
+    assert given.told("b") == {"app:1": NEW}
+
+
+async def test_a_push_is_believed_in_nothing() -> None:
+    given = Setting(cache("a", "app:1"), interval=600, hinted=True)
+    await given.run(700)
+    given.push("app:1")
+    given.push("unknown:1")
+    await given.run(3)
+
+    assert given.told("a") == {"app:1": OLD}
+    assert given.gets == []
+    assert set(given.asked()) == {"app:1"}
+
+
+async def test_pushes_of_one_tag_in_a_row_are_few_questions_and_the_last_one_counts() -> None:
+    given = Setting(cache("a", "app:1"), interval=600, hinted=True)
+
+    async def push() -> None:
+        for number in range(100):
+            given.push("app:1", f"sha256:{number:064x}")
+            await asyncio.sleep(0.1)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(push())
+        await given.run(30)
+
+    assert 3 <= len(given.heads) <= 5
+    assert given.told("a") == {"app:1": f"sha256:{99:064x}"}
+
+
+async def test_a_push_is_asked_for_before_the_tags_of_the_round() -> None:
+    known = [cache(f"c-{number}", f"app:{number}", confirmed=-50_000) for number in range(5000)]
+    given = Setting(*known, interval=600, rate=20, hinted=True)
+    await given.run(100)
+    begun = asyncio.get_running_loop().time()
+    name = next(f"app:{number}" for number in range(5000) if f"app:{number}" not in given.asked())
+    given.push(name, NEW)
+    await given.run(30)
+
+    (at,) = [at for at, each in given.heads if each == name]
+    assert at - begun < 15
+
+
+async def test_a_push_does_not_press_a_registry_that_is_left_alone() -> None:
+    given = Setting(cache("a", "app:1"), interval=600, hinted=True)
+    given.failing[HOST] = failures.RegistryUnreachable(HOST, "busy", delay=400.0)
+    await given.run(620)
+    asked = len(given.heads)
+    assert asked
+    for _ in range(10):
+        given.push("app:1", NEW)
+        await given.run(5)
+    assert len(given.heads) == asked
+
+    given.failing.clear()
+    await given.run(600)
+    assert given.told("a") == {"app:1": NEW}
+
+
+async def test_without_an_interval_only_pushes_cause_questions() -> None:
+    given = Setting(cache("a", "app:1", confirmed=None), interval=0, hinted=True)
+    await given.run(6000)
+    assert given.heads == []
+
+    given.push("app:1", NEW)
+    await given.run(6000)
+    assert given.asked() == ["app:1"]
+    assert given.told("a") == {"app:1": NEW}

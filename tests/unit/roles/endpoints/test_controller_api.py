@@ -9,7 +9,7 @@ import pytest
 
 from agent import settings
 from agent.clients.kube import connection
-from agent.roles.endpoints import controller_api
+from agent.roles.endpoints import controller_api, served_certificate
 from tests.unit.kits.web import test_tls
 
 made = test_tls.made
@@ -18,7 +18,7 @@ made = test_tls.made
 async def test_a_certificate_that_is_renewed_is_used_without_a_restart(
     made: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, monkeypatch
 ) -> None:
-    monkeypatch.setattr(controller_api, "_CERTIFICATE_SECONDS", 0.05)
+    monkeypatch.setattr(served_certificate, "_SECONDS", 0.05)
     caplog.set_level(logging.INFO)
     test_tls.put(tmp_path, made / "one.crt", made / "one.key")
     (tmp_path / "keys").write_text(json.dumps({"public": "a-long-private-key"}))
