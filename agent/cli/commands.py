@@ -8,6 +8,7 @@ import typer
 
 from agent.cli import role_commands
 from agent.cli.caches import cache_commands, store_commands
+from agent.cli.cluster import cluster_commands
 from agent.cli.install import install_commands
 from agent.cli.machine import machine_commands, profile_commands
 from agent.cli.pods import pod_commands
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subject in (install_commands, cache_commands, pod_commands, machine_commands):
+for subject in (install_commands, cluster_commands, pod_commands, cache_commands, machine_commands):
     app.add_typer(subject.app)
 app.add_typer(store_commands.app, name="store")
 app.add_typer(profile_commands.app, name="profile")

@@ -89,12 +89,35 @@ def decode_announced(data: bytes) -> Announced | None:
         return None
 
 
+class SavedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds and bytes that `count` pulls of an image did not take."""
+
+    image: str
+    seconds: float = 0.0
+    size: int = 0
+    count: int = 0
+
+
+class SavedDay(msgspec.Struct, frozen=True, kw_only=True):
+    """The same for a day of UTC, such as 2026-03-01, as far as the agent ran ("": none yet).
+
+    `images` are those of them that saved most.
+    """
+
+    day: str = ""
+    seconds: float = 0.0
+    size: int = 0
+    count: int = 0
+    images: list[SavedImage] = []
+
+
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds and bytes that pulls did not take; `images` counts them by their result."""
 
     seconds: float = 0.0
     size: int = 0
     images: dict[str, int] = {}
+    today: SavedDay = SavedDay()
 
 
 # Made in the one thread that imports; see agent.model.records.

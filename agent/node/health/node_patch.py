@@ -17,9 +17,9 @@ from agent.node.health import capability
 _HEARTBEAT = datetime.timedelta(minutes=30)
 _MESSAGE_LIMIT = 1024
 _READY = "StoreServesImages"
-_LOCAL = "ServedLocally"
+LOCAL = "ServedLocally"
 
-_REASONS = {
+REASONS = {
     capability.Check.STORE: "StoreUnavailable",
     capability.Check.CONTAINERD: "ContainerdUnavailable",
     capability.Check.PLUGIN: "SnapshotterNotConfigured",
@@ -28,6 +28,7 @@ _REASONS = {
     capability.Check.KERNEL: "KernelNotSuitable",
     capability.Check.SWITCH: "SwitchedOff",
 }
+"""The condition's reason where a check fails."""
 
 
 _HANDLED_BY = {
@@ -118,7 +119,7 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
         handlers=not _HANDLED_BY.intersection(failing) if asked else None,
         twins=verdict.twins,
         maps_ids=verdict.maps_ids,
-        reason=_LOCAL if verdict.is_local else _REASONS[failing[0]],
+        reason=LOCAL if verdict.is_local else REASONS[failing[0]],
         message=_shortened(verdict.sentence),
     )
 
@@ -208,7 +209,7 @@ def was_capable(node: Mapping[str, Any]) -> bool | None:
 
 def was_local(node: Mapping[str, Any]) -> bool:
     """Whether the condition on the node says that it serves images from its own copies."""
-    return _condition(node).get("reason") == _LOCAL
+    return _condition(node).get("reason") == LOCAL
 
 
 def _condition(node: Mapping[str, Any]) -> Mapping[str, Any]:

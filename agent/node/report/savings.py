@@ -22,6 +22,7 @@ from agent.kits import files
 from agent.matching import estimates
 from agent.model import keys, records, times
 from agent.node.images import containerd_images, inventory, registration_plan
+from agent.node.report import day_savings
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Ledger:
         self._laid_out: _Waiting = collections.OrderedDict()
         self._warmed: _Waiting = collections.OrderedDict()
         self.totals = Totals()
+        self.today = day_savings.DayTally()
         self.throughput = self._load()
 
     @property
@@ -266,6 +268,7 @@ class Ledger:
         self.totals.seconds += saving.seconds
         self.totals.size += saving.size
         when = times.now().replace(microsecond=0)
+        self.today.add(image, saving, when=when)
         self._entries.append(Entry(image=image, when=when, saving=saving))
 
     def _learn(self, pull: Pull) -> None:

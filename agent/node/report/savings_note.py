@@ -56,7 +56,10 @@ class Accountant:
         if not any(totals.images.values()):
             return
         saved = reports.Saved(
-            seconds=round(totals.seconds, 1), size=totals.size, images=dict(totals.images)
+            seconds=round(totals.seconds, 1),
+            size=totals.size,
+            images=dict(totals.images),
+            today=self._ledger.today.report(),
         )
         text = reports.encode_saved(saved)
         if text != self._written:

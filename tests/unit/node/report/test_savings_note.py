@@ -5,7 +5,7 @@ import pytest
 from agent import errors
 from agent.clients.kube import rest_client
 from agent.model import keys, reports
-from agent.node.report import node_lease, savings, savings_note
+from agent.node.report import day_savings, node_lease, savings, savings_note
 
 
 class Notes:
@@ -22,6 +22,7 @@ class Notes:
 class Ledger:
     def __init__(self, totals: savings.Totals) -> None:
         self.totals = totals
+        self.today = day_savings.DayTally()
 
 
 def saving() -> savings.Totals:

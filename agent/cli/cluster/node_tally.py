@@ -1,0 +1,123 @@
+"""The nodes of a cluster, summed up one by one: bounded memory, however many there are; pure."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agent.model import keys, reports
+
+_EXAMPLES = 3
+_MOST_GROUPS = 20
+_MOST_IMAGES = 4096
+_OTHERS = "Other"
+
+
+@dataclasses.dataclass(slots=True)
+class Group:
+    """Nodes that do not serve for one reason: how many, the first of them, one's message."""
+
+    reason: str
+    count: int = 0
+    examples: list[str] = dataclasses.field(default_factory=list)
+    message: str = ""
+
+    def add(self, name: str, message: str) -> None:
+        """Count a node in."""
+        self.count += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(name)
+        self.message = self.message or message
+
+
+class Nodes:
+    """All nodes by their labels, and those that do not serve by their condition's reason.
+
+    `unread` are those whose condition was not read, because they are too many.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.capable = 0
+        self.local = 0
+        self.holding = 0
+        self.unread = 0
+        self._groups: dict[str, Group] = {}
+
+    def label(self, metadata: Mapping[str, Any]) -> None:
+        """Count a node by what its metadata say."""
+        self.count += 1
+        labels = metadata.get("labels") or {}
+        self.capable += labels.get(keys.CAPABLE) == "true"
+        self.local += labels.get(keys.CAPABLE) == keys.CAPABLE_LOCAL
+        self.holding += bool((metadata.get("annotations") or {}).get(keys.HELD))
+
+    def explain(self, body: Mapping[str, Any]) -> None:
+        """Count a node that does not serve under its reason; `body` is the whole object."""
+        conditions = (body.get("status") or {}).get("conditions") or ()
+        found = (each for each in conditions if each.get("type") == keys.NODE_CONDITION)
+        own: Mapping[str, Any] = next(found, {})
+        reason = str(own.get("reason", ""))
+        if reason not in self._groups and len(self._groups) >= _MOST_GROUPS:
+            reason = _OTHERS
+        group = self._groups.setdefault(reason, Group(reason))
+        group.add(str(body["metadata"]["name"]), str(own.get("message", "")))
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The reasons, the most frequent first."""
+        return sorted(self._groups.values(), key=lambda each: (-each.count, each.reason))
+
+
+@dataclasses.dataclass(slots=True)
+class ImageSum:
+    """What an image saved on all nodes."""
+
+    image: str
+    seconds: float = 0.0
+    size: int = 0
+    count: int = 0
+
+
+class Savings:
+    """What the nodes have saved: today by image, and since their agents started."""
+
+    def __init__(self, day: str) -> None:
+        self.day = day
+        self.nodes = 0
+        self.today = ImageSum("")
+        self.ever = ImageSum("")
+        self._images: dict[str, ImageSum] = {}
+
+    def add(self, saved: reports.Saved) -> None:
+        """Count a node in; what it says of another day is not of today."""
+        self.nodes += 1
+        _add(self.ever, saved.seconds, saved.size, sum(saved.images.values()))
+        today = saved.today
+        if today.day != self.day:
+            return
+        _add(self.today, today.seconds, today.size, today.count)
+        for each in today.images:
+            if each.image not in self._images and len(self._images) >= _MOST_IMAGES:
+                continue
+            entry = self._images.setdefault(each.image, ImageSum(each.image))
+            _add(entry, each.seconds, each.size, each.count)
+
+    def most(self, number: int) -> Sequence[ImageSum]:
+        """The images that saved most seconds, then bytes."""
+        return sorted(
+            self._images.values(), key=lambda each: (-each.seconds, -each.size, each.image)
+        )[:number]
+
+
+def saved_by(nodes: Iterable[reports.Saved], *, day: str) -> Savings:
+    """The sum over nodes."""
+    savings = Savings(day)
+    for saved in nodes:
+        savings.add(saved)
+    return savings
+
+
+def _add(entry: ImageSum, seconds: float, size: int, count: int) -> None:
+    entry.seconds += seconds
+    entry.size += size
+    entry.count += count
