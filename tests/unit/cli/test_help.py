@@ -28,7 +28,8 @@ COMMANDS = dict(all_commands())
 def test_all_commands_are_there() -> None:
     assert set(COMMANDS) == {
         *("agent", "build", "controller", "snapshotter"),
-        *("enable", "disable", "create", "get", "delete", "match", "doctor", "node-setup"),
+        *("enable", "disable", "create", "get", "delete", "doctor", "node-setup"),
+        *("status", "why", "match"),
         *("store", "store init", "store check", "store prune", "store release"),
         *("store verity", "version"),
         *("store keygen", "store sign", "store rotate-key"),

@@ -3,6 +3,7 @@
 import datetime
 
 from agent.matching import estimates
+from agent.model import reports
 from agent.node.report import day_savings
 
 NOON = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
@@ -50,3 +51,5 @@ def test_neither_memory_nor_the_annotation_grows_with_the_images() -> None:
     assert report.count == 2001
     assert len(report.images) == 10
     assert max(len(each.image) for each in report.images) == 200
+    # manifests/base/node-policy.yaml allows so much on a Lease.
+    assert len(reports.encode_saved(reports.Saved(today=report))) < 4096 - 500
