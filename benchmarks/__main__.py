@@ -3,8 +3,9 @@
 Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity, sign, far,
 torch. All of them, which is the default, write benchmarks/latest.json: always the figures of one
 run. Some of them write benchmarks/parts.json instead. Both say which commit that was, when, and how
-busy the machine. Two more are run only where they are named: readahead, a table of a quarter of an
-hour, and large, an image of 6 GB.
+busy the machine. Three more are run only where they are named: readahead, a table of a quarter of
+an hour, large, an image of 6 GB, and fleet, a thousand agents before one API server (a quarter of
+an hour; with KUBEBUILDER_ASSETS, else fewer before kmock).
 """
 
 import json
@@ -32,6 +33,7 @@ from benchmarks import (
     stages,
     verity,
 )
+from benchmarks.fleet import scenes, table
 from lab import cuda, places, registries, scratch
 
 STARTED = time.monotonic()
@@ -40,7 +42,7 @@ PARTS = (
     *("snapshotter", "pulls", "builds", "reads", "pods"),
     *("crowd", "kube", "collect", "control", "verity", "sign", "far", "torch"),
 )
-NAMED_ONLY = ("readahead", "large")
+NAMED_ONLY = ("readahead", "large", "fleet")
 
 Figures = dict[str, float]
 
@@ -65,7 +67,10 @@ def measure(parts: list[str], folder: pathlib.Path) -> Iterator[Figures]:
         if part in parts:
             say(part)
             yield run()
-    if set(parts) <= set(alone):
+    if "fleet" in parts:
+        say("fleet")
+        yield from fleet(folder)
+    if set(parts) <= {*alone, "fleet"}:
         return
     say("building the store")
     with stages.built(folder) as stage:
@@ -86,6 +91,17 @@ def controller(folder: pathlib.Path) -> Figures:
     """The controller's part, with a registry of its own."""
     with registries.Registry(folder / "registry of the controller") as registry:
         return control.run(folder, registry)
+
+
+def fleet(folder: pathlib.Path) -> Iterator[Figures]:
+    """The fleet's part; its own table at the end."""
+    flat: Figures = {}
+    started = time.monotonic()
+    for figures in scenes.run(folder / "fleet"):
+        flat |= figures
+        yield figures
+    yield {"fleet_minutes": (time.monotonic() - started) / 60}
+    table.show(flat)
 
 
 def say(text: str) -> None:

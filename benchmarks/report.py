@@ -159,6 +159,13 @@ ROWS = (
     Row("object applied -> first byte of a layer", "s", "<= 5", ("control_applied_first_byte_s",)),
     Row("builder's start -> first byte, slowest", "s", "<= 5", ("control_first_byte_slowest_s",)),
     Row("cache published -> Ready, slowest", "s", "<= 1", ("control_ready_after_slowest_s",)),
+    Row(
+        "idle API requests of a node and minute, fleet",
+        "",
+        "<= 0.5",
+        ("fleet_idle_requests",),
+    ),
+    Row("the benchmark of the fleet", "min", "<= 15", ("fleet_minutes",)),
     *_gigabytes("3 GB", "torch"),
     *_gigabytes("5 GB and more", "large"),
     *_starts(),

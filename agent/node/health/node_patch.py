@@ -14,7 +14,8 @@ from typing import Any
 from agent.model import keys, times
 from agent.node.health import capability
 
-_HEARTBEAT = datetime.timedelta(minutes=30)
+# Each one is a change of the node, which goes to everything that watches nodes.
+_HEARTBEAT = datetime.timedelta(hours=6)
 _MESSAGE_LIMIT = 1024
 _READY = "StoreServesImages"
 LOCAL = "ServedLocally"
