@@ -606,6 +606,45 @@ WEBHOOK_CERTIFICATE_END = prometheus_client.Gauge(
     "When the certificate of the admission webhook ends; 0 without the webhook.",
     registry=CONTROLLER,
 )
+PullEvent = typing.Literal["pulled", "present", "unknown"]
+_PULL_EVENTS = prometheus_client.Counter(
+    "uimgacc_pull_events_total",
+    "Events of kubelets about images of containers: pulled, present, or in unknown words.",
+    ["result"],
+    registry=CONTROLLER,
+)
+for _pull_event in typing.get_args(PullEvent):
+    _PULL_EVENTS.labels(_pull_event)
+
+
+def pull_event(result: PullEvent) -> None:
+    """Count an event of a kubelet."""
+    _PULL_EVENTS.labels(result).inc()
+
+
+_FLEET_PULL_SECONDS = prometheus_client.Counter(
+    "uimgacc_fleet_pull_seconds_total",
+    "Seconds that pulls took as kubelets report them, by whether a cache has the image.",
+    ["cached"],
+    registry=CONTROLLER,
+)
+_FLEET_PULL_BYTES = prometheus_client.Counter(
+    "uimgacc_fleet_pull_bytes_total",
+    "Compressed bytes that these pulls downloaded, by whether a cache has the image.",
+    ["cached"],
+    registry=CONTROLLER,
+)
+for _cached in ("true", "false"):
+    _FLEET_PULL_SECONDS.labels(_cached)
+    _FLEET_PULL_BYTES.labels(_cached)
+
+
+def fleet_pulled(seconds: float, size: int, *, cached: bool) -> None:
+    """Count a pull that a kubelet reports; `size` is what it has downloaded."""
+    _FLEET_PULL_SECONDS.labels(str(cached).lower()).inc(seconds)
+    _FLEET_PULL_BYTES.labels(str(cached).lower()).inc(size)
+
+
 WAITING_PODS = prometheus_client.Gauge(
     "uimgacc_waiting_pods",
     "Pods of uimgacc's runtime classes that no node has taken in time.",

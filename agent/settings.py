@@ -481,6 +481,11 @@ class Controller(Daemon):
         " empty: until-rebuilt, and always for caches in a cloud's dialect.",
         _ServeStale,
     ] = ""
+    pull_images: Annotated[
+        int,
+        "Images of which it is kept what their pulls cost, for `uimgacc advise`: from the kubelets'"
+        " events, in the ConfigMap uimgacc-pulls; 0: no event is read.",
+    ] = 2000
     ca: Annotated[
         pathlib.Path | None,
         "PEM file of certificate authorities besides the public ones, for looking tags up.",

@@ -7,6 +7,7 @@ and tab completion answer at once.
 import typer
 
 from agent.cli import role_commands
+from agent.cli.advice import advice_commands
 from agent.cli.caches import cache_commands, store_commands
 from agent.cli.cluster import cluster_commands
 from agent.cli.install import install_commands
@@ -23,7 +24,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subject in (install_commands, cluster_commands, pod_commands, cache_commands, machine_commands):
+for subject in (
+    install_commands,
+    cluster_commands,
+    pod_commands,
+    cache_commands,
+    advice_commands,
+    machine_commands,
+):
     app.add_typer(subject.app)
 app.add_typer(store_commands.app, name="store")
 app.add_typer(profile_commands.app, name="profile")

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 Parameters = ParamSpec("Parameters")
 
+_NUMERIC = frozenset(
+    {"SIZE", "LAYERS", "AGE", "PULLED", "IN STORE", "IMAGES"}
+    | {"PULLS", "NODES", "TIME", "BYTES", "WOULD SAVE"}
+)
+
 
 class Status(enum.IntEnum):
     """Exit status of the command."""
@@ -104,7 +109,7 @@ def table(*columns: str) -> "rich.table.Table":
 
     made = rich.table.Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        numeric = column in ("SIZE", "LAYERS", "AGE", "PULLED", "IN STORE", "IMAGES")
+        numeric = column in _NUMERIC
         made.add_column(column, justify="right" if numeric else "left", overflow="fold")
     return made
 

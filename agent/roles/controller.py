@@ -23,6 +23,7 @@ from agent.control.caches import cache_object
 from agent.control.decisions import retention
 from agent.control.gc import collector_rounds, node_list
 from agent.control.jobs import job_manifest, job_template
+from agent.control.pulls import pull_account, pull_book
 from agent.control.reconcile import (
     cache_events,
     cache_store,
@@ -153,8 +154,16 @@ class _Controller:
         waiting = waiting_pods.WaitingPods(
             client, twins, events, settings=_waiting(wanted), now=client.now
         )
+        account = pull_account.PullAccount(
+            client,
+            pull_book.BookObject(client, namespace=wanted.namespace),
+            most=wanted.pull_images,
+            observed=view.caches.values,
+            now=client.now,
+        )
         services = {
             "watches": watcher.run(),
+            "pulls": account.run(),
             "events": events.run(),
             "collector": collector.run(),
             "aliases": pusher.run(),

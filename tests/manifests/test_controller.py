@@ -10,6 +10,7 @@ import yaml
 
 from agent.control.caches import cache_object
 from agent.control.jobs import job_manifest, job_patch, job_template
+from agent.control.pulls import pull_book
 from agent.control.signing import key_objects
 from agent.kits import networks
 from agent.roles import builder, controller_flags
@@ -171,7 +172,12 @@ def test_builders_get_the_policy_of_signatures() -> None:
 
 @pytest.mark.parametrize(
     ("name", "allowed"),
-    [(key_objects.CONFIG_MAP, True), ("uimgacc-ucloud", True), ("uimgacc", False)],
+    [
+        (key_objects.CONFIG_MAP, True),
+        (pull_book.CONFIG_MAP, True),
+        ("uimgacc-ucloud", True),
+        ("uimgacc", False),
+    ],
 )
 def test_the_controller_writes_the_config_maps_of_its_own_only(name: str, allowed: bool) -> None:
     """RBAC cannot name what is created; the agents' settings are in one of that namespace."""
@@ -194,6 +200,7 @@ def test_the_controller_may_read_and_change_its_key() -> None:
 
     assert rules["secrets", key_objects.SECRET] == ["get", "patch"]
     assert rules["configmaps", key_objects.CONFIG_MAP] == ["get", "patch"]
+    assert rules["configmaps", pull_book.CONFIG_MAP] == ["get", "patch"]
 
 
 def test_nodes_have_the_keys_as_soon_as_there_are_some() -> None:

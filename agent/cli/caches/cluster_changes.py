@@ -38,7 +38,7 @@ def create(
     async def work(client: rest_client.Client) -> list[cache_object.CacheObject]:
         made = []
         for body in bodies:
-            key = await _apply(client, body)
+            key = await apply(client, body)
             made.append(
                 await _follow(client, target, key, quiet=as_json)
                 if wait
@@ -106,7 +106,8 @@ def manifests_of(wanted: create_command.Wanted) -> list[Mapping[str, Any]]:
     return [body]
 
 
-async def _apply(client: rest_client.Client, body: Mapping[str, Any]) -> cache_object.Key:
+async def apply(client: rest_client.Client, body: Mapping[str, Any]) -> cache_object.Key:
+    """Apply an ImageCache on the server; raise NotFound where the kind is not installed."""
     group = str(body["apiVersion"]).partition("/")[0]
     name = str(body["metadata"]["name"])
     try:

@@ -29,6 +29,7 @@ def test_all_commands_are_there() -> None:
     assert set(COMMANDS) == {
         *("agent", "build", "controller", "snapshotter"),
         *("enable", "disable", "create", "get", "delete", "doctor", "node-setup"),
+        "advise",
         *("status", "why", "match"),
         *("store", "store init", "store check", "store prune", "store release"),
         *("store verity", "version"),

@@ -1,0 +1,317 @@
+"""`uimgacc advise` and the controller's account of pulls, on events as kubelets write them."""
+
+import asyncio
+import contextlib
+import datetime
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import typer.testing
+import yaml
+
+from agent.cli import commands
+from agent.clients.kube import rest_client
+from agent.control.pulls import pull_account, pull_book
+from agent.model import keys, times
+from tests.kube import apis
+from tests.kube.conftest import client
+
+__all__ = ["client"]
+
+pytestmark = pytest.mark.usefixtures("kinds")
+
+RUNNER = typer.testing.CliRunner()
+NAMESPACES = rest_client.Resource(plural="namespaces")
+Run = Callable[..., "typer.testing.Result"]
+MIB = 1 << 20
+
+
+class Fleet:
+    """Kubelets that report pulls. Its images are of a registry of its own."""
+
+    def __init__(self, api: apis.Api) -> None:
+        self.api = api
+        self.registry = f"r{uuid.uuid4().hex[:10]}.example"
+        self.made: list[str] = []
+
+    def image(self, name: str) -> str:
+        return f"{self.registry}/{name}"
+
+    def namespace(self) -> str:
+        name = f"test-{uuid.uuid4().hex[:10]}"
+        self.api.create(NAMESPACES, {"metadata": {"name": name}})
+        self.made.append(name)
+        return name
+
+    def pulled(
+        self, image: str, took: str, *, node: str = "n1", namespace: str = "", **more: Any
+    ) -> str:
+        text = (
+            f'Successfully pulled image "{self.image(image)}" in {took} ({took} including'
+            f" waiting). Image size: {more.pop('size', 1000) * MIB} bytes."
+        )
+        return self.event(text, node=node, namespace=namespace, **more)
+
+    def event(
+        self, text: str, *, node: str = "n1", namespace: str = "", pod: str = "app-0", **more: Any
+    ) -> str:
+        """As client-go's recorder writes it for a kubelet."""
+        namespace = namespace or self.api.namespace
+        now = times.stamp(times.now())
+        name = f"{pod}.{uuid.uuid4().hex[:16]}"
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "namespace": namespace,
+                "name": pod,
+                "uid": str(uuid.uuid4()),
+                "fieldPath": "spec.containers{app}",
+            },
+            "type": "Normal",
+            "reason": "Pulled",
+            "message": text,
+            "count": 1,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "source": {"component": "kubelet", "host": node},
+            "reportingComponent": "kubelet",
+            "reportingInstance": node,
+            **more,
+        }
+        self.api.create(rest_client.EVENTS, body, namespace=namespace)
+        return name
+
+    def pod(self, image: str, *, namespace: str = "", pod: str = "app-0", secret: str = "") -> None:
+        secrets = {"imagePullSecrets": [{"name": secret}]} if secret else {}
+        body = apis.pod(pod, "n1", image=self.image(image))
+        body["spec"] |= secrets
+        self.api.create(rest_client.PODS, body, namespace=namespace or self.api.namespace)
+
+    def caches(self) -> dict[str, Any]:
+        """The objects for images of this test."""
+        return {
+            each["metadata"]["name"]: each["spec"]
+            for each in self.api.list(rest_client.IMAGE_CACHES)
+            if any(self.registry in image for image in each["spec"]["images"])
+        }
+
+
+@pytest.fixture
+def fleet(api: apis.Api) -> Iterator[Fleet]:
+    made = Fleet(api)
+    yield made
+    for name in made.caches():
+        api.delete(rest_client.IMAGE_CACHES, name)
+    for name in made.made:
+        api.delete(NAMESPACES, name)
+
+
+@pytest.fixture
+def run(api: apis.Api, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`uimgacc advise ...` with the test's cluster."""
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig()))
+    monkeypatch.setenv("UIMGACC_NAMESPACE", api.namespace)
+    return lambda *arguments: RUNNER.invoke(commands.app, ["advise", *arguments])
+
+
+def done(result: "typer.testing.Result") -> str:
+    assert result.exit_code == 0, result.output
+    assert result.exception is None
+    return str(result.stdout)
+
+
+def by_image(fleet: Fleet, shown: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The images of this test, without the registry."""
+    return {
+        each["image"].partition("/")[2]: each
+        for each in shown["images"]
+        if each["image"].startswith(fleet.registry)
+    }
+
+
+def test_what_pulls_cost_is_read_from_events(fleet, run) -> None:
+    for number in range(3):
+        fleet.pulled("team/app:1", "1m0.5s", node=f"n{number}")
+    fleet.pulled("team/once:1", "50s")
+    fleet.pulled("team/small:1", "800ms", size=3)
+    fleet.pulled("team/small:1", "700ms", size=3)
+    fleet.event(f'Container image "{fleet.image("team/app:1")}" already present on machine')
+
+    shown = json.loads(done(run("--events", "--json", "--next=100")))
+
+    assert {
+        name: (each["pulls"], each["downloads"], each["nodes"], each["verdict"])
+        for name, each in by_image(fleet, shown).items()
+    } == {
+        "team/app:1": (3, 3, 3, "worth"),
+        "team/once:1": (1, 1, 1, "once"),
+        "team/small:1": (2, 0, 1, "quick"),
+    }
+    app = by_image(fleet, shown)["team/app:1"]
+    assert (app["would_save_seconds"], app["would_save_bytes"]) == (178.5, 3000 * MIB)
+    assert fleet.image("team/app:1") in shown["next"]
+    text = done(run("--events", "--next=100"))
+    assert "3 downloads of 60.5 s (median), about 2 min less" in text
+    assert "--apply creates them" in text
+    assert fleet.caches() == {}
+
+
+def test_the_caches_are_applied_with_the_pull_secrets_of_pods(fleet, run) -> None:
+    other, busy = fleet.namespace(), fleet.api.namespace
+    for number in range(2):
+        fleet.pulled("open:1", "40s", node=f"n{number}")
+        fleet.pulled("private:1", "40s", namespace=other, pod="p-1")
+        fleet.pulled("gone:1", "40s", pod="gone-0")
+    fleet.pod("open:1")
+    # The pod of the event is gone; its Deployment has made another one.
+    fleet.pod("private:1", namespace=other, pod="p-2", secret="registry")
+
+    text = done(run("--events", "--next=100", "--apply"))
+
+    specs = sorted(fleet.caches().items())
+    assert [(spec["images"], spec.get("imagePullSecrets")) for _, spec in specs if other in _] == [
+        ([fleet.image("private:1")], [f"{other}/registry"])
+    ]
+    public = {image for name, spec in specs if busy in name for image in spec["images"]}
+    assert {fleet.image("open:1"), fleet.image("gone:1")} <= public
+    assert f"Applied the ImageCache advised-{other}-" in text
+    assert f"Pods of {fleet.image('gone:1')} are gone" in text
+    body = fleet.api.get(rest_client.IMAGE_CACHES, specs[0][0])
+    managers = {each["manager"] for each in body["metadata"].get("managedFields", ())}
+    assert managers <= {keys.COMPONENT}
+
+    shown = json.loads(done(run("--events", "--json")))
+    assert by_image(fleet, shown)["open:1"]["verdict"] == "building"
+    assert fleet.image("open:1") not in shown["next"]
+    assert sorted(fleet.caches().items()) == specs
+
+
+def test_the_manifests_are_documents_for_kubectl(fleet, run) -> None:
+    for number in range(2):
+        fleet.pulled("app:1", "4h0m0s", node=f"n{number}")
+
+    documents = list(yaml.safe_load_all(done(run("--events", "--yaml", "--next=1"))))
+
+    assert [each["spec"]["images"] for each in documents] == [[fleet.image("app:1")]]
+    assert documents[0]["metadata"]["name"].startswith(f"advised-{fleet.api.namespace}-")
+
+
+def test_a_forger_s_events_change_no_terminal_and_name_no_impossible_figure(fleet, run) -> None:
+    image = fleet.image("app:1")
+    size = "Image size: 99999999999999999 bytes."
+    for text in (
+        f'Successfully pulled image "{image}\x1b[2J" in 5s (5s including waiting). {size}',
+        f'Successfully pulled image "{image}" in 99999h (5s including waiting). {size}',
+        'Successfully pulled image "$(reboot)" in 50s (5s including waiting)',
+        f'Successfully pulled image "{image}\n---\nkind: Pod" in 50s',
+        "\x1b]0;title\x07",
+    ):
+        fleet.event(text)
+    fleet.pulled("app:2", "5h", count=10**6)
+    fleet.pulled("app:2", "5h", source={"component": "me"}, reportingComponent="me")
+
+    result = run("--events", "--json", "--next=100")
+
+    shown = by_image(fleet, json.loads(done(result)))
+    assert {name: each["pulls"] for name, each in shown.items()} == {"app:2": 20}
+    assert "\x1b" not in done(run("--events"))
+
+
+@pytest.mark.parametrize("since", ["0h", "8d", "yesterday", "-1h"])
+def test_a_time_that_is_none_is_refused(run, since) -> None:
+    result = run("--since", since)
+
+    assert result.exit_code == 2
+    assert "up to 7d" in result.output
+
+
+class Account:
+    """An account of pulls, as a leader keeps it."""
+
+    def __init__(self, fleet: Fleet, client: rest_client.Client) -> None:
+        self.fleet = fleet
+        self.book = pull_book.BookObject(client, namespace=fleet.api.namespace)
+        self.account = pull_account.PullAccount(
+            client, self.book, most=2000, observed=tuple, now=client.now
+        )
+
+    def pulls(self, image: str) -> int:
+        costs = self.account.costs(times.now() - datetime.timedelta(days=1))
+        return sum(each.pulls for each in costs.images if each.image == self.fleet.image(image))
+
+    async def wait_pulls(self, image: str, count: int) -> None:
+        async with asyncio.timeout(60):
+            while self.pulls(image) != count:
+                await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def leading(fleet: Fleet, client: rest_client.Client) -> AsyncIterator[Account]:
+    made = Account(fleet, client)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(made.account.run())
+        yield made
+        task.cancel()
+
+
+async def test_the_next_leader_counts_nothing_twice_and_misses_nothing(fleet, client) -> None:
+    fleet.pulled("app:1", "20s", count=2)
+    async with leading(fleet, client) as first:
+        await first.wait_pulls("app:1", 2)
+        name = fleet.pulled("app:1", "30s")
+        await first.wait_pulls("app:1", 3)
+        fleet.api.patch(rest_client.EVENTS, name, {"count": 2}, namespace=fleet.api.namespace)
+        await first.wait_pulls("app:1", 4)
+        await first.account.save()
+    fleet.pulled("app:1", "40s")
+
+    async with leading(fleet, client) as second:
+        await second.wait_pulls("app:1", 5)
+        fleet.pulled("last:1", "40s")
+        await second.wait_pulls("last:1", 1)
+        assert second.pulls("app:1") == 5
+
+
+async def test_advice_goes_by_the_leader_s_account(fleet, client, run) -> None:
+    fleet.pulled("app:1", "20s")
+    async with leading(fleet, client) as leader:
+        await leader.wait_pulls("app:1", 1)
+        fleet.pulled("app:1", "40s")
+        await leader.wait_pulls("app:1", 2)
+        await leader.account.save()
+    for each in fleet.api.list(rest_client.EVENTS, namespace=fleet.api.namespace):
+        fleet.api.delete(
+            rest_client.EVENTS, each["metadata"]["name"], namespace=fleet.api.namespace
+        )
+
+    shown = json.loads(done(await asyncio.to_thread(run, "--json")))
+
+    assert shown["source"].startswith("the controller's account")
+    assert by_image(fleet, shown)["app:1"]["median_seconds"] == 30.0
+
+
+async def test_nothing_is_written_where_nothing_was_pulled(fleet, client) -> None:
+    account = Account(fleet, client)
+
+    await account.account.save()
+
+    assert await account.book.read() is None
+
+
+async def test_without_images_to_keep_no_event_is_read(fleet, client) -> None:
+    account = pull_account.PullAccount(
+        client, pull_book.BookObject(client), most=0, observed=tuple, now=client.now
+    )
+    before = client.requests
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await account.run()
+
+    assert client.requests == before
