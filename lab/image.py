@@ -9,11 +9,12 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import pathlib
 import tarfile
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lab import containerds, places, pushing, rootfs
 
@@ -28,6 +29,7 @@ def main() -> None:
 
     Nor beside lab/setup, whose lock it is: both use the same folder of apt's.
     """
+    os.umask(0o022)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (places.LAB / "setup.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -52,7 +54,7 @@ def make() -> None:
         rootfs.system(root / "system")
         mark(root / "system", system)
     rootfs.ours(root / "ours", root / "system")
-    layers = [compressed(root / name) for name in ("system", "ours")]
+    layers = [compressed(root / name, FOLDER / f"{name}.tar.gz") for name in ("system", "ours")]
     archive(layers)
     mark(ARCHIVE, key)
     size = ARCHIVE.stat().st_size / 1e6
@@ -83,9 +85,9 @@ def name() -> str:
     return f"docker.io/library/{project['name']}:{project['version']}"
 
 
-def compressed(root: pathlib.Path) -> pushing.Layer:
+def compressed(root: pathlib.Path, file: pathlib.Path) -> pushing.Layer:
     """Return a layer of the files below a folder, all of them root's."""
-    output = pushing.LayerFile(FOLDER / f"{root.name}.tar.gz")
+    output = pushing.LayerFile(file)
     # The module wants a file of its own kind, and uses of it only `write`.
     with tarfile.open(fileobj=output, mode="w|", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
         for path in sorted(root.rglob("*")):
@@ -101,44 +103,57 @@ def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def archive(layers: list[pushing.Layer]) -> None:
-    """Write an OCI layout, with the one file that older versions of Docker need beside it."""
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(CREATED))
-    config = encoded(
+def configuration(
+    layers: Sequence[pushing.Layer],
+    architecture: str,
+    *,
+    created: int = CREATED,
+    labels: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return the image's configuration."""
+    moment = moment_of(created)
+    return encoded(
         {
-            "architecture": containerds.architecture(),
+            "architecture": architecture,
             "os": "linux",
-            "created": created,
+            "created": moment,
             "config": {
                 "User": f"{rootfs.USER}:{rootfs.USER}",
                 "Env": [pushing.PATH, "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1"],
                 "Entrypoint": ["/usr/local/bin/uimgacc"],
                 "WorkingDir": "/",
-                "Labels": {"org.opencontainers.image.title": "uimgacc"},
+                "Labels": {"org.opencontainers.image.title": "uimgacc", **(labels or {})},
             },
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
-            "history": [
-                {"created": created, "created_by": "lab.rootfs"} for _ in range(len(layers))
-            ],
+            "history": [{"created": moment, "created_by": "lab.rootfs"} for _ in layers],
         }
     )
-    manifest_type = pushing.manifest_type(docker=False)
-    manifest = encoded(
+
+
+def moment_of(seconds: int) -> str:
+    """Return a time as OCI's documents have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def manifest(config: bytes, layers: Sequence[pushing.Layer]) -> bytes:
+    """Return the image's manifest."""
+    return encoded(
         {
             "schemaVersion": 2,
-            "mediaType": manifest_type,
+            "mediaType": pushing.manifest_type(docker=False),
             "config": described(f"{pushing.OCI}.config.v1+json", config),
             "layers": [layer.descriptor() for layer in layers],
         }
     )
+
+
+def archive(layers: list[pushing.Layer]) -> None:
+    """Write an OCI layout, with the one file that older versions of Docker need beside it."""
+    config = configuration(layers, containerds.architecture())
+    top = manifest(config, layers)
     names = {
         "io.containerd.image.name": name(),
         "org.opencontainers.image.ref.name": name().rpartition(":")[2],
-    }
-    index = {
-        "schemaVersion": 2,
-        "mediaType": f"{pushing.OCI}.index.v1+json",
-        "manifests": [{**described(manifest_type, manifest), "annotations": names}],
     }
     docker = {
         "Config": blob_path(pushing.sha256(config)),
@@ -146,14 +161,26 @@ def archive(layers: list[pushing.Layer]) -> None:
         "Layers": [blob_path(layer.digest) for layer in layers],
     }
     files: dict[str, bytes | pathlib.Path] = {
-        "oci-layout": encoded({"imageLayoutVersion": "1.0.0"}),
-        "index.json": encoded(index),
+        **layout({**described(pushing.manifest_type(docker=False), top), "annotations": names}),
         "manifest.json": encoded([docker]),
-        blob_path(pushing.sha256(manifest)): manifest,
+        blob_path(pushing.sha256(top)): top,
         blob_path(pushing.sha256(config)): config,
         **{blob_path(layer.digest): layer.content for layer in layers},
     }
-    write(files)
+    write(ARCHIVE, files)
+
+
+def layout(entry: Mapping[str, object]) -> dict[str, bytes | pathlib.Path]:
+    """Return the files by which an OCI layout says what is in it: one image, or one index."""
+    index = {
+        "schemaVersion": 2,
+        "mediaType": f"{pushing.OCI}.index.v1+json",
+        "manifests": [entry],
+    }
+    return {
+        "oci-layout": encoded({"imageLayoutVersion": "1.0.0"}),
+        "index.json": encoded(index),
+    }
 
 
 def described(kind: str, data: bytes) -> dict[str, object]:
@@ -171,13 +198,15 @@ def blob_path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/')}"
 
 
-def write(files: Mapping[str, bytes | pathlib.Path]) -> None:
-    """Write the archive, as a whole or not at all."""
-    draft = ARCHIVE.with_suffix(".draft")
+def write(
+    file: pathlib.Path, files: Mapping[str, bytes | pathlib.Path], *, created: int = CREATED
+) -> None:
+    """Write an archive, as a whole or not at all."""
+    draft = file.with_name(f"{file.name}.draft")
     with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as tar:
         for path, content in files.items():
             entry = tarfile.TarInfo(path)
-            entry.mtime = CREATED
+            entry.mtime = created
             if isinstance(content, bytes):
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
@@ -185,7 +214,7 @@ def write(files: Mapping[str, bytes | pathlib.Path]) -> None:
                 entry.size = content.stat().st_size
                 with content.open("rb") as data:
                     tar.addfile(entry, data)
-    draft.replace(ARCHIVE)
+    draft.replace(file)
 
 
 if __name__ == "__main__":

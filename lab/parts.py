@@ -162,9 +162,12 @@ def gather(uri: str, missing: Sequence[Part]) -> None:
         publish(part)
 
 
-def apt(suite: str) -> list[str]:
-    """Return apt-get with options that keep it off the machine's own state."""
-    folder = places.LAB / "apt" / suite
+def apt(suite: str, machine: str = "") -> list[str]:
+    """Return apt-get with options that keep it off the machine's own state.
+
+    `machine` is another architecture than this machine's, in Debian's words.
+    """
+    folder = apt_folder(suite, machine)
     options = {
         "Dir::Etc::sourcelist": folder / "sources.list",
         "Dir::Etc::sourceparts": "/dev/null",
@@ -180,19 +183,25 @@ def apt(suite: str) -> list[str]:
         # The sandbox user may not enter the folder; signatures are checked all the same.
         "APT::Sandbox::User": "root",
         "APT::Get::Assume-Yes": "true",
+        **({"APT::Architecture": machine, "APT::Architectures": machine} if machine else {}),
     }
     return ["apt-get", "-q", *(f"-o{name}={value}" for name, value in options.items())]
 
 
-def prepare_apt(uri: str, suite: str) -> None:
+def apt_folder(suite: str, machine: str) -> pathlib.Path:
+    """Return where apt keeps what it knows of a suite, for each architecture apart."""
+    return places.LAB / "apt" / (f"{suite}-{machine}" if machine else suite)
+
+
+def prepare_apt(uri: str, suite: str, machine: str = "") -> None:
     """Write the private configuration of a suite and read its index."""
-    folder = places.LAB / "apt" / suite
+    folder = apt_folder(suite, machine)
     (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
     (folder / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
     # An empty status file: nothing is installed, so dependencies are all listed.
     (folder / "status").write_text("")
     (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {suite} main\n")
-    run([*apt(suite), "update"], f"the index of Debian {suite} at {uri}")
+    run([*apt(suite, machine), "update"], f"the index of Debian {suite} at {uri}")
 
 
 def download(suite: str, missing: Sequence[Part]) -> None:

@@ -3,11 +3,18 @@
 Nothing is installed: packages are unpacked, so no package manager, no shell of an
 administrator and no perl is in the result, and no script of a package runs. Both
 `make image` and the Dockerfile build it with this program, so that both are the
-same. It needs Debian's apt and pip, and of Python only the standard library.
+same. It needs Debian's apt and pip, and of Python only the standard library. The files
+of another architecture than this machine's (`make release`) are unpacked in the same way;
+only the modules in them are compiled by the Python of this machine's, which writes the same.
 
     python -m lab.rootfs FOLDER    # FOLDER/system and FOLDER/ours, the image's two layers
+
+Beside `system` lie `system.debs.json` and `system.wheels.json`: what it is made of, for
+the bill of materials.
 """
 
+import hashlib
+import json
 import os
 import pathlib
 import re
@@ -15,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 
 from lab import parts, places
 
@@ -57,7 +65,7 @@ PIECES = {
     "ca-certificates": ("usr/share/ca-certificates/mozilla",),
 }
 SURPLUS = (
-    *(f"usr/share/{name}" for name in ("doc", "man", "info", "locale", "lintian", "bug")),
+    *(f"usr/share/{name}" for name in ("man", "info", "locale", "lintian", "bug")),
     *(f"usr/share/{name}" for name in ("bash-completion", "zoneinfo", "applications", "pixmaps")),
     *(f"usr/share/{name}" for name in ("python3", "ca-certificates", "debconf", "menu")),
     *(
@@ -77,6 +85,10 @@ SURPLUS = (
     f"{SITE}/bin",
     f"{SITE}/tzdata",
 )
+# What only some architectures have of the pieces above.
+PIECES_OF = {"lib64": "amd64"}
+# Python's names of Debian's architectures.
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Where a runtime mounts what a container needs.
 FOLDERS = ("dev", "proc", "sys", "root")
 ACCOUNTS = {
@@ -94,30 +106,26 @@ sys.exit(main())
 
 def main() -> None:
     """Make both layers' files in the folder that the command line names."""
+    os.umask(0o022)
     folder = pathlib.Path(sys.argv[1]).resolve()
     system(folder / "system")
     ours(folder / "ours", folder / "system")
 
 
-def system(root: pathlib.Path) -> None:
-    """Make what changes with Debian and with the lock: the larger layer."""
+def system(
+    root: pathlib.Path,
+    architecture: str = "",
+    *,
+    checkout: pathlib.Path = places.CHECKOUT,
+    python: pathlib.Path | None = None,
+) -> None:
+    """Make what changes with Debian and with the lock: the larger layer.
+
+    For another architecture than this machine's, `python` is such a layer of this machine's.
+    """
     fresh(root)
-    parts.prepare_apt(parts.mirror(), SUITE)
-    debs = fresh(root.with_name("debs"))
-    plan = parts.run(
-        [*parts.apt(SUITE), "install", "--simulate", "--no-install-recommends", *PACKAGES],
-        "the image's packages",
-    )
-    names = [*re.findall(r"^Inst (\S+)", plan, re.MULTILINE), *PIECES]
-    parts.run([*parts.apt(SUITE), "download", *dict.fromkeys(names)], "the image's packages", debs)
-    parts.prepare_apt(parts.mirror(), NEWER_SUITE)
-    parts.run([*parts.apt(NEWER_SUITE), "download", *NEWER], "the image's newer packages", debs)
-    for name, pieces in PIECES.items():
-        (package,) = debs.glob(f"{name}_*.deb")
-        unpack_pieces(package, root, pieces)
-        package.unlink()
-    for package in sorted(debs.glob("*.deb")):
-        parts.run(["dpkg", "-x", str(package), str(root)], f"unpacking {package.name}")
+    architecture = architecture or parts.architecture()
+    unpack_packages(root, architecture)
     certificates = sorted((root / PIECES["ca-certificates"][0]).glob("*.crt"))
     bundle = root / "etc/ssl/certs/ca-certificates.crt"
     bundle.parent.mkdir(parents=True, exist_ok=True)
@@ -129,56 +137,113 @@ def system(root: pathlib.Path) -> None:
         (root / "usr/sbin" / alias).symlink_to(alias.removesuffix("4"))
     for name, text in ACCOUNTS.items():
         (root / name).write_text(text)
-    install_locked(root)
+    install_locked(root, architecture, checkout)
     for surplus in (*(root / name for name in SURPLUS), *root.rglob("*.pyi")):
         remove(surplus)
+    keep_copyrights(root / "usr/share/doc")
     for name in FOLDERS:
         (root / name).mkdir()
     for path in (path for path in root.rglob("*") if not path.is_symlink()):
         # Nothing in the image makes somebody else of who runs it (mount.nfs would).
         path.chmod(path.stat().st_mode & 0o1777)
-    compile_modules(root, f"usr/lib/python{PYTHON}", SITE)
+    compile_modules(root, python or root, f"usr/lib/python{PYTHON}", SITE)
 
 
-def ours(root: pathlib.Path, below: pathlib.Path) -> None:
-    """Make what changes with our own code: the small layer."""
+def unpack_packages(root: pathlib.Path, architecture: str) -> None:
+    """Unpack Debian's packages, and note which they are."""
+    machine = "" if architecture == parts.architecture() else architecture
+    apt, newer = parts.apt(SUITE, machine), parts.apt(NEWER_SUITE, machine)
+    parts.prepare_apt(parts.mirror(), SUITE, machine)
+    debs = fresh(root.with_name("debs"))
+    plan = parts.run(
+        [*apt, "install", "--simulate", "--no-install-recommends", *PACKAGES],
+        "the image's packages",
+    )
+    names = [*re.findall(r"^Inst (\S+)", plan, re.MULTILINE), *PIECES]
+    parts.run([*apt, "download", *dict.fromkeys(names)], "the image's packages", debs)
+    parts.prepare_apt(parts.mirror(), NEWER_SUITE, machine)
+    parts.run([*newer, "download", *NEWER], "the image's newer packages", debs)
+    packages = [described(package) for package in sorted(debs.glob("*.deb"))]
+    root.with_name(f"{root.name}.debs.json").write_text(json.dumps(packages, indent=1))
+    for name, pieces in PIECES.items():
+        (package,) = debs.glob(f"{name}_*.deb")
+        here = [piece for piece in pieces if PIECES_OF.get(piece, architecture) == architecture]
+        unpack_pieces(package, root, (*here, f"usr/share/doc/{name}/copyright"))
+        package.unlink()
+    for package in sorted(debs.glob("*.deb")):
+        parts.run(["dpkg", "-x", str(package), str(root)], f"unpacking {package.name}")
+
+
+def keep_copyrights(folder: pathlib.Path) -> None:
+    """Remove all documentation but the licences, which go where the programs go."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.name != "copyright" and path.parent != folder:
+            path.unlink()
+
+
+def described(package: pathlib.Path) -> dict[str, str]:
+    """Return what a bill of materials says of a package."""
+    fields = "${Package}\n${Version}\n${Architecture}\n${source:Package}\n${source:Version}"
+    said = parts.run(["dpkg-deb", "-W", f"--showformat={fields}", str(package)], package.name)
+    names = ("name", "version", "architecture", "source", "source_version")
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    return {**dict(zip(names, said.splitlines(), strict=True)), "sha256": digest}
+
+
+def ours(
+    root: pathlib.Path,
+    below: pathlib.Path,
+    *,
+    checkout: pathlib.Path = places.CHECKOUT,
+    version: str = "",
+) -> None:
+    """Make what changes with our own code: the small layer, the same for all architectures.
+
+    `below` is the other layer for this machine; `version` is another than that of pyproject.toml.
+    """
     fresh(root)
     # A copy: setuptools leaves what it builds beside the sources.
     source = fresh(root.with_name("source"))
     for name in ("pyproject.toml", "README.md"):
-        shutil.copy(places.CHECKOUT / name, source)
+        shutil.copy(checkout / name, source)
+    if version:
+        project = source / "pyproject.toml"
+        line = re.compile(r'^version = ".*"$', re.MULTILINE)
+        project.write_text(line.sub(f'version = "{version}"', project.read_text(), count=1))
     shutil.copytree(
-        places.CHECKOUT / "agent", source / "agent", ignore=shutil.ignore_patterns("__pycache__")
+        checkout / "agent", source / "agent", ignore=shutil.ignore_patterns("__pycache__")
     )
     pip("wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(source), str(source))
     (wheel,) = source.glob("uimgacc-*.whl")
     install(root, "--no-deps", str(wheel))
+    forget_origins(root)
     remove(root / SITE / "bin")
     command = root / "usr/local/bin/uimgacc"
     command.parent.mkdir(parents=True)
     command.write_text(COMMAND)
     command.chmod(0o755)
-    # Compiled where it will lie, by the Python that will run it.
-    place = below / SITE / "agent"
-    shutil.copytree(root / SITE / "agent", place)
-    compile_modules(below, f"{SITE}/agent")
-    shutil.rmtree(root / SITE / "agent")
-    place.rename(root / SITE / "agent")
+    compile_modules(root, below, f"{SITE}/agent")
 
 
-def install_locked(root: pathlib.Path) -> None:
-    """Install what the lock names, as wheels, and nothing else."""
-    locked = runtime(places.CHECKOUT)
+def install_locked(root: pathlib.Path, architecture: str, checkout: pathlib.Path) -> None:
+    """Install what the lock names, as wheels, and nothing else, and note which they are."""
+    locked = runtime(checkout)
     files = {}
     for kind in ("requirements", "sources"):
         files[kind] = root.with_name(f"{kind}.txt")
         chosen = [text for name, text in locked.items() if (name in SOURCES) == (kind == "sources")]
         files[kind].write_text("".join(chosen))
-    install(root, "--no-deps", "--require-hashes", "-r", str(files["requirements"]))
+    report = root.with_name(f"{root.name}.wheels.json")
+    options = ["--no-deps", "--require-hashes", f"--report={report}"]
+    install(root, *options, "-r", str(files["requirements"]), architecture=architecture)
     wheels = fresh(root.with_name("wheels"))
     options = ["--no-deps", "--no-build-isolation", "--require-hashes", "-w", str(wheels)]
     pip("wheel", "-q", *options, "-r", str(files["sources"]))
     install(root, "--no-deps", *map(str, sorted(wheels.glob("*-none-any.whl"))))
+    forget_origins(root)
 
 
 def runtime(checkout: pathlib.Path) -> dict[str, str]:
@@ -211,9 +276,18 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def install(root: pathlib.Path, *arguments: str) -> None:
+def forget_origins(root: pathlib.Path) -> None:
+    """Remove where wheels that were made here lay: the path of a checkout."""
+    for note in (root / SITE).glob("*.dist-info/direct_url.json"):
+        note.unlink()
+        record = note.with_name("RECORD")
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if "/direct_url.json," not in line))
+
+
+def install(root: pathlib.Path, *arguments: str, architecture: str = "") -> None:
     """Install wheels for the image's Python, which need not be the one that runs this."""
-    machine = os.uname().machine
+    machine = MACHINES[architecture or parts.architecture()]
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(5, 42)]
     platforms += [f"manylinux2014_{machine}", f"manylinux2010_{machine}"]
     # pip takes the first that fits: the newest, as it would on the image's own system.
@@ -229,16 +303,28 @@ def pip(*arguments: str) -> None:
     parts.run(command, "the image's wheels")
 
 
-def compile_modules(root: pathlib.Path, *places_: str) -> None:
-    """Compile modules ahead: nothing is written in a container. Files say no time, only content."""
-    command = ["chroot", str(root), f"/usr/bin/python{PYTHON}", "-m", "compileall", "-q"]
-    command += ["--invalidation-mode=unchecked-hash", *(f"/{place}" for place in places_)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+def compile_modules(root: pathlib.Path, python: pathlib.Path, *places_: str) -> None:
+    """Compile modules ahead: nothing is written in a container. Files say no time, only content.
+
+    `python` is a root of this machine's architecture: its Python does it, with its own loader.
+    """
+    libraries = python / "usr/lib" / parts.TRIPLETS[parts.architecture()]
+    loader = next(libraries.glob("ld-linux-*.so.*"))
+    program = python / f"usr/bin/python{PYTHON}"
+    command = [str(loader), "--library-path", str(libraries), str(program), "-S", "-P"]
+    command += ["-m", "compileall", "-q", "-f", "--invalidation-mode=unchecked-hash"]
+    # What a traceback shows is where a module lies in the image.
+    command += ["-s", str(root), "-p", "/", *(str(root / place) for place in places_)]
+    # It leaves nothing of its own, with a time in it, and sets are in the same order each time.
+    own = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "PYTHONHOME": f"{python}/usr"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, **own}
+    )
     if done.returncode != 0:
         raise parts.PartError(f"compiling the image's modules: {done.stdout}{done.stderr}")
 
 
-def unpack_pieces(package: pathlib.Path, root: pathlib.Path, pieces: tuple[str, ...]) -> None:
+def unpack_pieces(package: pathlib.Path, root: pathlib.Path, pieces: Sequence[str]) -> None:
     """Unpack some files or folders of a package."""
     tar = subprocess.Popen(["dpkg", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE)
     names = [f"./{piece}" for piece in pieces]
