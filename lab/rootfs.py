@@ -83,7 +83,6 @@ SURPLUS = (
     "var/lib/dpkg",
     "var/cache",
     f"{SITE}/bin",
-    f"{SITE}/tzdata",
 )
 # What only some architectures have of the pieces above.
 PIECES_OF = {"lib64": "amd64"}

@@ -105,6 +105,12 @@ REFRESH = "uimgacc.io/refresh"
 REFRESH_HOURS = "uimgacc.io/refresh-hours"
 """Annotation: the same at this interval, for tags that move."""
 
+REFRESH_SCHEDULE = "uimgacc.io/refresh-schedule"
+"""Annotation: the same at the times of a schedule of cron (agent.control.caches.schedules)."""
+
+REFRESH_ZONE = "uimgacc.io/refresh-time-zone"
+"""Annotation: the time zone of that schedule, such as Asia/Shanghai; UTC without it."""
+
 PLAIN_HTTP = "uimgacc.io/plain-http-registry"
 """Annotation: registries without TLS, separated by commas."""
 

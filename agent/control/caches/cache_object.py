@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from agent.control.caches import cache_state, status_format
+from agent.control.caches import cache_state, schedules, status_format
 from agent.model import cache_manifest, caches, keys, manifests, times
 
 PEOPLE = ""
@@ -51,8 +51,8 @@ class CacheObject:
     `problem` then says how. `tenant` is the namespace of the pod that an automatic cache was
     created for: builds and automatic caches are shared out by it. `origin` is None where no agent
     created the object, or a person has edited it since. `deleted` is when it was deleted.
-    `refresh_seconds` is None where no interval is set. `of_cloud`: it was asked for in the words of
-    a cloud.
+    `refresh_seconds` is None where no interval is set, `schedule` where no schedule is.
+    `of_cloud`: it was asked for in the words of a cloud.
     """
 
     key: Key
@@ -72,6 +72,7 @@ class CacheObject:
     start_report: str = ""
     refresh: str = ""
     refresh_seconds: float | None = None
+    schedule: schedules.Schedule | None = None
     of_cloud: bool = False
     state: cache_state.State = dataclasses.field(default_factory=cache_state.State)
     status: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
@@ -144,6 +145,9 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
             request = on_demand
         elif from_agent:
             request, problem = None, _NOT_ITS_NAME
+    schedule, remark = _schedule(annotations)
+    if request is not None and remark:
+        request = dataclasses.replace(request, warnings=(*request.warnings, remark))
     auto = from_agent or (request is not None and request.auto)
     return CacheObject(
         key=key,
@@ -163,6 +167,7 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         start_report=annotations.get(keys.START_PROFILE, ""),
         refresh=annotations.get(keys.REFRESH, ""),
         refresh_seconds=_hours(annotations.get(keys.REFRESH_HOURS, "")),
+        schedule=schedule,
         of_cloud=_is_of_cloud(dialect, meta.get("labels") or {}, annotations if auto else {}),
         state=status_format.of_status(body.get("status"), dialect),
         status=body.get("status") or {},
@@ -207,6 +212,17 @@ def _request(body: Mapping[str, Any]) -> tuple[caches.CacheRequest | None, str]:
         return cache_manifest.read(body), ""
     except manifests.ManifestError as error:
         return None, str(error)
+
+
+def _schedule(annotations: Mapping[str, str]) -> tuple[schedules.Schedule | None, str]:
+    """The schedule that annotations name, and what is wrong with it."""
+    cron = annotations.get(keys.REFRESH_SCHEDULE, "")
+    if not cron.strip():
+        return None, ""
+    try:
+        return schedules.schedule(cron, annotations.get(keys.REFRESH_ZONE, "")), ""
+    except schedules.ScheduleInvalid as error:
+        return None, f"{keys.REFRESH_SCHEDULE}: {error}; it is ignored."
 
 
 def _hours(text: str) -> float | None:

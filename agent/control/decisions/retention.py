@@ -93,7 +93,13 @@ def refresh_due(cache: cache_object.CacheObject, rules: Rules) -> datetime.datet
     """When the tags of a cache are to be looked up again; None: never."""
     seconds = cache.refresh_seconds or rules.refresh_hours * 3600
     done = cache.state.build.time
-    return done + datetime.timedelta(seconds=seconds) if seconds and done is not None else None
+    if done is None:
+        return None
+    due = (
+        done + datetime.timedelta(seconds=seconds) if seconds else None,
+        cache.schedule.after(done) if cache.schedule is not None else None,
+    )
+    return min((each for each in due if each is not None), default=None)
 
 
 def most_of(

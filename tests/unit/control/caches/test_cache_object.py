@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agent.control.caches import cache_object
+from agent.control.caches import cache_object, schedules
 from agent.model import caches, images, keys
 
 
@@ -83,3 +83,17 @@ def test_an_agent_does_not_say_what_becomes_of_tags() -> None:
     assert edited.request is not None
     assert found.request.stale is None
     assert edited.request.stale == caches.serve_stale("always")
+
+
+def test_a_schedule_that_is_none_is_remarked_on() -> None:
+    body = automatic(generation=2)
+    body["metadata"]["annotations"] = {keys.REFRESH_SCHEDULE: "0 3 * * *", keys.REFRESH_ZONE: "UTC"}
+    good = cache_object.parse(body)
+    body["metadata"]["annotations"][keys.REFRESH_ZONE] = "Shanghai"
+    bad = cache_object.parse(body)
+
+    assert good.request is not None
+    assert bad.request is not None
+    assert (good.schedule, good.request.warnings) == (schedules.Schedule("0 3 * * *"), ())
+    assert bad.schedule is None
+    assert "time zone such as" in bad.request.warnings[0]

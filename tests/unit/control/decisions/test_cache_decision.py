@@ -270,6 +270,10 @@ def test_an_object_that_names_its_platform_gets_only_that_one() -> None:
     assert "--some-platform" not in arguments
 
 
+DAILY = "30 11 * * *"
+"""The last build was done at that time, in UTC."""
+
+
 @pytest.mark.parametrize(
     ("annotations", "refresh_hours", "hours", "built"),
     [
@@ -279,6 +283,12 @@ def test_an_object_that_names_its_platform_gets_only_that_one() -> None:
         ({keys.REFRESH_HOURS: "24"}, 0, 24, True),
         ({}, 24, 24, True),
         ({keys.REFRESH_HOURS: "soon"}, 0, 1000, False),
+        ({keys.REFRESH_SCHEDULE: DAILY}, 0, 23, False),
+        ({keys.REFRESH_SCHEDULE: DAILY}, 0, 24, True),
+        ({keys.REFRESH_SCHEDULE: DAILY, keys.REFRESH_ZONE: "Asia/Shanghai"}, 0, 15, False),
+        ({keys.REFRESH_SCHEDULE: DAILY, keys.REFRESH_ZONE: "Asia/Shanghai"}, 0, 16, True),
+        ({keys.REFRESH_SCHEDULE: DAILY, keys.REFRESH_HOURS: "2"}, 0, 2, True),
+        ({keys.REFRESH_SCHEDULE: "soon"}, 0, 1000, False),
     ],
 )
 def test_tags_are_looked_up_again(annotations, refresh_hours, hours, built) -> None:
