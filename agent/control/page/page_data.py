@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object
 from agent.control.page import node_savings
+from agent.control.pulls import image_costs, pull_book
 from agent.model import caches, keys, reports
 
 _NODES_SHOWN = 500
@@ -55,11 +56,12 @@ class Fleet:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Everything on the page."""
+    """Everything on the page. `pulls` are what pulls of the last day cost; None: not known."""
 
     caches: Sequence[cache_object.CacheObject] = ()
     fleet: Fleet = dataclasses.field(default_factory=Fleet)
     store_problem: str = ""
+    pulls: image_costs.Costs | None = None
 
 
 async def read(client: rest_client.Client, *, namespace: str, store_problem: str) -> View:
@@ -83,6 +85,7 @@ async def read(client: rest_client.Client, *, namespace: str, store_problem: str
         caches=sorted(all_caches, key=lambda each: each.key),
         fleet=fleet,
         store_problem=store_problem,
+        pulls=await pull_book.known_costs(pull_book.BookObject(client, namespace=namespace)),
     )
 
 

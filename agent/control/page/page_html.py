@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from agent.control.caches import cache_object, cache_state
 from agent.control.page import page_data
+from agent.control.pulls import advice
 from agent.kits import units
 from agent.kits.web import html
 from agent.model import caches
@@ -22,6 +23,8 @@ _KINDS = {
 # All beside each other, and relative: a proxy may have put the page anywhere.
 _PATHS = {"create": "create-cache", "delete": "delete-cache"}
 TOKEN = "token"  # noqa: S105 - the name of a field
+_PULLS_SHOWN = 20
+_NEXT = 10
 _NUMBER = {"inputmode": "numeric", "pattern": "[0-9]*"}
 
 
@@ -42,6 +45,7 @@ def render(
         _result(result),
         _overview(view),
         _caches(view, token, now),
+        _pulls(view),
         _create(token),
         _nodes(view),
     )
@@ -115,6 +119,43 @@ def _progress(each: cache_object.CacheObject) -> html.Html:
     name = f"Progress of {each.key.name}"
     bar = html.tag("progress", f"{percent}%", value=percent, max="100", aria_label=name)
     return html.join(bar, " ", f"{percent}%")
+
+
+def _pulls(view: page_data.View) -> html.Html:
+    title = "Where does pulling time go?"
+    costs = view.pulls
+    if costs is None or not costs.pulls:
+        return html.section(title, html.tag("p", "No pulls of the last day are known."))
+    made = advice.advise(costs, advice.Cached(view.caches), most=_NEXT)
+    spared, size = (
+        sum(each.seconds for each in made.next),
+        sum(each.size for each in made.next),
+    )
+    sums = (
+        f"{costs.pulls} pulls of the last day took {units.span(costs.seconds)} together, and"
+        f" downloaded {units.size(costs.downloaded)}, as kubelets report it."
+    )
+    hint = (
+        f" With caches of the next {len(made.next)}, pods would have waited about"
+        f" {units.span(spared)} less, and {units.size(size)} would not have been downloaded:"
+        " uimgacc advise prints their ImageCaches."
+        if made.next
+        else " No further image is worth a cache."
+    )
+    header = ("Image", "Pulls", "Nodes", "Time", "Downloaded", "In a cache", "Would save")
+    rows = [list(_pull(each)) for each in made.images[:_PULLS_SHOWN]]
+    table = html.table("The images that took most time", header, rows)
+    return html.section(title, html.tag("p", html.prose(sums + hint)), table)
+
+
+def _pull(each: advice.Assessed) -> Iterator[html.Child]:
+    yield each.cost.image
+    yield str(each.cost.pulls)
+    yield str(each.cost.nodes or units.UNKNOWN)
+    yield units.span(each.cost.seconds)
+    yield units.size(each.cost.downloaded) if each.cost.downloaded else units.UNKNOWN
+    yield each.verdict.value
+    yield units.span(each.seconds) if each.seconds else units.UNKNOWN
 
 
 def _create(token: str) -> html.Html:

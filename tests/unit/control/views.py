@@ -4,6 +4,7 @@ import datetime
 
 from agent.control.caches import cache_object, cache_state
 from agent.control.page import page_data
+from agent.control.pulls import image_costs
 from agent.model import reports
 
 NOW = datetime.datetime(2026, 11, 21, 13, 0, tzinfo=datetime.UTC)
@@ -50,4 +51,24 @@ def busy(text: str = "") -> page_data.View:
         page_data.Node(name="gpu-worker-20", capable=True, reason="served"),
     ):
         fleet.add(node)
-    return page_data.View(caches=caches, fleet=fleet)
+    pods = {"team": "app-0"}
+    costs = image_costs.Costs(
+        since=NOW - datetime.timedelta(days=1),
+        images=(
+            image_costs.ImageCost(
+                image=text or "registry.example.com/a-team-with-a-long-name/training:2026.11.20",
+                pulls=120,
+                downloads=96,
+                seconds=5760.0,
+                typical=60.0,
+                size=3 << 30,
+                downloaded=288 << 30,
+                nodes=96,
+                pods=pods,
+            ),
+            image_costs.ImageCost(
+                image="registry.example.com/team/tools:1", pulls=3, downloads=0, seconds=2.0
+            ),
+        ),
+    )
+    return page_data.View(caches=caches, fleet=fleet, pulls=costs)

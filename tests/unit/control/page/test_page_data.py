@@ -17,6 +17,10 @@ class Client:
     def __init__(self) -> None:
         self.whole: list[str] = []
 
+    async def get(self, resource, name, *, namespace: str = ""):
+        assert (resource, namespace) == (rest_client.CONFIG_MAPS, "own")
+        raise refusals.NotFound(fakes.refusal(404, name))
+
     async def pages(
         self, resource, *, not_older_than: str = "", namespace: str = "", labels: str = ""
     ):

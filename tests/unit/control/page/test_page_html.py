@@ -276,6 +276,20 @@ async def test_what_the_api_refuses_is_said(server) -> None:
     assert (status, "the API server is away" in text) == (503, True)
 
 
+def test_it_says_where_pulling_time_goes_and_what_a_cache_would_save() -> None:
+    shown = page_html.render(views.busy(), token="t", now=views.NOW).decode()
+
+    assert "123 pulls of the last day took 1 h 36 min together" in shown
+    assert "With caches of the next 1, pods would have waited about 1 h 34 min less" in shown
+    assert "288 GiB would not have been downloaded" in shown
+
+
+def test_without_an_account_of_pulls_the_page_says_so() -> None:
+    shown = page_html.render(page_data.View(), token="t", now=views.NOW).decode()
+
+    assert "No pulls of the last day are known." in shown
+
+
 @given(st.text())
 def test_any_text_is_text(text) -> None:
     shown = page_html.render(views.busy(text), token="t", now=views.NOW).decode()
