@@ -5,7 +5,7 @@ LAB := $(if $(UIMGACC_LAB),$(UIMGACC_LAB),.lab)
 BIN := $(LAB)/venv/bin
 SOURCES := agent lab tests benchmarks
 
-.PHONY: demo test bench chaos long kernels image check quick lab tools clean
+.PHONY: demo test bench chaos long kernels image chart check quick lab tools clean
 
 demo:
 	lab/setup demo
@@ -34,6 +34,10 @@ bench: lab
 # The container image, as an OCI archive: .lab/image/uimgacc.oci.tar.
 image: lab
 	$(BIN)/python -m lab.image
+
+# charts/uimgacc, made anew from manifests/: after a change of either. A test compares.
+chart: lab
+	$(BIN)/python -m lab.chart
 
 # Everything that needs no containerd: formatting, lint, types, layers, spelling, unit tests.
 check: tools
