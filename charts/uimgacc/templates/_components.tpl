@@ -13,6 +13,9 @@
 {{- if and (index $on "mirrors-node") (not $on.controller) -}}
 {{- fail "components.mirrors-node needs components.controller" -}}
 {{- end -}}
+{{- if and (index $on "push") (not $on.controller) -}}
+{{- fail "components.push needs components.controller" -}}
+{{- end -}}
 {{- if and (index $on "writers") (not $on.controller) -}}
 {{- fail "components.writers needs components.controller" -}}
 {{- end -}}
