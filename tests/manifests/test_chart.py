@@ -88,7 +88,7 @@ def test_helm_finds_no_fault() -> None:
         ({"store": {"nfs": {"server": "10.0.0.5:/x"}}}, "/store/nfs/server"),
         ({"store": {"nfs": {"server": "a", "path": "x"}}}, "/store/nfs/path"),
         ({**STORE, "image": {"digest": "latest"}}, "/image/digest"),
-        ({**STORE, "componets": {}}, "componets"),
+        ({**STORE, "parts": {}}, "parts"),
         ({**STORE, "components": {"gpu": True}}, "gpu"),
         ({**STORE, "components": {"api": "yes"}}, "/components/api"),
         ({**STORE, "settings": {"UIMGACC_STORE_SECOND": 2}}, "UIMGACC_STORE_SECOND"),
