@@ -8,6 +8,7 @@ import typer
 
 from agent.cli import role_commands
 from agent.cli.advice import advice_commands
+from agent.cli.bugreport import bugreport_commands
 from agent.cli.caches import cache_commands, store_commands
 from agent.cli.cluster import cluster_commands
 from agent.cli.install import install_commands
@@ -28,6 +29,7 @@ for subject in (
     install_commands,
     cluster_commands,
     pod_commands,
+    bugreport_commands,
     cache_commands,
     advice_commands,
     machine_commands,

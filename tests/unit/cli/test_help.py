@@ -30,7 +30,7 @@ def test_all_commands_are_there() -> None:
         *("agent", "build", "controller", "snapshotter"),
         *("enable", "disable", "create", "get", "delete", "doctor", "node-setup"),
         "advise",
-        *("status", "why", "match"),
+        *("status", "why", "bugreport", "match"),
         *("store", "store init", "store check", "store prune", "store release"),
         *("store verity", "version"),
         *("store keygen", "store sign", "store rotate-key"),

@@ -1,0 +1,1 @@
+"""A report about a fault: what a maintainer needs of an installation, without secrets."""
