@@ -101,7 +101,7 @@ class _Controller:
         wanted, client = self._wanted, self._client
         identity, cluster_id = await self._prepare(store)
         queue: work_queue.Queue[cache_object.Key] = work_queue.Queue()
-        view = observed.Observed(queue)
+        view = observed.Observed(queue, parallel=wanted.parallel_builds)
         nodes = node_list.Nodes(client, view)
         events = event_writer.EventWriter(client, cache_events.LIMITS)
         emitter = cache_events.CacheEvents(events)
@@ -130,11 +130,7 @@ class _Controller:
         await signing.prepare(identity)
         api = cluster.Cluster(client, namespace=wanted.namespace)
         await self._say_mirrors()
-        reconciling = step.Settings(
-            template=await self._template(),
-            rules=_rules(wanted),
-            parallel=wanted.parallel_builds,
-        )
+        reconciling = step.Settings(template=await self._template(), rules=_rules(wanted))
         tags = await self._tags(stack, view, api, store)
         tools = step.Tools(
             api=api, store=store, holders=collector, events=emitter, signing=signing, tags=tags

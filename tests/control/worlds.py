@@ -285,7 +285,7 @@ def _stamp() -> str:
 def reconciler(
     world: World, client: rest_client.Client, calls: Calls
 ) -> tuple[Any, observed.Observed]:
-    known = observed.Observed(work_queue.Queue())
+    known = observed.Observed(work_queue.Queue(), parallel=4)
     known.platforms = PLATFORMS
     world.deliver_to(known)
     api: Any = DyingApi(client, calls)
@@ -301,7 +301,7 @@ def reconciler(
         store="/store",
         volume={"name": "s", "emptyDir": {}},
     )
-    wanted = step.Settings(template=template, rules=world.rules, parallel=4)
+    wanted = step.Settings(template=template, rules=world.rules)
     made = step.Reconciler(known, tools, wanted, clock=world.now)
     return made, known
 

@@ -147,7 +147,8 @@ def name_of(cache: cache_object.CacheObject, platforms: Sequence[str]) -> str:
 def failures(cache: cache_object.CacheObject) -> int:
     """How many builds of this very spec have failed since the last success."""
     build = cache.state.build
-    return build.failures if build.failed == cache.spec_hash else 0
+    # The hash costs microseconds, and most have never failed.
+    return build.failures if build.failures and build.failed == cache.spec_hash else 0
 
 
 def manifest(

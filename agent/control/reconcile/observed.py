@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.control.caches import cache_object
+from agent.control.decisions import build_turns
 from agent.control.jobs import job_state
 from agent.control.reconcile import work_queue
-from agent.model import keys
+from agent.model import keys, times
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +22,33 @@ Object = Mapping[str, Any]
 
 
 class Observed:
-    """Caches by their key, Jobs and what their pods report by the Job's name."""
+    """Caches by their key, Jobs and what their pods report by the Job's name.
 
-    def __init__(self, queue: work_queue.Queue[cache_object.Key]) -> None:
+    `parallel` builds may run at a time.
+    """
+
+    def __init__(
+        self,
+        queue: work_queue.Queue[cache_object.Key],
+        *,
+        parallel: int,
+        clock: times.Clock = times.now,
+    ) -> None:
         self._queue = queue
+        self._parallel = parallel
+        self._clock = clock
         self.caches: dict[cache_object.Key, cache_object.CacheObject] = {}
+        self._turns = build_turns.Turns()
         self._jobs: dict[str, job_state.Job] = {}
+        self._of_cache: dict[str, set[str]] = {}
+        """The names of Jobs by the IDs of their caches."""
+        self._active: set[str] = set()
         self._reasons: dict[str, str] = {}
         self._setbacks: dict[str, str] = {}
         self._attested: dict[str, str] = {}
         self.platforms: tuple[str, ...] = ()
-        self.waiting: set[cache_object.Key] = set()
-        """The caches that are to be built when it is their turn."""
+        self.starting: dict[str, cache_object.CacheObject] = {}
+        """Jobs that are being created, and their caches."""
 
     def deliver(self, plural: str, kind: str | None, body: Object) -> None:
         """Take in an event of a watch: `kind` is ADDED, MODIFIED, DELETED, or None for listed.
@@ -101,9 +117,16 @@ class Observed:
         self._queue.add(key)
 
     def queue_waiting(self) -> None:
-        """The caches that wait for a build to end: which is next, their steps decide."""
-        for key in self.waiting:
+        """A slot may be free: the caches that are next are due, and no others."""
+        for key in self._turns.next_ones(self._slots(), now=self._clock()):
             self._queue.add(key)
+
+    def turn_of(self, key: cache_object.Key) -> build_turns.Turn:
+        """Whether the build of a cache may begin."""
+        return self._turns.turn_of(key, self._slots(), now=self._clock())
+
+    def _slots(self) -> build_turns.Slots:
+        return build_turns.slots_of(self.building(), parallel=self._parallel)
 
     def put_cache(self, body: Object) -> cache_object.CacheObject:
         """Take in an object as it is now; one that is older than what is known changes nothing."""
@@ -111,6 +134,7 @@ class Observed:
         known = self.caches.get(cache.key)
         if known is None or known.uid != cache.uid or not _older(cache.version, known.version):
             self.caches[cache.key] = cache
+            self._turns.put(cache)
         return self.caches[cache.key]
 
     def drop_cache(self, key: cache_object.Key, uid: str = "") -> None:
@@ -118,8 +142,7 @@ class Observed:
         known = self.caches.get(key)
         if known is not None and uid in ("", known.uid):
             del self.caches[key]
-            if key in self.waiting:
-                self.waiting.discard(key)
+            if self._turns.drop(key):
                 self.queue_waiting()
 
     def put_job(self, body: Object) -> job_state.Job:
@@ -128,22 +151,43 @@ class Observed:
         reason, setback = self._reasons.get(name, ""), self._setbacks.get(name, "")
         attested = self._attested.get(name, "")
         job = job_state.parse(body, reason, setback=setback, attested=attested)
-        self._jobs[name] = job
+        self._keep(job)
         return job
+
+    def _keep(self, job: job_state.Job) -> None:
+        before = self._jobs.get(job.name)
+        if before is not None and before.cache_id != job.cache_id:
+            self._leave(before)
+        self._jobs[job.name] = job
+        self._of_cache.setdefault(job.cache_id, set()).add(job.name)
+        if job.active:
+            self._active.add(job.name)
+        else:
+            self._active.discard(job.name)
 
     def drop_job(self, name: str) -> None:
         """A Job is gone."""
-        self._jobs.pop(name, None)
+        job = self._jobs.pop(name, None)
+        if job is not None:
+            self._leave(job)
+        self._active.discard(name)
         self._reasons.pop(name, None)
         self._setbacks.pop(name, None)
         self._attested.pop(name, None)
+
+    def _leave(self, job: job_state.Job) -> None:
+        """Take a Job away from those of its cache."""
+        names = self._of_cache[job.cache_id]
+        names.discard(job.name)
+        if not names:
+            del self._of_cache[job.cache_id]
 
     def explain_job(self, name: str, reason: str) -> None:
         """Take in why a Job failed, by its pods; "": the pods are gone, or give no reason."""
         job = self._jobs.get(name)
         if job is not None:
             self._reasons[name] = reason
-            self._jobs[name] = dataclasses.replace(job, reason=reason or job.reason, explained=True)
+            self._keep(dataclasses.replace(job, reason=reason or job.reason, explained=True))
 
     def put_pod(self, body: Object) -> job_state.Job | None:
         """Take in a builder's pod: the reason that it gives belongs to its Job."""
@@ -162,7 +206,7 @@ class Observed:
         if job is None:
             return None
         job = dataclasses.replace(job, attested=self._attested.get(name, ""))
-        self._jobs[name] = job
+        self._keep(job)
         if not job.succeeded:
             current = self._reasons.get(name, "")
             # Of a Job that goes on, the reason was that of a pod before this one.
@@ -173,12 +217,12 @@ class Observed:
                 explained=explained or bool(current),
                 setback=self._setbacks.get(name, ""),
             )
-            self._jobs[name] = job
+            self._keep(job)
         return job
 
     def jobs_of(self, cache_id: str) -> dict[str, job_state.Job]:
         """The Jobs of a cache, by name."""
-        return {name: job for name, job in self._jobs.items() if job.cache_id == cache_id}
+        return {name: self._jobs[name] for name in sorted(self._of_cache.get(cache_id, ()))}
 
     def job(self, name: str) -> job_state.Job | None:
         """The Job of a name."""
@@ -191,31 +235,25 @@ class Observed:
     def note_waiting(self, key: cache_object.Key, *, waits: bool) -> None:
         """Note whether a cache waits for its turn; where it has left, others are due."""
         if waits:
-            self.waiting.add(key)
-        elif key in self.waiting:
-            self.waiting.discard(key)
+            self._turns.wait(key)
+        elif self._turns.give_way(key):
             self.queue_waiting()
 
-    def building(
-        self, starting: Mapping[str, cache_object.CacheObject]
-    ) -> list[cache_object.CacheObject | None]:
-        """The caches of the builds that run, or are about to; None where the object is gone.
-
-        `starting` are Jobs that are being created, by name, and their caches.
-        """
-        about_to = [cache for name, cache in starting.items() if name not in self._jobs]
+    def building(self) -> list[cache_object.CacheObject | None]:
+        """The caches of the builds that run, or are about to; None where the object is gone."""
+        about_to = [cache for name, cache in self.starting.items() if name not in self._jobs]
         owners = (
-            cache_object.Key(*job.owner.partition("/")[::2])
-            for job in self._jobs.values()
-            if job.active
+            cache_object.Key(*self._jobs[name].owner.partition("/")[::2])
+            for name in sorted(self._active)
         )
         return [*about_to, *map(self.caches.get, owners)]
 
     def building_for(self, group: str) -> Iterator[tuple[str, cache_object.Key]]:
         """The active Jobs for objects of an API group, and the keys of these objects."""
-        for name, job in list(self._jobs.items()):
+        for name in sorted(self._active):
+            job = self._jobs[name]
             owner = cache_object.Key(*job.owner.partition("/")[::2])
-            if job.active and not job.deleting and owner.group == group:
+            if not job.deleting and owner.group == group:
                 yield name, owner
 
 

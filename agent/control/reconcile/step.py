@@ -12,7 +12,7 @@ from typing import Protocol
 
 from agent import errors, metrics
 from agent.control.caches import cache_object, cache_state, status_format
-from agent.control.decisions import build_turns, building, cache_decision, outcome, retention
+from agent.control.decisions import building, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed
 from agent.model import caches, records, times
@@ -88,11 +88,10 @@ class Tools:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What builds have in common, the rules, and how many builds run at a time."""
+    """What builds have in common, and the rules."""
 
     template: job_manifest.Template
     rules: retention.Rules
-    parallel: int
 
 
 class Reconciler:
@@ -110,8 +109,6 @@ class Reconciler:
         self._tools = tools
         self._settings = settings
         self._clock = clock
-        self._starting: dict[str, cache_object.CacheObject] = {}
-        """Jobs that are being created, and their caches."""
         self._remarked: dict[str, str] = {}
         """What was said about objects, by their UID."""
 
@@ -135,7 +132,7 @@ class Reconciler:
         decision = cache_decision.decide(cache, seen, rules)
         # Nothing is awaited since the slots were counted: this build has its own from now on.
         begun = {each.subject for each in decision.actions if each.verb is outcome.Verb.START}
-        self._starting |= dict.fromkeys(begun, cache)
+        self._view.starting |= dict.fromkeys(begun, cache)
         self._view.note_waiting(key, waits=decision.waits)
         try:
             cache = await self._act_all(cache, decision.actions, seen)
@@ -150,7 +147,7 @@ class Reconciler:
             return None  # deleted meanwhile; the watch delivers that in a moment
         finally:
             for job in begun:
-                self._starting.pop(job, None)
+                self._view.starting.pop(job, None)
                 if self._view.job(job) is None:
                     self._view.queue_waiting()  # it did not begin: its slot is free
         for event in (*decision.events, *self._remarks(cache)):
@@ -233,15 +230,7 @@ class Reconciler:
         if cache.deleted is not None and content.stored is None:
             going = await store.is_going(cache.cache_id)
             holders = self._tools.holders.holders(cache.cache_id)
-        turn = build_turns.turn_of(
-            cache,
-            self._view.waiting,
-            self._view.caches.values(),
-            build_turns.slots_of(
-                self._view.building(self._starting), parallel=self._settings.parallel
-            ),
-            now=seen.now,
-        )
+        turn = self._view.turn_of(cache.key)
         return dataclasses.replace(
             seen,
             stored=stored,

@@ -1,6 +1,7 @@
 """A view of the controller's page with something of everything."""
 
 import datetime
+from typing import Any
 
 from agent.control.caches import cache_object, cache_state
 from agent.control.page import page_data
@@ -13,7 +14,11 @@ NOW = datetime.datetime(2026, 11, 21, 13, 0, tzinfo=datetime.UTC)
 def cache(
     name: str = "tools", *, message: str = "Ready: 1 image.", **status
 ) -> cache_object.CacheObject:
-    body = {
+    return cache_object.parse(body(name, message=message, **status))
+
+
+def body(name: str = "tools", *, message: str = "Ready: 1 image.", **status) -> dict[str, Any]:
+    return {
         "apiVersion": "uimgacc.io/v1",
         "kind": "ImageCache",
         "metadata": {
@@ -27,7 +32,6 @@ def cache(
         "status": {"phase": "Ready", "progress": "100%", "message": message, "size": 5_000_000_000}
         | status,
     }
-    return cache_object.parse(body)
 
 
 def busy(text: str = "") -> page_data.View:

@@ -31,12 +31,24 @@ def turns(
 ) -> list[str]:
     """The names of the caches that may begin now; all of them wait."""
     slots = build_turns.Slots(parallel=parallel, running=running)
-    waiting = {each.key for each in known}
-    return [
-        each.key.name
-        for each in known
-        if build_turns.turn_of(each, waiting, known, slots, now=NOW).now
-    ]
+    line = line_of(known, waiting=known)
+    begin = [each.key.name for each in known if line.turn_of(each.key, slots, now=NOW).now]
+
+    # What is due where a build ends is what would begin.
+    assert sorted(begin) == sorted(key.name for key in line.next_ones(slots, now=NOW))
+    return begin
+
+
+def line_of(
+    known: list[cache_object.CacheObject], *, waiting: list[cache_object.CacheObject]
+) -> build_turns.Turns:
+    """All caches, of which some wait."""
+    line = build_turns.Turns()
+    for each in known:
+        line.put(each)
+    for each in waiting:
+        line.wait(each.key)
+    return line
 
 
 def test_a_namespace_beside_one_with_a_hundred_caches_is_next() -> None:
@@ -83,8 +95,7 @@ def test_a_namespace_whose_builds_fail_waits_longer_the_more_do() -> None:
     slots = build_turns.Slots(parallel=4, running={})
 
     def turn(count: int) -> build_turns.Turn:
-        known = failed[:count]
-        return build_turns.turn_of(known[0], set(), known, slots, now=NOW)
+        return line_of(failed[:count], waiting=[]).turn_of(failed[0].key, slots, now=NOW)
 
     assert turn(3).now
     assert turn(4).now  # ten seconds after the last one
@@ -123,14 +134,15 @@ def test_a_build_that_pods_wait_for_comes_before_the_refreshes_of_all_tenants() 
 
 def test_refreshes_leave_a_slot_to_builds_that_pods_wait_for() -> None:
     nightly = [serving(cache(f"nightly-{number}", age=900)) for number in range(9)]
-    known, waiting = [*nightly, cache("new")], {each.key for each in nightly}
+    new = cache("new")
+    line = line_of([*nightly, new], waiting=nightly)
     running = nightly[:3]
     slots = build_turns.slots_of(running, parallel=4)
 
     assert len(turns(nightly, running={})) == 3
     assert len(turns(nightly, parallel=1, running={})) == 1
-    assert not build_turns.turn_of(nightly[3], waiting, known, slots, now=NOW).now
-    assert build_turns.turn_of(known[-1], waiting, known, slots, now=NOW).now
+    assert not line.turn_of(nightly[3].key, slots, now=NOW).now
+    assert line.turn_of(new.key, slots, now=NOW).now
 
 
 def test_of_the_caches_of_people_a_new_one_is_built_before_one_that_serves() -> None:
@@ -143,3 +155,34 @@ def test_a_build_whose_object_is_gone_counts_for_people() -> None:
     slots = build_turns.slots_of([None, cache("a", "team")], parallel=4)
 
     assert (slots.running, slots.rebuilds) == ({"": 1, "team": 1}, 0)
+
+
+def test_what_changes_of_a_cache_that_waits_changes_its_place() -> None:
+    known = [cache("a", age=2), cache("b", age=1)]
+    line = line_of(known, waiting=known)
+    slots = build_turns.Slots(parallel=1, running={})
+
+    line.put(cache("a", failures=1, age=2))
+    failed = line.next_ones(slots, now=NOW)
+    line.put(known[0])
+    well = line.next_ones(slots, now=NOW)
+    gone = line.drop(known[0].key), line.drop(known[0].key)
+
+    assert [[key.name for key in keys] for keys in (failed, well)] == [["b"], ["a"]]
+    assert gone == (True, False)
+    assert line.next_ones(slots, now=NOW) == [known[1].key]
+    assert line.give_way(known[1].key)
+    assert not line.give_way(known[1].key)
+    assert line.next_ones(slots, now=NOW) == []
+
+
+def test_a_namespace_without_caches_is_forgotten() -> None:
+    failed = [cache(f"bad-{number}", "bad", failures=1, started=1) for number in range(9)]
+    line = line_of(failed, waiting=failed)
+    for each in failed:
+        line.drop(each.key)
+    line.put(cache("new", "bad"))
+    slots = build_turns.Slots(parallel=4, running={})
+
+    assert line.turn_of(cache("new", "bad").key, slots, now=NOW).now
+    assert not line.turn_of(failed[0].key, slots, now=NOW).now

@@ -115,7 +115,7 @@ def test_a_job_is_read() -> None:
 
 
 def test_what_a_pod_says_stays_with_its_job() -> None:
-    known = observed.Observed(work_queue.Queue())
+    known = observed.Observed(work_queue.Queue(), parallel=4)
     known.put_pod(container(waiting={"reason": "ErrImagePull", "message": "m"}))
     assert "ErrImagePull" in known.put_job(job()).reason
 
@@ -133,7 +133,7 @@ def test_what_a_pod_says_stays_with_its_job() -> None:
 
 
 def test_an_eviction_is_told_while_the_next_pod_runs() -> None:
-    known = observed.Observed(work_queue.Queue())
+    known = observed.Observed(work_queue.Queue(), parallel=4)
     known.put_job(job())
     known.put_pod(EVICTED)
     known.put_pod(container(running={}))
@@ -150,7 +150,7 @@ def test_an_eviction_is_told_while_the_next_pod_runs() -> None:
 
 
 def test_a_job_that_failed_is_explained_by_its_pod_whichever_comes_first() -> None:
-    known = observed.Observed(work_queue.Queue())
+    known = observed.Observed(work_queue.Queue(), parallel=4)
     failed = known.put_job(job(FAILED))
     assert (failed.explained, failed.reason) == (False, "BackoffLimitExceeded: limit")
 
@@ -172,7 +172,7 @@ def body(version: str, uid: str = "u") -> dict[str, object]:
 
 
 def test_news_that_is_older_than_what_is_known_is_no_news() -> None:
-    known = observed.Observed(work_queue.Queue())
+    known = observed.Observed(work_queue.Queue(), parallel=4)
     newest = known.put_cache(body("10"))
 
     assert known.put_cache(body("9")) is newest

@@ -80,7 +80,7 @@ class Leader:
     def __init__(self, client: Client, *, auto_caches: int = 100) -> None:
         any_client: Any = client
         self.queue: work_queue.Queue[cache_object.Key] = work_queue.Queue()
-        self.view = observed.Observed(self.queue)
+        self.view = observed.Observed(self.queue, parallel=4)
         self.stepped: list[str] = []
         self.emitted: list[tuple[str, outcome.Event]] = []
         self.upkeep = cache_upkeep.Upkeep(
@@ -200,7 +200,7 @@ async def test_a_deleted_job_makes_its_cache_due() -> None:
         await asyncio.sleep(1)
 
     assert one.stepped == [name_of(cache)]
-    assert one.view.building({}) == []
+    assert one.view.building() == []
 
 
 async def test_a_build_that_ended_unseen_frees_its_slot() -> None:
@@ -212,10 +212,10 @@ async def test_a_build_that_ended_unseen_frees_its_slot() -> None:
         one.view.deliver("imagecaches", "ADDED", cache)
         await asyncio.sleep(1)
         one.view.note_waiting(cache_object.key_of(cache), waits=True)
-        assert len(one.view.building({})) == 1
+        assert len(one.view.building()) == 1
         before = len(one.stepped)
         client.there["jobs"] = []
         await asyncio.sleep(61)
-        assert one.view.building({}) == []
+        assert one.view.building() == []
 
     assert len(one.stepped) > before, "a cache that waits for a slot has its step"

@@ -24,13 +24,12 @@ class Due(work_queue.Queue[cache_object.Key]):
         super().add(key, delay)
 
 
-def view_of(*names: str) -> tuple[observed.Observed, Due]:
+def view_of(*names: str, parallel: int = 4) -> tuple[observed.Observed, Due]:
     """A view in which these caches wait."""
     queue = Due()
-    view = observed.Observed(queue)
+    view = observed.Observed(queue, parallel=parallel)
     for name in names:
-        made = views.cache(name)
-        view.caches[made.key] = made
+        made = view.put_cache(views.body(name))
         view.note_waiting(made.key, waits=True)
     return view, queue
 
@@ -76,4 +75,27 @@ async def test_the_caches_of_builds_that_run_and_of_those_that_are_about_to() ->
     view.put_job(body)
 
     known, other = view.caches[views.cache("a").key], views.cache("b")
-    assert view.building({"j-1": other, "j-2": other}) == [other, known]
+    view.starting = {"j-1": other, "j-2": other}
+    assert view.building() == [other, known]
+
+
+async def test_where_a_build_ends_only_those_are_due_for_which_there_is_a_slot() -> None:
+    """Of ten thousand that wait, each end of a build would otherwise cost ten thousand steps."""
+    view, queue = view_of(*(f"cache-{number}" for number in range(50)), parallel=3)
+
+    view.queue_waiting()
+
+    assert queue.names == ["cache-0", "cache-1"], "refreshes leave one slot"
+
+
+async def test_the_jobs_of_a_cache() -> None:
+    view, _ = view_of("a")
+    for name, cache_id in (("j-1", "imc-a"), ("j-2", "imc-b"), ("j-1", "imc-b")):
+        labels = {keys.JOB_CACHE_ID: cache_id}
+        meta = {"name": name, "uid": name, "resourceVersion": "1", "labels": labels}
+        view.put_job({"metadata": meta, "spec": {}})
+
+    assert sorted(view.jobs_of("imc-b")) == ["j-1", "j-2"]
+    assert view.jobs_of("imc-a") == {}
+    view.drop_job("j-1")
+    assert sorted(view.jobs_of("imc-b")) == ["j-2"]
