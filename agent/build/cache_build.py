@@ -194,6 +194,9 @@ class _Build:
             target=record.target,
             size=sum(item.size for item in layers.values()),
             layers=list(layers),
+            bottoms=list(
+                dict.fromkeys(one.layers[0].diff_id for one in record.platforms if one.layers)
+            ),
         )
 
     async def _choose(

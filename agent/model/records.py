@@ -244,13 +244,15 @@ class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image of a cache: the reference as asked for (normalised) and its target digest.
 
     `layers` are the diff IDs of all its platforms' layers, so that what a cache
-    holds is known without reading its images. `size` is compressed bytes.
+    holds is known without reading its images, and `bottoms` those that are lowest (none where an
+    earlier version wrote the record). `size` is compressed bytes.
     """
 
     ref: str
     target: DigestText
     size: Size
     layers: list[DigestText]
+    bottoms: list[DigestText] = []
 
 
 class MovedTag(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from agent.model import digests, images, records
 from agent.model.starts import profile_codec
 from agent.store import decoding, hash_tree, layer_file, layout, profile_files, signatures
 from agent.store.gc import generations
+from agent.store.index import index_files
 from agent.store.lookup import direct_reader, file_reads
 from agent.store.publish import build_claims, layer_writer, source_migration, writer
 
@@ -30,6 +31,7 @@ class Kind(enum.Enum):
     LEFTOVER = "leftover"
     NO_SOURCES = "no sources"
     UNSIGNED = "unsigned"
+    NO_INDEX = "no index"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +48,14 @@ _REBUILD = "create the caches that use it again: a build makes what is missing o
 _RECORD = (
     "harmless: the image records decide who may have it; `uimgacc store check --repair` writes it"
     " down"
+)
+_NO_INDEX = (
+    "harmless where caches are few: nodes read all of them for each pod. The controller makes the"
+    " index, and so does `uimgacc store check --repair`"
+)
+_NO_ENTRY = (
+    "nodes do not find this cache for some pods, which pull as usual: run"
+    " `uimgacc store check --repair`"
 )
 _UNMARKED = (
     "the layer could not be marked as damaged: run `uimgacc store check` where the store can be"
@@ -106,6 +116,17 @@ def without_sources(place: layout.Layout) -> Iterator[Finding]:
     for path in source_migration.unrecorded(place):
         reason = "a record of an earlier version: it names no repository that the layer came from"
         yield Finding(Kind.NO_SOURCES, path, reason, _RECORD)
+
+
+def index_faults(place: layout.Layout) -> Iterator[Finding]:
+    """What is wrong with the entries by which nodes find caches."""
+    if not index_files.is_complete(place):
+        reason = "the index of caches is not complete"
+        yield Finding(Kind.NO_INDEX, place.index_mark, reason, _NO_INDEX)
+        return
+    for cache_id in index_files.lacking(place):
+        reason = "the index of caches lacks entries for it"
+        yield Finding(Kind.MISSING, place.cache_record(cache_id), reason, _NO_ENTRY)
 
 
 class _Verifier:

@@ -6,6 +6,7 @@ never renamed. Everything that becomes part of a path has been parsed first.
 """
 
 import dataclasses
+import hashlib
 import pathlib
 
 from agent.model import digests, records, reports
@@ -58,6 +59,21 @@ class Layout:
     def cache_records(self) -> pathlib.Path:
         """The folder of the cache records."""
         return self.root / "meta" / "caches"
+
+    @property
+    def index(self) -> pathlib.Path:
+        """The folder of the entries by which caches are found (agent.store.index)."""
+        return self.root / "meta" / "index" / "1"
+
+    @property
+    def index_mark(self) -> pathlib.Path:
+        """It is there once all caches have their entries: before that, the index is not used."""
+        return self.root / "meta" / "index" / "1.complete"
+
+    def index_folder(self, subject: str) -> pathlib.Path:
+        """The folder of the entries for a subject of agent.store.index.cache_entries."""
+        name = hashlib.sha256(subject.encode()).hexdigest()
+        return self.index / name[:2] / name
 
     @property
     def image_records(self) -> pathlib.Path:

@@ -56,7 +56,7 @@ def store_check(
         typer.Option(
             "--repair",
             help="Write into layer records of earlier versions which repositories the layers came"
-            " from, as the images of the store prove it.",
+            " from, as the images of the store prove it, and complete the index of caches.",
         ),
     ] = False,
     trusted: Annotated[

@@ -10,6 +10,7 @@ from agent.kits import units
 from agent.mounts import mountinfo
 from agent.store import integrity, layout, signatures, trusted_keys
 from agent.store.gc import collection, prune_now
+from agent.store.index import index_files
 from agent.store.lookup import direct_reader
 from agent.store.publish import layer_trees, ownership, source_migration, writer
 
@@ -52,7 +53,7 @@ def check(
     """Verify a store; ends with status 1 where anything is damaged, missing or not signed.
 
     Damaged layers are marked: no node serves them, and the next build makes them again. With
-    `repair`, layer records of earlier versions get their sources.
+    `repair`, layer records of earlier versions get their sources, and caches their entries.
     """
     place = layout.Layout(store)
     with progress.counted(
@@ -68,15 +69,18 @@ def check(
             )
         )
     written = source_migration.write(place) if repair else 0
-    findings += integrity.without_sources(place)
+    indexed = index_files.complete(place) if repair else 0
+    findings += [*integrity.without_sources(place), *integrity.index_faults(place)]
     bad = [finding for finding in findings if finding.kind in _BAD]
     if as_json:
         shown = [_as_json(finding) for finding in findings]
-        more = {"sources_written": written} if repair else {}
+        more = {"sources_written": written, "index_changed": indexed} if repair else {}
         output.show_json({"ok": not bad, "findings": shown, **more})
     else:
         if written:
             print(f"{store}: wrote the sources of {written} layers")
+        if indexed:
+            print(f"{store}: put {indexed} entries of the index of caches right")
         if findings:
             _show(findings, store)
         else:

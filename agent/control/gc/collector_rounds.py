@@ -88,6 +88,7 @@ class Collector:
         self._announced: dict[str, float] = {}
         self._seen = ""
         self._seen_at = 0.0
+        self._indexed_at: float | None = None
         self._asked = asyncio.Event()
         self.state = State()
 
@@ -149,7 +150,12 @@ class Collector:
             "held": sorted(roster.held_layers(nodes)),
             "cluster": self._where.cluster,
             "seen": self._seen if now - self._seen_at < patience.thorough else "",
+            "index": self._is_index_due(now),
         }
+
+    def _is_index_due(self, now: float) -> bool:
+        """An earlier version's command or builder may have published a cache without entries."""
+        return self._indexed_at is None or now - self._indexed_at >= self._patience.thorough
 
     def _forget(self) -> None:
         self._announced.clear()
@@ -163,6 +169,8 @@ class Collector:
         self._seen = result["seen"]
         if not result["unchanged"]:
             self._seen_at = now
+        if self._is_index_due(now):
+            self._indexed_at = now
         self.state = dataclasses.replace(
             self.state,
             newest=result["newest"],

@@ -16,6 +16,7 @@ from agent.kits import files
 from agent.model import records
 from agent.store import decoding, layout
 from agent.store.gc import collection, generations
+from agent.store.index import index_files
 from agent.store.publish import ownership
 
 REFUSED = "refused"
@@ -32,8 +33,9 @@ def collect(
     """Do one round: ("done", outcome and nodes), ("busy", text) or ("refused", text).
 
     `nodes` are those that report at the moment, with what they acknowledge; `orders` has
-    `settled`, `held` and `seen` (agent.store.gc.collection.Orders), and the `cluster` that the
-    store must belong to; `times` has `now` (seconds since 1970) and the `grace` of silent ones.
+    `settled`, `held` and `seen` (agent.store.gc.collection.Orders), the `cluster` that the store
+    must belong to, and whether the `index` of caches is gone through; `times` has `now` (seconds
+    since 1970) and the `grace` of silent ones.
     """
     place = layout.Layout(pathlib.Path(root))
     try:
@@ -49,6 +51,8 @@ def collect(
                 seen=orders["seen"],
             )
             outcome = collection.collect_locked(place, wanted)
+            if orders["index"] or not index_files.is_complete(place):
+                index_files.complete(place)
     except generations.CollectorBusy as error:
         return BUSY, str(error)
     except (generations.CollectionRefused, decoding.ForeignStore) as error:

@@ -23,6 +23,7 @@ from agent.model import caches, images, records, reports
 from agent.model.starts import start_profiles
 from agent.store import decoding, layout
 from agent.store.gc import generations
+from agent.store.index import index_files
 from agent.store.lookup import direct_reader, file_reads
 from agent.store.publish import ownership, start_reports, writer
 
@@ -194,8 +195,9 @@ def adjust(
     path = place.cache_record(cache_id)
     if (data := _read(path)) is None:
         return  # deleted meanwhile
+    former = decoding.cache(data, cache_id)
     record = msgspec.structs.replace(
-        decoding.cache(data, cache_id),
+        former,
         keep_warm=keep_warm,
         node_selector=node_selector,
         local=local,
@@ -203,9 +205,12 @@ def adjust(
     )
     content = writer.encoded(path, record)
     with writer.translated(path):
+        index_files.add(place, record)
         if not files.replace(path, content, expected=data, tmp=place.tmp):
             raise OSError(errno.EAGAIN, "the cache's record was changed at the same moment")
     files.sync_folder(path.parent)
+    with writer.translated(path):
+        index_files.replace(place, former, record)
 
 
 def write_tags(root: str, content: bytes) -> None:

@@ -32,6 +32,8 @@ from agent import errors
 from agent.clients.containerd import objects, rpc
 from agent.model import images, keys, records, times
 from agent.node.images import containerd_images, inventory
+from agent.store.index import cache_entries
+from agent.store.lookup import catalog
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +133,8 @@ class Drainer:
 class Caches(Protocol):
     """What of the store is asked: agent.store.lookup.catalog.Catalog."""
 
-    async def caches(self) -> Sequence[records.CacheRecord]:
-        """All Ready caches; TemporaryError: the store does not answer."""
+    async def caches_for(self, wanted: cache_entries.Wanted) -> catalog.CachesFound:
+        """The Ready caches that have what is wanted; TemporaryError: the store does not answer."""
 
 
 class Unregistrar:
@@ -182,17 +184,33 @@ class Unregistrar:
         ]
         if not registered:
             return ()
-        caches = await self._store.caches()
+        found = await self._store.caches_for(_wanted(registered))
         users = await self._containerd.inventory.users(self._containerd.snapshotter)
         removed = []
         for image in registered:
             names = [record.name for record in image.records]
-            if users.use(names, image.contents.top) or not _is_private(image, caches):
+            if users.use(names, image.contents.top) or not _is_private(image, found.caches):
                 continue
             for name in names:
                 await client.delete_image(name)
             removed += names
         return removed
+
+
+def _wanted(registered: Iterable[inventory.Present]) -> cache_entries.Wanted:
+    """What finds the caches that have some images, under their names or by their targets."""
+    references: dict[images.Reference, None] = {}
+    for image in registered:
+        for record in image.records:
+            if not _repository(record.name):
+                continue
+            reference = images.parse_reference(record.name)
+            references[reference] = None
+            references |= {
+                dataclasses.replace(reference, tag="", digest=digest): None
+                for digest in sorted({reference.digest, image.target} - {""})
+            }
+    return cache_entries.Wanted(references=tuple(references))
 
 
 def _is_private(image: inventory.Present, caches: Iterable[records.CacheRecord]) -> bool:

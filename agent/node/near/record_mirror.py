@@ -23,6 +23,7 @@ from agent.mounts import mountpoints
 from agent.node.health import node_root
 from agent.node.images import provide, registration_plan
 from agent.store import decoding, layout
+from agent.store.index import cache_entries
 from agent.store.lookup import catalog
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ _ALL_SECONDS = 600.0
 _AT_ONCE = 16
 """Records of one request to a worker, and those that are compared in turn at one look at most."""
 _MOST_PENDING = 1000
+_MOST_CACHES = 16
+"""Of one image: by these, pods may have it during an outage."""
 
 
 class Store(Protocol):
@@ -48,8 +51,8 @@ class Store(Protocol):
     async def bytes_of(self, paths: Sequence[pathlib.Path]) -> list[bytes | None]:
         """The bytes of some records; None for each that is not there."""
 
-    async def caches(self) -> Sequence[records.CacheRecord]:
-        """All Ready caches."""
+    async def caches_for(self, wanted: cache_entries.Wanted) -> catalog.CachesFound:
+        """The Ready caches that have what is wanted."""
 
     async def caches_time(self) -> int:
         """When a cache was added, changed or removed last."""
@@ -136,10 +139,9 @@ class RecordMirror:
                 self._note_done(record.ref)
         if not self._pending:
             return
-        caches = await self._store.caches()
         for reference, record in list(self._pending.items()):
             try:
-                contents = await self._contents(record, caches)
+                contents = await self._contents(record)
             except records.RecordError as error:
                 # That is one image's matter: the others are mirrored all the same.
                 extra = {"image": reference, "reason": str(error)}
@@ -174,9 +176,7 @@ class RecordMirror:
         await threads.run("mirror", here.sweep)
         self._names = None
 
-    async def _contents(
-        self, record: records.ImageRecord, caches: Sequence[records.CacheRecord]
-    ) -> Mapping[str, bytes]:
+    async def _contents(self, record: records.ImageRecord) -> Mapping[str, bytes]:
         """The records of an image by their paths, what others need first; none if it has gone."""
         place = self._store.layout
         made = registration_plan.for_platform(record, self._platform)
@@ -190,13 +190,18 @@ class RecordMirror:
             for each, data in zip(made.layers, chains.values(), strict=True)
         ]
         blobs = [place.blob(digest) for digest in (*made.blobs, record.target)]
+        reference = images.parse_reference(record.ref)
         own = (record.ref, record.target)
-        serving = [
-            place.cache_record(cache.id)
-            for cache in caches
+        found = await self._store.caches_for(cache_entries.Wanted(references=(reference,)))
+        having = [
+            cache
+            for cache in found.caches
             if own in ((each.ref, each.target) for each in cache.images)
         ]
-        image = await self._bytes_of(place.image_places(images.parse_reference(record.ref)))
+        # Those that serve all first: they are enough for any pod.
+        having.sort(key=lambda cache: (cache.namespaces is not None, cache.id))
+        serving = [place.cache_record(cache.id) for cache in having[:_MOST_CACHES]]
+        image = await self._bytes_of(place.image_places(reference))
         if not image:
             return {}
         rest = await self._bytes_of([*layers, *blobs, *serving])

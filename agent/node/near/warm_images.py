@@ -23,6 +23,8 @@ from agent.kits.aio import backoff
 from agent.matching import warmth
 from agent.model import caches, images, records
 from agent.node.images import registration_plan
+from agent.store.index import cache_entries
+from agent.store.lookup import catalog
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,11 @@ _ABLE_SECONDS = 1.0
 class Store(Protocol):
     """What is read from the store: agent.store.lookup.catalog.Catalog. TemporaryError: away."""
 
-    async def caches(self) -> Sequence[records.CacheRecord]:
-        """All Ready caches."""
+    async def warm_caches(self) -> Sequence[records.CacheRecord]:
+        """The Ready caches that nodes keep warm."""
+
+    async def caches_for(self, wanted: cache_entries.Wanted) -> catalog.CachesFound:
+        """The Ready caches that have what is wanted."""
 
     async def caches_time(self) -> int:
         """When a cache was added, changed or removed last."""
@@ -150,7 +155,9 @@ class WarmImages:
         self._provider = provider
         self._node = node
         self._settings = settings
+        self._warm: tuple[caches.Cache, ...] = ()
         self._views: tuple[caches.Cache, ...] = ()
+        self._references: frozenset[images.Reference | None] = frozenset()
         self._read_at: int | None = None
         self._kept: dict[str, _Kept] = {}
         self.state = State()
@@ -191,9 +198,15 @@ class WarmImages:
         """Make ready what is wanted and is not; one sentence about it. Raises TemporaryError."""
         is_new = (read_at := await self._store.caches_time()) != self._read_at
         if is_new:
-            read = await self._store.caches()
-            self._views, self._read_at = tuple(map(caches.cache_of, read)), read_at
-        wanted = warmth.wanted(self._views, self._node.labels, self._settings.named)
+            read = await self._store.warm_caches()
+            self._warm, self._read_at = tuple(map(caches.cache_of, read)), read_at
+        wanted = warmth.wanted(self._warm, self._node.labels, self._settings.named)
+        references = frozenset(image.reference for image in wanted if not image.problem)
+        if is_new or references != self._references:
+            # Not before they are read: a look that fails is made again.
+            self._read_at = None
+            self._views = await self._having(references)
+            self._references, self._read_at = references, read_at
         self._kept = {image.name: self._known(image) for image in wanted}
         for kept in self._kept.values() if is_new else ():
             reference = kept.wanted.reference
@@ -206,6 +219,16 @@ class WarmImages:
             self._note()
         self._note()
         return _sentence(self.state.images)
+
+    async def _having(
+        self, references: Collection[images.Reference | None]
+    ) -> tuple[caches.Cache, ...]:
+        """The caches that have images of these repositories, warm or not."""
+        named = sorted((each for each in references if each is not None), key=str)
+        if not named:
+            return ()
+        found = await self._store.caches_for(cache_entries.Wanted(references=tuple(named)))
+        return tuple(map(caches.cache_of, found.caches))
 
     def _known(self, image: warmth.WarmImage) -> _Kept:
         kept = self._kept.get(image.name)

@@ -6,6 +6,7 @@ passed to `on_damage`; a store that does not answer raises StoreUnavailable. So
 the caller can distinguish "not cached" from "not known".
 """
 
+import dataclasses
 import errno
 import functools
 import logging
@@ -18,6 +19,7 @@ from agent import errors, metrics
 from agent.kits.processes import workers
 from agent.model import images, records, reports
 from agent.store import decoding, layout, profile_files, signatures, trusted_keys
+from agent.store.index import cache_entries
 from agent.store.lookup import file_reads
 
 logger = logging.getLogger(__name__)
@@ -36,8 +38,12 @@ _LIMITS: Mapping[records.RecordKind, int] = {
 
 
 _BYTES_LIMIT = 4 << 20
-_REPORT_LIMIT = 1 << 20
 """Of a record that is read as bytes: a manifest or config of a real image is far smaller."""
+_REPORT_LIMIT = 1 << 20
+_AT_ONCE = 32
+"""Records of one call: each call has its deadline, however many caches there are."""
+_ROUNDS = 3
+"""How often other entries are followed where some lead nowhere."""
 
 
 class StoreUnavailable(errors.TemporaryError):
@@ -75,6 +81,14 @@ def log_damage(kind: records.RecordKind, name: str, reason: str) -> None:
     """Log and count a damaged record; the default `on_damage`."""
     metrics.record_damaged(kind)
     logger.warning("damaged record in the store", extra={"record": name, "reason": reason})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CachesFound:
+    """The records of caches; `are_all` where they are those of all caches of the store."""
+
+    caches: Sequence[records.CacheRecord]
+    are_all: bool = False
 
 
 class Catalog:
@@ -189,9 +203,63 @@ class Catalog:
         return [record for record in found if record is not None]
 
     async def caches(self) -> list[records.CacheRecord]:
-        """All Ready caches, by ID."""
+        """All Ready caches, by ID: as many reads as there are caches. See `caches_for`."""
+        return self._cache_records(await self._read_folder("cache", self.layout.cache_records))
+
+    async def caches_for(self, wanted: cache_entries.Wanted) -> CachesFound:
+        """The caches that may serve what is wanted: as many reads as that has images.
+
+        Of a store whose index is not complete, all caches.
+        """
+        listings = await self._listings(list(wanted.folders))
+        if listings is None:
+            return CachesFound(await self.caches(), are_all=True)
+        found: dict[str, records.CacheRecord] = {}
+        tried: set[str] = set()
+        absent: set[str] = set()
+        for _ in range(_ROUNDS):
+            chosen = cache_entries.choose(wanted, listings, absent=absent)
+            ids = [each for each in chosen if each not in tried]
+            read = await self._caches_of(ids)
+            found |= {record.id: record for record in read}
+            tried.update(ids)
+            absent.update(each for each in ids if each not in found)
+            if not absent.intersection(ids):
+                break
+        return CachesFound(sorted(found.values(), key=lambda record: record.id))
+
+    async def warm_caches(self) -> list[records.CacheRecord]:
+        """The caches that nodes keep warm. Of a store whose index is not complete, all caches."""
+        listings = await self._listings([cache_entries.WARM])
+        if listings is None:
+            return await self.caches()
+        read = await self._caches_of(cache_entries.ids(listings[cache_entries.WARM]))
+        return [record for record in read if record.keep_warm]
+
+    async def _listings(self, subjects: Sequence[str]) -> dict[str, list[str]] | None:
+        """The names of the entries for some subjects; None where the index is not complete."""
+        mark, most = str(self.layout.index_mark), cache_entries.MOST_NAMES
+        listings: dict[str, list[str]] = {}
+        for begin in range(0, len(subjects), _AT_ONCE):
+            part = subjects[begin : begin + _AT_ONCE]
+            paths = [str(self.layout.index_folder(subject)) for subject in part]
+            try:
+                names = await self._call("names_where", mark, paths, most)
+            except OSError as error:
+                raise StoreUnavailable(f"list {self.layout.index}", str(error)) from error
+            if names is None:
+                return None
+            listings |= zip(part, names, strict=True)
+        return listings
+
+    async def _caches_of(self, ids: Sequence[str]) -> list[records.CacheRecord]:
+        folder = self.layout.cache_records
+        names = [self.layout.cache_record(cache_id).name for cache_id in ids]
+        return self._cache_records(await self._read_files("cache", folder, names))
+
+    def _cache_records(self, contents: Sequence[tuple[str, bytes]]) -> list[records.CacheRecord]:
         caches = []
-        for name, content in await self._read_folder("cache", self.layout.cache_records):
+        for name, content in contents:
             cache_id = name.removesuffix(".json").rpartition("/")[2]
             record = self._decode("cache", lambda: decoding.cache(content, cache_id))  # noqa: B023
             if record is not None and self._keys.accept(record, signatures.of_cache):
@@ -348,19 +416,31 @@ class Catalog:
         self, kind: records.RecordKind, path: pathlib.Path
     ) -> list[tuple[str, bytes]]:
         try:
-            files = await self._call("read_folder", str(path), ".json", file_reads.RECORD_LIMIT)
+            names = await self._call("names_in", str(path), ".json")
         except OSError as error:
             if error.errno in _MISSING:
                 return []
             raise StoreUnavailable(f"read {path}", str(error)) from error
+        return await self._read_files(kind, path, names)
+
+    async def _read_files(
+        self, kind: records.RecordKind, path: pathlib.Path, names: Sequence[str]
+    ) -> list[tuple[str, bytes]]:
+        """The paths and contents of files of a folder that are there."""
         contents = []
-        for name, content, number in files:
-            if number == errno.EFBIG:
-                self._on_damage(kind, f"{path}/{name}", os.strerror(number))
-            elif number:
-                raise StoreUnavailable(f"read {path}/{name}", os.strerror(number))
-            else:
-                contents.append((f"{path}/{name}", content))
+        for begin in range(0, len(names), _AT_ONCE):
+            part = list(names[begin : begin + _AT_ONCE])
+            try:
+                files = await self._call("read_some", str(path), part, file_reads.RECORD_LIMIT)
+            except OSError as error:
+                raise StoreUnavailable(f"read {path}", str(error)) from error
+            for name, content, number in files:
+                if number == errno.EFBIG:
+                    self._on_damage(kind, f"{path}/{name}", os.strerror(number))
+                elif number:
+                    raise StoreUnavailable(f"read {path}/{name}", os.strerror(number))
+                else:
+                    contents.append((f"{path}/{name}", content))
         return contents
 
     async def _call(self, operation: str, *arguments: Any) -> Any:

@@ -4,6 +4,7 @@ Standard library only and few imports: it runs in children without site-packages
 """
 
 import errno
+import itertools
 import os
 
 RECORD_LIMIT = 16 << 20
@@ -73,20 +74,45 @@ def time_of(path: str) -> int:
         return 0
 
 
-def read_folder(path: str, suffix: str, limit: int) -> list[tuple[str, bytes, int]]:
-    """The files of a folder whose names end in `suffix`: (name, content, errno), by name.
-
-    A file that cannot be read has b"" and the number of its error; one that went
-    away meanwhile is left out. A folder that is not there has no files.
-    """
+def names_in(path: str, suffix: str) -> list[str]:
+    """The names in a folder that end in `suffix`, sorted; none where it is not there."""
     try:
-        names = sorted(os.listdir(path))
+        names = os.listdir(path)
     except FileNotFoundError:
         return []
+    return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
+
+
+def names_where(mark: str, paths: list[str], most: int) -> list[list[str]] | None:
+    """The names in some folders, of each at most so many; None where the file `mark` is missing."""
+    try:
+        os.stat(mark)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return [_some_names(path, most) for path in paths]
+
+
+def _some_names(path: str, most: int) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in itertools.islice(entries, most)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def read_folder(path: str, suffix: str, limit: int) -> list[tuple[str, bytes, int]]:
+    """`read_some` of all files of a folder whose names end in `suffix`."""
+    return read_some(path, names_in(path, suffix), limit)
+
+
+def read_some(path: str, names: list[str], limit: int) -> list[tuple[str, bytes, int]]:
+    """Files of a folder: (name, content, errno).
+
+    A file that cannot be read has b"" and the number of its error; one that is not there is left
+    out.
+    """
     files = []
     for name in names:
-        if not name.endswith(suffix) or name.startswith("."):
-            continue
         try:
             files.append((name, read(f"{path}/{name}", limit), 0))
         except FileNotFoundError:
@@ -99,10 +125,13 @@ def read_folder(path: str, suffix: str, limit: int) -> list[tuple[str, bytes, in
 
 
 OPERATIONS = {
+    "names_in": names_in,
+    "names_where": names_where,
     "probe": probe,
     "read": read,
     "read_all": read_all,
     "read_folder": read_folder,
+    "read_some": read_some,
     "size_of": size_of,
     "time_of": time_of,
 }

@@ -25,6 +25,7 @@ from agent.kits import files, parallel
 from agent.model import digests, images, records
 from agent.store import decoding, layout, signatures, signing_keys
 from agent.store.gc import generations
+from agent.store.index import index_files
 from agent.store.lookup import file_reads
 from agent.store.publish import record_changes, writer
 
@@ -255,6 +256,9 @@ def _sign(place: layout.Layout, signer: Signer, entry: _Entry) -> Result:
         return result
     data = writer.encoded(entry.path, record)
     with writer.translated(entry.path):
+        if isinstance(record, records.CacheRecord):
+            # A builder of an earlier version has written none.
+            index_files.add(place, record)
         written = files.replace(entry.path, data, expected=entry.data, tmp=place.tmp)
     return Result.SIGNED if written else Result.CHANGED
 

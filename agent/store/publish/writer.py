@@ -21,6 +21,7 @@ from agent import errors
 from agent.kits import files
 from agent.model import digests, images, records
 from agent.store import decoding, layout, signatures
+from agent.store.index import index_files
 from agent.store.lookup import direct_reader, file_reads
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ def create(root: pathlib.Path, *, compression: str = "lz4") -> records.StoreReco
         )
     for folder in (place.tmp, place.layer_files, place.cache_records, place.image_records):
         files.make_folder(folder)
+    with translated(place.index_mark):
+        index_files.begin(place)
     return record
 
 
@@ -165,12 +168,18 @@ def _move_to_places(place: layout.Layout, folder: pathlib.Path) -> None:
 def publish_cache(place: layout.Layout, record: records.CacheRecord) -> None:
     """Write the record of a cache, which makes it Ready; its images must be there.
 
-    A signature stays where it vouches for this record as well.
+    A signature stays where it vouches for this record as well. The entries by which nodes find the
+    cache come first.
     """
     there = direct_reader.Reader(place).cache(record.id)
     if there is not None and signatures.of_cache(there) == signatures.of_cache(record):
         record = msgspec.structs.replace(record, signatures=there.signatures)
-    write_record(place, place.cache_record(record.id), record)
+    path = place.cache_record(record.id)
+    with translated(path):
+        index_files.add(place, record)
+    write_record(place, path, record)
+    with translated(path):
+        index_files.replace(place, there, record)
 
 
 def delete_cache(place: layout.Layout, cache_id: str) -> None:
@@ -180,6 +189,7 @@ def delete_cache(place: layout.Layout, cache_id: str) -> None:
     agent.store.gc.collection.
     """
     path = place.cache_record(cache_id)
+    former = direct_reader.Reader(place).cache(cache_id)
     # Its record stays for a while: it says which cache a layer that is still there belonged to.
     files.make_folder(place.deleted_caches)
     try:
@@ -187,6 +197,8 @@ def delete_cache(place: layout.Layout, cache_id: str) -> None:
     except FileNotFoundError as error:
         raise NoSuchCache(cache_id) from error
     files.sync_folder(path.parent)
+    if former is not None:
+        index_files.remove(place, former)
 
 
 def sweep(place: layout.Layout, *, older_than: float = DAY) -> list[pathlib.Path]:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -268,8 +269,37 @@ def test_store_check_lists_and_repairs_layers_without_sources(
 
     assert [(one["kind"], one["path"]) for one in listed["findings"]] == [("no sources", str(path))]
     assert listed["ok"]
-    assert json.loads(repaired.stdout) == {"ok": True, "sources_written": 1, "findings": []}
+    assert json.loads(repaired.stdout) == {
+        "ok": True,
+        "sources_written": 1,
+        "index_changed": 0,
+        "findings": [],
+    }
     assert json.loads(path.read_text())["sources"] == [making.SOURCE]
+
+
+def test_store_check_repairs_the_index_of_caches(invoke: Invoke, tmp_path: pathlib.Path) -> None:
+    place = making.store(tmp_path / "indexed")
+    making.cache(place, "imc-one", making.image(place, "a"))
+    index = place.index_mark.parent
+    shutil.rmtree(place.index)
+
+    broken = invoke("store", "check", "--store", place.root, "--quick", "--json")
+    repaired = invoke("store", "check", "--store", place.root, "--quick", "--repair", "--json")
+    place.index_mark.unlink()
+    unused = invoke("store", "check", "--store", place.root, "--quick", "--json")
+
+    (finding,) = json.loads(broken.stdout)["findings"]
+    assert (finding["kind"], pathlib.Path(finding["path"]).parent) == (
+        "missing",
+        place.cache_records,
+    )
+    assert broken.exit_code == 1
+    assert json.loads(repaired.stdout)["index_changed"] > 0
+    assert repaired.exit_code == 0
+    assert index.is_dir()
+    assert [one["kind"] for one in json.loads(unused.stdout)["findings"]] == ["no index"]
+    assert unused.exit_code == 0
 
 
 def test_node_setup_and_undo(

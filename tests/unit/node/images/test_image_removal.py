@@ -7,6 +7,8 @@ import pytest
 
 from agent.model import digests, records
 from agent.node.images import image_removal, register
+from agent.store.index import cache_entries
+from agent.store.lookup import catalog
 from tests.fakes import containerd as fakes
 from tests.unit.node import conftest
 
@@ -128,9 +130,9 @@ class Store:
             for number, namespaces in enumerate(served)
         ]
 
-    async def caches(self) -> list[records.CacheRecord]:
+    async def caches_for(self, wanted: cache_entries.Wanted) -> catalog.CachesFound:
         self.asked += 1
-        return self.made
+        return catalog.CachesFound(self.made, are_all=True)
 
 
 def unregistrar(containerd, fake, store: Store) -> image_removal.Unregistrar:

@@ -17,6 +17,7 @@ from agent.node.images import registration_plan
 from agent.node.near import near_catalog, probed_store, record_mirror
 from agent.store import layout, signing_keys, trusted_keys
 from agent.store.lookup import catalog, file_reads, local_pool
+from agent.store.publish import writer
 from tests.unit.store import making, signing
 
 PLATFORM = images.parse_platform("linux/amd64")
@@ -403,3 +404,17 @@ async def test_the_catalog_says_whether_it_had_an_answer(node) -> None:
     await node.store.store()
 
     assert (silent, node.store.is_silent) == (True, False)
+
+
+async def test_of_the_caches_that_have_an_image_few_are_mirrored(node, place, image) -> None:
+    """Those that serve all namespaces first."""
+    record = records.decode(place.cache_record("imc-one").read_bytes(), records.CacheRecord, "")
+    for number in range(40):
+        team = {"id": f"imc-a{number:02}", "name": f"a{number:02}", "namespaces": ["team"]}
+        writer.publish_cache(place, msgspec.structs.replace(record, **team))
+
+    await node.serve(image)
+
+    mirrored = sorted(path.stem for path in node.here.layout.cache_records.iterdir())
+    assert "imc-one" in mirrored
+    assert len(mirrored) == 16

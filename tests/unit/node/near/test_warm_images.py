@@ -29,6 +29,9 @@ class Store(test_prepare.Catalog):
         self.cache = msgspec.structs.replace(self.cache, **fields)
         self.time = getattr(self, "time", 0) + 1
 
+    async def warm_caches(self) -> list[records.CacheRecord]:
+        return [self.cache] if self.ready and self.cache.keep_warm else []
+
     async def caches_time(self) -> int:
         self.looks += 1
         return self.time

@@ -9,6 +9,7 @@ from agent.matching import decisions
 from agent.model import caches, pods, records
 from agent.node.images import provide, register, registration_plan
 from agent.node.pods import decide, prepare
+from agent.store.lookup import catalog
 from tests.unit.node import conftest
 
 
@@ -41,6 +42,9 @@ class Catalog:
     async def caches(self) -> list[records.CacheRecord]:
         self.listed += 1
         return [self.cache] if self.ready else []
+
+    async def caches_for(self, wanted) -> catalog.CachesFound:
+        return catalog.CachesFound(await self.caches(), are_all=True)
 
     async def image(self, reference) -> records.ImageRecord | None:
         return self.images.get(str(reference))
