@@ -492,9 +492,21 @@ class Controller(Daemon):
     ] = None
     auto_caches: Annotated[
         int,
-        "Automatic caches that may exist. Beyond, those are deleted that could not be built, then"
-        " those that were not used for the longest, of the namespace that has the most.",
-    ] = 100
+        "Automatic caches that may exist, 0: none; -1: no limit but those of a namespace and of"
+        " bytes. Beyond, those are deleted that could not be built, then those that were not used"
+        " for the longest, of the namespace that has the most.",
+    ] = -1
+    auto_namespace_caches: Annotated[
+        int,
+        "Automatic caches of one namespace that may exist; beyond, they go as with `auto_caches`.",
+    ] = 500
+    auto_bytes: Annotated[
+        str,
+        "What all automatic caches may take in the store together, a layer that several have"
+        " counted for each; beyond, the namespace that has the most gives up those that were not"
+        " used for the longest. 0: no limit.",
+        _Quantity,
+    ] = "10Ti"
     auto_factor: Annotated[
         float,
         "So many times what its images have at the registry, compressed, an automatic cache may"
@@ -502,8 +514,9 @@ class Controller(Daemon):
     ] = 3.0
     auto_share: Annotated[
         str,
-        "What the automatic caches of one namespace may take in the store together, where one of"
-        " them needs more than 30 GiB.",
+        "What the automatic caches of one namespace may take in the store together; beyond, those"
+        " are deleted that were not used for the longest. One that needs more than 30 GiB is not"
+        " built beyond it (with 0, none of these is, and none is deleted).",
         _Quantity,
     ] = "1Ti"
     auto_native: Annotated[

@@ -264,6 +264,8 @@ def _rules(wanted: settings.Controller) -> retention.Rules:
         failed_hours=wanted.failed_hours,
         refresh_hours=wanted.refresh_hours,
         auto_caches=wanted.auto_caches,
+        auto_namespace=wanted.auto_namespace_caches,
+        auto_bytes=units.quantity(wanted.auto_bytes),
         auto_factor=wanted.auto_factor,
         auto_share=units.quantity(wanted.auto_share),
         serve_stale=caches.serve_stale(wanted.serve_stale),

@@ -8,10 +8,11 @@ built, after a day.
 import collections
 import dataclasses
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from agent.control.caches import cache_object, cache_state
 from agent.control.jobs import job_manifest
+from agent.kits import units
 from agent.model import caches
 
 _LONGEST_RETRY = 3600.0
@@ -42,14 +43,21 @@ class Rules:
     refused_minutes: float = 10.0
     """Of an automatic cache whose pod may not use its pull secrets; then pods may ask again."""
 
-    auto_caches: int = 100
-    """Automatic caches that may exist; beyond, `surplus` are deleted."""
+    auto_caches: int = -1
+    """Automatic caches that may exist; beyond, `surplus` are deleted. Negative: no limit."""
+
+    auto_namespace: int = 500
+    """The same of one namespace."""
+
+    auto_bytes: int = 0
+    """Bytes that they may take in the store together, as their records say; 0: no limit."""
 
     auto_factor: float = 3.0
     """Times the size of its images at the registry that an automatic cache may take as well, ..."""
 
     auto_share: int = 1 << 40
-    """... where the automatic caches of its namespace take no more than these bytes with it."""
+    """... where the automatic caches of its namespace take no more than these bytes with it. Those
+    beyond are deleted, but 0 deletes none."""
 
     serve_stale: caches.ServeStale | None = None
     """For caches that have no policy of their own; None: as users of their dialect are used to."""
@@ -118,29 +126,105 @@ def most_of(
     return max(0, rules.auto_share - taken)
 
 
-def surplus(
-    known: Iterable[cache_object.CacheObject], rules: Rules
-) -> list[cache_object.CacheObject]:
-    """The automatic caches beyond the limit, in the order in which they go.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Surplus:
+    """An automatic cache that is to go, and the limit that is exceeded, in words."""
 
-    Those that could not be built are first. Then the namespace that has the most gives up the
-    one unused for the longest, so that one namespace does not push out the caches of others.
+    cache: cache_object.CacheObject
+    limit: str
+
+
+def surplus(known: Iterable[cache_object.CacheObject], rules: Rules) -> list[Surplus]:
+    """The automatic caches beyond the limits, in the order in which they go.
+
+    First each namespace keeps within what it may have, then all together: the namespace that has
+    the most gives up one, so that one namespace does not push out the caches of others. Where there
+    are too many, those that could not be built are first, then those that were not used for the
+    longest.
     """
-    automatic = [cache for cache in known if cache.auto and cache.deleted is None]
-    held = collections.Counter(cache.tenant for cache in automatic)
-    going: list[cache_object.CacheObject] = []
-    for _ in range(len(automatic) - rules.auto_caches):
-        # min and sets, not one sort: with each that goes, another namespace may have the most.
-        one = min(
-            automatic,
-            key=lambda cache: (
-                not is_failure(cache),
-                -held[cache.tenant],
-                cache.matched or cache.created,
-                cache.key,
-            ),
-        )
-        automatic.remove(one)
-        held[one.tenant] -= 1
-        going.append(one)
-    return going
+    by_tenant: dict[str, list[cache_object.CacheObject]] = collections.defaultdict(list)
+    for cache in known:
+        if cache.auto and cache.deleted is None:
+            by_tenant[cache.tenant].append(cache)
+    tenants = [_Tenant(name, members) for name, members in sorted(by_tenant.items())]
+    going = [each for tenant in tenants for each in _beyond_its_limits(tenant, rules)]
+    return [*going, *_beyond_all_limits(tenants, rules)]
+
+
+class _Tenant:
+    """The automatic caches of a namespace, less those that go."""
+
+    def __init__(self, name: str, members: Iterable[cache_object.CacheObject]) -> None:
+        self.name = name
+        # The next one is last, so that it is taken away at once.
+        self._order = sorted(members, key=_last_use, reverse=True)
+        self._sized = [cache for cache in self._order if cache.state.size]
+        self._gone: set[cache_object.Key] = set()
+        self.count = len(self._order)
+        self.size = sum(cache.state.size for cache in self._order)
+
+    def next(self, *, sized: bool) -> cache_object.CacheObject | None:
+        """The next one to go; `sized`: of those that take room."""
+        members = self._sized if sized else self._order
+        while members and members[-1].key in self._gone:
+            members.pop()
+        return members[-1] if members else None
+
+    def take(self, cache: cache_object.CacheObject, limit: str) -> Surplus:
+        """Have one go."""
+        self._gone.add(cache.key)
+        self.count -= 1
+        self.size -= cache.state.size
+        return Surplus(cache, limit)
+
+
+def _last_use(
+    cache: cache_object.CacheObject,
+) -> tuple[bool, datetime.datetime, cache_object.Key]:
+    return not is_failure(cache), cache.matched or cache.created, cache.key
+
+
+def _beyond_its_limits(tenant: _Tenant, rules: Rules) -> Iterator[Surplus]:
+    limit = (
+        f"namespace {tenant.name} has more than {rules.auto_namespace} automatic caches"
+        " (--auto-namespace-caches)"
+    )
+    for _ in range(tenant.count - rules.auto_namespace):
+        if (cache := tenant.next(sized=False)) is not None:
+            yield tenant.take(cache, limit)
+    limit = (
+        f"the automatic caches of namespace {tenant.name} take more than"
+        f" {units.size(rules.auto_share)} in the store (--auto-share)"
+    )
+    while rules.auto_share and tenant.size > rules.auto_share:
+        cache = tenant.next(sized=True)
+        assert cache is not None, "their sizes make up the sum"
+        yield tenant.take(cache, limit)
+
+
+def _first_to_go(
+    head: tuple[_Tenant, cache_object.CacheObject],
+) -> tuple[bool, int, datetime.datetime, cache_object.Key]:
+    tenant, cache = head
+    is_sound, used, key = _last_use(cache)
+    return is_sound, -tenant.count, used, key
+
+
+def _beyond_all_limits(tenants: Sequence[_Tenant], rules: Rules) -> Iterator[Surplus]:
+    excess = (
+        sum(tenant.count for tenant in tenants) - rules.auto_caches if rules.auto_caches >= 0 else 0
+    )
+    limit = f"there are more than {rules.auto_caches} automatic caches (--auto-caches)"
+    for _ in range(excess):
+        heads = [(each, head) for each in tenants if (head := each.next(sized=False)) is not None]
+        tenant, cache = min(heads, key=_first_to_go)
+        yield tenant.take(cache, limit)
+    limit = (
+        f"all automatic caches take more than {units.size(rules.auto_bytes)} in the store"
+        " (--auto-bytes)"
+    )
+    while rules.auto_bytes and sum(tenant.size for tenant in tenants) > rules.auto_bytes:
+        tenant = max(tenants, key=lambda tenant: (tenant.size, tenant.name))
+        largest = tenant.next(sized=True)
+        assert largest is not None, "their sizes make up the sum"
+        yield tenant.take(largest, limit)

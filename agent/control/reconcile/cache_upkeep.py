@@ -1,14 +1,14 @@
 """What the leader does for all caches together, beside the steps for each of them.
 
 Before the first step it lists nodes and builds. Every minute it lists caches and builds, in
-case that a watch has missed a deletion, and deletes automatic caches beyond their number.
+case that a watch has missed a deletion, and deletes automatic caches beyond their limits.
 """
 
 import asyncio
 import logging
 
 from agent import errors, metrics
-from agent.control.caches import cache_object, cache_state
+from agent.control.caches import cache_state
 from agent.control.decisions import outcome, retention
 from agent.control.gc import node_list
 from agent.control.reconcile import cluster, observed, step
@@ -23,7 +23,7 @@ _LONGEST_PAUSE = 30.0
 
 
 class Upkeep:
-    """Keeps `view` complete, and the number of automatic caches within `rules`."""
+    """Keeps `view` complete, and automatic caches within `rules`."""
 
     def __init__(
         self,
@@ -98,13 +98,15 @@ class Upkeep:
 
     async def _delete_surplus(self) -> None:
         surplus = retention.surplus(self._view.caches.values(), self._rules)
-        for cache in surplus:
-            logger.info("too many automatic caches", extra={"cache": cache.key.name})
+        for each in surplus:
+            cache = each.cache
+            extra = {"cache": cache.key.name, "reason": each.limit}
+            logger.info("too many automatic caches", extra=extra)
             await self._api.expire(cache)
             if cache.uid not in self._evicted:
                 self._evicted.add(cache.uid)
-                self._events.emit(cache, _eviction(cache, self._rules))
-        self._evicted &= {cache.uid for cache in surplus}
+                self._events.emit(cache, _eviction(each))
+        self._evicted &= {each.cache.uid for each in surplus}
 
     def _count(self) -> None:
         count = dict.fromkeys(cache_state.Phase, 0)
@@ -114,15 +116,12 @@ class Upkeep:
             metrics.CACHES.labels(phase.value).set(number)
 
 
-def _eviction(cache: cache_object.CacheObject, rules: retention.Rules) -> outcome.Event:
+def _eviction(surplus: retention.Surplus) -> outcome.Event:
+    cache = surplus.cache
     used = f"last used at {cache.matched:%Y-%m-%d %H:%M} UTC" if cache.matched else "never used"
     why = (
         "this one could not be built"
         if retention.is_failure(cache)
         else f"of those of namespace {cache.tenant} this one was not used for the longest: {used}"
     )
-    message = (
-        f"It is deleted: there are more than {rules.auto_caches} automatic caches (--auto-caches),"
-        f" and {why}."
-    )
-    return outcome.Event(reason="Evicted", message=message)
+    return outcome.Event(reason="Evicted", message=f"It is deleted: {surplus.limit}, and {why}.")

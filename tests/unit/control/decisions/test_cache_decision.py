@@ -439,8 +439,55 @@ def test_the_automatic_cache_unused_for_the_longest_goes_when_there_are_too_many
     named = cache_of(ready())
 
     rules = dataclasses.replace(RULES, auto_caches=1)
-    assert retention.surplus([new, named, old], rules) == [old]
+    assert [each.cache for each in retention.surplus([new, named, old], rules)] == [old]
     assert retention.surplus([new, named], rules) == []
+    none = dataclasses.replace(RULES, auto_caches=0)
+    assert [each.cache for each in retention.surplus([new, named, old], none)] == [old, new]
+    assert retention.surplus([new, named, old], RULES) == []
+
+
+def test_a_namespace_keeps_within_its_number_and_its_bytes() -> None:
+    def of(tenant: str, number: int, size: int) -> cache_object.CacheObject:
+        state = dataclasses.replace(ready(), size=size)
+        return dataclasses.replace(
+            automatic(state),
+            key=cache_object.Key("uimgacc.io", f"{tenant}-{number:03}"),
+            tenant=tenant,
+            created=later(hours=number),
+        )
+
+    large = [of("large", number, 100) for number in range(10)]
+    many = [of("many", number, 1) for number in range(30)]
+    small = [of("small", number, 10) for number in range(3)]
+
+    def going(**limits: int) -> list[str]:
+        rules = dataclasses.replace(RULES, **limits)
+        return [each.cache.key.name for each in retention.surplus([*many, *large, *small], rules)]
+
+    assert going(auto_namespace=28) == ["many-000", "many-001"]
+    assert going(auto_share=800) == ["large-000", "large-001"]
+    assert going(auto_share=0) == []
+    assert going(auto_bytes=900) == ["large-000", "large-001"]
+    assert going(auto_bytes=0) == []
+    assert going(auto_namespace=29, auto_share=900, auto_caches=40) == [
+        "large-000",
+        "many-000",
+        "many-001",
+    ]
+
+
+def test_of_many_automatic_caches_as_many_go_as_are_too_many() -> None:
+    known = [
+        dataclasses.replace(
+            automatic(dataclasses.replace(ready(), size=1)),
+            key=cache_object.Key("uimgacc.io", f"a{number:05}"),
+            tenant=f"team-{number % 50}",
+        )
+        for number in range(2000)
+    ]
+    rules = dataclasses.replace(RULES, auto_caches=1000, auto_bytes=500)
+
+    assert len(retention.surplus(known, rules)) == 1500
 
 
 def test_what_a_person_has_edited_since_is_a_cache_of_its_name() -> None:

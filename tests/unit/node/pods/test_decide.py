@@ -149,7 +149,10 @@ async def test_without_an_index_one_reads_all_caches_for_pods_of_all_images() ->
 
 async def test_an_index_that_is_completed_meanwhile_is_used_from_then_on() -> None:
     stored = [making.image("nginx:1", "ab"), making.image("redis:7", "d")]
-    views = [making.cache("imc-aaa", [("nginx:1", "ab")]), making.cache("imc-bbb", [("redis:7", "d")])]
+    views = [
+        making.cache("imc-aaa", [("nginx:1", "ab")]),
+        making.cache("imc-bbb", [("redis:7", "d")]),
+    ]
     store = Store(views, stored, index=False)
     known = decide.Caches(store, seconds=0)
 
