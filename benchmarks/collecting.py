@@ -106,7 +106,7 @@ def _rounds(place: layout.Layout, limit: float, *, seen: str = "", seconds: floa
     settled: list[str] = []
     done = 0
     while done < limit:
-        orders = {"settled": settled, "held": [], "seen": total.seen}
+        orders = {"settled": settled, "held": [], "seen": total.seen, "index": False}
         started = time.monotonic()
         text = subprocess.run(
             [sys.executable, "-c", _ROUND, str(place.root), json.dumps(orders), str(seconds)],
