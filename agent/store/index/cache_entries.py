@@ -1,10 +1,9 @@
 """The entries by which caches are found, and which of them a look-up follows; pure.
 
 An entry is an empty file. Its folder stands for what is looked for: a repository, the bottom layer
-of an image, a cache's name, or all caches that nodes keep warm. Its name has what tells entries of
-one folder apart: a version (tag or digest), a scope (which namespaces the cache serves), and the
-ID of the cache. Folders are named by a hash, so whatever a repository is called, its folder
-has a name of one length in one place.
+of an image, a cache's name, or all caches that nodes keep warm. Its name has a version (tag or
+digest), a scope (which namespaces the cache serves), and the ID of the cache. Folders are named by
+a hash, so whatever a repository is called, its folder has a name of one length in one place.
 
 An entry is a hint. What it leads to is the record of a cache, which says itself what the cache has
 and whom it serves; an entry that leads nowhere costs a read.
