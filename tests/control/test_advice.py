@@ -12,8 +12,10 @@ import pytest
 import typer.testing
 import yaml
 
+from agent import metrics
 from agent.cli import commands
 from agent.clients.kube import rest_client
+from agent.control.caches import cache_object
 from agent.control.pulls import pull_account, pull_book
 from agent.model import keys, times
 from tests.kube import apis
@@ -193,6 +195,23 @@ def test_the_caches_are_applied_with_the_pull_secrets_of_pods(fleet, run) -> Non
     assert sorted(fleet.caches().items()) == specs
 
 
+def test_a_pull_secret_of_an_impossible_name_spoils_no_other_cache(fleet, run) -> None:
+    for number in range(2):
+        fleet.pulled("open:1", "40s", node=f"n{number}")
+        fleet.pulled("odd:1", "40s", pod="odd-0")
+    fleet.pod("open:1")
+    fleet.pod("odd:1", pod="odd-0", secret="no/name")
+
+    result = run("--events", "--next=100", "--yaml")
+
+    cached = {
+        image for each in yaml.safe_load_all(done(result)) for image in each["spec"]["images"]
+    }
+    assert fleet.image("open:1") in cached
+    assert fleet.image("odd:1") not in cached
+    assert f"no cache for {fleet.image('odd:1')}" in result.stderr
+
+
 def test_the_manifests_are_documents_for_kubectl(fleet, run) -> None:
     for number in range(2):
         fleet.pulled("app:1", "4h0m0s", node=f"n{number}")
@@ -235,16 +254,25 @@ def test_a_time_that_is_none_is_refused(run, since) -> None:
 class Account:
     """An account of pulls, as a leader keeps it."""
 
-    def __init__(self, fleet: Fleet, client: rest_client.Client) -> None:
+    def __init__(
+        self, fleet: Fleet, client: rest_client.Client, *caches: cache_object.CacheObject
+    ) -> None:
         self.fleet = fleet
         self.book = pull_book.BookObject(client, namespace=fleet.api.namespace)
         self.account = pull_account.PullAccount(
-            client, self.book, most=2000, observed=tuple, now=client.now
+            client, self.book, most=2000, observed=lambda: caches, now=client.now
         )
 
     def pulls(self, image: str) -> int:
         costs = self.account.costs(times.now() - datetime.timedelta(days=1))
         return sum(each.pulls for each in costs.images if each.image == self.fleet.image(image))
+
+    @contextlib.asynccontextmanager
+    async def leading(self) -> AsyncIterator["Account"]:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.account.run())
+            yield self
+            task.cancel()
 
     async def wait_pulls(self, image: str, count: int) -> None:
         async with asyncio.timeout(60):
@@ -252,18 +280,9 @@ class Account:
                 await asyncio.sleep(0.02)
 
 
-@contextlib.asynccontextmanager
-async def leading(fleet: Fleet, client: rest_client.Client) -> AsyncIterator[Account]:
-    made = Account(fleet, client)
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(made.account.run())
-        yield made
-        task.cancel()
-
-
 async def test_the_next_leader_counts_nothing_twice_and_misses_nothing(fleet, client) -> None:
     fleet.pulled("app:1", "20s", count=2)
-    async with leading(fleet, client) as first:
+    async with Account(fleet, client).leading() as first:
         await first.wait_pulls("app:1", 2)
         name = fleet.pulled("app:1", "30s")
         await first.wait_pulls("app:1", 3)
@@ -272,7 +291,7 @@ async def test_the_next_leader_counts_nothing_twice_and_misses_nothing(fleet, cl
         await first.account.save()
     fleet.pulled("app:1", "40s")
 
-    async with leading(fleet, client) as second:
+    async with Account(fleet, client).leading() as second:
         await second.wait_pulls("app:1", 5)
         fleet.pulled("last:1", "40s")
         await second.wait_pulls("last:1", 1)
@@ -281,7 +300,7 @@ async def test_the_next_leader_counts_nothing_twice_and_misses_nothing(fleet, cl
 
 async def test_advice_goes_by_the_leader_s_account(fleet, client, run) -> None:
     fleet.pulled("app:1", "20s")
-    async with leading(fleet, client) as leader:
+    async with Account(fleet, client).leading() as leader:
         await leader.wait_pulls("app:1", 1)
         fleet.pulled("app:1", "40s")
         await leader.wait_pulls("app:1", 2)
@@ -295,6 +314,36 @@ async def test_advice_goes_by_the_leader_s_account(fleet, client, run) -> None:
 
     assert shown["source"].startswith("the controller's account")
     assert by_image(fleet, shown)["app:1"]["median_seconds"] == 30.0
+
+
+def counted(cached: str) -> tuple[float, float]:
+    """Seconds and MiB of pulls of images that a cache has, or has not."""
+    return tuple(
+        metrics.CONTROLLER.get_sample_value(f"uimgacc_fleet_pull_{name}_total", {"cached": cached})
+        for name in ("seconds", "bytes")
+    )
+
+
+async def test_the_metrics_say_what_pulls_of_images_in_caches_cost(fleet, client) -> None:
+    cache = {
+        "apiVersion": "uimgacc.io/v1",
+        "kind": "ImageCache",
+        "metadata": {"name": "c", "uid": "u", "resourceVersion": "1"}
+        | {"creationTimestamp": "2026-11-20T13:00:00Z"},
+        "spec": {"images": [fleet.image("cached:1")]},
+        "status": {"phase": "Ready"},
+    }
+    account = Account(fleet, client, cache_object.parse(cache))
+    (there, size), (other, _) = counted("true"), counted("false")
+    fleet.pulled("cached:1", "30s", size=10)
+    fleet.pulled("other:1", "7s", size=10)
+
+    async with account.leading():
+        await account.wait_pulls("cached:1", 1)
+        await account.wait_pulls("other:1", 1)
+
+    assert counted("true") == (there + 30, size + 10 * MIB)
+    assert counted("false")[0] >= other + 7
 
 
 async def test_nothing_is_written_where_nothing_was_pulled(fleet, client) -> None:

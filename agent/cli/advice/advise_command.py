@@ -1,11 +1,13 @@
 """`uimgacc advise`: what pulls cost, which images to cache next, and their ImageCaches."""
 
+import contextlib
 import dataclasses
 import datetime
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
+from agent import errors
 from agent.cli import cluster_access, output
 from agent.cli.advice import advice_output, pod_secrets
 from agent.cli.caches import cluster_changes, cluster_objects
@@ -15,6 +17,7 @@ from agent.control.page import node_savings
 from agent.control.pulls import advice, image_costs, pull_book, pull_table, pull_watch
 from agent.kits import units
 from agent.model import cache_manifest, reports, times
+from agent.model import manifests as manifest_values
 
 Form = Literal["table", "yaml", "json"]
 
@@ -44,7 +47,8 @@ def hours_of(text: str) -> float:
 
 def advise(target: cluster_access.Target, wanted: Wanted, *, form: Form) -> None:
     """Read, advise, create what is advised where that is wanted, and print it."""
-    result = cluster_access.run(target, lambda client: _work(client, target, wanted))
+    with _waiting(quiet=form != "table"):
+        result = cluster_access.run(target, lambda client: _work(client, target, wanted))
     for remark in result.remarks:
         output.say(remark)
     if form == "json":
@@ -55,6 +59,17 @@ def advise(target: cluster_access.Target, wanted: Wanted, *, form: Form) -> None
         advice_output.show(result)
 
 
+@contextlib.contextmanager
+def _waiting(*, quiet: bool) -> Iterator[None]:
+    """Show a person that the cluster is being asked: of a large one, for a minute."""
+    console = output.console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with console.status("asking the cluster what its pulls cost"):
+        yield
+
+
 async def _work(
     client: rest_client.Client, target: cluster_access.Target, wanted: Wanted
 ) -> advice_output.Result:
@@ -63,15 +78,21 @@ async def _work(
     made = advice.advise(costs, cached, most=wanted.count)
     secrets = pod_secrets.PodSecrets(client)
     users = await secrets.users(made.next)
-    manifests = [cache_manifest.write(draft) for draft in advice.drafts(made.next, users)]
-    for each in manifests:
-        cache_manifest.read(each)  # an error is reported before anything is changed
+    remarks = [f"pods cannot be read: {secrets.problem}"] if secrets.problem else []
+    manifests = []
+    for draft in advice.drafts(made.next, users):
+        body = cache_manifest.write(draft)
+        try:
+            cache_manifest.read(body)
+        except manifest_values.ManifestError as error:
+            # By a pod's pull secret of an impossible name, for instance.
+            remarks.append(f"no cache for {', '.join(map(str, draft.images))}: {error}")
+        else:
+            manifests.append(body)
     saved = await _saved(client, target)
     unknown = [image for image, found in users.items() if found and None in found.values()]
-    remarks = [f"pods cannot be read: {secrets.problem}"] if secrets.problem else []
     if wanted.apply:
-        for each in manifests:
-            await cluster_changes.apply(client, each)
+        await _apply(client, manifests)
     return advice_output.Result(
         costs=costs,
         source=source,
@@ -82,6 +103,18 @@ async def _work(
         saved=saved,
         applied=wanted.apply,
     )
+
+
+async def _apply(client: rest_client.Client, manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Create the ImageCaches; where one is refused, say which are there already."""
+    applied: list[str] = []
+    try:
+        for each in manifests:
+            key = await cluster_changes.apply(client, each)
+            applied.append(key.name)
+    except errors.AgentError:
+        output.say(f"applied until then: {', '.join(applied) or 'none'}")
+        raise
 
 
 async def _costs(

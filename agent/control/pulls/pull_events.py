@@ -117,16 +117,16 @@ def _of_text(text: str) -> tuple[str, float, int] | None:
     if match is None:
         raise NotUnderstood("its text is in other words")
     name, took, size = match.groups()
-    if len(name) > caches.MAX_REFERENCE:
-        raise NotUnderstood("the image's name is too long")
     try:
-        image = images.parse_reference(name)
+        image = str(images.parse_reference(name))
     except images.ImageReferenceError as error:
         raise NotUnderstood(str(error)) from error
+    if len(image) > caches.MAX_REFERENCE:
+        raise NotUnderstood("the image's name is too long")
     seconds = _seconds(took)
     if seconds > LONGEST or int(size or 0) > LARGEST:
         raise NotUnderstood("its figures cannot be")
-    return str(image), seconds, int(size or 0)
+    return image, seconds, int(size or 0)
 
 
 def _seconds(text: str) -> float:

@@ -14,6 +14,7 @@ from agent import metrics
 from agent.clients.kube import reflector, rest_client, selection
 from agent.control.pulls import pull_events
 
+_PAGE = 500
 _SILENCE_SECONDS = 660.0
 """Longer than any watch is asked to last."""
 
@@ -24,7 +25,7 @@ class Client(Protocol):
     """What agent.clients.kube.rest_client.Client does for this."""
 
     def pages(
-        self, resource: rest_client.Resource, *, fields: str = ""
+        self, resource: rest_client.Resource, *, fields: str = "", limit: int | None = None
     ) -> AsyncGenerator[rest_client.Page]:
         """All objects, in parts."""
 
@@ -58,7 +59,7 @@ class PullWatch:
         """Take in the events that the API server has (reflector.Source)."""
         del not_older_than  # it would have the same answer: see above
         before, version = self.seen, "0"
-        pages = self._client.pages(rest_client.EVENTS, fields=pull_events.SELECTOR)
+        pages = self._client.pages(rest_client.EVENTS, fields=pull_events.SELECTOR, limit=_PAGE)
         async with contextlib.aclosing(pages):
             async for page in pages:
                 version = page.version
