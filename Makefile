@@ -5,7 +5,7 @@ LAB := $(if $(UIMGACC_LAB),$(UIMGACC_LAB),.lab)
 BIN := $(LAB)/venv/bin
 SOURCES := agent lab tests benchmarks
 
-.PHONY: demo test bench chaos long kernels image chart check quick lab tools clean
+.PHONY: demo test bench chaos long kernels image release release-test chart check quick lab tools clean
 
 demo:
 	lab/setup demo
@@ -38,6 +38,14 @@ image: lab
 # charts/uimgacc, made anew from manifests/: after a change of either. A test compares.
 chart: lab
 	$(BIN)/python -m lab.chart
+
+# A release of this commit, for amd64 and arm64: .lab/release/VERSION. CONTRIBUTING.md, "Releasing".
+release: lab
+	$(BIN)/python -m lab.release build
+
+# Two releases from two clones, compared, pushed, verified and run.
+release-test: lab
+	UIMGACC_RELEASE=1 nice $(BIN)/pytest -q tests/release
 
 # Everything that needs no containerd: formatting, lint, types, layers, spelling, unit tests.
 check: tools

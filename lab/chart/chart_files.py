@@ -23,10 +23,14 @@ class ControllerChangesError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Image:
-    """The image of a release: where it is, without a tag, and its digest, sha256:...."""
+    """The image of a release: where it is, without a tag, and its digest, sha256:....
+
+    `version` is that of the release, where it is not the project's.
+    """
 
     repository: str = "uimgacc"
     digest: str = ""
+    version: str = ""
 
 
 def texts(image: Image | None = None) -> dict[str, str]:
@@ -134,8 +138,8 @@ def _chart(rendered: renderings.Renderings, image: Image) -> str:
         "name": "uimgacc",
         "description": project["description"],
         "type": "application",
-        "version": project["version"],
-        "appVersion": project["version"],
+        "version": image.version or project["version"],
+        "appVersion": image.version or project["version"],
         "kubeVersion": f">={oldest}.0-0",
         "keywords": ["image cache", "containerd", "snapshotter", "erofs", "nfs"],
         "annotations": annotations,
