@@ -94,8 +94,8 @@ class PullAccount:
         self._table.forget(now)
         if not self._changed:
             return
-        data = pull_book.encode(self._table, seen=self._watch.seen, now=now)
         self._changed = False
+        data = await pull_book.encode(self._table, seen=self._watch.seen, now=now)
         try:
             await self._book.write(data)
         except errors.AgentError as error:

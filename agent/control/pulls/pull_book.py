@@ -15,6 +15,7 @@ import msgspec
 from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.control.pulls import image_costs, pull_table
+from agent.kits.aio import threads
 from agent.model import keys, times
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,13 @@ class BookDamaged(errors.PermanentError):
         self.reason = reason
 
 
-def encode(table: pull_table.PullTable, *, seen: int, now: datetime.datetime) -> bytes:
+async def encode(table: pull_table.PullTable, *, seen: int, now: datetime.datetime) -> bytes:
     """The document: of as many images as fit, the most expensive ones."""
     most = min(_IMAGES, len(table))
     while True:
         rows, others, began = table.rows(most=most)
         book = Book(written=now, seen=seen, began=began, rows=rows, others=others)
-        data = zlib.compress(msgspec.json.encode(book))
+        data = await threads.run("pulls", zlib.compress, msgspec.json.encode(book))
         if len(data) <= _LARGEST or not most:
             return data
         most //= 2

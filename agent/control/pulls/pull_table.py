@@ -96,14 +96,14 @@ class PullTable:
         `most` limits how many images are listed; the others are in the sum.
         """
         self.forget(now)
-        first = _hour_of(since)
-        counted = (_cost(row, first) for row in self._rows.values())
+        first, hour = _hour_of(since), _hour_of(now)
+        counted = (_cost(row, first, hour) for row in self._rows.values())
         listed = sorted(
             (each for each in counted if each.pulls), key=lambda each: (-each.seconds, each.image)
         )
-        rest = [*listed[most:], _cost(self._others, first)] if most is not None else []
-        others = _sum(rest) if rest else _cost(self._others, first)
-        began = hour if (hour := self._began) is not None else _hour_of(now)
+        unlisted = [*(listed[most:] if most is not None else ()), _cost(self._others, first, hour)]
+        others = _sum(unlisted)
+        began = hour if self._began is None else self._began
         return image_costs.Costs(
             since=max(since, times.EPOCH + datetime.timedelta(hours=began)),
             images=tuple(listed[:most]),
@@ -122,10 +122,8 @@ class PullTable:
     def rows(self, *, most: int) -> tuple[list[Row], Row, int | None]:
         """The images that cost most, the sum of all others, and the hour in which it began."""
         listed = sorted(self._rows.values(), key=lambda row: (-row.seconds, row.image))
-        others = Row(image=_OTHERS, buckets=list(self._others.buckets))
-        for row in listed[most:]:
-            others.buckets = _together(others.buckets, row.buckets)
-        return listed[:most], others, self._began
+        rest = _together(self._others.buckets, *(row.buckets for row in listed[most:]))
+        return listed[:most], Row(image=_OTHERS, buckets=rest), self._began
 
     def load(self, rows: Iterable[Row], others: Row, began: int | None) -> None:
         """Take in what `rows` returned before; what is in the table stays."""
@@ -207,9 +205,17 @@ def _merged(buckets: list[Bucket], hour: int) -> list[Bucket]:
     return _together(days)
 
 
-def _cost(row: Row, first: int) -> image_costs.ImageCost:
-    """What a row's pulls since an hour cost. A day that began before counts where most is after."""
-    buckets = [each for each in row.buckets if each.start + each.hours // 2 >= first]
+def _cost(row: Row, first: int, hour: int) -> image_costs.ImageCost:
+    """What a row's pulls since the hour `first` cost; now it is `hour`.
+
+    A day that began before counts where half of what has been summed up of it, or more, is after.
+    """
+    buckets = [
+        each
+        for each in row.buckets
+        if each.start >= first
+        or each.start + min(each.start + each.hours, hour - _HOURS_KEPT + 1) >= 2 * first
+    ]
     return image_costs.ImageCost(
         image=row.image,
         pulls=sum(each.pulls for each in buckets),

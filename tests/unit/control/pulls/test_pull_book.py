@@ -67,7 +67,7 @@ async def test_what_is_written_is_read() -> None:
     book = pull_book.BookObject(api)
     before = table(3)
     for _ in range(2):
-        await book.write(pull_book.encode(before, seen=17, now=NOW))
+        await book.write(await pull_book.encode(before, seen=17, now=NOW))
 
     kept = await book.read()
 
@@ -77,9 +77,9 @@ async def test_what_is_written_is_read() -> None:
     assert kept.table(most=500).costs(week, NOW) == before.costs(week, NOW)
 
 
-def test_a_large_table_fits_into_a_config_map_and_its_sums_are_whole() -> None:
+async def test_a_large_table_fits_into_a_config_map_and_its_sums_are_whole() -> None:
     before = table(60)
-    data = pull_book.encode(before, seen=1, now=NOW)
+    data = await pull_book.encode(before, seen=1, now=NOW)
 
     kept = pull_book.decode(data)
 

@@ -69,6 +69,8 @@ def test_only_the_time_that_is_asked_for_counts() -> None:
 
     assert table.costs(NOW - HOUR, NOW).seconds == 8.0
     assert table.costs(NOW - DAY, NOW).seconds == 12.0
+    assert table.costs(NOW - 2 * DAY, NOW).seconds == 12.0
+    assert table.costs(NOW - 3 * DAY, NOW).seconds == 14.0
     assert table.costs(NOW - 7 * DAY, NOW).seconds == 15.0
     assert table.costs(NOW - 7 * DAY, NOW).since == (NOW - 6 * DAY).replace(minute=0)
 
