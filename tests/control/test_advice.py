@@ -14,11 +14,12 @@ import yaml
 
 from agent import metrics
 from agent.cli import commands
-from agent.clients.kube import rest_client
+from agent.clients.kube import connection, rest_client
 from agent.control.caches import cache_object
 from agent.control.pulls import pull_account, pull_book
 from agent.model import keys, times
-from tests.kube import apis
+from tests.control import rights
+from tests.kube import apis, servers
 from tests.kube.conftest import client
 
 __all__ = ["client"]
@@ -364,3 +365,23 @@ async def test_without_images_to_keep_no_event_is_read(fleet, client) -> None:
             await account.run()
 
     assert client.requests == before
+
+
+@servers.needs_own
+async def test_the_rights_of_the_manifests_suffice_for_the_account(fleet, tmp_path) -> None:
+    api = fleet.api
+    fleet.pulled("app:1", "20s")
+    with rights.installed(api, "controller", folder=tmp_path):
+        path = api.kubeconfig(token=api.token(rights.ACCOUNT))
+        async with rest_client.Client(connection.Kubeconfig(path), deadline=20) as limited:
+            async with Account(fleet, limited).leading() as leader:
+                await leader.wait_pulls("app:1", 1)
+                await leader.account.save()
+                fleet.pulled("app:1", "20s")
+                await leader.wait_pulls("app:1", 2)
+                await leader.account.save()
+            kept = await leader.book.read()
+
+    assert kept is not None
+    assert fleet.image("app:1") in {row.image for row in kept.rows}
+    assert api.get(rest_client.CONFIG_MAPS, pull_book.CONFIG_MAP, namespace=api.namespace)
