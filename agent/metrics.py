@@ -580,6 +580,17 @@ def notified(result: Notification) -> None:
     _NOTIFICATIONS.labels(result).inc()
 
 
+POLICY_CACHES = prometheus_client.Gauge(
+    "uimgacc_policy_caches", "Caches that policies have made.", registry=CONTROLLER
+)
+POLICY_BYTES = prometheus_client.Gauge(
+    "uimgacc_policy_bytes",
+    "Bytes of the store that count against the budgets of policies.",
+    registry=CONTROLLER,
+)
+POLICY_BUDGET_BYTES = prometheus_client.Gauge(
+    "uimgacc_policy_budget_bytes", "The budgets of all policies together.", registry=CONTROLLER
+)
 UNSIGNED_CACHES = prometheus_client.Gauge(
     "uimgacc_unsigned_caches",
     "Caches of the store that no key in use has signed.",

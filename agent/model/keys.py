@@ -141,6 +141,21 @@ ACR_INSTANCE_NAMES = (ACR_INSTANCE_IDS, "k8s.aliyun.com/acr-instance-id")
 """Of ImageCaches and of pods."""
 ARCHITECTURE_NAMES = ("uimgacc.io/cpu-arch", "k8s.aliyun.com/imc-cpu-arch")
 
+# --- ImageCachePolicies ---
+
+POLICY_VERSION = f"{GROUP}/v1alpha1"
+IMAGE_CACHE_POLICY = "ImageCachePolicy"
+"""Version and kind of the object."""
+
+POLICY = "uimgacc.io/policy"
+"""Label of an ImageCache: the policy that has it made."""
+
+POLICY_SPEC = "uimgacc.io/policy-spec"
+"""Annotation of such an object: the hash of what the policy said when it was applied."""
+
+POLICY_MANAGER = "uimgacc-policies"
+"""Field manager of what policies apply."""
+
 # --- ImageCaches that UCloud's API has made ---
 
 UCLOUD_LABEL = "uimgacc.io/ucloud"

@@ -23,6 +23,7 @@ from agent.control.caches import cache_object
 from agent.control.decisions import retention
 from agent.control.gc import collector_rounds, node_list
 from agent.control.jobs import job_manifest, job_template
+from agent.control.policies import policy_rounds
 from agent.control.pulls import pull_account, pull_book
 from agent.control.reconcile import (
     cache_events,
@@ -157,8 +158,11 @@ class _Controller:
             observed=view.caches.values,
             now=client.now,
         )
+        policies = policy_rounds.PolicyRounds(client, view, account, events, clock=client.now)
         services = {
             "watches": watcher.run(),
+            "watch of policies": policies.run_watch(),
+            "policies": policies.run(),
             "pulls": account.run(),
             "events": events.run(),
             "collector": collector.run(),

@@ -36,6 +36,8 @@ POD = "controller-0"
 def kinds(api_access: connection.Access, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The kinds of image caches are installed."""
     admin = apis.Api(api_access, tmp_path_factory.mktemp("kinds"))
+    with contextlib.suppress(apis.RefusedError):
+        admin.create(DEFINITIONS, crds.policy_definition())
     for group in crds.FILES:
         with contextlib.suppress(apis.RefusedError):
             admin.create(DEFINITIONS, crds.definition(group))

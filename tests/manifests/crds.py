@@ -20,6 +20,8 @@ FILES = {
 }
 
 
+POLICIES = rendering.MANIFESTS / "crds/imagecachepolicies.uimgacc.io.yaml"
+
 EXAMPLES = [
     *sorted((rendering.MANIFESTS.parent / "tests/unit/model/manifests").glob("*imagecache*.yaml")),
     *sorted((rendering.MANIFESTS / "examples").glob("*imagecache*.yaml")),
@@ -60,6 +62,79 @@ def manifest(group: str, **spec: Any) -> Object:
     }
 
 
+POLICY_SPECS: list[Object] = [
+    {},
+    {"budget": "1.5Ti"},
+    {"minPullShare": "0.25%"},
+    {"minPullShare": "100%"},
+    {"namespaces": ["a", "b-1"]},
+    {"namespaceSelector": {"matchLabels": {"a": ""}}},
+    {
+        "namespaceSelector": {
+            "matchExpressions": [
+                {"key": "a/b", "operator": "In", "values": ["c", "d"]},
+                {"key": "e", "operator": "DoesNotExist"},
+            ]
+        }
+    },
+    {"refresh": {"schedule": "0 3 * * 1-5", "timeZone": "Asia/Shanghai"}},
+    {"refresh": {"serveStale": "for 10m"}},
+    {"template": {"annotations": {"uimgacc.io/local": "off"}, "namespaces": ["*"]}},
+    {"deletionPolicy": "Keep", "suspend": True},
+]
+"""Specs of policies that are taken."""
+
+POLICY_BOUNDS: list[tuple[Object, str]] = [
+    ({"images": []}, "spec.images"),
+    ({"images": ["a b"]}, "spec.images[0]"),
+    ({"images": ["[a-z]"]}, "spec.images[0]"),
+    ({"budget": "much"}, "spec.budget"),
+    ({"budget": None}, "spec.budget"),
+    ({"minPullShare": "101%"}, "spec.minPullShare"),
+    ({"minPullShare": "1"}, "spec.minPullShare"),
+    ({"maxCaches": 0}, "spec.maxCaches"),
+    ({"maxCaches": 1001}, "spec.maxCaches"),
+    ({"windowDays": 8}, "spec.windowDays"),
+    ({"unusedDays": 0}, "spec.unusedDays"),
+    ({"deletionPolicy": "Orphan"}, "spec.deletionPolicy"),
+    ({"namespaces": ["a"], "namespaceSelector": {"matchLabels": {"a": "b"}}}, "spec"),
+    ({"namespaceSelector": {}}, "spec.namespaceSelector"),
+    (
+        {"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+        "spec.namespaceSelector.matchExpressions[0]",
+    ),
+    (
+        {
+            "namespaceSelector": {
+                "matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]
+            }
+        },
+        "spec.namespaceSelector.matchExpressions[0]",
+    ),
+    ({"refresh": {"timeZone": "UTC"}}, "spec.refresh"),
+    ({"refresh": {"schedule": "@daily"}}, "spec.refresh.schedule"),
+    ({"refresh": {"serveStale": "sometimes"}}, "spec.refresh.serveStale"),
+    ({"template": {"annotations": {"a": "b"}}}, "spec.template.annotations"),
+    (
+        {"template": {"annotations": {"uimgacc.io/policy-spec": "b"}}},
+        "spec.template.annotations",
+    ),
+    ({"template": {"imagePullSecrets": ["secret"]}}, "spec.template.imagePullSecrets[0]"),
+    ({"template": {"imageCacheSize": 10}}, "spec.template.imageCacheSize"),
+]
+"""Specs of policies, and the field that is refused."""
+
+
+def policy(name: str = "p", **spec: Any) -> Object:
+    """An ImageCachePolicy."""
+    return {
+        "apiVersion": "uimgacc.io/v1alpha1",
+        "kind": "ImageCachePolicy",
+        "metadata": {"name": name, "uid": "u"},
+        "spec": {"images": ["*"], "budget": "1Gi", **spec},
+    }
+
+
 @functools.cache
 def definition(group: str) -> Object:
     """The definition of a group's kind."""
@@ -72,9 +147,22 @@ def schema(group: str) -> Object:
     return dict(version["schema"]["openAPIV3Schema"])
 
 
+@functools.cache
+def policy_definition() -> Object:
+    """The definition of policies."""
+    return dict(yaml.safe_load(POLICIES.read_text()))
+
+
+def _schema_of(manifest: Object) -> Object:
+    if manifest.get("kind") == "ImageCachePolicy":
+        (version,) = policy_definition()["spec"]["versions"]
+        return dict(version["schema"]["openAPIV3Schema"])
+    return schema(manifest["apiVersion"].partition("/")[0])
+
+
 def faults(manifest: Object) -> list[str]:
     """What the API server would say against a manifest, each with the field at fault."""
-    wanted = schema(manifest["apiVersion"].partition("/")[0])
+    wanted = _schema_of(manifest)
     found = [
         f"{_path(error.absolute_path)}: {error.message}"
         for error in jsonschema.Draft4Validator(wanted).iter_errors(manifest)
@@ -89,7 +177,7 @@ def faults(manifest: Object) -> list[str]:
 
 def unknown(manifest: Object) -> list[str]:
     """The fields that strict validation, kubectl's default, would refuse."""
-    return list(_unknown(schema(manifest["apiVersion"].partition("/")[0]), manifest, ""))
+    return list(_unknown(_schema_of(manifest), manifest, ""))
 
 
 def _ruled(found: Object, value: Any, path: str) -> Iterator[tuple[str, Any, list[Object]]]:
@@ -110,6 +198,8 @@ def _unknown(found: Object, value: Any, path: str) -> Iterator[str]:
         where = f"{path}.{name}".lstrip(".")
         if name in known:
             yield from _unknown(known[name], below, where)
+        elif "additionalProperties" in found:
+            continue
         elif path != "metadata" and not found.get("x-kubernetes-preserve-unknown-fields"):
             yield where
 

@@ -64,6 +64,9 @@ WEBHOOK_CONFIGURATIONS = Resource(
 DAEMON_SETS = Resource(group="apps", plural="daemonsets")
 DEPLOYMENTS = Resource(group="apps", plural="deployments")
 IMAGE_CACHES = Resource(group=keys.GROUP, plural="imagecaches")
+IMAGE_CACHE_POLICIES = Resource(
+    group=keys.GROUP, version=keys.POLICY_VERSION.partition("/")[2], plural="imagecachepolicies"
+)
 
 
 class Patch(enum.Enum):

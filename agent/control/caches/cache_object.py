@@ -52,7 +52,8 @@ class CacheObject:
     created for: builds and automatic caches are shared out by it. `origin` is None where no agent
     created the object, or a person has edited it since. `deleted` is when it was deleted.
     `refresh_seconds` is None where no interval is set, `schedule` where no schedule is.
-    `of_cloud`: it was asked for in the words of a cloud.
+    `of_cloud`: it was asked for in the words of a cloud. `policy` is the ImageCachePolicy that it
+    says it is of, `policy_spec` the hash of what that said.
     """
 
     key: Key
@@ -74,6 +75,8 @@ class CacheObject:
     refresh_seconds: float | None = None
     schedule: schedules.Schedule | None = None
     of_cloud: bool = False
+    policy: str = ""
+    policy_spec: str = ""
     state: cache_state.State = dataclasses.field(default_factory=cache_state.State)
     status: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -169,6 +172,8 @@ def parse(body: Mapping[str, Any]) -> CacheObject:
         refresh_seconds=_hours(annotations.get(keys.REFRESH_HOURS, "")),
         schedule=schedule,
         of_cloud=_is_of_cloud(dialect, meta.get("labels") or {}, annotations if auto else {}),
+        policy=(meta.get("labels") or {}).get(keys.POLICY, ""),
+        policy_spec=annotations.get(keys.POLICY_SPEC, ""),
         state=status_format.of_status(body.get("status"), dialect),
         status=body.get("status") or {},
     )

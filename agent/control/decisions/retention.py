@@ -70,10 +70,15 @@ def retry_after(failures: int, rules: Rules) -> float:
 
 def is_failure(cache: cache_object.CacheObject) -> bool:
     """Whether a cache could not be built, and is kept for a while only to report why."""
+    kept_as_failure = cache.auto or cache.dialect is caches.Dialect.ALIBABA
+    return kept_as_failure and tried_in_vain(cache)
+
+
+def tried_in_vain(cache: cache_object.CacheObject) -> bool:
+    """Whether a cache could not be built yet, and was tried."""
     state = cache.state
     tried = state.phase is cache_state.Phase.FAILED or job_manifest.failures(cache) > 0
-    kept_as_failure = cache.auto or cache.dialect is caches.Dialect.ALIBABA
-    return kept_as_failure and tried and not state.serving
+    return tried and not state.serving
 
 
 def expires(

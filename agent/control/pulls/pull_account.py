@@ -53,6 +53,11 @@ class PullAccount:
         self._cached_until = 0.0
         self._changed = False
 
+    @property
+    def reads(self) -> bool:
+        """Whether it follows the kubelets' events at all."""
+        return self._most > 0
+
     def costs(self, since: datetime.datetime, *, most: int | None = None) -> image_costs.Costs:
         """What the pulls since a time cost, a week back at most."""
         return self._table.costs(since, self._now(), most=most)

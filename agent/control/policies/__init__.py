@@ -1,0 +1,1 @@
+"""Policies: which images are cached by themselves, because nodes pull them, within a budget."""
