@@ -6,7 +6,7 @@ A kubelet emits an event `Pulled` for each container whose image is there, in th
     Successfully pulled image "X" in 12.3s (15.1s including waiting). Image size: 123 bytes.
     Container image "X" already present on machine
 
-The size is there since 1.30, the time with waiting since 1.27; since 1.36 the second line ends with
+The size is there since 1.30, the time with waiting since 1.27; since 1.35 the second line ends with
 "and can be accessed by the pod". Of many alike events of a pod, client-go keeps one, which says
 "(combined from similar events): " before the last text.
 
