@@ -107,12 +107,16 @@ def place(entry: headers.Entry, file: artifact_files.File) -> bytes:
     folder, _, base = file.path.rpartition(b"/")
     is_whole = file_tree.is_within(path, file.path) or file_tree.is_within(file.path, path)
     if folder and not is_whole and path.split(b"/")[0] == base:
-        return folder + b"/" + path
+        # Each part is within the limits of a path; the two together need not be.
+        return file_tree.cleaned(folder + b"/" + path)
     return path
 
 
 def link_target(entry: headers.Entry, path: bytes) -> bytes:
-    """The path of the file that a hard link names, moved as the link itself was."""
+    """The path of the file that a hard link names, moved as the link itself was.
+
+    Raises UnsafePath.
+    """
     target = file_tree.cleaned(entry.link)
     name = file_tree.cleaned(entry.name)
-    return path[: len(path) - len(name)] + target
+    return file_tree.cleaned(path[: len(path) - len(name)] + target)

@@ -41,12 +41,17 @@ from agent.model import images, times
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+"""Of registries that have answered before."""
+_UNTRIED_AT_ONCE = 4
+"""Beside these, of registries that were never asked: they may hang, and each takes a slot once."""
 _DOUBTFUL_AT_ONCE = 2
 """Beside these, of registries that did not answer last: they may hang, and be any number."""
 _BATCH_SECONDS = 10.0
 """After which it is looked again which tags there are."""
 _LOOK_SECONDS = 5.0
 _ASK_SECONDS = 30.0
+_FIRST_SECONDS = 10.0
+"""For the first question of a registry: of those that hang there may be any number."""
 _PAUSES = (30.0, 60.0, 120.0, 300.0, 600.0)
 _LONGEST_PAUSE = 3600.0
 _JITTER = 0.1
@@ -164,7 +169,9 @@ class Rounds:
         self._pauses: dict[_Way, _Pause] = {}
         self._free_at = 0.0
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._untried = asyncio.Semaphore(_UNTRIED_AT_ONCE)
         self._doubtful = asyncio.Semaphore(_DOUBTFUL_AT_ONCE)
+        self._answered: set[_Way] = set()
 
     @property
     def written_every(self) -> float:
@@ -253,6 +260,7 @@ class Rounds:
             asked.owners = owners[question]
         ways = set(map(_way, self._asked))
         self._pauses = {way: pause for way, pause in self._pauses.items() if way in ways}
+        self._answered &= ways
         oldest = loop.time() - 2 * self._shared_seconds
         self._shared = {key: each for key, each in self._shared.items() if each[0] > oldest}
         first = min((asked.due for asked in self._asked.values()), default=loop.time())
@@ -281,8 +289,8 @@ class Rounds:
             way = _way(question)
             if self._is_paused(way):
                 continue
-            slots = self._doubtful if way in self._pauses else self._slots
-            if slots is self._doubtful and slots.locked():
+            slots = self._slots_of(way)
+            if slots is not self._slots and slots.locked():
                 continue
             await slots.acquire()
             asked = self._asked[question]
@@ -292,6 +300,12 @@ class Rounds:
             if asyncio.get_running_loop().time() > started + _BATCH_SECONDS:
                 return False
         return True
+
+    def _slots_of(self, way: _Way) -> asyncio.Semaphore:
+        """Those that a question takes one of: registries that answer wait for no other."""
+        if way in self._pauses:
+            return self._doubtful
+        return self._slots if way in self._answered else self._untried
 
     def _due(self, now: float) -> Iterator[tag_questions.Question]:
         return (each for each, asked in self._asked.items() if asked.due <= now)
@@ -372,11 +386,13 @@ class Rounds:
                     return None
                 # The turn before it may take longer.
                 sent = asyncio.get_running_loop().time()
-                async with asyncio.timeout(_ASK_SECONDS):
+                is_known = _way(question) in self._answered
+                async with asyncio.timeout(_ASK_SECONDS if is_known else _FIRST_SECONDS):
                     answer = await self._asked_of(registry, question, asked)
                 self._shared[reference, name] = sent, answer
                 return answer
         except errors.PermanentError as error:
+            self._answered.add(_way(question))
             metrics.tag_looked_up("refused")
             return outcome.TagAnswer(at=self._now(), problem=str(error)[:300])
 
@@ -387,6 +403,7 @@ class Rounds:
         at = self._now()
         digest = await registry.digest(question.reference)
         self._pauses.pop(_way(question), None)
+        self._answered.add(_way(question))
         if digest in self._cached(question, asked):
             metrics.tag_looked_up("same")
             return outcome.TagAnswer(at=at, digest=digest)

@@ -48,6 +48,28 @@ def test_an_entry_outside_of_its_folder_is_refused() -> None:
         packed_files.place(headers.Entry(b"0", b"dd/x", 0o644, 0, 0, 0, 0), file)
 
 
+@pytest.mark.parametrize(
+    ("folder", "below", "reason"),
+    [
+        ("d/" * 300, "d/" * 300 + "f", "more than 512 names"),
+        (f"{'x' * 250}/" * 9 + "d", "d/" + f"{'y' * 250}/" * 9 + "f", "too long"),
+    ],
+)
+def test_the_limits_of_a_path_hold_for_what_is_put_together(
+    folder: str, below: str, reason: str
+) -> None:
+    file = artifact_files.File(blob=BLOB, path=f"a/{folder.strip('/')}".encode(), is_tar=True)
+    made = headers.Entry(b"0", below.encode(), 0o644, 0, 0, 0, 0)
+    with pytest.raises(file_tree.UnsafePath, match=reason):
+        packed_files.place(made, file)
+
+
+def test_the_limits_of_a_path_hold_for_the_target_of_a_hard_link() -> None:
+    made = headers.Entry(b"1", b"b", 0o644, 0, 0, 0, 0, link=b"a/" * 300 + b"a")
+    with pytest.raises(file_tree.UnsafePath, match="more than 512 names"):
+        packed_files.link_target(made, b"d/" * 300 + b"b")
+
+
 def read(tar: bytes, piece: int) -> Iterator[tuple[bytes, bytes]]:
     reader = packed_files.Reader(tar[at : at + piece] for at in range(0, len(tar), piece))
     while (entry := reader.next()) is not None:

@@ -260,6 +260,20 @@ async def test_registries_that_hang_do_not_hold_up_questions_of_others() -> None
     assert given.rate_of("lib") > 12
 
 
+async def test_first_questions_of_registries_that_hang_take_no_slot_of_those_that_answer() -> None:
+    given = Setting(*(cache(f"c-{n}", f"lib:{n}", confirmed=-5000) for n in range(10)), interval=20)
+    await given.run(30)
+    for number in range(40):
+        hung = cache(f"hung-{number}", f"hangs-{number}.test/app:1", confirmed=-5000)
+        given.caches[hung.key] = hung
+    given.heads.clear()
+    await given.run(28)
+
+    answered = [name for _, name in given.heads if name.startswith("lib:")]
+    assert len(answered) >= 10
+    assert len([name for _, name in given.heads if name == "app:1"]) >= 4
+
+
 async def test_a_refusal_is_said_and_asked_again_at_the_usual_time() -> None:
     given = Setting(cache("a", "app:1"), interval=600)
     given.failing[HOST] = failures.AccessDenied(f"{HOST}/app:1", 403, [])
