@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent import metrics
 from agent.clients.kube import event_writer, rest_client
 from agent.control.admission import twin_classes, waiting_pods
 from agent.model import keys, times
@@ -132,6 +133,23 @@ async def test_where_nodes_can_the_scheduler_s_own_words_are_passed_on(world: Wo
     (event,) = world.events
     assert REASON in event.message
     assert not world.is_spared
+
+
+async def test_pods_behind_many_others_are_looked_at_as_well(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest_client, "_PAGE", 2)
+    monkeypatch.setattr(waiting_pods, "_PODS_PAGES", 1)
+    names = {f"p{number}" for number in range(7)}
+    for name in names:
+        world.pod(name)
+    looking = world.looking()
+
+    for _ in range(8):
+        await looking.round()
+
+    assert sorted(event.involved.name for event in world.events) == sorted(names)
+    assert metrics.WAITING_PODS._value.get() == 7
 
 
 async def test_a_pod_that_has_not_waited_long_is_not_told_yet(world: World) -> None:

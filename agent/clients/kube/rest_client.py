@@ -207,6 +207,7 @@ class Client:
         not_older_than: str = "",
         metadata_only: bool = False,
         limit: int | None = None,
+        after: str = "",
     ) -> AsyncGenerator[Page]:
         """All objects, in parts. Raises Gone when that takes too long: begin again.
 
@@ -214,11 +215,14 @@ class Client:
         as new will do, "0" stands for whatever the server has in memory. Without it
         the server asks its database, for which a list by node means to read every pod
         of the cluster before Kubernetes 1.31. With `metadata_only` objects have nothing else.
-        `limit` is how many are in one part at most, None: the usual number.
+        `limit` is how many are in one part at most, None: the usual number. `after` is the `more`
+        of a page of such a list, some minutes old at most: the list goes on behind it.
         """
         accept = _METADATA if metadata_only else "application/json"
         query = _query(fields=fields, labels=labels) | {"limit": str(limit or _PAGE)}
-        if not_older_than:
+        if after:
+            query |= {"continue": after}
+        elif not_older_than:
             query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
         while True:
             path = resource.path(namespace=namespace)

@@ -10,6 +10,7 @@ minute while all is well, more often while a twin has no node.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
 import logging
@@ -30,11 +31,14 @@ logger = logging.getLogger(__name__)
 REASON = "ImageCacheNoNode"
 
 _ROUND, _ROUND_WITHOUT_NODE = 30.0, 10.0
+_ROUND_WITHIN_PASS = 5.0
+"""The API server keeps a list's version for five minutes."""
 _JITTER = 0.2
 # Whole nodes have the names of their images: some dozen kilobytes each.
 _NODES_PAGE = 5
 _NODES_PAGES = 40
 _PODS_PAGES = 5
+"""In one round; the next one goes on behind them, until all pods were looked at."""
 _UNREACHABLE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 _USER_NAMESPACES = {keys.USER_NAMESPACES_LABEL: "true"}
 _UNSCHEDULED = "spec.nodeName=,status.phase=Pending"
@@ -58,6 +62,18 @@ class _Waiting:
     scheduler: str
 
 
+@dataclasses.dataclass(slots=True)
+class _Pass:
+    """One look at all pods that are bound to no node, in as many rounds as it takes.
+
+    `more` is where the next round goes on, "" at its beginning and its end. `seen` are the UIDs of
+    those that wait, and whether there was a node for them.
+    """
+
+    more: str = ""
+    seen: set[tuple[str, bool]] = dataclasses.field(default_factory=set)
+
+
 class WaitingPods:
     """Looks for them in the whole cluster; `now` is the time by the API server's clock."""
 
@@ -76,6 +92,7 @@ class WaitingPods:
         self._settings = settings
         self._now = now
         self._emitted: set[tuple[str, bool]] = set()
+        self._pass = _Pass()
         self._refused: set[str] = set()
         self._all_have_nodes = True
 
@@ -86,8 +103,13 @@ class WaitingPods:
                 await self.round()
             except errors.AgentError as error:
                 logger.warning("pods that wait were not looked for", extra={"reason": str(error)})
-            pause = _ROUND if self._all_have_nodes else _ROUND_WITHOUT_NODE
-            await asyncio.sleep(backoff.spread(pause, _JITTER))
+            await asyncio.sleep(backoff.spread(self._pause, _JITTER))
+
+    @property
+    def _pause(self) -> float:
+        if self._pass.more:
+            return _ROUND_WITHIN_PASS
+        return _ROUND if self._all_have_nodes else _ROUND_WITHOUT_NODE
 
     async def round(self) -> None:
         """Label the twins, and emit the events of pods that wait. Raises AgentError."""
@@ -104,15 +126,17 @@ class WaitingPods:
         # Before the first list of twins there is nothing to look at.
         self._all_have_nodes = all(capable.values()) and self._twins.synced
         waiting = await self._waiting(capable) if capable and self._settings.wait else []
-        metrics.WAITING_PODS.set(len(waiting))
-        emitted = set()
         for pod in waiting:
             key = (pod.involved.uid, capable[pod.twin])
-            emitted.add(key)
+            self._pass.seen.add(key)
             if key not in self._emitted:
+                self._emitted.add(key)
                 twin = twins[pod.twin]
                 self._events.emit(self._event(pod, twin, has_node=capable[twin.name]))
-        self._emitted = emitted
+        if not self._pass.more:
+            metrics.WAITING_PODS.set(len({uid for uid, _ in self._pass.seen}))
+            self._emitted = self._pass.seen
+            self._pass = _Pass()
 
     async def _has_node(
         self, twin: pod_moves.Twin, further: Mapping[str, str] = MappingProxyType({})
@@ -174,13 +198,19 @@ class WaitingPods:
         waiting: list[_Waiting] = []
         pages = 0
         # From the server's memory: a database would be read for every pod of the cluster.
-        listed = self._client.pages(rest_client.PODS, fields=_UNSCHEDULED, not_older_than="0")
-        async for page in listed:
-            read = (_waiting_of(pod) for pod in page.items if _class_of(pod) in capable)
-            waiting += [pod for pod in read if pod is not None and pod.since <= latest]
-            pages += 1
-            if pages == _PODS_PAGES:
-                break
+        listed = self._client.pages(
+            rest_client.PODS, fields=_UNSCHEDULED, not_older_than="0", after=self._pass.more
+        )
+        # Where the list's version is too old by now, the next round begins a new pass.
+        self._pass.more = ""
+        async with contextlib.aclosing(listed):
+            async for page in listed:
+                read = (_waiting_of(pod) for pod in page.items if _class_of(pod) in capable)
+                waiting += [pod for pod in read if pod is not None and pod.since <= latest]
+                pages += 1
+                if pages == _PODS_PAGES:
+                    self._pass.more = page.more
+                    break
         return waiting
 
     def _event(self, pod: _Waiting, twin: pod_moves.Twin, *, has_node: bool) -> event_writer.Record:

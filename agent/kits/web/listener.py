@@ -9,10 +9,13 @@ import prometheus_client
 from aiohttp import web
 
 from agent.kits import addresses
+from agent.kits.web import connection_bounds
 
 _DRAIN_SECONDS = 2.0
 """How long requests may go on once the context ends."""
 _CLOSE_SECONDS = 5.0
+_BACKLOG = 128
+_BOUNDS = connection_bounds.Bounds()
 
 
 @contextlib.asynccontextmanager
@@ -22,11 +25,12 @@ async def serving(
     *,
     tls: ssl.SSLContext | None = None,
     without_host: str = "127.0.0.1",
+    bounds: connection_bounds.Bounds = _BOUNDS,
 ) -> AsyncIterator[str]:
     """Serve on HOST:PORT for the time of the context; yields the address (of port 0, the real one).
 
     "" serves nothing, and yields "". `without_host` is the host of an address that names none
-    ("": all interfaces). Raises OSError when the address cannot be had.
+    ("": all interfaces). `bounds` are for its connections. Raises OSError when the address cannot be had.
     """
     if not address:
         yield ""
@@ -35,11 +39,26 @@ async def serving(
     runner = web.AppRunner(
         app, access_log=None, handle_signals=False, shutdown_timeout=_DRAIN_SECONDS
     )
+    connections = connection_bounds.Connections(bounds)
+    connections.watch(app)
     await runner.setup()
+    make = runner.server
+    assert make is not None
+    server: asyncio.Server | None = None
     try:
-        await web.TCPSite(runner, host, port, ssl_context=tls).start()
-        yield addresses.join(*runner.addresses[0][:2])
+        server = await asyncio.get_running_loop().create_server(
+            lambda: connection_bounds.BoundedProtocol(make(), connections),
+            host or None,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=bounds.handshake if tls else None,
+            backlog=_BACKLOG,
+            reuse_address=True,
+        )
+        yield addresses.join(*server.sockets[0].getsockname()[:2])
     finally:
+        if server is not None:
+            server.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await runner.cleanup()
