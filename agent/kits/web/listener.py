@@ -30,7 +30,8 @@ async def serving(
     """Serve on HOST:PORT for the time of the context; yields the address (of port 0, the real one).
 
     "" serves nothing, and yields "". `without_host` is the host of an address that names none
-    ("": all interfaces). `bounds` are for its connections. Raises OSError when the address cannot be had.
+    ("": all interfaces). `bounds` are for its connections. Raises OSError when the address
+    cannot be had.
     """
     if not address:
         yield ""
