@@ -55,6 +55,12 @@ SAVED = "uimgacc.io/saved"
 """Annotation of the Lease of a node: what its agent has saved since its start, as
 agent.model.reports.Saved in JSON. Agents of earlier versions have it on the Node object."""
 
+ENABLED = "uimgacc.io/enabled"
+"""Label "false" of a node that the DaemonSets leave out (`uimgacc node disable`)."""
+
+CORDONED = "uimgacc.io/cordoned"
+"""Annotation "true" of a node that `uimgacc node --cordon` has cordoned."""
+
 PREFIX = f"{GROUP}/"
 """What all labels and annotations of uimgacc begin with, except CAPABLE_LABELS and TWIN_LABEL."""
 
@@ -235,6 +241,12 @@ NAMESPACE = "uimgacc-system"
 
 CONTROLLER_LEASE = "uimgacc-controller"
 """Lease of the controller that leads."""
+
+SETUP_SLOT = "uimgacc-setup-slot-"
+"""Prefix of Leases, followed by a number: each lets one node restart containerd."""
+
+SETUP_PROBLEM = "uimgacc.io/setup-problem"
+"""Annotation of such a Lease: why its node did not come back in time."""
 
 WEBHOOK = "uimgacc-webhook"
 """Service of the controller's admission webhook, and the Secret with its certificate."""

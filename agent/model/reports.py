@@ -17,6 +17,9 @@ from agent.model import digests, records
 SETUP_PROBLEM = "/run/uimgacc/node-setup-problem"
 """File on the node: a sentence of node set-up for the condition; usually not there."""
 
+SETUP_WAITING = "/run/uimgacc/node-setup-waiting"
+"""File on the node while node set-up waits for its turn to restart containerd."""
+
 _JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 

@@ -109,9 +109,10 @@ class Node:
         """The pod of a DaemonSet on this node."""
         template = copy.deepcopy(rendering.only(documents, "DaemonSet", name)["spec"]["template"])
         for container in rendering.containers(template["spec"]):
-            taint = "--startup-taint"
+            # There is no API server.
+            no_api = ("--startup-taint", "--node=")
             container["args"] = [
-                self._adapted(text) for text in container["args"] if not text.startswith(taint)
+                self._adapted(text) for text in container["args"] if not text.startswith(no_api)
             ]
         metadata = {**template["metadata"], "name": f"{name}-{time.monotonic_ns()}"}
         return {
@@ -125,6 +126,7 @@ class Node:
         """An argument as it is on this node, which has no API server and no systemd."""
         if text == "--kubernetes=$(NODE_NAME)":
             return f"--pods={self.pods}"
+        text = text.replace(' --node="$NODE_NAME"', "")
         restart = f"--restart-command=chroot /host sh -c {shlex.quote(self._systemd.command)}"
         if text == "--restart":
             return restart

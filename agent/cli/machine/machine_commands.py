@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from agent.cli import options, output
+from agent.model import keys
 
 app = typer.Typer()
 
@@ -102,6 +103,52 @@ def node_setup(
             help="For --keep: seconds between two looks at the files.",
         ),
     ] = 10.0,
+    node: Annotated[
+        str,
+        typer.Option(
+            metavar="NODE",
+            help="Name of this machine in its cluster: containerd is changed and restarted only"
+            " while this node holds one of the cluster's slots, so that few nodes do it at once.",
+        ),
+    ] = "",
+    slots: Annotated[
+        str,
+        typer.Option(
+            envvar="UIMGACC_SETUP_SLOTS",
+            help="For --node: how many nodes may do it at once: a number, or a percentage of the"
+            " nodes, at least one. 0: none.",
+        ),
+    ] = "5%",
+    slot_seconds: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            envvar="UIMGACC_SETUP_SLOT_SECONDS",
+            help="For --node: after which a node that is not back counts as lost. It keeps its"
+            " slot.",
+        ),
+    ] = 300.0,
+    new_node_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            envvar="UIMGACC_SETUP_NEW_SECONDS",
+            help="For --node: a node that has joined so recently needs no slot, unless it is of"
+            " the control plane.",
+        ),
+    ] = 600.0,
+    agent_address: Annotated[
+        str,
+        typer.Option(
+            envvar="UIMGACC_LISTEN",
+            help="For --node: HOST:PORT of the agent, which must be ready again.",
+        ),
+    ] = "",
+    system: options.System = keys.NAMESPACE,
+    daemon_set: Annotated[
+        str, typer.Option(help="For --node: DaemonSet whose nodes are counted.")
+    ] = keys.AGENTS,
+    kubeconfig: options.Kubeconfig = "",
     again: Annotated[bool, typer.Option("--again", hidden=True)] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -112,7 +159,17 @@ def node_setup(
     --undo restores the files byte for byte. In a cluster the manifests run this on every node.
     """
     from agent.cli.machine import node_setup_command
+    from agent.setup.slots import turns
 
+    slot = turns.Settings(
+        node=node,
+        slots=slots,
+        slot_seconds=slot_seconds,
+        young_seconds=new_node_seconds,
+        agent_address="" if undo else agent_address,
+        namespace=system,
+        daemon_set=daemon_set,
+    )
     node_setup_command.node_setup(
         node_setup_command.Wanted(
             config=config,
@@ -135,6 +192,8 @@ def node_setup(
             keep=keep,
             every=every,
             again=again,
+            slot=slot if node else None,
+            kubeconfig=kubeconfig,
         ),
         as_json=as_json,
     )

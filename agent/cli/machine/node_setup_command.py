@@ -5,10 +5,11 @@ import dataclasses
 import os
 import pathlib
 import shlex
+import time
 from collections.abc import Mapping
 
 from agent import errors
-from agent.cli import output
+from agent.cli import cluster_access, output
 from agent.clients.containerd import rpc as clients
 from agent.model import images, keys
 from agent.mounts import host_copies
@@ -26,6 +27,7 @@ from agent.setup.node import (
     upkeep,
     user_namespaces,
 )
+from agent.setup.slots import slot_rules, turns
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,17 @@ class Wanted:
     keep: str = ""
     every: float = 10.0
     again: bool = False
+    slot: turns.Settings | None = None
+    kubeconfig: str = ""
+
+
+class NotBackError(errors.TemporaryError):
+    """The node is not as it was some time after containerd was restarted."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"containerd was restarted, and this node keeps its slot until it is back: {problem}"
+        )
 
 
 class DefaultError(errors.TemporaryError):
@@ -70,24 +83,54 @@ def node_setup(wanted: Wanted, *, as_json: bool) -> None:
     machine = host.Host(wanted.host_root.absolute())
     config = settings_view.Path(wanted.config) if wanted.config else places.find_config(machine)
     main = places.main_of(config)
+    turn = _turn(machine, main, wanted)
+    rest = None
     if not wanted.again:
-        _once(machine, main, wanted, as_json=as_json)
+        rest = _once(machine, main, wanted, turn, as_json=as_json)
     if wanted.keep:
-        _stay(machine, main, wanted, as_json=as_json)
+        _stay(machine, main, wanted, turn, rest, as_json=as_json)
 
 
-def _once(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_json: bool) -> None:
-    if wanted.keep:
+def _turn(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> turns.Turn:
+    """What the restart of containerd waits for: in a cluster, for a slot."""
+    if wanted.slot is None or wanted.dry_run or not wanted.restart:
+        return turns.Alone()
+    # 30 MB that a machine without a cluster does not need.
+    from agent.clients.kube import rest_client  # noqa: PLC0415
+    from agent.setup.slots import slot_turn  # noqa: PLC0415
+
+    credentials = cluster_access.Target(kubeconfig=wanted.kubeconfig).credentials()
+
+    def connect() -> rest_client.Client:
+        return rest_client.Client(credentials, deadline=30.0, user_agent="uimgacc-node-setup")
+
+    return slot_turn.SlotTurn(machine, main, wanted.slot, connect)
+
+
+def _once(
+    machine: host.Host,
+    main: settings_view.Path,
+    wanted: Wanted,
+    turn: turns.Turn,
+    *,
+    as_json: bool,
+) -> upkeep.Rest | None:
+    """Set up or undo; returns how long to wait where it is not this node's turn yet."""
+    has_waited = upkeep.waits(machine) and not wanted.undo
+    if wanted.keep and not has_waited:
         pathlib.Path(wanted.keep).unlink(missing_ok=True)
     # Only where that is needed: what others have in these files may be in no order.
     here = places.of(machine, main) if wanted.leave or wanted.clear else None
-    root = _begun(machine, wanted, here)
+    root = _begun(machine, wanted, here, has_waited=has_waited)
     _ready(machine, wanted)
     pods = _leave(machine, here) if wanted.leave and here and not wanted.dry_run else {}
-    if wanted.restart and not wanted.dry_run:
-        outcome, restarted = _with_restart(machine, main, wanted)
-    else:
-        outcome, restarted = _changed(machine, main, wanted), False
+    rest = None
+    try:
+        outcome, restarted = _in_turn(machine, main, wanted, turn)
+    except turns.NotYet as error:
+        output.say(f"note: {error}")
+        outcome, restarted = apply.Outcome(changes={}), False
+        rest = upkeep.wait_for_turn(machine, error.delay or 0.0, is_first=True)
     if machine.enter:
         # Whatever runs in this container later, the node's mounts are not held by it.
         needed = [
@@ -99,22 +142,49 @@ def _once(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_js
         ]
         but = [str(machine.root / path.relative_to("/")) for path in needed]
         host_copies.detach_below(str(machine.root), but=but)
+    if not wanted.keep and wanted.slot and (problem := turn.settle(wanted.slot.slot_seconds)):
+        raise NotBackError(problem)
     if root:
         store, state = settings_view.Path(wanted.store), settings_view.Path(wanted.state)
         uninstall.clear(machine, uninstall.Places(root, store, state), pods)
         uninstall.forget_root(machine)
-    _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
+    if rest is None:
+        if has_waited:
+            upkeep.report(machine, "")
+        _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
     if wanted.keep:
+        # Also while it waits: agent and snapshotter start, and say so.
         pathlib.Path(wanted.keep).touch()
+    return rest
+
+
+def _in_turn(
+    machine: host.Host, main: settings_view.Path, wanted: Wanted, turn: turns.Turn
+) -> tuple[apply.Outcome, bool]:
+    """Change the configuration and, where that is asked for, restart containerd.
+
+    Waits for this node's turn, except where the command stays: then it raises NotYet.
+    """
+    if not wanted.restart or wanted.dry_run:
+        return _changed(machine, main, wanted), False
+    while True:
+        try:
+            return _with_restart(machine, main, wanted, turn)
+        except turns.NotYet as error:
+            if wanted.keep:
+                raise
+            output.say(f"note: {error}")
+            time.sleep(error.delay or 1.0)
 
 
 def _begun(
-    machine: host.Host, wanted: Wanted, here: places.Places | None
+    machine: host.Host, wanted: Wanted, here: places.Places | None, *, has_waited: bool
 ) -> settings_view.Path | None:
     """Note what a later run needs to know; returns the folder that is to be cleared."""
     if wanted.dry_run:
         return None
-    upkeep.begin(machine)
+    if not has_waited:
+        upkeep.begin(machine)
     if not wanted.undo:
         uninstall.forget_root(machine)
     if not wanted.clear or here is None:
@@ -124,21 +194,49 @@ def _begun(
     )
 
 
-def _stay(machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_json: bool) -> None:
+def _stay(
+    machine: host.Host,
+    main: settings_view.Path,
+    wanted: Wanted,
+    turn: turns.Turn,
+    rest: upkeep.Rest | None,
+    *,
+    as_json: bool,
+) -> None:
     """Set the node up again whenever a file has changed; does not return."""
     while True:
         watched = upkeep.watched(machine, main)
         seen = upkeep.seen(watched)
-        rest = _look(machine, main, wanted, as_json=as_json)
+        if rest is None:
+            rest = _look(machine, main, wanted, turn, as_json=as_json)
+            if rest is not None and not upkeep.waits(machine):
+                rest = _settled(machine, wanted, turn) or rest
         if rest is not None:
             upkeep.wait(watched, seen, rest, every=wanted.every)
 
 
+def _settled(machine: host.Host, wanted: Wanted, turn: turns.Turn) -> upkeep.Rest | None:
+    """Leave the node's turn when it is back; where it is not, how long to wait."""
+    seconds = wanted.slot.slot_seconds if wanted.slot else 0.0
+    problem = turn.settle(min(seconds, upkeep.NOT_BACK.seconds) if wanted.again else seconds)
+    if not problem:
+        return None
+    error = NotBackError(problem)
+    output.say(f"warning: {error}")
+    upkeep.report(machine, str(error))
+    return upkeep.NOT_BACK
+
+
 def _look(
-    machine: host.Host, main: settings_view.Path, wanted: Wanted, *, as_json: bool
+    machine: host.Host,
+    main: settings_view.Path,
+    wanted: Wanted,
+    turn: turns.Turn,
+    *,
+    as_json: bool,
 ) -> upkeep.Rest | None:
     """Set the node up again where that is needed and its turn; None where that was done."""
-    turns = upkeep.Turns(machine)
+    set_ups = upkeep.Turns(machine)
     wanted = dataclasses.replace(wanted, again=True)
     try:
         planned = _changed(machine, main, dataclasses.replace(wanted, dry_run=True))
@@ -146,20 +244,24 @@ def _look(
             upkeep.report(machine, "")
             output.say("note: nothing is missing")
             return upkeep.Rest()
-        if turns.is_over:
+        if set_ups.is_over:
             raise upkeep.EnoughError
-        if turns.pause:
-            output.say(f"note: something is missing; set up again in {turns.pause:.0f} s")
-            return turns.rest
-        turns.take()
-        outcome, restarted = _with_restart(machine, main, wanted)
+        if set_ups.pause:
+            output.say(f"note: something is missing; set up again in {set_ups.pause:.0f} s")
+            return set_ups.rest
+        turn.take()
+        set_ups.take()
+        outcome, restarted = _with_restart(machine, main, wanted, turn)
+    except turns.NotYet as error:
+        output.say(f"note: {error}")
+        return upkeep.wait_for_turn(machine, error.delay or 0.0, is_first=False)
     except apply.UndoneError as error:
         output.say(f"note: {error}")
         return upkeep.Rest()
     except errors.AgentError as error:
         output.say(f"warning: {error}")
         upkeep.report(machine, str(error))
-        return turns.rest if turns.is_over else upkeep.RETRY
+        return set_ups.rest if set_ups.is_over else upkeep.RETRY
     _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
     return None
 
@@ -199,6 +301,11 @@ def _check(wanted: Wanted) -> None:
         raise output.UsageError("--leave and --clear go with --undo")
     if wanted.keep and (wanted.undo or wanted.dry_run or not wanted.restart):
         raise output.UsageError("--keep goes with --restart, and not with --undo or --dry-run")
+    if wanted.slot:
+        try:
+            slot_rules.check(wanted.slot.slots)
+        except ValueError as error:
+            raise output.UsageError(f"UIMGACC_SETUP_SLOTS {wanted.slot.slots}: {error}") from error
 
 
 def _ready(machine: host.Host, wanted: Wanted) -> None:
@@ -283,15 +390,35 @@ def _apply(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> appl
 
 
 def _with_restart(
-    machine: host.Host, main: settings_view.Path, wanted: Wanted
+    machine: host.Host, main: settings_view.Path, wanted: Wanted, turn: turns.Turn
 ) -> tuple[apply.Outcome, bool]:
+    """Raises NotYet, and has changed nothing, where containerd would restart out of turn."""
     due = containerd_restart.Due(machine)
-    with due.noted():
-        outcome = _changed(machine, main, wanted)
+    if (
+        wanted.slot
+        and not due.already
+        and not _changed(machine, main, dataclasses.replace(wanted, dry_run=True)).changed
+    ):
+        # Also where containerd reads it otherwise than it was written, which this raises.
+        return _changed(machine, main, wanted), False
+    turn.take()
+    try:
+        with due.noted():
+            outcome = _changed(machine, main, wanted)
+    except errors.AgentError:
+        if not due.already:
+            turn.drop()
+        raise
     needed = outcome.changed or due.already
     if needed:
         own = shlex.split(wanted.restart_command)
-        containerd_restart.restart(own or containerd_restart.command_for(machine, main))
+        try:
+            containerd_restart.restart(own or containerd_restart.command_for(machine, main))
+        except containerd_restart.RestartError as error:
+            turn.fail(str(error))
+            raise
+    else:
+        turn.drop()
     due.clear()
     return outcome, needed
 

@@ -53,7 +53,7 @@ class Leasing:
             body = await self._api.get(rest_client.LEASES, self._name, namespace=self._namespace)
         except refusals.NotFound:
             return None
-        return _parsed(body)
+        return parse(body)
 
     async def take(self, current: Lease | None, *, holder: str, seconds: float) -> Lease:
         """Hold the Lease from now on; raise Raced if it is not `current` any more.
@@ -101,7 +101,7 @@ class Leasing:
             made = await self._api.create(rest_client.LEASES, body, namespace=self._namespace)
         except refusals.AlreadyExists as error:
             raise Raced(self._name) from error
-        return _parsed(made)
+        return parse(made)
 
     async def _write(self, current: Lease, spec: Mapping[str, Any]) -> Lease:
         body = {"metadata": {"resourceVersion": current.version}, "spec": spec}
@@ -111,10 +111,11 @@ class Leasing:
             )
         except refusals.Conflict as error:
             raise Raced(self._name) from error
-        return _parsed(written)
+        return parse(written)
 
 
-def _parsed(body: rest_client.Object) -> Lease:
+def parse(body: rest_client.Object) -> Lease:
+    """The Lease of an object."""
     spec = body.get("spec") or {}
     return Lease(
         version=str(body["metadata"]["resourceVersion"]),

@@ -27,6 +27,7 @@ from agent.setup.node import host
 
 TURNS = settings_view.Path("/run/uimgacc/set-ups")
 PROBLEM = settings_view.Path(reports.SETUP_PROBLEM)
+WAITING = settings_view.Path(reports.SETUP_WAITING)
 
 _PROGRAMS = tuple(
     settings_view.Path(folder, "containerd")
@@ -38,6 +39,8 @@ _PAUSES = (0.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 _DAY = 86400.0
 _RETRY = 300.0
 _SECONDS = 20.0
+_SLOWEST = 120.0
+_NOT_BACK = 30.0
 
 # One line for each file that there is; %z, the time of the last change, cannot be set back. Split
 # at newlines only, so that a pattern may have blanks.
@@ -81,9 +84,12 @@ class Rest:
     seconds: float = 0.0
     interval: float | None = None
     """Between looks at the files; None for the usual one."""
+    is_first: bool = False
+    """Whether the node is not set up yet: that is what follows, not a look at what is missing."""
 
 
 RETRY = Rest(_RETRY)
+NOT_BACK = Rest(_NOT_BACK)
 
 
 class Turns:
@@ -124,15 +130,37 @@ class Turns:
 def begin(machine: host.Host) -> None:
     """Forget what was before: a set-up begins, or everything is undone."""
     machine.remove(TURNS)
-    machine.remove(PROBLEM)
+    report(machine, "")
 
 
 def report(machine: host.Host, problem: str) -> None:
     """Leave a sentence for the agent, which puts it into the node's condition; "" for none."""
+    machine.remove(WAITING)
     if problem:
         machine.write(PROBLEM, problem.encode())
     else:
         machine.remove(PROBLEM)
+
+
+def waits(machine: host.Host) -> bool:
+    """Whether node set-up waits for its turn to restart containerd."""
+    return machine.read(WAITING) is not None
+
+
+def wait_for_turn(machine: host.Host, delay: float, *, is_first: bool) -> Rest:
+    """Note for the agent that this node has to wait; the longer it does, the rarer it asks.
+
+    The sentence is always the same: it is in the node's condition, which is not to change with
+    each look.
+    """
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    data = machine.read(WAITING)
+    since = now if data is None else msgspec.json.decode(data, type=float)
+    if data is None:
+        sentence = "containerd is restarted when it is this node's turn: see `uimgacc node list`"
+        machine.write(PROBLEM, sentence.encode())
+        machine.write(WAITING, msgspec.json.encode(now))
+    return Rest(max(delay, min(_SLOWEST, (now - since) / 4)), is_first=is_first)
 
 
 def watched(machine: host.Host, main: settings_view.Path) -> str:
@@ -164,11 +192,14 @@ def seen(patterns: str) -> str:
 
 
 def wait(patterns: str, before: str, rest: Rest, *, every: float) -> NoReturn:
-    """Become the shell that waits for a change, and then this command again, with `--again`."""
+    """Become the shell that waits for a change, and then this command again, with `--again`.
+
+    Without it where the first set-up is still to come.
+    """
     interval = rest.interval or every
     looks = math.ceil(rest.seconds / interval) if rest.seconds else -1
     command = [sys.executable, *sys.orig_argv[1:]]
-    command += [] if command[-1] == "--again" else ["--again"]
+    command += [] if rest.is_first or command[-1] == "--again" else ["--again"]
     sys.stdout.flush()
     os.execvp(  # noqa: S606 - the shell is a constant, and gets all else as arguments
         "sh",

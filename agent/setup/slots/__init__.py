@@ -1,0 +1,1 @@
+"""How many nodes restart containerd at once: a Lease for each that may."""
