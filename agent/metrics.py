@@ -199,6 +199,13 @@ NODE_PROBLEM = prometheus_client.Gauge(
     ["check"],
     registry=AGENT,
 )
+SETUP_WAITING = prometheus_client.Gauge(
+    "uimgacc_setup_waiting",
+    "Whether node set-up waits (1) or not (0): for a slot to restart containerd (slot), or for this"
+    " node to be back after it (return).",
+    ["state"],
+    registry=AGENT,
+)
 API_REQUEST = prometheus_client.Counter(
     "uimgacc_api_requests_total",
     "Requests to the Kubernetes API server, by method (WATCH apart) and HTTP status; "

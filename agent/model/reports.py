@@ -18,7 +18,10 @@ SETUP_PROBLEM = "/run/uimgacc/node-setup-problem"
 """File on the node: a sentence of node set-up for the condition; usually not there."""
 
 SETUP_WAITING = "/run/uimgacc/node-setup-waiting"
-"""File on the node while node set-up waits for its turn to restart containerd."""
+"""File on the node while node set-up waits for a slot, to restart containerd."""
+
+SETUP_NOT_BACK = "/run/uimgacc/node-setup-not-back"
+"""File on the node while it keeps its slot, because it is not back after a restart."""
 
 _JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 

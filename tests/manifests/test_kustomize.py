@@ -181,7 +181,7 @@ def test_only_what_mounts_is_privileged(overlay: str, components: tuple[str, ...
             if context.get("privileged"):
                 privileged.add((name, container["name"]))
             tokens = {"token"} & {mount["name"] for mount in container["volumeMounts"]}
-            assert not tokens or container["name"] in ("agent", "controller")
+            assert not tokens or container["name"] in ("agent", "controller", "node-setup")
 
     setup = "uimgacc-node" if overlay == "runtimeclass" else "uimgacc-setup"
     assert privileged == {

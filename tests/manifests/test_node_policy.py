@@ -284,3 +284,45 @@ def test_an_agent_creates_automatic_caches_only() -> None:
         "an agent of uimgacc creates automatic caches only"
     ]
     assert validator.refusals(request(user="alice", operation="CREATE"), old=None, new=own) == []
+
+
+def slot(holder: str, name: str = "uimgacc-setup-slot-0") -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": {"holderIdentity": holder}}
+
+
+TAKES = "an agent of uimgacc takes no slot from another node"
+HOLDS = "an agent of uimgacc holds a slot for its own node only"
+NAMED = "an agent of uimgacc writes no Lease but the slots of node set-up"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "refused"),
+    [
+        (None, slot("own"), []),
+        (slot(""), slot("own"), []),
+        (slot("own"), slot(""), []),
+        (slot("own"), slot("own"), []),
+        (slot("other"), slot("other"), [HOLDS, TAKES]),
+        (slot("other"), slot("own"), [TAKES]),
+        (slot("other"), slot(""), [TAKES]),
+        (slot(""), slot("other"), [HOLDS]),
+        (None, slot("other"), [HOLDS]),
+        (slot("own", "uimgacc-controller"), slot("own", "uimgacc-controller"), [NAMED]),
+        (None, slot("own", "uimgacc-setup-slot-x"), [NAMED]),
+        (None, slot("own", "uimgacc-setup-slot-12345"), [NAMED]),
+    ],
+)
+def test_an_agent_takes_free_slots_and_leaves_its_own(
+    old: Any, new: dict[str, Any], refused: list[str]
+) -> None:
+    operation = "CREATE" if old is None else "UPDATE"
+    asked = request(operation=operation)
+    found = policy("uimgacc-node-slots").refusals(asked, old=old, new=new)
+
+    assert found == refused
+
+
+def test_a_token_that_is_bound_to_no_node_takes_no_slot() -> None:
+    asked = request(operation="CREATE", node="")
+
+    assert policy("uimgacc-node-slots").refusals(asked, old=None, new=slot("own")) == [HOLDS]

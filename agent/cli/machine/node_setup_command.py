@@ -218,13 +218,13 @@ def _stay(
 def _settled(machine: host.Host, wanted: Wanted, turn: turns.Turn) -> upkeep.Rest | None:
     """Leave the node's turn when it is back; where it is not, how long to wait."""
     seconds = wanted.slot.slot_seconds if wanted.slot else 0.0
-    problem = turn.settle(min(seconds, upkeep.NOT_BACK.seconds) if wanted.again else seconds)
+    problem = turn.settle(min(seconds, upkeep.RETURN.seconds) if wanted.again else seconds)
     if not problem:
         return None
     error = NotBackError(problem)
     output.say(f"warning: {error}")
-    upkeep.report(machine, str(error))
-    return upkeep.NOT_BACK
+    upkeep.report_not_back(machine, str(error))
+    return upkeep.RETURN
 
 
 def _look(

@@ -28,6 +28,8 @@ _ANSWER_SECONDS = 2.0
 """For the snapshotter, which answers what it is asked here from memory within a millisecond."""
 _PROBLEMS = {check: metrics.NODE_PROBLEM.labels(check.value) for check in _Check}
 
+_SETUP_WAITING = {state: metrics.SETUP_WAITING.labels(state) for state in ("slot", "return")}
+
 
 class Store(Protocol):
     """What is asked of the store, and of what this node has of it: agent.node.near.probed_store."""
@@ -139,6 +141,7 @@ class Prober:
         metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():
             gauge.set(check in self.verdict.problems)
+        _count_waiting()
         if self.verdict.capable is not last.capable or not self._looks:
             level = logging.INFO if self.verdict.capable else logging.WARNING
             logger.log(
@@ -264,6 +267,13 @@ def _set_up_problem() -> str:
         return _text(reports.SETUP_PROBLEM)
     except OSError:
         return ""
+
+
+def _count_waiting() -> None:
+    """Whether node set-up, in a container of its own, waits for something."""
+    files = {"slot": reports.SETUP_WAITING, "return": reports.SETUP_NOT_BACK}
+    for state, gauge in _SETUP_WAITING.items():
+        gauge.set(os.path.exists(files[state]))  # noqa: PTH110 - a str
 
 
 def _names_problem(root: str) -> str:

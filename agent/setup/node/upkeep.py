@@ -28,6 +28,7 @@ from agent.setup.node import host
 TURNS = settings_view.Path("/run/uimgacc/set-ups")
 PROBLEM = settings_view.Path(reports.SETUP_PROBLEM)
 WAITING = settings_view.Path(reports.SETUP_WAITING)
+NOT_BACK = settings_view.Path(reports.SETUP_NOT_BACK)
 
 _PROGRAMS = tuple(
     settings_view.Path(folder, "containerd")
@@ -40,7 +41,7 @@ _DAY = 86400.0
 _RETRY = 300.0
 _SECONDS = 20.0
 _SLOWEST = 120.0
-_NOT_BACK = 30.0
+_RETURN = 30.0
 
 # One line for each file that there is; %z, the time of the last change, cannot be set back. Split
 # at newlines only, so that a pattern may have blanks.
@@ -89,7 +90,7 @@ class Rest:
 
 
 RETRY = Rest(_RETRY)
-NOT_BACK = Rest(_NOT_BACK)
+RETURN = Rest(_RETURN)
 
 
 class Turns:
@@ -135,11 +136,18 @@ def begin(machine: host.Host) -> None:
 
 def report(machine: host.Host, problem: str) -> None:
     """Leave a sentence for the agent, which puts it into the node's condition; "" for none."""
-    machine.remove(WAITING)
+    for state in (WAITING, NOT_BACK):
+        machine.remove(state)
     if problem:
         machine.write(PROBLEM, problem.encode())
     else:
         machine.remove(PROBLEM)
+
+
+def report_not_back(machine: host.Host, problem: str) -> None:
+    """The same where this node keeps its slot until it is back."""
+    report(machine, problem)
+    machine.write(NOT_BACK, b"")
 
 
 def waits(machine: host.Host) -> bool:

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from agent import errors, settings
+from agent import errors, metrics, settings
 from agent._proto.containerd import introspection_pb2
 from agent.clients.containerd import objects, sockets
 from agent.model import keys, reports
@@ -92,6 +92,24 @@ async def test_the_remark_of_node_set_up_is_part_of_the_verdict_while_it_exists(
 
     assert [each.remark for each in (before, during, after)] == ["", "another tool took it out", ""]
     assert during.capable
+
+
+async def test_what_node_set_up_waits_for_is_a_metric(
+    prober, fake, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug(fake)
+    waiting = tmp_path / "waiting"
+    monkeypatch.setattr(reports, "SETUP_WAITING", str(waiting))
+    monkeypatch.setattr(reports, "SETUP_NOT_BACK", str(tmp_path / "not-back"))
+    values = []
+    for step in (None, waiting.touch, waiting.unlink):
+        if step:
+            step()
+        await prober.look()
+        sample = metrics.AGENT.get_sample_value
+        values.append([sample("uimgacc_setup_waiting", {"state": s}) for s in ("slot", "return")])
+
+    assert values == [[0, 0], [1, 0], [0, 0]]
 
 
 async def test_a_store_that_is_silent_for_long_takes_it_away(prober, store, fake) -> None:

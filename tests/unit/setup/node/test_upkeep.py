@@ -11,6 +11,7 @@ from agent.cli.machine import node_setup_command
 from agent.model import reports
 from agent.setup.config import settings_view
 from agent.setup.node import host, upkeep
+from agent.setup.slots import turns
 from tests.unit.setup import machines
 
 DAY = 86400.0
@@ -34,6 +35,7 @@ class Node:
         self.folder = folder
         self.now = 1000.0
         self.restart = "true"
+        self.slot: turns.Settings | None = None
 
     @property
     def restarts(self) -> int:
@@ -63,6 +65,7 @@ class Node:
             host_root=self.machine.root,
             keep=str(self.folder / "stamp"),
             again=again,
+            slot=self.slot,
         )
         with pytest.raises(WaitingError) as found:
             node_setup_command.node_setup(wanted, as_json=True)
@@ -159,6 +162,140 @@ def test_a_restart_that_failed_is_tried_again(node: Node) -> None:
     assert node.run() == upkeep.Rest()
     assert node.problem == ""
     assert node.restarts == 3
+
+
+class Turn:
+    """A turn that a test gives and takes away."""
+
+    def __init__(self) -> None:
+        self.free = False
+        self.missing = ""
+        self.calls: list[str] = []
+
+    def take(self) -> None:
+        self.calls.append("take")
+        if not self.free:
+            raise turns.NotYet("1 of 1 slots are taken: other for 9 s", delay=20)
+
+    def drop(self) -> None:
+        self.calls.append("drop")
+
+    def fail(self, problem: str) -> None:
+        self.calls.append(f"fail: {problem.rpartition(': ')[2]}")
+
+    def settle(self, seconds: float) -> str:
+        self.calls.append(f"settle {seconds:g}")
+        return self.missing
+
+
+@pytest.fixture
+def turn(node: Node, monkeypatch: pytest.MonkeyPatch) -> Turn:
+    made = Turn()
+    node.slot = turns.Settings(node="n")
+    monkeypatch.setattr(node_setup_command, "_turn", lambda *_: made)
+    return made
+
+
+def test_a_node_that_waits_for_its_turn_stays_as_it_is_and_its_agent_starts(
+    node: Node, turn: Turn
+) -> None:
+    before = node.machine.config.read_text()
+
+    assert node.run(again=False) == upkeep.Rest(20, is_first=True)
+    assert node.machine.config.read_text() == before
+    assert node.restarts == 0
+    assert (node.folder / "stamp").exists()
+    assert node.problem.startswith("containerd is restarted when it is this node's turn")
+    assert node.host.read(upkeep.WAITING) is not None
+
+    turn.free = True
+    assert node.run(again=False) == upkeep.Rest()
+    assert node.is_set_up
+    assert node.restarts == 1
+    assert node.problem == ""
+    assert node.host.read(upkeep.WAITING) is None
+    assert turn.calls == ["take", "take", "settle 300"]
+
+
+def test_a_node_that_has_waited_for_long_asks_rarely(node: Node, turn: Turn) -> None:
+    rests = []
+    for _ in range(10):
+        rests.append(node.run(again=False).seconds)
+        node.now += rests[-1]
+
+    assert rests[:2] == [20, 20]
+    assert rests == sorted(rests)
+    node.now += 3600
+    assert node.run(again=False).seconds == 120
+
+
+def test_a_later_change_waits_for_its_turn_too_and_does_not_use_one_of_the_days(
+    node: Node, turn: Turn
+) -> None:
+    turn.free = True
+    node.run(again=False)
+    node.rewrite()
+    turn.free = False
+
+    for _ in range(10):
+        assert node.run() == upkeep.Rest(20)
+    assert node.restarts == 1
+    assert node.host.read(upkeep.TURNS) is None
+
+    turn.free = True
+    assert node.run() == upkeep.Rest()
+    assert node.restarts == 2
+    assert node.host.read(upkeep.WAITING) is None
+
+
+def test_a_node_that_needs_no_change_asks_for_no_turn(node: Node, turn: Turn) -> None:
+    turn.free = True
+    node.run(again=False)
+    turn.calls.clear()
+    node.run(again=False)
+    node.run()
+
+    assert "take" not in turn.calls
+    assert node.restarts == 1
+
+
+def test_a_node_that_is_not_back_keeps_its_slot_and_says_so(node: Node, turn: Turn) -> None:
+    turn.free = True
+    turn.missing = "the agent is not ready"
+
+    assert node.run(again=False) == upkeep.RETURN
+    assert node.problem.startswith("containerd was restarted, and this node keeps its slot")
+    assert node.host.read(upkeep.NOT_BACK) is not None
+    assert node.run() == upkeep.RETURN
+    turn.missing = ""
+    assert node.run() == upkeep.Rest()
+    assert node.problem == ""
+    assert node.host.read(upkeep.NOT_BACK) is None
+
+
+def test_what_another_tool_takes_out_is_put_back_also_while_the_node_is_not_back(
+    node: Node, turn: Turn
+) -> None:
+    """Else it never were: the agent is ready only with containerd's plugin."""
+    turn.free = True
+    turn.missing = "the agent is not ready"
+    node.run(again=False)
+    node.rewrite()
+    node.run()
+
+    assert node.is_set_up
+    assert node.restarts == 2
+
+
+def test_a_restart_that_failed_keeps_the_slot_and_is_said_there(node: Node, turn: Turn) -> None:
+    turn.free = True
+    node.run(again=False)
+    node.restart = "exit 3"
+    node.rewrite()
+    turn.calls.clear()
+    node.run()
+
+    assert turn.calls == ["take", "take", "fail: exit status 3", "settle 30"]
 
 
 def test_what_is_half_written_is_waited_for(node: Node) -> None:
