@@ -13,6 +13,7 @@ from agent.cli.caches import cache_commands, store_commands
 from agent.cli.cluster import cluster_commands
 from agent.cli.install import install_commands
 from agent.cli.machine import machine_commands, profile_commands
+from agent.cli.nodes import node_commands
 from agent.cli.pods import pod_commands
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ for subject in (
     machine_commands,
 ):
     app.add_typer(subject.app)
+app.add_typer(node_commands.app, name="node")
 app.add_typer(store_commands.app, name="store")
 app.add_typer(profile_commands.app, name="profile")
 app.add_typer(role_commands.app)

@@ -245,6 +245,9 @@ CONTROLLER_LEASE = "uimgacc-controller"
 SETUP_SLOT = "uimgacc-setup-slot-"
 """Prefix of Leases, followed by a number: each lets one node restart containerd."""
 
+SETUP_SLOT_LABEL = "uimgacc.io/setup-slot"
+"""Label "true" of such a Lease: each node has a Lease beside them."""
+
 SETUP_PROBLEM = "uimgacc.io/setup-problem"
 """Annotation of such a Lease: why its node did not come back in time."""
 

@@ -125,7 +125,9 @@ class Member:
         """Have another node hold the slot, or none."""
         where = {"namespace": self.api.namespace}
         with contextlib.suppress(apis.RefusedError):
-            self.api.create(rest_client.LEASES, {"metadata": {"name": SLOT}, "spec": {}}, **where)
+            labels = {"uimgacc.io/setup-slot": "true"}
+            body = {"metadata": {"name": SLOT, "labels": labels}, "spec": {}}
+            self.api.create(rest_client.LEASES, body, **where)
         self.api.patch(rest_client.LEASES, SLOT, {"spec": {"holderIdentity": node}}, **where)
 
 

@@ -292,7 +292,7 @@ def slot(holder: str, name: str = "uimgacc-setup-slot-0") -> dict[str, Any]:
 
 TAKES = "an agent of uimgacc takes no slot from another node"
 HOLDS = "an agent of uimgacc holds a slot for its own node only"
-NAMED = "an agent of uimgacc writes no Lease but the slots of node set-up"
+NUMBER = "an agent of uimgacc makes slots with a number only"
 
 
 @pytest.mark.parametrize(
@@ -307,9 +307,8 @@ NAMED = "an agent of uimgacc writes no Lease but the slots of node set-up"
         (slot("other"), slot(""), [TAKES]),
         (slot(""), slot("other"), [HOLDS]),
         (None, slot("other"), [HOLDS]),
-        (slot("own", "uimgacc-controller"), slot("own", "uimgacc-controller"), [NAMED]),
-        (None, slot("own", "uimgacc-setup-slot-x"), [NAMED]),
-        (None, slot("own", "uimgacc-setup-slot-12345"), [NAMED]),
+        (None, slot("own", "uimgacc-setup-slot-x"), [NUMBER]),
+        (None, slot("own", "uimgacc-setup-slot-12345"), [NUMBER]),
     ],
 )
 def test_an_agent_takes_free_slots_and_leaves_its_own(
@@ -326,3 +325,31 @@ def test_a_token_that_is_bound_to_no_node_takes_no_slot() -> None:
     asked = request(operation="CREATE", node="")
 
     assert policy("uimgacc-node-slots").refusals(asked, old=None, new=slot("own")) == [HOLDS]
+
+
+@pytest.mark.parametrize(
+    ("changed", "allowed"),
+    [
+        ({"annotations": {"uimgacc.io/setup-problem": "the node is not Ready"}}, True),
+        ({"annotations": {"uimgacc.io/setup-problem": "x" * 1025}}, False),
+        ({"annotations": {"example.com/a": "1"}}, False),
+        ({"finalizers": ["example.com/a"]}, False),
+        ({"ownerReferences": [{"kind": "Node", "name": "own"}]}, False),
+    ],
+)
+def test_an_agent_writes_into_its_slot_why_it_is_not_back(
+    changed: dict[str, Any], allowed: bool
+) -> None:
+    new = slot("own")
+    new["metadata"] |= changed
+    found = policy("uimgacc-node-slots").refusals(request(), old=slot("own"), new=new)
+
+    assert (found == []) == allowed
+
+
+def test_each_lease_is_held_by_one_of_the_two_policies() -> None:
+    leases, slots = policy("uimgacc-node-leases"), policy("uimgacc-node-slots")
+    for name, by_leases in (("uimgacc-controller", True), ("uimgacc-setup-slot-0", False)):
+        stolen = slot("other", name)
+        assert bool(leases.refusals(request(), old=stolen, new=slot("own", name))) is by_leases
+        assert bool(slots.refusals(request(), old=stolen, new=slot("own", name))) is not by_leases

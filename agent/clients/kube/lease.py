@@ -6,6 +6,7 @@ differ by more than a Lease lasts.
 
 import dataclasses
 import datetime
+import types
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -42,10 +43,18 @@ class Lease:
 class Leasing:
     """The Lease `namespace/name`. Raises what agent.clients.kube.rest_client raises."""
 
-    def __init__(self, api: Api, *, namespace: str, name: str) -> None:
+    def __init__(
+        self,
+        api: Api,
+        *,
+        namespace: str,
+        name: str,
+        labels: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> None:
         self._api = api
         self._namespace = namespace
         self._name = name
+        self._labels = labels
 
     async def read(self) -> Lease | None:
         """The Lease as it is now; None: there is none yet."""
@@ -91,10 +100,11 @@ class Leasing:
         return not lease.holder or abs(self.age(lease)) > lease.seconds
 
     async def _create(self, spec: Mapping[str, Any]) -> Lease:
+        labelled = {"labels": dict(self._labels)} if self._labels else {}
         body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name, "namespace": self._namespace},
+            "metadata": {"name": self._name, "namespace": self._namespace, **labelled},
             "spec": spec,
         }
         try:

@@ -46,7 +46,11 @@ class SlotLeases:
         """Every slot that was ever taken, free ones included."""
         return [
             self._slot(body)
-            async for page in self._api.pages(rest_client.LEASES, namespace=self._namespace)
+            async for page in self._api.pages(
+                rest_client.LEASES,
+                namespace=self._namespace,
+                labels=f"{keys.SETUP_SLOT_LABEL}=true",
+            )
             for body in page.items
             if slot_rules.is_slot(str(body["metadata"]["name"]))
         ]
@@ -61,7 +65,12 @@ class SlotLeases:
 
     async def take(self, name: str, *, node: str, seconds: float) -> None:
         """Have a node hold a slot, for so many seconds if all goes well; raise Taken, Raced."""
-        leasing = lease.Leasing(self._api, namespace=self._namespace, name=name)
+        leasing = lease.Leasing(
+            self._api,
+            namespace=self._namespace,
+            name=name,
+            labels={keys.SETUP_SLOT_LABEL: "true"},
+        )
         current = await leasing.read()
         if current is not None and current.holder not in ("", node):
             raise Taken(name)

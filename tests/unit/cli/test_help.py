@@ -30,6 +30,7 @@ def test_all_commands_are_there() -> None:
         *("agent", "build", "controller", "snapshotter"),
         *("enable", "disable", "create", "get", "delete", "doctor", "node-setup"),
         "advise",
+        *("node", "node list", "node enable", "node disable", "node resume"),
         *("status", "why", "bugreport", "match"),
         *("store", "store init", "store check", "store prune", "store release"),
         *("store verity", "version"),

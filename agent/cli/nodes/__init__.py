@@ -1,0 +1,1 @@
+"""Commands about single nodes of a cluster: in, out, and whose turn it is."""
