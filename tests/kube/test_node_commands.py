@@ -11,7 +11,7 @@ import pytest
 
 from agent import errors
 from agent.cli import cluster_access, output
-from agent.cli.nodes import node_list, node_resume, node_switch, undo_pod
+from agent.cli.nodes import node_resume, node_switch, node_table, undo_pod
 from agent.clients.kube import lease, rest_client
 from tests.kube import apis
 from tests.manifests import rendering
@@ -269,13 +269,13 @@ def test_the_list_has_slots_and_their_nodes(
 ) -> None:
     cluster.hold("uimgacc-setup-slot-0", cluster.name, seconds=1, problem="not Ready")
     cluster.hold("uimgacc-setup-slot-1", "node-gone")
-    node_list.show(cluster.target, as_json=True)
+    node_table.show(cluster.target, as_json=True)
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
 
     assert rows[cluster.name]["state"] == "stuck"
     assert rows[cluster.name]["slot"] == "uimgacc-setup-slot-0"
     assert rows["node-gone"]["state"] == "gone"
-    node_list.show(cluster.target, as_json=False)
+    node_table.show(cluster.target, as_json=False)
     assert f"uimgacc node resume {cluster.name}" in " ".join(capsys.readouterr().out.split())
 
 

@@ -27,9 +27,9 @@ _Cordon = Annotated[
 def list_nodes(kubeconfig: options.Kubeconfig = "", as_json: options.Json = False) -> None:
     """List the nodes: do they serve images, which hold a slot, and why not."""
     from agent.cli import cluster_access
-    from agent.cli.nodes import node_list
+    from agent.cli.nodes import node_table
 
-    node_list.show(cluster_access.Target(kubeconfig=kubeconfig), as_json=as_json)
+    node_table.show(cluster_access.Target(kubeconfig=kubeconfig), as_json=as_json)
 
 
 @app.command("enable")

@@ -4,7 +4,7 @@ import contextlib
 
 from agent import errors
 from agent.cli import cluster_access, output
-from agent.cli.nodes import node_list
+from agent.cli.nodes import node_table
 from agent.clients.kube import refusals, rest_client
 from agent.kits import units
 from agent.setup.slots import slot_leases, slot_rules
@@ -26,7 +26,7 @@ def resume(target: cluster_access.Target, name: str) -> None:
     """Free what a node holds; raise NotFound, StillAtIt."""
 
     async def work(client: rest_client.Client) -> list[str]:
-        held = [each for each in await node_list.slots(client, target) if each[1].holder == name]
+        held = [each for each in await node_table.slots(client, target) if each[1].holder == name]
         if not held:
             raise output.NotFound(f"the node {name} holds no slot", name=name)
         gone = True

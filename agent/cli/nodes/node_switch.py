@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from agent import errors
 from agent.cli import cluster_access, output, progress
 from agent.cli.install import node_traces, support
-from agent.cli.nodes import node_list, node_rows, undo_pod
+from agent.cli.nodes import node_rows, node_table, undo_pod
 from agent.clients.kube import acceleration_switch, refusals, rest_client
 from agent.kits import units
 from agent.matching import runtimes
@@ -165,7 +165,7 @@ async def _wait_serving(
         node = await _node(client, name)
         if node_rows.serves(node):
             return
-        held = [slot for _, slot in await node_list.slots(client, target) if slot.holder == name]
+        held = [slot for _, slot in await node_table.slots(client, target) if slot.holder == name]
         if held:
             report(f"containerd restarts (slot for {units.span(held[0].seconds)})", 50)
         else:
