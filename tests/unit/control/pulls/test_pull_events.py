@@ -4,8 +4,10 @@ import datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from agent.control.pulls import pull_events
+from agent.control.pulls import pull_events, pull_table
 
 AT = "2026-03-01T12:00:00Z"
 NEW = 'Successfully pulled image "app:1" in 12.3s (15.1s including waiting). Image size: 123 bytes.'
@@ -135,3 +137,29 @@ def test_figures_of_a_forger_are_capped() -> None:
     assert pull is not None
     assert pull.times == 20
     assert pull.node == ""
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+FIELDS = ("message", "count", "lastTimestamp", "source", "involvedObject", "reportingComponent")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(FIELDS), ANYTHING, st.text(max_size=20), st.integers(0, len(NEW)))
+def test_whatever_an_event_says_it_is_read_or_refused(field, value, inserted, at) -> None:
+    changed = event(NEW[:at] + inserted + NEW[at:]) | {field: value}
+    try:
+        pull = pull_events.read(changed)
+    except pull_events.NotUnderstood:
+        return
+
+    if pull is not None:
+        assert pull.image.isascii()
+        assert pull.image.isprintable()
+        assert 0 <= pull.seconds <= pull_events.LONGEST
+        assert 0 <= pull.size <= pull_events.LARGEST
+        assert 1 <= pull.times <= 20
+        pull_table.PullTable(most=1).add(pull, datetime.datetime.now(datetime.UTC))
