@@ -9,7 +9,7 @@ import yaml
 
 from agent.matching import annotations, runtimes
 from agent.model import cache_manifest, keys, workloads
-from tests.manifests import admission, cases, rendering
+from tests.manifests import admission, cases, crds, rendering
 
 EXAMPLES = sorted((rendering.MANIFESTS / "examples").glob("*.yaml"))
 SEEDS = rendering.MANIFESTS.parent / "tests" / "unit" / "model" / "manifests"
@@ -26,6 +26,9 @@ def test_an_example_asks_for_a_cache_or_is_one(path: pathlib.Path) -> None:
     found = document(path)
     if found["kind"] == "ImageCache":
         assert cache_manifest.read(found).images
+        return
+    if found["kind"] == keys.IMAGE_CACHE_POLICY:
+        assert crds.faults(found) == []
         return
     pods = workloads.pods_of(found)
 
