@@ -3,9 +3,10 @@
 Parts: snapshotter, pulls, builds, reads, pods, crowd, kube, collect, control, verity, sign, far,
 torch. All of them, which is the default, write benchmarks/latest.json: always the figures of one
 run. Some of them write benchmarks/parts.json instead. Both say which commit that was, when, and how
-busy the machine. Three more are run only where they are named: readahead, a table of a quarter of
-an hour, large, an image of 6 GB, and fleet, a thousand agents before one API server (a quarter of
-an hour; with KUBEBUILDER_ASSETS, else fewer before kmock).
+busy the machine. Four more are run only where they are named: readahead, a table of a quarter of
+an hour, large, an image of 6 GB, fleet, a thousand agents before one API server (a quarter of
+an hour; with KUBEBUILDER_ASSETS, else fewer before kmock), and caches, ten thousand of them (a
+quarter of an hour with KUBEBUILDER_ASSETS).
 """
 
 import json
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import (
     building,
+    caches,
     collecting,
     control,
     crowds,
@@ -42,7 +44,7 @@ PARTS = (
     *("snapshotter", "pulls", "builds", "reads", "pods"),
     *("crowd", "kube", "collect", "control", "verity", "sign", "far", "torch"),
 )
-NAMED_ONLY = ("readahead", "large", "fleet")
+NAMED_ONLY = ("readahead", "large", "fleet", "caches")
 
 Figures = dict[str, float]
 
@@ -55,6 +57,7 @@ def measure(parts: list[str], folder: pathlib.Path) -> Iterator[Figures]:
         "snapshotter": lambda: snapshotters.run(folder / "alone"),
         "collect": lambda: collecting.run(folder),
         "control": lambda: controller(folder),
+        "caches": lambda: caches.run(folder),
         "crowd": lambda: crowds.run(folder / "crowd"),
         "verity": lambda: verity.run(folder / "verity"),
         "sign": lambda: signing.run(folder),

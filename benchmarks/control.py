@@ -135,6 +135,10 @@ class Controller:
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
+    def ready(self) -> float:
+        """Caches that are Ready, by the controller's own count."""
+        return self.figure('uimgacc_caches{phase="Ready"}')
+
     def steps(self) -> float:
         """Steps that were done without a failure."""
         return self.figure('uimgacc_reconcile_seconds_count{failed="false"}')

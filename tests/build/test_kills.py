@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from agent.store import integrity, layout
+from agent.store.index import index_files
 from lab import registries, services
 from tests import forking
 
@@ -22,6 +23,8 @@ POINTS = [
     ("agent.store.publish.writer:publish_chain", 2),
     ("agent.store.publish.writer:publish_image", 1),
     ("agent.store.publish.writer:publish_cache", 1),
+    ("agent.store.index.index_files:add", 2),
+    ("agent.store.index.index_files:_create", 2),
     ("agent.store.publish.build_claims:Claim.add", 2),
     ("agent.store.publish.build_claims:Claim.finish", 1),
 ]
@@ -60,7 +63,9 @@ def test_killed_at(tmp_path, server, forker, place: str, when: str, number: int)
         # A reader sees all of a thing or none of it.
         wrong = [found for found in integrity.check(where) if found.kind is not LEFTOVER]
         assert [found for found in wrong if found.kind is not integrity.Kind.ORPHANED] == []
+        assert index_files.lacking(where) == []
 
     assert forker.run(create) == 0
+    assert list(integrity.index_faults(where)) == []
     assert [found for found in integrity.check(where) if found.kind is not LEFTOVER] == []
     assert len(list(where.cache_records.iterdir())) == 1

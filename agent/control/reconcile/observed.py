@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.control.caches import cache_object
+from agent.control.caches import cache_object, cache_state
 from agent.control.decisions import build_turns
 from agent.control.jobs import job_state
 from agent.control.reconcile import work_queue
@@ -73,7 +73,10 @@ class Observed:
             self.drop_cache(key, body["metadata"]["uid"])
         else:
             before = self.caches.get(key)
-            if self.put_cache(body) is not before:
+            after = self.put_cache(body)
+            # The echo of what a step has written is the same object. Other steps than those that
+            # end with Ready go on from there; a list after a lost watch has every object again.
+            if after is not before or after.state.phase is not cache_state.Phase.READY:
                 self._queue.add(key)
 
     def deliver_job(self, body: Object) -> None:
@@ -130,8 +133,14 @@ class Observed:
 
     def put_cache(self, body: Object) -> cache_object.CacheObject:
         """Take in an object as it is now; one that is older than what is known changes nothing."""
+        known = self.caches.get(cache_object.key_of(body))
+        meta = body["metadata"]
+        if known is not None and (known.uid, known.version) == (
+            meta["uid"],
+            meta["resourceVersion"],
+        ):
+            return known
         cache = cache_object.parse(body)
-        known = self.caches.get(cache.key)
         if known is None or known.uid != cache.uid or not _older(cache.version, known.version):
             self.caches[cache.key] = cache
             self._turns.put(cache)

@@ -8,6 +8,7 @@ the log, a metric, and the status of each such cache say. From then on they refu
 
 import asyncio
 import dataclasses
+import datetime
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from agent.store.publish import record_signing
 logger = logging.getLogger(__name__)
 
 _ROUND = 60.0
+_THOROUGH = datetime.timedelta(hours=1)
 _SECONDS = 60.0
 _AGAIN_SECONDS = 1800.0
 _PAUSES = (1.0, 2.0, 5.0, 15.0, 60.0)
@@ -61,6 +63,8 @@ class Signing:
         self._clock = clock
         self._ring: key_ring.Ring | None = None
         self._unsigned: frozenset[str] = frozenset()
+        self._looked_at: tuple[bytes, int] | None = None
+        self._looked = times.EPOCH
 
     @property
     def document(self) -> str:
@@ -121,8 +125,7 @@ class Signing:
         self._ring = ring
         if await self._objects.publish(ring):
             logger.info("keys published", extra={"keys": [key.id for key in ring.public]})
-        document = trusted_keys.encode(ring.document)
-        unsigned = frozenset(await self._call("unsigned_caches", document, seconds=_SECONDS))
+        unsigned = await self._look_for_unsigned(ring)
         metrics.UNSIGNED_CACHES.set(len(unsigned))
         if not unsigned and not self.refuses:
             await self._save(key_ring.refusing(ring))
@@ -135,6 +138,17 @@ class Signing:
                     "caches are not signed: build them again, or run `uimgacc store sign`",
                     extra={"caches": len(unsigned), "nodes": _nodes(refuse=self.refuses)},
                 )
+
+    async def _look_for_unsigned(self, ring: key_ring.Ring) -> frozenset[str]:
+        """The caches that are not signed: all are read where one has changed, or once an hour."""
+        document = trusted_keys.encode(ring.document)
+        state = document, await self._call("caches_time", seconds=_SECONDS)
+        now = self._clock()
+        if state == self._looked_at and now - self._looked < _THOROUGH:
+            return self._unsigned
+        unsigned = frozenset(await self._call("unsigned_caches", document, seconds=_SECONDS))
+        self._looked_at, self._looked = state, now
+        return unsigned
 
     async def _ready(self, store: str) -> key_ring.Ring:
         """The keys; made where there are none."""

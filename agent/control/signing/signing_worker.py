@@ -1,13 +1,13 @@
 """What the controller does in the store with its key, as operations for killable workers."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agent.model import records
 from agent.store import layout, signatures, signing_keys, trusted_keys
 from agent.store.gc import generations
-from agent.store.lookup import direct_reader
+from agent.store.lookup import direct_reader, file_reads
 from agent.store.publish import record_signing, writer
 
 SIGNED = "signed"
@@ -59,8 +59,13 @@ def has_caches(root: str) -> bool:
     return any(True for _ in _caches(root))
 
 
-def _caches(root: str) -> Sequence[records.CacheRecord]:
-    return list(direct_reader.Reader(_layout(root)).caches())
+def caches_time(root: str) -> int:
+    """When a cache was added, changed or removed last; only equality means something."""
+    return file_reads.time_of(str(_layout(root).cache_records))
+
+
+def _caches(root: str) -> Iterator[records.CacheRecord]:
+    return direct_reader.Reader(_layout(root)).caches()
 
 
 def _is_signed(record: records.CacheRecord, trust: signatures.Trust) -> bool:
@@ -90,4 +95,5 @@ OPERATIONS = {
     "sign_again": sign_again,
     "unsigned_caches": unsigned_caches,
     "has_caches": has_caches,
+    "caches_time": caches_time,
 }

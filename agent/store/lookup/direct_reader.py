@@ -167,10 +167,11 @@ class Reader:
             return None
 
     def _read_folder(self, folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
-        for name, data, number in file_reads.read_folder(
-            str(folder), ".json", file_reads.RECORD_LIMIT
-        ):
-            if number:
-                self._on_damage(f"{folder}/{name}", os.strerror(number))
-            else:
-                yield f"{folder}/{name}", data
+        # One after the other: all of a large store's would be too much to have in memory.
+        for each in file_reads.names_in(str(folder), ".json"):
+            read = file_reads.read_some(str(folder), [each], file_reads.RECORD_LIMIT)
+            for name, data, number in read:
+                if number:
+                    self._on_damage(f"{folder}/{name}", os.strerror(number))
+                else:
+                    yield f"{folder}/{name}", data

@@ -2,15 +2,19 @@
 collector (docs/operate/scale.md).
 """
 
+import asyncio
 import pathlib
 import time
 
 import pytest
 
+from agent.matching import decisions
 from agent.store import layout
 from agent.store.gc import collection
+from agent.store.index import index_files
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
+from benchmarks import filling
 from lab.guest import member, nfsd
 from tests.guest.inside import conftest
 from tests.unit.store import making
@@ -42,6 +46,40 @@ def test_a_node_asks_the_server_little(node, client) -> None:
     # The probe must reach the server: an answer from the node's own cache would say nothing.
     assert asked.get("STATFS", 0) >= 6
     assert sum(asked.values()) <= AT_MOST
+
+
+FEW, MANY = 5, 400
+"""Caches in the store while a pod's are looked up; with all of them read, it would be 3 requests
+for each."""
+
+
+def test_a_look_up_asks_the_server_the_same_however_many_caches_there_are(
+    server, tmp_path: pathlib.Path
+) -> None:
+    there = making.store(server.add("many", writable=True))
+    nfsd.mount("many", tmp_path / "store")
+    asked: list[int] = []
+    for count in (FEW, MANY):
+        for number in range(count):
+            filling.cache(there, number)
+        index_files.complete(there)
+        conftest.drop_caches()
+        time.sleep(6)  # for longer than a client believes what it knows of a folder
+        server.delay(0.001)
+        before, started = member.operations(tmp_path), time.monotonic()
+        decision = asyncio.run(filling.decide(tmp_path / "store", filling.APP.format(at=3)))
+        seconds = time.monotonic() - started
+        server.delay(0)
+        counted = member.operations(tmp_path) - before
+        conftest.note(
+            f"{count} caches: a cold look-up took {seconds * 1000:.0f} ms at 1 ms to the server,"
+            f" {sum(counted.values())} NFS operations: {dict(counted)}"
+        )
+        assert decision.outcome is decisions.Outcome.HIT
+        asked.append(sum(counted.values()))
+
+    few, many = asked
+    assert many <= few + 10
 
 
 IMAGES, LAYERS = 4, 25

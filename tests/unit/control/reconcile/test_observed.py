@@ -99,3 +99,21 @@ async def test_the_jobs_of_a_cache() -> None:
     assert view.jobs_of("imc-a") == {}
     view.drop_job("j-1")
     assert sorted(view.jobs_of("imc-b")) == ["j-2"]
+
+
+@pytest.mark.parametrize(("phase", "due"), [("Ready", 0), ("Creating", 1), ("Failed", 1)])
+async def test_the_echo_of_a_step_s_own_write_needs_no_step_of_a_cache_that_is_ready(
+    phase: str, due: int
+) -> None:
+    view, queue = view_of()
+    written = views.body("a", phase=phase)
+
+    known = view.put_cache(written)
+    view.deliver("imagecaches", "MODIFIED", written)
+    assert view.caches[known.key] is known
+    assert len(queue.names) == due
+
+    changed = views.body("a", phase=phase)
+    changed["metadata"]["resourceVersion"] = "2"
+    view.deliver("imagecaches", "MODIFIED", changed)
+    assert len(queue.names) == due + 1

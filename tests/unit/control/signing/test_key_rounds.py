@@ -276,3 +276,28 @@ async def test_a_secret_that_is_damaged_is_named(world) -> None:
 
     with pytest.raises(key_objects.KeysDamaged, match=key_objects.SECRET):
         await world.objects().read()
+
+
+async def test_where_no_cache_has_changed_none_is_read(world, monkeypatch) -> None:
+    """Of ten thousand caches, each minute would otherwise read and verify all."""
+    controller = world.controller()
+    await controller.prepare(world.identity)
+    await world.build(controller, "imc-one", "a")
+    read: list[str] = []
+    kept = signing_worker.unsigned_caches
+    monkeypatch.setitem(
+        signing_worker.OPERATIONS,
+        "unsigned_caches",
+        lambda root, keys: (read.append(root), kept(root, keys))[1],
+    )
+
+    for _ in range(3):
+        await controller.round()
+    assert len(read) == 1
+
+    making.cache(world.place, "imc-two", making.image(world.place, "b", ref="r.io/two:1"))
+    await controller.round()
+    assert len(read) == 2
+    world.later(hours=2)
+    await controller.round()
+    assert len(read) == 3
