@@ -84,11 +84,7 @@ class Cluster:
     def use(self) -> None:
         """What happens in a cluster that is used: a cache, and what roles write."""
         self.cache()
-        self.write(
-            rest_client.RUNTIME_CLASSES,
-            "uimgacc",
-            {"metadata": {"labels": {keys.NO_NODE: "true"}}},
-        )
+        self.label()
 
     def cache(self) -> None:
         body = {
@@ -99,10 +95,19 @@ class Cluster:
         }
         self.kubectl("apply", "--server-side", "-f", "-", text=yaml.safe_dump(body))
 
-    def write(self, resource: rest_client.Resource, name: str, body: Any) -> None:
-        """A patch, as the controller sends it."""
-        path = resource.path(name) + f"?fieldManager={keys.CONTROLLER}"
-        self.api._ask("PATCH", path, body, content_type=rest_client.Patch.MERGE.value)
+    def label(self) -> None:
+        """The controller's label of a class, with its rights."""
+        body = {
+            "apiVersion": "node.k8s.io/v1",
+            "kind": "RuntimeClass",
+            "metadata": {"name": "uimgacc", "labels": {keys.NO_NODE: "true"}},
+        }
+        account = f"--as=system:serviceaccount:{NAMESPACE}:uimgacc-controller"
+        self.kubectl(
+            *("apply", "--server-side", "--validate=false", account),
+            *(f"--field-manager={keys.CONTROLLER}", "-f", "-"),
+            text=yaml.safe_dump(body),
+        )
 
     def clean(self) -> None:
         """Remove all of it, definitions and caches included."""

@@ -117,6 +117,15 @@ def test_the_controller_changes_nothing_else_of_a_class(patch: policing.Patch) -
     assert refusals("classes", after, old=before, user="admin") == []
 
 
+def test_the_controller_changes_no_class_that_is_no_twin() -> None:
+    before = policing.twin()
+    del before["metadata"]["labels"]["uimgacc.io/twin-of"]
+    after = patched(before, next(iter(policing.TWINS.values())))
+
+    assert refusals("classes", after, old=before)
+    assert refusals("classes", after, old=before, user="admin") == []
+
+
 def test_no_token_is_made() -> None:
     token = {"type": "kubernetes.io/service-account-token"}
 

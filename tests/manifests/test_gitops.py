@@ -52,6 +52,9 @@ def written(objects: Sequence[rendering.Document]) -> set[Name]:
 
 def matches(rule: rendering.Document, body: rendering.Document) -> bool:
     resource = installation.resource_of(body)
+    labels = body["metadata"].get("labels", {})
+    if body["kind"] == "RuntimeClass" and keys.TWIN_OF not in labels:
+        return False  # the policy uimgacc-controller-classes refuses it
     return (
         resource.group in rule["apiGroups"]
         and resource.plural in rule["resources"]

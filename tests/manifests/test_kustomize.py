@@ -112,6 +112,23 @@ def test_everything_that_is_referred_to_is_there(overlay: str, components: tuple
 
 
 @every_case
+def test_kustomize_has_changed_no_name_in_a_right(
+    overlay: str, components: tuple[str, ...]
+) -> None:
+    """It gives ConfigMaps a hash, also where a rule names another object of the same name."""
+    documents = rendering.together(overlay, *components)
+
+    hashed = {body["metadata"]["name"] for body in rendering.of_kind(documents, "ConfigMap")}
+    named = {
+        name
+        for role in rendering.of_kind(documents, "Role", "ClusterRole")
+        for rule in role["rules"]
+        for name in rule.get("resourceNames", ())
+    }
+    assert not named & hashed
+
+
+@every_case
 def test_every_container_s_settings_are_what_its_command_reads(
     overlay: str,
     components: tuple[str, ...],
