@@ -23,6 +23,10 @@ SETUP_WAITING = "/run/uimgacc/node-setup-waiting"
 SETUP_NOT_BACK = "/run/uimgacc/node-setup-not-back"
 """File on the node while it keeps its slot, because it is not back after a restart."""
 
+SETUP_WAITS = "containerd is restarted when it is this node's turn"
+SETUP_KEEPS = "this node keeps its slot until it is back"
+"""Parts of such sentences, by which commands know them in the node's condition."""
+
 _JOB = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 

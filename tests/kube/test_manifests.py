@@ -17,6 +17,9 @@ import yaml
 from agent.clients.kube import connection, rest_client
 from agent.model import caches, images, keys, pods
 from agent.node.pods import cache_requests
+from agent.setup.config import places
+from agent.setup.node import host
+from agent.setup.slots import node_return, slot_turn, turns
 from lab import processes
 from tests.kube import apis, servers
 from tests.manifests import cases, rendering, test_kustomize
@@ -281,6 +284,7 @@ class Agent:
         access = connection.Access(
             server=api.access.server, authorization=f"Bearer {token}", tls=api.access.tls
         )
+        self.access = access
         self._as = apis.Api.__new__(apis.Api)
         self._as.access = access
 
@@ -289,6 +293,11 @@ class Agent:
         return refusal(
             lambda: self._as.patch(rest_client.NODES, node, body, subresource=subresource)
         )
+
+    def patch_slot(self, spec: apis.Object) -> str:
+        """The refusal of a change of the first slot; "" where it was accepted."""
+        name, body = "uimgacc-setup-slot-0", {"spec": spec}
+        return refusal(lambda: self._as.patch(rest_client.LEASES, name, body, namespace=NAMESPACE))
 
     def create_cache(self, body: Any) -> str:
         """The refusal of an ImageCache; "" where it was accepted, which changes nothing."""
@@ -378,6 +387,58 @@ def test_an_agent_asks_for_pull_secrets_for_pods_of_its_own_node_only(
     assert "pods of its own node only" in asked(other)
     assert "pods of its own node only" in asked("")
     assert "of the namespace of the pod only" in asked(own, "finance/pull")
+
+
+class Known:
+    """Credentials that are known."""
+
+    seconds = 600.0
+
+    def __init__(self, access: connection.Access) -> None:
+        self._access = access
+
+    async def read(self) -> connection.Access:
+        return self._access
+
+
+def test_node_set_up_takes_and_leaves_slots_with_the_rights_of_its_account(
+    installed: apis.Api,
+    agent: tuple[Agent, str, str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    account, own, other = agent
+
+    async def nothing(_api: Any, **_: Any) -> str:
+        return ""
+
+    def turn(of: Agent, node: str) -> slot_turn.SlotTurn:
+        def connect() -> rest_client.Client:
+            return rest_client.Client(Known(of.access), deadline=20)
+
+        settings = turns.Settings(node=node, young_seconds=0)
+        machine = host.Host(tmp_path / node)
+        return slot_turn.SlotTurn(machine, places.DEFAULT_CONFIG, settings, connect)
+
+    def holder() -> str:
+        body = installed.get(rest_client.LEASES, "uimgacc-setup-slot-0", namespace=NAMESPACE)
+        return str(body["spec"].get("holderIdentity") or "")
+
+    monkeypatch.setattr(node_return, "missing", nothing)
+    second = Agent(installed, other)
+    turn(account, own).take()
+    assert holder() == own
+    turn(account, own).fail("the node is not Ready")
+    with pytest.raises(turns.NotYet, match=rf"has {own} for .* \(the node is not Ready\)"):
+        turn(second, other).take()
+    # One that does not ask, but writes.
+    assert "takes no slot from another node" in second.patch_slot({"holderIdentity": ""})
+    assert "takes no slot from another node" in second.patch_slot({"holderIdentity": other})
+    assert "holds a slot for its own node only" in account.patch_slot({"holderIdentity": other})
+    assert turn(account, own).settle(0) == ""
+    turn(second, other).take()
+    assert holder() == other
+    assert turn(second, other).settle(0) == ""
 
 
 def test_everybody_else_is_not_held(installed: apis.Api, agent: tuple[Agent, str, str]) -> None:

@@ -11,6 +11,11 @@ _MOST_GROUPS = 20
 _MOST_IMAGES = 4096
 _OTHERS = "Other"
 
+DISABLED = "NodeDisabled"
+NOT_BACK = "NodeNotBack"
+WAITS = "NodeWaitsForSlot"
+"""In place of a condition's reason."""
+
 
 @dataclasses.dataclass(slots=True)
 class Group:
@@ -56,16 +61,26 @@ class Nodes:
         conditions = (body.get("status") or {}).get("conditions") or ()
         found = (each for each in conditions if each.get("type") == keys.NODE_CONDITION)
         own: Mapping[str, Any] = next(found, {})
-        reason = str(own.get("reason", ""))
+        message = str(own.get("message", ""))
+        reason = _of_setup(body, message) or str(own.get("reason", ""))
         if reason not in self._groups and len(self._groups) >= _MOST_GROUPS:
             reason = _OTHERS
         group = self._groups.setdefault(reason, Group(reason))
-        group.add(str(body["metadata"]["name"]), str(own.get("message", "")))
+        group.add(str(body["metadata"]["name"]), message)
 
     @property
     def groups(self) -> Sequence[Group]:
         """The reasons, the most frequent first."""
         return sorted(self._groups.values(), key=lambda each: (-each.count, each.reason))
+
+
+def _of_setup(body: Mapping[str, Any], message: str) -> str:
+    """What says more than the condition's reason: the node is left out, or node set-up waits."""
+    if (body["metadata"].get("labels") or {}).get(keys.ENABLED) == "false":
+        return DISABLED
+    if reports.SETUP_KEEPS in message:
+        return NOT_BACK
+    return WAITS if reports.SETUP_WAITS in message else ""
 
 
 @dataclasses.dataclass(slots=True)

@@ -134,6 +134,26 @@ NODES = (
         reason="SwitchedOff",
     ),
     Remedy(
+        key="node-not-back",
+        what="not back after a restart of containerd; no other node takes their slot",
+        command="uimgacc node list",
+        reason="NodeNotBack",
+    ),
+    Remedy(
+        key="node-waits",
+        what="node set-up waits for a slot to restart containerd",
+        command="uimgacc node list",
+        level=Level.NOTICE,
+        reason="NodeWaitsForSlot",
+    ),
+    Remedy(
+        key="node-disabled",
+        what="left out, by the label uimgacc.io/enabled=false",
+        command="uimgacc node enable {node}",
+        level=Level.NOTICE,
+        reason="NodeDisabled",
+    ),
+    Remedy(
         key="no-agent",
         what="no agent has reported",
         command="kubectl -n {system} get pods -o wide --field-selector spec.nodeName={node}",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from agent import errors
 from agent.cli import cluster_access, output
 from agent.clients.containerd import rpc as clients
-from agent.model import images, keys
+from agent.model import images, keys, reports
 from agent.mounts import host_copies
 from agent.node.images import containerd_images, image_removal
 from agent.setup.config import containerd_binary, inputs, places, settings_view
@@ -62,9 +62,7 @@ class NotBackError(errors.TemporaryError):
     """The node is not as it was some time after containerd was restarted."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(
-            f"containerd was restarted, and this node keeps its slot until it is back: {problem}"
-        )
+        super().__init__(f"containerd was restarted, and {reports.SETUP_KEEPS}: {problem}")
 
 
 class DefaultError(errors.TemporaryError):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from agent.model import keys
+from agent.model import keys, reports
 from agent.setup.slots import slot_rules
 
 
@@ -90,6 +90,6 @@ def _state(node: Mapping[str, Any], slot: slot_rules.Slot | None, message: str) 
     if serves(node):
         label = node["metadata"]["labels"][keys.CAPABLE]
         return ("local", message) if label == keys.CAPABLE_LOCAL else ("serves", "")
-    if "this node's turn" in message:
+    if reports.SETUP_WAITS in message:
         return "waits", message
     return "no", message or "no agent has said anything: does its pod of uimgacc-node run?"

@@ -165,7 +165,7 @@ def wait_for_turn(machine: host.Host, delay: float, *, is_first: bool) -> Rest:
     data = machine.read(WAITING)
     since = now if data is None else msgspec.json.decode(data, type=float)
     if data is None:
-        sentence = "containerd is restarted when it is this node's turn: see `uimgacc node list`"
+        sentence = f"{reports.SETUP_WAITS}: see `uimgacc node list`"
         machine.write(PROBLEM, sentence.encode())
         machine.write(WAITING, msgspec.json.encode(now))
     return Rest(max(delay, min(_SLOWEST, (now - since) / 4)), is_first=is_first)

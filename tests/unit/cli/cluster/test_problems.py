@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-from agent.cli.cluster import problems, remedies, survey
+from agent.cli.cluster import node_tally, problems, remedies, survey
+from agent.model import reports
 from agent.node.health import node_patch
 from tests.unit.cli.cluster import surveys
 
@@ -89,8 +90,36 @@ def test_what_was_switched_off_is_no_fault() -> None:
     assert not any(each.is_fault for each in found)
 
 
+@pytest.mark.parametrize(
+    ("message", "key", "is_fault"),
+    [
+        (f"no plugin; node set-up: {reports.SETUP_WAITS}: see", "node-waits", False),
+        (f"no plugin; node set-up: restarted, and {reports.SETUP_KEEPS}: x", "node-not-back", True),
+        ("no plugin", "snapshotter-not-configured", True),
+    ],
+)
+def test_a_node_whose_set_up_waits_is_sent_to_the_list_of_nodes(
+    message: str, key: str, is_fault: bool
+) -> None:
+    node = surveys.node("n", "SnapshotterNotConfigured", message)
+    (found,) = problems.of_survey(dataclasses.replace(surveys.small(), nodes=surveys.nodes(node)))
+
+    assert (found.remedy.key, found.is_fault) == (key, is_fault)
+    assert (found.command == "uimgacc node list") is key.startswith("node-")
+
+
+def test_a_node_that_was_left_out_is_no_fault() -> None:
+    node = surveys.node("n", "", "")
+    node["metadata"]["labels"] = {"uimgacc.io/enabled": "false"}
+    (found,) = problems.of_survey(dataclasses.replace(surveys.small(), nodes=surveys.nodes(node)))
+
+    assert found.command == "uimgacc node enable n"
+    assert not found.is_fault
+
+
 def test_each_reason_of_a_node_s_condition_has_a_command() -> None:
-    reasons = {*node_patch.REASONS.values(), node_patch.LOCAL}
+    of_setup = {node_tally.DISABLED, node_tally.NOT_BACK, node_tally.WAITS}
+    reasons = {*node_patch.REASONS.values(), node_patch.LOCAL, *of_setup}
 
     assert {each.reason for each in remedies.NODES if each.reason} == reasons
 
