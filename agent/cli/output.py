@@ -26,7 +26,7 @@ Parameters = ParamSpec("Parameters")
 
 _NUMERIC = frozenset(
     {"SIZE", "LAYERS", "AGE", "PULLED", "IN STORE", "IMAGES"}
-    | {"PULLS", "NODES", "TIME", "BYTES", "WOULD SAVE"}
+    | {"PULLS", "NODES", "TIME", "BYTES", "WOULD SAVE", "SAVED TODAY"}
 )
 
 

@@ -17,7 +17,7 @@ from agent.cli import commands
 from agent.clients.kube import connection, rest_client
 from agent.control.caches import cache_object
 from agent.control.pulls import pull_account, pull_book
-from agent.model import keys, times
+from agent.model import keys, reports, times
 from tests.control import rights
 from tests.kube import apis, servers
 from tests.kube.conftest import client
@@ -194,6 +194,29 @@ def test_the_caches_are_applied_with_the_pull_secrets_of_pods(fleet, run) -> Non
     assert by_image(fleet, shown)["open:1"]["verdict"] == "building"
     assert fleet.image("open:1") not in shown["next"]
     assert sorted(fleet.caches().items()) == specs
+
+
+def test_what_agents_have_saved_is_beside_what_pulls_cost(fleet, run) -> None:
+    image = fleet.image("app:1")
+    fleet.pulled("app:1", "40s")
+    entry = reports.SavedImage(image=image, seconds=90.0, size=7, count=2)
+    day = times.now().date().isoformat()
+    today = reports.SavedDay(day=day, seconds=90.0, size=7, count=2, images=[entry])
+    for number in range(2):
+        saved = reports.Saved(seconds=300.0, size=9, images={"hit": 5}, today=today)
+        meta = {
+            "name": f"{keys.NODE_LEASE}n{number}",
+            "labels": dict(keys.NODE_LEASE_LABELS),
+            "annotations": {keys.SAVED: reports.encode_saved(saved)},
+        }
+        lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta}
+        fleet.api.create(rest_client.LEASES, lease, namespace=fleet.api.namespace)
+
+    shown = json.loads(done(run("--events", "--json")))
+
+    assert by_image(fleet, shown)["app:1"]["saved_today_seconds"] == 180.0
+    assert shown["saved"] == {"seconds": 600.0, "bytes": 18}
+    assert "Caches have saved 3 min and 14 B today, 10 min and 18 B since" in done(run("--events"))
 
 
 def test_a_pull_secret_of_an_impossible_name_spoils_no_other_cache(fleet, run) -> None:

@@ -7,19 +7,21 @@ from typing import Any
 import yaml
 
 from agent.cli import output
+from agent.cli.cluster import node_tally
 from agent.control.pulls import advice, image_costs
 from agent.kits import units
-from agent.model import reports, times
+from agent.model import times
 
 _SHOWN = 20
+_MOST_SAVED = 5000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What is to be shown. `source` says in words where the costs are from.
 
-    `unknown` are images of whose pods none was there to be asked, `saved` is what all agents have
-    saved since their start; None where none says so.
+    `unknown` are images of whose pods none was there to be asked, `saved` is what the agents say
+    that caches have saved; None where none says so.
     """
 
     costs: image_costs.Costs
@@ -29,7 +31,13 @@ class Result:
     unknown: Sequence[str] = ()
     remarks: Sequence[str] = ()
     applied: bool = False
-    saved: reports.Saved | None = None
+    saved: node_tally.Savings | None = None
+
+    @property
+    def saved_today(self) -> Mapping[str, node_tally.ImageSum]:
+        """What caches have saved today, by image."""
+        images = self.saved.most(_MOST_SAVED) if self.saved is not None else ()
+        return {each.image: each for each in images}
 
 
 def show(result: Result) -> None:
@@ -38,7 +46,10 @@ def show(result: Result) -> None:
     if not result.costs.pulls:
         console.print(f"no pulls of images are known ({result.source})")
         return
-    made = output.table("IMAGE", "PULLS", "NODES", "TIME", "BYTES", "CACHED", "WOULD SAVE")
+    made = output.table(
+        "IMAGE", "PULLS", "NODES", "TIME", "BYTES", "CACHED", "WOULD SAVE", "SAVED TODAY"
+    )
+    saved = result.saved_today
     for each in result.advice.images[:_SHOWN]:
         made.add_row(
             each.cost.image,
@@ -48,6 +59,9 @@ def show(result: Result) -> None:
             units.size(each.cost.downloaded) if each.cost.downloaded else units.UNKNOWN,
             each.verdict.value,
             units.span(each.seconds) if each.seconds else units.UNKNOWN,
+            units.span(saved[each.cost.image].seconds)
+            if each.cost.image in saved
+            else units.UNKNOWN,
         )
     console.print(made)
     console.print()
@@ -64,9 +78,11 @@ def _sums(result: Result) -> Iterator[str]:
         f" {costs.since:%Y-%m-%d %H:%M} UTC ({result.source})."
     )
     if result.saved is not None:
+        ever, today = result.saved.ever, result.saved.today
         yield (
-            f"Caches have saved {units.span(result.saved.seconds)} and"
-            f" {units.size(result.saved.size)} since the agents' start, as they report it."
+            f"Caches have saved {units.span(today.seconds)} and {units.size(today.size)} today,"
+            f" {units.span(ever.seconds)} and {units.size(ever.size)} since the agents' start, as"
+            " these report it. By image: uimgacc status."
         )
 
 
@@ -116,25 +132,26 @@ def as_yaml(manifests: Sequence[Mapping[str, Any]]) -> str:
 
 def described(result: Result) -> dict[str, Any]:
     """What --json prints; part of the interface."""
-    costs = result.costs
+    costs, saved = result.costs, result.saved_today
     return {
         "since": times.stamp(costs.since),
         "source": result.source,
         "pulls": costs.pulls,
         "seconds": round(costs.seconds, 3),
         "bytes": costs.downloaded,
-        "images": [_image(each) for each in result.advice.images],
+        "images": [_image(each, saved) for each in result.advice.images],
         "saved": None
         if result.saved is None
-        else {"seconds": result.saved.seconds, "bytes": result.saved.size},
+        else {"seconds": result.saved.ever.seconds, "bytes": result.saved.ever.size},
         "next": [each.cost.image for each in result.advice.next],
         "manifests": list(result.manifests),
         "applied": result.applied,
     }
 
 
-def _image(each: advice.Assessed) -> dict[str, Any]:
+def _image(each: advice.Assessed, saved: Mapping[str, node_tally.ImageSum]) -> dict[str, Any]:
     cost = each.cost
+    today = saved.get(cost.image)
     return {
         "image": cost.image,
         "pulls": cost.pulls,
@@ -148,4 +165,5 @@ def _image(each: advice.Assessed) -> dict[str, Any]:
         "verdict": each.verdict.name.lower(),
         "would_save_seconds": round(each.seconds, 3),
         "would_save_bytes": each.size,
+        "saved_today_seconds": round(today.seconds, 3) if today is not None else 0.0,
     }

@@ -11,12 +11,13 @@ from agent import errors
 from agent.cli import cluster_access, output
 from agent.cli.advice import advice_output, pod_secrets
 from agent.cli.caches import cluster_changes, cluster_objects
+from agent.cli.cluster import node_tally
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object
 from agent.control.page import node_savings
 from agent.control.pulls import advice, image_costs, pull_book, pull_table, pull_watch
 from agent.kits import units
-from agent.model import cache_manifest, reports, times
+from agent.model import cache_manifest, times
 from agent.model import manifests as manifest_values
 
 Form = Literal["table", "yaml", "json"]
@@ -146,17 +147,16 @@ async def _book(client: rest_client.Client, target: cluster_access.Target) -> pu
     return kept
 
 
-async def _saved(client: rest_client.Client, target: cluster_access.Target) -> reports.Saved | None:
-    """What all agents have saved since their start; None where none says so."""
+async def _saved(
+    client: rest_client.Client, target: cluster_access.Target
+) -> node_tally.Savings | None:
+    """What the agents say that caches have saved; None where none says so."""
     try:
         nodes = await node_savings.read(client, namespace=target.namespace)
     except refusals.Denied:
         return None
-    seconds, size = (
-        sum(each.seconds for each in nodes.values()),
-        sum(each.size for each in nodes.values()),
-    )
-    return reports.Saved(seconds=seconds, size=size) if nodes else None
+    day = client.now().date().isoformat()
+    return node_tally.saved_by(nodes.values(), day=day) if nodes else None
 
 
 async def _objects(client: rest_client.Client) -> Sequence[cache_object.CacheObject]:
