@@ -73,7 +73,7 @@ def _made(folder: pathlib.Path, *, umask: int, **environment: str) -> Made:
         capture_output=True,
         text=True,
     ).stdout.strip()
-    _git(clone, "tag", f"v{version}")
+    _git(clone, "tag", "-f", f"v{version}")
     (clone / ".lab").mkdir()
     for path in places.LAB.iterdir():
         if path.name not in OWN:
