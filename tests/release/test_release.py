@@ -18,12 +18,13 @@ from cyclonedx import schema
 from cyclonedx.validation import json as validation
 
 from lab import containerds, cri, helm, install_files, places, processes, services
-from lab.release import documents, signing, tools
+from lab.release import documents, platforms, signing, tools
 from tests.release import conftest
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(7200)]
 
 MAIN = "import sys; from agent.cli.entry import main; sys.exit(main())"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 VERSION = ("/bin/sh", "-ec", "uimgacc version && mkfs.erofs -V && cosign version")
 
 
@@ -84,15 +85,15 @@ def test_a_registry_has_both_platforms_by_digest(
 ) -> None:
     release = made.release
 
-    index = json.loads(registry.get(f"uimgacc/manifests/{release.version}"))
+    body = registry.get(f"uimgacc/manifests/{release.version}", accept=platforms.INDEX_TYPE)
 
+    assert f"sha256:{hashlib.sha256(body).hexdigest()}" == release.index
+    index = json.loads(body)
     found = {each["platform"]["architecture"]: each["digest"] for each in index["manifests"]}
     assert found == release.platforms
-    body = registry.get(f"uimgacc/manifests/{release.version}")
-    assert f"sha256:{hashlib.sha256(body).hexdigest()}" == release.index
     # The layer with the project's own code is one.
     layers = [
-        json.loads(registry.get(f"uimgacc/manifests/{digest}"))["layers"]
+        json.loads(registry.get(f"uimgacc/manifests/{digest}", accept=MANIFEST_TYPE))["layers"]
         for digest in found.values()
     ]
     assert layers[0][1] == layers[1][1]
