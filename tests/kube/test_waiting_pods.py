@@ -56,8 +56,8 @@ class World:
 
     def node(self, **spec: Any) -> str:
         name = self.api.node(labels={self.label: "true"})
-        if spec:
-            self.api.patch(rest_client.NODES, name, {"spec": spec})
+        # A real server taints new nodes as not ready, and here is no controller to take that away.
+        self.api.patch(rest_client.NODES, name, {"spec": {"taints": None, **spec}})
         return name
 
     def pod(self, name: str = "p", reason: str = "Unschedulable", **spec: Any) -> None:
