@@ -145,7 +145,10 @@ class PolicyRounds:
     async def round(self) -> bool:
         """A few steps for each policy; False where the watch of caches is not complete yet."""
         policies = [each for each in self._policies.values() if not each.deleted]
-        if policies and not self._complete:
+        if not policies:
+            self._count(caches=0, size=0, budget=0)
+            return True
+        if not self._complete:
             self._complete = await self._is_complete()
             if not self._complete:
                 return False
@@ -156,7 +159,6 @@ class PolicyRounds:
                 own[cache.policy].append(cache)
             elif not cache.auto and cache.deleted is None and cache.request is not None:
                 elsewhere |= {str(image): cache.key.name for image in cache.request.images}
-        metrics.POLICY_CACHES.set(sum(map(len, own.values())))
         sizes, budgets = 0, 0
         for policy in sorted(policies, key=lambda each: each.name):
             try:
@@ -172,9 +174,13 @@ class PolicyRounds:
                 # Another policy that selects the same images leaves them to this one.
                 elsewhere |= {each.image: policy.name for each in plan.created}
             budgets += policy.spec.budget if policy.spec is not None else 0
-        metrics.POLICY_BYTES.set(sizes)
-        metrics.POLICY_BUDGET_BYTES.set(budgets)
+        self._count(caches=sum(map(len, own.values())), size=sizes, budget=budgets)
         return True
+
+    def _count(self, *, caches: int, size: int, budget: int) -> None:
+        metrics.POLICY_CACHES.set(caches)
+        metrics.POLICY_BYTES.set(size)
+        metrics.POLICY_BUDGET_BYTES.set(budget)
 
     async def _is_complete(self) -> bool:
         """Whether all caches of policies are known: else their bytes would not be counted."""

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent import metrics
 from agent.clients.kube import event_writer, refusals, rest_client
 from agent.control.caches import cache_object
 from agent.control.policies import policy_object, policy_rounds
@@ -303,6 +304,24 @@ async def test_nothing_is_done_before_all_caches_of_policies_are_known(world: Wo
     world.put_cache(body)
     assert await world.rounds.round()
     assert world.images() == [image("a"), image("b")]
+
+
+async def test_what_policies_take_is_counted_and_nothing_without_one(world: World) -> None:
+    def counted() -> tuple[float, ...]:
+        gauges = (metrics.POLICY_CACHES, metrics.POLICY_BYTES, metrics.POLICY_BUDGET_BYTES)
+        return tuple(gauge._value.get() for gauge in gauges)
+
+    world.put_policy(worlds.policy_body(budget="50Gi"))
+    world.costs_now = costs(cost("a"))
+    await world.rounds.round()
+    world.built("a", 3)
+    await world.rounds.round()
+    assert counted() == (1, 3 * worlds.GIB, 50 * worlds.GIB)
+
+    world.rounds._policies.clear()
+    await world.rounds.round()
+    assert counted() == (0, 0, 0)
+    assert world.images() == [image("a")]
 
 
 async def test_a_policy_that_fails_does_not_stop_the_others_nor_the_next_round(
