@@ -5,8 +5,8 @@ torch. All of them, which is the default, write benchmarks/latest.json: always t
 run. Some of them write benchmarks/parts.json instead. Both say which commit that was, when, and how
 busy the machine. Four more are run only where they are named: readahead, a table of a quarter of
 an hour, large, an image of 6 GB, fleet, a thousand agents before one API server (a quarter of
-an hour; with KUBEBUILDER_ASSETS, else fewer before kmock), and caches, ten thousand of them (a
-quarter of an hour with KUBEBUILDER_ASSETS).
+an hour; with KUBEBUILDER_ASSETS, else fewer before kmock), and caches, ten thousand of them (half
+an hour with KUBEBUILDER_ASSETS).
 """
 
 import json

@@ -45,9 +45,11 @@ def run(folder: pathlib.Path) -> dict[str, float]:
     few, many = COUNTS
     for count in COUNTS:
         print(f"           {count} caches", flush=True)
-        flat |= {f"caches_{count}_{name}": each for name, each in _store(folder, count).items()}
-        figures = _controller(folder / f"controller {count}", count)
-        flat |= {f"caches_{count}_{name}": each for name, each in figures.items()}
+        for part in (_store, _controller):
+            figures = part(folder, count)
+            # At once: a controller that gives up on a busy machine takes nothing else with it.
+            print(json.dumps(figures), flush=True)
+            flat |= {f"caches_{count}_{name}": each for name, each in figures.items()}
     for name in ("hit_s", "miss_s", "hit_calls", "miss_calls", "adopt_requests"):
         flat[f"caches_ratio_{name}"] = flat[f"caches_{many}_{name}"] / flat[f"caches_{few}_{name}"]
     for name in ("adopt_s", "adopt_cpu_s", "restart_cpu_s"):
@@ -91,7 +93,7 @@ def _name(text: str, number: int) -> str:
 
 def _controller(folder: pathlib.Path, count: int) -> dict[str, float]:
     """So many objects whose images are in the store, applied while a controller runs; a restart."""
-    with control.joined(folder) as plane:
+    with control.joined(folder / f"controller of {count}") as plane:
         for number in range(count):
             filling.cache(plane.place, number)
         index_files.complete(plane.place)
