@@ -56,7 +56,15 @@ class World:
 
     def node(self, **spec: Any) -> str:
         name = self.api.node(labels={self.label: "true"})
-        # A real server taints new nodes as not ready, and here is no controller to take that away.
+        # A real server's admission taints a node until it is Ready, as the kubelet says.
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "m"}
+        self.api.patch(
+            rest_client.NODES,
+            name,
+            {"status": {"conditions": [ready]}},
+            subresource="status",
+            how=rest_client.Patch.STRATEGIC,
+        )
         self.api.patch(rest_client.NODES, name, {"spec": {"taints": None, **spec}})
         return name
 
