@@ -24,6 +24,7 @@ _RBAC = "rbac.authorization.k8s.io"
 _CRD = rest_client.Resource(group="apiextensions.k8s.io", plural="customresourcedefinitions")
 _LABELS = "app.kubernetes.io/name=uimgacc"
 _PREFIX = "uimgacc"
+_POLICIES = "imagecachepolicies"
 _CONTROLLER_PORT = 9467
 _NODES, _CACHES, _OBJECTS = 500, 2000, 500
 
@@ -95,6 +96,8 @@ class Material:
         for name, resource in OF_CLUSTER.items():
             self._report(f"reading {name}", 30)
             await self._tried(f"objects/{name}.json", self._of_cluster(name, resource))
+        policies = self._of_cluster(_POLICIES, rest_client.IMAGE_CACHE_POLICIES, prefix="")
+        await self._tried(f"objects/{_POLICIES}.json", policies)
         for group in caches.GROUPS:
             await self._tried(f"objects/imagecaches.{group}.json", self._caches(group))
         self._report("reading nodes", 40)
@@ -135,11 +138,13 @@ class Material:
         objects = [body async for body in _first(pages, _OBJECTS)]
         self._archive.add_object(f"objects/{name}.json", objects)
 
-    async def _of_cluster(self, name: str, resource: rest_client.Resource) -> None:
+    async def _of_cluster(
+        self, name: str, resource: rest_client.Resource, *, prefix: str = _PREFIX
+    ) -> None:
         objects = [
             body
             async for body in _first(self._client.pages(resource), 10 * _OBJECTS)
-            if str(body["metadata"]["name"]).startswith(_PREFIX)
+            if str(body["metadata"]["name"]).startswith(prefix)
         ]
         self._archive.add_object(f"objects/{name}.json", objects)
 

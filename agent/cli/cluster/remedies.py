@@ -289,7 +289,8 @@ def table(remedies: Iterable[Remedy] = tuple(ALL.values())) -> list[str]:
     return [
         "| `status` says | do |",
         "|---|---|",
-        *(f"| {each.what} | `{_for_people(each.command)}` |" for each in remedies),
+        # A node and the whole cluster may be switched off.
+        *dict.fromkeys(f"| {each.what} | `{_for_people(each.command)}` |" for each in remedies),
     ]
 
 
