@@ -73,8 +73,8 @@ def enable(
         cluster_access.run(target, work)
     except TimeoutError as error:
         raise errors.TemporaryError(
-            f"not every node serves images after {seconds:g} s; `kubectl describe node` says why"
-            " (condition ImageAcceleration)"
+            f"not every node serves images after {seconds:g} s; `uimgacc node list` says why."
+            " containerd restarts on few nodes at a time: run the command again to go on waiting"
         ) from error
     print("image acceleration is enabled")
 
