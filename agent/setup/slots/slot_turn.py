@@ -9,6 +9,7 @@ where that one is free.
 """
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -81,13 +82,15 @@ class SlotTurn:
 
     async def _settle(self, seconds: float) -> str:
         loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
+        began, end = loop.time(), loop.time() + seconds
         while True:
+            is_last = loop.time() >= end
+            leave = functools.partial(self._leave, waited=loop.time() - began)
             try:
-                problem = await self._opened(self._leave)
+                problem = await self._opened(leave)
             except errors.AgentError as error:
                 problem = f"the API server: {error}"
-            if not problem or loop.time() >= end:
+            if not problem or is_last:
                 return problem
             await asyncio.sleep(min(_LOOK_SECONDS, max(0.0, end - loop.time())))
 
@@ -145,8 +148,11 @@ class SlotTurn:
             return random.choice(free)  # noqa: S311 - not a secret
         raise _not_yet(slot_rules.taken(slots, slot_count))
 
-    async def _leave(self, api: slot_leases.Api) -> str:
-        """Free the slot if the node is back, else say why it is not."""
+    async def _leave(self, api: slot_leases.Api, *, waited: float) -> str:
+        """Free the slot if the node is back, else say why it is not, in time also in the slot.
+
+        `waited` is for how long this process has waited: the server's clock has whole seconds.
+        """
         wanted = self._wanted
         slot = await self._leases(api).read(self._noted())
         if slot.holder != wanted.node:
@@ -161,7 +167,7 @@ class SlotTurn:
             problem = str(error)
         if not problem:
             await self._release(api)
-        elif slot.seconds > wanted.slot_seconds and not slot.problem:
+        elif max(slot.seconds, waited) >= wanted.slot_seconds and not slot.problem:
             await self._leases(api).report(slot.name, node=wanted.node, problem=problem[:1000])
         return problem
 
