@@ -48,7 +48,8 @@ class Cluster:
     loop: threads.Loop
     folder: pathlib.Path
     administrator: aiohttp.ClientSession
-    _restarted: list["subprocess.Popen[bytes]"] = dataclasses.field(default_factory=list)
+    restarted: contextlib.ExitStack
+    """Kills the servers that were restarted, after all that needs one: etcd is gone by then."""
 
     @property
     def name(self) -> str:
@@ -112,6 +113,10 @@ class Cluster:
             "KUBERNETES_SERVICE_HOST": str(address.hostname),
             "KUBERNETES_SERVICE_PORT": str(address.port),
             "GRPC_VERBOSITY": "ERROR",
+            # Each client reads the authorities of the machine, which take a thousand of them a
+            # minute of processor time, and needs none of them.
+            "SSL_CERT_FILE": os.devnull,
+            "SSL_CERT_DIR": str(self.folder / "accounts"),
         }
 
     async def pods(self, count: int, rate: float, nodes: int) -> float:
@@ -197,7 +202,9 @@ class Cluster:
         os.kill(pid, signal.SIGKILL)
         time.sleep(down)
         with (self.folder / "restarted.log").open("ab") as log:
-            self._restarted.append(subprocess.Popen(command, stdout=log, stderr=log))
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.restarted.callback(process.wait, 60)
+        self.restarted.callback(process.kill)
         apis.wait_until(lambda: self.run(self._answers()), seconds=120)
 
     async def _answers(self) -> bool:
@@ -205,12 +212,6 @@ class Cluster:
             async with self.administrator.get("/readyz") as answer:
                 return answer.ok
         return False
-
-    def close(self) -> None:
-        """End what was restarted."""
-        for process in self._restarted:
-            process.terminate()
-            process.wait(60)
 
 
 class Watching:
@@ -235,12 +236,12 @@ class Watching:
 def prepared(folder: pathlib.Path) -> Iterator[Cluster]:
     """The tests' server with roles, policies, kinds and one cache."""
     with contextlib.ExitStack() as stack:
+        restarted = stack.enter_context(contextlib.ExitStack())
         plane = stack.enter_context(control.joined(folder))
         loop = stack.enter_context(threads.running())
         administrator = loop.run(_session(plane))
         stack.callback(lambda: loop.run(administrator.close()))
-        cluster = Cluster(plane, loop, folder, administrator)
-        stack.callback(cluster.close)
+        cluster = Cluster(plane, loop, folder, administrator, restarted)
         namespaces = rest_client.Resource(plural="namespaces")
         plane.api.create(namespaces, {"metadata": {"name": keys.NAMESPACE}})
         for document in rendering.together("runtimeclass"):

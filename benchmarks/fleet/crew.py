@@ -44,6 +44,11 @@ class Crew:
         names = [names[part::parts] for names in self._names]
         return self._longest([{"order": "restart", "names": each} for each in names])
 
+    def acknowledge(self, generation: int, seconds: float) -> None:
+        """Have all agents acknowledge a generation of deletions, spread over the seconds."""
+        order = {"order": "acknowledge", "generation": generation, "seconds": seconds}
+        self._all([order] * self._count)
+
     def wait_well(self) -> float:
         """The seconds until all agents have a watch again."""
         return self._longest([{"order": "wait_well"}] * len(self._processes))

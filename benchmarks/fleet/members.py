@@ -9,6 +9,7 @@ answer a line on standard output.
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import socket
@@ -20,7 +21,7 @@ from typing import Any
 
 from agent import metrics, settings
 from agent.matching import annotations, decisions
-from agent.model import images, pods, records
+from agent.model import images, keys, pods, records
 from agent.node.health import capability
 from agent.node.images import registration_plan
 from agent.node.pods import pod_worker, prepare, served_pods
@@ -96,6 +97,7 @@ class Member:
         self._wanted = settings.Agent(
             store=pathlib.Path("/nonexistent"),
             kubernetes=name,
+            startup_taint="uimgacc.io/starting:NoSchedule",
             **{key: pathlib.Path(value) for key, value in source.items()},
         )
         self._environment: agent_environment.Environment | None = None
@@ -111,6 +113,11 @@ class Member:
     def is_well(self) -> bool:
         """Whether it is ready, and its watch of pods is open."""
         return self.is_ready and not (self._environment and self._environment.source.problems)
+
+    def acknowledge(self, generation: int) -> None:
+        """What agent.node.images.retirement does once the node holds nothing of a generation."""
+        if self._environment is not None:
+            self._environment.node.annotate(**{keys.GENERATION: str(generation)})
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start it in a task of its own."""
@@ -228,6 +235,15 @@ class Members:
         await self._until(lambda member: member.is_ready, names)
         return {"seconds": loop.time() - begun}
 
+    async def acknowledge(self, generation: int, seconds: float) -> dict[str, Any]:
+        """Have each agent say that it holds nothing that was deleted, spread over the seconds."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for number, member in enumerate(self._members.values()):
+            await asyncio.sleep(begun + seconds * number / len(self._members) - loop.time())
+            member.acknowledge(generation)
+        return {"seconds": loop.time() - begun}
+
     async def wait_well(self) -> dict[str, Any]:
         """Return when all have what they know from the server again."""
         begun = time.monotonic()
@@ -268,6 +284,10 @@ class Members:
 
 async def main() -> None:
     """Carry out orders until standard input ends."""
+    said = logging.Formatter("%(asctime)s %(message)s: %(reason)s", defaults={"reason": ""})
+    handler = logging.StreamHandler()
+    handler.setFormatter(said)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     members = Members()
     reader = asyncio.StreamReader(limit=1 << 24)
     loop = asyncio.get_running_loop()

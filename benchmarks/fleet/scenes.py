@@ -1,8 +1,9 @@
 """What happens to the fleet, and what that asks of the API server.
 
-A thousand agents join in three steps; pods come at the rate of ten thousand in ten minutes; nothing
-happens for as long as the longest period of an idle agent; all agents are restarted, a tenth at a
-time; the server is killed and comes back. Ten minutes of pods are not waited for: the rate counts.
+A thousand agents join in three steps; nothing happens for five minutes; pods come at the rate of
+ten thousand in ten minutes; layers are deleted, which all nodes acknowledge; all agents are
+restarted, a tenth at a time; the server is killed and comes back. Ten minutes of pods are not
+waited for: the rate counts.
 """
 
 import asyncio
@@ -28,15 +29,17 @@ class Plan:
     """Agents that run at each step."""
     join_rate: float = 12.0
     """Nodes a second that join."""
-    quiet: float = 10.0
+    quiet: float = 6.0
     """After each step, for memory and processor time."""
     pods: int = 1200
     pod_rate: float = 10_000 / 600
-    settled: float = 150.0
-    """After which, counted from the last start of an agent, `idle` begins."""
-    idle: float = 450.0
-    """A watch is renewed after 300 to 600 s, the node read each 270 to 330 s: from 150 s on, this
-    has as many of both as any such time has on average."""
+    settled: float = 200.0
+    """At which age of the agents, on average, `idle` begins."""
+    idle: float = 300.0
+    """A watch is renewed after 300 to 600 s, the node read each 270 to 330 s: from 200 s on, this
+    has 4/3 and 1 of them, as many as any such time has on average."""
+    acknowledged: float = 30.0
+    """Within which all nodes see a new generation of deletions (UIMGACC_RETIRED_SECONDS)."""
     parts: int = 10
     """Of the fleet, restarted one after the other."""
     down: float = 10.0
@@ -58,33 +61,35 @@ class Scenes:
         self._agents = agents
         self._plan = plan
         self._servers = ("kube-apiserver", "etcd")
-        self._last_start = 0.0
+        self._started = 0.0
+        """When the agents were started, on average."""
 
     def run(self, controller: control.Controller) -> Iterator[Figures]:
-        """All of them, in order; the figures of each as soon as it is done."""
+        """All but the server's restart, in order; the figures of each as soon as it is done."""
         watching = cluster.Watching(self._place)
         follower = asyncio.run_coroutine_threadsafe(watching.run(), self._place.loop.loop)
         try:
             for size in self._plan.levels:
                 yield self._joined(size)
-            yield self._pods()
             self._wait_settled()
             yield self._idle(watching)
+            yield self._pods()
+            yield self._deleted()
             yield self._rolled_out(watching)
             yield {"fleet_controller_rss_mib": processes.rss_mib(controller.pid)}
         finally:
             follower.cancel()
             concurrent.futures.wait([follower], 30)
-        if servers.is_own():
-            yield self._restarted()
 
     def _joined(self, size: int) -> Figures:
         """So many agents run: the rest of them join, and what they are together."""
         first = self._agents.size
         sources = self._place.nodes(first, size)
         with self._measured(f"fleet_{size}_join", size - first) as figures:
+            begun = time.monotonic()
             seconds = self._agents.join(sources, (size - first) / self._plan.join_rate)
-        self._last_start = time.monotonic()
+        middle = begun + seconds / 2
+        self._started += (middle - self._started) * (size - first) / size
         time.sleep(3)  # what follows from the start
         figures[f"fleet_{size}_join_s"] = seconds
         before, started = self._used(), time.monotonic()
@@ -111,7 +116,7 @@ class Scenes:
         return figures
 
     def _wait_settled(self) -> None:
-        time.sleep(max(0.0, self._last_start + self._plan.settled - time.monotonic()))
+        time.sleep(max(0.0, self._started + self._plan.settled - time.monotonic()))
 
     def _idle(self, watching: cluster.Watching) -> Figures:
         """Nothing happens."""
@@ -120,6 +125,13 @@ class Scenes:
         with self._measured("fleet_idle", nodes) as figures:
             time.sleep(self._plan.idle)
         figures["fleet_idle_node_changes"] = watching.changes - changes
+        return figures
+
+    def _deleted(self) -> Figures:
+        """A generation of deletions is acknowledged by all nodes."""
+        with self._measured("fleet_deletion", self._agents.size) as figures:
+            self._agents.acknowledge(1, self._plan.acknowledged)
+            time.sleep(1)  # the last ones
         return figures
 
     def _rolled_out(self, watching: cluster.Watching) -> Figures:
@@ -137,7 +149,7 @@ class Scenes:
         figures["fleet_roll_out_watcher_bytes"] = watching.size - size
         return figures
 
-    def _restarted(self) -> Figures:
+    def restarted(self) -> Figures:
         """The server is killed, and starts again."""
         before = self._agents.figures()
         self._place.restart(self._plan.down)
@@ -199,7 +211,12 @@ def run(folder: pathlib.Path, plan: Plan | None = None) -> Iterator[Figures]:
     with (
         cluster.prepared(folder) as place,
         crew.assembled(plan.crew, folder / "crew", place.environment) as agents,
-        control.Controller(place.plane) as controller,
     ):
         print(f"the server: {place.name}", flush=True)
-        yield from Scenes(place, agents, plan).run(controller)
+        scenes = Scenes(place, agents, plan)
+        with control.Controller(place.plane) as controller:
+            yield from scenes.run(controller)
+        if servers.is_own():
+            # Without the controller, and the proxy through which it asks: that expects a server.
+            place.plane.proxy.stop()
+            yield scenes.restarted()

@@ -38,6 +38,10 @@ _SCENES = (
     ("idle: bytes to a node and minute", "fleet_idle_received"),
     ("idle: changes of nodes seen by a watcher", "fleet_idle_node_changes"),
     ("idle: API server (% of a core)", "fleet_idle_server_percent"),
+    ("deletion: requests of a node", "fleet_deletion_requests"),
+    ("deletion: patches of a node's object", "fleet_deletion_node_patches"),
+    ("deletion: requests a second", "fleet_deletion_requests_per_s"),
+    ("deletion: API server (% of a core)", "fleet_deletion_server_percent"),
     ("roll-out: requests of a node", "fleet_roll_out_requests"),
     ("roll-out: requests a second", "fleet_roll_out_requests_per_s"),
     ("roll-out: changes of nodes seen by a watcher", "fleet_roll_out_node_changes"),
@@ -88,6 +92,8 @@ def extrapolated(flat: Mapping[str, float]) -> dict[str, float]:
         found["requests a second, a tenth restarted each minute"] = once * TARGET / 10 / 60
     if (joined := flat.get(f"fleet_{_sizes(flat)[-1]}_join_requests")) is not None:
         found["requests a second, all join within a minute"] = joined * TARGET / 60
+    if (deleted := flat.get("fleet_deletion_requests")) is not None:
+        found["requests a second while a deletion is acknowledged"] = deleted * TARGET / 30
     return found
 
 

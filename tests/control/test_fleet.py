@@ -15,6 +15,7 @@ PLAN = scenes.Plan(
     pods=4,
     settled=0.0,
     idle=0.5,
+    acknowledged=0.5,
     parts=2,
     down=1.0,
     crew=2,
@@ -31,6 +32,7 @@ def test_a_small_fleet_goes_through_all_scenes(
 
     assert flat["fleet_4_join_requests"] >= 6, "lists, watches, reads and patches of each node"
     assert flat["fleet_pod_requests"] >= 1, "an event of each pod"
+    assert flat["fleet_deletion_requests"] >= 2, "each node reads its object and patches it"
     assert flat["fleet_roll_out_requests"] >= 5
     assert flat["fleet_4_join_failed"] == flat["fleet_roll_out_failed"] == 0
     assert "5000 nodes, extrapolated" in capfd.readouterr().out
