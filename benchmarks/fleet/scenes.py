@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks import control, processes
 from benchmarks.fleet import cluster, crew
-from tests.kube import servers
+from tests.kube import apis, servers
 
 Figures = dict[str, float]
 
@@ -111,9 +111,14 @@ class Scenes:
         plan = self._plan
         with self._measured("fleet_pod", plan.pods) as figures:
             work = self._place.pods(plan.pods, plan.pod_rate, self._agents.size)
+            before = self._agents.figures()["requests"]
             figures["fleet_pods_per_s"] = self._place.run(work)
-            time.sleep(3)  # the events of the last ones
+            self._wait_for(before + plan.pods)  # the events of the last ones
         return figures
+
+    def _wait_for(self, requests: float) -> None:
+        """Return when all agents together have sent so many requests since they run."""
+        apis.wait_until(lambda: self._agents.figures()["requests"] >= requests, seconds=120)
 
     def _wait_settled(self) -> None:
         time.sleep(max(0.0, self._started + self._plan.settled - time.monotonic()))
@@ -130,8 +135,10 @@ class Scenes:
     def _deleted(self) -> Figures:
         """A generation of deletions is acknowledged by all nodes."""
         with self._measured("fleet_deletion", self._agents.size) as figures:
+            before = self._agents.figures()["requests"]
             self._agents.acknowledge(1, self._plan.acknowledged)
-            time.sleep(1)  # the last ones
+            # Each reads its node and patches it.
+            self._wait_for(before + 2 * self._agents.size)
         return figures
 
     def _rolled_out(self, watching: cluster.Watching) -> Figures:
