@@ -2,14 +2,18 @@
 
 import sys
 
-from lab.chart import chart_files, renderings
+from lab.chart import chart_files, conditions, renderings
 
 
 def main() -> None:
     """Write what differs, remove what is no longer made, and say which files these are."""
     try:
         texts = chart_files.texts()
-    except (renderings.CannotRenderError, chart_files.ControllerChangesError) as error:
+    except (
+        renderings.CannotRenderError,
+        chart_files.ControllerChangesError,
+        conditions.UnknownShapeError,
+    ) as error:
         sys.exit(f"chart: {error}")
     changed = 0
     for path in chart_files.FOLDER.rglob("*"):

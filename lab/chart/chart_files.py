@@ -10,7 +10,7 @@ import yaml
 
 from agent.cli.install import support
 from lab import places
-from lab.chart import renderings, schema, templates, variants
+from lab.chart import conditions, renderings, schema, templates, variants
 
 FOLDER = places.CHECKOUT / "charts" / "uimgacc"
 BY_HAND = ("README.md", "templates/NOTES.txt", "templates/_values.tpl", "templates/check.yaml")
@@ -40,7 +40,7 @@ def texts(image: Image | None = None) -> dict[str, str]:
     """
     rendered = renderings.collect()
     files = {name: (FOLDER / name).read_text() for name in BY_HAND}
-    defaults: dict[templates.Path, Any] = {}
+    defaults: dict[conditions.Path, Any] = {}
     for name, node in nodes(rendered).items():
         template = templates.Template(name, node)
         files[f"templates/{templates.file_of(name)}"] = template.text()

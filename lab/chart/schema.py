@@ -11,9 +11,9 @@ from typing import Any
 
 from agent import settings
 from agent.kits import flags
-from lab.chart import renderings, templates
+from lab.chart import conditions, renderings, templates
 
-Values = Mapping[templates.Path, Any]
+Values = Mapping[conditions.Path, Any]
 
 POLICIES = {
     "auto": "",
