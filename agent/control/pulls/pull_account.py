@@ -94,10 +94,10 @@ class PullAccount:
             await self.save()
 
     async def save(self) -> None:
-        """Write the table, unless nothing has come since."""
+        """Write the table, unless nothing has come since, or a list is not complete."""
         now = self._now()
         self._table.forget(now)
-        if not self._changed:
+        if not self._changed or not self._watch.is_whole:
             return
         self._changed = False
         data = await pull_book.encode(self._table, seen=self._watch.seen, now=now)

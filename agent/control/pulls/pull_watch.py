@@ -46,7 +46,13 @@ class PullWatch:
     def __init__(self, client: Client, take: Take, *, seen: int = 0) -> None:
         self._client = client
         self._take = take
+        self._listed: set[int] = set()
         self.seen = seen
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `seen` says what was taken in: not amid a list, nor after one that broke off."""
+        return not self._listed
 
     async def run(self) -> None:
         """Read for ever; an API server that is away is asked again, with growing pauses."""
@@ -56,7 +62,10 @@ class PullWatch:
                 raise AssertionError("no event is kept, so none can change")
 
     async def list(self, *, not_older_than: str) -> AsyncGenerator[selection.Part[None]]:
-        """Take in the events that the API server has (reflector.Source)."""
+        """Take in the events that the API server has (reflector.Source).
+
+        They come in the order of their names: until all have come, each is remembered.
+        """
         del not_older_than  # it would have the same answer: see above
         before, version = self.seen, "0"
         pages = self._client.pages(rest_client.EVENTS, fields=pull_events.SELECTOR, limit=_PAGE)
@@ -64,9 +73,12 @@ class PullWatch:
             async for page in pages:
                 version = page.version
                 for body in page.items:
-                    if _version_of(body) > before:
+                    at = _version_of(body)
+                    if at > before and at not in self._listed:
+                        self._listed.add(at)
                         self._read(body, anew=before == 0)
                 yield selection.Part(version=version, entries={})
+        self._listed.clear()
         # Also where it is older than what was seen, after a database was restored.
         self.seen = int(version) if version.isdigit() else 0
 

@@ -89,6 +89,18 @@ async def test_a_list_that_is_repeated_counts_nothing_twice(world: World) -> Non
     assert world.watch.seen == 6
 
 
+async def test_a_list_that_broke_off_counts_nothing_twice(world: World) -> None:
+    world.client.put(event(5))
+    world.client.put(event(6))
+    async with contextlib.aclosing(world.watch.list(not_older_than="")) as parts:
+        await anext(parts)
+    assert not world.watch.is_whole
+
+    await world.read()
+
+    assert (world.count, world.watch.seen, world.watch.is_whole) == (2, 6, True)
+
+
 async def test_an_event_that_is_counted_up_is_one_more_pull(world: World) -> None:
     world.client.put(event(5, count=3))
     await world.read()
