@@ -18,7 +18,16 @@ from agent.cli import commands
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(
-    [CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+    [
+        CHECKOUT / name
+        for name in (
+            "README.md",
+            "README.zh-CN.md",
+            "CONTRIBUTING.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+        )
+    ]
     + list((CHECKOUT / "docs").rglob("*.md"))
 )
 CODE_MAP = CHECKOUT / "docs/internals/code-map.md"
