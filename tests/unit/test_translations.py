@@ -57,9 +57,9 @@ def blocks(text: str) -> list[str]:
     """The blocks of code, without comments, and without the labels of a diagram."""
     found = []
     for language, code in re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        if language == "mermaid":
-            code = re.sub(r"(\[\(?).*?(\)?\])|-- .*? -->", r"\1\2", code)
-        found.append(re.sub(r"\s+#.*|^#.*", "", code, flags=re.MULTILINE))
+        labels = r"(\[\(?).*?(\)?\])|-- .*? -->" if language == "mermaid" else "(?!)()()"
+        without = re.sub(labels, r"\1\2", code)
+        found.append(re.sub(r"\s+#.*|^#.*", "", without, flags=re.MULTILINE))
     return found
 
 
