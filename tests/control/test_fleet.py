@@ -37,5 +37,6 @@ def test_a_small_fleet_goes_through_all_scenes(
     assert flat["fleet_4_join_failed"] == flat["fleet_roll_out_failed"] == 0
     assert "5000 nodes, extrapolated" in capfd.readouterr().out
     if servers.is_own():
-        assert flat["fleet_4_join_node_patches"] == 2, "labels with annotations, and the taint"
+        # Labels with annotations; the taint goes after an agent counts as ready.
+        assert 1 <= flat["fleet_4_join_node_patches"] <= 2
         assert flat["fleet_4_watches"] >= 8
