@@ -8,6 +8,7 @@ there is to do is decided anew from the objects each time.
 import asyncio
 import contextlib
 import datetime
+import functools
 import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
@@ -85,6 +86,26 @@ class Events(Protocol):
         """Take an event for delivery. Never waits, never raises."""
 
 
+class _Figures:
+    """What pulls cost at the time of a round: each sum reads the whole account, so it is kept."""
+
+    def __init__(self, account: Account, now: datetime.datetime) -> None:
+        self._account = account
+        self._now = now
+        self._costs: dict[datetime.timedelta, image_costs.Costs] = {}
+
+    def costs(self, window: datetime.timedelta) -> image_costs.Costs:
+        """Of the pulls within so much time until now."""
+        if window not in self._costs:
+            self._costs[window] = self._account.costs(self._now - window)
+        return self._costs[window]
+
+    @functools.cached_property
+    def recent(self) -> frozenset[str]:
+        """The images that were pulled lately."""
+        return frozenset(each.image for each in self.costs(policy_plan.RECENT).images)
+
+
 class PolicyRounds:
     """Follows the policies of the cluster and carries them out, for ever."""
 
@@ -160,9 +181,12 @@ class PolicyRounds:
             elif not cache.auto and cache.deleted is None and cache.request is not None:
                 elsewhere |= {str(image): cache.key.name for image in cache.request.images}
         sizes, budgets = 0, 0
+        figures = _Figures(self._account, self._clock())
         for policy in sorted(policies, key=lambda each: each.name):
+            # A plan takes a while: others have their turn between two of them.
+            await asyncio.sleep(0)
             try:
-                plan = await self._carry_out(policy, own, elsewhere)
+                plan = await self._carry_out(policy, own, elsewhere, figures)
             except errors.AgentError as error:
                 logger.warning(
                     "a policy is not carried out",
@@ -198,10 +222,11 @@ class PolicyRounds:
         policy: policy_object.Policy,
         own: Mapping[str, list[cache_object.CacheObject]],
         elsewhere: Mapping[str, str],
+        figures: _Figures,
     ) -> policy_plan.Plan | None:
         """Do the next steps of a policy, and write its status where that says something else."""
         now = self._clock().replace(microsecond=0)
-        verdict, plan = await self._planned(policy, own, elsewhere, now)
+        verdict, plan = await self._planned(policy, own, elsewhere, figures, now)
         if plan is not None and policy.spec is not None:
             await self._act(policy, policy.spec, plan)
         status = policy_status.changed(policy, verdict, plan, now=now)
@@ -222,6 +247,7 @@ class PolicyRounds:
         policy: policy_object.Policy,
         own: Mapping[str, list[cache_object.CacheObject]],
         elsewhere: Mapping[str, str],
+        figures: _Figures,
         now: datetime.datetime,
     ) -> tuple[policy_status.Verdict, policy_plan.Plan | None]:
         spec = policy.spec
@@ -240,8 +266,8 @@ class PolicyRounds:
         }
         seen = policy_plan.Seen(
             now=now,
-            costs=self._account.costs(now - spec.window),
-            recent={each.image for each in self._account.costs(now - policy_plan.RECENT).images},
+            costs=figures.costs(spec.window),
+            recent=figures.recent,
             namespaces=await self._namespaces(spec),
             own=own[policy.name],
             elsewhere=others,

@@ -5,6 +5,7 @@ many with a token a second. An answer other than 2xx has registries send again.
 """
 
 import asyncio
+import collections
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -52,7 +53,8 @@ class Endpoint:
         self._hints = hints
         self._handover = handover
         self._leads = leads
-        self._under_way = 0
+        # By path: without a token anyone may send what only looks like another controller's.
+        self._under_way = collections.Counter[str]()
         self._bucket = token_bucket.Bucket(
             rate=_RATE, burst=_BURST, clock=asyncio.get_running_loop().time
         )
@@ -75,23 +77,23 @@ class Endpoint:
         path = request.match_info.get("token", "")
         if not push_tokens.is_valid(tokens, header=header, path=path):
             return _refused(401, "a token is needed")
-        if self._under_way >= _AT_ONCE or not self._bucket.take():
+        if self._under_way[PATH] >= _AT_ONCE or not self._bucket.take():
             return _refused(429, "too many notifications at once")
         try:
-            return await self._take(await self._body(request), tokens[0])
+            return await self._take(await self._body(request, PATH), tokens[0])
         except web.HTTPRequestEntityTooLarge:
             return _refused(413, f"a notification has at most {LIMIT} bytes")
         except TimeoutError:
             return _refused(408, "the notification did not arrive in time")
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _body(self, request: web.Request, path: str) -> bytes:
         """The body; raise TimeoutError."""
-        self._under_way += 1
+        self._under_way[path] += 1
         try:
             async with asyncio.timeout(_SECONDS):
                 return await request.read()
         finally:
-            self._under_way -= 1
+            self._under_way[path] -= 1
 
     async def _take(self, body: bytes, token: str) -> web.Response:
         try:
@@ -115,10 +117,10 @@ class Endpoint:
 
     async def _handed_over(self, request: web.Request) -> web.Response:
         """Hints from a controller that does not lead: counted there, and never sent on."""
-        if self._under_way >= _AT_ONCE:
+        if self._under_way[leader_handover.PATH] >= _AT_ONCE:
             return web.Response(status=503)
         try:
-            body = await self._body(request)
+            body = await self._body(request, leader_handover.PATH)
             shown = request.headers.get(leader_handover.SIGNATURE, "")
             if not push_tokens.is_signed(self._tokens.read(), body, shown):
                 return web.Response(status=401)

@@ -30,6 +30,7 @@ class World:
         self.events: list[event_writer.Record] = []
         self.writes: list[str] = []
         self.costs_now = costs()
+        self.sums = 0
         self.reads = True
         self.now = worlds.NOW
         self.failing: Exception | None = None
@@ -91,6 +92,7 @@ class World:
         return found
 
     def costs(self, since: datetime.datetime) -> image_costs.Costs:
+        self.sums += 1
         return self.costs_now
 
     def emit(self, record: event_writer.Record) -> None:
@@ -335,3 +337,15 @@ async def test_a_policy_that_fails_does_not_stop_the_others_nor_the_next_round(
     assert await world.rounds.round()
 
     assert world.images() == [image("a")]
+
+
+async def test_policies_of_one_round_share_the_sums_of_pulls(world: World) -> None:
+    for name in ("p", "q", "r"):
+        world.put_policy(worlds.policy_body(name))
+    world.put_policy(worlds.policy_body("s", windowDays=2))
+
+    await world.rounds.round()
+
+    # Of a week, of two days, and of the last day: each of them reads all images.
+    assert world.sums == 3
+    assert world.conditions("s")["Ready"] == "True CarriedOut"

@@ -152,6 +152,25 @@ async def test_requests_at_once_are_bounded(leader: Side, monkeypatch) -> None:
     writer.close()
 
 
+async def test_who_has_no_token_takes_no_turn_of_registries(leader: Side, monkeypatch) -> None:
+    monkeypatch.setattr(push_server, "_AT_ONCE", 1)
+    host, _, port = leader.address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        f"POST {leader_handover.PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n".encode()
+    )
+    await writer.drain()
+    async with asyncio.timeout(30):
+        while await leader.post(b"[]", path=leader_handover.PATH) != 503:
+            await asyncio.sleep(0.01)
+
+    assert await leader.post() == 202
+
+    writer.write(b"12345")
+    assert b" 401 " in await reader.readline()
+    writer.close()
+
+
 async def test_a_controller_that_waits_hands_hints_to_the_leader(
     tmp_path: pathlib.Path,
 ) -> None:
