@@ -226,6 +226,24 @@ def test_an_undoing_that_the_kubelet_gave_up_begins_anew(cluster: Cluster) -> No
         cluster.api.pod_status(name, {"phase": "Succeeded"})
 
 
+def test_what_an_earlier_command_left_is_no_undoing_of_now(cluster: Cluster) -> None:
+    name = undo_pod.name_of(cluster.name)
+    old = cluster.api.pod(name, cluster.name)["metadata"]["uid"]
+    cluster.api.pod_status(name, {"phase": "Succeeded"})
+
+    with running(
+        lambda: node_switch.disable(cluster.target, cluster.name, cordon=False, seconds=60)
+    ) as command:
+        apis.wait_until(lambda: cluster.undo_pods() == [] or _finish(cluster))
+        apis.wait_until(lambda: cluster.labels.get("uimgacc.io/enabled") == "false")
+        cluster.api.delete_pod("uimgacc-node-x")
+        apis.wait_until(cluster.undo_pods)
+        assert not command.done()
+        pod = cluster.api.get(rest_client.PODS, name, **cluster.where)
+        assert pod["metadata"]["uid"] != old
+        cluster.api.pod_status(name, {"phase": "Succeeded"})
+
+
 def test_an_enabled_node_is_waited_for_until_it_serves(cluster: Cluster) -> None:
     gone = dict.fromkeys(TRACES)
     cluster.change({"metadata": {"labels": {**gone, "uimgacc.io/enabled": "false"}}})

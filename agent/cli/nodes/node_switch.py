@@ -7,7 +7,7 @@ repeated: a command that ended too early is run again.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from agent import errors
 from agent.cli import cluster_access, output, progress
@@ -71,6 +71,9 @@ def disable(target: cluster_access.Target, name: str, *, cordon: bool, seconds: 
                 raise InUse(name, pods)
             report(f"waiting for pods on the snapshotter to go: {_listed(pods)}", 0)
             await asyncio.sleep(_POLL)
+        if (await _labels(client, name)).get(keys.ENABLED) != "false":
+            # What an earlier command has left undid something else.
+            await _remove_undo(client, target, name)
         label = {"metadata": {"labels": {keys.ENABLED: "false"}}}
         await client.patch(rest_client.NODES, name, label)
         await _wait_gone(client, target, name, report)
@@ -118,6 +121,10 @@ async def _node(client: rest_client.Client, name: str) -> rest_client.Object:
         return await client.get(rest_client.NODES, name)
     except refusals.NotFound as error:
         raise output.NotFound(f"there is no node {name}", name=name) from error
+
+
+async def _labels(client: rest_client.Client, name: str) -> Mapping[str, str]:
+    return (await _node(client, name))["metadata"].get("labels") or {}
 
 
 async def _daemon_set(
@@ -239,7 +246,7 @@ async def _undo(
 async def _remove_undo(
     client: rest_client.Client, target: cluster_access.Target, name: str
 ) -> None:
-    """A `disable` that has not ended must not undo what comes now."""
+    """A `disable` that has not ended must not undo what comes now, nor count for a later one."""
     pod = undo_pod.name_of(name)
     while True:
         try:
