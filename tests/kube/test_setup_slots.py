@@ -306,6 +306,19 @@ def test_a_node_that_has_just_joined_needs_no_slot(fleet: Fleet) -> None:
     assert refused(fleet.node(name, young_seconds=0.0))
 
 
+def test_a_node_whose_disk_was_made_anew_frees_what_it_held_before(fleet: Fleet) -> None:
+    name = fleet.api.node()
+    fleet.node(name).take()
+    anew = fleet.node(name, young_seconds=600.0)
+    host.Host(fleet.folder / name).remove(slot_turn.NOTE)
+
+    anew.take()
+    assert fleet.holders() == [name]
+    assert anew.settle(0) == ""
+
+    assert fleet.holders() == []
+
+
 async def test_only_slots_are_read_of_the_leases(fleet: Fleet) -> None:
     where = {"namespace": fleet.api.namespace}
     body = {"metadata": {"name": "uimgacc-controller"}, "spec": {"holderIdentity": "c"}}

@@ -101,6 +101,9 @@ class SlotTurn:
                 return
             self._machine.remove(NOTE)
         if await self._needs_none(api):
+            # One that it held before its disk was made anew is freed once it is back.
+            if own := [slot.name for slot in await leases.all() if slot.holder == node]:
+                self._machine.write(NOTE, own[0].encode())
             return
         name = await self._free(leases, await self._count(api))
         self._machine.write(NOTE, name.encode())
