@@ -77,6 +77,11 @@ class Api:
             body = {"gracePeriodSeconds": 0}
             self._ask("DELETE", resource.path(name, namespace=namespace), body)
 
+    def finalize(self, namespace: Object) -> None:
+        """Let a namespace go that is being deleted, as the namespace controller does."""
+        name = namespace["metadata"]["name"]
+        self._ask("PUT", rest_client.NAMESPACES.path(name, subresource="finalize"), namespace)
+
     def node(self, **metadata: Any) -> str:
         """A node of a name of its own, gone at the end of the test."""
         name = f"node-{uuid.uuid4().hex[:10]}"

@@ -19,6 +19,8 @@ from agent.model import keys
 from agent.ucloud import activation, operation_lock, protocol
 
 _POLL = 1.0
+_NAMESPACE_SECONDS = 120.0
+"""For a namespace that an uninstallation has just deleted."""
 _WHO_HOLDS = (
     ": `kubectl -n uimgacc-uninstall logs daemonset/uimgacc-uninstall` names what holds them"
 )
@@ -53,7 +55,7 @@ def enable(
                     f"applying {body['kind']} {body['metadata']['name']}",
                     100 * number // len(served),
                 )
-                await _apply(client, body)
+                await _apply(client, body, report)
             # What moves pods now is there, so what did before can go.
             for body in await support.as_served(client, superseded):
                 await _remove(client, body)
@@ -168,8 +170,10 @@ def resource_of(body: Object) -> rest_client.Resource:
     return rest_client.Resource(group=group, version=version, plural=plural)
 
 
-async def _apply(client: rest_client.Client, body: Object) -> None:
+async def _apply(client: rest_client.Client, body: Object, report: progress.Report) -> None:
     meta = body["metadata"]
+    if body["kind"] == "Namespace":
+        await _wait_deleted(client, meta["name"], report)
     await client.patch(
         resource_of(body),
         meta["name"],
@@ -179,6 +183,35 @@ async def _apply(client: rest_client.Client, body: Object) -> None:
         manager=keys.COMPONENT,
         force=True,
     )
+
+
+async def _wait_deleted(
+    client: rest_client.Client, namespace: str, report: progress.Report
+) -> None:
+    """Until a namespace is no more that is being deleted: nothing can be made in it meanwhile.
+
+    Raises TemporaryError where it is there for too long.
+    """
+    since = ""
+    try:
+        async with asyncio.timeout(_NAMESPACE_SECONDS):
+            while since := await _deleted_since(client, namespace):
+                report(f"the namespace {namespace} is still being deleted", 0)
+                await asyncio.sleep(_POLL)
+    except TimeoutError as error:
+        raise errors.TemporaryError(
+            f"the namespace {namespace} is being deleted since {since}:"
+            f" `kubectl get namespace {namespace} -o yaml` says what it waits for; then run the"
+            " command again"
+        ) from error
+
+
+async def _deleted_since(client: rest_client.Client, namespace: str) -> str:
+    """A time of the API; empty where the namespace is not being deleted, or is not there."""
+    with contextlib.suppress(refusals.NotFound):
+        found = await client.get(rest_client.NAMESPACES, namespace)
+        return str(found["metadata"].get("deletionTimestamp") or "")
+    return ""
 
 
 async def _remove(client: rest_client.Client, body: Object) -> None:
@@ -251,7 +284,7 @@ async def _uninstall(
         await _remove(client, body)
     await finalizers.release_all(client)
     for body in undo:
-        await _apply(client, body)
+        await _apply(client, body, report)
     (agents,) = (each["metadata"] for each in undo if each["kind"] == "DaemonSet")
     while True:
         daemon_set = await client.get(
