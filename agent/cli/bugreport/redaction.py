@@ -24,6 +24,8 @@ _WORDS = frozenset(
     }
 )
 _PAIRS = frozenset({"apikey", "accesskey", "secretkey", "privatekey", "signingkey", "keydata"})
+_ENDINGS = ("password", "passwd", "passphrase", "sshpass", "secret", "token")
+"""Of words that are written without a break: PGPASSWORD."""
 _ABOUT = frozenset(
     {
         *("name", "names", "namespace", "ref", "file", "path", "seconds", "policy", "type", "kind"),
@@ -33,7 +35,9 @@ _ABOUT = frozenset(
 """Words after which a value is about a credential, and is none: secretName, tokenFile."""
 
 _PLAIN = frozenset({"", "true", "false", "null", "none", "nil", "{", "[", "{}", "[]", MASK})
-_HEADERS = re.compile(r"(?im)^[ \t]*(\[[^\]\n]*header[^\n]*\][ \t]*\n)((?:(?![ \t]*\[)[^\n]*\n?)*)")
+_HEADERS = re.compile(
+    r"(?im)^[ \t]*(\[[^\]\n]{0,300}header[^\n]{0,300}\][ \t]*\n)((?:(?![ \t]*\[)[^\n]*\n?)*)"
+)
 _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?(?:-----END \1PRIVATE KEY-----|\Z)", re.DOTALL
@@ -66,6 +70,7 @@ _LOGIN = re.compile(r"[\w.@-]{1,64}:[^\s:/]{4,200}")
 _LEAST = 6
 _MOST_KNOWN = 500
 _DEPTH = 2
+_MOST_WITHIN = 20
 
 _DROPPED = frozenset({"managedFields", "kubectl.kubernetes.io/last-applied-configuration"})
 """Of each object: it says again what the object says, in a form that hides it."""
@@ -78,7 +83,9 @@ def is_credential(name: str) -> bool:
     if not words or words[-1] in _ABOUT:
         return False
     pairs = (first + second for first, second in itertools.pairwise(words))
-    return not _WORDS.isdisjoint(words) or not _PAIRS.isdisjoint(pairs)
+    if not _WORDS.isdisjoint(words) or not _PAIRS.isdisjoint(pairs):
+        return True
+    return any(word.endswith(_ENDINGS) for word in words)
 
 
 class Redactor:
@@ -86,6 +93,7 @@ class Redactor:
 
     def __init__(self) -> None:
         self._known: dict[str, None] = {}
+        self._within = 0
 
     def text(self, text: str) -> str:
         """A text without what looks like a credential."""
@@ -178,7 +186,15 @@ class Redactor:
         return f"{match['key']}{match['sep']}{mark}{MASK}{mark}"
 
     def _again(self, value: str) -> str:
-        return _PAIR.sub(self._pair, value) if len(value) > _LEAST else value
+        if len(value) <= _LEAST:
+            return value
+        if self._within == _MOST_WITHIN:
+            return MASK
+        self._within += 1
+        try:
+            return _PAIR.sub(self._pair, value)
+        finally:
+            self._within -= 1
 
     def _flag(self, match: re.Match[str]) -> str:
         if not is_credential(match["key"]) or match["value"] in _PLAIN:

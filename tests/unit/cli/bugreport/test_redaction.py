@@ -26,6 +26,9 @@ def seen(text: str) -> bool:
     "text",
     [
         f"UIMGACC_PASSWORD={SECRET}",
+        f"PGPASSWORD={SECRET}",
+        f"registrytoken: {SECRET}",
+        f"{'a:' * 5000}password={SECRET}",
         f"export API_KEY='{SECRET}'",
         f'level=error msg="login failed" password={SECRET} user=x',
         json.dumps({"registryToken": SECRET}),
