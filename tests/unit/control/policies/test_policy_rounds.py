@@ -34,6 +34,7 @@ class World:
         self.reads = True
         self.now = worlds.NOW
         self.failing: Exception | None = None
+        self.refused: frozenset[str] = frozenset()
         self._versions = itertools.count(2)
         self.rounds = policy_rounds.PolicyRounds(self, self, self, self, clock=lambda: self.now)
 
@@ -71,6 +72,10 @@ class World:
         assert how is rest_client.Patch.APPLY
         assert force
         made = copy.deepcopy(dict(body))
+        if self.refused.intersection(body["spec"]["images"]):
+            raise refusals.Invalid(
+                refusals.Refusal(request="", status=422, reason="Invalid", text="")
+            )
         meta = {"uid": name, "generation": 1, "creationTimestamp": self.now.isoformat()}
         made["metadata"] |= {**meta, "resourceVersion": str(next(self._versions))}
         made["status"] = self.objects.get(name, {}).get("status", {})
@@ -349,3 +354,22 @@ async def test_policies_of_one_round_share_the_sums_of_pulls(world: World) -> No
     # Of a week, of two days, and of the last day: each of them reads all images.
     assert world.sums == 3
     assert world.conditions("s")["Ready"] == "True CarriedOut"
+
+
+async def test_an_image_that_the_api_server_refuses_holds_up_no_other(world: World) -> None:
+    world.put_policy(worlds.policy_body())
+    bad = [f"bad{number}" for number in range(6)]
+    world.refused = frozenset(map(image, bad))
+    world.costs_now = costs(*(cost(name, 900) for name in bad), cost("good", 10))
+
+    for _ in range(3):
+        await world.rounds.round()
+
+    assert world.images() == [image("good")]
+    assert world.status()["caches"] == 1
+    assert {each["reason"] for each in world.status()["leftOut"]} == {"Refused"}
+
+    world.refused = frozenset()
+    world.now += datetime.timedelta(minutes=11)
+    await world.rounds.round()
+    assert len(world.images()) == 6
