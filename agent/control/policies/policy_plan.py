@@ -30,7 +30,7 @@ _BUILDING = 10
 _UNKNOWN = 1 << 30
 """Bytes that an image is believed to take of which no kubelet has said the size."""
 
-Reason = Literal["OverBudget", "TooManyCaches", "CachedAlready", "Waiting"]
+Reason = Literal["OverBudget", "TooManyCaches", "CachedAlready", "Refused", "Waiting"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,8 @@ class Seen:
     """What a plan is made from.
 
     `namespaces` are those that are selected, None: all. `recent` are the images that were pulled
-    lately. `own` are the policy's caches, `elsewhere` the images that other caches have.
+    lately. `own` are the policy's caches, `elsewhere` the images that other caches have, `refused`
+    those of which the API server has taken no cache lately.
     """
 
     now: datetime.datetime
@@ -92,6 +93,7 @@ class Seen:
     namespaces: Collection[str] | None
     own: Sequence[cache_object.CacheObject]
     elsewhere: Collection[str]
+    refused: Collection[str] = ()
 
 
 def plan(policy: policy_object.Policy, spec: policy_object.Spec, seen: Seen) -> Plan:
@@ -112,6 +114,8 @@ def plan(policy: policy_object.Policy, spec: policy_object.Spec, seen: Seen) -> 
     for cost in wanted:
         if cost.image in seen.elsewhere:
             reason: Reason | None = "CachedAlready"
+        elif cost.image in seen.refused:
+            reason = "Refused"
         elif (
             waits or cost.image in terminating or building >= _BUILDING or len(created) >= _AT_ONCE
         ):
@@ -133,6 +137,20 @@ def plan(policy: policy_object.Policy, spec: policy_object.Spec, seen: Seen) -> 
         left_out=tuple(left_out),
         size=room.size,
         unimportant=unimportant,
+    )
+
+
+def without(made: Plan, created: Sequence[image_costs.ImageCost]) -> Plan:
+    """A plan of which only these were created: the others are left out."""
+    missing = [each for each in made.created if each not in created]
+    refused = [
+        LeftOut(image=each.image, reason="Refused", seconds=each.seconds) for each in missing
+    ]
+    return dataclasses.replace(
+        made,
+        created=tuple(created),
+        left_out=(*refused, *made.left_out),
+        size=made.size - sum(size_of(each.size) for each in missing),
     )
 
 

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 _SECONDS = 60.0
 _GATHER_SECONDS = 0.5
 _AGAIN_SECONDS = 5.0
+_REFUSED = datetime.timedelta(minutes=10)
+"""Until an image is tried again of which the API server took no cache: an admission policy may
+forbid it, and the others must not wait for it."""
 
 
 class Client(Protocol):
@@ -126,6 +129,8 @@ class PolicyRounds:
         self._policies: dict[str, policy_object.Policy] = {}
         self._changed = asyncio.Event()
         self._complete = False
+        self._refused: dict[tuple[str, str], datetime.datetime] = {}
+        """Until when images of policies are left alone."""
         selected = selection.Selection(
             client,
             rest_client.IMAGE_CACHE_POLICIES,
@@ -228,7 +233,7 @@ class PolicyRounds:
         now = self._clock().replace(microsecond=0)
         verdict, plan = await self._planned(policy, own, elsewhere, figures, now)
         if plan is not None and policy.spec is not None:
-            await self._act(policy, policy.spec, plan)
+            plan = await self._act(policy, policy.spec, plan)
         status = policy_status.changed(policy, verdict, plan, now=now)
         if status is not None:
             with contextlib.suppress(refusals.NotFound):
@@ -271,6 +276,7 @@ class PolicyRounds:
             namespaces=await self._namespaces(spec),
             own=own[policy.name],
             elsewhere=others,
+            refused=self._refused_of(policy, now),
         )
         return policy_status.CARRIED_OUT, policy_plan.plan(policy, spec, seen)
 
@@ -285,22 +291,44 @@ class PolicyRounds:
             names |= {str(body["metadata"]["name"]) for body in page.items}
         return names
 
+    def _refused_of(self, policy: policy_object.Policy, now: datetime.datetime) -> set[str]:
+        self._refused = {key: until for key, until in self._refused.items() if until > now}
+        return {image for name, image in self._refused if name == policy.name}
+
     async def _act(
         self, policy: policy_object.Policy, spec: policy_object.Spec, plan: policy_plan.Plan
-    ) -> None:
+    ) -> policy_plan.Plan:
+        """Carry a plan out; returns it without what the API server has refused."""
         for gone in plan.dropped:
             await self._drop(policy, gone)
         for held in plan.changed:
             request = held.cache.request
             limit = request.size_gib if request is not None else policy_cache.limit_of(0)
-            await self._apply(policy, spec, held.image, size_gib=limit)
+            await self._applied(policy, spec, held.image, size_gib=limit)
+        created = []
         for cost in plan.created:
             limit = policy_cache.limit_of(cost.size)
-            name = await self._apply(policy, spec, cost.image, size_gib=limit)
+            name = await self._applied(policy, spec, cost.image, size_gib=limit)
+            if not name:
+                self._refused[policy.name, cost.image] = self._clock() + _REFUSED
+                continue
+            created.append(cost)
             message = (
                 f"{cost.image} is cached as {name}: its pulls took {units.span(cost.seconds)}."
             )
             self._emit(policy, "ImageCacheCreated", message)
+        return policy_plan.without(plan, created)
+
+    async def _applied(
+        self, policy: policy_object.Policy, spec: policy_object.Spec, image: str, *, size_gib: int
+    ) -> str:
+        """The name of the cache of an image; "" where the API server refuses it."""
+        try:
+            return await self._apply(policy, spec, image, size_gib=size_gib)
+        except (refusals.Invalid, refusals.Denied) as error:
+            extra = {"policy": policy.name, "image": image, "reason": str(error)}
+            logger.warning("a policy's cache is refused", extra=extra)
+            return ""
 
     async def _apply(
         self, policy: policy_object.Policy, spec: policy_object.Spec, image: str, *, size_gib: int
