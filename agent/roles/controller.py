@@ -290,15 +290,23 @@ def _patience(wanted: settings.Controller) -> collector_rounds.Patience:
 
 @contextlib.asynccontextmanager
 async def _opened(wanted: settings.Controller) -> AsyncIterator[tuple[_Controller, str]]:
-    async with rest_client.Client(
-        _credentials(wanted), deadline=wanted.api_seconds, user_agent=keys.CONTROLLER
-    ) as client:
-        controller = _Controller(wanted, client, _election(wanted, client))
+    async with (
+        _client(wanted) as client,
+        # On connections of its own: a renewal must not wait for the requests of all caches.
+        _client(wanted) as electing,
+    ):
+        controller = _Controller(wanted, client, _election(wanted, electing))
         app = web.Application()
         listener.add_metrics(app, metrics.CONTROLLER)
         listener.add_probes(app, lambda: controller.missing)
         async with listener.serving(app, wanted.listen) as where:
             yield controller, where
+
+
+def _client(wanted: settings.Controller) -> rest_client.Client:
+    return rest_client.Client(
+        _credentials(wanted), deadline=wanted.api_seconds, user_agent=keys.CONTROLLER
+    )
 
 
 def _election(wanted: settings.Controller, client: rest_client.Client) -> leader_election.Election:

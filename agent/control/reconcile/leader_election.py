@@ -37,6 +37,18 @@ class Times:
         """Between two renewals, and between two looks of a controller that waits."""
         return self.lasts / 5
 
+    @property
+    def patience(self) -> float:
+        """With one try to renew: a second one, on another connection, still fits in, as with
+        client-go. A connection that died silently answers no request.
+        """
+        return self.deadline / 2
+
+    @property
+    def again(self) -> float:
+        """Between a try that has failed and the next one."""
+        return self.lasts / 15
+
 
 class Election:
     """The election by a Lease; `identity` is this controller's, and its next container's."""
@@ -72,9 +84,10 @@ class Election:
 
     async def keep(self) -> None:
         """Renew for ever; raise LeadershipLost."""
-        while self._left() > 0:
-            await asyncio.sleep(min(self._times.every, self._left()))
-            await self._renew()
+        pause = self._times.every
+        while (left := self._left()) > 0:
+            await asyncio.sleep(min(pause, left))
+            pause = self._times.every if await self._renew() else self._times.again
         self.leading = False
         raise LeadershipLost("the Lease could not be renewed in time")
 
@@ -95,18 +108,19 @@ class Election:
         deadline = self._renewed + self._times.deadline
         return deadline - asyncio.get_running_loop().time()
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> bool:
         """Try it once; raise LeadershipLost if another controller has the Lease."""
         try:
-            async with asyncio.timeout(self._left()):
+            async with asyncio.timeout(min(self._left(), self._times.patience)):
                 held = await self._try()
         except (TimeoutError, errors.AgentError) as error:
             reason = str(error) or "no answer in time"
             logger.warning("the Lease is not renewed", extra={"reason": reason})
-            return
+            return False
         if not held:
             self.leading = False
             raise LeadershipLost(f"{self.leader or 'another controller'} leads now")
+        return True
 
     async def _try(self) -> bool:
         """Take or renew the Lease; whether this controller holds it now."""

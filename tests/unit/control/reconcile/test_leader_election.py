@@ -169,6 +169,25 @@ async def test_a_short_absence_of_the_api_server_costs_nothing() -> None:
     await asyncio.gather(keeping, return_exceptions=True)
 
 
+async def test_a_connection_that_died_silently_costs_no_leadership() -> None:
+    """The request on it is never answered: the next one goes on another connection, in time."""
+    api = the_api()
+    first = election(api, "a")
+    await first.win()
+    first._leasing._api = link = Link(api)
+    keeping = asyncio.create_task(first.keep())
+    for _ in range(5):
+        link.hangs = True
+        await asyncio.sleep(TIMES.every + 0.1)
+        link.hangs = False
+        await asyncio.sleep(TIMES.lasts)
+
+    assert first.leading
+    assert not keeping.done()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
 async def test_who_cannot_ask_who_leads_is_not_ready_to_take_over() -> None:
     api = the_api()
     await election(api, "a").win()
