@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import datetime
 import enum
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,6 +56,9 @@ LOCAL_MODES: Sequence[LocalMode] = get_args(LocalMode)
 
 MAX_LABELS = 20
 """Labels that a node selector may have."""
+
+_REMEMBERED = 128
+"""Names whose ID is remembered: one step of the controller asks for that of its cache ten times."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -183,6 +187,7 @@ class CacheRequest:
         return id_of_name(self.name, dialect=self.dialect)
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def id_of_name(name: str, *, dialect: Dialect = Dialect.NATIVE) -> str:
     """The ID of the cache with this name; each dialect has names of its own."""
     return _cache_id("name", dialect.value, name)

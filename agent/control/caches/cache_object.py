@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import re
@@ -16,6 +17,9 @@ PEOPLE = ""
 
 _UNKNOWN = "-"
 """The tenant of automatic caches that do not name the pod that they were created for."""
+
+_REMEMBERED = 128
+"""Specs whose hash is remembered: a step asks for that of its cache ten times."""
 
 _POD_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 
@@ -102,22 +106,24 @@ class CacheObject:
     @property
     def spec_hash(self) -> str:
         """The hash of everything that a build depends on: another hash needs another build."""
-        request = self.request
-        if request is None:
-            return ""
-        parts = [
-            [str(image) for image in request.images],
-            [str(secret) for secret in request.pull_secrets],
-            request.size_gib,
-            request.architecture,
-            request.plain_http_registries,
-            request.insecure_registries,
-            request.acr_instances,
-            self.refresh,
-            # Only where it is set: caches built before the field existed are not built again.
-            *([request.namespaces] if request.serves else []),
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+        return _spec_hash(self.request, self.refresh) if self.request is not None else ""
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _spec_hash(request: caches.CacheRequest, refresh: str) -> str:
+    parts = [
+        [str(image) for image in request.images],
+        [str(secret) for secret in request.pull_secrets],
+        request.size_gib,
+        request.architecture,
+        request.plain_http_registries,
+        request.insecure_registries,
+        request.acr_instances,
+        refresh,
+        # Only where it is set: caches built before the field existed are not built again.
+        *([request.namespaces] if request.serves else []),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def key_of(body: Mapping[str, Any]) -> Key:

@@ -6,6 +6,8 @@ temporary files and the Secrets of its images.
 
 import contextlib
 import dataclasses
+import datetime
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,9 @@ _ID = 65532
 _MOVES = 3
 """How often a pod may start again on another node. A node is drained once, but for an image that
 is too large for the nodes' disks the pod is evicted from each, which is a disruption as well."""
+
+_REMEMBERED = 128
+"""Builds whose name is remembered: a step asks for that of its cache four times."""
 
 _FAILURES: Sequence[Mapping[str, Any]] = (
     {"action": "Count", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -138,10 +143,14 @@ def name_of(cache: cache_object.CacheObject, platforms: Sequence[str]) -> str:
     It follows from the object alone, so two controllers create one Job. After a failure, or
     for a refresh, it is another name.
     """
-    build = cache.state.build
-    parts = [cache.spec_hash, sorted(platforms), build.time.isoformat() if build.time else ""]
-    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+    digest = _digest(cache.spec_hash, tuple(sorted(platforms)), cache.state.build.time)
     return f"{cache.cache_id}-{digest}-{failures(cache)}"
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _digest(spec: str, platforms: Sequence[str], built: datetime.datetime | None) -> str:
+    parts = [spec, list(platforms), built.isoformat() if built else ""]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
 def failures(cache: cache_object.CacheObject) -> int:
