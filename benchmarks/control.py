@@ -45,6 +45,19 @@ class Plane:
     proxy: faults.Proxy
 
     @property
+    def requests(self) -> float:
+        """Requests so far: of a real server by its own count, in which all clients are, itself
+        included, else those that came through the proxy.
+        """
+        if not servers.is_real():
+            return len(self.proxy.seen)
+        request = urllib.request.Request(
+            f"{self.access.server}/metrics", headers={"Authorization": self.access.authorization}
+        )
+        with urllib.request.urlopen(request, timeout=60, context=self.access.tls) as answer:
+            return _sum(answer.read().decode(), "apiserver_request_total")
+
+    @property
     def place(self) -> layout.Layout:
         """The store."""
         return layout.Layout(self.folder / "store")
@@ -95,15 +108,16 @@ def _pod(plane: Plane) -> None:
 
 
 class Controller:
-    """The controller under measurement."""
+    """The controller under measurement; with `direct` it asks the server itself, not the proxy."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, *, direct: bool = False) -> None:
         self._plane = plane
+        self._server = "" if direct else plane.proxy.url
         self.port = lab_processes.free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Controller":
-        kubeconfig = self._plane.api.kubeconfig(server=self._plane.proxy.url)
+        kubeconfig = self._plane.api.kubeconfig(server=self._server)
         command = [
             *(str(processes.COMMAND), "controller", f"--store={self._plane.place.root}"),
             *(f"--namespace={self._plane.api.namespace}", "--pod=controller-0"),
@@ -132,8 +146,7 @@ class Controller:
                 text = answer.read().decode()
         except OSError:
             return 0.0
-        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        return _sum(text, name)
 
     def ready(self) -> float:
         """Caches that are Ready, by the controller's own count."""
@@ -142,6 +155,12 @@ class Controller:
     def steps(self) -> float:
         """Steps that were done without a failure."""
         return self.figure('uimgacc_reconcile_seconds_count{failed="false"}')
+
+
+def _sum(text: str, name: str) -> float:
+    """A metric, its labels named or not: then of all of them."""
+    lines = rf"^{re.escape(name)}(?:{{.*}})? (\S+)$"
+    return sum(map(float, re.findall(lines, text, re.MULTILINE)))
 
 
 def run(folder: pathlib.Path, registry: registries.Registry) -> dict[str, float]:
