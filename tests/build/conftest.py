@@ -55,12 +55,12 @@ class Bench:
         )
 
     def files(self) -> list[pathlib.Path]:
-        """All files of the store apart from store.json, locks, and what builds counted on."""
+        """The files of the store without those of a new one, locks, and what builds counted on."""
         return sorted(
             path
             for path in self.place.root.rglob("*")
             if path.is_file()
-            and path != self.place.store_record
+            and path not in (self.place.store_record, self.place.index_mark)
             and path.parent not in (self.place.claims, self.place.record_locks)
         )
 

@@ -176,6 +176,8 @@ def publish_cache(place: layout.Layout, record: records.CacheRecord) -> None:
         record = msgspec.structs.replace(record, signatures=there.signatures)
     path = place.cache_record(record.id)
     with translated(path):
+        # Here as well: who made the store may have been killed before it was said.
+        index_files.begin(place)
         index_files.add(place, record)
     write_record(place, path, record)
     with translated(path):
