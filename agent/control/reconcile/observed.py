@@ -5,6 +5,7 @@ Steps read from here, so that a restarted controller lists each kind once and do
 each object. Nothing else keeps objects between two steps.
 """
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,14 @@ from agent.model import keys, times
 logger = logging.getLogger(__name__)
 
 Object = Mapping[str, Any]
+
+
+@dataclasses.dataclass(slots=True)
+class _Step:
+    """The versions of a cache's object that came while its step ran."""
+
+    written: set[str] = dataclasses.field(default_factory=set)
+    delivered: set[str] = dataclasses.field(default_factory=set)
 
 
 class Observed:
@@ -46,6 +55,7 @@ class Observed:
         self._reasons: dict[str, str] = {}
         self._setbacks: dict[str, str] = {}
         self._attested: dict[str, str] = {}
+        self._steps: dict[cache_object.Key, _Step] = {}
         self.platforms: tuple[str, ...] = ()
         self.starting: dict[str, cache_object.CacheObject] = {}
         """Jobs that are being created, and their caches."""
@@ -73,10 +83,28 @@ class Observed:
             self.drop_cache(key, body["metadata"]["uid"])
         else:
             before = self.caches.get(key)
-            after = self.put_cache(body)
+            after = self._take(body)
             # The echo of what a step has written is the same object. Other steps than those that
             # end with Ready go on from there; a list after a lost watch has every object again.
-            if after is not before or after.state.phase is not cache_state.Phase.READY:
+            if (step := self._steps.get(key)) is not None:
+                step.delivered.add(body["metadata"]["resourceVersion"])
+            elif after is not before or after.state.phase is not cache_state.Phase.READY:
+                self._queue.add(key)
+
+    @contextlib.contextmanager
+    def stepping(self, key: cache_object.Key) -> Iterator[None]:
+        """A step for a cache: at its end it shows what was an echo of what it has written.
+
+        The watch often has it before the answer to the request comes.
+        """
+        step = self._steps[key] = _Step()
+        try:
+            yield
+        finally:
+            del self._steps[key]
+            cache = self.caches.get(key) if step.delivered else None
+            ready = cache is not None and cache.state.phase is cache_state.Phase.READY
+            if cache is not None and not (ready and step.delivered <= step.written):
                 self._queue.add(key)
 
     def deliver_job(self, body: Object) -> None:
@@ -132,7 +160,12 @@ class Observed:
         return build_turns.slots_of(self.building(), parallel=self._parallel)
 
     def put_cache(self, body: Object) -> cache_object.CacheObject:
-        """Take in an object as it is now; one that is older than what is known changes nothing."""
+        """Take in an object as a request has returned it; one that is older changes nothing."""
+        if (step := self._steps.get(cache_object.key_of(body))) is not None:
+            step.written.add(body["metadata"]["resourceVersion"])
+        return self._take(body)
+
+    def _take(self, body: Object) -> cache_object.CacheObject:
         known = self.caches.get(cache_object.key_of(body))
         meta = body["metadata"]
         if known is not None and (known.uid, known.version) == (

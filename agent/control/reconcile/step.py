@@ -118,8 +118,9 @@ class Reconciler:
         if cache is None:
             return None
         try:
-            again = await self._step(cache)
-            return await self._take_start(self._view.caches.get(key), again)
+            with self._view.stepping(key):
+                again = await self._step(cache)
+                return await self._take_start(self._view.caches.get(key), again)
         except errors.AgentError:
             # It gives way to others, until a step of its own succeeds again.
             self._view.note_waiting(key, waits=False)

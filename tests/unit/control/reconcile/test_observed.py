@@ -117,3 +117,40 @@ async def test_the_echo_of_a_step_s_own_write_needs_no_step_of_a_cache_that_is_r
     changed["metadata"]["resourceVersion"] = "2"
     view.deliver("imagecaches", "MODIFIED", changed)
     assert len(queue.names) == due + 1
+
+
+def at(version: str, phase: str = "Ready") -> dict[str, Any]:
+    body = views.body("a", phase=phase)
+    body["metadata"]["resourceVersion"] = version
+    return body
+
+
+@pytest.mark.parametrize("echo_first", [True, False])
+@pytest.mark.parametrize(("phase", "due"), [("Ready", 0), ("Creating", 1)])
+async def test_echoes_within_a_step_are_judged_by_how_it_ends(
+    phase: str, due: int, echo_first: bool
+) -> None:
+    """Its finalizer, then its status: each came back, before the answer or after it."""
+    view, queue = view_of()
+    key = view.put_cache(at("1", "Creating")).key
+
+    with view.stepping(key):
+        for body in (at("2", "Creating"), at("3", phase)):
+            if echo_first:
+                view.deliver("imagecaches", "MODIFIED", body)
+            view.put_cache(body)
+            if not echo_first:
+                view.deliver("imagecaches", "MODIFIED", body)
+
+    assert len(queue.names) == due
+
+
+async def test_a_change_by_another_within_a_step_has_a_step_of_its_own() -> None:
+    view, queue = view_of()
+    key = view.put_cache(at("1")).key
+
+    with view.stepping(key):
+        view.put_cache(at("2"))
+        view.deliver("imagecaches", "MODIFIED", at("3"))
+
+    assert queue.names == ["a"]
