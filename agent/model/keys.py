@@ -274,7 +274,7 @@ COMPONENT = "uimgacc"
 """Source of events, and field manager of objects that a person applies."""
 
 CONTROLLER = "uimgacc-controller"
-"""Field manager and user agent of the controller."""
+"""Deployment, field manager and user agent of the controller."""
 
 # --- containerd ---
 

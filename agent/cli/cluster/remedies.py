@@ -9,6 +9,8 @@ import dataclasses
 import enum
 from collections.abc import Iterable, Mapping
 
+from agent.model import keys
+
 _DESCRIBE = "kubectl describe {kind} {cache}"
 _LOGS = "kubectl -n {system} logs {pod}"
 
@@ -296,4 +298,4 @@ def table(remedies: Iterable[Remedy] = tuple(ALL.values())) -> list[str]:
 
 def _for_people(command: str) -> str:
     fields = ("node", "pod", "cache", "kind", "id")
-    return command.format(system="uimgacc-system", **{name: name.upper() for name in fields})
+    return command.format(system=keys.NAMESPACE, **{name: name.upper() for name in fields})

@@ -23,7 +23,6 @@ from agent.model import caches, keys
 _NODES_READ = 1000
 _NODES_PAGE = 50
 _PODS_READ = 1000
-_CONTROLLER = "uimgacc-controller"
 
 Value = TypeVar("Value")
 Report = Callable[[str, int], None]
@@ -95,7 +94,7 @@ class _Reader:
     async def controller(self) -> survey.Workload:
         with contextlib.suppress(refusals.NotFound):
             body = await self._client.get(
-                rest_client.DEPLOYMENTS, _CONTROLLER, namespace=self._namespace
+                rest_client.DEPLOYMENTS, keys.CONTROLLER, namespace=self._namespace
             )
             status = body.get("status") or {}
             return survey.Workload(
