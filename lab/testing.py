@@ -1,4 +1,4 @@
-"""`python -m lab.testing`: all tests, in five runs side by side.
+"""`python -m lab.testing`: all tests, in six runs side by side.
 
 They wait for real parts much of the time. What starts containers with ctr stays in one run: the
 cgroup of a container has its name, also on two nodes. Guests are machines of their own, and have
@@ -32,6 +32,7 @@ STREAMS = {
     "of containerd": ("containerd", "snapshotter"),
     "of nodes": ("node",),
     "of builds": ("build", "image", "properties"),
+    "of clusters": ("control", "kube"),
 }
 """Folders of tests that are run together."""
 NEEDS_API_SERVER = "needs an API server: KUBEBUILDER_ASSETS, see CONTRIBUTING.md"

@@ -106,11 +106,17 @@ class Fleet:
         }
 
 
+def names(api: apis.Api) -> set[str]:
+    return {each["metadata"]["name"] for each in api.list(rest_client.IMAGE_CACHES)}
+
+
 @pytest.fixture
 def fleet(api: apis.Api) -> Iterator[Fleet]:
     made = Fleet(api)
+    before = names(api)
     yield made
-    for name in made.caches():
+    # Events of other tests are advice as well: what was applied of them is not to be built later.
+    for name in names(api) - before:
         api.delete(rest_client.IMAGE_CACHES, name)
     for name in made.made:
         api.delete(NAMESPACES, name)
