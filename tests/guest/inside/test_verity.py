@@ -8,7 +8,6 @@ import json
 import pathlib
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 
@@ -135,8 +134,17 @@ def provide(node: Node, client, name: str) -> None:
 def restart(node: Node) -> None:
     """Start the snapshotter, and wait until containerd has noticed."""
     node.start_snapshotter()
-    time.sleep(1.5)
+    conftest.wait_until(lambda: reaches_snapshotter(node))
     conftest.wait_until(node.capable)
+
+
+def reaches_snapshotter(node: Node) -> bool:
+    """Whether containerd asks it again: it dials with growing pauses, longer on a slow machine."""
+    try:
+        node.containerd.ctr("snapshots", "--snapshotter", "uimgacc", "ls", seconds=30)
+    except (processes.LabError, subprocess.TimeoutExpired):
+        return False
+    return True
 
 
 def is_gone(node: Node, client) -> bool:
