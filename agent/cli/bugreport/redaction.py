@@ -23,7 +23,12 @@ _WORDS = frozenset(
         *("privatekey", "identitytoken", "registrytoken", "sas", "bearer", "sig", "signature"),
     }
 )
-_PAIRS = frozenset({"apikey", "accesskey", "secretkey", "privatekey", "signingkey", "keydata"})
+_PAIRS = frozenset(
+    {
+        *("apikey", "accesskey", "secretkey", "privatekey", "signingkey", "keydata"),
+        *("accountkey", "encryptionkey", "masterkey", "sharedkey", "storagekey"),
+    }
+)
 _ENDINGS = ("password", "passwd", "passphrase", "sshpass", "secret", "token")
 """Of words that are written without a break: PGPASSWORD."""
 _ABOUT = frozenset(
@@ -65,6 +70,10 @@ _PAIR = re.compile(
 _FLAG = re.compile(
     r"(?P<flag>--(?P<key>[A-Za-z][\w-]{0,100}))(?P<sep>[ \t]+)(?P<value>[^\s-][^\s]*)"
 )
+_LOGIN_FLAG = re.compile(
+    r"(?P<before>\blogin\b[^\n;|&]{0,200}?[ \t]-p[ \t=]?)(?P<value>[^\s-][^\s]*)"
+)
+"""As in `docker login -u robot -p PASSWORD`."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _LOGIN = re.compile(r"[\w.@-]{1,64}:[^\s:/]{4,200}")
 _LEAST = 6
@@ -134,6 +143,7 @@ class Redactor:
         text = _TOKENS.sub(self._token, text)
         text = _PAIR.sub(self._pair, text)
         text = _FLAG.sub(self._flag, text)
+        text = _LOGIN_FLAG.sub(self._login_flag, text)
         if depth:
             text = _BASE64.sub(lambda match: self._base64(match, depth), text)
         return text
@@ -195,6 +205,10 @@ class Redactor:
             return _PAIR.sub(self._pair, value)
         finally:
             self._within -= 1
+
+    def _login_flag(self, match: re.Match[str]) -> str:
+        self._note(match["value"])
+        return f"{match['before']}{MASK}"
 
     def _flag(self, match: re.Match[str]) -> str:
         if not is_credential(match["key"]) or match["value"] in _PLAIN:

@@ -27,6 +27,9 @@ def seen(text: str) -> bool:
     [
         f"UIMGACC_PASSWORD={SECRET}",
         f"PGPASSWORD={SECRET}",
+        f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey={SECRET}",
+        f"ENCRYPTION_KEY={SECRET}",
+        f"docker login -u robot -p {SECRET} registry.example.com",
         f"registrytoken: {SECRET}",
         f"{'a:' * 5000}password={SECRET}",
         f"export API_KEY='{SECRET}'",
