@@ -55,8 +55,8 @@ _IMPLIED = ("ro", "nodev", "nosuid", "noexec", "noatime", "nodiratime", "_netdev
 class Unusable(errors.PermanentError):
     """What the operator asked for cannot be; `reason` says why.
 
-    `setting` is the field of settings.Agent that makes no sense; "" where it is the node
-    that is not as it should be.
+    `setting` is the field of `agent.settings.agent_settings.Agent` whose value makes no sense; ""
+    where the cause is the node.
     """
 
     def __init__(self, reason: str, *, setting: str = "") -> None:

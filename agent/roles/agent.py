@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import aiohttp.web
 
-from agent import errors, settings
+from agent import errors
 from agent.kits import jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import stop_deadline
@@ -21,11 +21,12 @@ from agent.kits.web import listener
 from agent.mounts import host_copies
 from agent.node.report import status_http
 from agent.roles import agent_flags, agent_parts
+from agent.settings import agent_settings
 
 logger = logging.getLogger(__name__)
 
 
-async def run(wanted: settings.Agent) -> None:
+async def run(wanted: agent_settings.Agent) -> None:
     """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
     if wanted.state is not None:
         wanted.state.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
-from agent import errors, settings
+from agent import errors
 from agent.clients.kube import connection, event_writer, node_pods, rest_client
 from agent.kits.aio import backoff
 from agent.matching import annotations
@@ -26,6 +26,7 @@ from agent.node.pods import (
 from agent.node.report import kube_events, node_lease
 from agent.node.starts import profile_sender
 from agent.roles import agent_environment, cluster_identity
+from agent.settings import agent_settings
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 @contextlib.asynccontextmanager
 async def opened(
-    wanted: settings.Agent, served: served_pods.ServedPods
+    wanted: agent_settings.Agent, served: served_pods.ServedPods
 ) -> AsyncIterator[agent_environment.Environment]:
     """The environment of the node `wanted.kubernetes`; `served` are the pods of this node."""
     credentials = (
@@ -49,7 +50,7 @@ async def opened(
 
 
 def _environment(
-    wanted: settings.Agent, client: rest_client.Client, served: served_pods.ServedPods
+    wanted: agent_settings.Agent, client: rest_client.Client, served: served_pods.ServedPods
 ) -> agent_environment.Environment:
     node = wanted.kubernetes
     taint = node_patch.parse_taint(wanted.startup_taint) if wanted.startup_taint else None

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
-from agent import settings
 from agent.kits import flags
 from agent.node.health import node_patch
+from agent.settings import agent_settings
 
 
-def parse(arguments: Sequence[str]) -> settings.Agent:
+def parse(arguments: Sequence[str]) -> agent_settings.Agent:
     """Read them; the process ends where they are wrong."""
     return flags.read(
-        settings.Agent,
+        agent_settings.Agent,
         arguments,
         program="uimgacc agent",
         description="The node agent: has the images of this node's pods present before they start.",
@@ -18,7 +18,7 @@ def parse(arguments: Sequence[str]) -> settings.Agent:
     )
 
 
-def _problems(wanted: settings.Agent) -> Iterator[str]:
+def _problems(wanted: agent_settings.Agent) -> Iterator[str]:
     if bool(wanted.pods) is bool(wanted.kubernetes):
         yield "either --pods or --kubernetes is needed: it says where pods come from"
     try:

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
-from agent import settings
 from agent.kits import units
 from agent.kits.processes import workers
 from agent.model import images
@@ -14,6 +13,7 @@ from agent.node.images import provide, register
 from agent.node.near import copies, copy_records, layer_copy, near_catalog, record_mirror, starts
 from agent.node.pods import served_pods
 from agent.node.starts import expected_starts, profile_book, read_ahead, start_watch
+from agent.settings import agent_settings
 from agent.store import trusted_keys
 from agent.store.lookup import catalog
 
@@ -41,7 +41,7 @@ class Ahead:
 
 
 async def ahead(
-    wanted: settings.Agent,
+    wanted: agent_settings.Agent,
     store: catalog.Catalog,
     node: Node,
     sink: expected_starts.Sink,
@@ -89,7 +89,7 @@ class Away:
 
 
 def away(
-    wanted: settings.Agent,
+    wanted: agent_settings.Agent,
     store: catalog.Catalog,
     node: node_root.Rooted,
     platform: images.Platform,
@@ -107,7 +107,7 @@ def away(
 
 
 async def keeper(
-    wanted: settings.Agent,
+    wanted: agent_settings.Agent,
     node: node_root.Rooted,
     store: catalog.Catalog,
     served: served_pods.ServedPods,

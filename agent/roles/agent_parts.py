@@ -12,7 +12,6 @@ import os
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
-from agent import settings
 from agent.clients.containerd import rpc
 from agent.kits.processes import workers
 from agent.model import images, pods, times
@@ -32,6 +31,7 @@ from agent.node.near import copies, probed_store, read_meter, warm_images
 from agent.node.pods import build_progress, decide, pod_worker, prepare, served_pods, volume_images
 from agent.node.report import pod_events, savings, savings_note, status
 from agent.roles import agent_environment, agent_near
+from agent.settings import agent_settings
 from agent.store import layout, trusted_keys
 from agent.store.lookup import catalog
 
@@ -42,7 +42,7 @@ _WORKERS = 3
 class Shared:
     """What the services of the agent are built from."""
 
-    wanted: settings.Agent
+    wanted: agent_settings.Agent
     platform: images.Platform
     store: catalog.Catalog
     mount: store_mount.Mounting | store_mount.Impossible | None
@@ -190,7 +190,7 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
+async def opened(wanted: agent_settings.Agent) -> AsyncIterator[Parts]:
     """Build everything; leaving closes it in reverse."""
     async with contextlib.AsyncExitStack() as stack:
         shared = await _shared(wanted, stack)
@@ -236,7 +236,7 @@ async def opened(wanted: settings.Agent) -> AsyncIterator[Parts]:
         )
 
 
-async def _shared(wanted: settings.Agent, stack: contextlib.AsyncExitStack) -> Shared:
+async def _shared(wanted: agent_settings.Agent, stack: contextlib.AsyncExitStack) -> Shared:
     signals = store_mount.Signals()
     mount = await mounting(wanted, signals, stack)
     served = served_pods.ServedPods()
@@ -327,7 +327,7 @@ def _warm(shared: Shared) -> warm_images.WarmImages:
     )
 
 
-def _probe_settings(wanted: settings.Agent) -> probe.Settings:
+def _probe_settings(wanted: agent_settings.Agent) -> probe.Settings:
     return probe.Settings(
         snapshotter=wanted.snapshotter_name,
         interval=wanted.probe_seconds,
@@ -337,7 +337,7 @@ def _probe_settings(wanted: settings.Agent) -> probe.Settings:
 
 
 async def _store(
-    wanted: settings.Agent,
+    wanted: agent_settings.Agent,
     mount: store_mount.Mounting | store_mount.Impossible | None,
     trust: tuple[trusted_keys.Keys, catalog.Membership],
     stack: contextlib.AsyncExitStack,
@@ -357,7 +357,7 @@ async def _store(
 
 
 async def mounting(
-    wanted: settings.Agent, signals: store_mount.Signals, stack: contextlib.AsyncExitStack
+    wanted: agent_settings.Agent, signals: store_mount.Signals, stack: contextlib.AsyncExitStack
 ) -> store_mount.Mounting | store_mount.Impossible | None:
     """What mounts the store, with a pool of its own: look-ups do not wait for a mount."""
     if not wanted.nfs:
@@ -379,7 +379,7 @@ async def mounting(
 
 
 async def _environment(
-    wanted: settings.Agent, served: served_pods.ServedPods, stack: contextlib.AsyncExitStack
+    wanted: agent_settings.Agent, served: served_pods.ServedPods, stack: contextlib.AsyncExitStack
 ) -> agent_environment.Environment:
     """A cluster's environment where the settings name a node of one, else that of a folder."""
     if wanted.kubernetes:

@@ -16,7 +16,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
-from agent import errors, settings
+from agent import errors
 from agent.build import (
     build_report,
     cache_build,
@@ -37,6 +37,7 @@ from agent.clients.registry import (
 from agent.kits import flags, jsonlog
 from agent.kits.processes import memory
 from agent.model import images, records, reports
+from agent.settings import build_settings
 from agent.store import layout, signatures, trusted_keys
 from agent.store.lookup import direct_reader
 from agent.store.publish import attestation
@@ -183,7 +184,7 @@ class Stopped(errors.TemporaryError):
 def parse(arguments: Sequence[str]) -> Wanted:
     """What flags and environment say; the process ends where they are wrong."""
     given = flags.read(
-        settings.Build,
+        build_settings.Build,
         arguments,
         program="uimgacc build",
         description="Builds one cache into the store, in a Job that the controller creates.",
@@ -197,7 +198,7 @@ def parse(arguments: Sequence[str]) -> Wanted:
     )
 
 
-def _problems(given: settings.Build) -> Iterator[str]:
+def _problems(given: build_settings.Build) -> Iterator[str]:
     try:
         _request(given)
         _attestation(given.keys_json)
@@ -205,7 +206,7 @@ def _problems(given: settings.Build) -> Iterator[str]:
         yield str(error)
 
 
-def _request(given: settings.Build) -> cache_build.Request:
+def _request(given: build_settings.Build) -> cache_build.Request:
     """The cache to build; raise AgentError."""
     platforms = tuple(images.parse_platform(text) for text in given.platform)
     return cache_build.Request(
@@ -223,7 +224,7 @@ def _request(given: settings.Build) -> cache_build.Request:
     )
 
 
-def _settings(given: settings.Build) -> Settings:
+def _settings(given: build_settings.Build) -> Settings:
     return Settings(
         store=given.store,
         scratch=given.scratch,

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import web
 
-from agent import errors, metrics, settings
+from agent import errors, metrics
 from agent.clients.kube import connection, event_writer, lease, rest_client
 from agent.clients.registry import connections
 from agent.clients.registry.mirrors import mirror_folder
@@ -45,6 +45,7 @@ from agent.kits.web import listener
 from agent.model import caches, keys
 from agent.roles import cluster_identity, controller_flags
 from agent.roles.endpoints import controller_api, controller_pushes, controller_webhook
+from agent.settings import controller_settings
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class _Controller:
 
     def __init__(
         self,
-        wanted: settings.Controller,
+        wanted: controller_settings.Controller,
         client: rest_client.Client,
         election: leader_election.Election,
     ) -> None:
@@ -253,13 +254,13 @@ class _Controller:
                 return identity, cluster_id
 
 
-def _credentials(wanted: settings.Controller) -> connection.Credentials:
+def _credentials(wanted: controller_settings.Controller) -> connection.Credentials:
     if wanted.kubeconfig:
         return connection.Kubeconfig(wanted.kubeconfig)
     return connection.ServiceAccount(wanted.service_account)
 
 
-def _rules(wanted: settings.Controller) -> retention.Rules:
+def _rules(wanted: controller_settings.Controller) -> retention.Rules:
     return retention.Rules(
         retry_seconds=wanted.retry_seconds,
         deletion_seconds=wanted.deletion_seconds,
@@ -276,11 +277,11 @@ def _rules(wanted: settings.Controller) -> retention.Rules:
     )
 
 
-def _waiting(wanted: settings.Controller) -> waiting_pods.Settings:
+def _waiting(wanted: controller_settings.Controller) -> waiting_pods.Settings:
     return waiting_pods.Settings(wait=wanted.waiting_seconds, spare=wanted.move_pods == "capable")
 
 
-def _patience(wanted: settings.Controller) -> collector_rounds.Patience:
+def _patience(wanted: controller_settings.Controller) -> collector_rounds.Patience:
     return collector_rounds.Patience(
         interval=wanted.collect_seconds,
         settle=wanted.settle_seconds,
@@ -289,7 +290,7 @@ def _patience(wanted: settings.Controller) -> collector_rounds.Patience:
 
 
 @contextlib.asynccontextmanager
-async def _opened(wanted: settings.Controller) -> AsyncIterator[tuple[_Controller, str]]:
+async def _opened(wanted: controller_settings.Controller) -> AsyncIterator[tuple[_Controller, str]]:
     async with (
         _client(wanted) as client,
         # On connections of its own: a renewal must not wait for the requests of all caches.
@@ -303,13 +304,15 @@ async def _opened(wanted: settings.Controller) -> AsyncIterator[tuple[_Controlle
             yield controller, where
 
 
-def _client(wanted: settings.Controller) -> rest_client.Client:
+def _client(wanted: controller_settings.Controller) -> rest_client.Client:
     return rest_client.Client(
         _credentials(wanted), deadline=wanted.api_seconds, user_agent=keys.CONTROLLER
     )
 
 
-def _election(wanted: settings.Controller, client: rest_client.Client) -> leader_election.Election:
+def _election(
+    wanted: controller_settings.Controller, client: rest_client.Client
+) -> leader_election.Election:
     return leader_election.Election(
         lease.Leasing(client, namespace=wanted.namespace, name=keys.CONTROLLER_LEASE),
         times=leader_election.Times(lasts=wanted.lease_seconds),
@@ -317,7 +320,7 @@ def _election(wanted: settings.Controller, client: rest_client.Client) -> leader
     )
 
 
-async def run(wanted: settings.Controller) -> None:
+async def run(wanted: controller_settings.Controller) -> None:
     """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
     with stop_deadline.Watchdog(wanted.stop_seconds) as watchdog:
         async with (

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from agent import settings
 from agent.kits import flags
+from agent.settings import controller_settings
 
 
-def parse(arguments: Sequence[str]) -> settings.Controller:
+def parse(arguments: Sequence[str]) -> controller_settings.Controller:
     """Read them; the process ends where they are wrong."""
     return flags.read(
-        settings.Controller,
+        controller_settings.Controller,
         arguments,
         program="uimgacc controller",
         description="Builds, refreshes and deletes caches of the store as ImageCache objects say.",
@@ -17,7 +17,7 @@ def parse(arguments: Sequence[str]) -> settings.Controller:
     )
 
 
-def _problems(wanted: settings.Controller) -> Iterator[str]:
+def _problems(wanted: controller_settings.Controller) -> Iterator[str]:
     if wanted.api_listen and wanted.api_keys is None:
         yield "--api-listen needs --api-keys: who may use the API"
     if wanted.push_listen and wanted.push_tokens is None:

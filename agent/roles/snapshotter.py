@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import prometheus_client
 
-from agent import errors, metrics, settings
+from agent import errors, metrics
 from agent.kits import addresses, flags, jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import heartbeat, workers
@@ -25,6 +25,7 @@ from agent.local import copy_paths
 from agent.model import reports
 from agent.mounts import layer_mounts, mountpoints, verification
 from agent.mounts.devices import layer_labels, layer_mounting
+from agent.settings import snapshotter_settings
 from agent.snapshotter import (
     mapped_lowers,
     marked_layers,
@@ -50,10 +51,10 @@ class RootInUseError(errors.TemporaryError):
         self.root = root
 
 
-def parse(arguments: Sequence[str]) -> settings.Snapshotter:
+def parse(arguments: Sequence[str]) -> snapshotter_settings.Snapshotter:
     """The settings, from flags and environment; the process ends where they are wrong."""
     return flags.read(
-        settings.Snapshotter,
+        snapshotter_settings.Snapshotter,
         arguments,
         program="uimgacc snapshotter",
         description="The proxy snapshotter: containerd asks it for every snapshot of its images.",
@@ -92,7 +93,7 @@ class _Parts:
 
 
 @contextlib.asynccontextmanager
-async def _opened(wanted: settings.Snapshotter) -> AsyncIterator[_Parts]:
+async def _opened(wanted: snapshotter_settings.Snapshotter) -> AsyncIterator[_Parts]:
     async with contextlib.AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
             workers.Pool("agent.snapshotter.lookup.store_worker", name="the snapshotter", size=4)
@@ -142,14 +143,14 @@ async def _apart(pool: workers.Pool, stack: contextlib.AsyncExitStack) -> copies
     return copies_apart.CopiesApart(pool, await stack.enter_async_context(own))
 
 
-def _way(wanted: settings.Snapshotter) -> str:
+def _way(wanted: snapshotter_settings.Snapshotter) -> str:
     """How layers are mounted."""
     if wanted.local == "off":
         return layer_mounting.STORED
     return layer_mounting.LOOP if wanted.local_mounts == "loop" else layer_mounting.FILE
 
 
-async def _label(wanted: settings.Snapshotter) -> str:
+async def _label(wanted: snapshotter_settings.Snapshotter) -> str:
     """The SELinux label of layers; "" where SELinux is not active, or takes none."""
     if not layer_labels.is_active():
         return ""
@@ -171,7 +172,7 @@ async def _label(wanted: settings.Snapshotter) -> str:
 
 
 def _lookup(
-    wanted: settings.Snapshotter,
+    wanted: snapshotter_settings.Snapshotter,
     pool: workers.Pool,
     verified: verification.Verification | None,
     label: str,
@@ -207,7 +208,7 @@ def _serve_metrics(address: str) -> None:
         logger.warning("no metrics", extra={"address": address, "reason": str(error)})
 
 
-async def run(wanted: settings.Snapshotter) -> None:
+async def run(wanted: snapshotter_settings.Snapshotter) -> None:
     """Serve until SIGTERM. Raises what the services raised, as an ExceptionGroup."""
     if wanted.metrics_address:
         _serve_metrics(wanted.metrics_address)

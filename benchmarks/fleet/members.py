@@ -19,7 +19,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from agent import metrics, settings
+from agent import metrics
 from agent.matching import annotations, decisions
 from agent.model import images, keys, pods, records
 from agent.node.health import capability
@@ -27,6 +27,7 @@ from agent.node.images import registration_plan
 from agent.node.pods import pod_worker, prepare, served_pods
 from agent.node.report import pod_events, savings_note
 from agent.roles import agent_cluster, agent_environment
+from agent.settings import agent_settings
 
 CACHE = "fleet"
 """Name of the ImageCache from which all pods are served."""
@@ -91,10 +92,10 @@ class Containerd:
 
 
 class Member:
-    """One agent. `source` is how it reaches the server, as fields of settings.Agent."""
+    """One agent. `source` is how it reaches the server, as fields of agent_settings.Agent."""
 
     def __init__(self, name: str, source: Mapping[str, str]) -> None:
-        self._wanted = settings.Agent(
+        self._wanted = agent_settings.Agent(
             store=pathlib.Path("/nonexistent"),
             kubernetes=name,
             startup_taint="uimgacc.io/starting:NoSchedule",

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent import settings
 from agent.kits import flags
+from agent.settings import role_settings
 from lab.chart import conditions, renderings, templates
 
 Values = Mapping[conditions.Path, Any]
@@ -187,7 +187,7 @@ def _about(component: str) -> str:
 def _settings(own: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for role in _ROLES:
-        for setting in flags.settings_of(settings.ROLES[role]):
+        for setting in flags.settings_of(role_settings.ROLES[role]):
             for variable in setting.variables[:1]:
                 if variable in templates.FIXED:
                     continue

@@ -5,9 +5,10 @@ import pathlib
 
 import pytest
 
-from agent import errors, settings
+from agent import errors
 from agent.clients.kube import rest_client
 from agent.roles import controller
+from agent.settings import controller_settings
 from tests.kube import apis, faults
 from tests.kube.test_reporting import until
 
@@ -27,7 +28,7 @@ def renewals(proxy: faults.Proxy) -> int:
 async def test_a_renewal_does_not_wait_for_hundreds_of_requests_without_an_answer(
     api: apis.Api, proxy: faults.Proxy, tmp_path: pathlib.Path
 ) -> None:
-    wanted = settings.Controller(
+    wanted = controller_settings.Controller(
         store=tmp_path,
         namespace=api.namespace,
         kubeconfig=api.kubeconfig(server=proxy.url),

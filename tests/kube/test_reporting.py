@@ -12,7 +12,6 @@ import msgspec
 import pytest
 import yaml
 
-from agent import settings
 from agent.clients.kube import connection, event_writer, refusals, rest_client
 from agent.control.page import node_savings
 from agent.matching import decisions
@@ -21,6 +20,7 @@ from agent.node.health import capability, node_object, node_patch
 from agent.node.pods import cache_requests, served_pods
 from agent.node.report import kube_events, node_lease, pod_events
 from agent.roles import agent_cluster
+from agent.settings import agent_settings
 from tests.kube import apis, faults, servers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -482,7 +482,7 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
     )
     api.create(rest_client.IMAGE_CACHES, manifest)
     node = api.node()
-    wanted = settings.Agent(
+    wanted = agent_settings.Agent(
         store=tmp_path, kubernetes=node, kubeconfig=api.kubeconfig(server=proxy.url)
     )
 

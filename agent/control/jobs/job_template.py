@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from agent import errors, settings
+from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.control.jobs import job_manifest, job_patch
 from agent.control.reconcile import cluster
 from agent.model import keys
+from agent.settings import controller_settings
 
 _TAKEN = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "seLinuxOptions")
 
@@ -22,7 +23,7 @@ class NoTemplate(errors.PermanentError):
     """No template can be made of the controller's pod, or of the file of the patch."""
 
 
-async def read(api: cluster.Api, wanted: settings.Controller) -> job_manifest.Template:
+async def read(api: cluster.Api, wanted: controller_settings.Controller) -> job_manifest.Template:
     """The template from the controller's own pod."""
     if not wanted.pod:
         raise NoTemplate("the name of this pod is not known: set --pod (UIMGACC_POD)")
@@ -37,7 +38,7 @@ async def read(api: cluster.Api, wanted: settings.Controller) -> job_manifest.Te
 
 
 def of_pod(
-    pod: Mapping[str, Any], wanted: settings.Controller, *, patch: Mapping[str, Any]
+    pod: Mapping[str, Any], wanted: controller_settings.Controller, *, patch: Mapping[str, Any]
 ) -> job_manifest.Template:
     """The template from a pod: from its container with the store, and that volume.
 
@@ -85,7 +86,7 @@ def _volumes(spec: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str,
 
 
 def _mirrors(
-    volumes: Mapping[str, Mapping[str, Any]], wanted: settings.Controller
+    volumes: Mapping[str, Mapping[str, Any]], wanted: controller_settings.Controller
 ) -> dict[str, Mapping[str, Any]]:
     """The volumes with the hosts of registries, by where they are mounted; raises NoTemplate."""
     folders = [str(path).rstrip("/") for path in wanted.mirror_folders]

@@ -11,7 +11,7 @@ import os
 
 from aiohttp import web
 
-from agent import errors, settings
+from agent import errors
 from agent.clients.kube import connection, rest_client
 from agent.clients.registry import connections
 from agent.control.page import api_keys, page_data, page_routes
@@ -21,6 +21,7 @@ from agent.kits.processes import workers
 from agent.kits.web import listener, tls
 from agent.model import keys, times
 from agent.roles.endpoints import served_certificate
+from agent.settings import controller_settings
 from agent.ucloud import actions, activation, alias_push, endpoint, image_objects, operation_lock
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class _Store:
             await asyncio.sleep(_AGAIN if self.problem else _PROBE_SECONDS)
 
 
-async def run(wanted: settings.Controller, credentials: connection.Credentials) -> None:
+async def run(wanted: controller_settings.Controller, credentials: connection.Credentials) -> None:
     """Serve for ever; where no address is set, wait."""
     if not wanted.api_listen:
         await asyncio.Event().wait()
@@ -74,7 +75,9 @@ async def run(wanted: settings.Controller, credentials: connection.Credentials) 
         await tasks.run_services(services, asyncio.Event())
 
 
-def alias_pusher(wanted: settings.Controller, client: rest_client.Client) -> alias_push.AliasPusher:
+def alias_pusher(
+    wanted: controller_settings.Controller, client: rest_client.Client
+) -> alias_push.AliasPusher:
     """The part of the API's work that the leader does."""
     switch = _activation(wanted, client)
     options = connections.Options(
@@ -86,12 +89,16 @@ def alias_pusher(wanted: settings.Controller, client: rest_client.Client) -> ali
     return alias_push.AliasPusher(switch, _images(wanted, client, switch), options=options)
 
 
-def _activation(wanted: settings.Controller, client: rest_client.Client) -> activation.Activation:
+def _activation(
+    wanted: controller_settings.Controller, client: rest_client.Client
+) -> activation.Activation:
     return activation.Activation(client, namespace=wanted.namespace, hosts=_list(wanted.uhub))
 
 
 def _images(
-    wanted: settings.Controller, client: rest_client.Client, switch: activation.Activation
+    wanted: controller_settings.Controller,
+    client: rest_client.Client,
+    switch: activation.Activation,
 ) -> image_objects.ImageObjects:
     return image_objects.ImageObjects(
         client,
@@ -104,7 +111,7 @@ def _images(
 
 
 def _application(
-    wanted: settings.Controller, client: rest_client.Client, store: _Store
+    wanted: controller_settings.Controller, client: rest_client.Client, store: _Store
 ) -> web.Application:
     if wanted.api_keys is None:
         raise errors.PermanentError(

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 
-from agent import errors, settings
+from agent import errors
 from agent.clients.kube import connection, rest_client
 from agent.control.pushes import leader_handover, push_server, push_tokens
 from agent.control.reconcile import leader_election
@@ -14,12 +14,13 @@ from agent.kits.aio import tasks
 from agent.kits.web import listener, tls
 from agent.model import keys
 from agent.roles.endpoints import served_certificate
+from agent.settings import controller_settings
 
 logger = logging.getLogger(__name__)
 
 
 async def run(
-    wanted: settings.Controller,
+    wanted: controller_settings.Controller,
     credentials: connection.Credentials,
     *,
     hints: tag_hints.Hints,

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 
-from agent import settings
 from agent.clients.kube import connection, rest_client
 from agent.control.admission import (
     certificate_rounds,
@@ -16,11 +15,12 @@ from agent.kits.aio import tasks
 from agent.kits.web import listener, tls
 from agent.matching import pod_moves
 from agent.model import keys
+from agent.settings import controller_settings
 
 logger = logging.getLogger(__name__)
 
 
-async def run(wanted: settings.Controller, credentials: connection.Credentials) -> None:
+async def run(wanted: controller_settings.Controller, credentials: connection.Credentials) -> None:
     """Serve for ever; where no address is set, wait."""
     if not wanted.webhook_listen:
         await asyncio.Event().wait()

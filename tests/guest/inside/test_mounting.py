@@ -14,11 +14,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent import settings
 from agent.model import images
 from agent.model.starts import profile_codec, start_profiles
 from agent.mounts import mountinfo, nfs, nfs_worker, syscalls, teardown
 from agent.mounts.devices import layer_files, layer_mounting, loop_devices
+from agent.settings import agent_settings
 from agent.store import profile_files
 from agent.store.lookup import chain_index
 from lab.guest import nfsd
@@ -174,7 +174,7 @@ def read_ahead(mounted: str) -> pathlib.Path:
 
 def test_the_stores_mount_is_read_ahead_as_the_agent_is_told(node) -> None:
     (mounted,) = node.mounts()
-    wanted = f"{settings.Agent(store=node.place).read_ahead_kb}\n"
+    wanted = f"{agent_settings.Agent(store=node.place).read_ahead_kb}\n"
     assert read_ahead(mounted).read_text() == wanted
 
     read_ahead(mounted).write_text("128")

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from agent import settings
 from agent.node.health import store_mount
 from agent.roles import agent, agent_flags, agent_parts
+from agent.settings import agent_settings
 
 NEEDED = ["--pods", "/p", "--store", "/s"]
 
@@ -66,7 +66,7 @@ async def test_a_store_that_cannot_be_named_is_a_problem_of_the_store(
     wrong, said, tmp_path
 ) -> None:
     """An agent that ended for it would leave its node labelled."""
-    wanted = settings.Agent(store=tmp_path / "store", pods=tmp_path, **wrong)
+    wanted = agent_settings.Agent(store=tmp_path / "store", pods=tmp_path, **wrong)
     async with contextlib.AsyncExitStack() as stack:
         mount = await agent_parts.mounting(wanted, store_mount.Signals(), stack)
         with pytest.raises(store_mount.NotMounted, match=re.escape(said)):

@@ -6,11 +6,12 @@ import socket
 
 import pytest
 
-from agent import errors, metrics, settings
+from agent import errors, metrics
 from agent._proto.containerd import introspection_pb2
 from agent.clients.containerd import objects, sockets
 from agent.model import keys, reports
 from agent.node.health import capability, probe, store_mount
+from agent.settings import agent_settings
 from tests.fakes import containerd as fakes
 
 Check = capability.Check
@@ -209,7 +210,7 @@ async def looking(store: Store, address: str = "", *, signals: store_mount.Signa
     """A prober at work with the default times."""
     wanted = probe.Settings(
         snapshotter="uimgacc",
-        interval=settings.Agent(store=pathlib.Path("store")).probe_seconds,
+        interval=agent_settings.Agent(store=pathlib.Path("store")).probe_seconds,
         handlers_needed=False,
     )
     others = Others()

@@ -7,9 +7,9 @@ import pathlib
 
 import pytest
 
-from agent import settings
 from agent.clients.kube import connection
 from agent.roles.endpoints import controller_api, served_certificate
+from agent.settings import controller_settings
 from tests.unit.kits.web import test_tls
 
 made = test_tls.made
@@ -22,7 +22,7 @@ async def test_a_certificate_that_is_renewed_is_used_without_a_restart(
     caplog.set_level(logging.INFO)
     test_tls.put(tmp_path, made / "one.crt", made / "one.key")
     (tmp_path / "keys").write_text(json.dumps({"public": "a-long-private-key"}))
-    wanted = settings.Controller(
+    wanted = controller_settings.Controller(
         store=tmp_path / "store",
         api_listen="127.0.0.1:0",
         api_keys=tmp_path / "keys",
@@ -48,7 +48,7 @@ async def test_an_address_without_a_host_is_that_of_all_interfaces(
     """A Deployment's Service reaches the pod's address, not its loopback."""
     caplog.set_level(logging.INFO)
     (tmp_path / "keys").write_text(json.dumps({"public": "a-long-private-key"}))
-    wanted = settings.Controller(
+    wanted = controller_settings.Controller(
         store=tmp_path / "store", api_listen=":0", api_keys=tmp_path / "keys"
     )
     access = connection.Kubeconfig(tmp_path / "no-kubeconfig")
