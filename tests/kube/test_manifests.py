@@ -425,6 +425,7 @@ def test_node_set_up_takes_and_leaves_slots_with_the_rights_of_its_account(
         return str(body["spec"].get("holderIdentity") or "")
 
     monkeypatch.setattr(node_return, "missing", nothing)
+    monkeypatch.setattr(slot_turn, "_LOOKS", 1 << 40)  # One slot at each look.
     second = Agent(installed, other)
     turn(account, own).take()
     assert holder() == own

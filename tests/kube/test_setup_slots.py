@@ -63,6 +63,7 @@ def fleet(
         return made.missing.get(node, "")
 
     monkeypatch.setattr(node_return, "missing", missing)
+    monkeypatch.setattr(slot_turn, "_LOOKS", 1 << 40)  # One slot at each look.
     return made
 
 
@@ -182,6 +183,52 @@ def test_a_node_with_a_new_disk_has_its_old_slot_again(fleet: Fleet) -> None:
     assert fleet.holders() == ["a"]
     assert fleet.node("a").settle(0) == ""
     assert fleet.holders() == []
+
+
+def test_a_node_that_holds_all_slots_has_the_weight_of_one(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.slots = "2"
+    for index in range(3):
+        name, where = f"uimgacc-setup-slot-{index}", {"namespace": fleet.api.namespace}
+        labels = {"uimgacc.io/setup-slot": "true"}
+        body = {"metadata": {"name": name, "labels": labels}, "spec": {"holderIdentity": "evil"}}
+        fleet.api.create(rest_client.LEASES, body, **where)
+    monkeypatch.setattr(slot_turn, "_LOOKS", 1)
+
+    fleet.node("a").take()
+    assert fleet.holders() == ["a", "evil", "evil", "evil"]
+    assert "2 of 2 slots are taken: evil" in refused(fleet.node("b"))
+
+
+def owners(fleet: Fleet) -> list[tuple[str, str]]:
+    """Kind and UID of what Kubernetes deletes the slots with."""
+    leases = fleet.api.list(rest_client.LEASES, namespace=fleet.api.namespace)
+    found = [owner for each in leases for owner in each["metadata"].get("ownerReferences") or ()]
+    return [(owner["kind"], owner["uid"]) for owner in found]
+
+
+def test_a_slot_goes_with_its_node_unless_that_says_that_it_is_not_back(fleet: Fleet) -> None:
+    name = fleet.api.node()
+    uid = fleet.api.get(rest_client.NODES, name)["metadata"]["uid"]
+    for _ in range(2):  # The Lease does not exist yet; then it is there, and free.
+        fleet.node(name).take()
+        assert owners(fleet) == [("Node", uid)]
+        assert fleet.node(name).settle(0) == ""
+        assert owners(fleet) == []
+
+    fleet.node(name).take()
+    fleet.node(name).fail("`systemctl restart containerd` failed: exit status 1")
+    assert owners(fleet) == []
+    assert fleet.holders() == [name]
+
+
+def test_where_only_those_who_may_delete_it_name_an_owner_a_slot_has_none(fleet: Fleet) -> None:
+    name = fleet.api.node()
+    fleet.proxy.fail(403, reason="Forbidden", times=1, which=lambda seen: seen.method != "GET")
+    fleet.node(name).take()
+
+    assert (fleet.holders(), owners(fleet)) == ([name], [])
 
 
 def test_a_slot_that_an_operator_has_freed_is_not_taken_from_the_next_node(fleet: Fleet) -> None:

@@ -334,7 +334,9 @@ def test_a_token_that_is_bound_to_no_node_takes_no_slot() -> None:
         ({"annotations": {"uimgacc.io/setup-problem": "x" * 1025}}, False),
         ({"annotations": {"example.com/a": "1"}}, False),
         ({"finalizers": ["example.com/a"]}, False),
-        ({"ownerReferences": [{"kind": "Node", "name": "own"}]}, False),
+        ({"ownerReferences": [{"kind": "Node", "name": "own"}]}, True),
+        ({"ownerReferences": [{"kind": "Node", "name": "other"}]}, False),
+        ({"ownerReferences": [{"kind": "Pod", "name": "own"}]}, False),
     ],
 )
 def test_an_agent_writes_into_its_slot_why_it_is_not_back(

@@ -41,7 +41,10 @@ class Lease:
 
 
 class Leasing:
-    """The Lease `namespace/name`. Raises what agent.clients.kube.rest_client raises."""
+    """The Lease `namespace/name`. Raises what agent.clients.kube.rest_client raises.
+
+    Kubernetes deletes one that was taken with an `owner` (an owner reference) once that is gone.
+    """
 
     def __init__(
         self,
@@ -50,11 +53,13 @@ class Leasing:
         namespace: str,
         name: str,
         labels: Mapping[str, str] = types.MappingProxyType({}),
+        owner: Mapping[str, str] | None = None,
     ) -> None:
         self._api = api
         self._namespace = namespace
         self._name = name
         self._labels = labels
+        self._owned = {"ownerReferences": [dict(owner)]} if owner is not None else {}
 
     async def read(self) -> Lease | None:
         """The Lease as it is now; None: there is none yet."""
@@ -104,7 +109,12 @@ class Leasing:
         body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name, "namespace": self._namespace, **labelled},
+            "metadata": {
+                "name": self._name,
+                "namespace": self._namespace,
+                **labelled,
+                **self._owned,
+            },
             "spec": spec,
         }
         try:
@@ -114,7 +124,7 @@ class Leasing:
         return parse(made)
 
     async def _write(self, current: Lease, spec: Mapping[str, Any]) -> Lease:
-        body = {"metadata": {"resourceVersion": current.version}, "spec": spec}
+        body = {"metadata": {"resourceVersion": current.version, **self._owned}, "spec": spec}
         try:
             written = await self._api.patch(
                 rest_client.LEASES, self._name, body, namespace=self._namespace

@@ -1,6 +1,9 @@
 """The slots in a cluster: one Lease each, written only as it was read.
 
-A slot is free when it has no holder, however old its stamp is (agent.setup.slots.slot_rules).
+A slot is free when it has no holder, however old its stamp is (agent.setup.slots.slot_rules). The
+Node that holds one owns its Lease: where autoscalers remove nodes amid their set-up, Kubernetes
+deletes the Lease, and the slot is free. A node that says that it does not come back gives that up:
+what broke it must not go on because the node was removed for that.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -63,25 +66,37 @@ class SlotLeases:
             return slot_rules.Slot(name=name)
         return self._slot(body)
 
-    async def take(self, name: str, *, node: str, seconds: float) -> None:
-        """Have a node hold a slot, for so many seconds if all goes well; raise Taken, Raced."""
+    async def take(self, name: str, *, node: str, seconds: float, uid: str = "") -> None:
+        """Have a node hold a slot, for so many seconds if all goes well; raise Taken, Raced.
+
+        `uid` is that of its Node, which then owns the Lease.
+        """
+        owner = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid} if uid else None
         leasing = lease.Leasing(
             self._api,
             namespace=self._namespace,
             name=name,
             labels={keys.SETUP_SLOT_LABEL: "true"},
+            owner=owner,
         )
         current = await leasing.read()
         if current is not None and current.holder not in ("", node):
             raise Taken(name)
-        await leasing.take(current, holder=node, seconds=seconds)
+        try:
+            await leasing.take(current, holder=node, seconds=seconds)
+        except refusals.Denied:
+            # The admission plug-in OwnerReferencesPermissionEnforcement permits an owner only to
+            # those who may delete the object, and older policies of uimgacc permit none.
+            if not uid:
+                raise
+            await self.take(name, node=node, seconds=seconds)
 
     async def release(self, name: str, *, node: str) -> None:
         """Free a slot that a node holds; raise Raced. One that it does not hold is left alone."""
         await self._change(name, node, {"holderIdentity": "", "leaseDurationSeconds": 1}, None)
 
     async def report(self, name: str, *, node: str, problem: str) -> None:
-        """Write into a slot why its node is not back; raise Raced."""
+        """Write into a slot why its node is not back, which holds it from then on; raise Raced."""
         await self._change(name, node, {}, problem)
 
     async def _change(
@@ -96,6 +111,7 @@ class SlotLeases:
         metadata = {
             "resourceVersion": body["metadata"]["resourceVersion"],
             "annotations": {keys.SETUP_PROBLEM: problem},
+            **({"ownerReferences": None} if body["metadata"].get("ownerReferences") else {}),
         }
         changed = {"metadata": metadata, **({"spec": spec} if spec else {})}
         try:

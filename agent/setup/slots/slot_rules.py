@@ -4,6 +4,9 @@ There are as many slots as nodes may be without their containerd at once: a part
 least one. A node takes a slot before it changes the configuration of containerd, and leaves it
 when it is back. A slot does not expire: a node that never came back keeps it, so a change that
 breaks nodes stops by itself after as many as there are slots.
+
+What counts is how many nodes hold slots: one that was taken over and takes all of them has no more
+weight than one that does not come back.
 """
 
 import dataclasses
@@ -89,9 +92,11 @@ def free(slots: Sequence[Slot], slot_count: int, node: str) -> Sequence[str]:
     if own := [slot.name for slot in slots if slot.holder == node]:
         return own[:1]
     held = {slot.name for slot in slots if slot.holder}
-    if len(held) >= slot_count:
+    nodes = len({slot.holder for slot in slots if slot.holder})
+    if nodes >= slot_count:
         return ()
-    return [name for name in map(name_of, range(slot_count)) if name not in held]
+    numbers = range(slot_count + len(held) - nodes)
+    return [name for name in map(name_of, numbers) if name not in held]
 
 
 def needs_none(node: Standing, *, young: float) -> bool:
@@ -117,7 +122,8 @@ def taken(slots: Sequence[Slot], slot_count: int) -> str:
     """Why a node has to wait, for its log."""
     if not slot_count:
         return "UIMGACC_SETUP_SLOTS is 0: no node restarts containerd"
-    held = sorted((slot for slot in slots if slot.holder), key=lambda slot: not slot.is_stuck)
+    by_node = {slot.holder: slot for slot in slots if slot.holder}
+    held = sorted(by_node.values(), key=lambda slot: not slot.is_stuck)
     more = f", and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
     named = ", ".join(slot.sentence for slot in held[:_NAMED])
     return f"{len(held)} of {slot_count} slots are taken: {named}{more}"

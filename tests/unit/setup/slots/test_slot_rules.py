@@ -60,6 +60,14 @@ def test_where_there_were_more_slots_before_they_count_while_they_are_held() -> 
     assert slot_rules.free(slots[:2], 2, "c") == ["uimgacc-setup-slot-0", "uimgacc-setup-slot-1"]
 
 
+def test_a_node_that_holds_several_slots_keeps_one_other_node_from_a_turn_only() -> None:
+    slots = [held(0, "evil"), held(1, "evil"), held(2, "evil")]
+
+    assert slot_rules.free(slots, 2, "a") == ["uimgacc-setup-slot-3"]
+    assert slot_rules.free([*slots, held(3, "a")], 2, "b") == ()
+    assert slot_rules.taken([*slots, held(3, "a")], 2).startswith("2 of 2 slots are taken: evil")
+
+
 def test_as_many_lost_nodes_as_slots_stop_all_others() -> None:
     slots = [held(index, f"lost-{index}", seconds=1e6) for index in range(2)]
 
