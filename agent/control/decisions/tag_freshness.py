@@ -7,6 +7,7 @@ get the cached image or are left to the ordinary pull meanwhile, by the cache's 
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Iterable, Iterator
 
 from agent.control.caches import cache_object, cache_state
@@ -49,7 +50,7 @@ def looked_up(
             confirmed += [latest] if latest is not None else []
         elif answer.digest == image.target:
             confirmed.append(_latest(answer.at, built) or answer.at)
-        elif built is None or answer.at > built:
+        elif built is None or answer.at >= built:
             moved.append(_moved(image, answer, old))
             confirmed += [latest] if latest is not None else []
         else:
@@ -63,9 +64,16 @@ def looked_up(
 
 
 def _resolved(record: records.CacheRecord) -> datetime.datetime | None:
-    """When the build began: after that it asked what its tags stand for."""
+    """A whole second before which the build had not asked what its tags stand for.
+
+    Answers have whole seconds, too. One of this second or later may be of after the build, and in
+    doubt a tag has moved: a build for nothing does less harm than a push that is not noticed,
+    where the tag is not looked up a second time.
+    """
     done = times.parse(record.created)
-    return None if done is None else done - datetime.timedelta(seconds=int(record.build_seconds))
+    if done is None:
+        return None
+    return done - datetime.timedelta(seconds=math.ceil(record.build_seconds))
 
 
 def _moved(

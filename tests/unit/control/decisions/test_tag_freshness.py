@@ -9,7 +9,7 @@ import pytest
 from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.decisions import build_turns, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
-from agent.model import caches, keys
+from agent.model import caches, keys, times
 from tests.unit.control.decisions import test_cache_decision as deciding
 
 REF = "docker.io/library/nginx:1"
@@ -176,6 +176,18 @@ def test_an_answer_from_before_the_build_is_no_news() -> None:
     step = decide(cache_of(), moved(early))
 
     assert (step.state.phase, step.state.tags.moved) == (Phase.READY, ())
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.4, 1.0, 1.2])
+def test_an_answer_of_the_second_in_which_a_quick_build_ended_is_one_after_it(seconds) -> None:
+    """All times are rounded down, and without an interval nothing is looked up a second time."""
+    ended = datetime.datetime(2026, 7, 1, 11, 29, 30, tzinfo=datetime.UTC)
+    cache = cache_of()
+    record = deciding.record(id=cache.cache_id, created=times.stamp(ended), build_seconds=seconds)
+    step = decide(cache, moved(ended), stored=outcome.Stored(record=record))
+
+    assert [each.digest for each in step.state.tags.moved] == [NEW]
+    assert Verb.START in [action.verb for action in step.actions]
 
 
 def test_a_registry_that_refuses_makes_no_cache_fail() -> None:
