@@ -11,8 +11,8 @@ that take turns in a budget for one would else be copied again at each turn.
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 
-from agent import metrics
 from agent.kits import units
+from agent.metrics import copy_metrics
 
 _KEPT_SECONDS = 1800.0
 """For which a copy is kept after its last use, unless the disk is nearly full."""
@@ -65,7 +65,7 @@ class Room:
 class Plan:
     """What to do now: copies to remove, in order, and then the layer to copy, if any."""
 
-    evict: tuple[tuple[str, metrics.Eviction], ...] = ()
+    evict: tuple[tuple[str, copy_metrics.Eviction], ...] = ()
     copy: str | None = None
     sentence: str = ""
 
@@ -83,7 +83,7 @@ def plan(
     A copy of such a layer goes when nothing uses it. Until then it is all that its containers have.
     """
     going = [each for each in copies if each.name in deleted and not each.in_use]
-    evict: list[tuple[str, metrics.Eviction]] = [(each.name, "deleted") for each in going]
+    evict: list[tuple[str, copy_metrics.Eviction]] = [(each.name, "deleted") for each in going]
     left = [each for each in copies if each not in going]
     movable = [each for each in left if each.name not in deleted]
     freed = _total(going)

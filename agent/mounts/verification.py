@@ -11,8 +11,9 @@ import logging
 import pathlib
 from collections.abc import Awaitable, Callable, Iterable
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.processes import workers
+from agent.metrics import snapshotter_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Verification:
         self._seen = {each: at for each, at in self._seen.items() if self.is_corrupt(each)}
         self._seen[diff_id] = asyncio.get_running_loop().time()
         if is_new:
-            metrics.CORRUPT_LAYERS.inc()
+            snapshotter_metrics.CORRUPT_LAYERS.inc()
             logger.error(
                 "bytes of a layer are not what was built: its images are pulled;"
                 " run `uimgacc store check`",

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import web
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.kube import connection, event_writer, lease, rest_client
 from agent.clients.registry import connections
 from agent.clients.registry.mirrors import mirror_folder
@@ -42,6 +42,7 @@ from agent.kits import jsonlog, units
 from agent.kits.aio import tasks, threads
 from agent.kits.processes import stop_deadline, workers
 from agent.kits.web import listener
+from agent.metrics import cache_metrics, registries
 from agent.model import caches, keys
 from agent.roles import cluster_identity, controller_flags
 from agent.roles.endpoints import controller_api, controller_pushes, controller_webhook
@@ -88,11 +89,11 @@ class _Controller:
         # A replica that waits is ready to take over: it must not block a rollout.
         self._problem = ""
         await self.election.win()
-        metrics.LEADING.set(1)
+        cache_metrics.LEADING.set(1)
         try:
             await self._lead(stack, store)
         finally:
-            metrics.LEADING.set(0)
+            cache_metrics.LEADING.set(0)
             await asyncio.shield(self.election.resign())
 
     async def _lead(self, stack: contextlib.AsyncExitStack, store: cache_store.CacheStore) -> None:
@@ -298,7 +299,7 @@ async def _opened(wanted: controller_settings.Controller) -> AsyncIterator[tuple
     ):
         controller = _Controller(wanted, client, _election(wanted, electing))
         app = web.Application()
-        listener.add_metrics(app, metrics.CONTROLLER)
+        listener.add_metrics(app, registries.CONTROLLER)
         listener.add_probes(app, lambda: controller.missing)
         async with listener.serving(app, wanted.listen) as where:
             yield controller, where

@@ -17,11 +17,12 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import prometheus_client
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits import addresses, flags, jsonlog
 from agent.kits.aio import tasks
 from agent.kits.processes import heartbeat, workers
 from agent.local import copy_paths
+from agent.metrics import registries, snapshotter_metrics
 from agent.model import reports
 from agent.mounts import layer_mounts, mountpoints, verification
 from agent.mounts.devices import layer_labels, layer_mounting
@@ -118,7 +119,7 @@ async def _opened(wanted: snapshotter_settings.Snapshotter) -> AsyncIterator[_Pa
         )
         mounted.adopt()
         await mounted.identify()
-        metrics.MOUNTS.set_function(lambda: len(mounted))
+        snapshotter_metrics.MOUNTS.set_function(lambda: len(mounted))
         lookup = _lookup(wanted, pool, verified, label) if wanted.store is not None else None
         served = snapshots.Snapshotter(
             database=database,
@@ -203,7 +204,7 @@ def _serve_metrics(address: str) -> None:
     """Serve /metrics in a thread. Pulls do not depend on it: a taken port is logged."""
     host, port = addresses.split(address)
     try:
-        prometheus_client.start_http_server(port, host, registry=metrics.SNAPSHOTTER)
+        prometheus_client.start_http_server(port, host, registry=registries.SNAPSHOTTER)
     except OSError as error:
         logger.warning("no metrics", extra={"address": address, "reason": str(error)})
 

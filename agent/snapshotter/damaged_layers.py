@@ -11,8 +11,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
-from agent import metrics
 from agent.kits.aio import backoff
+from agent.metrics import shared_metrics
 from agent.snapshotter import state_db
 from agent.snapshotter.lookup import answers
 
@@ -72,7 +72,7 @@ class DamagedLayers:
                     await self._leave(diff_id, reason)
 
     async def _leave(self, diff_id: str, reason: str) -> None:
-        metrics.record_damaged("layer")
+        shared_metrics.record_damaged("layer")
         logger.warning(
             "a layer of snapshots is damaged in the store; create the caches that use it again",
             extra={"layer": diff_id, "reason": reason},

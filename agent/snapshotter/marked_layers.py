@@ -11,8 +11,8 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
-from agent import metrics
 from agent.local import copy_paths, disk
+from agent.metrics import snapshotter_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class MarkedLayers:
         marked = dict(self._marked())
         for name, marked_at in marked.items():
             if self._seen.get(name) != marked_at:
-                metrics.CORRUPT_LAYERS.inc()
+                snapshotter_metrics.CORRUPT_LAYERS.inc()
                 logger.error(
                     "bytes of a layer are not what was built: its images are pulled;"
                     " run `uimgacc store check`",

@@ -19,8 +19,9 @@ import grpc
 import grpc.aio
 from google.protobuf import empty_pb2, timestamp_pb2
 
-from agent import errors, metrics
+from agent import errors
 from agent._proto.containerd import snapshots_pb2, snapshots_pb2_grpc, types_pb2
+from agent.metrics import snapshotter_metrics
 from agent.mounts import overlay
 from agent.snapshotter import metadata, snapshots, state_db
 
@@ -48,7 +49,7 @@ _REQUESTS = 4096
 """Requests at a time, with those that wait; one more is answered RESOURCE_EXHAUSTED. A node with
 hundreds of pods does not come near; what waits takes about 20 KB each."""
 
-_LIST_SECONDS = metrics.SNAPSHOT_REQUEST.labels("List")
+_LIST_SECONDS = snapshotter_metrics.SNAPSHOT_REQUEST.labels("List")
 
 
 async def _abort(service: "Service", context: Any, method: str, error: Exception) -> NoReturn:
@@ -71,7 +72,7 @@ async def _abort(service: "Service", context: Any, method: str, error: Exception
 def _unary(handler: _Handler[Response]) -> _Handler[Response]:
     """Time a method and translate what it raises."""
     method = handler.__name__
-    seconds = metrics.SNAPSHOT_REQUEST.labels(method)
+    seconds = snapshotter_metrics.SNAPSHOT_REQUEST.labels(method)
 
     @functools.wraps(handler)
     async def call(self: "Service", request: Any, context: Any) -> Response:

@@ -17,8 +17,9 @@ import collections
 import logging
 from collections.abc import Mapping, Sequence
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.processes import workers
+from agent.metrics import snapshotter_metrics
 from agent.mounts import device_mapper, layer_mounts
 from agent.snapshotter import (
     damaged_layers,
@@ -67,7 +68,7 @@ class StoreLayers:
         requester = self._requesters.of(chain_id, labels)
         answer = await self._answer(chain_id, parent, existing, requester)
         if isinstance(answer, answers.Miss):
-            metrics.layer_left(answer.reason)
+            snapshotter_metrics.layer_left(answer.reason)
             if existing and answer.reason == "damaged_record":
                 below = [layer.diff_id for layer in self._database.read.lower(existing.id)]
                 await self.damaged.look([*([existing.diff_id] if existing.diff_id else []), *below])
@@ -76,7 +77,7 @@ class StoreLayers:
         served = False
         try:
             if missed := await self._mount(answer):
-                metrics.layer_left(missed.reason)
+                snapshotter_metrics.layer_left(missed.reason)
                 if existing:
                     await self.damaged.look([each.diff_id for each in answer.layers])
                 return False
@@ -228,7 +229,7 @@ class StoreLayers:
             "a layer is left to the pull", extra={"chain_id": chain_id, "reason": str(error)}
         )
         await self._note_unusable(error)
-        metrics.layer_left(_reason_of(error))
+        snapshotter_metrics.layer_left(_reason_of(error))
         if isinstance(error.__cause__, workers.DeadlineError | workers.StuckError):
             self._lookup.pause_after(error.__cause__)
 
@@ -247,7 +248,7 @@ class StoreLayers:
                 del self._wanted[layer.diff_id]
 
 
-def _reason_of(error: layer_mounts.MountError) -> metrics.LayerReason:
+def _reason_of(error: layer_mounts.MountError) -> snapshotter_metrics.LayerReason:
     match error:
         case layer_mounts.CorruptError():
             return "corrupt_layer"

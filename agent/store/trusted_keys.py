@@ -17,7 +17,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from agent import errors, metrics
+from agent import errors
+from agent.metrics import shared_metrics
 from agent.model import times
 from agent.store import signatures
 
@@ -188,7 +189,7 @@ class Keys:
         if policy.trust.has_signed(statement, record.signatures):
             self._refused.pop((statement.kind, statement.name), None)
             return True
-        metrics.record_unsigned(statement.kind)
+        shared_metrics.record_unsigned(statement.kind)
         self._log_once(statement)
         return False
 

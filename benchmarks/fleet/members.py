@@ -19,8 +19,8 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from agent import metrics
 from agent.matching import annotations, decisions
+from agent.metrics import shared_metrics
 from agent.model import images, keys, pods, records
 from agent.node.health import capability
 from agent.node.images import registration_plan
@@ -260,7 +260,7 @@ class Members:
         self._traffic.look()
         sent, received = self._traffic.total
         requests: dict[str, float] = {}
-        for family in metrics.API_REQUEST.collect():
+        for family in shared_metrics.API_REQUEST.collect():
             for sample in family.samples:
                 if sample.name.endswith("_total"):
                     key = f"{sample.labels['verb']} {sample.labels['code']}"

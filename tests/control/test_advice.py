@@ -12,11 +12,11 @@ import pytest
 import typer.testing
 import yaml
 
-from agent import metrics
 from agent.cli import commands
 from agent.clients.kube import connection, rest_client
 from agent.control.caches import cache_object
 from agent.control.pulls import pull_account, pull_book
+from agent.metrics import registries
 from agent.model import keys, reports, times
 from tests.control import rights
 from tests.kube import apis, servers
@@ -349,7 +349,9 @@ async def test_advice_goes_by_the_leader_s_account(fleet, client, run) -> None:
 def counted(cached: str) -> tuple[float, float]:
     """Seconds and MiB of pulls of images that a cache has, or has not."""
     return tuple(
-        metrics.CONTROLLER.get_sample_value(f"uimgacc_fleet_pull_{name}_total", {"cached": cached})
+        registries.CONTROLLER.get_sample_value(
+            f"uimgacc_fleet_pull_{name}_total", {"cached": cached}
+        )
         for name in ("seconds", "bytes")
     )
 

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.kube import connection, refusals, rest_client
+from agent.metrics import registries
 from tests.kube import apis
 
 CONFIG_MAPS = rest_client.Resource(plural="configmaps")
@@ -203,7 +204,7 @@ async def test_no_server_can_ask_for_more_than_a_minute(proxy, client, told, del
 
 def counted(verb: str, code: str) -> float:
     labels = {"verb": verb, "code": code}
-    return metrics.AGENT.get_sample_value("uimgacc_api_requests_total", labels) or 0.0
+    return registries.AGENT.get_sample_value("uimgacc_api_requests_total", labels) or 0.0
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent import metrics
 from agent.clients.kube import event_writer, rest_client
 from agent.control.admission import twin_classes, waiting_pods
+from agent.metrics import admission_metrics
 from agent.model import keys, times
 from tests.kube import apis, servers
 
@@ -157,7 +157,7 @@ async def test_pods_behind_many_others_are_looked_at_as_well(
         await looking.round()
 
     assert sorted(event.involved.name for event in world.events) == sorted(names)
-    assert metrics.WAITING_PODS._value.get() == 7
+    assert admission_metrics.WAITING_PODS._value.get() == 7
 
 
 async def test_a_pod_that_has_not_waited_long_is_not_told_yet(world: World) -> None:

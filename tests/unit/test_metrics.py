@@ -4,8 +4,10 @@ After an intended change, UIMGACC_GOLDEN=write with this test writes the golden
 files anew; docs/reference/metrics.md is changed by hand.
 """
 
+import importlib
 import os
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -15,25 +17,27 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from agent import metrics
+from agent.metrics import registries
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 GOLDEN = CHECKOUT / "tests/golden/metrics"
 ROLES = {"agent": "AGENT", "snapshotter": "SNAPSHOTTER", "controller": "CONTROLLER"}
-# Where a role's series are at 0 only after what counts them has been imported.
-MODULES = {"agent": ["agent.roles.agent"], "snapshotter": ["agent.roles.snapshotter"]}
-# A registry as it is when its role starts, in a process where nothing else has counted.
+# A registry as it is when its role starts, in a process where nothing else has counted. A role has
+# the metrics of the modules that it imports.
 EXPOSE = """
 import prometheus_client
-from agent import metrics
-for module in {modules}:
-    __import__(module)
-print(prometheus_client.generate_latest(metrics.{registry}).decode(), end="")
+import agent.roles.{role}
+from agent.metrics import registries
+print(prometheus_client.generate_latest(registries.{registry}).decode(), end="")
 """
+
+for module in pkgutil.iter_modules(metrics.__path__, f"{metrics.__name__}."):
+    importlib.import_module(module.name)
 
 
 def exposition(role: str) -> str:
     """What a role exposes at its start; of the version and of the process only the names."""
-    code = EXPOSE.format(modules=MODULES.get(role, []), registry=ROLES[role])
+    code = EXPOSE.format(role=role, registry=ROLES[role])
     text = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     ).stdout
@@ -43,7 +47,7 @@ def exposition(role: str) -> str:
 
 def families(role: str) -> dict[str, tuple[str, set[str]]]:
     """Our metrics of a role: name to type and labels, also where nothing was counted yet."""
-    registry: prometheus_client.CollectorRegistry = getattr(metrics, ROLES[role])
+    registry: prometheus_client.CollectorRegistry = getattr(registries, ROLES[role])
     found = {}
     for collector in registry._collector_to_names:
         if isinstance(collector, MetricWrapperBase):
@@ -75,6 +79,15 @@ def test_each_role_exposes_what_the_golden_file_has(role) -> None:
         file.write_text(found)
 
     assert file.read_text() == found
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_s_program_imports_every_metric_of_its_registry(role: str) -> None:
+    """Prometheus sees only what the process exposes from its start."""
+    text = (GOLDEN / f"{role}.prom").read_text()
+    exposed = set(re.findall(r"^# TYPE (uimgacc_\w+) ", text, flags=re.MULTILINE))
+
+    assert exposed - {"uimgacc_build_info"} == set(families(role)) - {"uimgacc_build_info"}
 
 
 def test_a_name_counts_the_same_thing_in_every_role() -> None:
@@ -110,7 +123,7 @@ def test_no_label_names_what_there_are_many_of(role) -> None:
 def test_no_role_is_forgotten() -> None:
     found = {
         name
-        for name, value in vars(metrics).items()
+        for name, value in vars(registries).items()
         if isinstance(value, prometheus_client.CollectorRegistry) and not name.startswith("_")
     }
 

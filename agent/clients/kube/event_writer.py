@@ -17,9 +17,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.kits.aio import backoff, token_bucket
+from agent.metrics import shared_metrics
 from agent.model import keys, times
 
 logger = logging.getLogger(__name__)
@@ -107,9 +108,9 @@ class EventWriter:
     def emit(self, record: Record) -> None:
         """Take an event for delivery, or drop it. Never waits, never raises."""
         if len(self._pending) >= self._limits.queue:
-            metrics.event_dropped("queue_full")
+            shared_metrics.event_dropped("queue_full")
         elif not self._bucket.take():
-            metrics.event_dropped("too_many")
+            shared_metrics.event_dropped("too_many")
         else:
             namespace = record.involved.namespace or _NAMESPACE
             until = _time() + self._limits.patience
@@ -138,7 +139,7 @@ class EventWriter:
                     _refused(error)
                     return
                 if not await pauses.wait(error.delay):
-                    metrics.event_dropped("api_unavailable")
+                    shared_metrics.event_dropped("api_unavailable")
                     return
             except errors.PermanentError as error:
                 _refused(error)
@@ -186,7 +187,7 @@ def _written(**fields: str) -> dict[str, str]:
 
 
 def _refused(error: errors.AgentError) -> None:
-    metrics.event_dropped("refused")
+    shared_metrics.event_dropped("refused")
     logger.debug("an event is refused", extra={"reason": str(error)})
 
 

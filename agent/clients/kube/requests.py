@@ -20,8 +20,8 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 import aiohttp
 import msgspec
 
-from agent import metrics
 from agent.clients.kube import connection, http_session, library, refusals
+from agent.metrics import shared_metrics
 from agent.model import times
 
 _ANSWER_LIMIT = 64 << 20
@@ -212,7 +212,7 @@ class Requests:
 
 
 def _count(request: Request, code: str) -> None:
-    metrics.API_REQUEST.labels(request.verb, code).inc()
+    shared_metrics.API_REQUEST.labels(request.verb, code).inc()
 
 
 @contextlib.contextmanager

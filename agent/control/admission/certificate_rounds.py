@@ -12,10 +12,11 @@ import datetime
 import logging
 from collections.abc import Callable
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.control.admission import certificates
 from agent.kits.aio import backoff
+from agent.metrics import admission_metrics
 from agent.model import keys
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,9 @@ class CertificateRounds:
         """
         current = await self._kept()
         self._use(current)
-        metrics.WEBHOOK_CERTIFICATE_END.set(current.server.not_valid_after_utc.timestamp())
+        admission_metrics.WEBHOOK_CERTIFICATE_END.set(
+            current.server.not_valid_after_utc.timestamp()
+        )
         try:
             await self._publish(current.bundle)
         except errors.AgentError as error:

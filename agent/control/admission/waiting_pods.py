@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.kube import event_writer, rest_client
 from agent.control.admission import twin_classes
 from agent.control.reconcile import cache_events
 from agent.kits.aio import backoff
 from agent.matching import pod_moves
+from agent.metrics import admission_metrics
 from agent.model import keys, times
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ class WaitingPods:
                 twin = twins[pod.twin]
                 self._events.emit(self._event(pod, twin, has_node=capable[twin.name]))
         if not self._pass.more:
-            metrics.WAITING_PODS.set(len({uid for uid, _ in self._pass.seen}))
+            admission_metrics.WAITING_PODS.set(len({uid for uid, _ in self._pass.seen}))
             self._emitted = self._pass.seen
             self._pass = _Pass()
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from agent import metrics
 from agent.control.admission import admission_review
 from agent.matching import annotations, pod_moves
+from agent.metrics import admission_metrics
 from agent.model import manifests
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Webhook:
 
     async def _serve(self, request: web.Request, namespace_label: str) -> web.Response:
         if self._under_way >= _AT_ONCE:
-            metrics.admitted("refused")
+            admission_metrics.admitted("refused")
             return web.Response(status=503, text="too many requests at once\n")
         self._under_way += 1
         try:
@@ -66,13 +66,13 @@ class Webhook:
                 body = await request.read()
             return self._answered(body, namespace_label)
         except admission_review.ReviewInvalid as error:
-            metrics.admitted("refused")
+            admission_metrics.admitted("refused")
             return web.Response(status=400, text=f"{error}\n")
         except web.HTTPRequestEntityTooLarge:
-            metrics.admitted("refused")
+            admission_metrics.admitted("refused")
             raise
         except TimeoutError:
-            metrics.admitted("refused")
+            admission_metrics.admitted("refused")
             return web.Response(status=408, text="the request did not arrive in time\n")
         finally:
             self._under_way -= 1
@@ -81,9 +81,9 @@ class Webhook:
         review = admission_review.read(body)
         move = self._move(review, namespace_label)
         if move.runtime_class:
-            metrics.admitted("moved")
+            admission_metrics.admitted("moved")
         else:
-            metrics.admitted("annotated" if move.annotations else "left")
+            admission_metrics.admitted("annotated" if move.annotations else "left")
         answer = admission_review.answer(review, move)
         return web.Response(body=answer, content_type="application/json")
 

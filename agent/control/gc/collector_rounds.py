@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.control.gc import collector_worker, roster
 from agent.kits import units
 from agent.kits.processes import workers
+from agent.metrics import cache_metrics
 from agent.store.gc import collection
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Collector:
                 sentence = await self.round()
             except (errors.AgentError, OSError) as error:
                 self._forget()
-                metrics.collected("failed")
+                cache_metrics.collected("failed")
                 sentence = f"Nothing was deleted: {error}"
             if sentence != self.state.sentence:
                 logger.info("collected", extra={"outcome": sentence})
@@ -129,7 +130,7 @@ class Collector:
         )
         if kind != collector_worker.DONE:
             self._forget()
-            metrics.collected("busy" if kind == collector_worker.BUSY else "refused")
+            cache_metrics.collected("busy" if kind == collector_worker.BUSY else "refused")
             return f"Nothing was deleted: {result}"
         return self._note(nodes, result)
 
@@ -178,9 +179,9 @@ class Collector:
             nodes=tuple(nodes),
             acknowledged=result["nodes"],
         )
-        metrics.collected("done")
-        metrics.COLLECTED_LAYERS.inc(result["layers"])
-        metrics.COLLECTED_BYTES.inc(result["freed"])
+        cache_metrics.collected("done")
+        cache_metrics.COLLECTED_LAYERS.inc(result["layers"])
+        cache_metrics.COLLECTED_BYTES.inc(result["freed"])
         if not result["complete"]:
             self.ask()
         return _sentence(result)

@@ -13,12 +13,13 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.kube import event_writer, reflector, refusals, rest_client, selection
 from agent.control.caches import cache_object
 from agent.control.policies import policy_cache, policy_object, policy_plan, policy_status
 from agent.control.pulls import image_costs
 from agent.kits import units
+from agent.metrics import cache_metrics
 from agent.model import keys, times
 
 logger = logging.getLogger(__name__)
@@ -207,9 +208,9 @@ class PolicyRounds:
         return True
 
     def _count(self, *, caches: int, size: int, budget: int) -> None:
-        metrics.POLICY_CACHES.set(caches)
-        metrics.POLICY_BYTES.set(size)
-        metrics.POLICY_BUDGET_BYTES.set(budget)
+        cache_metrics.POLICY_CACHES.set(caches)
+        cache_metrics.POLICY_BYTES.set(size)
+        cache_metrics.POLICY_BUDGET_BYTES.set(budget)
 
     async def _is_complete(self) -> bool:
         """Whether all caches of policies are known: else their bytes would not be counted."""

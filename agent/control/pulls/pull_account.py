@@ -9,7 +9,7 @@ import datetime
 import logging
 from collections.abc import Callable, Iterable
 
-from agent import errors, metrics
+from agent import errors
 from agent.control.caches import cache_object
 from agent.control.pulls import (
     advice,
@@ -20,6 +20,7 @@ from agent.control.pulls import (
     pull_watch,
 )
 from agent.kits.aio import tasks
+from agent.metrics import pull_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class PullAccount:
             self._cached_until = at + _CACHES_SECONDS
         verdict = self._cached.verdict(pull.image)
         size = pull.size if pull_table.is_download(pull.seconds, pull.size) else 0
-        metrics.fleet_pulled(
+        pull_metrics.fleet_pulled(
             pull.times * pull.seconds,
             pull.times * size,
             cached=verdict is advice.Verdict.CACHED,

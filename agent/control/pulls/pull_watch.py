@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from agent import metrics
 from agent.clients.kube import reflector, rest_client, selection
 from agent.control.pulls import pull_events
+from agent.metrics import pull_metrics
 
 _PAGE = 500
 _SILENCE_SECONDS = 660.0
@@ -102,12 +102,12 @@ class PullWatch:
         try:
             pull = pull_events.read(body)
         except pull_events.NotUnderstood:
-            metrics.pull_event("unknown")
+            pull_metrics.pull_event("unknown")
             return
         if pull is None:
-            metrics.pull_event("present")
+            pull_metrics.pull_event("present")
             return
-        metrics.pull_event("pulled")
+        pull_metrics.pull_event("pulled")
         self._take(pull if anew else dataclasses.replace(pull, times=1))
 
 

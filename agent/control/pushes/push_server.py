@@ -13,10 +13,10 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from agent import metrics
 from agent.control.pushes import leader_handover, notifications, push_tokens
 from agent.control.tags import tag_hints
 from agent.kits.aio import token_bucket
+from agent.metrics import cache_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Endpoint:
         except notifications.NotificationInvalid as error:
             return _refused(400, str(error))
         if not hints:
-            metrics.notified("ignored")
+            cache_metrics.notified("ignored")
             return web.Response(text="nothing was pushed to a tag\n")
         if self._leads():
             if not self._hints.add(hints):
@@ -112,7 +112,7 @@ class Endpoint:
             except leader_handover.NoLeader as error:
                 return _refused(503, str(error))
         logger.info("pushed", extra={"sender": sender, "tags": ", ".join(map(str, hints[:5]))})
-        metrics.notified("taken")
+        cache_metrics.notified("taken")
         return web.Response(status=202, text="these tags are looked up\n")
 
     async def _handed_over(self, request: web.Request) -> web.Response:
@@ -132,5 +132,5 @@ class Endpoint:
 
 
 def _refused(status: int, reason: str) -> web.Response:
-    metrics.notified("refused")
+    cache_metrics.notified("refused")
     return web.Response(status=status, text=f"{reason}\n", headers=_AGAIN if status > 428 else {})

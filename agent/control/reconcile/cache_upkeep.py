@@ -7,11 +7,12 @@ case that a watch has missed a deletion, and deletes automatic caches beyond the
 import asyncio
 import logging
 
-from agent import errors, metrics
+from agent import errors
 from agent.control.caches import cache_state
 from agent.control.decisions import outcome, retention
 from agent.control.gc import node_list
 from agent.control.reconcile import cluster, observed, step
+from agent.metrics import cache_metrics
 from agent.model import caches
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Upkeep:
         for cache in self._view.caches.values():
             count[cache.state.phase or cache_state.Phase.PENDING] += 1
         for phase, number in count.items():
-            metrics.CACHES.labels(phase.value).set(number)
+            cache_metrics.CACHES.labels(phase.value).set(number)
 
 
 def _eviction(surplus: retention.Surplus) -> outcome.Event:

@@ -10,11 +10,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.decisions import building, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
 from agent.control.reconcile import cache_store, cluster, observed
+from agent.metrics import cache_metrics
 from agent.model import caches, records, times
 from agent.model.starts import start_profiles
 from agent.store.publish import record_signing
@@ -179,9 +180,9 @@ class Reconciler:
             return again
         try:
             new = await self._tools.store.take_start(cache.cache_id, cache.start_report)
-            metrics.profile_taken("stored" if new else "known")
+            cache_metrics.profile_taken("stored" if new else "known")
         except start_profiles.ProfileError as error:
-            metrics.profile_taken("refused")
+            cache_metrics.profile_taken("refused")
             logger.warning(
                 "a start profile is refused",
                 extra={"cache": cache.key.name, "reason": error.reason},
@@ -265,7 +266,7 @@ class Reconciler:
         before, after = cache.state.phase, decision.state.phase
         written = self._view.put_cache(await self._tools.api.write_status(cache, patch))
         if after is not None and before is not after and after in _COUNTED:
-            metrics.built(_COUNTED[after])
+            cache_metrics.built(_COUNTED[after])
         return written
 
     async def _act_all(
@@ -358,7 +359,7 @@ class Reconciler:
             logger.info("left behind", extra={"job": job, "reason": str(error)})
 
 
-_COUNTED: Mapping[cache_state.Phase, metrics.BuildResult] = {
+_COUNTED: Mapping[cache_state.Phase, cache_metrics.BuildResult] = {
     cache_state.Phase.READY: "ready",
     cache_state.Phase.FAILED: "failed",
     cache_state.Phase.UPDATE_FAILED: "failed",

@@ -11,8 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.aio import backoff
+from agent.metrics import cache_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +53,15 @@ class Queue(Generic[Key]):
                 again = await step(key)
             except errors.AgentError as error:
                 again = self._later(key, error)
-                metrics.reconciled(time.monotonic() - began, failed=True)
+                cache_metrics.reconciled(time.monotonic() - began, failed=True)
             except Exception as error:
                 # A bug that one object brings to light must not end the controller of all others.
                 logger.exception("a step failed by a bug", extra={"key": str(key)})
                 again = self._later(key, error)
-                metrics.reconciled(time.monotonic() - began, failed=True)
+                cache_metrics.reconciled(time.monotonic() - began, failed=True)
             else:
                 self._backoffs.pop(key, None)
-                metrics.reconciled(time.monotonic() - began, failed=False)
+                cache_metrics.reconciled(time.monotonic() - began, failed=False)
             finally:
                 self._busy.discard(key)
                 self._changed.set()

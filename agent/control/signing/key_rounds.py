@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
-from agent import errors, metrics
+from agent import errors
 from agent.control.signing import key_objects, key_ring, signing_worker
 from agent.kits.aio import backoff
 from agent.kits.processes import workers
+from agent.metrics import cache_metrics
 from agent.model import records, times
 from agent.store import signatures, signing_keys, trusted_keys
 from agent.store.publish import record_signing
@@ -126,7 +127,7 @@ class Signing:
         if await self._objects.publish(ring):
             logger.info("keys published", extra={"keys": [key.id for key in ring.public]})
         unsigned = await self._look_for_unsigned(ring)
-        metrics.UNSIGNED_CACHES.set(len(unsigned))
+        cache_metrics.UNSIGNED_CACHES.set(len(unsigned))
         if not unsigned and not self.refuses:
             await self._save(key_ring.refusing(ring))
             logger.info("all caches are signed: from now on nodes refuse what is not")

@@ -31,11 +31,12 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
-from agent import errors, metrics
+from agent import errors
 from agent.control.caches import cache_object
 from agent.control.decisions import outcome
 from agent.control.tags import tag_access, tag_hints, tag_questions
 from agent.kits.aio import backoff
+from agent.metrics import cache_metrics
 from agent.model import images, times
 
 logger = logging.getLogger(__name__)
@@ -264,8 +265,8 @@ class Rounds:
         oldest = loop.time() - 2 * self._shared_seconds
         self._shared = {key: each for key, each in self._shared.items() if each[0] > oldest}
         first = min((asked.due for asked in self._asked.values()), default=loop.time())
-        metrics.TAGS.set(len(self._asked))
-        metrics.TAGS_OVERDUE.set(max(0.0, loop.time() - first))
+        cache_metrics.TAGS.set(len(self._asked))
+        cache_metrics.TAGS_OVERDUE.set(max(0.0, loop.time() - first))
 
     def _first_pause(self, cache: cache_object.CacheObject) -> float:
         """Until the first question of this controller: not all at once after its start."""
@@ -344,7 +345,7 @@ class Rounds:
         except (errors.TemporaryError, TimeoutError) as error:
             self._pause(way, error)
             asked.due = self._pauses[way].until + backoff.within(_LOOK_SECONDS)
-            metrics.tag_looked_up("unanswered")
+            cache_metrics.tag_looked_up("unanswered")
             return
         finally:
             asked.under_way = False
@@ -393,7 +394,7 @@ class Rounds:
                 return answer
         except errors.PermanentError as error:
             self._answered.add(_way(question))
-            metrics.tag_looked_up("refused")
+            cache_metrics.tag_looked_up("refused")
             return outcome.TagAnswer(at=self._now(), problem=str(error)[:300])
 
     async def _asked_of(
@@ -405,10 +406,10 @@ class Rounds:
         self._pauses.pop(_way(question), None)
         self._answered.add(_way(question))
         if digest in self._cached(question, asked):
-            metrics.tag_looked_up("same")
+            cache_metrics.tag_looked_up("same")
             return outcome.TagAnswer(at=at, digest=digest)
         digest = (await registry.manifest(question.reference)).digest
-        metrics.tag_looked_up("same" if digest in self._cached(question, asked) else "moved")
+        cache_metrics.tag_looked_up("same" if digest in self._cached(question, asked) else "moved")
         return outcome.TagAnswer(at=at, digest=digest)
 
     def _cached(self, question: tag_questions.Question, asked: _Asked) -> set[str]:

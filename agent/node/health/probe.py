@@ -10,10 +10,11 @@ import time
 from collections.abc import Collection
 from typing import Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.containerd import objects, rpc, sockets
 from agent.kits.aio import tasks
 from agent.matching import runtimes
+from agent.metrics import node_metrics
 from agent.model import keys, records, reports
 from agent.mounts.devices import kernel_support
 from agent.node.health import capability, store_mount
@@ -26,9 +27,9 @@ _NEEDED = (_Check.PLUGIN, _Check.SNAPSHOTTER)
 _FILE_SYSTEMS = ("erofs", "overlay")
 _ANSWER_SECONDS = 2.0
 """For the snapshotter, which answers what it is asked here from memory within a millisecond."""
-_PROBLEMS = {check: metrics.NODE_PROBLEM.labels(check.value) for check in _Check}
+_PROBLEMS = {check: node_metrics.NODE_PROBLEM.labels(check.value) for check in _Check}
 
-_SETUP_WAITING = {state: metrics.SETUP_WAITING.labels(state) for state in ("slot", "return")}
+_SETUP_WAITING = {state: node_metrics.SETUP_WAITING.labels(state) for state in ("slot", "return")}
 
 
 class Store(Protocol):
@@ -138,7 +139,7 @@ class Prober:
         self.verdict = dataclasses.replace(
             judged, twins=self._twins, maps_ids=self._maps_ids, remark=remark, local=local
         )
-        metrics.NODE_CAPABLE.set(self.verdict.capable)
+        node_metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():
             gauge.set(check in self.verdict.problems)
         _count_waiting()
@@ -178,8 +179,8 @@ class Prober:
             problem = str(error)
         finally:
             self.store_seconds = time.perf_counter() - started
-            metrics.STORE_PROBE.observe(self.store_seconds)
-        metrics.STORE_HEALTHY.set(not problem)
+            node_metrics.STORE_PROBE.observe(self.store_seconds)
+        node_metrics.STORE_HEALTHY.set(not problem)
         if problem:
             self._signals.silent.set()
         was_away, self._store_away = self._store_away, bool(problem)

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from agent import errors, metrics
+from agent import errors
+from agent.metrics import image_metrics
 from agent.model import images, records
 from agent.node.images import register, registration_plan
 
@@ -75,7 +76,7 @@ class Provider:
         *,
         platform: images.Platform,
         snapshotter: str,
-        note_failure: Callable[[metrics.ImageReason], None] = metrics.image_left,
+        note_failure: Callable[[image_metrics.ImageReason], None] = image_metrics.image_left,
     ) -> None:
         self._registrar = registrar
         self._repairer = repairer
@@ -151,7 +152,7 @@ class Provider:
             raise
 
 
-def _reason(error: errors.AgentError) -> metrics.ImageReason:
+def _reason(error: errors.AgentError) -> image_metrics.ImageReason:
     """The label of uimgacc_image_fallback_total."""
     if isinstance(error, register.NotServedError):
         return "not_served"

@@ -19,10 +19,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.containerd import rpc
 from agent.kits.aio import threads
 from agent.local import copy_marks
+from agent.metrics import node_metrics
 from agent.model import keys, pods, records
 from agent.mounts import mount_users
 from agent.node.health import node_root
@@ -132,7 +133,7 @@ class Retirer:
             await self._drop_outlived()
         newest = await self._store.generation()
         self.state.generation = newest
-        metrics.GENERATION.labels("seen").set(newest)
+        node_metrics.GENERATION.labels("seen").set(newest)
         if newest < self.state.acknowledged:
             # Another store, or one from a backup: its generations are others.
             self._acknowledge(0, ())
@@ -267,7 +268,7 @@ class Retirer:
         self.state.acknowledged = generation
         self.state.held = holdings.shown(entry.sentence for entry in left)
         held = holdings.shown(entry.entry(store_id) for entry in left)
-        metrics.GENERATION.labels("acknowledged").set(generation)
+        node_metrics.GENERATION.labels("acknowledged").set(generation)
         self._board.annotate(
             **{
                 keys.GENERATION: str(generation),

@@ -19,10 +19,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits import units
 from agent.kits.processes import workers
 from agent.local import budget, copy_paths, disk
+from agent.metrics import copy_metrics
 from agent.model import caches, digests
 from agent.node.health import node_root
 from agent.node.near import copy_records, copy_view, layer_copy, pauses, starts, switches
@@ -164,13 +165,13 @@ class Keeper:
                 return self.state.sentence if self._starts.are_calm else _WAITING
             return await self._look(where)
         except layer_copy.CopyError as error:
-            metrics.copy_failed(error.reason)
+            copy_metrics.copy_failed(error.reason)
             self._pauses.hold(_DISK if error.is_of_disk else _STORE)
             if error.is_of_disk:
                 await self._give_way(where)
             return f"Nothing is copied for now: {error}"
         except (OSError, errors.AgentError) as error:
-            metrics.copy_failed("disk_error")
+            copy_metrics.copy_failed("disk_error")
             self._pauses.hold(_DISK)
             # Somebody may have removed the folder: it is made again.
             self.close()
@@ -232,18 +233,18 @@ class Keeper:
         state.containers_local = view.containers(local=True)
         state.containers_store = view.containers(local=False)
         self.devices = {name: each.is_local for each in view.mounts for name in each.devices}
-        metrics.LOCAL_COPIES.set(state.copies)
-        metrics.LOCAL_BYTES.set(state.size)
-        metrics.LOCAL_BUDGET_BYTES.set(state.budget)
-        metrics.containers_run(local=state.containers_local, store=state.containers_store)
-        metrics.layers_used(local=state.used_local, store=state.used_store)
+        copy_metrics.LOCAL_COPIES.set(state.copies)
+        copy_metrics.LOCAL_BYTES.set(state.size)
+        copy_metrics.LOCAL_BUDGET_BYTES.set(state.budget)
+        copy_metrics.containers_run(local=state.containers_local, store=state.containers_store)
+        copy_metrics.layers_used(local=state.used_local, store=state.used_store)
         depends = any(not each.is_local for each in view.used)
         if depends and self._dependent_since is None:
             self._dependent_since = self._starts.changed_at
         elif not depends and self._dependent_since is not None:
             if view.used:
                 seconds = time.monotonic() - self._dependent_since
-                metrics.LOCAL_INDEPENDENT.observe(seconds)
+                copy_metrics.LOCAL_INDEPENDENT.observe(seconds)
                 logger.info("all layers in use have local copies", extra={"seconds": seconds})
             self._dependent_since = None
 
@@ -306,7 +307,7 @@ class Keeper:
         except layer_copy.CopyError as error:
             if error.is_of_disk or error.reason == "store_deadline":
                 raise
-            metrics.copy_failed(error.reason)
+            copy_metrics.copy_failed(error.reason)
             self.has_more = True
             self._pauses.hold(name, _WRONG_SECONDS if error.reason == "wrong_bytes" else None)
             return f"A layer is not copied for now: {error}"
@@ -321,7 +322,7 @@ class Keeper:
         where: copy_paths.CopyPaths,
         view: copy_view.View,
         name: str,
-        reason: metrics.Eviction,
+        reason: copy_metrics.Eviction,
     ) -> None:
         """Remove a copy, unless something reads it that cannot be switched back to the store."""
         if reason != "deleted":
@@ -332,7 +333,7 @@ class Keeper:
                 await self._switcher.back_to_copy(where, view, name)
                 return
         await self._call("remove", where.folder, name)
-        metrics.evicted(reason)
+        copy_metrics.evicted(reason)
         self.has_more = True
         logger.info("removed a local copy", extra={"layer": f"sha256:{name}", "reason": reason})
 

@@ -10,9 +10,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.processes import workers
 from agent.local import copy_paths, copying
+from agent.metrics import copy_metrics
 from agent.model import digests, records
 from agent.store import decoding, layout
 
@@ -30,7 +31,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class CopyError(errors.TemporaryError):
     """A layer could not be copied; `reason` is the label of uimgacc_local_failures_total."""
 
-    def __init__(self, reason: metrics.CopyFailure, text: str) -> None:
+    def __init__(self, reason: copy_metrics.CopyFailure, text: str) -> None:
         super().__init__(text)
         self.reason = reason
 
@@ -135,7 +136,7 @@ class Copier:
                 deadline=_SLICE_SECONDS + _HANG_SECONDS,
             )
             self.position, read, free = progress
-            metrics.LOCAL_COPIED_BYTES.inc(read)
+            copy_metrics.LOCAL_COPIED_BYTES.inc(read)
             if self.position == part.size:
                 return await self._finish(part)
             if not go_on(free):

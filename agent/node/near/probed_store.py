@@ -4,9 +4,9 @@ import asyncio
 import pathlib
 from typing import Protocol
 
-from agent import metrics
 from agent.kits.aio import threads
 from agent.local import mirror
+from agent.metrics import copy_metrics
 from agent.model import records
 from agent.mounts import mountpoints
 
@@ -46,7 +46,7 @@ class ProbedStore:
             ended = asyncio.get_running_loop().time()
             rest = min(_LATER, max(_SOON, (ended - now) * _REST))
             self._count_at = ended + (_LATER if self._count == known > 0 else rest)
-            metrics.LOCAL_IMAGES.set(self._count)
+            copy_metrics.LOCAL_IMAGES.set(self._count)
         return self._count
 
 

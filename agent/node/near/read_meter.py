@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from agent import metrics
+from agent.metrics import copy_metrics
 from agent.mounts import mountinfo
 
 _SECONDS = 60.0
@@ -78,11 +78,11 @@ class ReadMeter:
             # A figure that has fallen is one of another mount.
             more = max(0, total - before.get(name, 0))
             if name.startswith(_SERVER):
-                metrics.bytes_read("store", more)
+                copy_metrics.bytes_read("store", more)
             elif devices.get(name):
-                metrics.bytes_read("local", more)
+                copy_metrics.bytes_read("local", more)
             elif name in devices and not is_nfs:
-                metrics.bytes_read("store", more)
+                copy_metrics.bytes_read("store", more)
 
     def _from_server(self, source: str, table: Sequence[mountinfo.Entry]) -> dict[str, int]:
         """Bytes by file system: mounts that share one, share its figures."""

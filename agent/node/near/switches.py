@@ -7,9 +7,10 @@ without a loop device) stays with the store until its containers have ended.
 import errno
 import logging
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.processes import workers
 from agent.local import copy_paths
+from agent.metrics import copy_metrics
 from agent.node.near import copy_records, copy_view, pauses
 from agent.store import layout
 
@@ -65,7 +66,7 @@ class Switcher:
         name: str,
         source: str,
         *,
-        to: metrics.Side,
+        to: copy_metrics.Side,
     ) -> bool:
         """Switch one mount; whether it reads that file now. The failure is counted and logged."""
         try:
@@ -83,9 +84,9 @@ class Switcher:
                 logger.info("a layer is read from its copy from the next mount on", extra=extra)
                 return False
             self._pauses.hold(target)
-            metrics.copy_failed("not_switched")
+            copy_metrics.copy_failed("not_switched")
             logger.warning("a mounted layer is not switched to another file", extra=extra)
             return False
         self._pauses.end(target)
-        metrics.switched(to)
+        copy_metrics.switched(to)
         return True

@@ -18,9 +18,10 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.aio import backoff
 from agent.matching import warmth
+from agent.metrics import image_metrics
 from agent.model import caches, images, records
 from agent.node.images import registration_plan
 from agent.store.index import cache_entries
@@ -300,7 +301,7 @@ class WarmImages:
             for name, kept in self._kept.items()
         ]
         missing = sum(image.state == "missing" for image in self.state.images)
-        metrics.warm(ready=len(self.state.images) - missing, missing=missing)
+        image_metrics.warm(ready=len(self.state.images) - missing, missing=missing)
 
 
 def _sentence(shown: Sequence[Image]) -> str:

@@ -9,9 +9,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.aio import tasks
 from agent.matching import annotations, away, decisions, rules, runtimes, subjects
+from agent.metrics import image_metrics
 from agent.model import caches, images, pods, records
 from agent.store.index import cache_entries
 from agent.store.lookup import catalog
@@ -97,7 +98,7 @@ class Decider:
         except errors.TemporaryError:
             if (decision := await self._by_near(pod, request)) is not None:
                 return decision
-            metrics.image_left("store_unavailable")
+            image_metrics.image_left("store_unavailable")
             raise
 
     async def _by_near(

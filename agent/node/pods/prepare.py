@@ -11,9 +11,10 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.aio import tasks
 from agent.matching import annotations, decisions, events, subjects
+from agent.metrics import image_metrics
 from agent.model import caches, images, pods, records
 from agent.node.images import registration_plan
 
@@ -219,7 +220,7 @@ class Preparer:
         for image in decision.images:
             if image.withheld and image.reference is not None:
                 await self._provider.withdraw(image.reference)
-                metrics.IMAGES_WITHHELD.inc()
+                image_metrics.IMAGES_WITHHELD.inc()
 
     def _note_caches(self, pod: pods.Pod, decision: decisions.Decision) -> None:
         """Ask for the cache that is missing, and note the one that is used."""
@@ -254,7 +255,7 @@ class Preparer:
         if failed and not present:
             raise _worth_retrying(failed.values())
         if not failed:
-            metrics.PREMOUNT.observe(seconds)
+            image_metrics.PREMOUNT.observe(seconds)
         private = {each.image for each in decision.registrable if self._is_left_to_pull(each)}
         registered = {name: each for name, each in present.items() if name not in private}
         for name, registration in registered.items():

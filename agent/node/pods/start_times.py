@@ -8,7 +8,7 @@ are compared, and the times are not added up.
 
 from typing import Protocol
 
-from agent import metrics
+from agent.metrics import image_metrics
 from agent.model import pods
 
 
@@ -36,7 +36,7 @@ class Starts:
             if not first:
                 self._awaited.setdefault(key, pod.uid)
         elif self._awaited.pop(key, None) == pod.uid:
-            metrics.pod_ready(pod.ready_seconds, accelerated=self._served.accelerated(key))
+            image_metrics.pod_ready(pod.ready_seconds, accelerated=self._served.accelerated(key))
 
     def gone(self, key: str) -> None:
         """See scheduled.Observer."""

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.containerd import rpc
 from agent.kits import files
 from agent.matching import estimates
+from agent.metrics import image_metrics
 from agent.model import keys, records, times
 from agent.node.images import containerd_images, inventory, registration_plan
 from agent.node.report import day_savings
@@ -41,7 +42,7 @@ class Pull:
     seconds: float
     downloaded: int
     spared: int
-    result: metrics.PullResult
+    result: image_metrics.PullResult
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ class Totals:
     seconds: float = 0.0
     size: int = 0
     images: dict[str, int] = dataclasses.field(
-        default_factory=lambda: dict.fromkeys(typing.get_args(metrics.PullResult), 0)
+        default_factory=lambda: dict.fromkeys(typing.get_args(image_metrics.PullResult), 0)
     )
 
 
@@ -218,7 +219,7 @@ class Ledger:
                 spared += size
         if not downloaded and not spared:
             return None
-        result: metrics.PullResult = "miss"
+        result: image_metrics.PullResult = "miss"
         if spared:
             result = "partial" if downloaded else "hit"
         return Pull(seconds=seconds, downloaded=downloaded, spared=spared, result=result)
@@ -246,8 +247,8 @@ class Ledger:
     async def _has(self, digest: str) -> bool:
         return await self._blob_time(digest) is not None
 
-    def _count_image(self, result: metrics.PullResult, seconds: float) -> None:
-        metrics.pulled(result, seconds)
+    def _count_image(self, result: image_metrics.PullResult, seconds: float) -> None:
+        image_metrics.pulled(result, seconds)
         self.totals.images[result] += 1
 
     def _count_saving(
@@ -263,8 +264,8 @@ class Ledger:
         saving = estimates.saved(
             expectation, size=size if spared is None else spared, actual=seconds
         )
-        metrics.PULL_SAVED_SECONDS.inc(saving.seconds)
-        metrics.PULL_SAVED_BYTES.inc(saving.size)
+        image_metrics.PULL_SAVED_SECONDS.inc(saving.seconds)
+        image_metrics.PULL_SAVED_BYTES.inc(saving.size)
         self.totals.seconds += saving.seconds
         self.totals.size += saving.size
         when = times.now().replace(microsecond=0)

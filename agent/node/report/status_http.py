@@ -5,8 +5,8 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from agent import metrics
 from agent.kits.web import html, listener
+from agent.metrics import registries
 from agent.model import times
 from agent.node.report import status
 from agent.node.report import status_page as views
@@ -15,7 +15,7 @@ from agent.node.report import status_page as views
 def metrics_application() -> web.Application:
     """Nothing but the metrics, which name no image: for an address that others can reach."""
     app = web.Application()
-    listener.add_metrics(app, metrics.AGENT)
+    listener.add_metrics(app, registries.AGENT)
     return app
 
 

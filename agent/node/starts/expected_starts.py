@@ -12,7 +12,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from agent import errors, metrics
+from agent import errors
+from agent.metrics import start_metrics
 from agent.model import images, records
 from agent.model.starts import profile_codec, start_profiles
 from agent.node.images import registration_plan
@@ -119,7 +120,7 @@ class ExpectedStarts:
             known = await self._book.find(
                 start.record, start.made, functools.partial(self._files_of, start)
             )
-            metrics.profile_used(known.source)
+            start_metrics.profile_used(known.source)
             if known.profile is not None:
                 self._reading.add(start.made.manifest, known.profile)
             if self._may_observe(start.made.manifest, known):
@@ -129,7 +130,7 @@ class ExpectedStarts:
                 finally:
                     self._observed.discard(start.made.manifest)
         except (OSError, errors.AgentError) as error:
-            metrics.profile_recorded("failed")
+            start_metrics.profile_recorded("failed")
             logger.info(
                 "a start is not observed",
                 extra={"image": start.record.ref, "reason": str(error)},
@@ -159,13 +160,13 @@ class ExpectedStarts:
     async def _record(self, start: Start, seen: start_watch.Observation) -> None:
         """Keep and send what was observed of a first start."""
         if not seen.started or not seen.cold:
-            metrics.profile_recorded("not_cold" if seen.started else "not_started")
+            start_metrics.profile_recorded("not_cold" if seen.started else "not_started")
             return
         # What was just learnt has not been read ahead for anybody.
         self._read_at.pop(start.made.manifest, None)
         profile, text = profile_codec.encode_looks(seen.of_profile())
         await self._book.keep(start.record, start.made, profile)
-        metrics.profile_recorded("recorded")
+        start_metrics.profile_recorded("recorded")
         logger.info(
             "observed how an image starts",
             extra={
@@ -187,8 +188,8 @@ def _count(seen: start_watch.Observation, foreseen: start_watch.Bits) -> None:
     for layer in seen.cold:
         expected = foreseen.get(layer, 0)
         read = seen.read(layer)
-        metrics.start_bytes((read & expected).bit_count() * unit, foreseen=True)
-        metrics.start_bytes((read & ~expected).bit_count() * unit, foreseen=False)
+        start_metrics.start_bytes((read & expected).bit_count() * unit, foreseen=True)
+        start_metrics.start_bytes((read & ~expected).bit_count() * unit, foreseen=False)
 
 
 def _remember(names: collections.OrderedDict[str, Value], name: str, value: Value) -> None:

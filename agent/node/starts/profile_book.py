@@ -11,9 +11,10 @@ import pathlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.aio import threads
 from agent.local import copy_paths
+from agent.metrics import start_metrics
 from agent.model import images, records
 from agent.model.starts import start_profiles
 from agent.node.health import node_root
@@ -41,7 +42,7 @@ class Known:
     None where no node has observed this build yet. `own`: this node has.
     """
 
-    source: metrics.ProfileSource = "none"
+    source: start_metrics.ProfileSource = "none"
     profile: start_profiles.Profile | None = None
     observed: frozenset[str] | None = None
     own: bool = False

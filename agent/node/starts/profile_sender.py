@@ -14,9 +14,10 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.kits.aio import backoff
+from agent.metrics import start_metrics
 from agent.model import keys
 from agent.model.starts import profile_codec
 from agent.node.starts import expected_starts
@@ -75,9 +76,9 @@ class Sender:
             while self._offers:
                 offer = self._offers.popleft()
                 await asyncio.sleep(backoff.spread(self._timing.spread / 2, 1))
-                metrics.profile_sent(await self._deliver(offer))
+                start_metrics.profile_sent(await self._deliver(offer))
 
-    async def _deliver(self, offer: expected_starts.Observed) -> metrics.ProfileSending:
+    async def _deliver(self, offer: expected_starts.Observed) -> start_metrics.ProfileSending:
         pauses = backoff.Backoff(self._timing.pauses, deadline=self._timing.patience)
         while True:
             delay = None
@@ -93,7 +94,7 @@ class Sender:
             if not await pauses.wait(delay):
                 return _given_up(offer, "another report is there all the time")
 
-    async def _try(self, offer: expected_starts.Observed) -> metrics.ProfileSending | None:
+    async def _try(self, offer: expected_starts.Observed) -> start_metrics.ProfileSending | None:
         """One try; None: later."""
         start = offer.start
         assert start.cache is not None
@@ -123,7 +124,7 @@ class Sender:
         return "sent"
 
 
-def _given_up(offer: expected_starts.Observed, reason: str) -> metrics.ProfileSending:
+def _given_up(offer: expected_starts.Observed, reason: str) -> start_metrics.ProfileSending:
     logger.info(
         "a start profile is not sent",
         extra={"image": offer.start.record.ref, "reason": reason},

@@ -10,9 +10,10 @@ import collections
 import dataclasses
 import logging
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.processes import workers
 from agent.local import copy_paths
+from agent.metrics import start_metrics
 from agent.model.starts import start_profiles
 from agent.node.health import node_root
 
@@ -101,8 +102,8 @@ class ReadAhead:
             )
         except (OSError, errors.AgentError) as error:
             self._waiting.clear()
-            metrics.READ_AHEAD_STOPPED.inc()
+            start_metrics.READ_AHEAD_STOPPED.inc()
             logger.warning("nothing more is read ahead", extra={"reason": str(error)})
             return
-        metrics.READ_AHEAD_BYTES.inc(done)
+        start_metrics.READ_AHEAD_BYTES.inc(done)
         logger.debug("read ahead", extra={"bytes": done, "failed": failed})

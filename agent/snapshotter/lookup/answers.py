@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from agent import metrics
+from agent.metrics import snapshotter_metrics
 from agent.mounts import device_mapper, verification
 from agent.store.lookup import layer_permissions
 
@@ -41,7 +41,7 @@ class Miss:
     `mounted` where the look-up may have mounted layers all the same, which no snapshot has.
     """
 
-    reason: metrics.LayerReason
+    reason: snapshotter_metrics.LayerReason
     mounted: bool = False
 
 

@@ -11,8 +11,9 @@ import logging
 import pathlib
 from collections.abc import Iterator
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits import machine
+from agent.metrics import shared_metrics, snapshotter_metrics
 from agent.model import records, reports
 from agent.mounts import device_mapper, layer_mounts, verification
 from agent.store import decoding, layout, signatures, trusted_keys
@@ -85,7 +86,7 @@ class Rules:
         self._permissions = permissions
         self._complaint = ""
 
-    def obstacle(self, data: bytes) -> metrics.LayerReason | None:
+    def obstacle(self, data: bytes) -> snapshotter_metrics.LayerReason | None:
         """Why nothing may be served by the records beside a `store.json`; None where it may.
 
         Raises RecordError.
@@ -120,7 +121,7 @@ class Rules:
         chain: records.ChainRecord,
         record: records.LayerRecord,
         requester: layer_permissions.Requester,
-    ) -> metrics.LayerReason | None:
+    ) -> snapshotter_metrics.LayerReason | None:
         """Why a layer is not served; None where it may be."""
         diff_id = chain.variant_of or chain.diff_id
         if not await self._permissions.allow(record, requester, diff_id=diff_id):
@@ -202,5 +203,5 @@ def counted(kind: records.RecordKind) -> Iterator[None]:
     try:
         yield
     except records.RecordError:
-        metrics.record_damaged(kind)
+        shared_metrics.record_damaged(kind)
         raise

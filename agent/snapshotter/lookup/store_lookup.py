@@ -12,9 +12,10 @@ import logging
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.aio import backoff
 from agent.kits.processes import workers
+from agent.metrics import shared_metrics, snapshotter_metrics
 from agent.model import digests, records
 from agent.mounts import device_mapper, verification
 from agent.mounts.devices import layer_mounting
@@ -208,7 +209,7 @@ class StoreLookup:
             )
         except OSError as error:
             if error.errno in (errno.EUCLEAN, errno.EFBIG):
-                metrics.record_damaged(_kind_of(error))
+                shared_metrics.record_damaged(_kind_of(error))
                 raise records.RecordError(chain_id, str(error)) from error
             raise
         return served
@@ -224,7 +225,7 @@ class StoreLookup:
         data = await self._pool.call("read", path, file_reads.LOOKUP_LIMIT, deadline=self._deadline)
         return self._rules.tree_of(data, diff_id, size)
 
-    async def _identify(self) -> metrics.LayerReason | None:
+    async def _identify(self) -> snapshotter_metrics.LayerReason | None:
         """Why the folder is no store that can be read; None when it is one."""
         path = str(self._layout.store_record)
         try:
@@ -259,5 +260,5 @@ def _kind_of(error: OSError) -> records.RecordKind:
     return "layer" if is_of_layer else "chain"
 
 
-def _reason_of(error: Exception) -> metrics.LayerReason:
+def _reason_of(error: Exception) -> snapshotter_metrics.LayerReason:
     return "store_deadline" if isinstance(error, workers.DeadlineError) else "store_error"

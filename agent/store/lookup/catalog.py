@@ -15,8 +15,9 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from agent import errors, metrics
+from agent import errors
 from agent.kits.processes import workers
+from agent.metrics import shared_metrics
 from agent.model import images, records, reports
 from agent.store import decoding, layout, profile_files, signatures, trusted_keys
 from agent.store.index import cache_entries
@@ -79,7 +80,7 @@ class DamageSink(Protocol):
 
 def log_damage(kind: records.RecordKind, name: str, reason: str) -> None:
     """Log and count a damaged record; the default `on_damage`."""
-    metrics.record_damaged(kind)
+    shared_metrics.record_damaged(kind)
     logger.warning("damaged record in the store", extra={"record": name, "reason": reason})
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from agent import metrics
+from agent.metrics import snapshotter_metrics
 from agent.mounts import verification
 from tests.unit.store import making
 
@@ -47,14 +47,14 @@ async def watch(verified: verification.Verification, rounds: int) -> list[str]:
 
 async def test_a_layer_that_failed_is_counted_named_and_given_up_once(tmp_path, caplog) -> None:
     verified = made(Pool(f"{LAYER.removeprefix('sha256:')}.erofs"), tmp_path)
-    before = metrics.CORRUPT_LAYERS._value.get()
+    before = snapshotter_metrics.CORRUPT_LAYERS._value.get()
     assert not verified.is_corrupt(LAYER)
 
     given = await watch(verified, 5)
 
     assert given == [LAYER]
     assert verified.is_corrupt(LAYER)
-    assert metrics.CORRUPT_LAYERS._value.get() == before + 1
+    assert snapshotter_metrics.CORRUPT_LAYERS._value.get() == before + 1
     assert [getattr(record, "layer", "") for record in caplog.records] == [LAYER]
 
 

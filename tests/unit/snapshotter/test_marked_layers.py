@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from agent import metrics
 from agent.local import copy_paths, disk
+from agent.metrics import registries
 from agent.snapshotter import marked_layers
 
 NAME = "ab" * 32
@@ -34,7 +34,7 @@ def node(tmp_path: pathlib.Path) -> Node:
 
 
 def corrupt() -> float:
-    return metrics.SNAPSHOTTER.get_sample_value("uimgacc_corrupt_layers_total") or 0.0
+    return registries.SNAPSHOTTER.get_sample_value("uimgacc_corrupt_layers_total") or 0.0
 
 
 async def test_a_marked_layer_is_given_up_once(node) -> None:

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent import metrics
 from agent.kits.processes import workers
+from agent.metrics import registries
 from agent.model import digests, keys, records, reports
 from agent.mounts import layer_mounts, mountinfo
 from agent.mounts.devices import layer_mounting
@@ -421,7 +421,7 @@ async def test_a_layer_whose_record_is_damaged_does_not_stay_mounted(stored, mon
 
 def damaged(kind: str) -> float:
     labels = {"kind": kind}
-    value = metrics.SNAPSHOTTER.get_sample_value("uimgacc_damaged_records_total", labels)
+    value = registries.SNAPSHOTTER.get_sample_value("uimgacc_damaged_records_total", labels)
     assert value is not None
     return value
 

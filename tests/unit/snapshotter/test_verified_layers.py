@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 
-from agent import metrics
+from agent.metrics import snapshotter_metrics
 from agent.model import keys, records, reports
 from agent.mounts import layer_mounts, verification
 from agent.mounts.devices import layer_mounting
@@ -93,8 +93,8 @@ def labels() -> dict[str, str]:
     return {keys.SNAPSHOT_REF: NAME, keys.IMAGE_REF: making.REF}
 
 
-def left(reason: metrics.LayerReason) -> float:
-    return metrics._LAYER_FALLBACK.labels(reason)._value.get()
+def left(reason: snapshotter_metrics.LayerReason) -> float:
+    return snapshotter_metrics._LAYER_FALLBACK.labels(reason)._value.get()
 
 
 @pytest.fixture

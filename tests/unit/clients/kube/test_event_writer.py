@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent import errors, metrics
+from agent import errors
 from agent.clients.kube import event_writer, refusals, rest_client
+from agent.metrics import registries
 from tests.fakes import api as fakes
 
 pytestmark = pytest.mark.looptime
@@ -25,7 +26,7 @@ HIT = event_writer.Record(
 
 
 def dropped(reason: str) -> float:
-    value = metrics.AGENT.get_sample_value("uimgacc_events_dropped_total", {"reason": reason})
+    value = registries.AGENT.get_sample_value("uimgacc_events_dropped_total", {"reason": reason})
     assert value is not None
     return value
 

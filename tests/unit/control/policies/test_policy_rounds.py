@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent import metrics
 from agent.clients.kube import event_writer, refusals, rest_client
 from agent.control.caches import cache_object
 from agent.control.policies import policy_object, policy_rounds
 from agent.control.pulls import image_costs
+from agent.metrics import cache_metrics
 from tests.manifests import crds
 from tests.unit.control.policies import worlds
 from tests.unit.control.policies.worlds import cost, costs, image
@@ -315,7 +315,11 @@ async def test_nothing_is_done_before_all_caches_of_policies_are_known(world: Wo
 
 async def test_what_policies_take_is_counted_and_nothing_without_one(world: World) -> None:
     def counted() -> tuple[float, ...]:
-        gauges = (metrics.POLICY_CACHES, metrics.POLICY_BYTES, metrics.POLICY_BUDGET_BYTES)
+        gauges = (
+            cache_metrics.POLICY_CACHES,
+            cache_metrics.POLICY_BYTES,
+            cache_metrics.POLICY_BUDGET_BYTES,
+        )
         return tuple(gauge._value.get() for gauge in gauges)
 
     world.put_policy(worlds.policy_body(budget="50Gi"))

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent import metrics
 from agent.clients.kube import rest_client
 from agent.control.pulls import pull_events, pull_watch
+from agent.metrics import registries
 
 
 def event(version: int, text: str = "app", *, count: int = 1) -> dict[str, Any]:
@@ -149,7 +149,9 @@ async def test_after_a_restored_database_new_events_count(world: World) -> None:
 async def test_what_is_not_understood_is_counted_and_left_out(world: World) -> None:
     def unknown() -> float:
         return (
-            metrics.CONTROLLER.get_sample_value("uimgacc_pull_events_total", {"result": "unknown"})
+            registries.CONTROLLER.get_sample_value(
+                "uimgacc_pull_events_total", {"result": "unknown"}
+            )
             or 0.0
         )
 

@@ -6,9 +6,10 @@ import socket
 
 import pytest
 
-from agent import errors, metrics
+from agent import errors
 from agent._proto.containerd import introspection_pb2
 from agent.clients.containerd import objects, sockets
+from agent.metrics import registries
 from agent.model import keys, reports
 from agent.node.health import capability, probe, store_mount
 from agent.settings import agent_settings
@@ -107,7 +108,7 @@ async def test_what_node_set_up_waits_for_is_a_metric(
         if step:
             step()
         await prober.look()
-        sample = metrics.AGENT.get_sample_value
+        sample = registries.AGENT.get_sample_value
         values.append([sample("uimgacc_setup_waiting", {"state": s}) for s in ("slot", "return")])
 
     assert values == [[0, 0], [1, 0], [0, 0]]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from agent import metrics
 from agent.kits.processes import workers
 from agent.local import copy_marks, disk
+from agent.metrics import registries
 from agent.model import pods, records
 from agent.mounts.devices import layer_mounting
 from agent.node.near import copies, copy_records, copy_view, layer_copy, starts
@@ -55,7 +55,7 @@ async def pool():
 
 
 def value(name: str, **labels: str) -> float:
-    return metrics.AGENT.get_sample_value(name, labels) or 0.0
+    return registries.AGENT.get_sample_value(name, labels) or 0.0
 
 
 def failures(reason: str) -> float:

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from agent import metrics
+from agent.metrics import registries
 from agent.node.near import read_meter
 
 EXPORT = "10.0.0.5:/images"
@@ -52,7 +52,7 @@ class Kernel:
 def counted() -> tuple[float, float]:
     sides = ("store", "local")
     found = [
-        metrics.AGENT.get_sample_value("uimgacc_read_bytes_total", {"source": side})
+        registries.AGENT.get_sample_value("uimgacc_read_bytes_total", {"source": side})
         for side in sides
     ]
     return found[0] or 0.0, found[1] or 0.0

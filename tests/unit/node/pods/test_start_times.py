@@ -2,7 +2,7 @@ import datetime
 
 import pytest
 
-from agent import metrics
+from agent.metrics import registries
 from agent.model import pods
 from agent.node.pods import start_times
 
@@ -29,7 +29,7 @@ def observed(accelerated: str) -> tuple[float, float]:
     """Number and sum of what the metric has seen."""
     name = "uimgacc_pod_ready_seconds"
     labels = {"accelerated": accelerated}
-    read = metrics.AGENT.get_sample_value
+    read = registries.AGENT.get_sample_value
     return read(f"{name}_count", labels) or 0.0, read(f"{name}_sum", labels) or 0.0
 
 

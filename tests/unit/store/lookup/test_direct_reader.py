@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import metrics
 from agent.kits.processes import workers
+from agent.metrics import registries
 from agent.model import images, records, reports
 from agent.store import decoding
 from agent.store.lookup import catalog, direct_reader, file_reads
@@ -93,7 +93,7 @@ def test_a_record_under_another_name_is_damage(place) -> None:
 def counted(kind: str) -> float:
     """How many damaged records of a kind the agent's metrics have counted."""
     name, labels = "uimgacc_damaged_records_total", {"kind": kind}
-    return metrics.AGENT.get_sample_value(name, labels) or 0
+    return registries.AGENT.get_sample_value(name, labels) or 0
 
 
 def test_damage_is_a_miss_and_is_counted(place) -> None:
