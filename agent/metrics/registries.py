@@ -1,6 +1,8 @@
 """The registry that each role exposes, and what all metrics have in common.
 
 Each role has a registry of its own, so that none shows a series that another process counts.
+Metrics are in base units, and counters end in `_total`. No label names an image, digest, node or
+pod, so the number of series is bounded by the code.
 """
 
 import importlib.metadata
