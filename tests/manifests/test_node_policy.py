@@ -118,6 +118,34 @@ def test_an_agent_says_only_when_a_cache_was_used(patch: Any, allowed: bool) -> 
     assert (found == []) == allowed
 
 
+NOON, LATER = "2026-01-01T12:00:00Z", "2026-01-01T18:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "allowed"),
+    [
+        (NOON, LATER, True),
+        (NOON, NOON, True),
+        (LATER, NOON, False),
+        (NOON, None, False),
+        (NOON, "", False),
+        (NOON, "yesterday", False),
+        (None, "yesterday", False),
+        (None, NOON, True),
+        ("yesterday", NOON, True),
+        ("2036-01-01", NOON, True),
+    ],
+)
+def test_an_agent_sets_the_time_when_a_cache_was_used_forward_only(
+    before: str | None, after: str | None, allowed: bool
+) -> None:
+    old = patched(AUTOMATIC, {"metadata": {"annotations": {keys.LAST_MATCHED: before}}})
+    new = patched(old, {"metadata": {"annotations": {keys.LAST_MATCHED: after}}})
+    found = policy("uimgacc-node-caches").refusals(request(name="auto-1"), old=old, new=new)
+
+    assert (found == []) == allowed
+
+
 REPORT = profile_codec.Report(
     node="own",
     image="registry.example.com/team/app:1",

@@ -1,19 +1,24 @@
 """What the leader does for all caches together, beside the steps for each of them.
 
 Before the first step it lists nodes and builds. Every minute it lists caches and builds, in
-case that a watch has missed a deletion, and deletes automatic caches beyond their limits.
+case that a watch has missed a deletion, and deletes automatic caches beyond their limits. It takes
+back when caches are said to have been used in the future: a node with a wrong clock, or one that
+was taken over, would keep them for ever, and no node may set that time back.
 """
 
 import asyncio
+import contextlib
+import datetime
 import logging
 
 from agent import errors
+from agent.clients.kube import refusals
 from agent.control.caches import cache_state
 from agent.control.decisions import outcome, retention
 from agent.control.gc import node_list
 from agent.control.reconcile import cluster, observed, step
 from agent.metrics import cache_metrics
-from agent.model import caches
+from agent.model import caches, times
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +26,8 @@ _RELIST = 60.0
 _COUNT = 2.0
 """A scrape is seldom more often."""
 _LONGEST_PAUSE = 30.0
+_AHEAD = datetime.timedelta(hours=1)
+_AT_ONCE = 100
 
 
 class Upkeep:
@@ -33,12 +40,15 @@ class Upkeep:
         nodes: node_list.Nodes,
         events: step.Events,
         rules: retention.Rules,
+        *,
+        clock: times.Clock = times.now,
     ) -> None:
         self._api = api
         self._view = view
         self._nodes = nodes
         self._events = events
         self._rules = rules
+        self._clock = clock
         self._evicted: set[str] = set()
 
     async def prime(self) -> None:
@@ -60,6 +70,7 @@ class Upkeep:
             try:
                 await self._relist_builds()
                 await self._relist_caches()
+                await self._take_back()
                 await self._delete_surplus()
             except errors.AgentError as error:
                 logger.warning("the lists are not read", extra={"reason": str(error)})
@@ -96,6 +107,21 @@ class Upkeep:
                 if owner.name not in uids:
                     # The finalizer was removed by hand: what is built has no owner any more.
                     await self._api.stop(job)
+
+    async def _take_back(self) -> None:
+        """Caches that were used in the future were used now; a bounded number at once."""
+        now = self._clock()
+        ahead = [
+            cache
+            for cache in self._view.caches.values()
+            if cache.matched is not None and cache.matched > now + _AHEAD
+        ]
+        for cache in ahead[:_AT_ONCE]:
+            # What has changed meanwhile is looked at again after a minute.
+            with contextlib.suppress(refusals.Conflict, cluster.ObjectGone):
+                self._view.put_cache(await self._api.set_matched(cache, now))
+                extra = {"cache": cache.key.name, "said": f"{cache.matched:%Y-%m-%d %H:%M} UTC"}
+                logger.warning("a node says that a cache was used in the future", extra=extra)
 
     async def _delete_surplus(self) -> None:
         surplus = retention.surplus(self._view.caches.values(), self._rules)

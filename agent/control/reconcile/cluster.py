@@ -6,6 +6,7 @@ Each may be repeated: what was done before is no error. Steps and upkeep call th
 import base64
 import binascii
 import contextlib
+import datetime
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.control.caches import cache_object, pull_permission
 from agent.control.jobs import job_manifest, job_state
-from agent.model import caches, keys, manifests, pods
+from agent.model import caches, keys, manifests, pods, times
 
 _BUILDERS = ",".join(f"{key}={value}" for key, value in keys.BUILDER_LABELS.items())
 _DOCKER_KEYS = (".dockerconfigjson", ".dockercfg")
@@ -91,6 +92,12 @@ class Cluster:
     async def clear_start(self, cache: cache_object.CacheObject) -> rest_client.Object:
         """Remove a node's report of a start, so that another node can write one."""
         return await self._patch(cache, {"annotations": {keys.START_PROFILE: None}})
+
+    async def set_matched(
+        self, cache: cache_object.CacheObject, moment: datetime.datetime
+    ) -> rest_client.Object:
+        """Say when a pod was last matched with the cache."""
+        return await self._patch(cache, {"annotations": {keys.LAST_MATCHED: times.stamp(moment)}})
 
     async def _finalizers(
         self, cache: cache_object.CacheObject, wanted: Sequence[str]

@@ -184,10 +184,10 @@ class Creator:
         moment = times.parse(text)
         if moment is None:
             return True
-        # What another node wrote after its own wait counts as old when this one reads it again. So
-        # does what is of the future: a wrong clock must not keep an unused cache for ever.
+        # What another node wrote after its own wait counts as old when this one reads it again. What
+        # is of the future only the controller takes back: a node must not be able to set a time back.
         oldest = self._timing.matched_every - 2 * self._timing.spread
-        return abs((self._now() - moment).total_seconds()) >= oldest
+        return (self._now() - moment).total_seconds() >= oldest
 
 
 def _complain(error: errors.AgentError) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,6 +19,7 @@ from agent.model import caches, images, keys
 pytestmark = pytest.mark.looptime
 
 GROUP = "uimgacc.io"
+NOW = datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC)
 
 
 class Client:
@@ -34,6 +36,16 @@ class Client:
             self.there.get(resource.plural, []) if resource.group in ("", "batch", GROUP) else []
         )
         yield rest_client.Page(raw=[json.dumps(each).encode() for each in found], version="1")
+
+    async def patch(
+        self, resource: rest_client.Resource, name: str, body: Any, **_: Any
+    ) -> dict[str, Any]:
+        (found,) = [
+            each for each in self.there[resource.plural] if each["metadata"]["name"] == name
+        ]
+        found["metadata"]["annotations"] |= body["metadata"]["annotations"]
+        found["metadata"]["resourceVersion"] = "2"
+        return found
 
     async def delete(self, resource: rest_client.Resource, name: str, **_: Any) -> None:
         self.deleted.append(f"{resource.plural}/{name}")
@@ -89,6 +101,7 @@ class Leader:
             node_list.Nodes(any_client, self.view),
             self,
             retention.Rules(auto_caches=auto_caches),
+            clock=lambda: NOW,
         )
 
     def emit(self, cache: cache_object.CacheObject, event: outcome.Event) -> None:
@@ -169,6 +182,22 @@ async def test_what_could_not_be_built_is_evicted_first() -> None:
     ready = [automatic(f"r{at}", namespace="large") for at in range(3)]
 
     assert await evicted([*ready, failed], auto_caches=3) == ["failed"]
+
+
+async def test_a_time_of_the_future_is_taken_back() -> None:
+    made = [automatic("evil", "2036-01-01T00:00:00Z"), automatic("soon", "2026-03-02T00:30:00Z")]
+    client = Client()
+    client.there["imagecaches"] = made
+    one = Leader(client)
+    async with one.running():
+        for each in made:
+            one.view.deliver("imagecaches", "ADDED", each)
+        await asyncio.sleep(61)
+
+    said = [each["metadata"]["annotations"][keys.LAST_MATCHED] for each in made]
+    assert said == ["2026-03-02T00:00:00Z", "2026-03-02T00:30:00Z"]
+    known = {cache.matched for cache in one.view.caches.values()}
+    assert known == {NOW, NOW + datetime.timedelta(minutes=30)}
 
 
 async def test_the_build_of_an_object_that_was_deleted_unseen_is_stopped() -> None:

@@ -216,15 +216,24 @@ async def test_a_match_is_written_again_after_hours(given) -> None:
 
 @pytest.mark.parametrize(
     "damaged",
-    ["", "yesterday", "2025-12-01T00:00:00", "2025-12-01", "1970-01-01T00:00:09Z", "2036-01-01"],
+    ["", "yesterday", "2025-12-01T00:00:00", "2025-12-01", "1970-01-01T00:00:09Z"],
 )
-async def test_a_time_that_is_old_or_none_or_of_the_future_is_written_anew(given, damaged) -> None:
+async def test_a_time_that_is_old_or_none_is_written_anew(given, damaged) -> None:
     put_cache(given.api, **{keys.LAST_MATCHED: damaged})
     async with given.running():
         given.creator.matched("uimgacc.io", "auto-x")
         await asyncio.sleep(400)
 
     assert last_matched(given.api).startswith("2026-01-01T00:0")
+
+
+async def test_a_time_of_the_future_is_the_controllers_to_take_back(given) -> None:
+    put_cache(given.api, **{keys.LAST_MATCHED: "2036-01-01T00:00:00Z"})
+    async with given.running():
+        given.creator.matched("uimgacc.io", "auto-x")
+        await asyncio.sleep(400)
+
+    assert last_matched(given.api) == "2036-01-01T00:00:00Z"
 
 
 async def test_each_dialects_own_object_is_updated() -> None:
