@@ -22,6 +22,64 @@ def patched(body: Any, patch: policing.Patch) -> Any:
     return jsonpatch.apply_patch(copy.deepcopy(dict(body)), list(patch))
 
 
+KUBELET = {"username": "system:node:n1", "groups": ["system:nodes", "system:authenticated"]}
+TENANT = {"username": "system:serviceaccount:team:ci", "groups": ["system:serviceaccounts:team"]}
+ADMIN = {"username": "admin", "groups": ["system:masters"]}
+VIRTUAL = {"username": "system:serviceaccount:kube-system:virtual-kubelet", "groups": []}
+AGENT = {"username": "system:serviceaccount:uimgacc-system:uimgacc-node", "groups": []}
+PULLED = {
+    "reason": "Pulled",
+    "source": {"component": "kubelet", "host": "n1"},
+    "reportingComponent": "kubelet",
+    "reportingInstance": "n1",
+}
+NEW_KIND = {"reason": "Pulled", "reportingController": "kubelet", "reportingInstance": "n1"}
+
+
+def event_is_accepted(user: Any, event: Any, *, old: Any = None) -> bool:
+    validator = admission.Validator(
+        rendering.together("runtimeclass", "controller"), "uimgacc-pull-events"
+    )
+    asked = {"userInfo": user, "operation": "UPDATE" if old else "CREATE"}
+    return not validator.refusals(asked, old=old, new=event)
+
+
+@pytest.mark.parametrize("event", [PULLED, NEW_KIND], ids=["core", "events.k8s.io"])
+def test_an_event_of_a_pull_is_a_kubelets(event: Any) -> None:
+    writers = {"kubelet": KUBELET, "admin": ADMIN, "virtual": VIRTUAL, "tenant": TENANT}
+    accepted = [name for name, user in writers.items() if event_is_accepted(user, event)]
+
+    assert accepted == ["kubelet", "admin", "virtual"]
+    assert not event_is_accepted(AGENT, event)
+    assert not event_is_accepted(TENANT, event, old=event | {"reason": "Started"})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        PULLED | {"source": {"component": "kubelet", "host": "n2"}},
+        PULLED | {"reportingInstance": "n2"},
+        {"reason": "Pulled", "source": {"component": "kubelet"}},
+        NEW_KIND | {"reportingInstance": "n2"},
+    ],
+)
+def test_a_kubelet_reports_the_pulls_of_its_own_node_only(event: Any) -> None:
+    assert not event_is_accepted(KUBELET, event)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        PULLED | {"reason": "Failed"},
+        {"reason": "Pulled", "source": {"component": "my-operator"}},
+        {"reason": "Pulled", "reportingController": "example.com/operator"},
+    ],
+)
+def test_other_events_are_written_as_before(event: Any) -> None:
+    assert event_is_accepted(TENANT, event)
+
+
 @pytest.mark.parametrize("patch", policing.BUILDS.values(), ids=policing.BUILDS)
 def test_a_builder_is_made_and_let_run(patch: policing.Patch) -> None:
     made = policing.job()

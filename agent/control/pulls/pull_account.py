@@ -110,7 +110,7 @@ class PullAccount:
 
     def _take(self, pull: pull_events.Pull) -> None:
         self._changed = True
-        self._table.add(pull, self._now())
+        pull = self._table.add(pull, self._now())
         at = asyncio.get_running_loop().time()
         if at >= self._cached_until:
             self._cached = advice.Cached(self._observed())

@@ -10,8 +10,10 @@ The size is there since 1.30, the time with waiting since 1.27; since 1.35 the s
 "and can be accessed by the pod". Of many alike events of a pod, client-go keeps one, which says
 "(combined from similar events): " before the last text.
 
-Any user who may create events can write such a line, so nothing of it is believed beyond
-what the limits here allow, and the image is a reference or the line is dropped.
+An admission policy (uimgacc-pull-events) holds such events to kubelets. Without it any user who may
+create events can write such a line, and a node that was taken over can with it, so nothing is
+believed beyond what the limits here and those of the table allow, and the image is a reference or
+the line is dropped.
 """
 
 import dataclasses

@@ -5,9 +5,13 @@ so many images. Where one is too many, the cheapest go of the namespace that has
 that forged events of one tenant do not push out the images of others; what they cost stays
 in the sums. An image's nodes are counted by a bitmap of fixed size (linear counting: Whang and
 others, 1990), exact within some per cent up to 5,000 of them.
+
+One node that was taken over must not decide: an image has the size that most of the last nodes say,
+and a node has pulled for so long in an hour at most.
 """
 
 import collections
+import dataclasses
 import datetime
 import hashlib
 import math
@@ -24,6 +28,9 @@ _HOUR = 3600
 _HOURS_OF_DAY = 24
 _HOURS_KEPT = 48
 _SAMPLES = 32
+_CLAIMS = 16
+_HOURLY = 4 * 3600.0
+"""Seconds of pulls that a node is believed in an hour: it pulls a few images at the same time."""
 _NAMESPACES = 8
 _NODE_BITS = 2048
 _EVICTED_SHARE = 0.05
@@ -47,6 +54,8 @@ class Row(msgspec.Struct):
     """An image of the table; `sample` are the seconds of its last downloads.
 
     `nodes` is the bitmap in hexadecimal digits, `pods` the last pod in each of a few namespaces.
+    `claims` are the bytes that the last nodes said, each node by its bit and once; `size` is what
+    most of them say.
     """
 
     image: str
@@ -55,6 +64,7 @@ class Row(msgspec.Struct):
     size: int = 0
     nodes: str = "0"
     pods: dict[str, str] = {}
+    claims: list[tuple[int, int]] = []
 
     @property
     def seconds(self) -> float:
@@ -70,12 +80,17 @@ class PullTable:
         self._rows: dict[str, Row] = {}
         self._others = Row(image=_OTHERS)
         self._began: int | None = None
+        self._spent: dict[int, float] = {}
+        self._spent_hour = 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, pull: pull_events.Pull, now: datetime.datetime) -> None:
-        """Take in a pull. One that is said to be of the future, or long ago, is of now."""
+    def add(self, pull: pull_events.Pull, now: datetime.datetime) -> pull_events.Pull:
+        """Take in a pull; returns what is believed of it.
+
+        One that is said to be of the future, or long ago, is of now.
+        """
         hour = _hour_of(now)
         when = hour if pull.when is None else _hour_of(pull.when)
         if not hour - DAYS * _HOURS_OF_DAY < when <= hour:
@@ -84,9 +99,24 @@ class PullTable:
         row = self._rows.get(pull.image)
         if row is None:
             row = self._rows[pull.image] = Row(image=pull.image)
+        pull = self._within_the_hour(pull, hour)
+        if pull.size:
+            _claim(row, pull)
+            pull = dataclasses.replace(pull, size=row.size)
         _count(row, pull, when)
         if len(self._rows) > self._most:
             self._evict()
+        return pull
+
+    def _within_the_hour(self, pull: pull_events.Pull, hour: int) -> pull_events.Pull:
+        """The pull, of no more seconds than its node has left."""
+        if hour != self._spent_hour:
+            self._spent, self._spent_hour = {}, hour
+        node = _bit_of(pull.node)
+        spent = self._spent.get(node, 0.0)
+        believed = min(pull.times * pull.seconds, _HOURLY - spent)
+        self._spent[node] = spent + believed
+        return dataclasses.replace(pull, seconds=believed / pull.times)
 
     def costs(
         self, since: datetime.datetime, now: datetime.datetime, *, most: int | None = None
@@ -164,7 +194,6 @@ def _count(row: Row, pull: pull_events.Pull, when: int) -> None:
     bucket = next(each for each in row.buckets if each.start == when and each.hours == 1)
     bucket.pulls += pull.times
     bucket.seconds += pull.times * pull.seconds
-    row.size = pull.size or row.size
     if is_download(pull.seconds, pull.size):
         bucket.downloads += pull.times
         bucket.size += pull.times * pull.size
@@ -175,6 +204,15 @@ def _count(row: Row, pull: pull_events.Pull, when: int) -> None:
     row.pods[pull.namespace] = pull.pod
     while len(row.pods) > _NAMESPACES:
         del row.pods[next(iter(row.pods))]
+
+
+def _claim(row: Row, pull: pull_events.Pull) -> None:
+    node = _bit_of(pull.node)
+    claims = [each for each in row.claims if each[0] != node]
+    row.claims = [*claims, (node, pull.size)][-_CLAIMS:]
+    said = collections.Counter(size for _, size in row.claims)
+    # Of as many on either side the larger one: a budget is a limit.
+    row.size = max(said, key=lambda size: (said[size], size))
 
 
 def _together(*parts: Iterable[Bucket]) -> list[Bucket]:

@@ -95,7 +95,8 @@ def test_a_flood_from_one_namespace_does_not_push_out_the_images_of_others() -> 
     for number in range(5):
         table.add(pull(f"r/app{number}:1", 2.0), NOW)
     for number in range(500):
-        table.add(pull(f"r/forged{number}:1", 3600.0, namespace="bad"), NOW)
+        forged = pull(f"r/forged{number}:1", 3600.0, namespace="bad", node=f"f{number}")
+        table.add(forged, NOW)
 
     costs = table.costs(NOW - DAY, NOW)
 
@@ -105,16 +106,44 @@ def test_a_flood_from_one_namespace_does_not_push_out_the_images_of_others() -> 
     assert costs.seconds == pytest.approx(10 + 500 * 3600)
 
 
+def test_an_image_has_the_size_that_most_nodes_say() -> None:
+    table = table_of(*(pull(size=100 * MIB, node=node) for node in ("n1", "n2")))
+    for _ in range(50):
+        believed = table.add(pull(seconds=1000.0, size=200_000 * MIB, node="evil"), NOW)
+        assert believed.size == 100 * MIB
+
+    (cost,) = table.costs(NOW - DAY, NOW).images
+    assert cost.size == 100 * MIB
+    assert cost.downloaded <= 52 * 100 * MIB
+
+    for node in ("n1", "n2"):  # The tag has moved.
+        table.add(pull(size=300 * MIB, node=node), NOW)
+    (cost,) = table.costs(NOW - DAY, NOW).images
+    assert cost.size == 300 * MIB
+
+
+def test_a_node_has_pulled_for_a_few_hours_in_an_hour_at_most() -> None:
+    table = table_of(pull("r/app:1", 10.0))
+    for number in range(50):
+        table.add(pull(f"r/forged{number}:1", 6 * 3600.0, node="evil", times=20), NOW)
+
+    assert table.costs(NOW - DAY, NOW).seconds == pytest.approx(4 * 3600 + 10)
+
+    table.add(pull("r/forged0:1", 60.0, node="evil", when=NOW + HOUR), NOW + HOUR)
+    assert table.costs(NOW - DAY, NOW + HOUR).seconds == pytest.approx(4 * 3600 + 70)
+
+
 def test_an_image_has_few_namespaces_and_samples_however_many_pull_it() -> None:
     table = pull_table.PullTable(most=10)
     for number in range(200):
-        table.add(pull(namespace=f"n{number}", node=f"node-{number}"), NOW)
+        table.add(pull(namespace=f"n{number}", node=f"node-{number}", size=MIB), NOW)
 
     (row,), _, _ = table.rows(most=10)
 
     assert len(row.pods) <= 8
     assert len(row.sample) <= 32
     assert len(row.buckets) == 1
+    assert len(row.claims) <= 16
 
 
 @pytest.mark.parametrize("nodes", [1, 30, 1000, 5000])
