@@ -14,7 +14,11 @@ import time
 import types
 from collections.abc import Mapping, Sequence
 
-from lab import cri, places, processes
+import grpc
+
+from agent._proto.containerd import snapshots_pb2, snapshots_pb2_grpc
+from agent.model import keys
+from lab import cri, places, polling, processes
 
 SHIM = "containerd-shim-runc-v2"
 PAUSE = "lab/pause:1"
@@ -167,6 +171,35 @@ class Containerd:
             shutil.rmtree(folder, ignore_errors=True)
         if self.own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait_for_proxy(self, name: str, *, seconds: float = 60) -> None:
+        """Return when containerd reaches a proxy snapshotter, which was started again.
+
+        While that was away, requests have made containerd dial; it dials again after pauses of up
+        to 3.6 s, and until then fails every request for that snapshotter at once, the kubelet's
+        pods included. A list of snapshots does not show it: where there are none, containerd
+        answers by itself.
+        """
+        request = snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=name, key=f"{name}-is-reached", labels={keys.UID_MAPPING: ""}
+        )
+        namespace = (("containerd-namespace", "lab"),)
+        deadline, pace = time.monotonic() + seconds, polling.Pace()
+        with cri.channel(self.address) as channel:
+            prepare = snapshots_pb2_grpc.SnapshotsStub(channel).Prepare  # type: ignore[no-untyped-call]
+            while True:
+                try:
+                    prepare(request, metadata=namespace, timeout=seconds)
+                except grpc.RpcError as error:
+                    # The proxy's own answer: it cannot map users and no groups.
+                    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                        return
+                    reason = f"{error.code().name}: {error.details()}"
+                else:
+                    raise processes.LabError(f"{name} has made a snapshot with half a map of ids")
+                if time.monotonic() > deadline:
+                    raise processes.LabError(f"containerd does not reach {name}: {reason}")
+                pace.pause()
 
     def ctr(
         self, *arguments: str | pathlib.Path, namespace: str = "default", seconds: float = 300

@@ -80,16 +80,7 @@ class Client:
         self.folder = folder
         """Where the logs of containers go."""
         self.seconds = seconds
-        options = [
-            # Containerd refuses the path of the socket as the name of the server.
-            ("grpc.default_authority", "localhost"),
-            # gRPC's own pauses grow to two minutes while a containerd restarts on a busy machine.
-            ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            # What another client of this socket has been through is not this one's.
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
-        self.channel = grpc.insecure_channel(f"unix://{address}", options=options)
+        self.channel = channel(address)
         self.runtime = services.RuntimeServiceStub(self.channel)
         self.images = services.ImageServiceStub(self.channel)
         self.wait_until_ready()
@@ -383,6 +374,20 @@ class Puller:
         return self.client.messages.ImageSpec(
             image=reference, user_specified_image=image, runtime_handler=self.handler
         )
+
+
+def channel(address: pathlib.Path) -> grpc.Channel:
+    """Return a connection to a containerd's socket, to be closed."""
+    options = [
+        # Containerd refuses the path of the socket as the name of the server.
+        ("grpc.default_authority", "localhost"),
+        # gRPC's own pauses grow to two minutes while a containerd restarts on a busy machine.
+        ("grpc.initial_reconnect_backoff_ms", 50),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # What another client of this socket has been through is not this one's.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    return grpc.insecure_channel(f"unix://{address}", options=options)
 
 
 class Clock:

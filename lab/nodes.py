@@ -93,9 +93,11 @@ class Node:
         self.close()
 
     def start_snapshotter(self) -> None:
-        """Start the snapshotter; return when its socket accepts."""
+        """Start the snapshotter; return when it answers, also to a containerd that runs."""
         self.snapshotter.start()
         self.snapshotter.wait_for_socket(str(self.socket))
+        if not self.containerd.process.has_ended:
+            self.containerd.wait_for_proxy("uimgacc")
 
     def start_agent(self) -> None:
         """Start the agent; return when it is ready."""

@@ -123,6 +123,11 @@ class Node:
         """Remove an image and all that belonged to it."""
         self.containerd.ctr("images", "rm", "--sync", self.reference(name), namespace=namespace)
 
+    def start_snapshotter(self) -> None:
+        """Start the snapshotter for a containerd that runs; return when that reaches it."""
+        self.snapshotter.start()
+        self.containerd.wait_for_proxy("uimgacc")
+
     def wait_until_collected(self) -> None:
         """Return when containerd's garbage collector has removed the snapshots of containers.
 

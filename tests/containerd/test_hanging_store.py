@@ -143,7 +143,7 @@ def test_the_snapshotter_starts_and_ends_while_the_store_hangs(node, hanging) ->
     node.wait_until_collected()
     hanging.stop()
     assert node.snapshotter.stop() == 0
-    node.snapshotter.start()
+    node.start_snapshotter()
     assert len(node.snapshotter.walk()) == 2
     assert node.run("lab/layers2:1", "echo", "mounted") == "mounted\n"
     # All but the lowest of the layers, which is mounted.

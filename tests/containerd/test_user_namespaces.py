@@ -132,7 +132,7 @@ def test_a_restart_of_the_snapshotter_and_the_end_of_a_pod(node, client) -> None
     with running(client, manifest(node, "lab/layers40:1", host_users=False)) as pod:
         node.snapshotter.kill()
         assert client.execute(pod.containers[0], ["ls", "-R", "/layers"])[0] == 0
-        node.snapshotter.start()
+        node.start_snapshotter()
         other = manifest(
             node,
             "lab/layers40:1",

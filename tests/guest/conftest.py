@@ -49,7 +49,7 @@ def guests(request: pytest.FixtureRequest) -> Iterator[dict[str, machine.Machine
             (folder / name).mkdir()
             file = f"tests/guest/inside/test_{name}.py"
             running[name].start(
-                [sys.executable, "-m", "pytest", "-x", "-s", *UNUSED, file],
+                [sys.executable, "-m", "pytest", "-x", "-s", "--tb=short", *UNUSED, file],
                 UIMGACC_GUEST=name,
             )
         yield running

@@ -131,22 +131,6 @@ def provide(node: Node, client, name: str) -> None:
     conftest.wait_until(lambda: node.is_registered(client, IMAGE))
 
 
-def restart(node: Node) -> None:
-    """Start the snapshotter, and wait until containerd has noticed."""
-    node.start_snapshotter()
-    conftest.wait_until(lambda: reaches_snapshotter(node))
-    conftest.wait_until(node.capable)
-
-
-def reaches_snapshotter(node: Node) -> bool:
-    """Whether containerd asks it again: it dials with growing pauses, longer on a slow machine."""
-    try:
-        node.containerd.ctr("snapshots", "--snapshotter", "uimgacc", "ls", seconds=30)
-    except (processes.LabError, subprocess.TimeoutExpired):
-        return False
-    return True
-
-
 def is_gone(node: Node, client) -> bool:
     return not node.is_registered(client, IMAGE)
 
@@ -163,7 +147,7 @@ def test_a_pod_runs_from_verified_layers(node, client, registry) -> None:
 
     before = layer_sources(node), sorted(devices())
     node.snapshotter.end()
-    restart(node)
+    node.start_snapshotter()
     assert read_all(client, node, "again") == (status, output)
     assert (layer_sources(node), sorted(devices())) == before
 
@@ -261,7 +245,7 @@ def test_what_ran_without_verification_is_verified_after_a_restart(
     node.snapshotter.end()
     command = node.snapshotter.command
     node.snapshotter.command = [word for word in command if word not in ALWAYS[:2]]
-    restart(node)
+    node.start_snapshotter()
     provide(node, client, "before")
     _, expected = read_all(client, node, "before")
     assert not [source for source in layer_sources(node) if source.startswith("/dev/dm-")]
@@ -272,7 +256,7 @@ def test_what_ran_without_verification_is_verified_after_a_restart(
 
     node.snapshotter.end()
     node.snapshotter.command = command
-    restart(node)
+    node.start_snapshotter()
 
     _, verified = read_all(client, node, "after")
     assert set(verified) < set(expected)
