@@ -16,6 +16,7 @@ import time
 from agent.model import digests, images, records
 from agent.store import layout
 from agent.store.publish import writer
+from benchmarks import made_up_images
 
 LAYERS = 100_000
 PER_IMAGE = 40
@@ -130,13 +131,13 @@ def _rounds(place: layout.Layout, limit: float, *, seen: str = "", seconds: floa
 def _image(place: layout.Layout, number: int) -> str:
     """Write a cache of one image of layers of its own, not durably: this is no builder."""
     ref = f"registry.example.com/made/up-{number % 50}:{number}"
+    reference = images.parse_reference(ref)
     diff_ids = [digests.sha256(f"{number}/{at}".encode()) for at in range(PER_IMAGE)]
     chain = digests.chain_ids(diff_ids)
     blobs = [f"{kind} {number}".encode() for kind in ("index", "manifest", "config")]
     target, manifest, config = (digests.sha256(data) for data in blobs)
     for data in blobs:
         _write(place.blob(digests.sha256(data)), data)
-    layers = []
     for diff_id, chain_id, parent in zip(diff_ids, chain, [None, *chain], strict=False):
         layer = records.LayerRecord(
             diff_id=diff_id, size=1, tar_size=1, sha256=target, blobs=[diff_id], mkfs=_MKFS
@@ -145,34 +146,10 @@ def _image(place: layout.Layout, number: int) -> str:
         _write(place.layer_record(diff_id), records.encode(layer))
         record = records.ChainRecord(diff_id=diff_id, parent=parent)
         _write(place.chain_record(chain_id), records.encode(record))
-        layers.append(
-            records.ImageLayer(
-                diff_id=diff_id,
-                chain_id=chain_id,
-                digest=diff_id,
-                media_type="layer",
-                size=1,
-                tar_size=1,
-                erofs_size=1,
-            )
-        )
-    platform = records.PlatformImage(
-        platform="linux/amd64",
-        manifest=manifest,
-        manifest_media_type="manifest",
-        manifest_size=1,
-        config=config,
-        layers=layers,
+    image = made_up_images.record(
+        reference, diff_ids, target=target, chain_ids=chain, manifest=manifest, config=config
     )
-    image = records.ImageRecord(
-        ref=ref,
-        target=target,
-        target_media_type="index",
-        target_size=1,
-        platforms=[platform],
-        created="",
-    )
-    _write(place.image_record(images.parse_reference(ref)), records.encode(image))
+    _write(place.image_record(reference), records.encode(image))
     cached = records.CachedImage(ref=ref, target=target, size=1, layers=list(diff_ids))
     cache = records.CacheRecord(
         id=f"imc-{number:06d}", name=ref, images=[cached], size=1, capacity=1, created=""

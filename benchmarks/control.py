@@ -17,7 +17,7 @@ from agent.clients.kube import connection, rest_client
 from agent.model import caches, images, records
 from agent.store import layout
 from agent.store.publish import writer
-from benchmarks import processes
+from benchmarks import made_up_images, processes
 from lab import processes as lab_processes
 from lab import registries
 from tests.control import builders
@@ -207,31 +207,7 @@ def _cache(plane: Plane, name: str, reference: str) -> None:
         capacity=20 << 30,
         created="2026-01-01T00:00:00Z",
     )
-    layer = records.ImageLayer(
-        diff_id=digest,
-        chain_id=digest,
-        digest=digest,
-        media_type="layer",
-        size=1,
-        tar_size=1,
-        erofs_size=1,
-    )
-    platform = records.PlatformImage(
-        platform="linux/amd64",
-        manifest=digest,
-        manifest_media_type="manifest",
-        manifest_size=1,
-        config=digest,
-        layers=[layer],
-    )
-    image = records.ImageRecord(
-        ref=named,
-        target=digest,
-        target_media_type="manifest",
-        target_size=1,
-        platforms=[platform],
-        created="",
-    )
+    image = made_up_images.record(images.parse_reference(reference), [digest], target=digest)
     writer.publish_image(plane.place, image)
     writer.publish_cache(plane.place, record)
     body = {

@@ -16,7 +16,7 @@ from agent.model import caches, digests, images, keys, pods, records
 from agent.node.pods import decide as pod_decisions
 from agent.store import layout
 from agent.store.lookup import catalog, file_reads, local_pool
-from benchmarks import latency
+from benchmarks import latency, made_up_images
 
 APP = "registry.example.com/team/app-{at}:1"
 """The image of each cache."""
@@ -34,40 +34,13 @@ def target(number: int) -> str:
 
 def cache(place: layout.Layout, number: int) -> None:
     """Write a cache of one image, without entries, and not durably: this is no builder."""
-    ref = str(images.parse_reference(APP.format(at=number)))
+    reference = images.parse_reference(APP.format(at=number))
     own = [digests.sha256(f"{number}/{at}".encode()) for at in range(LAYERS - 1)]
     diff_ids = [_BASE, *own]
-    layers = [
-        records.ImageLayer(
-            diff_id=diff_id,
-            chain_id=diff_id,
-            digest=diff_id,
-            media_type="layer",
-            size=1,
-            tar_size=1,
-            erofs_size=1,
-        )
-        for diff_id in diff_ids
-    ]
-    platform = records.PlatformImage(
-        platform="linux/amd64",
-        manifest=target(number),
-        manifest_media_type="manifest",
-        manifest_size=1,
-        config=target(number),
-        layers=layers,
-    )
-    image = records.ImageRecord(
-        ref=ref,
-        target=target(number),
-        target_media_type="manifest",
-        target_size=1,
-        platforms=[platform],
-        created="",
-    )
+    image = made_up_images.record(reference, diff_ids, target=target(number))
     name = f"made-{number}"
     cached = records.CachedImage(
-        ref=ref, target=target(number), size=1, layers=diff_ids, bottoms=[diff_ids[0]]
+        ref=str(reference), target=target(number), size=1, layers=diff_ids, bottoms=[diff_ids[0]]
     )
     record = records.CacheRecord(
         id=caches.id_of_name(name),
@@ -77,7 +50,7 @@ def cache(place: layout.Layout, number: int) -> None:
         capacity=20 << 30,
         created="2026-01-01T00:00:00Z",
     )
-    _write(place.image_record(images.parse_reference(ref)), records.encode(image))
+    _write(place.image_record(reference), records.encode(image))
     _write(place.cache_record(record.id), records.encode(record))
 
 

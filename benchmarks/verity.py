@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from agent.mounts import device_mapper, syscalls
-from agent.mounts.devices import layer_mounting
+from agent.mounts import syscalls
+from agent.mounts.devices import device_mapper, layer_mounting
 from agent.store import hash_tree
 from lab.guest import machine, nfsd
 

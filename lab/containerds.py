@@ -11,7 +11,6 @@ import signal
 import subprocess
 import tempfile
 import time
-import types
 from collections.abc import Mapping, Sequence
 
 import grpc
@@ -116,12 +115,7 @@ class Containerd:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     @property

@@ -6,7 +6,6 @@ import os
 import pathlib
 import sys
 import time
-import types
 import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -84,12 +83,7 @@ class Node:
             undo.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def start_snapshotter(self) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import pathlib
 import time
-import types
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -63,12 +62,7 @@ class Prometheus:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._process.end()
 
     def _wait_until_ready(self, *, seconds: float = 60) -> None:

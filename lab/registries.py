@@ -9,7 +9,6 @@ import json
 import pathlib
 import re
 import secrets
-import types
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
@@ -103,12 +102,7 @@ class Registry:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
     def start(self) -> None:

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-import types
 from collections.abc import Iterator, Sequence
 
 from lab import containerds, places, processes, registries
@@ -74,12 +73,7 @@ class Soci:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def start(self) -> None:

@@ -12,7 +12,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import types
 from collections.abc import Sequence
 
 from agent.cli import entry
@@ -38,12 +37,7 @@ class Forker:
     def __enter__(self) -> "Forker":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 

@@ -17,8 +17,14 @@ from typing import Any
 
 from agent import errors
 from agent.kits.processes import workers
-from agent.mounts import device_mapper, mountinfo, mountpoints
-from agent.mounts.devices import layer_files, layer_labels, layer_mounting, loop_devices
+from agent.mounts import mountinfo, mountpoints
+from agent.mounts.devices import (
+    device_mapper,
+    layer_files,
+    layer_labels,
+    layer_mounting,
+    loop_devices,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -108,28 +108,8 @@ class _Controller:
         nodes = node_list.Nodes(client, view)
         events = event_writer.EventWriter(client, cache_events.LIMITS)
         emitter = cache_events.CacheEvents(events)
-        pool = await stack.enter_async_context(
-            workers.Pool(
-                "agent.control.gc.collector_worker", name="the collector", size=1, packages=True
-            )
-        )
-        collector = collector_rounds.Collector(
-            collector_rounds.Where(str(wanted.store), cluster_id),
-            pool,
-            nodes,
-            patience=_patience(wanted),
-        )
-        signers = await stack.enter_async_context(
-            workers.Pool(
-                "agent.control.signing.signing_worker", name="signing", size=2, packages=True
-            )
-        )
-        signing = key_rounds.Signing(
-            str(wanted.store),
-            signers,
-            key_objects.KeyObjects(client, namespace=wanted.namespace),
-            on_unsigned=view.queue_all,
-        )
+        collector = await self._collector(stack, nodes, cluster_id)
+        signing = await self._signing(stack, view)
         await signing.prepare(identity)
         api = cluster.Cluster(client, namespace=wanted.namespace)
         await self._say_mirrors()
@@ -180,6 +160,36 @@ class _Controller:
             **{f"steps {at}": queue.run(reconciler.step) for at in range(_STEPS)},
         }
         await tasks.run_services(services, asyncio.Event())
+
+    async def _collector(
+        self, stack: contextlib.AsyncExitStack, nodes: node_list.Nodes, cluster_id: str
+    ) -> collector_rounds.Collector:
+        pool = await stack.enter_async_context(
+            workers.Pool(
+                "agent.control.gc.collector_worker", name="the collector", size=1, packages=True
+            )
+        )
+        return collector_rounds.Collector(
+            collector_rounds.Where(str(self._wanted.store), cluster_id),
+            pool,
+            nodes,
+            patience=_patience(self._wanted),
+        )
+
+    async def _signing(
+        self, stack: contextlib.AsyncExitStack, view: observed.Observed
+    ) -> key_rounds.Signing:
+        pool = await stack.enter_async_context(
+            workers.Pool(
+                "agent.control.signing.signing_worker", name="signing", size=2, packages=True
+            )
+        )
+        return key_rounds.Signing(
+            str(self._wanted.store),
+            pool,
+            key_objects.KeyObjects(self._client, namespace=self._wanted.namespace),
+            on_unsigned=view.queue_all,
+        )
 
     async def _tags(
         self,

@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from agent import errors
 from agent.kits.processes import workers
 from agent.metrics import snapshotter_metrics
-from agent.mounts import device_mapper, layer_mounts
+from agent.mounts import layer_mounts
+from agent.mounts.devices import device_mapper
 from agent.snapshotter import (
     damaged_layers,
     metadata,

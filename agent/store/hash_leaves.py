@@ -12,7 +12,6 @@ import hashlib
 import io
 import subprocess
 import sys
-import types
 from typing import IO
 
 BLOCK = 4096
@@ -77,12 +76,7 @@ class Hasher:
                 )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stop()
 
     def hashes(self, data: memoryview) -> bytes:

@@ -150,17 +150,7 @@ def test_an_overhead_that_the_twin_has_as_well_is_no_obstacle(
     assert policy.matches(asking, twin, "same-overhead")
 
 
-KEYS = (
-    keys.CACHE,
-    keys.ALIBABA_PIN,
-    keys.ALIBABA_PIN_LEGACY,
-    keys.ALIBABA_AUTO,
-    keys.ALIBABA_AUTO_LEGACY,
-    keys.ALIBABA_PERFECT,
-    keys.ALIBABA_COUNT,
-    keys.TENCENT_CACHE,
-    "unrelated.example.com/key",
-)
+KEYS = (*annotations.WORDS, "unrelated.example.com/key")
 VALUES = ("true", "false", "auto", "imc-1", "", " ", " True ", "FALSE", "0", "3", "0007", "12345")
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt")
 

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import datetime
 import email.utils
-import types
 import urllib.parse
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
@@ -87,12 +86,7 @@ class Requests:
         self._api = await http_session.api_client(self._session, user_agent=self._user_agent)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         if self._api is not None:
             await self._api.close()
 

@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import enum
 import random
-import types
 import urllib.parse
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -176,13 +175,8 @@ class Client:
         await self._requests.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        await self._requests.__aexit__(kind, error, trace)
+    async def __aexit__(self, *exc: object) -> None:
+        await self._requests.__aexit__(*exc)
 
     @property
     def requests(self) -> int:

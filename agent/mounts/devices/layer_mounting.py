@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from agent.model.erofs import superblock
-from agent.mounts import device_mapper, mountinfo, syscalls
-from agent.mounts.devices import layer_files, layer_labels, loop_devices
+from agent.mounts import mountinfo, syscalls
+from agent.mounts.devices import device_mapper, layer_files, layer_labels, loop_devices
 
 STORED, FILE, LOOP = "stored", "file", "loop"
 

@@ -25,6 +25,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from agent.mounts.devices import control_files
+
 _CTL_ADD = 0x4C80
 _CTL_GET_FREE = 0x4C82
 _GET_STATUS64 = 0x4C05
@@ -159,7 +161,7 @@ def make_spare(least: int) -> int:
         if unused >= least:
             return 0
     made = range(max(numbers, default=-1) + 1, max(numbers, default=-1) + 1 + least - unused)
-    with _control() as control:
+    with control_files.opened(_CONTROL, _CONTROL_NUMBER) as control:
         for number in made:
             # Somebody else may have just made it.
             with contextlib.suppress(FileExistsError):
@@ -175,7 +177,7 @@ def _configured(backing: int, *, direct: bool, far: bool) -> tuple[str, int]:
     """
     flags = _READ_ONLY | _AUTOCLEAR | (_DIRECT_IO if direct else 0)
     block = 0 if os.fstat(backing).st_size % _BLOCK else _BLOCK
-    with _control() as control:
+    with control_files.opened(_CONTROL, _CONTROL_NUMBER) as control:
         for number in range(_TRIES):
             name = _free(control, apart=number == 0)
             descriptor = os.open(_node(name), os.O_RDONLY | os.O_CLOEXEC)
@@ -206,18 +208,6 @@ def _free(control: int, *, apart: bool) -> str:
         if os.path.exists(f"{_DEVICES}/{name}") and path_of(name) is None:
             return name
     return f"loop{first}"
-
-
-@contextlib.contextmanager
-def _control() -> Iterator[int]:
-    if not os.path.exists(_CONTROL):
-        with contextlib.suppress(FileExistsError):
-            os.mknod(_CONTROL, stat.S_IFCHR | 0o600, _CONTROL_NUMBER)
-    descriptor = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

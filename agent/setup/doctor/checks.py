@@ -19,8 +19,7 @@ from agent.kits.processes import workers
 from agent.matching import runtimes
 from agent.model import keys
 from agent.model.erofs import mkfs_release, superblock
-from agent.mounts import device_mapper
-from agent.mounts.devices import kernel_support
+from agent.mounts.devices import device_mapper, kernel_support
 from agent.setup.config import containerd_binary, inputs, places, settings_view
 from agent.setup.node import apply, config_reader, host, image_refs
 from agent.store import decoding, layout, trusted_keys

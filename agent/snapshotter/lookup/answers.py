@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agent.metrics import snapshotter_metrics
-from agent.mounts import device_mapper, verification
+from agent.mounts import verification
+from agent.mounts.devices import device_mapper
 from agent.store.lookup import layer_permissions
 
 

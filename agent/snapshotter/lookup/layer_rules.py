@@ -15,7 +15,8 @@ from agent import errors
 from agent.kits import machine
 from agent.metrics import shared_metrics, snapshotter_metrics
 from agent.model import records, reports
-from agent.mounts import device_mapper, layer_mounts, verification
+from agent.mounts import layer_mounts, verification
+from agent.mounts.devices import device_mapper
 from agent.store import decoding, layout, signatures, trusted_keys
 from agent.store.lookup import layer_permissions
 

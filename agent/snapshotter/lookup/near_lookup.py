@@ -21,7 +21,8 @@ from typing import Any
 from agent import errors
 from agent.local import copy_paths, disk
 from agent.model import digests, records
-from agent.mounts import device_mapper, verification
+from agent.mounts import verification
+from agent.mounts.devices import device_mapper
 from agent.snapshotter.lookup import answers, layer_rules, store_lookup
 from agent.store import layout
 from agent.store.lookup import chain_index, file_reads, layer_permissions, local_pool

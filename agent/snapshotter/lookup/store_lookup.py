@@ -17,8 +17,8 @@ from agent.kits.aio import backoff
 from agent.kits.processes import workers
 from agent.metrics import shared_metrics, snapshotter_metrics
 from agent.model import digests, records
-from agent.mounts import device_mapper, verification
-from agent.mounts.devices import layer_mounting
+from agent.mounts import verification
+from agent.mounts.devices import device_mapper, layer_mounting
 from agent.snapshotter.lookup import answers, layer_rules, store_worker
 from agent.store import decoding, layout
 from agent.store.lookup import file_reads, layer_permissions

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from agent.model import images
-from agent.mounts import device_mapper, mountinfo, teardown
+from agent.mounts import mountinfo, teardown
+from agent.mounts.devices import device_mapper
 from agent.store import layout
 from agent.store.lookup import direct_reader
 from lab import cri, nodes, processes

@@ -9,16 +9,7 @@ from agent.matching import annotations, cache_selection, decisions
 from agent.model import caches, keys, pods
 from tests.unit.matching import making
 
-KEYS = [
-    keys.CACHE,
-    keys.ALIBABA_PIN,
-    keys.ALIBABA_PIN_LEGACY,
-    keys.ALIBABA_AUTO,
-    keys.ALIBABA_AUTO_LEGACY,
-    keys.ALIBABA_PERFECT,
-    keys.ALIBABA_COUNT,
-    keys.TENCENT_CACHE,
-]
+KEYS = annotations.WORDS
 PINS = [keys.CACHE, keys.ALIBABA_PIN, keys.ALIBABA_PIN_LEGACY]
 
 # A small world, so that things meet: each reference has one build in the store.

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from agent.mounts import device_mapper
+from agent.mounts.devices import device_mapper
 
 ROOT, SALT = "ab" * 32, "cd" * 32
 DATA, OTHER = os.makedev(7, 3), os.makedev(7, 300)

@@ -7,7 +7,7 @@ import pytest
 
 from agent.kits.processes import workers
 from agent.model.erofs import superblock
-from agent.mounts import device_mapper
+from agent.mounts.devices import device_mapper
 from agent.setup.doctor import checks, examination, switch_check
 from agent.store import signing_keys
 from agent.store.publish import writer

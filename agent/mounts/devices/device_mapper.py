@@ -17,6 +17,8 @@ import stat
 import struct
 from collections.abc import Iterator
 
+from agent.mounts.devices import control_files
+
 _CONTROL = "/dev/mapper/control"
 _CONTROL_NUMBER = os.makedev(10, 236)
 _PREFIX = "uimgacc-"
@@ -80,7 +82,7 @@ def verified(source: str, tree: Tree, *, data: int, hashes: int) -> Iterator[str
     It lives for as long as something uses it. Raises OSError: EBADMSG where a block that
     was read in the context, successfully or not, does not have its hash.
     """
-    with _control() as control:
+    with control_files.opened(_CONTROL, _CONTROL_NUMBER) as control:
         parameters = table(tree, data, hashes)
         number = _create(control, names(source, data), parameters, blocks=tree[2])
         path = f"/dev/dm-{os.minor(number)}"
@@ -104,14 +106,14 @@ def verified(source: str, tree: Tree, *, data: int, hashes: int) -> Iterator[str
 
 def corrupt(devices: list[int]) -> list[int]:
     """Those of some devices, by number, at which a block was read that has not its hash."""
-    with _control() as control:
+    with control_files.opened(_CONTROL, _CONTROL_NUMBER) as control:
         return [device for device in devices if _is_corrupt(control, device)]
 
 
 def root_hash(device: int) -> str:
     """The root hash that a device verifies by; "" where it is none of these devices."""
     try:
-        with _control() as control:
+        with control_files.opened(_CONTROL, _CONTROL_NUMBER) as control:
             fields = _status(control, device, _STATUS_TABLE).split()
     except OSError:
         return ""
@@ -124,7 +126,7 @@ def remove_unused() -> int:
     Raises OSError where layers cannot be verified here.
     """
     removed = 0
-    with _control() as control:
+    with control_files.opened(_CONTROL, _CONTROL_NUMBER) as control:
         _find_target(control)
         for name in _existing(control):
             if name.startswith(_PREFIX):
@@ -137,21 +139,8 @@ def remove_unused() -> int:
 
 def check() -> None:
     """Raise OSError unless this kernel has dm-verity, and this process may use it."""
-    with _control() as control:
+    with control_files.opened(_CONTROL, _CONTROL_NUMBER) as control:
         _find_target(control)
-
-
-@contextlib.contextmanager
-def _control() -> Iterator[int]:
-    if not os.path.exists(_CONTROL):
-        os.makedirs(os.path.dirname(_CONTROL), exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mknod(_CONTROL, stat.S_IFCHR | 0o600, _CONTROL_NUMBER)
-    descriptor = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _find_target(control: int) -> None:
