@@ -3,22 +3,28 @@
 aiohttp bounds a request, but not a connection on which none comes, and not their number: each costs
 a file descriptor and, with TLS, 100 KiB. A connection without a request is closed after some
 seconds. One more than there may be closes the one that has been idle for longest: who waits for an
-answer is not affected, and a client that was closed while idle connects again.
+answer is not affected, and a client that was closed while idle connects again. Connections amid the
+TLS handshake are counted apart: those who only begin one cost no client its connection.
 """
 
 import asyncio
 import collections
 import dataclasses
+import ssl
+from asyncio import sslproto
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How many connections, and the seconds for the TLS handshake and for the first request."""
+    """How many connections, also amid the TLS handshake, and the seconds for that and for the
+    first request."""
 
     connections: int = 256
+    handshakes: int = 64
     handshake: float = 5.0
     first_request: float = 10.0
 
@@ -32,6 +38,9 @@ class Connections:
         self._idle: collections.OrderedDict[asyncio.BaseTransport, None] = collections.OrderedDict()
         self._busy: collections.Counter[asyncio.BaseTransport] = collections.Counter()
         self._waiting: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
+        self._shaking: collections.OrderedDict[asyncio.BaseTransport, None] = (
+            collections.OrderedDict()
+        )
 
     def watch(self, app: web.Application) -> None:
         """Notice the requests of an application; before it starts."""
@@ -50,6 +59,25 @@ class Connections:
                 self._end(transport)
 
         app.middlewares.insert(0, noticed)
+
+    def protocol(
+        self, inner: asyncio.Protocol, tls: ssl.SSLContext | None
+    ) -> asyncio.BaseProtocol:
+        """The protocol of a new connection; `inner` is aiohttp's for it."""
+        bounded = BoundedProtocol(inner, self)
+        if tls is None:
+            return bounded
+        return _Handshake(bounded, self, tls, self._bounds.handshake)
+
+    def begun(self, transport: asyncio.BaseTransport) -> None:
+        """Count a handshake in, at the cost of the oldest one where there are too many."""
+        if len(self._shaking) >= self._bounds.handshakes:
+            _abort(self._shaking.popitem(last=False)[0])
+        self._shaking[transport] = None
+
+    def done(self, transport: asyncio.BaseTransport) -> None:
+        """A handshake has ended, well or not."""
+        self._shaking.pop(transport, None)
 
     def opened(self, transport: asyncio.BaseTransport) -> None:
         """Count one in, at another's cost where there are too many."""
@@ -93,10 +121,14 @@ class BoundedProtocol(asyncio.Protocol):
         self._inner = inner
         self._connections = connections
         self._transport: asyncio.BaseTransport | None = None
+        self.below: asyncio.BaseTransport | None = None
+        """The transport that TLS is on."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """After the handshake, where there is one."""
         self._transport = transport
+        if self.below is not None:
+            self._connections.done(self.below)
         self._inner.connection_made(transport)
         self._connections.opened(transport)
 
@@ -121,6 +153,36 @@ class BoundedProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """To aiohttp."""
         self._inner.resume_writing()
+
+
+class _Handshake(sslproto.SSLProtocol):
+    """TLS as asyncio's servers have it, which hand a connection out only after the handshake."""
+
+    def __init__(
+        self,
+        inner: BoundedProtocol,
+        connections: Connections,
+        context: ssl.SSLContext,
+        seconds: float,
+    ) -> None:
+        # No one waits for the handshake, and its time may be a float: the stubs know neither.
+        more: dict[str, Any] = {"waiter": None, "ssl_handshake_timeout": seconds}
+        loop = asyncio.get_running_loop()
+        super().__init__(loop, inner, context, server_side=True, **more)
+        self._bounded = inner
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Before the handshake."""
+        self._bounded.below = transport
+        self._connections.begun(transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """However it ended."""
+        if self._bounded.below is not None:
+            self._connections.done(self._bounded.below)
+        super().connection_lost(exc)
 
 
 def _abort(transport: asyncio.BaseTransport) -> None:

@@ -48,11 +48,9 @@ async def serving(
     server: asyncio.Server | None = None
     try:
         server = await asyncio.get_running_loop().create_server(
-            lambda: connection_bounds.BoundedProtocol(make(), connections),
+            lambda: connections.protocol(make(), tls),
             host or None,
             port,
-            ssl=tls,
-            ssl_handshake_timeout=bounds.handshake if tls else None,
             backlog=_BACKLOG,
             reuse_address=True,
         )

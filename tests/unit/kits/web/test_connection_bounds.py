@@ -117,13 +117,54 @@ async def test_hundreds_of_idle_connections_keep_no_client_out() -> None:
             pair[1].close()
 
 
-async def test_a_handshake_that_does_not_begin_is_ended(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     folder = faults.certificate(tmp_path_factory.mktemp("tls") / "own")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+async def test_a_handshake_that_does_not_begin_is_ended(tls: ssl.SSLContext) -> None:
     app, _, _ = application()
     bounds = connection_bounds.Bounds(handshake=0.2)
-    async with listener.serving(app, "127.0.0.1:0", tls=context, bounds=bounds) as address:
+    async with listener.serving(app, "127.0.0.1:0", tls=tls, bounds=bounds) as address:
         await is_closed(await opened(address))
+
+
+async def test_of_too_many_handshakes_the_oldest_ends_and_no_client_is_kept_out(
+    tls: ssl.SSLContext,
+) -> None:
+    app, _, _ = application()
+    bounds = connection_bounds.Bounds(handshakes=3, handshake=60.0)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    async with listener.serving(app, "127.0.0.1:0", tls=tls, bounds=bounds) as address:
+        host, _, port = address.rpartition(":")
+        used = await asyncio.open_connection(host, int(port), ssl=trusting)
+        assert await asked(used) == b"HTTP/1.1 200 OK"
+        many = [await opened(address) for _ in range(6)]
+
+        for pair in many[:3]:
+            await is_closed(pair)
+        newest = await asyncio.open_connection(host, int(port), ssl=trusting)
+        assert await asked(newest) == b"HTTP/1.1 200 OK"
+        assert await asked(used) == b"HTTP/1.1 200 OK"
+        many[-1][1].write(b"no TLS")
+        await is_closed(many[-1])
+        for pair in (*many[3:5], used, newest):
+            pair[1].close()
+
+
+async def test_handshakes_that_have_ended_do_not_count(tls: ssl.SSLContext) -> None:
+    app, _, _ = application()
+    bounds = connection_bounds.Bounds(handshakes=1, handshake=60.0)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    async with listener.serving(app, "127.0.0.1:0", tls=tls, bounds=bounds) as address:
+        host, _, port = address.rpartition(":")
+        pairs = [await asyncio.open_connection(host, int(port), ssl=trusting) for _ in range(3)]
+
+        assert [await asked(pair) for pair in pairs] == [b"HTTP/1.1 200 OK"] * 3
+        for pair in pairs:
+            pair[1].close()
