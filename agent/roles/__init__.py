@@ -1,1 +1,4 @@
-"""Composition roots: open resources, start services, nothing else."""
+"""The programs: each opens its resources, builds its parts and starts its services.
+
+No rule and no loop belongs here.
+"""
