@@ -8,7 +8,7 @@ import datetime
 from collections.abc import Sequence
 
 from agent.control.caches import cache_object, cache_state
-from agent.control.decisions import outcome, retention
+from agent.control.decisions import outcome, retention, tag_freshness
 from agent.control.jobs import job_manifest, job_state
 from agent.kits import units
 from agent.model import caches, records, reports, times
@@ -220,6 +220,7 @@ def _ended(
         return outcome.Decision(state=state, sentence=sentence, again=_POLL)
     settle = (outcome.Action(outcome.Verb.SETTLE, job.name),)
     step = _built(cache, stored, job, settle)
+    step = _with_tags(step, cache, stored.record, seen, rules)
     if not seen.signs:
         return step
     return dataclasses.replace(step, actions=(outcome.Action(outcome.Verb.SIGN, job.name),))
@@ -281,11 +282,31 @@ def _built(
                 state, cache_state.Happening(name=image.ref, message=message, at=at)
             )
     build = cache_state.Build(spec=cache.spec_hash, platforms=job.platforms, time=at)
-    tags = dataclasses.replace(state.tags, moved=())
-    done = dataclasses.replace(cache, state=dataclasses.replace(state, build=build, tags=tags))
+    done = dataclasses.replace(cache, state=dataclasses.replace(state, build=build))
     step = ready(done, stored, afterwards=afterwards)
     event = outcome.Event(reason="Ready", message=step.sentence)
     return dataclasses.replace(step, events=(event,))
+
+
+def _with_tags(
+    step: outcome.Decision,
+    cache: cache_object.CacheObject,
+    record: records.CacheRecord,
+    seen: outcome.Seen,
+    rules: retention.Rules,
+) -> outcome.Decision:
+    """The decision with what is known of the tags of the new build.
+
+    No step follows that would look at them. A tag that was pushed meanwhile has moved again.
+    """
+    policy = tag_freshness.policy_of(cache, rules)
+    tags = tag_freshness.looked_up(cache, record, seen, policy)
+    return dataclasses.replace(
+        step,
+        state=dataclasses.replace(step.state, tags=tags),
+        events=(*tag_freshness.events(tags, cache.state.tags, policy), *step.events),
+        again=_POLL if tags.moved and policy.rebuilt else step.again,
+    )
 
 
 def cannot_begin(

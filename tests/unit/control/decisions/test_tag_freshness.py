@@ -9,7 +9,7 @@ import pytest
 from agent.control.caches import cache_object, cache_state, status_format
 from agent.control.decisions import build_turns, cache_decision, outcome, retention
 from agent.control.jobs import job_manifest
-from agent.model import caches, keys, times
+from agent.model import caches, keys, reports, times
 from tests.unit.control.decisions import test_cache_decision as deciding
 
 REF = "docker.io/library/nginx:1"
@@ -168,6 +168,42 @@ def test_a_new_build_settles_it() -> None:
 
     assert step.state.tags.moved == ()
     assert adjusted(step) == []
+
+
+def ended(answer: outcome.TagAnswer | None, **seen: object) -> outcome.Decision:
+    """The step at the end of a build of OLD, whose record is not signed yet: only its report has
+    it."""
+    cache = cache_of()
+    result = reports.Result(cache=deciding.record(id=cache.cache_id))
+    return decide(
+        cache,
+        answer,
+        stored=None,
+        jobs=deciding.job_of(cache, created=ASKED),
+        report=reports.Report(percent=100, result=result),
+        **seen,
+    )
+
+
+def test_a_new_build_says_at_once_of_when_its_tags_are() -> None:
+    """No second step, which would write the status of each cache once more."""
+    step = ended(None)
+
+    assert step.state.phase is Phase.READY
+    assert step.state.tags == cache_state.Tags(
+        confirmed=datetime.datetime(2026, 7, 1, 11, 29, 58, tzinfo=datetime.UTC)
+    )
+    assert step.again is None
+
+
+def test_a_push_while_a_build_runs_is_not_forgotten_at_its_end() -> None:
+    """No other step is due, and without an interval no other answer comes."""
+    step = ended(moved())
+
+    assert step.state.phase is Phase.READY
+    assert [each.digest for each in step.state.tags.moved] == [NEW]
+    assert [event.reason for event in step.events] == ["TagMoved", "Ready"]
+    assert step.again == 1.0
 
 
 def test_an_answer_from_before_the_build_is_no_news() -> None:
