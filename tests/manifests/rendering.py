@@ -23,7 +23,12 @@ def render(folder: pathlib.Path) -> list[Document]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "kustomize warns of something"
-    return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
+    return parsed(done.stdout)
+
+
+def parsed(text: str) -> list[Document]:
+    """The documents of a YAML stream that are not empty; by the parser in C, as they are long."""
+    return [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
 
 
 @functools.cache

@@ -4,7 +4,6 @@ import json
 import pathlib
 import re
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -14,7 +13,7 @@ from agent.control.pulls import pull_book
 from agent.control.signing import key_objects
 from agent.kits import networks
 from agent.roles import builder, controller_flags
-from tests.manifests import admission, jobs, rendering
+from tests.manifests import admission, jobs, rendering, schemas
 
 
 def documents() -> list[rendering.Document]:
@@ -115,7 +114,7 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
         cache, cache.request, ("linux/amd64", "linux/arm64"), template=template
     )
 
-    kubernetes_validate.validate(job, release, strict=True)
+    schemas.validate(job, release)
     spec = job["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert [text for text in container["args"] if text.startswith("--plain-http=")] == [
@@ -148,14 +147,14 @@ def test_a_builder_s_job_is_one_that_the_api_knows(release: str, tmp_path: pathl
     assert read.settings.registries.insecure == {"b:5000"}
     assert read.settings.acr_instances == ("cn-beijing:cri-1",)
     secret = job_manifest.secret_manifest("j", "u", namespace="n", data=["e30="])
-    kubernetes_validate.validate(secret, release, strict=True)
+    schemas.validate(secret, release)
     assert job["spec"]["suspend"] is True
 
 
 def test_builders_get_the_policy_of_signatures() -> None:
     job = jobs.made(deployment(), "--signatures=uimgacc-signatures")
 
-    kubernetes_validate.validate(job, "1.37", strict=True)
+    schemas.validate(job, "1.37")
     spec = job["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     read = builder.parse(container["args"][1:]).settings.signature_policy
@@ -257,7 +256,7 @@ def test_what_the_documents_add_to_a_job_is_one_that_the_api_knows(text: str) ->
 
     job = jobs.made(deployment(), patch=yaml.safe_load(text))
 
-    kubernetes_validate.validate(job, "1.37", strict=True)
+    schemas.validate(job, "1.37")
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert (container["args"][0], container["image"]) == ("build", own["image"])
     names = [volume["name"] for volume in job["spec"]["template"]["spec"]["volumes"]]

@@ -1,17 +1,24 @@
 """install-OVERLAY.yaml: one file of an overlay, for an export that its reader puts in."""
 
+import functools
 import re
 import shlex
 import subprocess
+from collections.abc import Mapping
 
 import pytest
-import yaml
 
 from lab import install_files
 from lab.chart import renderings
 from tests.manifests import charts, rendering
 
 IMAGE = f"registry.example.com/uimgacc@sha256:{'0' * 64}"
+
+
+@functools.cache
+def texts() -> Mapping[str, str]:
+    """All files, rendered once."""
+    return install_files.texts(IMAGE)
 
 
 def commands(text: str) -> list[list[str]]:
@@ -25,7 +32,7 @@ def commands(text: str) -> list[list[str]]:
 def test_a_file_is_its_overlay_for_the_export_that_was_put_in(
     file: install_files.InstallFile, number: int, export: str
 ) -> None:
-    text = install_files.texts(IMAGE)[file.name]
+    text = texts()[file.name]
 
     done = subprocess.run(
         commands(text)[number], input=text, capture_output=True, text=True, check=True, timeout=60
@@ -38,23 +45,21 @@ def test_a_file_is_its_overlay_for_the_export_that_was_put_in(
         export=export,
         image={"newName": name, "digest": digest},
     )
-    documents = [each for each in yaml.safe_load_all(done.stdout) if each]
-    assert charts.comparable(documents) == charts.comparable(
-        each for each in yaml.safe_load_all(expected) if each
-    )
+    documents = rendering.parsed(done.stdout)
+    assert charts.comparable(documents) == charts.comparable(rendering.parsed(expected))
     assert [each["kind"] for each in documents][:1] == ["Namespace"]
 
 
 def test_the_uninstaller_has_the_same_image() -> None:
-    documents = yaml.safe_load_all(install_files.texts(IMAGE)[install_files.UNINSTALL])
+    documents = rendering.parsed(texts()[install_files.UNINSTALL])
 
-    ((_, spec),) = rendering.pod_specs([each for each in documents if each])
+    ((_, spec),) = rendering.pod_specs(documents)
     assert {container["image"] for container in rendering.containers(spec)} == {IMAGE}
 
 
 def test_the_default_file_is_what_the_chart_makes() -> None:
     """But for the namespace, all that one of them installs the other one does, too."""
-    text = install_files.texts(IMAGE)["install-runtimeclass.yaml"]
+    text = texts()["install-runtimeclass.yaml"]
     name, _, digest = IMAGE.partition("@")
 
     made = charts.template(
@@ -63,5 +68,5 @@ def test_the_default_file_is_what_the_chart_makes() -> None:
         )
     )
 
-    documents = [each for each in yaml.safe_load_all(text) if each]
+    documents = rendering.parsed(text)
     assert charts.comparable(documents) == charts.comparable(made)

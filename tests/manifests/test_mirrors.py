@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-import kubernetes_validate
 import pytest
 
 from agent.control.jobs import job_patch, job_template
 from agent.roles import builder, controller_flags
-from tests.manifests import admission, jobs, rendering
+from tests.manifests import admission, jobs, rendering, schemas
 
 FOLDERS = {"mirrors": "/etc/uimgacc/mirrors", "mirrors-node": "/etc/containerd/certs.d"}
 
@@ -34,7 +33,7 @@ def test_a_builder_reads_what_the_controller_reads(component: str) -> None:
     own = deployment["spec"]["template"]["spec"]
     made = job(component)["spec"]["template"]["spec"]
 
-    kubernetes_validate.validate(job(component), "1.37", strict=True)
+    schemas.validate(job(component), "1.37")
     (container,) = made["containers"]
     read = builder.parse(container["args"][1:]).settings.registries.mirrors
     (mount,) = [each for each in container["volumeMounts"] if each["mountPath"] == folder]

@@ -1,8 +1,9 @@
 """What sends pods to our snapshotter, the policy or the webhook: who is moved, none is stopped."""
 
 import copy
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hypothesis
@@ -75,12 +76,18 @@ def test_any_other_pod_stays_as_it_is(policy: Admission, other: dict[str, Any]) 
 NODES = {keys.USER_NAMESPACES_LABEL: "true"}
 
 
-def labelled(*components: str) -> list[Any]:
-    """Documents whose classes have nodes that can show layers to user namespaces."""
-    documents = copy.deepcopy(list(rendering.together("runtimeclass", "nvidia", *components)))
+@functools.cache
+def labelled(*components: str) -> Sequence[rendering.Document]:
+    """Documents whose classes have nodes that can show layers to user namespaces.
+
+    Not to be changed: all tests share them.
+    """
+    documents: list[Any] = copy.deepcopy(
+        list(rendering.together("runtimeclass", "nvidia", *components))
+    )
     for document in rendering.of_kind(documents, "RuntimeClass"):
         document["metadata"]["labels"] |= NODES
-    return documents
+    return tuple(documents)
 
 
 @pytest.fixture(scope="module", params=["policy", "webhook"])
@@ -152,72 +159,71 @@ def test_an_overhead_that_the_twin_has_as_well_is_no_obstacle(
 
 KEYS = (*annotations.WORDS, "unrelated.example.com/key")
 VALUES = ("true", "false", "auto", "imc-1", "", " ", " True ", "FALSE", "0", "3", "0007", "12345")
-OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt")
 
 
-@strategies.composite
-def requirements(draw: strategies.DrawFn) -> dict[str, Any]:
-    operator = draw(strategies.sampled_from(OPERATORS))
-    key = draw(
-        strategies.sampled_from((*LABELS, "uimgacc.io/handler", keys.USER_NAMESPACES_LABEL, "zone"))
-    )
-    found: dict[str, Any] = {"key": key, "operator": operator}
-    if operator in ("In", "NotIn", "Gt"):
-        values = strategies.sampled_from(("true", "false", "1"))
-        found["values"] = draw(strategies.lists(values, min_size=1, max_size=2))
-    return found
-
-
-@strategies.composite
-def any_pods(draw: strategies.DrawFn) -> dict[str, Any]:
-    """Pods that ask in several words at once, or in none, and select nodes in every way."""
-    term = strategies.fixed_dictionaries(
-        {},
-        optional={
-            "matchExpressions": strategies.lists(requirements(), max_size=2),
-            "matchFields": strategies.just(
-                [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]
-            ),
-        },
-    )
-    preference = strategies.fixed_dictionaries({"weight": strategies.just(1), "preference": term})
-    rules = strategies.fixed_dictionaries(
-        {},
-        optional={
-            cases.REQUIRED: strategies.fixed_dictionaries(
-                {"nodeSelectorTerms": strategies.lists(term, min_size=1, max_size=2)}
-            ),
-            cases.PREFERRED: strategies.lists(preference, max_size=2),
-        },
-    )
-    selector = strategies.dictionaries(
-        strategies.sampled_from((*LABELS, "uimgacc.io/handler", keys.USER_NAMESPACES_LABEL)),
-        strategies.sampled_from(("true", "false")),
-        max_size=2,
-    )
-    spec = draw(
+# Made once: hypothesis examines each strategy that is new, which takes longer than the tests.
+REQUIREMENT = strategies.builds(
+    lambda key, rest: {"key": key, **rest},
+    strategies.sampled_from((*LABELS, "uimgacc.io/handler", keys.USER_NAMESPACES_LABEL, "zone")),
+    strategies.one_of(
         strategies.fixed_dictionaries(
-            {},
-            optional={
-                "runtimeClassName": strategies.sampled_from(
-                    ("nvidia", "kata", "uimgacc", "uimgacc-nvidia")
+            {
+                "operator": strategies.sampled_from(("In", "NotIn", "Gt")),
+                "values": strategies.lists(
+                    strategies.sampled_from(("true", "false", "1")), min_size=1, max_size=2
                 ),
-                "nodeSelector": selector,
-                "affinity": strategies.one_of(
-                    strategies.just({}),
-                    strategies.fixed_dictionaries({"nodeAffinity": rules}),
-                    strategies.just({"podAffinity": {}}),
-                ),
-                "overhead": strategies.just({"memory": "64Mi"}),
-                "hostUsers": strategies.booleans(),
-                "nodeName": strategies.sampled_from(("", "node-1")),
-            },
-        )
-    )
-    annotated = strategies.dictionaries(
-        strategies.sampled_from((*KEYS, HANDLER)), strategies.sampled_from(VALUES), max_size=4
-    )
-    return cases.pod(draw(strategies.none() | annotated), **spec)
+            }
+        ),
+        strategies.fixed_dictionaries(
+            {"operator": strategies.sampled_from(("Exists", "DoesNotExist"))}
+        ),
+    ),
+)
+TERM = strategies.fixed_dictionaries(
+    {},
+    optional={
+        "matchExpressions": strategies.lists(REQUIREMENT, max_size=2),
+        "matchFields": strategies.just(
+            [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]
+        ),
+    },
+)
+PREFERENCE = strategies.fixed_dictionaries({"weight": strategies.just(1), "preference": TERM})
+RULES = strategies.fixed_dictionaries(
+    {},
+    optional={
+        cases.REQUIRED: strategies.fixed_dictionaries(
+            {"nodeSelectorTerms": strategies.lists(TERM, min_size=1, max_size=2)}
+        ),
+        cases.PREFERRED: strategies.lists(PREFERENCE, max_size=2),
+    },
+)
+SPEC = strategies.fixed_dictionaries(
+    {},
+    optional={
+        "runtimeClassName": strategies.sampled_from(
+            ("nvidia", "kata", "uimgacc", "uimgacc-nvidia")
+        ),
+        "nodeSelector": strategies.dictionaries(
+            strategies.sampled_from((*LABELS, "uimgacc.io/handler", keys.USER_NAMESPACES_LABEL)),
+            strategies.sampled_from(("true", "false")),
+            max_size=2,
+        ),
+        "affinity": strategies.one_of(
+            strategies.just({}),
+            strategies.fixed_dictionaries({"nodeAffinity": RULES}),
+            strategies.just({"podAffinity": {}}),
+        ),
+        "overhead": strategies.just({"memory": "64Mi"}),
+        "hostUsers": strategies.booleans(),
+        "nodeName": strategies.sampled_from(("", "node-1")),
+    },
+)
+ANNOTATIONS = strategies.none() | strategies.dictionaries(
+    strategies.sampled_from((*KEYS, HANDLER)), strategies.sampled_from(VALUES), max_size=4
+)
+ANY_POD = strategies.builds(lambda annotated, spec: cases.pod(annotated, **spec), ANNOTATIONS, SPEC)
+"""Pods that ask in several words at once, or in none, and select nodes in every way."""
 
 
 def test_who_asks_in_every_combination_of_words(policy: Admission) -> None:
@@ -237,7 +243,7 @@ def test_who_asks_in_every_combination_of_words(policy: Admission) -> None:
 
 
 @hypothesis.settings(deadline=None, max_examples=400)
-@hypothesis.given(any_pods())
+@hypothesis.given(ANY_POD)
 def test_who_asks_is_what_matching_says(policy: Admission, any_pod: dict[str, Any]) -> None:
     """Two statements of the same rules: one in CEL for the API server, one for the agent."""
     read = pods.parse_pod(any_pod)
@@ -251,7 +257,7 @@ def test_who_asks_is_what_matching_says(policy: Admission, any_pod: dict[str, An
 
 
 @hypothesis.settings(deadline=None, max_examples=400)
-@hypothesis.given(any_pods())
+@hypothesis.given(ANY_POD)
 def test_each_condition_holds_in_both_implementations_or_in_none(any_pod: dict[str, Any]) -> None:
     by_cel = admission.Mutator(rendering.together("runtimeclass", "nvidia"))
     overhead = {"podFixed": {"memory": "64Mi"}}
@@ -260,8 +266,9 @@ def test_each_condition_holds_in_both_implementations_or_in_none(any_pod: dict[s
     without_node = {**first, "metadata": {**first["metadata"], "labels": labels}}
     others = (*admission.Mutator(labelled()).params, without_node)
     for twin in (*by_cel.params, {**first, "overhead": overhead}, *others):
+        read = pod_moves.read_twin(twin)
         for name in pod_moves.CONDITIONS:
-            by_python = pod_moves.holds(name, any_pod, pod_moves.read_twin(twin))
+            by_python = pod_moves.holds(name, any_pod, read)
 
             assert by_cel.matches(any_pod, twin, name) == by_python, (name, twin)
 
@@ -276,7 +283,7 @@ def test_the_policy_has_these_conditions_and_no_others() -> None:
 
 
 @hypothesis.settings(deadline=None, max_examples=200)
-@hypothesis.given(any_pods(), strategies.sampled_from(("", "auto", "false", "true")))
+@hypothesis.given(ANY_POD, strategies.sampled_from(("", "auto", "false", "true")))
 def test_policy_and_webhook_make_the_same_of_any_pod(any_pod: dict[str, Any], label: str) -> None:
     policy = admission.Mutator(rendering.together("runtimeclass", "nvidia"))
     documents = rendering.together("runtimeclass", "nvidia", "controller", "webhook")
@@ -344,7 +351,7 @@ def test_no_pod_is_moved_to_a_class_that_no_node_can_run() -> None:
 
 
 @hypothesis.settings(deadline=None, max_examples=400)
-@hypothesis.given(any_pods())
+@hypothesis.given(ANY_POD)
 def test_a_pod_is_moved_only_where_it_asks_and_can_go(
     policy: Admission, any_pod: dict[str, Any]
 ) -> None:
@@ -420,7 +427,7 @@ def test_policy_and_webhook_leave_out_the_same_namespaces() -> None:
 
 
 @hypothesis.settings(deadline=None, max_examples=200)
-@hypothesis.given(any_pods())
+@hypothesis.given(ANY_POD)
 def test_the_webhook_is_called_for_every_pod_that_it_would_change(any_pod: dict[str, Any]) -> None:
     documents = rendering.together("runtimeclass", "nvidia", "controller", "webhook")
     twins = calling.twins_of(documents)

@@ -4,11 +4,10 @@ import json
 import pathlib
 from typing import Any
 
-import kubernetes_validate
 import pytest
 
 from agent.model import keys
-from tests.manifests import admission, jobs, rendering
+from tests.manifests import admission, jobs, rendering, schemas
 
 STORE = {"server": "nfs.example.internal", "path": "/uimgacc"}
 
@@ -31,7 +30,7 @@ def test_controller_and_builders_run_on_the_writers(patch: dict[str, Any]) -> No
     deployment = rendering.only(documents(), "Deployment", "uimgacc-controller")
     made = job(patch)
 
-    kubernetes_validate.validate(made, "1.37", strict=True)
+    schemas.validate(made, "1.37")
     for pod in (deployment["spec"]["template"]["spec"], made["spec"]["template"]["spec"]):
         assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", keys.WRITER: "true"}
         assert {"key": keys.WRITER, "operator": "Exists"} in pod["tolerations"]
