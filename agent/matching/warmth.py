@@ -1,8 +1,8 @@
 """Which images a node is to have present before any pod asks for them; pure.
 
-Caches name them for nodes with certain labels (spec.keepWarm), and the node's own setting does.
-The same holds as for pods: an image may be made ready only where a cache has it, and be registered
-only where such a cache serves all namespaces.
+Caches name images for nodes with certain labels (spec.keepWarm), and the node's setting names more.
+The same rules hold as for pods: an image is made ready only if a cache has it, and is registered
+only if a cache that has it serves all namespaces.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from agent.model import caches, images
 
 MOST = 50
-"""Images that are kept warm on a node; further ones are left out, and shown as such."""
+"""Images that are kept warm on a node at most; further ones are shown with that reason."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ def wanted(
 ) -> tuple[WarmImage, ...]:
     """The images for a node with these labels; `named` are those of its setting, which come first.
 
-    The images of caches take turns, the oldest cache begins: none keeps all others out.
+    Caches take turns, one image each, the oldest cache first: so one large cache does not use up
+    the limit alone.
     """
     warm = sorted(
         (cache for cache in views if cache.is_warm_on(labels)),
@@ -71,17 +72,17 @@ def _of_setting(name: str) -> WarmImage:
 
 
 def is_held(views: Iterable[caches.Cache], reference: images.Reference, target: str) -> bool:
-    """Whether any cache has exactly this target of a repository, and gives it out."""
+    """Whether any cache has exactly this target of a repository, and does not withhold it."""
     return any(
         cache.has_target(reference, target) and not cache.withholds(reference) for cache in views
     )
 
 
 def is_withheld(views: Iterable[caches.Cache], reference: images.Reference) -> bool:
-    """Whether a cache has a tag, but the registry is to be asked for it."""
+    """Whether a cache has a tag, but withholds it: the registry is to be asked for it."""
     return any(cache.withholds(reference) for cache in views)
 
 
 def is_open(views: Iterable[caches.Cache], reference: images.Reference, target: str) -> bool:
-    """Whether a cache that serves all namespaces has it: then any pod may start it."""
+    """Whether a cache that serves all namespaces has the target: then any pod may start it."""
     return any(cache.serves_all and cache.has_target(reference, target) for cache in views)

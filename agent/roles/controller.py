@@ -119,9 +119,7 @@ class _Controller:
             api=api, store=store, holders=collector, events=emitter, signing=signing, tags=tags
         )
         reconciler = step.Reconciler(view, tools, reconciling)
-        keeper = cache_upkeep.Upkeep(
-            api, view, nodes, emitter, reconciling.rules, clock=client.now
-        )
+        keeper = cache_upkeep.Upkeep(api, view, nodes, emitter, reconciling.rules, clock=client.now)
         await keeper.prime()
         pusher = controller_api.alias_pusher(wanted, client)
 

@@ -17,13 +17,13 @@ def resource_of(group: str) -> rest_client.Resource:
 
 
 def not_installed(group: str = "") -> output.NotFound:
-    """The error that this cluster does not have the kind, in this API group or in any."""
+    """The error for a cluster without the kind ImageCache, in one API group or in all of them."""
     named = f" of {group}" if group else ""
     return output.NotFound(_NO_KIND.format(named), name=group or keys.IMAGE_CACHE)
 
 
 async def read_all(client: rest_client.Client) -> list[cache_object.CacheObject]:
-    """All of them, by their keys; raise NotFound where the cluster has no such kind."""
+    """All ImageCaches, sorted by key; raise NotFound where the cluster does not have the kind."""
     caches_read, missing = [], 0
     for group in caches.GROUPS:
         try:
@@ -33,32 +33,32 @@ async def read_all(client: rest_client.Client) -> list[cache_object.CacheObject]
                 for body in page.items
             ]
         except refusals.NotFound:
-            missing += 1  # that dialect is not installed
+            missing += 1  # the CRD of that dialect is not installed
     if missing == len(caches.GROUPS):
         raise not_installed()
     return sorted(caches_read, key=lambda each: each.key)
 
 
 async def find(client: rest_client.Client, name: str) -> cache_object.CacheObject:
-    """The one with a name or cache ID; raise NotFound, or UsageError where several have it."""
-    named = [each for each in await read_all(client) if name in (each.key.name, each.cache_id)]
-    if not named:
+    """The ImageCache with a name or cache ID; raise NotFound, or UsageError where several match."""
+    matching = [each for each in await read_all(client) if name in (each.key.name, each.cache_id)]
+    if not matching:
         raise output.NotFound(f"no image cache {name} in this cluster", name=name)
-    if len(named) > 1:
-        ids = ", ".join(each.cache_id for each in named)
+    if len(matching) > 1:
+        ids = ", ".join(each.cache_id for each in matching)
         raise output.UsageError(f"several image caches are called {name}; give the ID: {ids}")
-    return named[0]
+    return matching[0]
 
 
 def phase_of(each: cache_object.CacheObject) -> str:
-    """The phase as people read it."""
+    """The phase that is shown to people: `Deleting` stands for any phase of a deleted object."""
     if each.deleted is not None:
         return "Deleting"
     return (each.state.phase or cache_state.Phase.PENDING).value
 
 
 def described(each: cache_object.CacheObject) -> dict[str, Any]:
-    """What --json prints of one; part of the interface."""
+    """What --json prints for one ImageCache. Programs depend on it: do not rename a field."""
     return {
         "name": each.key.name,
         "group": each.key.group,

@@ -1,6 +1,7 @@
-"""Reads what a cluster says of a pod, with no more rights than the person has.
+"""Reads from a cluster everything that explains what happened to a pod.
 
-Only the pod itself must be readable. What else cannot be read is said, with the server's reason.
+It has the rights of the person who runs the command. Only the pod itself must be readable; for
+everything else that cannot be read, the evidence has the server's reason.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ async def read(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Classes:
-    """RuntimeClasses: the handlers of all, and those that are twins."""
+    """RuntimeClasses: the handlers of all of them by name, and those that are twins."""
 
     handlers: dict[str, str] = dataclasses.field(default_factory=dict)
     twins: list[pod_moves.Twin] = dataclasses.field(default_factory=list)
@@ -57,7 +58,7 @@ class _Caches:
 
 
 class _Reader:
-    """Reads for one pod, and notes what it could not read."""
+    """Reads the evidence about one pod, and notes what it could not read."""
 
     def __init__(self, client: rest_client.Client, pod: pods.Pod) -> None:
         self._client = client
@@ -65,7 +66,7 @@ class _Reader:
         self._unread: dict[str, str] = {}
 
     async def read(self, document: rest_client.Object, *, system: str) -> pod_evidence.Evidence:
-        """Everything; raises NotFound where the cluster has no image caches."""
+        """All evidence; raises NotFound where the cluster does not have the kind ImageCache."""
         classes = await self._tried("runtime classes", self._read_classes())
         evidence = pod_evidence.Evidence(
             document=document,
@@ -78,11 +79,11 @@ class _Reader:
         )
         request = annotations.request_of(evidence.asking, evidence.classes)
         if request.asks:
-            found = await self._tried("caches", self._read_caches(request.cache))
+            read = await self._tried("caches", self._read_caches(request.cache))
             evidence = dataclasses.replace(
                 evidence,
-                caches=found.kept if found else None,
-                all_caches=found.count if found else 0,
+                caches=read.kept if read else None,
+                all_caches=read.count if read else 0,
                 node=await self._tried("node", self._node()) if self._pod.node else None,
                 agent=await self._tried("agent", self._agent(system)) if self._pod.node else None,
             )
@@ -99,7 +100,7 @@ class _Reader:
             return None
 
     async def _owner(self, document: rest_client.Object) -> str:
-        """What has the pod's template: of a ReplicaSet its Deployment, where that may be read."""
+        """The object that has the pod's template; a Deployment, if readable, for its ReplicaSet."""
         owner = pod_evidence.owner_of(document)
         kind, _, name = owner.partition(" ")
         if kind == "ReplicaSet":
@@ -153,7 +154,7 @@ class _Reader:
                         if pod_evidence.concerns(each, named=named, names=names)
                     ]
             except refusals.NotFound:
-                missing += 1  # that dialect is not installed
+                missing += 1  # the CRD of that dialect is not installed
         if missing == len(caches.GROUPS):
             raise cluster_objects.not_installed()
         return _Caches(kept, count)

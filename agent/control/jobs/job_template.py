@@ -1,6 +1,7 @@
-"""The template of all builds, read from the controller's own pod.
+"""The template of all builds' Jobs, made from the controller's own pod.
 
-So image, store and user are configured in one place, the controller's Deployment.
+Builders have the image, the store's volume and the user of the controller. So these are configured
+in one place, the controller's Deployment.
 """
 
 import pathlib
@@ -16,15 +17,15 @@ from agent.control.reconcile import cluster
 from agent.model import keys
 from agent.settings import controller_settings
 
-_TAKEN = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "seLinuxOptions")
+_INHERITED = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "seLinuxOptions")
 
 
 class NoTemplate(errors.PermanentError):
-    """No template can be made of the controller's pod, or of the file of the patch."""
+    """No template can be made from the controller's pod, or from the file with the patch."""
 
 
 async def read(api: cluster.Api, wanted: controller_settings.Controller) -> job_manifest.Template:
-    """The template from the controller's own pod."""
+    """Read the controller's own pod, and return the template. Raises NoTemplate."""
     if not wanted.pod:
         raise NoTemplate("the name of this pod is not known: set --pod (UIMGACC_POD)")
     try:
@@ -40,7 +41,7 @@ async def read(api: cluster.Api, wanted: controller_settings.Controller) -> job_
 def of_pod(
     pod: Mapping[str, Any], wanted: controller_settings.Controller, *, patch: Mapping[str, Any]
 ) -> job_manifest.Template:
-    """The template from a pod: from its container with the store, and that volume.
+    """The template from a pod: from its container that mounts the store, and the store's volume.
 
     Raises NoTemplate, and job_patch.PatchRefused.
     """
@@ -59,7 +60,7 @@ def of_pod(
                 security={
                     key: value
                     for key, value in (spec.get("securityContext") or {}).items()
-                    if key in _TAKEN
+                    if key in _INHERITED
                 },
                 writers=_writers(spec),
                 deadline_seconds=round(wanted.build_seconds),
@@ -76,7 +77,7 @@ def of_pod(
 
 
 def _volumes(spec: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The volumes of a container, by where they are mounted."""
+    """The volumes of a container, by mount path."""
     named = {each["name"]: each for each in spec.get("volumes") or ()}
     return {
         mount["mountPath"].rstrip("/"): named[mount["name"]]
@@ -88,7 +89,7 @@ def _volumes(spec: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str,
 def _mirrors(
     volumes: Mapping[str, Mapping[str, Any]], wanted: controller_settings.Controller
 ) -> dict[str, Mapping[str, Any]]:
-    """The volumes with the hosts of registries, by where they are mounted; raises NoTemplate."""
+    """The volumes of `mirrors` (hosts of registries), by mount path; raises NoTemplate."""
     folders = [str(path).rstrip("/") for path in wanted.mirror_folders]
     for folder in folders:
         if folder not in volumes:
@@ -100,7 +101,7 @@ def _mirrors(
 
 
 def _writers(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a pod's node selector and tolerations, what pins it to nodes that write to the store."""
+    """The part of a pod's node selector and tolerations that pins it to nodes with write access."""
     selector = spec.get("nodeSelector") or {}
     tolerations = [each for each in spec.get("tolerations") or () if each.get("key") == keys.WRITER]
     if keys.WRITER not in selector:
@@ -109,7 +110,7 @@ def _writers(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_patch(path: pathlib.Path | None) -> Mapping[str, Any]:
-    """A part of a Job, as YAML or JSON."""
+    """Read a part of a Job, as YAML or JSON; {} without a file. Raises NoTemplate."""
     if path is None:
         return {}
     try:

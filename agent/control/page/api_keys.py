@@ -1,4 +1,4 @@
-"""The pairs of keys that may use UCloud's API and the controller's page."""
+"""The key pairs with which clients may use UCloud's API and the controller's page."""
 
 import pathlib
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ import msgspec
 from agent import errors
 
 _SHORTEST = 16
-"""Characters of a private key: nothing else protects the API."""
+"""Fewest characters of a private key: nothing else protects the API."""
 
 
 class KeysError(errors.PermanentError):
-    """No key can be checked. The message is public, so the file's content is not in it.
+    """No key can be checked. Clients see the message, so it quotes nothing from the file.
 
     `path` is the file, `reason` what is wrong with it.
     """
@@ -37,13 +37,13 @@ def _damaged(path: pathlib.Path, reason: str) -> KeysError:
     return KeysError(
         path,
         f"the API keys in {path} cannot be used: expected a JSON object that gives each public"
-        " key its private key, of at least 16 characters",
+        f" key its private key, of at least {_SHORTEST} characters",
         reason=reason,
     )
 
 
 class Keys:
-    """The pairs of keys: a local file, read for each request, so that it may change."""
+    """The key pairs in a local file. It is read for each request, so it may change at any time."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
@@ -57,5 +57,5 @@ class Keys:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _damaged(self._path, str(error)) from error
         if not all(len(each) >= _SHORTEST for each in private.values()):
-            raise _damaged(self._path, f"a private key has less than {_SHORTEST} characters")
+            raise _damaged(self._path, f"a private key has fewer than {_SHORTEST} characters")
         return private

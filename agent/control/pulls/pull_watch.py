@@ -18,7 +18,7 @@ _PAGE = 500
 _SILENCE_SECONDS = 660.0
 """Longer than any watch is asked to last."""
 
-Take = Callable[[pull_events.Pull], None]
+Take = Callable[[pull_events.Pull], object]
 
 
 class Client(Protocol):

@@ -60,9 +60,7 @@ class Connections:
 
         app.middlewares.insert(0, noticed)
 
-    def protocol(
-        self, inner: asyncio.Protocol, tls: ssl.SSLContext | None
-    ) -> asyncio.BaseProtocol:
+    def protocol(self, inner: asyncio.Protocol, tls: ssl.SSLContext | None) -> asyncio.BaseProtocol:
         """The protocol of a new connection; `inner` is aiohttp's for it."""
         bounded = BoundedProtocol(inner, self)
         if tls is None:

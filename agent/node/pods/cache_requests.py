@@ -184,8 +184,8 @@ class Creator:
         moment = times.parse(text)
         if moment is None:
             return True
-        # What another node wrote after its own wait counts as old when this one reads it again. What
-        # is of the future only the controller takes back: a node must not be able to set a time back.
+        # A time that another node wrote after its own wait counts as old when this node reads it
+        # again. Only the controller corrects a time in the future: nodes must not set a time back.
         oldest = self._timing.matched_every - 2 * self._timing.spread
         return (self._now() - moment).total_seconds() >= oldest
 

@@ -32,7 +32,7 @@ class Check:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """The verdict on this node. `reason` is the one sentence about it."""
+    """Whether this node can serve, and why not. `reason` is one sentence for people."""
 
     name: str
     version: str
@@ -45,9 +45,9 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """The store as this node sees it; `source` and `kind` of the mount that `path` is on.
+    """The store as this node sees it. `source` and `kind` are those of the mount with `path`.
 
-    `probe_seconds` is what the last probe took, None before the first.
+    `probe_seconds` is how long the last probe took, None before the first.
     """
 
     path: str
@@ -59,7 +59,7 @@ class Store:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Mounts:
-    """The snapshotter's layers in this node's mount table: folder name to layer file."""
+    """The layers that the snapshotter has mounted: `layers` has the layer file of each folder."""
 
     folder: str
     layers: Mapping[str, str]
@@ -79,8 +79,8 @@ class Image:
 class Pod:
     """A pod of this node. `outcome` is None until it has been decided.
 
-    `sentence` says what became of it, `seconds` how long its images took to be ready.
-    `ended` is when it was seen to have ended, None while it has not.
+    `sentence` is for people; `seconds` is how long it took until its images were ready. `ended` is
+    when the agent noticed that the pod had ended, None before that.
     """
 
     namespace: str
@@ -99,7 +99,7 @@ class Pod:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Saving:
-    """One image that took less than a pull. `method` and `inputs` are what it was computed from."""
+    """What an image saved against an ordinary pull; `method` and `inputs` say how that is known."""
 
     image: str
     when: datetime.datetime
@@ -113,7 +113,7 @@ class Saving:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Savings:
-    """The account since the agent started, the speed it rests on, and the last entries."""
+    """What was saved since the agent started, the pull speed that it rests on, the last entries."""
 
     seconds: float
     bytes: int
@@ -125,7 +125,7 @@ class Savings:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """All of it. `pods` are those that there are, `ended_pods` the last that are gone."""
+    """The whole state. `pods` exist now; `ended_pods` are the last ones that were deleted."""
 
     node: Node
     containerd: containerd_watch.State
@@ -141,7 +141,7 @@ class Status:
 
 
 def node_of(verdict: capability.Verdict, *, name: str, started: datetime.datetime) -> Node:
-    """The verdict, with advice for each problem."""
+    """The node's state from the verdict, with advice for each problem."""
     return Node(
         name=name,
         version=importlib.metadata.version("uimgacc"),
@@ -167,10 +167,10 @@ def store_of(
     *,
     source: str = "",
 ) -> Store:
-    """The store, and the mount that its folder is on. Touches neither.
+    """The store, and the mount that its folder is on. Does no I/O on either, as that may hang.
 
-    `source` is what the agent mounts itself: then the folder is a link to that mount,
-    and following it would ask the server.
+    `source` is set where the agent mounts the store itself: the folder is then a link to that
+    mount, and following it would send a request to the server.
     """
     mount = mountinfo.beneath(path, table, source)
     return Store(
@@ -183,7 +183,7 @@ def store_of(
 
 
 def mounts_of(root: str, table: Sequence[mountinfo.Entry]) -> Mounts:
-    """The layers that are mounted below the snapshotter's root, "" while that is not known."""
+    """The layers mounted below the snapshotter's root; `root` is "" while it is not known."""
     folder = f"{root}/layers" if root else ""
     layers = {
         pathlib.PurePath(entry.target).name: mountinfo.backing_file(entry.source)
@@ -194,12 +194,12 @@ def mounts_of(root: str, table: Sequence[mountinfo.Entry]) -> Mounts:
 
 
 def pods_of(served: Mapping[str, served_pods.Served]) -> list[Pod]:
-    """The pods that there are, the newest first."""
+    """The pods that exist, the newest first."""
     return [_pod(each) for each in reversed(list(served.values()))]
 
 
 def ended_of(served: Iterable[served_pods.Served]) -> list[Pod]:
-    """Pods that are gone, in their order."""
+    """Pods that were deleted, in the order given."""
     return [_pod(each) for each in served]
 
 
@@ -232,7 +232,7 @@ def _image(decision: decisions.ImageDecision) -> Image:
 
 
 def savings_of(ledger: savings.Ledger) -> Savings:
-    """The account, the newest entry last."""
+    """What was saved, the newest entry last."""
     return Savings(
         seconds=ledger.totals.seconds,
         bytes=ledger.totals.size,
