@@ -244,7 +244,7 @@ def test_a_pull_secret_of_an_impossible_name_spoils_no_other_cache(fleet, run) -
 
 def test_the_manifests_are_documents_for_kubectl(fleet, run) -> None:
     for number in range(2):
-        fleet.pulled("app:1", "4h0m0s", node=f"n{number}")
+        fleet.pulled("app:1", "4h0m0s", node=f"flood-{number}")
 
     documents = list(yaml.safe_load_all(done(run("--events", "--yaml", "--next=1"))))
 
@@ -263,8 +263,8 @@ def test_a_forger_s_events_change_no_terminal_and_name_no_impossible_figure(flee
         "\x1b]0;title\x07",
     ):
         fleet.event(text)
-    fleet.pulled("app:2", "5h", count=10**6)
-    fleet.pulled("app:2", "5h", source={"component": "me"}, reportingComponent="me")
+    fleet.pulled("app:2", "5h", node="flood-0", count=10**6)
+    fleet.pulled("app:2", "5h", node="flood-0", source={"component": "me"}, reportingComponent="me")
 
     result = run("--events", "--json", "--next=100")
 
@@ -293,8 +293,8 @@ class Account:
             client, self.book, most=2000, observed=lambda: caches, now=client.now
         )
 
-    def pulls(self, image: str) -> int:
-        costs = self.account.costs(times.now() - datetime.timedelta(days=1))
+    async def pulls(self, image: str) -> int:
+        costs = await self.account.costs(times.now() - datetime.timedelta(days=1))
         return sum(each.pulls for each in costs.images if each.image == self.fleet.image(image))
 
     @contextlib.asynccontextmanager
@@ -306,7 +306,7 @@ class Account:
 
     async def wait_pulls(self, image: str, count: int) -> None:
         async with asyncio.timeout(60):
-            while self.pulls(image) != count:
+            while await self.pulls(image) != count:
                 await asyncio.sleep(0.02)
 
 
@@ -325,7 +325,7 @@ async def test_the_next_leader_counts_nothing_twice_and_misses_nothing(fleet, cl
         await second.wait_pulls("app:1", 5)
         fleet.pulled("last:1", "40s")
         await second.wait_pulls("last:1", 1)
-        assert second.pulls("app:1") == 5
+        assert await second.pulls("app:1") == 5
 
 
 async def test_advice_goes_by_the_leader_s_account(fleet, client, run) -> None:

@@ -8,14 +8,13 @@ there is to do is decided anew from the objects each time.
 import asyncio
 import contextlib
 import datetime
-import functools
 import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from agent import errors
 from agent.clients.kube import event_writer, reflector, refusals, rest_client, selection
-from agent.control.caches import cache_object
+from agent.control.caches import cache_object, cache_state
 from agent.control.policies import policy_cache, policy_object, policy_plan, policy_status
 from agent.control.pulls import image_costs
 from agent.kits import units
@@ -79,7 +78,7 @@ class Account(Protocol):
     def reads(self) -> bool:
         """Whether it follows the kubelets' events at all."""
 
-    def costs(self, since: datetime.datetime) -> image_costs.Costs:
+    async def costs(self, since: datetime.datetime) -> image_costs.Costs:
         """What the pulls since a time cost."""
 
 
@@ -98,16 +97,15 @@ class _Figures:
         self._now = now
         self._costs: dict[datetime.timedelta, image_costs.Costs] = {}
 
-    def costs(self, window: datetime.timedelta) -> image_costs.Costs:
+    async def costs(self, window: datetime.timedelta) -> image_costs.Costs:
         """Of the pulls within so much time until now."""
         if window not in self._costs:
-            self._costs[window] = self._account.costs(self._now - window)
+            self._costs[window] = await self._account.costs(self._now - window)
         return self._costs[window]
 
-    @functools.cached_property
-    def recent(self) -> frozenset[str]:
+    async def recent(self) -> frozenset[str]:
         """The images that were pulled lately."""
-        return frozenset(each.image for each in self.costs(policy_plan.RECENT).images)
+        return frozenset(each.image for each in (await self.costs(policy_plan.RECENT)).images)
 
 
 class PolicyRounds:
@@ -184,7 +182,7 @@ class PolicyRounds:
         for cache in self._view.caches.values():
             if policy_cache.image_of(cache) and cache.policy in own:
                 own[cache.policy].append(cache)
-            elif not cache.auto and cache.deleted is None and cache.request is not None:
+            elif _has_or_will_have(cache) and cache.request is not None:
                 elsewhere |= {str(image): cache.key.name for image in cache.request.images}
         sizes, budgets = 0, 0
         figures = _Figures(self._account, self._clock())
@@ -272,8 +270,8 @@ class PolicyRounds:
         }
         seen = policy_plan.Seen(
             now=now,
-            costs=figures.costs(spec.window),
-            recent=figures.recent,
+            costs=await figures.costs(spec.window),
+            recent=await figures.recent(),
             namespaces=await self._namespaces(spec),
             own=own[policy.name],
             elsewhere=others,
@@ -381,6 +379,12 @@ class PolicyRounds:
         self._events.emit(
             event_writer.Record(involved=involved, reason=reason, message=message, type=kind)
         )
+
+
+def _has_or_will_have(cache: cache_object.CacheObject) -> bool:
+    """Whether the images of a cache that is none of a policy's need no other one."""
+    failed = cache.state.phase is cache_state.Phase.FAILED
+    return not cache.auto and cache.deleted is None and not failed
 
 
 def _not(reason: str, message: str) -> policy_status.Verdict:

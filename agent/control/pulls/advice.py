@@ -11,7 +11,7 @@ import enum
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from agent.control.caches import cache_object
+from agent.control.caches import cache_object, cache_state
 from agent.control.pulls import image_costs
 from agent.matching import pod_moves
 from agent.model import cache_manifest, caches
@@ -37,10 +37,15 @@ class Verdict(enum.Enum):
 
     CACHED = "yes"
     BUILDING = "being built"
+    FAILED = "no: its cache could not be built"
     WORTH = "no"
     QUICK = "no: pulled in less than 3 s"
     ONCE = "no: downloaded once"
     SYSTEM = "no: pods of system namespaces are left alone"
+
+
+_BEST = (Verdict.CACHED, Verdict.BUILDING, Verdict.FAILED)
+"""Of an image that several caches have."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,18 +74,19 @@ class Cached:
         for each in objects:
             if each.deleted is not None or each.request is None:
                 continue
-            verdict = Verdict.CACHED if each.state.serving else Verdict.BUILDING
+            verdict = _of_cache(each)
             for reference in each.request.images:
                 self._put(str(reference), verdict)
             for image in each.state.images if each.state.serving else ():
                 self._put(f"{_without_version(image.image)}@{image.digest}", verdict)
 
     def _put(self, image: str, verdict: Verdict) -> None:
-        if self._verdicts.get(image) is not Verdict.CACHED:
+        known = self._verdicts.get(image)
+        if known is None or _BEST.index(verdict) < _BEST.index(known):
             self._verdicts[image] = verdict
 
     def verdict(self, image: str) -> Verdict | None:
-        """CACHED, BUILDING, or None for an image that no cache has; a normalised reference."""
+        """CACHED, BUILDING, FAILED, or None for an image that no cache has; a normalised reference."""
         name, at, digest = image.partition("@")
         pinned = f"{_without_version(name)}{at}{digest}" if at else image
         return self._verdicts.get(image) or self._verdicts.get(pinned)
@@ -154,6 +160,13 @@ def _draft(
         pull_secrets=named,
         size_gib=min(max(caches.SIZE_DEFAULT, -(-needed >> 30)), caches.SIZE_MAX),
     )
+
+
+def _of_cache(cache: cache_object.CacheObject) -> Verdict:
+    if cache.state.serving:
+        return Verdict.CACHED
+    failed = cache.state.phase is cache_state.Phase.FAILED
+    return Verdict.FAILED if failed else Verdict.BUILDING
 
 
 def _without_version(image: str) -> str:

@@ -19,7 +19,7 @@ from agent.control.pulls import (
     pull_table,
     pull_watch,
 )
-from agent.kits.aio import tasks
+from agent.kits.aio import slices, tasks
 from agent.metrics import pull_metrics
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,11 @@ class PullAccount:
         """Whether it follows the kubelets' events at all."""
         return self._most > 0
 
-    def costs(self, since: datetime.datetime, *, most: int | None = None) -> image_costs.Costs:
+    async def costs(
+        self, since: datetime.datetime, *, most: int | None = None
+    ) -> image_costs.Costs:
         """What the pulls since a time cost, a week back at most."""
-        return self._table.costs(since, self._now(), most=most)
+        return await slices.run(self._table.summing(since, self._now(), most=most))
 
     async def run(self) -> None:
         """Follow and keep, for ever."""
@@ -97,7 +99,7 @@ class PullAccount:
     async def save(self) -> None:
         """Write the table, unless nothing has come since, or a list is not complete."""
         now = self._now()
-        self._table.forget(now)
+        await slices.run(self._table.forgetting(now))
         if not self._changed or not self._watch.is_whole:
             return
         self._changed = False

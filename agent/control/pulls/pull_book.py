@@ -15,7 +15,7 @@ import msgspec
 from agent import errors
 from agent.clients.kube import refusals, rest_client
 from agent.control.pulls import image_costs, pull_table
-from agent.kits.aio import threads
+from agent.kits.aio import slices, threads
 from agent.model import keys, times
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ async def encode(table: pull_table.PullTable, *, seen: int, now: datetime.dateti
     """The document: of as many images as fit, the most expensive ones."""
     most = min(_IMAGES, len(table))
     while True:
-        rows, others, began = table.rows(most=most)
+        rows, others, began = await slices.run(table.listing(most=most))
         book = Book(written=now, seen=seen, began=began, rows=rows, others=others)
         data = await threads.run("pulls", zlib.compress, msgspec.json.encode(book))
         if len(data) <= _LARGEST or not most:
@@ -134,4 +134,5 @@ async def known_costs(
         return None
     now = times.now()
     table = kept.table(most=len(kept.rows) or 1)
-    return table.costs(now - datetime.timedelta(days=days), now, most=most)
+    since = now - datetime.timedelta(days=days)
+    return await slices.run(table.summing(since, now, most=most))

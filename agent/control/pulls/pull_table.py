@@ -16,11 +16,12 @@ import datetime
 import hashlib
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 import msgspec
 
 from agent.control.pulls import image_costs, pull_events
+from agent.kits.aio import slices
 from agent.model import times
 
 DAYS = 7
@@ -37,6 +38,8 @@ _EVICTED_SHARE = 0.05
 _SHORTEST = 1.0
 _FASTEST = 256 << 20
 _OTHERS = ""
+_SLICE = 50
+"""Images that are looked at in one turn of the event loop: some milliseconds."""
 
 
 class Bucket(msgspec.Struct, array_like=True):
@@ -80,6 +83,7 @@ class PullTable:
         self._rows: dict[str, Row] = {}
         self._others = Row(image=_OTHERS)
         self._began: int | None = None
+        self._forgotten = 0
         self._spent: dict[int, float] = {}
         self._spent_hour = 0
 
@@ -125,9 +129,19 @@ class PullTable:
 
         `most` limits how many images are listed; the others are in the sum.
         """
-        self.forget(now)
+        return slices.run_nowait(self.summing(since, now, most=most))
+
+    def summing(
+        self, since: datetime.datetime, now: datetime.datetime, *, most: int | None = None
+    ) -> Generator[None, None, image_costs.Costs]:
+        """The same in slices."""
+        yield from self.forgetting(now)
         first, hour = _hour_of(since), _hour_of(now)
-        counted = (_cost(row, first, hour) for row in self._rows.values())
+        counted = []
+        for number, row in enumerate(list(self._rows.values())):
+            if number % _SLICE == 0:
+                yield
+            counted.append(_cost(row, first, hour))
         listed = sorted(
             (each for each in counted if each.pulls), key=lambda each: (-each.seconds, each.image)
         )
@@ -140,23 +154,45 @@ class PullTable:
             others=others if others.pulls else None,
         )
 
-    def forget(self, now: datetime.datetime) -> None:
-        """Sum the hours of days before up, and drop what is older than a week."""
+    def forgetting(self, now: datetime.datetime) -> Generator[None, None, None]:
+        """Sum the hours of days before up, and drop what is older than a week: once an hour."""
         hour = _hour_of(now)
-        for row in (*self._rows.values(), self._others):
+        if hour == self._forgotten:
+            return
+        self._forgotten = hour
+        self._others.buckets = _merged(self._others.buckets, hour)
+        for number, row in enumerate(list(self._rows.values())):
+            if number % _SLICE == 0:
+                yield
             row.buckets = _merged(row.buckets, hour)
-        self._rows = {name: row for name, row in self._rows.items() if row.buckets}
+            if not row.buckets:
+                self._rows.pop(row.image, None)
         if self._began is not None:
             self._began = max(self._began, hour - DAYS * _HOURS_OF_DAY)
 
     def rows(self, *, most: int) -> tuple[list[Row], Row, int | None]:
         """The images that cost most, the sum of all others, and the hour in which it began."""
-        listed = sorted(self._rows.values(), key=lambda row: (-row.seconds, row.image))
-        rest = _together(self._others.buckets, *(row.buckets for row in listed[most:]))
+        return slices.run_nowait(self.listing(most=most))
+
+    def listing(
+        self, *, most: int
+    ) -> Generator[None, None, tuple[list[Row], Row, int | None]]:
+        """The same in slices."""
+        seconds: list[tuple[float, str]] = []
+        for number, row in enumerate(list(self._rows.values())):
+            if number % _SLICE == 0:
+                yield
+            seconds.append((-row.seconds, row.image))
+        listed = [self._rows[name] for _, name in sorted(seconds) if name in self._rows]
+        rest = self._others.buckets
+        for at in range(most, len(listed), _SLICE):
+            yield
+            rest = _together(rest, *(row.buckets for row in listed[at : at + _SLICE]))
         return listed[:most], Row(image=_OTHERS, buckets=rest), self._began
 
     def load(self, rows: Iterable[Row], others: Row, began: int | None) -> None:
         """Take in what `rows` returned before; what is in the table stays."""
+        self._forgotten = 0
         for row in rows:
             if row.image != _OTHERS and row.image not in self._rows:
                 self._rows[row.image] = row

@@ -96,7 +96,7 @@ class World:
         self.caches[found.key] = found
         return found
 
-    def costs(self, since: datetime.datetime) -> image_costs.Costs:
+    async def costs(self, since: datetime.datetime) -> image_costs.Costs:
         self.sums += 1
         return self.costs_now
 
@@ -250,6 +250,18 @@ async def test_of_two_policies_one_caches_an_image(world: World) -> None:
 
     assert world.images() == [image("a")]
     assert world.status("q")["leftOut"][0]["reason"] == "CachedAlready"
+
+
+async def test_a_cache_of_a_person_that_could_not_be_built_has_no_image(world: World) -> None:
+    body = worlds.cache_body("a", of=worlds.policy(), phase="Failed")
+    body["metadata"] |= {"name": "mine", "labels": {}}
+    world.put_cache(body)
+    world.put_policy(worlds.policy_body())
+    world.costs_now = costs(cost("a"))
+    await world.rounds.round()
+
+    assert world.images() == [image("a")]
+    assert world.status()["leftOut"] == []
 
 
 async def test_caches_of_people_are_never_a_policy_s(world: World) -> None:

@@ -89,6 +89,8 @@ def test_what_caches_have_already() -> None:
     assert verdict(cost(f"r.io/app:2@{DIGEST}"), ready) is advice.Verdict.CACHED
     assert verdict(cost("r.io/app:2"), ready) is advice.Verdict.WORTH
     assert verdict(cost("r.io/app:1"), cached("r.io/app:1")) is advice.Verdict.BUILDING
+    failed = cached("r.io/app:1", phase="Failed")
+    assert verdict(cost("r.io/app:1"), failed) is advice.Verdict.FAILED
 
 
 def test_the_best_come_first_whatever_they_cost_without_gain() -> None:

@@ -119,4 +119,4 @@ async def test_a_leader_begins_anew_where_the_table_is_damaged() -> None:
 
     await account._load()
 
-    assert account.costs(NOW).pulls == 0
+    assert (await account.costs(NOW)).pulls == 0

@@ -1,11 +1,13 @@
 """The table of pulls: sums by image and time, within its bounds."""
 
+import asyncio
 import datetime
 
 import msgspec
 import pytest
 
 from agent.control.pulls import pull_events, pull_table
+from agent.kits.aio import slices
 
 NOW = datetime.datetime(2026, 3, 8, 12, 30, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
@@ -155,6 +157,40 @@ def test_nodes_are_counted_within_ten_per_cent(nodes: int) -> None:
     (cost,) = table.costs(NOW - DAY, NOW).images
 
     assert abs(cost.nodes - nodes) <= max(1, nodes // 10)
+
+
+async def test_a_large_table_is_summed_up_with_turns_for_others() -> None:
+    """The leader's lease is renewed and requests are answered in the same event loop."""
+    table = table_of(
+        *(pull(f"r/app{number}:1", when=NOW - 3 * DAY) for number in range(500)), most=600
+    )
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.get_running_loop().create_task(others())
+    for work in (table.forgetting(NOW), table.summing(NOW - 7 * DAY, NOW), table.listing(most=9)):
+        turns = 0
+        await slices.run(work)  # type: ignore[arg-type]
+        assert turns >= 9
+    task.cancel()
+
+
+async def test_what_comes_amid_a_sum_is_kept() -> None:
+    table = table_of(
+        *(pull(f"r/app{number}:1", when=NOW - 6 * DAY) for number in range(100)), most=200
+    )
+    later = NOW + 2 * DAY
+    summing = table.summing(later - 7 * DAY, later)
+    next(summing)
+    table.add(pull("r/new:1", when=later), later)
+
+    assert [each.image for each in slices.run_nowait(summing).images] == ["r/new:1"]
+    assert len(table) == 1
 
 
 def test_images_that_are_not_listed_are_in_the_sum() -> None:
