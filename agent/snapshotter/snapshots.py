@@ -1,16 +1,17 @@
-"""What each request of containerd means, apart from how it is sent (agent.snapshotter.service).
+"""The snapshotter: what each request of containerd does. agent.snapshotter.service has the gRPC.
 
-A chain ID that the store has is served from there (agent.snapshotter.store_layers), and
-Prepare raises ReadyError; for everything else this is containerd's overlayfs snapshotter.
-The invariants:
+If Prepare asks for a chain ID that the store has, the layer is served from there
+(agent.snapshotter.store_layers) and Prepare raises ReadyError. All else works as in containerd's
+overlayfs snapshotter. The invariants:
 
 - A reply with mounts is sent only when every lower folder has just been verified
   to be the mounted layer, or is the folder of an ordinary snapshot.
 - Commit, Remove, Stat, List and Update touch the database only.
 - Nothing is unmounted that a record refers to.
-- No layer that the store calls damaged is mounted for a container.
-- For a user namespace the lower folders are shown with its owners, the upper one belongs to its
-  root; where containerd has made a copy of the image with these owners, that is taken as it is.
+- No layer that the store has marked as damaged is mounted for a container.
+- In a user namespace, the lower folders show that namespace's owners, and the upper folder belongs
+  to its root. If containerd has made a copy of the image with these owners, the copy is used as it
+  is.
 """
 
 import asyncio
@@ -41,13 +42,13 @@ logger = logging.getLogger(__name__)
 
 _UPDATABLE = "labels"
 _UNMAPPED = 65534
-"""Whom the kernel shows as the owner of a file whose own one is mapped to none."""
+"""The owner that the kernel shows for a file whose real owner has no place in the map."""
 
 
 class ReadyError(errors.PermanentError):
     """The layer asked for is served from the store: there is nothing to unpack.
 
-    `chain_id` names it. containerd takes this (as AlreadyExists) for an answer.
+    `chain_id` names it. As AlreadyExists, this is the answer that containerd expects.
     """
 
     def __init__(self, chain_id: str) -> None:
@@ -59,8 +60,8 @@ class Snapshotter:
     """All snapshots below one root folder.
 
     `lookup` is None where there is no store: then this is a plain overlayfs
-    snapshotter. `known` recognises those who ask for layers of the store. `options` are
-    overlay options for every mount (`index=off`).
+    snapshotter. `known` finds out who asks for a layer of the store. `options` are overlay
+    options for every mount (`index=off`).
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class Snapshotter:
         self._folders = places
         self._layers = mounted
         self._options = tuple(options)
-        # Also of one that has no record: what is shown by its number has its owners.
+        # Also the numbers of folders without a record: a mapped folder of such a number would show
+        # the owners of another namespace.
         used = places.ids() | mapped.ids()
         self._ids = overlay_folders.Ids(max(database.read.last_id(), *used, 0))
         self._store = (
@@ -90,8 +92,8 @@ class Snapshotter:
             else None
         )
         self._cleaning = asyncio.Lock()
-        # For files of the local disk; one thread each, so one at a time, and a long
-        # removal does not hold up the counting.
+        # Both work on files of the local disk. Each has one thread of its own, so that a long
+        # removal does not delay the counting.
         self._removing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="removing")
         self._counting = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="counting")
         self._counted: dict[int, tuple[float, int, int]] = {}
@@ -99,7 +101,7 @@ class Snapshotter:
         """Its `run` makes folders ahead; without it they are made when they are needed."""
 
     def close(self) -> None:
-        """Stop counting and removing; what is left is removed after the next start."""
+        """Stop counting and removing; files that are left are removed after the next start."""
         self._folders.stopped.set()
         self.stock.close()
         self._removing.shutdown(wait=False, cancel_futures=True)
@@ -108,7 +110,7 @@ class Snapshotter:
     async def prepare(
         self, key: str, parent: str, labels: Mapping[str, str]
     ) -> list[overlay.Mount]:
-        """A writable snapshot on `parent` ("": on nothing).
+        """Create a writable snapshot on `parent` ("" for none), and return its mounts.
 
         Raises ReadyError, ExistsError, NotFoundError, InvalidError, UnavailableError.
         """
@@ -118,7 +120,7 @@ class Snapshotter:
         return await self._create(metadata.ACTIVE, key, parent, labels)
 
     async def view(self, key: str, parent: str, labels: Mapping[str, str]) -> list[overlay.Mount]:
-        """A read-only snapshot of `parent`; errors as in `prepare`, but ReadyError."""
+        """Create a read-only snapshot of `parent`. Raises as `prepare`, except for ReadyError."""
         return await self._create(metadata.VIEW, key, parent, labels)
 
     async def mounts(self, key: str) -> list[overlay.Mount]:
@@ -135,11 +137,11 @@ class Snapshotter:
         return self._mounts(snapshot, lowers)
 
     async def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
-        """Make an active snapshot a parent for others. Counts no files: see `usage`."""
+        """Make an active snapshot a parent for others. Its files are counted later, by `usage`."""
         await self._database.write(lambda change: change.commit(name, key, labels))
 
     async def remove(self, key: str) -> None:
-        """Forget a snapshot; its files go in `cleanup`."""
+        """Delete the record of a snapshot; `cleanup` deletes its files."""
         snapshot = await self._database.write(lambda change: change.remove(key))
         self._counted.pop(snapshot.id, None)
 
@@ -180,9 +182,10 @@ class Snapshotter:
         return await self._database.write(change)
 
     async def usage(self, key: str) -> tuple[int, int]:
-        """Bytes and inodes on the local disk; a store's layer has none here.
+        """Bytes and inodes on the local disk; a layer of the store has none there.
 
-        An active snapshot is counted at most every ten times the time it takes.
+        After an active snapshot was counted, the result is used for ten times as long as the
+        counting took.
         """
         snapshot = self._database.read.get(key)
         if snapshot.diff_id is not None:
@@ -208,12 +211,12 @@ class Snapshotter:
         return size, inodes
 
     async def give_up(self, diff_id: str) -> None:
-        """Let go of what stands on a layer whose bytes are not what was built."""
+        """Give up all snapshots on a layer whose bytes are not those that were built."""
         if self._store is not None:
             await self._store.give_up(diff_id)
 
     async def cleanup(self) -> None:
-        """Remove the files of forgotten snapshots and unmount layers that none refers to."""
+        """Delete the files of removed snapshots, and unmount layers that no snapshot refers to."""
         async with self._cleaning:
             loop = asyncio.get_running_loop()
             present = await loop.run_in_executor(self._removing, self._folders.ids)
@@ -235,10 +238,10 @@ class Snapshotter:
             )
 
     async def keep_tidy(self, pause: float) -> None:
-        """Clean up after the start, and as often again as idle layers had to stay mounted.
+        """Clean up after the start, and again whenever unused layers had to stay mounted.
 
-        containerd calls Cleanup only after it has removed snapshots: a layer that a
-        container still used then would stay for ever. Where nothing stays, nothing runs.
+        containerd calls Cleanup only after it has removed snapshots: a layer that a container
+        still used at that moment would stay mounted for ever. Where none stays, nothing runs.
         """
         while True:
             self._layers.untidy.clear()
@@ -247,7 +250,7 @@ class Snapshotter:
             await asyncio.sleep(pause)
 
     async def keep_checking(self, seconds: float) -> None:
-        """Look for damaged layers about every so many seconds; for ever, 0: never."""
+        """Look for damaged layers, about every `seconds`, for ever; 0: never."""
         if self._store is not None and seconds:
             await self._store.damaged.run(seconds)
         await asyncio.Event().wait()
@@ -286,11 +289,11 @@ class Snapshotter:
     def _wanted_maps(
         self, labels: Mapping[str, str], chain: Sequence["_Lower"]
     ) -> id_ranges.IdMaps | None:
-        """How the files below a new snapshot are to be owned; raises InvalidError.
+        """The ID maps for the files below a new snapshot; None for no map. Raises InvalidError.
 
-        A containerd that does not know of the capability `remap-ids` makes a copy of the image with
-        the owners of the user namespace, and asks for a snapshot on that, with the same labels.
-        The copy is known by its root folder, which belongs to the namespace's root.
+        A containerd that does not know the capability `remap-ids` makes a copy of the image with
+        the owners of the user namespace, and then asks for a snapshot on the copy, with the same
+        labels. A copy is recognised by its root folder, which belongs to the namespace's root.
         """
         try:
             maps = id_ranges.of_labels(labels)
@@ -320,10 +323,10 @@ class Snapshotter:
             raise store_layers.UnavailableError(str(error)) from error
 
     def _set_owner(self, id_: int, lowers: Sequence[str], maps: id_ranges.IdMaps | None) -> None:
-        """Give a new snapshot's own root the owner that the image's root has in there."""
+        """Give the root of a new snapshot the owner that the image's root has in the namespace."""
         if lowers:
             self._folders.set_owner(id_, lowers[0])
-        # An image's root may belong to one who has no place in the namespace.
+        # The owner of the image's root may have no place in the namespace.
         if maps and (not lowers or _UNMAPPED in self._folders.owner(id_)):
             self._folders.give(id_, maps.root)
 
@@ -365,7 +368,7 @@ class Snapshotter:
         ]
 
     async def _sound_chain(self, parent: str) -> Sequence[metadata.Link]:
-        """What is below a snapshot on `parent`, topmost first: nothing to mount that is damaged."""
+        """The chain below a snapshot, topmost first; layers to mount are checked for damage."""
         chain = self._chain(parent)
         missing = self._layers.missing(_stored(chain)) if self._store is not None else []
         if not missing or self._store is None:
@@ -393,7 +396,7 @@ class Snapshotter:
 
 
 class _Lower(NamedTuple):
-    """A folder of a chain, and what is recorded of it."""
+    """A folder of a chain, and its record."""
 
     path: str
     link: metadata.Link

@@ -1,14 +1,14 @@
 """What UCloud's five actions do in a cluster: image caches, a second tag, and a switch.
 
-The whole state is in the cluster's objects, so any controller may answer, and a restarted one
-continues. An image is an ImageCache object. Its other name is pushed when it is Ready
-(agent.ucloud.alias_push), and the object then holds both names. In the namespaces that it serves,
-a pod that runs the other name finds the image before its pull. Elsewhere the registry is asked
-first, and the layers are then from the store.
+All state is in objects of the cluster, so any replica of the controller can answer, and a restarted
+one continues. An accelerated image is an ImageCache object. When it is Ready, its other name (the
+target) is pushed to the registry (agent.ucloud.alias_push), and the object then has both names. In
+the namespaces that the cache serves, a pod that runs the target finds the image present. In others
+the kubelet asks the registry first, and the layers then come from the store.
 
-There is one operation at a time, as in UCloud's cloud: the script polls until it has ended. A
-deletion that waits for nodes is reported as an error after a while and continues by itself.
-From then on it does not block the next operation.
+There is one operation at a time, as in UCloud's cloud: the script polls until it has ended. If a
+deletion waits for nodes, it is reported as an error after a while and continues in the background;
+from then on it does not block the next operation.
 """
 
 import asyncio
@@ -34,17 +34,17 @@ class Images(Protocol):
         """The image caches that this API has created."""
 
     async def create(self, name: str, original: str, target: str) -> None:
-        """Create an image cache; one of this name is built again."""
+        """Create an image cache; an existing one of this name is built again."""
 
     async def delete(self, each: accelerated_images.Accelerated) -> None:
-        """Delete an image cache; it is gone some time later."""
+        """Begin to delete an image cache."""
 
     async def mark_reported(self, each: accelerated_images.Accelerated, *, reported: bool) -> None:
-        """Note whether the error that its deletion waits was reported."""
+        """Note whether it was reported as an error that its deletion waits."""
 
 
 class Activation(Protocol):
-    """The switch of a cluster (activation.Activation). Each method may raise AgentError."""
+    """The switch for the whole cluster (activation.Activation). Methods may raise AgentError."""
 
     async def has_leader(self) -> bool:
         """Whether a controller leads: without one nothing is built and nothing deleted."""
@@ -63,7 +63,7 @@ class Lock(Protocol):
     """The right to begin an operation (operation_lock.OperationLock)."""
 
     def held(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Be the only one in the cluster for the time of the context; raise Taken."""
+        """Hold the lock while in the context; raise Taken where another process holds it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Store:
 
 
 class Actions:
-    """The actions."""
+    """Carries out the five actions."""
 
     def __init__(
         self,
@@ -94,14 +94,14 @@ class Actions:
         self._lock = asyncio.Lock()
 
     async def do(self, request: protocol.Request) -> protocol.Situation | None:
-        """Do what is asked, or begin it; only Get returns a situation.
+        """Do what is requested, or begin it. Only Get returns a situation.
 
         Raises protocol.ApiError.
         """
         try:
             if isinstance(request, protocol.Get):
                 return await self._look()
-            # Requests to this process wait for each other; those to others find the lock taken.
+            # Requests to this process wait for each other; requests to other replicas are refused.
             async with self._lock, self._cluster_lock.held():
                 await self._change(request)
         except operation_lock.Taken as error:

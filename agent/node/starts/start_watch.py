@@ -1,9 +1,9 @@
-"""Observing one start: what of the image's layer files comes into memory, look by look.
+"""Observes one start: which parts of the image's layer files come into memory, look by look.
 
-Before the start the files are to be out of memory, or it does not show what the start reads:
-a layer of which more than a little is there already is not observed. While another container uses
-one of the layers, what is in memory is noted again and again until this image's own container
-runs, so that what the other one reads is not taken for this start's.
+A start shows what it reads only of files that were not in memory before. So a layer of which more
+than a little is in memory already is not observed. While another container uses one of the layers,
+the state of memory is noted again and again until the image's own container runs: what the other
+container reads does not count as read by this start.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from agent.node.health import node_root
 logger = logging.getLogger(__name__)
 
 _COLD = 16
-"""Units (1 MiB) of a layer that may be in memory before: what a mount reads, and small layers."""
+"""Units (1 MiB in all) of a layer that may be in memory before: a mount reads as much."""
 
 
 class Node(node_root.Rooted, Protocol):
@@ -32,10 +32,11 @@ class Node(node_root.Rooted, Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds. `soon` and `later` are the pauses between looks in the first `first` seconds and
-    after; `patience` is how long a container is waited for, `calm` for how long nothing new is to
-    be read before the start counts as over, `longest` when it does at the latest, `deadline` what
-    one look may take.
+    """Times in seconds.
+
+    `soon` is the pause between looks in the first `first` seconds, `later` the pause after these.
+    The watch waits `patience` for a container. A start is over when nothing new was read for
+    `calm`, and after `longest` at the latest. One look may take `deadline`.
     """
 
     soon: float = 0.5
@@ -48,16 +49,17 @@ class Timing:
 
 
 Bits = Mapping[str, int]
-"""Units in memory by layer: a number whose bit n stands for unit n."""
+"""Which units of each layer: by diff ID a number, whose bit n stands for unit n."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Observation:
-    """`before` is what was in memory before the start, `looks` what came with each look.
+    """What was seen of one start.
 
-    Only `cold` layers show what the start has read. `started` is False where no container came,
-    or one ran already. `used` is what was read of all that is in memory; None where the kernel
-    does not distinguish that from what it has read ahead by itself.
+    `before` was in memory before the start; each of `looks` has what was new then. Only `cold`
+    layers show what the start has read. `started` is False where no container came, or one ran
+    already. `used` is what programs have read of all that is in memory; it is None where the kernel
+    does not tell that from what it has read ahead by itself.
     """
 
     before: Bits
@@ -67,7 +69,7 @@ class Observation:
     used: Bits | None = None
 
     def of_profile(self) -> list[dict[str, list[int]]]:
-        """The looks for start_profiles.make; the first has what the mount has read, too."""
+        """The looks for start_profiles.make; the first one includes what the mount has read."""
         return [
             {layer: units_of(look[layer] & self._mask(layer)) for layer in self.cold}
             for look in (self.before, *self.looks)
@@ -134,9 +136,9 @@ class StartWatch:
         return [f"sha256:{name}" for name in names]
 
     async def observe(self, layers: Sequence[str], foreseen: Bits | None = None) -> Observation:
-        """Observe the start of an image of these layer files, which is about to come.
+        """Observe the next start of an image with these layer files, and return when it is over.
 
-        `foreseen` is being read ahead meanwhile: that it is in memory does not count.
+        The units of `foreseen` are read ahead meanwhile: they may be in memory of a cold layer.
         Raises OSError and AgentError where the store or the kernel does not answer.
         """
         if not self._node.root:
@@ -165,7 +167,7 @@ class StartWatch:
         return Observation(before.units, looks, cold, started=True, used=await self._used(layers))
 
     async def _used(self, layers: Sequence[str]) -> Bits | None:
-        """What of the layers was read; None where the kernel does not say."""
+        """The units of the layers that programs have read; None where the kernel does not say."""
         names = [layer.removeprefix("sha256:") for layer in layers]
         try:
             used = await self._pool.call(
@@ -183,7 +185,7 @@ class StartWatch:
     async def _next(
         self, look_at: Callable[..., Awaitable[_Look]], *, until: float
     ) -> _Look | None:
-        """The next look while a container is waited for; None where it is waited for too long."""
+        """Wait, then look whether the container runs; None after the time `until`."""
         now = asyncio.get_running_loop().time()
         if now >= until:
             return None
@@ -194,7 +196,7 @@ class StartWatch:
     async def _follow(
         self, look_at: Callable[..., Awaitable[_Look]], before: Bits, look: _Look
     ) -> list[Bits]:
-        """Look until nothing new has come for a while, or the container has ended."""
+        """Look until nothing new was read for a while, or the container has ended."""
         loop = asyncio.get_running_loop()
         started = changed = loop.time()
         known = dict(before)
@@ -234,5 +236,5 @@ class StartWatch:
 
 
 def foreseen_by(profile: start_profiles.Profile) -> Bits:
-    """What a profile says, as bits."""
+    """The units of a profile, as bits."""
     return {layer: bits_of(profile.units_of(layer)) for layer in profile.layers}

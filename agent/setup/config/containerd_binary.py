@@ -1,7 +1,7 @@
-"""Asks a containerd binary: its release, and what it makes of a configuration.
+"""Runs a containerd binary to learn its release, and how it understands a configuration.
 
-`enter` is what stands before the command where the binary is the node's and this
-process is in a container (agent.setup.node.host).
+`enter` is a prefix of the command: it runs the node's binary from within a container
+(agent.setup.node.host).
 """
 
 import pathlib
@@ -20,7 +20,7 @@ _RELEASE = re.compile(r"\bv?(\d+)\.(\d+)(?:\.\d+|\b)")
 
 
 class ContainerdError(errors.PermanentError):
-    """A containerd binary did not answer; `command` is what was run, `reason` what it said."""
+    """A containerd binary failed: `command` was run, `reason` is its message or the error."""
 
     def __init__(self, command: str, reason: str) -> None:
         super().__init__(f"`{command}`: {reason}")
@@ -29,7 +29,7 @@ class ContainerdError(errors.PermanentError):
 
 
 def parse_release(text: str) -> settings_view.Release:
-    """The release in what `containerd --version` prints, or in a plain `2.1`."""
+    """The release in the output of `containerd --version`, or in a plain `2.1`."""
     match = _RELEASE.search(text)
     if match is None:
         raise ContainerdError("containerd --version", f"no release in {text[:100]!r}")
@@ -42,11 +42,12 @@ def release_of(binary: str, *, enter: Sequence[str] = ()) -> settings_view.Relea
 
 
 def running(socket_path: str) -> str | None:
-    """The program of the containerd that listens on a socket, by the node's own path.
+    """The path on the node of the containerd program that listens on a socket.
 
-    It is the one whose configuration is to change, wherever PATH leads. None where no process
-    of this PID namespace listens there. The name of a program that was replaced while it ran is
-    that of its successor, which reads the configuration at the next start.
+    PATH may lead to another containerd, but this one reads the configuration that is to change.
+    None where no process of this PID namespace listens there. Where the program's file was
+    replaced by an upgrade while it runs, this is the path of the new file: that one reads the
+    configuration at the next start.
     """
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -67,7 +68,7 @@ def dump(binary: str, main: str, *, enter: Sequence[str] = ()) -> str:
 
 
 def view_of_dump(text: str, release: settings_view.Release) -> settings_view.View:
-    """What a dump means."""
+    """The view of a configuration from the output of `dump`."""
     return settings_view.view(
         settings_view.File(settings_view.Path("/containerd config dump"), text), [], release
     )

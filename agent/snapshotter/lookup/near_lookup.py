@@ -1,13 +1,13 @@
-"""What this node has itself is served without the store; for the rest the store is asked.
+"""Finds layers among the copies of this node first, and only then in the store.
 
-The node's agent copies layers, and mirrors the records of the images that it serves, to the folder
-`local` of the snapshotter's root, laid out as a store is. A chain whose records and copies are all
-there is answered from it: no request goes to the server, and one that hangs delays nothing. The
-records are held to the same rules as the store's. What they do not say, or do not permit, is
-asked of the store: it may know of more since.
+The node's agent copies layers, and the records of the images that it serves, into the folder
+`local` of the snapshotter's root, which has the layout of a store. If all records and copies of a
+chain are there, it is served from them: no request goes to the server, and a server that hangs
+delays nothing. The same rules hold for these records as for the store's. Where they lack something,
+or do not permit the request, the store is asked, as its records may have changed since.
 
-No deletion in the store waits for a copy, so a mount of one needs no second look (see
-agent.snapshotter.store_layers).
+Deletions in the store do not wait for copies. So after the mount of a copy the store is not asked
+again whether the layer is still there (see agent.snapshotter.store_layers).
 """
 
 import asyncio
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 _IDENTIFIED_SECONDS = 30.0
 _MOST = 1000
-"""Layers of a chain. A damaged record might name itself as the one below."""
+"""Most layers of a chain: a damaged record might name itself as the layer below."""
 
 
 class NearLookup:
     """Looks in the folder of local copies `folder`, then asks `store`.
 
-    Without `refuses_marked`, what the agent says of wrong bytes does not count.
+    Without `refuses_marked`, layers are served although the agent has read wrong bytes of them.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class NearLookup:
 
     @property
     def verified(self) -> verification.Verification | None:
-        """See answers.Lookup; so are the others."""
+        """See answers.Lookup, as for the other methods."""
         return self._store.verified
 
     def path(self, diff_id: str) -> pathlib.Path:
@@ -68,7 +68,7 @@ class NearLookup:
         return self._store.path(diff_id)
 
     def is_out_of_reach(self, diff_ids: Iterable[str]) -> bool:
-        """Whether one of some layers has no copy, and the store is not asked at the moment."""
+        """Whether any of these layers has no copy, while a failed store is not asked."""
         left = (each for each in diff_ids if not self._layout.layer(each).exists())
         return self._store.is_out_of_reach(left)
 
@@ -96,7 +96,7 @@ class NearLookup:
     async def _find_here(
         self, chain_id: str, requester: layer_permissions.Requester, *, whole: bool
     ) -> answers.Hit | None:
-        """What the node's own records and copies say; None where they are not complete."""
+        """Look a chain ID up among the node's copies; None where something of it is missing."""
         name = digests.hex_of(chain_id)
         rows = await self._call("find_chains", str(self._layout.root), name, _MOST if whole else 1)
         if rows is None or not await self._is_identified():
@@ -112,7 +112,7 @@ class NearLookup:
         return answers.Hit(tuple(layers))
 
     async def _is_identified(self) -> bool:
-        """Whether the records are of a store that may be served from here."""
+        """Whether the copied records belong to a store that this node may serve."""
         now = asyncio.get_running_loop().time()
         if now < self._identified_until:
             return True
@@ -131,7 +131,7 @@ class NearLookup:
         return await self._store.damaged(diff_ids)
 
     async def tree(self, diff_id: str, size: int) -> device_mapper.Tree | None:
-        """What a layer is verified by: its copy by the node's own record."""
+        """The hash tree that a layer is verified by; that of a copy is in the node's own record."""
         if self.verified is None:
             return None
         if self._layout.layer(diff_id).exists():
@@ -144,7 +144,7 @@ class NearLookup:
         return await self._store.tree(diff_id, size)
 
     def _has_marked(self, hit: answers.Hit) -> bool:
-        """Whether the agent has lately read wrong bytes of a layer from the store."""
+        """Whether the agent has recently read wrong bytes of one of the layers from the store."""
         return any(self._is_marked(layer.diff_id) for layer in hit.layers)
 
     def _is_marked(self, diff_id: str) -> bool:
