@@ -174,9 +174,7 @@ class PullTable:
         """The images that cost most, the sum of all others, and the hour in which it began."""
         return slices.run_nowait(self.listing(most=most))
 
-    def listing(
-        self, *, most: int
-    ) -> Generator[None, None, tuple[list[Row], Row, int | None]]:
+    def listing(self, *, most: int) -> Generator[None, None, tuple[list[Row], Row, int | None]]:
         """The same in slices."""
         seconds: list[tuple[float, str]] = []
         for number, row in enumerate(list(self._rows.values())):

@@ -59,7 +59,7 @@ class Observation:
     `before` was in memory before the start; each of `looks` has what was new then. Only `cold`
     layers show what the start has read. `started` is False where no container came, or one ran
     already. `used` is what programs have read of all that is in memory; it is None where the kernel
-    does not tell that from what it has read ahead by itself.
+    does not distinguish that from what it has read ahead by itself.
     """
 
     before: Bits
