@@ -86,7 +86,7 @@ class Cached:
             self._verdicts[image] = verdict
 
     def verdict(self, image: str) -> Verdict | None:
-        """CACHED, BUILDING, FAILED, or None for an image that no cache has; a normalised reference."""
+        """The state of an image, a normalised reference; None where no cache has it."""
         name, at, digest = image.partition("@")
         pinned = f"{_without_version(name)}{at}{digest}" if at else image
         return self._verdicts.get(image) or self._verdicts.get(pinned)

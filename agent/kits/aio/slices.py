@@ -1,4 +1,4 @@
-"""Work of a moment or more in the event loop: a generator that yields where others may have a turn."""
+"""Longer work in the event loop: a generator that yields wherever others may have a turn."""
 
 import asyncio
 from collections.abc import Generator
