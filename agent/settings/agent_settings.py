@@ -87,8 +87,8 @@ class Agent(daemon_settings.Daemon):
     ] = ""
     warm_spread: Annotated[
         float,
-        "Within which the copying of warm images begins, at a random time on each node: many nodes"
-        " that start at once do not all read from the store at once.",
+        "Copying of warm images begins at a random time within so many seconds, so that many"
+        " nodes that start together do not all read from the store at once.",
     ] = 120.0
     local: setting_types.Local = "after-start"
     local_bytes: Annotated[
@@ -98,12 +98,13 @@ class Agent(daemon_settings.Daemon):
     ] = "20%"
     local_free: Annotated[
         str,
-        "What stays free on that file system; below, copies are removed. Keep it above the"
-        " kubelet's own thresholds: eviction at 15% and garbage collection of images at 15%.",
+        "What stays free on that file system; when less is free, copies are removed. Keep it"
+        " above the kubelet's own thresholds: eviction at 15% and garbage collection of images at"
+        " 15%.",
         setting_types.Share,
     ] = "20%"
     local_rate: Annotated[
-        str, "Bytes a second that are copied at most; 0: no bound.", setting_types.Quantity
+        str, "Most bytes that are copied in a second; 0: no limit.", setting_types.Quantity
     ] = "100Mi"
     copied_mounts: Annotated[
         pathlib.Path | None,
@@ -142,10 +143,11 @@ class Agent(daemon_settings.Daemon):
         " its next starts; off: neither.",
     ] = "on"
     read_ahead_bytes: Annotated[
-        int, "At most so many bytes are read ahead of the start of one image."
+        int, "Most bytes that are read ahead of the start of one image."
     ] = 512 << 20
     read_ahead_requests: Annotated[
-        int, "Requests to the store at the same time, of all that is read ahead on this node."
+        int,
+        "Most requests to the store at the same time, for everything that this node reads ahead.",
     ] = 16
 
     @property

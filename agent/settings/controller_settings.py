@@ -146,7 +146,7 @@ class Controller(daemon_settings.Daemon):
     ] = 600.0
     tag_rate: Annotated[
         float,
-        "Tags that are looked up in a second, at all registries together, at most.",
+        "Most tags that are looked up in a second, at all registries together.",
         setting_types.Rate,
     ] = 20.0
     push_listen: Annotated[
@@ -156,7 +156,7 @@ class Controller(daemon_settings.Daemon):
     ] = ""
     push_tokens: Annotated[
         pathlib.Path | None,
-        "File with the tokens, one a line, of which a notification must have one.",
+        "File with tokens, one on each line; a notification must have one of them.",
     ] = None
     push_tls: Annotated[
         pathlib.Path | None,
@@ -164,15 +164,16 @@ class Controller(daemon_settings.Daemon):
     ] = None
     serve_stale: Annotated[
         str,
-        "What pods get of a tag that has moved: the cached image until-rebuilt, for a time (for"
-        " 10m) or never (an ordinary pull meanwhile), or always (the cache is not built again);"
-        " empty: until-rebuilt, and always for caches in a cloud's dialect.",
+        "What pods get when a tag has moved: the cached image until it is built again"
+        " (until-rebuilt), for a time (for 10m), never (an ordinary pull meanwhile), or always"
+        " (the cache is not built again); empty: until-rebuilt, but always for caches in a"
+        " cloud's dialect.",
         setting_types.ServeStale,
     ] = ""
     pull_images: Annotated[
         int,
-        "Images of which it is kept what their pulls cost, for `uimgacc advise`: from the kubelets'"
-        " events, in the ConfigMap uimgacc-pulls; 0: no event is read.",
+        "For how many images the costs of pulls are kept, for `uimgacc advise`: they are read"
+        " from kubelets' events and written to the ConfigMap uimgacc-pulls; 0: no event is read.",
     ] = 2000
     ca: Annotated[
         pathlib.Path | None,
@@ -180,31 +181,31 @@ class Controller(daemon_settings.Daemon):
     ] = None
     auto_caches: Annotated[
         int,
-        "Automatic caches that may exist, 0: none; -1: no limit but those of a namespace and of"
-        " bytes. Beyond, those are deleted that could not be built, then those that were not used"
-        " for the longest, of the namespace that has the most.",
+        "Most automatic caches; 0: none, -1: no limit except those for a namespace and in bytes."
+        " Above it, caches that could not be built are deleted first, then the least recently"
+        " used ones of the namespace that has the most.",
     ] = -1
     auto_namespace_caches: Annotated[
         int,
-        "Automatic caches of one namespace that may exist; beyond, they go as with `auto_caches`.",
+        "Most automatic caches of one namespace; above it, they are deleted as with `auto_caches`.",
     ] = 500
     auto_bytes: Annotated[
         str,
-        "What all automatic caches may take in the store together, a layer that several have"
-        " counted for each; beyond, the namespace that has the most gives up those that were not"
-        " used for the longest. 0: no limit.",
+        "What all automatic caches may take in the store together; a layer counts once for each"
+        " cache that has it. Above it, the least recently used caches of the namespace that takes"
+        " the most are deleted. 0: no limit.",
         setting_types.Quantity,
     ] = "10Ti"
     auto_factor: Annotated[
         float,
-        "So many times what its images have at the registry, compressed, an automatic cache may"
-        " take in the store, where that is more than 30 GiB; 0: never more.",
+        "An automatic cache may take so many times the compressed size of its images at the"
+        " registry, where that is more than 30 GiB; 0: 30 GiB at most.",
     ] = 3.0
     auto_share: Annotated[
         str,
-        "What the automatic caches of one namespace may take in the store together; beyond, those"
-        " are deleted that were not used for the longest. One that needs more than 30 GiB is not"
-        " built beyond it (with 0, none of these is, and none is deleted).",
+        "What the automatic caches of one namespace may take in the store together; above it, the"
+        " least recently used are deleted. A cache that needs more than 30 GiB is not built if"
+        " that would exceed this value. With 0, no such cache is built, and none is deleted.",
         setting_types.Quantity,
     ] = "1Ti"
     auto_native: Annotated[

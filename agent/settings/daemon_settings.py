@@ -13,7 +13,7 @@ class Daemon:
 
     kubeconfig: Annotated[
         pathlib.Path | None,
-        "Kubeconfig file for the API server; empty: by the service account of this pod.",
+        "Kubeconfig file for the API server; empty: the service account of this pod is used.",
     ] = None
     service_account: Annotated[
         pathlib.Path,
@@ -23,6 +23,7 @@ class Daemon:
     api_seconds: Annotated[float, "How long the API server may take for one answer."] = 10.0
     stop_seconds: Annotated[
         float,
-        "How long a clean stop may take; then the process ends itself, which harms nothing.",
+        "How long a clean stop may take; after that the process exits at once, which harms"
+        " nothing.",
     ] = 10.0
     verbose: Annotated[bool, "Log routine as well."] = False

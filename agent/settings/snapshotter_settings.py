@@ -49,10 +49,10 @@ class Snapshotter:
     mount_seconds: Annotated[float, "How long one mount may take."] = 10.0
     verify: Annotated[
         Literal["off", "copy", "always"],
-        "Bytes of layers that are verified: none (off), those of a whole layer when its local copy"
-        " is made (copy; see UIMGACC_LOCAL), or each block as well when it is read (always), which"
+        "Which bytes of layers are verified: none (off); all of a layer when its local copy is"
+        " made (copy; see UIMGACC_LOCAL); or each block as well when it is read (always), which"
         " needs dm-verity in the node's kernel. Layers without a hash tree are then not served;"
-        " `uimgacc store verity` makes them.",
+        " `uimgacc store verity` makes the trees.",
     ] = "copy"
     verify_seconds: Annotated[
         float, "Pause between two looks at which layers have failed verification."
