@@ -119,6 +119,24 @@ class Field:
             raise self.error(f"expected {bounds}, not {value}")
         return value
 
+    def label_selector(self) -> str:
+        """A label selector in the form of a request: a=b,c in (d,e),!f; "" for an absent one."""
+        parts = [f"{key}={value}" for key, value in self.get("matchLabels").labels().items()]
+        for each in self.get("matchExpressions").items():
+            key, values = each.get("key").text(), ",".join(each.get("values").texts())
+            match each.get("operator").text():
+                case "In":
+                    parts.append(f"{key} in ({values})")
+                case "NotIn":
+                    parts.append(f"{key} notin ({values})")
+                case "Exists":
+                    parts.append(key)
+                case "DoesNotExist":
+                    parts.append(f"!{key}")
+                case other:
+                    raise each.get("operator").error(f"not known: {other}")
+        return ",".join(parts)
+
 
 def document(value: object) -> Field:
     """A whole document, which must be a mapping."""

@@ -224,3 +224,73 @@ def test_people_get_one_sentence_and_the_chain(api, why) -> None:
     assert first == f"{api.namespace}/app: pulled as usual: it asks for no image cache."
     assert (empty, chain[0].split()[:2]) == ("", ["no", "asks"])
     assert "\x1b" not in result.stdout
+
+
+def test_of_a_workload_the_newest_pod_is_explained(api, why) -> None:
+    labels = {"app": "web"}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+    }
+    body = {
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"matchLabels": labels}, "template": template},
+    }
+    api.create(rest_client.DEPLOYMENTS, body, namespace=api.namespace)
+    where = ["-n", api.namespace]
+
+    result = RUNNER.invoke(commands.app, ["why", "deploy/web", *where])
+    assert (result.exit_code, "deployments/web has no pod now" in result.output) == (3, True)
+
+    api.pod("other", "n")
+    api.pod("web-1", "n", labels=labels)
+    result = RUNNER.invoke(commands.app, ["why", "deploy/web", *where, "--json"])
+    assert json.loads(result.stdout)["pod"]["name"] == "web-1"
+
+    result = RUNNER.invoke(commands.app, ["why", "deploy/none", *where])
+    assert (result.exit_code, "no deployments/none" in result.output) == (3, True)
+
+
+def about(subject: str) -> dict[str, Any]:
+    result = RUNNER.invoke(commands.app, ["why", subject, "--json"])
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+def test_an_image_is_explained_by_the_caches_and_policies_that_name_it(api, why) -> None:
+    repository = f"registry.example.com/{api.namespace}/app"
+    image = f"{repository}:1"
+    assert about(image)["verdict"] == "not_cached"
+    policy = {
+        "metadata": {"name": f"p-{api.namespace}"},
+        "spec": {"images": [f"{repository}*"], "budget": "1Gi"},
+    }
+    api.create(rest_client.IMAGE_CACHE_POLICIES, policy)
+    left = {"status": {"leftOut": [{"image": image, "reason": "OverBudget", "pullSeconds": 9}]}}
+    api.patch(rest_client.IMAGE_CACHE_POLICIES, f"p-{api.namespace}", left, subresource="status")
+
+    answer = about(image)
+    assert links(answer, "policy")[0]["text"] == f"p-{api.namespace} leaves it out: OverBudget"
+    assert links(answer, "cache")[0]["remedy"] == f"uimgacc create NAME --image {image}"
+
+    name = f"c-{api.namespace}"
+    version = "uimgacc.io/v1"
+    spec = {"images": [image]}
+    body = {"apiVersion": version, "kind": "ImageCache", "metadata": {"name": name}, "spec": spec}
+    api.create(rest_client.IMAGE_CACHES, body)
+    assert about(image)["verdict"] == "building"
+    assert about(f"{repository}:2")["because"].startswith("none of ")
+    assert f"{name} has {image}" in links(about(f"{repository}:2"), "cache")[0]["text"]
+
+    failed = {"status": {"phase": "Failed", "message": "the Secret team/none does not exist"}}
+    api.patch(rest_client.IMAGE_CACHES, name, failed, subresource="status")
+    answer = about(f"imc/{name}")
+    assert (answer["cache"], answer["verdict"]) == (name, "failed")
+    assert links(answer, "state")[0]["remedy"] == f"kubectl describe imagecaches.uimgacc.io {name}"
+
+    api.patch(rest_client.IMAGE_CACHES, name, {"status": {"phase": "Ready"}}, subresource="status")
+    assert about(image)["because"] == f"image cache {name} serves it"
+    result = RUNNER.invoke(commands.app, ["why", image])
+    assert result.stdout.splitlines()[0].startswith(f"{image}: cached: image cache {name}")
+    api.delete(rest_client.IMAGE_CACHES, name)
+    api.delete(rest_client.IMAGE_CACHE_POLICIES, f"p-{api.namespace}")

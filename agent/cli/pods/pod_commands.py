@@ -39,24 +39,30 @@ def match(
 @app.command()
 @output.reported
 def why(
-    pod: Annotated[str, typer.Argument(help="The pod's name, or NAMESPACE/NAME.")],
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="SUBJECT",
+            help="POD, NAMESPACE/POD, a workload as TYPE/NAME (deployment/web), an image"
+            " (registry.example.com/team/app:1), or imc/NAME.",
+        ),
+    ],
     namespace: Annotated[
-        str, typer.Option("-n", "--namespace", help="The pod's namespace.")
+        str, typer.Option("-n", "--namespace", help="The namespace of the pod or workload.")
     ] = "default",
     kubeconfig: options.Kubeconfig = "",
     system: options.System = keys.NAMESPACE,
     as_json: options.Json = False,
 ) -> None:
-    """Say why a pod was accelerated, or was not.
+    """Say why a pod was accelerated, or was not; why an image is cached, or is not.
 
-    One sentence, then the evidence: whether it asks, its runtime, its node, the cache that matches
-    or the nearest miss, what the agent of its node did, events, what was saved. Needs no more than
-    to read the pod; what else may not be read is said.
+    One sentence, then the evidence. Of a pod, or of the newest one of a workload: whether it asks,
+    its runtime, its node, the cache that matches or the nearest miss, what the agent of its node
+    did, events, what was saved. Of an image: the caches and policies that name it, and what its
+    pulls cost. What may not be read is said.
     """
     from agent.cli import cluster_access
-    from agent.cli.pods import why_command
+    from agent.cli.pods import why_command, why_subject
 
-    named, slash, name = pod.partition("/")
     target = cluster_access.Target(kubeconfig=kubeconfig, namespace=system)
-    where, which = (named, name) if slash else (namespace, pod)
-    why_command.why(target, where, which, as_json=as_json)
+    why_command.why(target, why_subject.parse(subject, namespace), as_json=as_json)

@@ -329,10 +329,10 @@ def _matching(read: _Read) -> Iterator[Link]:
         mark = Mark.HOLDS if candidate.chosen else Mark.BROKEN
         yield Link(name="cache", mark=mark, text=text)
         if candidate.cache_id in by_id:
-            yield _state(by_id[candidate.cache_id])
+            yield state_of(by_id[candidate.cache_id])
     building = [each for each in evidence.caches or () if not each.state.serving]
     for each in building[:_CANDIDATES_SHOWN]:
-        yield _state(each)
+        yield state_of(each)
     if not selection.candidates and not building:
         yield Link(
             name="cache",
@@ -343,7 +343,8 @@ def _matching(read: _Read) -> Iterator[Link]:
         )
 
 
-def _state(cache: cache_object.CacheObject) -> Link:
+def state_of(cache: cache_object.CacheObject) -> Link:
+    """The link of a cache: its phase, and what its status says of it."""
     state = cache.state
     phase = state.phase.value if state.phase else "no phase"
     tags = ""

@@ -105,7 +105,7 @@ def _spec(field: manifests.Field) -> Spec:
         images=tuple(map(_normalised, patterns.texts())),
         excluded=tuple(map(_normalised, field.get("excludedImages").texts())),
         namespaces=frozenset(field.get("namespaces").texts()),
-        selector=_selector(field.get("namespaceSelector")),
+        selector=field.get("namespaceSelector").label_selector(),
         share=_share(field.get("minPullShare")),
         window=datetime.timedelta(days=_whole(field.get("windowDays"), 7, at_most=7)),
         budget=_budget(field.get("budget")),
@@ -126,25 +126,6 @@ def _normalised(pattern: str) -> str:
         return str(images.parse_reference(pattern))
     except images.ImageReferenceError:
         return pattern
-
-
-def _selector(field: manifests.Field) -> str:
-    """A label selector in the form of a request: a=b,c in (d,e),!f."""
-    parts = [f"{key}={value}" for key, value in field.get("matchLabels").labels().items()]
-    for each in field.get("matchExpressions").items():
-        key, values = each.get("key").text(), ",".join(each.get("values").texts())
-        match each.get("operator").text():
-            case "In":
-                parts.append(f"{key} in ({values})")
-            case "NotIn":
-                parts.append(f"{key} notin ({values})")
-            case "Exists":
-                parts.append(key)
-            case "DoesNotExist":
-                parts.append(f"!{key}")
-            case other:
-                raise each.get("operator").error(f"not known: {other}")
-    return ",".join(parts)
 
 
 def _share(field: manifests.Field) -> float:
