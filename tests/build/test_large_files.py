@@ -23,6 +23,8 @@ SOURCE = random.Random(3)
 NOISE = SOURCE.randbytes(3 << 20)
 MIXED = b"".join(SOURCE.choice([bytes(50_000), SOURCE.randbytes(50_000)]) for _ in range(60))
 TEXT = b"".join(b"line %d\n" % number for number in range(200_000))
+LITTLE = (NOISE[:100_000] + NOISE[:31_072]) * 11 + NOISE[:200_000] + bytes(150_000)
+"""Extents that compress, in a file that as a whole does not save enough."""
 ODD = "SCHILY.xattr.user.k"
 
 
@@ -32,6 +34,7 @@ def entries() -> list[tars.Entry]:
         tars.file("d/small", b"small"),
         tars.file("d/noise", NOISE, uid=5, gid=6, mode=0o4750, mtime=0),
         tars.file("d/mixed", MIXED, mtime=7, pax={ODD: b"v"}),
+        tars.file("d/little", LITTLE),
         tars.link("d/link", "d/mixed"),
         tars.file("d/replaced", NOISE[1:]),
         tars.file("d/replaced", b"by a small one"),
@@ -46,6 +49,7 @@ CONTENTS = {
     "small": b"small",
     "noise": NOISE,
     "mixed": MIXED,
+    "little": LITTLE,
     "link": MIXED,
     "replaced": b"by a small one",
     "was small": TEXT,

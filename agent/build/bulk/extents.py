@@ -2,7 +2,9 @@
 
 So no more of a file is in memory than the extents at work, whatever its size, and all processors
 compress one file. Each extent is EROFS's unit of compression (a big pcluster): the kernel reads
-and decompresses it as a whole.
+and decompresses it as a whole. Of a file with a compressed extent it copies the plain ones, too;
+a file of plain extents alone it reads from the disk into the page cache, and copies nothing. So
+a file that saves little as a whole is stored plain altogether (`is_worth_it`).
 """
 
 import array
@@ -21,7 +23,10 @@ BLOCKS = SIZE // BLOCK
 WORTH = BLOCKS - BLOCKS // 8
 """Blocks that a compressed extent has at most; to save less costs readers more than it gives."""
 
-TOOLCHAIN = f"extents={SIZE >> 10}K,lz4-{lz4.library_version_string()}"
+_FILE_PERCENT = 70
+"""Of its blocks a file with compressed extents has at most."""
+
+TOOLCHAIN = f"extents={SIZE >> 10}K,files={_FILE_PERCENT}%,lz4-{lz4.library_version_string()}"
 """What determines the bytes; stands in the records of layers that have such files."""
 
 _ZEROS = bytes(BLOCK)
@@ -57,6 +62,17 @@ def pack(view: memoryview) -> Packed:
             buffers += [plain, _ZEROS[: -len(plain) % BLOCK]]
             blocks.append(count)
     return Packed([each for each in buffers if len(each)], blocks)
+
+
+def unpack(stored: bytes, size: int) -> bytes:
+    """The `size` bytes that a compressed extent had, of all of its blocks."""
+    # No compressed data begin with a zero: that would be a match without anything before it.
+    return lz4.block.decompress(stored.lstrip(b"\0"), uncompressed_size=size)
+
+
+def is_worth_it(stored: int, size: int) -> bool:
+    """Whether a file of `size` bytes that takes `stored` blocks has compressed extents."""
+    return stored <= -(-size // BLOCK) * _FILE_PERCENT // 100
 
 
 class Table:

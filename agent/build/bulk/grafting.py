@@ -46,8 +46,9 @@ class _Grafting:
         self._table = spooled.table
         self._file = spooled.finish()
         self._front = -(-image.stat().st_size // extents.BLOCK)
-        last = len(self._table) - 1
-        self._end = self._table.starts[last] + abs(self._table.blocks[last])
+        self._order = sorted(range(len(self._table)), key=self._table.starts.__getitem__)
+        """The extents as they lie in the file."""
+        self._end = self._end_of(self._order[-1])
         self._has_chunks = False
 
     def run(self) -> None:
@@ -68,7 +69,7 @@ class _Grafting:
     def _fill_front(self) -> None:
         """Have the last extents fill what the image leaves free; less than one stays free."""
         at, end = self._front, spool.FRONT // extents.BLOCK
-        for number in range(len(self._table) - 1, -1, -1):
+        for number in reversed(self._order):
             count = abs(self._table.blocks[number])
             if at + count > end:
                 return
@@ -79,7 +80,8 @@ class _Grafting:
 
     def _clear_front(self) -> None:
         """Move the first extents out of the image's place, to the end."""
-        for number, start in enumerate(self._table.starts):
+        for number in self._order:
+            start = self._table.starts[number]
             if start >= self._front:
                 rest = bytes((start - self._front) * extents.BLOCK)
                 spool.write_all(self._file, [rest], self._front * extents.BLOCK)
@@ -87,6 +89,9 @@ class _Grafting:
             self._end = max(self._end, self._front)
             self._move(number, self._end)
             self._end += abs(self._table.blocks[number])
+
+    def _end_of(self, number: int) -> int:
+        return self._table.starts[number] + abs(self._table.blocks[number])
 
     def _move(self, number: int, start: int) -> None:
         size = abs(self._table.blocks[number]) * extents.BLOCK

@@ -1,17 +1,20 @@
 """Where the data of a layer's large files are written while its tar streams.
 
 The spool becomes the layer file: room for the image of mkfs.erofs is left at its front, so that
-gigabytes are written once (`agent.build.bulk.grafting`). Whatever the number of threads, the
-same files give the same bytes.
+gigabytes are written once (`agent.build.bulk.grafting`). Whether a file is worth its compressed
+extents is known at its end: if not, these are unpacked, into the room that they had, and behind
+the file. Whatever the number of threads, the same files give the same bytes.
 """
 
 import concurrent.futures
 import dataclasses
 import errno
 import io
+import itertools
 import os
 import pathlib
 from collections import deque
+from typing import NamedTuple
 
 from agent.build import mkfs_erofs
 from agent.build.bulk import extents
@@ -30,6 +33,15 @@ class File:
     detour: detours.Detour
     first: int
     count: int
+
+
+class _Move(NamedTuple):
+    """A compressed extent: its blocks, and where its `size` bytes go."""
+
+    start: int
+    blocks: int
+    to: int
+    size: int
 
 
 _Work = tuple[bytearray, concurrent.futures.Future[extents.Packed]]
@@ -54,6 +66,9 @@ class Spool:
         self._spare: list[bytearray] = []
         """Batches that were written: memory that is reused does not fall to pieces."""
         self._waiting: deque[_Work] = deque()
+        self._unpacking: deque[concurrent.futures.Future[None]] = deque()
+        self._written = 0
+        """Files of which everything is written."""
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="bulk")
         self._file: io.FileIO | None = None
 
@@ -92,6 +107,8 @@ class Spool:
         """Wait until everything is written; the file, which is closed with the spool."""
         while self._waiting:
             self._write_next()
+        while self._unpacking:
+            self._unpacking.popleft().result()
         assert len(self.table) == self._promised
         return self._opened()
 
@@ -109,14 +126,62 @@ class Spool:
         for blocks in packed.blocks:
             self.table.add(self._end // extents.BLOCK, blocks)
             self._end += abs(blocks) * extents.BLOCK
-        at = self.table.starts[-len(packed.blocks)] * extents.BLOCK
+        self._put(packed.buffers, self.table.starts[-len(packed.blocks)])
+        self._spare.append(batch)
+        while self._unpacking and self._unpacking[0].done():
+            self._unpacking.popleft().result()
+        file = self.files[self._written]
+        if file.first + file.count == len(self.table):
+            self._written += 1
+            self._decide(file)
+
+    def _decide(self, file: File) -> None:
+        """Have the compressed extents of a file unpacked if it is not worth them."""
+        blocks = self.table.blocks
+        numbers = range(file.first, file.first + file.count)
+        stored = sum(map(abs, blocks[numbers.start : numbers.stop]))
+        if extents.is_worth_it(stored, file.detour.size):
+            return
+        for is_compressed, run in itertools.groupby(numbers, lambda number: blocks[number] < 0):
+            if is_compressed:
+                self._unpack(file, list(run))
+
+    def _unpack(self, file: File, run: list[int]) -> None:
+        """Have the pool unpack extents that follow one another, and note where they will be: the
+        first ones in the room that all of them had, the others at the end."""
+        starts, blocks = self.table.starts, self.table.blocks
+        moves = []
+        at, end = starts[run[0]], starts[run[-1]] - blocks[run[-1]]
+        for number in run:
+            size = min(extents.SIZE, file.detour.size - (number - file.first) * extents.SIZE)
+            count = -(-size // extents.BLOCK)
+            if at + count > end:
+                at = self._end // extents.BLOCK
+                end = at + len(run) * extents.BLOCKS
+            moves.append(_Move(starts[number], -blocks[number], at, size))
+            starts[number], blocks[number] = at, count
+            at += count
+            self._end = max(self._end, at * extents.BLOCK)
+        self._unpacking.append(self._pool.submit(self._move, moves))
+
+    def _move(self, moves: list[_Move]) -> None:
+        """Unpack extents of one run. The last one is the first: it is behind what is still to be
+        read, as none is smaller unpacked."""
+        for move in reversed(moves):
+            stored = os.pread(
+                self._opened().fileno(), move.blocks * extents.BLOCK, move.start * extents.BLOCK
+            )
+            plain = extents.unpack(stored, move.size)
+            self._put([plain, bytes(-move.size % extents.BLOCK)], move.to)
+
+    def _put(self, buffers: list[extents.Buffer], start: int) -> None:
+        """Write buffers from a block on; raise mkfs_erofs.DiskFull."""
         try:
-            write_all(self._opened(), packed.buffers, at)
+            write_all(self._opened(), [each for each in buffers if each], start * extents.BLOCK)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise mkfs_erofs.DiskFull(str(self.path.parent)) from error
             raise
-        self._spare.append(batch)
 
     def _opened(self) -> io.FileIO:
         if self._file is None:

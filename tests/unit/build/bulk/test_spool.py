@@ -2,10 +2,11 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import pathlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -19,13 +20,18 @@ CONTENTS = [
     bytes(30 * extents.SIZE),
     b"".join(SOURCE.choice([bytes(9000), SOURCE.randbytes(9000)]) for _ in range(400)),
 ]
+REPEATED = SOURCE.randbytes(extents.SIZE * 3 // 4)
+LITTLE = REPEATED + REPEATED[: extents.SIZE // 4]
+"""An extent that saves more than an eighth, and less than a file has to."""
 
 
 @contextlib.contextmanager
-def spooled(path: pathlib.Path, threads: int) -> Iterator[spool.Spool]:
+def spooled(
+    path: pathlib.Path, threads: int, contents: Sequence[bytes] = CONTENTS
+) -> Iterator[spool.Spool]:
     diverted = detours.Detours("sha256:a")
     with spool.Spool(path, diverted, threads=threads) as bulk:
-        for content in CONTENTS:
+        for content in contents:
             entry = headers.Entry(b"0", b"f", 0o644, 1, 2, len(content), 3)
             _, detour = diverted.send(entry)
             bulk.begin(detour)
@@ -49,6 +55,41 @@ def test_files_follow_one_another_behind_the_front(tmp_path) -> None:
         assert bulk.table.starts[0] * extents.BLOCK == spool.FRONT
         last = bulk.table.starts[-1] + abs(bulk.table.blocks[-1])
         assert bulk.path.stat().st_size == last * extents.BLOCK
+
+
+def read_plain(bulk: spool.Spool, file: spool.File) -> bytes:
+    """What a file of plain extents has."""
+    data = bulk.path.read_bytes()
+    own = slice(file.first, file.first + file.count)
+    pieces = zip(bulk.table.starts[own], bulk.table.blocks[own], strict=True)
+    found = [data[at * extents.BLOCK : (at + count) * extents.BLOCK] for at, count in pieces]
+    return b"".join(found)[: file.detour.size]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LITTLE * 20,
+        LITTLE * 20 + LITTLE[:70_000],
+        CONTENTS[0][: 3 * extents.SIZE] + bytes(extents.SIZE + 5),
+        LITTLE + CONTENTS[0][: extents.SIZE] + LITTLE * 9 + CONTENTS[0],
+    ],
+    ids=["run", "run with an end", "one behind", "two runs"],
+)
+def test_a_file_that_saves_little_as_a_whole_is_plain(tmp_path, content: bytes) -> None:
+    contents = [CONTENTS[1], content, CONTENTS[2]]
+    with spooled(tmp_path / "a", 1, contents) as one, spooled(tmp_path / "b", 4, contents) as four:
+        file = one.files[1]
+        own = slice(file.first, file.first + file.count)
+
+        assert min(one.table.blocks[own]) > 0
+        assert read_plain(one, file) == content
+        assert one.path.read_bytes() == four.path.read_bytes()
+        places = sorted(zip(one.table.starts, map(abs, one.table.blocks), strict=True))
+        assert all(at + count <= after for (at, count), (after, _) in itertools.pairwise(places))
+        # Some of it is where its compressed extents were.
+        used = sum(count for _, count in places) * extents.BLOCK
+        assert one.path.stat().st_size - spool.FRONT < used + 2 * extents.SIZE
 
 
 def test_without_large_files_there_is_no_file(tmp_path) -> None:
