@@ -139,6 +139,26 @@ def test_what_is_wrong_comes_with_its_command_and_exit_status_1(api, run) -> Non
 
 
 @pytest.mark.usefixtures("installed")
+def test_policies_are_shown_with_what_they_have(api, run) -> None:
+    capable(api)
+    name = f"p-{api.namespace}"
+    body = {"metadata": {"name": name}, "spec": {"images": ["r.io/*"], "budget": "1Gi"}}
+    api.create(rest_client.IMAGE_CACHE_POLICIES, body)
+    ready = {"type": "Ready", "status": "True", "reason": "CarriedOut", "message": "It is."}
+    ready["lastTransitionTime"] = "2026-07-01T00:00:00Z"
+    status = {"conditions": [ready], "caches": 3, "ready": 2, "bytes": 7, "budgetBytes": 1 << 30}
+    api.patch(rest_client.IMAGE_CACHE_POLICIES, name, {"status": status}, subresource="status")
+    try:
+        (policy,) = [each for each in read(run("--json"))["policies"] if each["name"] == name]
+        shown = run().stdout
+    finally:
+        api.delete(rest_client.IMAGE_CACHE_POLICIES, name)
+
+    assert (policy["caches"], policy["serving"], policy["notCarriedOut"]) == (3, 2, None)
+    assert f"{name}: 2 of 3 caches serve, 7 B of 1.0 GiB" in shown
+
+
+@pytest.mark.usefixtures("installed")
 def test_what_was_saved_today_is_summed_up_by_image(api, run) -> None:
     day = times.now().date().isoformat()
     for _ in range(3):

@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from agent.cli.cluster import cache_tally, node_tally, remedies, survey
+from agent.cli.cluster import cache_tally, node_tally, policy_tally, remedies, survey
+
+_EXAMPLES = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ def of_survey(read: survey.Survey) -> list[Problem]:
     """All of them: faults before notices, in the order of the table, the most frequent first."""
     if read.agents is not None and not read.agents.image:
         return [_of(read, "not-installed")]
-    found = [*_installation(read), *_nodes(read), *_caches(read)]
+    found = [*_installation(read), *_nodes(read), *_caches(read), *_policies(read)]
     return sorted(found, key=lambda each: not each.is_fault)
 
 
@@ -86,6 +88,24 @@ def _caches(read: survey.Survey) -> Iterator[Problem]:
         yield _of_trouble(read, trouble)
 
 
+def _policies(read: survey.Survey) -> Iterator[Problem]:
+    by_key: dict[str, list[policy_tally.Policy]] = {}
+    for each in read.policies or ():
+        if each.reason:
+            by_key.setdefault(remedies.of_policy(each.reason).key, []).append(each)
+        elif not each.fits:
+            by_key.setdefault("policy-over-budget", []).append(each)
+    for key, policies in by_key.items():
+        yield _of(
+            read,
+            key,
+            count=len(policies),
+            examples=[each.name for each in policies[:_EXAMPLES]],
+            detail=policies[0].message,
+            policy=policies[0].name,
+        )
+
+
 def _of_trouble(read: survey.Survey, trouble: cache_tally.Trouble) -> Problem:
     example = trouble.examples[0]
     return _of(
@@ -111,6 +131,7 @@ _COUNTED = {
     "rolling-out": "",
     **{each.key: "node" for each in remedies.NODES},
     **{each.key: "image cache" for each in remedies.CACHES},
+    **{each.key: "policy object" for each in remedies.POLICIES},
 }
 """What is counted: these things, or what the phrase itself says."""
 

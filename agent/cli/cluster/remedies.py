@@ -268,7 +268,28 @@ CACHES = (
     ),
 )
 
-ALL: Mapping[str, Remedy] = {each.key: each for each in (*INSTALLATION, *NODES, *CACHES)}
+POLICIES = (
+    Remedy(
+        key="policy-invalid",
+        what="its spec cannot be used",
+        command="kubectl describe imcp {policy}",
+        reason="InvalidSpec",
+    ),
+    Remedy(
+        key="policy-stopped",
+        what="suspended, or no pull is counted, or no controller has looked at it",
+        command="kubectl describe imcp {policy}",
+        level=Level.NOTICE,
+    ),
+    Remedy(
+        key="policy-over-budget",
+        what="leaves images out, for its budget or its number of caches",
+        command="kubectl edit imcp {policy}",
+        level=Level.NOTICE,
+    ),
+)
+
+ALL: Mapping[str, Remedy] = {each.key: each for each in (*INSTALLATION, *NODES, *CACHES, *POLICIES)}
 
 _BY_REASON = {each.reason: each for each in NODES if each.reason}
 
@@ -276,6 +297,11 @@ _BY_REASON = {each.reason: each for each in NODES if each.reason}
 def of_reason(reason: str) -> Remedy:
     """Of a node's condition; of one that has none, or an unknown one, that no agent reported."""
     return _BY_REASON.get(reason, ALL["no-agent"])
+
+
+def of_policy(reason: str) -> Remedy:
+    """Of the reason for which a policy is not carried out."""
+    return ALL["policy-invalid" if reason == "InvalidSpec" else "policy-stopped"]
 
 
 def of_message(message: str) -> Remedy:
@@ -297,5 +323,5 @@ def table(remedies: Iterable[Remedy] = tuple(ALL.values())) -> list[str]:
 
 
 def _for_people(command: str) -> str:
-    fields = ("node", "pod", "cache", "kind", "id")
+    fields = ("node", "pod", "cache", "kind", "id", "policy")
     return command.format(system=keys.NAMESPACE, **{name: name.upper() for name in fields})

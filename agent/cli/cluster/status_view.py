@@ -7,13 +7,14 @@ import rich.console
 import rich.table
 import rich.text
 
-from agent.cli.cluster import cache_tally, node_tally, problems, survey
+from agent.cli.cluster import cache_tally, node_tally, policy_tally, problems, survey
 from agent.control.caches import cache_state
 from agent.kits import units
 
 _IMAGES = 10
 _PROBLEMS = 7
 _GROUPS = 4
+_POLICIES = 2
 _INDENT = "  "
 
 
@@ -70,6 +71,8 @@ def _works(read: survey.Survey) -> Iterator[rich.text.Text]:
     yield _line("agents", _workload(read, read.agents, "agents"))
     yield _line("controller", _controller(read))
     yield _line("caches", _caches(read))
+    for number, text in enumerate(_policies(read)):
+        yield _line("" if number else "policies", text)
 
 
 def _reasons(nodes: node_tally.Nodes) -> Iterator[str]:
@@ -127,6 +130,30 @@ def _caches(read: survey.Survey) -> str:
     counts = [f"{caches.phases[phase]:,} {phase}" for phase in order if caches.phases[phase]]
     return (
         f"{', '.join(counts)}; {units.size(caches.size)} in the store, shared layers counted each"
+    )
+
+
+def _policies(read: survey.Survey) -> Iterator[str]:
+    """A line for each of a few policies, those first that want to be seen."""
+    if read.policies is None:
+        yield f"not read: {read.unread.get('policies', '')}"
+        return
+    shown = _POLICIES if len(read.policies) <= _POLICIES else _POLICIES - 1
+    for each in read.policies[:shown]:
+        yield _policy(each)
+    left = len(read.policies) - shown
+    if left > 0:
+        yield f"and {left:,} more: kubectl get imcp"
+
+
+def _policy(policy: policy_tally.Policy) -> str:
+    if policy.reason:
+        return f"{policy.name}: not carried out: {policy.reason}"
+    left = ", ".join(f"{count:,} {reason}" for reason, count in policy.left_out.items())
+    return (
+        f"{policy.name}: {policy.serving:,} of {policy.caches:,} caches serve,"
+        f" {units.size(policy.size)} of {units.size(policy.budget)}"
+        f"{f'; left out: {left}' if left else ''}"
     )
 
 
@@ -203,6 +230,21 @@ def to_json(read: survey.Survey, found: Sequence[problems.Problem]) -> dict[str,
         "caches": None
         if read.caches is None
         else {"count": read.caches.count, "bytes": read.caches.size, "phases": read.caches.phases},
+        "policies": None
+        if read.policies is None
+        else [
+            {
+                "name": each.name,
+                "notCarriedOut": each.reason or None,
+                "caches": each.caches,
+                "serving": each.serving,
+                "bytes": each.size,
+                "budgetBytes": each.budget,
+                "withinBudget": each.fits,
+                "leftOut": dict(each.left_out),
+            }
+            for each in read.policies
+        ],
         "savings": _savings_json(read),
         "problems": [
             {

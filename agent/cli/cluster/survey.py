@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 
-from agent.cli.cluster import cache_tally, node_tally
+from agent.cli.cluster import cache_tally, node_tally, policy_tally
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,7 @@ class Survey:
     nodes: node_tally.Nodes | None = None
     pods: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     caches: cache_tally.Caches | None = None
+    policies: Sequence[policy_tally.Policy] | None = ()
     savings: node_tally.Savings | None = None
     unread: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     requests: int = 0

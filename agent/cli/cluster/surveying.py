@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from agent import errors
 from agent.cli.caches import cluster_objects
-from agent.cli.cluster import agent_pods, cache_tally, node_tally, survey
+from agent.cli.cluster import agent_pods, cache_tally, node_tally, policy_tally, survey
 from agent.clients.kube import acceleration_switch, lease, refusals, rest_client
 from agent.control.caches import cache_object
 from agent.control.page import node_savings
@@ -42,6 +42,7 @@ async def read(client: rest_client.Client, *, namespace: str, report: Report) ->
         leader=await reader.tried("leader", reader.leader()),
         nodes=await reader.tried("nodes", reader.nodes()),
         caches=await reader.tried("caches", reader.caches()),
+        policies=await reader.tried("policies", reader.policies()),
         savings=await reader.tried("savings", reader.savings()),
     )
     if made.agents is not None and made.agents.wanted:
@@ -151,6 +152,14 @@ class _Reader:
         if missing == len(caches.GROUPS):
             raise cluster_objects.not_installed()
         return tally
+
+    async def policies(self) -> list[policy_tally.Policy]:
+        found: list[policy_tally.Policy] = []
+        # An installation without a controller, or of an earlier version, has no such kind.
+        with contextlib.suppress(refusals.NotFound):
+            async for page in self._client.pages(rest_client.IMAGE_CACHE_POLICIES):
+                found += [policy_tally.of_object(body) for body in page.items]
+        return sorted(found, key=policy_tally.urgency)
 
     async def savings(self) -> node_tally.Savings:
         saved = await node_savings.read(self._client, namespace=self._namespace)

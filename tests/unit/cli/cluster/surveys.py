@@ -3,7 +3,7 @@
 import datetime
 from typing import Any
 
-from agent.cli.cluster import cache_tally, node_tally, survey
+from agent.cli.cluster import cache_tally, node_tally, policy_tally, survey
 from agent.control.caches import cache_object
 from agent.model import keys, reports
 
@@ -70,6 +70,25 @@ def saved(seconds: float, size: int, *images: str, day: str = DAY) -> reports.Sa
     )
 
 
+def policy(
+    name: str, *, caches: int = 0, ready: int = 0, size: int = 0, over: int = 0, problem: str = ""
+) -> policy_tally.Policy:
+    """A policy as its status says, of which `over` images are over the budget."""
+    carried_out = {"type": "Ready", "status": "False" if problem else "True"}
+    said = {"reason": "InvalidSpec" if problem else "CarriedOut", "message": problem}
+    within = {"type": "WithinBudget", "status": "False" if over else "True"}
+    left = [{"image": f"r/{at}:1", "reason": "OverBudget"} for at in range(over)]
+    status = {
+        "conditions": [carried_out | said, within],
+        "caches": caches,
+        "ready": ready,
+        "bytes": size,
+        "budgetBytes": 1 << 40,
+        "leftOut": [*left, {"image": "r/mine:1", "reason": "CachedAlready"}],
+    }
+    return policy_tally.of_object({"metadata": {"name": name}, "status": status})
+
+
 def small() -> survey.Survey:
     """Three nodes, and all is well."""
     return survey.Survey(
@@ -81,6 +100,7 @@ def small() -> survey.Survey:
         leader=survey.Leader(holder="uimgacc-controller-7c9f-x2k4q", age=2.0),
         nodes=nodes(capable=3),
         caches=caches(cache("tools", status={"size": 12 << 30})),
+        policies=[policy("teams", caches=12, ready=12, size=181 << 30)],
         savings=node_tally.saved_by(
             [saved(84.0, 3 << 30, "registry.example.com/team/trainer:1.27")], day=DAY
         ),
@@ -183,6 +203,15 @@ def large() -> survey.Survey:
         nodes=nodes(*store, *handler, *local, *kernels, *plain, capable=4937),
         pods={"gpu-0": "uimgacc-node-c3", "new-0": "uimgacc-node-d4"},
         caches=caches(*builds),
+        policies=sorted(
+            [
+                policy("gpu", caches=40, ready=31, size=900 << 30, over=3),
+                policy("teams", caches=12, ready=12, size=181 << 30),
+                policy("broken", problem="spec.minPullShare: expected a percentage"),
+                policy("web", caches=2, ready=2, size=3 << 30),
+            ],
+            key=policy_tally.urgency,
+        ),
         savings=node_tally.saved_by(
             (
                 saved(412.0 + n % 7, (90 << 30) + n, *images[n % 5 : n % 5 + 10])
