@@ -279,10 +279,11 @@ class _Watch:
                 await self._tell(response, change)
             if loop.time() >= until:
                 return
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(min(until, loop.time() + _BOOKMARK_SECONDS)):
                     await self._changed.wait()
-            except TimeoutError:
+            # Not where the time is over: there may be a change since, which nobody would hear of.
+            if not self._changed.is_set():
                 version = max(version, self._state.version)
                 if bookmarks:
                     await _say(response, "BOOKMARK", self._bookmark(version))

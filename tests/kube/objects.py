@@ -33,8 +33,7 @@ _MERGE_KEYS = {
 }
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _STATUS_AT_CREATION = frozenset({("", "nodes")})
-_COUNTED = frozenset({"apps"})
-"""Groups whose objects have a generation: the number of their specs so far."""
+_DEFINITIONS = ("apiextensions.k8s.io", "customresourcedefinitions")
 
 
 class RefusedError(Exception):
@@ -117,7 +116,7 @@ class Objects:
         if key in self._objects.get(kind, {}):
             raise RefusedError(409, "AlreadyExists", f'{kind[1]} "{key[1]}" already exists')
         meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": _now()}
-        if kind[0] in _COUNTED:
+        if self._is_counted(kind):
             meta["generation"] = 1
         if kind not in _STATUS_AT_CREATION:
             made.pop("status", None)
@@ -138,8 +137,8 @@ class Objects:
         for name in ("uid", "creationTimestamp", "namespace", "name", "resourceVersion"):
             if name in before["metadata"]:
                 meta[name] = before["metadata"][name]
-        if kind[0] in _COUNTED:
-            changed = not status and after.get("spec") != before.get("spec")
+        if "generation" in before["metadata"]:
+            changed = not status and _without_state(after) != _without_state(before)
             meta["generation"] = before["metadata"]["generation"] + changed
         if status:
             after = {**before, "status": after.get("status", {})}
@@ -183,9 +182,16 @@ class Objects:
         if meta.get("finalizers") or (running and grace):
             if not meta.get("deletionTimestamp"):
                 meta |= {"deletionTimestamp": _now(), "deletionGracePeriodSeconds": grace}
+                if "generation" in meta:
+                    meta["generation"] += 1
                 self._put(kind, key, found)
             return found
         return self._remove(kind, key, found)
+
+    def _is_counted(self, kind: Kind) -> bool:
+        """Whether objects of a kind have a generation: the number of their specs so far."""
+        definitions = self._objects.get(_DEFINITIONS, {}).values()
+        return kind[0] == "apps" or any(each["spec"]["group"] == kind[0] for each in definitions)
 
     def _put(self, kind: Kind, key: Key, after: Object) -> Object:
         before = self._objects.get(kind, {}).get(key)
@@ -207,6 +213,12 @@ class Objects:
         for tell in list(self.on_change):
             tell()
         return str(self.version)
+
+
+def _without_state(found: Object) -> Object:
+    """What its generation counts the changes of: the spec, or what else a kind has."""
+    state = ("apiVersion", "kind", "metadata", "status")
+    return {name: value for name, value in found.items() if name not in state}
 
 
 def matches(found: Object, *, namespace: str, name: str, fields: str, labels: str) -> bool:

@@ -477,9 +477,9 @@ async def test_what_others_compare_is_written_by_the_clock_of_the_server(
     proxy.clock = datetime.timedelta(days=days)
     request = wish(api.namespace).request
     manifest = cache_requests.manifest_of(request, pods.Pod(namespace=api.namespace, name="p"))
-    manifest["metadata"]["annotations"][keys.LAST_MATCHED] = times.stamp(
-        datetime.datetime.now(datetime.UTC)
-    )
+    # Of a day ago by the server's clock: agents set it forward only.
+    yesterday = datetime.datetime.now(datetime.UTC) + proxy.clock - datetime.timedelta(days=1)
+    manifest["metadata"]["annotations"][keys.LAST_MATCHED] = times.stamp(yesterday)
     api.create(rest_client.IMAGE_CACHES, manifest)
     node = api.node()
     wanted = agent_settings.Agent(
