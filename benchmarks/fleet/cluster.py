@@ -120,10 +120,7 @@ class Cluster:
         }
 
     async def pods(self, count: int, rate: float, nodes: int) -> float:
-        """Make pods that ask for a cache, and report each Running, as scheduler and kubelets do.
-
-        The pods that were made each second.
-        """
+        """Make pods that ask for a cache, bound to nodes; the pods that were made each second."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         slots = asyncio.Semaphore(4 * _AT_ONCE)
@@ -139,11 +136,16 @@ class Cluster:
     async def _pod(self, name: str, node: str) -> None:
         body = apis.pod(name, node, annotations={keys.CACHE: "auto"})
         body["spec"]["runtimeClassName"] = "uimgacc"
-        pods = rest_client.PODS
-        await self.ask("POST", pods.path(namespace=self.plane.api.namespace), body)
+        await self.ask("POST", rest_client.PODS.path(namespace=self.plane.api.namespace), body)
+
+    async def run_pods(self, count: int) -> None:
+        """Report the pods Running, as kubelets do: of one that runs already no agent says more."""
+        await self._many(self._run_pod(f"pod-{number}") for number in range(count))
+
+    async def _run_pod(self, name: str) -> None:
         ready = {"type": "Ready", "status": "True"}
         status = {"status": {"phase": "Running", "conditions": [ready]}}
-        path = pods.path(name, namespace=self.plane.api.namespace, subresource="status")
+        path = rest_client.PODS.path(name, namespace=self.plane.api.namespace, subresource="status")
         await self.ask("PATCH", path, status)
 
     async def ask(self, method: str, path: str, body: Any) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Plan:
     """Agents that run at each step."""
     join_rate: float = 12.0
     """Nodes a second that join."""
+    joined: float = 3.0
+    """After the agents of a step are ready, for what follows from their start."""
     quiet: float = 6.0
     """After each step, for memory and processor time."""
     pods: int = 1200
@@ -90,7 +92,7 @@ class Scenes:
             seconds = self._agents.join(sources, (size - first) / self._plan.join_rate)
         middle = begun + seconds / 2
         self._started += (middle - self._started) * (size - first) / size
-        time.sleep(3)  # what follows from the start
+        time.sleep(self._plan.joined)
         figures[f"fleet_{size}_join_s"] = seconds
         before, started = self._used(), time.monotonic()
         time.sleep(self._plan.quiet)
@@ -114,6 +116,7 @@ class Scenes:
             before = self._agents.figures()["requests"]
             figures["fleet_pods_per_s"] = self._place.run(work)
             self._wait_for(before + plan.pods)  # the events of the last ones
+            self._place.run(self._place.run_pods(plan.pods))
         return figures
 
     def _wait_for(self, requests: float) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import typer.testing
-import yaml
 
 from agent.cli import commands
 from agent.cli.caches import cluster_changes
@@ -238,7 +237,7 @@ def test_without_kubectl_it_says_what_to_do(run, monkeypatch) -> None:
 
 
 def test_a_store_that_is_no_export_is_installed_with_a_claim(run) -> None:
-    objects = list(yaml.safe_load_all(done(run("enable", "--component", "claim", "--dry-run"))))
+    objects = rendering.parsed(done(run("enable", "--component", "claim", "--dry-run")))
 
     (config,) = [each for each in objects if "UIMGACC_NFS" in each.get("data", {})]
     (deployment,) = [each for each in objects if each["kind"] == "Deployment"]
@@ -261,7 +260,7 @@ def test_a_store_that_is_no_export_is_installed_with_a_claim(run) -> None:
     ],
 )
 def test_the_store_s_address_reaches_nodes_and_controller(run, nfs, server, path) -> None:
-    objects = list(yaml.safe_load_all(done(run("enable", "--nfs", nfs, "--dry-run"))))
+    objects = rendering.parsed(done(run("enable", "--nfs", nfs, "--dry-run")))
 
     deployment = rendering.only(objects, "Deployment", "uimgacc-controller")
     (store,) = [
@@ -282,6 +281,8 @@ class Nodes:
         self.api = api
         self.name = api.node()
         self.seen: list[str] = []
+        self._label: str | None = ""
+        """The last one that the agents gave the node, None: none."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -335,7 +336,7 @@ class Nodes:
     def _end(self, namespace: apis.Object) -> None:
         """What the namespace controller does of one that is being deleted, a moment later."""
         since = times.parse(namespace["metadata"].get("deletionTimestamp"))
-        if since is not None and times.now() - since > datetime.timedelta(seconds=2):
+        if since is not None and times.now() - since > datetime.timedelta(seconds=1):
             namespace["spec"]["finalizers"] = []
             self.api.finalize(namespace)
 
@@ -350,24 +351,26 @@ class Nodes:
             "observedGeneration": found["metadata"]["generation"],
             "numberMisscheduled": 0,
         }
-        self.api.patch(
-            rest_client.DAEMON_SETS,
-            name,
-            {"status": status},
-            namespace=namespace,
-            subresource="status",
-        )
-        if name == "uimgacc-node":
-            label = None if "UIMGACC_DRAIN" in json.dumps(found["spec"]) else "true"
+        if found.get("status") != status:
+            self.api.patch(
+                rest_client.DAEMON_SETS,
+                name,
+                {"status": status},
+                namespace=namespace,
+                subresource="status",
+            )
+        label = None if "UIMGACC_DRAIN" in json.dumps(found["spec"]) else "true"
+        if name == "uimgacc-node" and label != self._label:
             self.api.patch(
                 rest_client.NODES, self.name, {"metadata": {"labels": {"uimgacc": label}}}
             )
+            self._label = label
 
 
 def objects(api: apis.Api, text: str) -> list[str]:
     """Which of the objects of a rendered installation are there."""
     there = []
-    for body in yaml.safe_load_all(text):
+    for body in rendering.parsed(text):
         meta = body["metadata"]
         try:
             api.get(

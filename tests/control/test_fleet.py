@@ -11,6 +11,7 @@ pytestmark = pytest.mark.timeout(300)
 
 PLAN = scenes.Plan(
     levels=(2, 4),
+    joined=1.0,
     quiet=0.2,
     pods=4,
     settled=0.0,

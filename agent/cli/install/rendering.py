@@ -5,6 +5,7 @@ The manifests come with this package; what they render to is applied by
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -141,6 +142,17 @@ def _kustomize(text: Mapping[str, Any]) -> list[dict[str, Any]]:
             "there is no kubectl on PATH: install it, or apply manifests/ as"
             " docs/install/kubernetes.md says from where there is one"
         )
+    documents = yaml.safe_load_all(_printed(kubectl, json.dumps(text)))
+    objects = [each for each in documents if each is not None]
+    return sorted(
+        objects, key=lambda each: (each["kind"] not in _FIRST, each["kind"] != "Namespace")
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _printed(kubectl: str, content: str) -> str:
+    """What kustomize prints for a kustomization in JSON; a command asks for some twice."""
+    text: Mapping[str, Any] = json.loads(content)
     with tempfile.TemporaryDirectory(prefix="uimgacc-") as name:
         folder = pathlib.Path(name).resolve()
         up = "/".join([".."] * len(folder.relative_to("/").parts))
@@ -162,7 +174,4 @@ def _kustomize(text: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise CannotRender(f"kubectl takes more than {_KUSTOMIZE_SECONDS} s") from error
     if done.returncode:
         raise CannotRender(done.stderr.strip()[-500:])
-    objects = [each for each in yaml.safe_load_all(done.stdout) if each is not None]
-    return sorted(
-        objects, key=lambda each: (each["kind"] not in _FIRST, each["kind"] != "Namespace")
-    )
+    return done.stdout

@@ -65,8 +65,8 @@ _SHARED_SECONDS = 300.0
 _STATUS_SECONDS = 1.0
 """For each cache: so the statuses of all of them take one write a second."""
 
-
 _PUBLISH_SECONDS = 60.0
+"""At most, between two times at which the store has when the tags of caches were confirmed."""
 _PART = 200
 """Caches that are gone through at a stretch."""
 
@@ -200,7 +200,8 @@ class Rounds:
                 await self._collect()
                 self._take_hints()
                 is_all = await self._ask_some(group)
-                if self._publish is not None and loop.time() >= published + _PUBLISH_SECONDS:
+                due = published + min(self._interval, _PUBLISH_SECONDS)
+                if self._publish is not None and loop.time() >= due:
                     await self._publish_times(self._publish)
                     published = loop.time()
                 await self._rest(_LOOK_SECONDS if is_all else 0.0)
