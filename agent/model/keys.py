@@ -5,6 +5,8 @@ part of what users, manifests and older versions see: it is never renamed. What 
 is said beside the code that writes it.
 """
 
+import pathlib
+
 GROUP = "uimgacc.io"
 ALIBABA_GROUP = "eci.alibabacloud.com"
 TENCENT_GROUP = "eks.cloud.tencent.com"
@@ -281,8 +283,21 @@ CONTROLLER = "uimgacc-controller"
 SNAPSHOTTER = "uimgacc"
 """Name of the snapshotter in containerd's configuration, and of the default runtime handler."""
 
+NATIVE_SNAPSHOTTER = "erofs"
+"""Name of containerd's own snapshotter of EROFS layers, and of its differ."""
+
+NATIVE_FOLDER = pathlib.Path("/var/lib/uimgacc/native")
+"""Where the links to layers are that it serves from the store."""
+
 SNAPSHOT_REF = "containerd.io/snapshot.ref"
 """Label of a snapshot: the chain ID that it was asked for."""
+
+SNAPSHOT_DIFF_ID = "containerd.io/snapshot/diff-id"
+"""Label of a snapshot: by which containerd 2.4 looks for the layer in its caches."""
+
+NATIVE_LAYER = "uimgacc.io/layer"
+"""Label of a snapshot of containerd's own that is served from the store: the diff ID by which the
+store has its file."""
 
 UID_MAPPING = "containerd.io/snapshot/uidmapping"
 GID_MAPPING = "containerd.io/snapshot/gidmapping"
@@ -326,3 +341,9 @@ CRI_PINNED = "io.cri-containerd.pinned"
 
 SNAPSHOTTER_PLUGINS = "io.containerd.snapshotter.v1"
 """Type of containerd's snapshotter plugins."""
+
+DIFFER_PLUGINS = "io.containerd.differ.v1"
+"""Type of containerd's plugins that unpack layers."""
+
+REBASE = "rebase"
+"""Capability of a snapshotter: a snapshot gets its parent when it is committed."""

@@ -47,13 +47,14 @@ def unmount(process: str, root: str) -> list[tuple[str, str, list[User]]]:
     return left
 
 
-def remove(process: str, root: str, store: str, state: str) -> None:
-    """Remove the snapshotter's folder, the agent's state, and the link to the agent's mount.
+def remove(process: str, root: str, store: str, state: str, links: str) -> None:
+    """Remove the snapshotter's folder, the agent's state and its links to layers, and the link to
+    the agent's mount.
 
     Raises OSError EBUSY, and removes nothing, while something is mounted in there.
     """
     _enter(process)
-    folders = [pathlib.Path(root), pathlib.Path(state)]
+    folders = [pathlib.Path(root), pathlib.Path(state), pathlib.Path(links)]
     below = tuple(f"{folder.resolve()}/" for folder in folders)
     for entry in mountinfo.read():
         if entry.target.startswith(below):

@@ -14,19 +14,21 @@ from typing import Any
 
 from agent.clients.containerd import rpc
 from agent.kits.processes import workers
-from agent.model import images, pods, times
+from agent.model import images, keys, pods, times
 from agent.mounts import mountinfo, nfs
 from agent.node.health import announcement, probe, store_mount
 from agent.node.images import (
     containerd_images,
     containerd_watch,
     image_removal,
+    inventory,
     pinned_images,
     provide,
     register,
     repair,
     retirement,
 )
+from agent.node.native import native_chains
 from agent.node.near import copies, probed_store, read_meter, warm_images
 from agent.node.pods import build_progress, decide, pod_worker, prepare, served_pods, volume_images
 from agent.node.report import pod_events, savings, savings_note, status
@@ -192,6 +194,9 @@ class Parts:
 @contextlib.asynccontextmanager
 async def opened(wanted: agent_settings.Agent) -> AsyncIterator[Parts]:
     """Build everything; leaving closes it in reverse."""
+    if wanted.native:
+        # These need the mounts of uimgacc's snapshotter.
+        wanted = dataclasses.replace(wanted, local="off", start_profiles="off")
     async with contextlib.AsyncExitStack() as stack:
         shared = await _shared(wanted, stack)
         warm = None if wanted.drain else _warm(shared)
@@ -247,7 +252,11 @@ async def _shared(wanted: agent_settings.Agent, stack: contextlib.AsyncExitStack
         rpc.Client(wanted.containerd, deadline=wanted.containerd_seconds)
     )
     platform = images.platform_of_machine(os.uname().machine)
-    containerd = containerd_images.of(client, platform, snapshotter=wanted.snapshotter_name)
+    containerd = (
+        native_chains.of(client, inventory.Inventory(client, platform), store, wanted.native_folder)
+        if wanted.native
+        else containerd_images.of(client, platform, snapshotter=wanted.snapshotter_name)
+    )
     prober = probe.Prober(
         probed_store.ProbedStore(store, has_copies=wanted.local != "off"),
         client,
@@ -329,9 +338,11 @@ def _warm(shared: Shared) -> warm_images.WarmImages:
 
 def _probe_settings(wanted: agent_settings.Agent) -> probe.Settings:
     return probe.Settings(
-        snapshotter=wanted.snapshotter_name,
+        snapshotter=keys.NATIVE_SNAPSHOTTER if wanted.native else wanted.snapshotter_name,
         interval=wanted.probe_seconds,
         handlers_needed=not wanted.default_snapshotter,
+        native_folder=str(wanted.native_folder) if wanted.native else "",
+        native_compressed=wanted.native_compressed,
         switched_off=prepare.SWITCHED_OFF if wanted.drain else "",
     )
 

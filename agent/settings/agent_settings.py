@@ -59,6 +59,21 @@ class Agent(daemon_settings.Daemon):
     snapshotter_name: Annotated[str, "Name of the snapshotter in containerd's configuration."] = (
         keys.SNAPSHOTTER
     )
+    native: Annotated[
+        bool,
+        "Serve images by the EROFS snapshotter of containerd 2.4 in place of uimgacc's, as"
+        " `uimgacc node-setup --native` sets it up.",
+    ] = False
+    native_folder: Annotated[
+        pathlib.Path,
+        "With UIMGACC_NATIVE: local folder of links to layers, which containerd has as a cache of"
+        " layers. Snapshots refer to it.",
+    ] = keys.NATIVE_FOLDER
+    native_compressed: Annotated[
+        bool,
+        "With UIMGACC_NATIVE: serve a store with compressed layers as well. Only where containerd"
+        " has the change of its pull request 14077; without it such containers do not start.",
+    ] = False
     default_snapshotter: Annotated[
         bool,
         "True where it is containerd's default snapshotter: pods of every runtime class are then"

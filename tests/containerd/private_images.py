@@ -26,9 +26,19 @@ def private(folder):
 @pytest.fixture
 async def store(folder, private):
     """A store with a cache of Alice's image for namespace team-a, built with her password."""
+    return await _built(folder, private, compression="lz4")
+
+
+@pytest.fixture
+async def plain_store(folder, private):
+    """The same without compression."""
+    return await _built(folder, private, compression="none")
+
+
+async def _built(folder, private, *, compression: str):
     root = folder / "store"
     root.mkdir()
-    writer.create(root)
+    writer.create(root, compression=compression)
     config = folder / "config.json"
     auth = base64.b64encode(":".join(ALICE).encode()).decode()
     config.write_text(json.dumps({"auths": {private.address: {"auth": auth}}}))

@@ -363,6 +363,24 @@ async def test_a_layer_that_is_not_stored_is_a_writable_snapshot(
     assert key not in await client.snapshots(SNAPSHOTTER)
 
 
+async def test_a_snapshot_is_committed_once_with_its_labels(client: rpc.Client, lease: str) -> None:
+    name, keys_of = unique("sha256:layer"), [unique("made"), unique("again")]
+    for key in keys_of:
+        staged = await client.prepare(SNAPSHOTTER, key, parent="", labels={}, lease=lease)
+        assert not staged
+    commit = functools.partial(
+        client.commit, SNAPSHOTTER, name, parent="", labels={keys.NATIVE_LAYER: "x"}, lease=lease
+    )
+    await commit(keys_of[0])
+    with pytest.raises(rpc.ExistsError):
+        await commit(keys_of[1])
+
+    assert (await client.stat(SNAPSHOTTER, name)).parent == ""
+    assert (await client.snapshots_with(SNAPSHOTTER, keys.NATIVE_LAYER))[name] == "x"
+    with pytest.raises(rpc.NotFoundError):
+        await client.stat(SNAPSHOTTER, keys_of[0])
+
+
 async def test_a_snapshot_that_is_not_there(client: rpc.Client, lease: str) -> None:
     name = unique("absent")
 

@@ -54,6 +54,10 @@ class Fake:
         self.images: dict[str, images_pb2.Image] = {}
         self.snapshots: dict[tuple[str, str], tuple[str, str]] = {}
         """(snapshotter, key) -> (parent, kind)"""
+        self.labels: dict[str, dict[str, str]] = {}
+        """Of snapshots, by their keys."""
+        self.cache: pathlib.Path | None = None
+        """The folder in which a snapshotter finds layers by itself, as containerd 2.4's has it."""
         self.backend: set[tuple[str, str]] = set()
         self.served: set[str] = set()
         """Chain IDs that are in the store."""
@@ -348,7 +352,8 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
         known = [entry for entry in self.fake.snapshots if entry in self.fake.backend]
         for of, key in known:
             if of == request.snapshotter:
-                info = snapshots_pb2.Info(name=key, parent=self.fake.snapshots[of, key][0])
+                parent, labels = self.fake.snapshots[of, key][0], self.fake.labels.get(key)
+                info = snapshots_pb2.Info(name=key, parent=parent, labels=labels)
                 yield snapshots_pb2.ListSnapshotsResponse(info=[info])
 
     async def Usage(self, request, context):
@@ -358,7 +363,34 @@ class Snapshots(snapshots_pb2_grpc.SnapshotsServicer):
 
     async def Prepare(self, request, context):
         await self._make(request, context, "prepare")
-        return snapshots_pb2.PrepareSnapshotResponse(mounts=[types_pb2.Mount(type="overlay")])
+        mount = types_pb2.Mount(type="overlay")
+        if self._is_cached(request):
+            mount = types_pb2.Mount(type="erofs", options=["ro", "loop"])
+        return snapshots_pb2.PrepareSnapshotResponse(mounts=[mount])
+
+    def _is_cached(self, request) -> bool:
+        """As the erofs snapshotter of 2.4: by the label, where there is no parent."""
+        digits = request.labels.get(keys.SNAPSHOT_DIFF_ID, "").removeprefix("sha256:")
+        if self.fake.cache is None or request.parent or not digits:
+            return False
+        return (self.fake.cache / "sha256" / digits[:2] / f"{digits}.erofs").exists()
+
+    async def Commit(self, request, context):
+        assert lease_of(context) in self.fake.leases
+        name, entry = request.snapshotter, (request.snapshotter, request.key)
+        if (name, request.name) in self.fake.snapshots:
+            await exists(context, request.name)
+        if entry not in self.fake.snapshots:
+            await missing(context, request.key)
+        parent, _ = self.fake.snapshots.pop(entry)
+        self.fake.backend.discard(entry)
+        if request.parent and (name, request.parent) not in self.fake.backend:
+            await missing(context, request.parent)
+        self.fake.add_snapshot(name, request.name, request.parent or parent)
+        self.fake.labels[request.name] = dict(request.labels)
+        self.fake.keep(lease_of(context), "snapshot", name, request.name)
+        self.fake.log.append(f"commit {request.name}")
+        return empty_pb2.Empty()
 
     async def View(self, request, context):
         await self._make(request, context, "view")

@@ -40,6 +40,22 @@ def node_setup(
             " of its runtime handlers.",
         ),
     ] = False,
+    native: Annotated[
+        bool,
+        typer.Option(
+            "--native",
+            envvar="UIMGACC_NATIVE",
+            help="Have the EROFS snapshotter of containerd 2.4 serve images in place of uimgacc's;"
+            " the agent needs UIMGACC_NATIVE as well.",
+        ),
+    ] = False,
+    native_folder: Annotated[
+        str,
+        typer.Option(
+            envvar="UIMGACC_NATIVE_FOLDER",
+            help="For --native: folder of the agent's links to layers.",
+        ),
+    ] = str(keys.NATIVE_FOLDER),
     former_handler: Annotated[
         bool,
         typer.Option(
@@ -178,6 +194,8 @@ def node_setup(
             restart=restart or bool(restart_command),
             restart_command=restart_command,
             default_snapshotter=default_snapshotter,
+            native=native,
+            native_folder=native_folder,
             former_handler=former_handler,
             address=address,
             root=root,
@@ -239,6 +257,17 @@ def doctor(
             help="Keys of this machine's snapshotter and agent: caches must be signed by one.",
         ),
     ] = None,
+    native: Annotated[
+        bool,
+        typer.Option(
+            "--native",
+            envvar="UIMGACC_NATIVE",
+            help="Setting of this machine's agent: containerd's own snapshotter serves images.",
+        ),
+    ] = False,
+    native_folder: Annotated[
+        str, typer.Option(envvar="UIMGACC_NATIVE_FOLDER", help="The same: folder of its links.")
+    ] = str(keys.NATIVE_FOLDER),
     deadline: Annotated[
         float, typer.Option(min=0.1, help="Seconds that the store may take for one answer.")
     ] = 5.0,
@@ -263,6 +292,7 @@ def doctor(
         verify=verify == "always",
         selinux_context=selinux_context,
         trusted_keys=trusted_keys,
+        native=native_folder if native else "",
         deadline=deadline,
     )
     doctor_command.diagnose(patient, as_json=as_json)

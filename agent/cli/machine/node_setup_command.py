@@ -19,6 +19,7 @@ from agent.setup.node import (
     apply,
     config_reader,
     containerd_restart,
+    erofs_tools,
     host,
     image_refs,
     kernel_modules,
@@ -41,6 +42,8 @@ class Wanted:
     restart: bool = False
     restart_command: str = ""
     default_snapshotter: bool = False
+    native: bool = False
+    native_folder: str = str(keys.NATIVE_FOLDER)
     address: str = ""
     root: str = ""
     containerd_binary: str = ""
@@ -144,7 +147,8 @@ def _once(
         raise NotBackError(problem)
     if root:
         store, state = settings_view.Path(wanted.store), settings_view.Path(wanted.state)
-        uninstall.clear(machine, uninstall.Places(root, store, state), pods)
+        links = settings_view.Path(wanted.native_folder)
+        uninstall.clear(machine, uninstall.Places(root, store, state, links), pods)
         uninstall.forget_root(machine)
     if rest is None:
         if has_waited:
@@ -290,11 +294,14 @@ def _report(
 
 
 def _check(wanted: Wanted) -> None:
-    names = ("config", "address", "root", "store", "state", "keep")
+    names = ("config", "address", "root", "store", "state", "keep", "native_folder")
     paths = [(name, getattr(wanted, name)) for name in names]
     for name, value in [*paths, *(("share", folder) for folder in wanted.share)]:
         if value and not value.startswith("/"):
-            raise output.UsageError(f"--{name} {value}: give an absolute path")
+            flag = name.replace("_", "-")
+            raise output.UsageError(f"--{flag} {value}: give an absolute path")
+    if wanted.native and wanted.default_snapshotter and not wanted.undo:
+        raise output.UsageError("--native does not go with --default-snapshotter")
     if (wanted.leave or wanted.clear) and not wanted.undo:
         raise output.UsageError("--leave and --clear go with --undo")
     if wanted.keep and (wanted.undo or wanted.dry_run or not wanted.restart):
@@ -332,9 +339,20 @@ def _leave(machine: host.Host, here: places.Places) -> Mapping[str, str]:
 async def _left(address: str) -> image_removal.Left:
     async with clients.Client(address) as client:
         platform = images.platform_of_machine(os.uname().machine)
-        return await image_removal.leave(
+        own = await image_removal.leave(
             containerd_images.of(client, platform, snapshotter=keys.SNAPSHOTTER)
         )
+        try:
+            linked = await client.snapshots_with(keys.NATIVE_SNAPSHOTTER, keys.NATIVE_LAYER)
+        except clients.RefusedError:
+            linked = {}
+        if not linked:
+            return own
+        native = await image_removal.leave(
+            containerd_images.of(client, platform, snapshotter=keys.NATIVE_SNAPSHOTTER),
+            among=linked.keys(),
+        )
+        return image_removal.Left([*own.removed, *native.removed], own.pods)
 
 
 def _changed(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Outcome:
@@ -371,6 +389,8 @@ def _root(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> setti
 def _apply(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> apply.Outcome:
     if wanted.undo:
         return apply.undo(machine, main, dry_run=wanted.dry_run)
+    if wanted.native and (lacking := erofs_tools.problem(machine)):
+        raise settings_view.ConfigError(main, lacking)
     problem = user_namespaces.obstacle(machine.place(_root(machine, main, wanted)))
     asked = inputs.Wanted(
         address=wanted.address,
@@ -378,6 +398,8 @@ def _apply(machine: host.Host, main: settings_view.Path, wanted: Wanted) -> appl
         default_snapshotter=wanted.default_snapshotter,
         former_handler=wanted.former_handler,
         maps_ids=not problem,
+        native=wanted.native_folder if wanted.native else "",
+        platform=str(images.platform_of_machine(os.uname().machine)),
     )
     target = _target(machine, main, wanted)
     outcome = apply.set_up(machine, target, asked, dry_run=wanted.dry_run, again=wanted.again)

@@ -169,6 +169,14 @@ class Client:
             names.update(objects.runtime_tables(answer.info))
         return frozenset(names)
 
+    async def handler_snapshotter(self, handler: str) -> str:
+        """The snapshotter that a runtime handler has of its own; "" where it has none."""
+        request = cri_pb2.StatusRequest(verbose=True)
+        answer = await self._call(self._cri_status, request, "ask the CRI plugin's status")
+        with contextlib.suppress(ValueError):
+            return str(objects.runtime_tables(answer.info).get(handler, {}).get("snapshotter", ""))
+        return ""
+
     async def maps_ids(self, handler: str) -> bool:
         """Whether the CRI plugin starts pods in user namespaces under a runtime handler.
 
@@ -338,14 +346,38 @@ class Client:
 
     async def prepare(
         self, snapshotter: str, key: str, *, parent: str, labels: Mapping[str, str], lease: str
-    ) -> None:
-        """Make a writable snapshot; raises ExistsError where the labels' target is ready."""
+    ) -> bool:
+        """Make a writable snapshot; raises ExistsError where the labels' target is ready.
+
+        Returns whether the snapshotter has put a layer into it by itself: containerd 2.4 does so
+        with what it has in a cache, and then mounts it read-only.
+        """
         request = snapshots_pb2.PrepareSnapshotRequest(
             snapshotter=snapshotter, key=key, parent=parent, labels=dict(labels)
         )
-        await self._call(
+        answer = await self._call(
             self._snapshots.Prepare, request, f"prepare a snapshot on {parent}", lease=lease
         )
+        return bool(answer.mounts) and "ro" in answer.mounts[-1].options
+
+    async def commit(
+        self,
+        snapshotter: str,
+        name: str,
+        key: str,
+        *,
+        parent: str,
+        labels: Mapping[str, str],
+        lease: str,
+    ) -> None:
+        """Make a snapshot that was prepared on nothing a layer on `parent`; raises ExistsError.
+
+        A snapshotter with the capability `rebase` takes a parent here.
+        """
+        request = snapshots_pb2.CommitSnapshotRequest(
+            snapshotter=snapshotter, name=name, key=key, parent=parent, labels=dict(labels)
+        )
+        await self._call(self._snapshots.Commit, request, f"commit snapshot {name}", lease=lease)
 
     async def view(self, snapshotter: str, key: str, *, parent: str, lease: str) -> None:
         """Make a read-only snapshot, which has everything below it mounted."""
@@ -369,6 +401,14 @@ class Client:
         with _translated("list snapshots"):
             pages = self._snapshots.List(request, timeout=self._deadline, metadata=self._metadata())
             return {info.name: info.parent async for page in pages for info in page.info}
+
+    async def snapshots_with(self, snapshotter: str, label: str) -> Mapping[str, str]:
+        """The snapshots of a snapshotter that have a label: name -> the label's value."""
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter)
+        with _translated("list snapshots"):
+            pages = self._snapshots.List(request, timeout=self._deadline, metadata=self._metadata())
+            infos = [info async for page in pages for info in page.info]
+        return {info.name: info.labels[label] for info in infos if label in info.labels}
 
     async def containers(self) -> Sequence[objects.Container]:
         """All containers, sandboxes among them."""

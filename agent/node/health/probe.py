@@ -18,6 +18,7 @@ from agent.metrics import node_metrics
 from agent.model import keys, records, reports
 from agent.mounts.devices import kernel_support
 from agent.node.health import capability, store_mount
+from agent.node.native import native_node
 from agent.store.lookup import layer_requests
 
 logger = logging.getLogger(__name__)
@@ -61,13 +62,17 @@ class Settings:
     """What is probed, and how often.
 
     `handlers_needed` is False where the uimgacc snapshotter is containerd's default one,
-    `switched_off` a sentence where this node is not to serve even if all is well.
+    `switched_off` a sentence where this node is not to serve even if all is well. With a
+    `native_folder` the snapshotter is containerd's own, and that folder has its root's part
+    (agent.node.native); `native_compressed` says that it runs images with compressed layers.
     """
 
     snapshotter: str
     interval: float
     handlers_needed: bool = True
     switched_off: str = ""
+    native_folder: str = ""
+    native_compressed: bool = False
     patience: capability.Patience = dataclasses.field(default_factory=capability.Patience)
 
 
@@ -100,7 +105,8 @@ class Prober:
         self.store_seconds: float | None = None
         """The seconds until the store's last answer, or until the probe was given up."""
         self.root = ""
-        """The snapshotter's root folder as containerd knows it, "" before that is known."""
+        """The snapshotter's root folder as containerd knows it, or the one that stands for it; ""
+        before that is known."""
         self._looks = 0
         self._store_away = False
 
@@ -134,7 +140,10 @@ class Prober:
         findings.append(capability.Finding(_Check.SWITCH, self._settings.switched_off))
         patience = self._settings.patience
         last, judged = self.verdict, capability.judge(self.verdict, findings, patience)
-        remark = _set_up_problem() or _names_problem(self.root)
+        remark = _set_up_problem()
+        if not self._settings.native_folder:
+            # containerd's own snapshotter is never asked by a pull for what the agent has linked.
+            remark = remark or _names_problem(self.root)
         local = await self._store.local_images(self.root)
         self.verdict = dataclasses.replace(
             judged, twins=self._twins, maps_ids=self._maps_ids, remark=remark, local=local
@@ -174,7 +183,10 @@ class Prober:
         started = time.perf_counter()
         problem = ""
         try:
-            await self._store.store()
+            record = await self._store.store()
+            if self._settings.native_folder:
+                compressed = self._settings.native_compressed
+                problem = native_node.problem_of_store(record, compressed=compressed)
         except errors.AgentError as error:
             problem = str(error)
         finally:
@@ -200,8 +212,12 @@ class Prober:
             self._maps_ids = maps_ids and await self._client.maps_ids(self._handler)
         except errors.AgentError as error:
             return [capability.Finding(_Check.CONTAINERD, str(error))]
-        self.root = plugin.exports.get("root", self.root) if plugin is not None else self.root
+        if plugin is not None:
+            root = self._settings.native_folder or plugin.exports.get("root", "")
+            self.root = root or self.root
         findings = [self._plugin_finding(plugin)]
+        if self._settings.native_folder:
+            findings += await self._native_findings(plugin)
         if self._settings.handlers_needed and not any(map(runtimes.is_twin, handlers)):
             findings.append(
                 capability.Finding(
@@ -214,6 +230,20 @@ class Prober:
             address = address.removeprefix("unix://")
             findings.append(await _snapshotter_finding(address, self._settings.snapshotter))
         return findings
+
+    async def _native_findings(self, plugin: objects.Plugin | None) -> list[capability.Finding]:
+        """Whether containerd's own snapshotter is set up, for misses as well."""
+        try:
+            differ = await self._client.plugin(keys.DIFFER_PLUGINS, keys.NATIVE_SNAPSHOTTER)
+            own = ""
+            if self._settings.handlers_needed:
+                own = await self._client.handler_snapshotter(runtimes.DEFAULT_TWIN)
+        except errors.AgentError as error:
+            return [capability.Finding(_Check.CONTAINERD, str(error))]
+        return [
+            capability.Finding(_Check.PLUGIN, native_node.problem_of_plugins(plugin, differ)),
+            capability.Finding(_Check.HANDLER, native_node.problem_of_handler(own)),
+        ]
 
     @property
     def _handler(self) -> str:

@@ -25,7 +25,7 @@ import contextlib
 import dataclasses
 import datetime
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
@@ -271,17 +271,25 @@ class Left:
     pods: Mapping[str, str] = dataclasses.field(hash=False)
 
 
-async def leave(containerd: containerd_images.ContainerdImages) -> Left:
+async def leave(
+    containerd: containerd_images.ContainerdImages, *, among: Collection[str] | None = None
+) -> Left:
     """Take all images off the snapshotter; remove those that no other snapshotter has.
 
-    Raises InUseError, and removes nothing, while a container uses the snapshotter.
+    With `among`, only those that have one of these snapshots (chain IDs) as their top. Raises
+    InUseError, and removes nothing, while a container uses the snapshotter.
     """
     name = containerd.snapshotter
     containers = await containerd.client.containers()
-    if users := [each for each in containers if each.snapshotter == name]:
+    users = [each for each in containers if each.snapshotter == name]
+    affected = [image for image in await containerd.inventory.all() if name in image.snapshotters]
+    if among is not None:
+        parents = await containerd.client.snapshots(name)
+        users = [each for each in users if parents.get(each.snapshot_key) in among]
+        affected = [image for image in affected if image.contents.top in among]
+    if users:
         raise InUseError(sorted({_pod(each) for each in users}))
     removed = []
-    affected = [image for image in await containerd.inventory.all() if name in image.snapshotters]
     for image in affected:
         if image.contents.top and await _other_snapshotter(image, containerd):
             await containerd.chains.forget(image.contents.config)

@@ -6,7 +6,7 @@ beside the snapshotter's: a snapshot exists only where both have it.
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
@@ -266,6 +266,18 @@ class Chains:
     async def forget(self, config: str) -> None:
         """Remove all references to the uimgacc snapshotter: the image is on another one."""
         await self._let_go(config, {f"{keys.SET_ASIDE}{self.snapshotter}": ""})
+
+    async def served(self, chain_ids: Collection[str]) -> frozenset[str]:
+        """Those of some snapshots that are served from the store: they take no inode of the local
+        disk."""
+        served = set()
+        for chain_id in chain_ids:
+            try:
+                if not await self._client.usage(self.snapshotter, chain_id):
+                    served.add(chain_id)
+            except rpc.NotFoundError:
+                continue
+        return frozenset(served)
 
     async def collect(self) -> None:
         """Have containerd collect its garbage, and wait for that."""

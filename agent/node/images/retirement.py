@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
-from agent.clients.containerd import rpc
 from agent.kits.aio import threads
 from agent.local import copy_marks
 from agent.metrics import node_metrics
@@ -152,11 +151,11 @@ class Retirer:
             record = await self._store.retired(number)
             if record is not None:
                 retired = holdings.Retired.of(record)
-                here = await self._served(holdings.candidates(stock, retired))
+                here = await self._chains.served(holdings.candidates(stock, retired))
                 if here and (gone := await self._drop(here)) is not None:
                     dropped += gone
                     stock = await self._take_stock()
-                    here = await self._served(holdings.candidates(stock, retired))
+                    here = await self._chains.served(holdings.candidates(stock, retired))
                 if outliving := holdings.outliving(stock, retired):
                     self._note_outlived(retired)
                     await self._keep_copies(outliving)
@@ -189,10 +188,10 @@ class Retirer:
         The store has nothing of them by then, and nothing else would ask for them again.
         """
         for number, retired in list(self._outlived.items()):
-            here = await self._served(holdings.candidates(await self._take_stock(), retired))
+            here = await self._chains.served(holdings.candidates(await self._take_stock(), retired))
             if not here or await self._drop(here) is not None:
                 left = holdings.candidates(await self._take_stock(), retired)
-                if not await self._served(left):
+                if not await self._chains.served(left):
                     del self._outlived[number]
 
     async def _take_stock(self) -> holdings.Stock:
@@ -225,17 +224,6 @@ class Retirer:
         except OSError as error:
             reason = f"copies of deleted layers cannot be marked: {error}"
             raise UnknownHoldingsError(reason) from error
-
-    async def _served(self, candidates: frozenset[str]) -> frozenset[str]:
-        """Those that are served from the store: they take no inode of the local disk."""
-        served = set()
-        for chain in candidates:
-            try:
-                if not await self._client.usage(self._chains.snapshotter, chain):
-                    served.add(chain)
-            except rpc.NotFoundError:
-                continue
-        return frozenset(served)
 
     async def _drop(self, here: frozenset[str]) -> int | None:
         """Remove the images that nothing needs, and have their snapshots collected.

@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.matching import runtimes
 from agent.model import keys
-from agent.setup.config import file_edits, inputs, settings_view, start_faults
+from agent.setup.config import file_edits, inputs, native_cache, settings_view, start_faults
 
 _NO_NAMES = (
     "this k3s or RKE2 disables snapshot annotations: a pull that no cache matches gets public"
@@ -67,20 +67,16 @@ def styles(node: inputs.Node) -> list[inputs.Style]:
 def plan(node: inputs.Node, wanted: inputs.Wanted, style: inputs.Style | None = None) -> Plan:
     """Decide; raise ConfigError where the node cannot be set up as it is."""
     style = style or styles(node)[0]
-    if (node.release.major, node.release.minor) < (1, 7):
-        raise settings_view.ConfigError(
-            node.main,
-            f"containerd {node.release} has no snapshotter per runtime handler; 1.7 or newer is"
-            " needed",
-        )
+    if obstacle := _obstacle(node, wanted):
+        raise settings_view.ConfigError(node.main, obstacle)
     main = settings_view.File(node.main, _fresh(node.release) if node.text is None else node.text)
     view = _in_force(settings_view.view(main, node.imported, node.release), node.dumped)
-    twins, notes = _twins(view)
+    twins, notes = _twins(view, wanted.snapshotter)
     former = wanted.former_handler or wanted.default_snapshotter
     if former and view.default_runtime in view.runtimes:
         settings = {**view.runtimes[view.default_runtime], "snapshotter": view.snapshotter}
         twins[inputs.WITHOUT] = (view.default_runtime, settings)
-    warnings = _warnings(main, node, view)
+    warnings = _warnings(main, node, view) + ([native_cache.WARNING] if wanted.native else [])
     if node.text is None:
         notes.append(f"{node.main} did not exist; containerd's defaults go on to apply")
     if node.release.merges:
@@ -91,7 +87,10 @@ def plan(node: inputs.Node, wanted: inputs.Wanted, style: inputs.Style | None = 
         files, more = file_edits.in_place(main, node, view, wanted, twins)
     # What the template says of annotations, nothing after it can say otherwise.
     names_images = not (view.annotations_disabled and any(map(_is_template, files)))
-    if not names_images:
+    if wanted.native:
+        # No pull asks for what the agent has linked, whichever image it is of.
+        names_images = False
+    elif not names_images:
         more = [*more, _NO_NAMES]
     return Plan(
         files=files,
@@ -104,6 +103,18 @@ def plan(node: inputs.Node, wanted: inputs.Wanted, style: inputs.Style | None = 
             *_losses(view, in_force, names_images=names_images),
         ],
     )
+
+
+def _obstacle(node: inputs.Node, wanted: inputs.Wanted) -> str:
+    """What keeps this containerd from being set up so; "" for nothing."""
+    if (node.release.major, node.release.minor) < (1, 7):
+        return (
+            f"containerd {node.release} has no snapshotter per runtime handler; 1.7 or newer is"
+            " needed"
+        )
+    if not wanted.native:
+        return ""
+    return native_cache.obstacle(None if node.dumped is None else node.dumped.plugins)
 
 
 def _in_force(read: settings_view.View, dumped: settings_view.View | None) -> settings_view.View:
@@ -161,6 +172,8 @@ def faults(
         platform = view.platforms.get(twin, {})
         if release.merges and platform.get("snapshotter") != table["snapshotter"]:
             missing.append(f"runtime_platforms.{twin} is not there")
+    if wanted.native:
+        missing += native_cache.faults(view.plugins, wanted.native)
     if wanted.default_snapshotter and view.snapshotter != keys.SNAPSHOTTER:
         missing.append(f"the default snapshotter is still {view.snapshotter}")
     return missing
@@ -189,7 +202,9 @@ def _fresh(release: settings_view.Release) -> str:
     return f"version = {release.newest_version}\n"
 
 
-def _twins(view: settings_view.View) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], list[str]]:
+def _twins(
+    view: settings_view.View, snapshotter: str
+) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], list[str]]:
     """Our handlers, each with the one that it copies and its settings.
 
     The default handler has two: pods reach it by naming no class, or by a class
@@ -206,7 +221,7 @@ def _twins(view: settings_view.View) -> tuple[dict[str, tuple[str, Mapping[str, 
                 f"no twin for the runtime handler {name}: it has a snapshotter of its own ({own})"
             )
             continue
-        settings = {**table, "snapshotter": keys.SNAPSHOTTER}
+        settings = {**table, "snapshotter": snapshotter}
         twins[runtimes.twin_of(name)] = (name, settings)
         if name == view.default_runtime:
             twins[runtimes.DEFAULT_TWIN] = (name, settings)

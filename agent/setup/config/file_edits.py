@@ -7,7 +7,7 @@ template from which k3s and RKE2 make the main file.
 from typing import Any
 
 from agent.model import keys
-from agent.setup.config import inputs, settings_view, toml_edit
+from agent.setup.config import inputs, native_cache, settings_view, toml_edit
 
 TEMPLATE_HEAD = '{{ template "base" . }}\n'
 
@@ -32,11 +32,15 @@ def with_drop_in(
     style: inputs.Style,
 ) -> tuple[dict[settings_view.Path, str], list[str]]:
     places = settings_view.keys_of(style.names)
-    images: dict[str, Any] = {"disable_snapshot_annotations": False}
-    if wanted.default_snapshotter:
-        images["snapshotter"] = keys.SNAPSHOTTER
+    # The proxy also beside containerd's own snapshotter: containers may still be on it.
     tables = _proxy(view, wanted)
-    tables.append((places.images, images))
+    if wanted.native:
+        tables += native_cache.tables(view.plugins, wanted.native, wanted.platform)
+    else:
+        images: dict[str, Any] = {"disable_snapshot_annotations": False}
+        if wanted.default_snapshotter:
+            images["snapshotter"] = keys.SNAPSHOTTER
+        tables.append((places.images, images))
     tables += _platforms(twins)
     tables += [((*places.runtimes, twin), dict(table)) for twin, (_, table) in twins.items()]
     text = (

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.matching import runtimes
+from agent.model import keys
 from agent.setup.config import settings_view
 
 ADDRESS = "/run/uimgacc/snapshotter.sock"
@@ -31,6 +32,16 @@ class Wanted:
     need it while a cluster moves to that mode, and back."""
     maps_ids: bool = False
     """Whether the snapshotter can show layers with the owners of user namespaces here."""
+    native: str = ""
+    """The folder of links to layers that containerd's own EROFS snapshotter is to have as a cache
+    (agent.node.native), with the runtime handlers on that snapshotter; "" without."""
+    platform: str = ""
+    """The node's platform, as containerd writes it; needed with `native`."""
+
+    @property
+    def snapshotter(self) -> str:
+        """The snapshotter of the runtime handlers."""
+        return keys.NATIVE_SNAPSHOTTER if self.native else keys.SNAPSHOTTER
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

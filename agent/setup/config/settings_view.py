@@ -131,6 +131,8 @@ class View:
     proxies: Mapping[str, Any]
     platforms: Mapping[str, Any]
     """`runtime_platforms` of 2.x."""
+    plugins: Mapping[str, Any]
+    """The settings of all plugins."""
 
 
 def keys_of(version: int) -> Keys:
@@ -212,6 +214,7 @@ def view(main: File, imported: Sequence[File], release: Release) -> View:
         cri_disabled=any(name in together.get("disabled_plugins", ()) for name in _CRI_NAMES),
         proxies=table_at(together, ("proxy_plugins",)),
         platforms=table_at(together, ("plugins", _IMAGES, "runtime_platforms")),
+        plugins=table_at(together, ("plugins",)),
     )
 
 

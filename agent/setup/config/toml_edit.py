@@ -118,12 +118,24 @@ def _render_table(keys: settings_view.KeyPath, values: Mapping[str, Any]) -> str
     inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     lines = ["[" + ".".join(tomlkit.key(key).as_string() for key in keys) + "]"]
     lines += [
-        f"  {tomlkit.key(key).as_string()} = {tomlkit.item(value).as_string()}"
+        f"  {tomlkit.key(key).as_string()} = {_text(value)}"
         for key, value in values.items()
         if key not in inner
     ]
     text = "\n".join(lines) + "\n"
     return text + "".join("\n" + _render_table((*keys, key), inner[key]) for key in inner)
+
+
+def _text(value: Any) -> str:
+    """A value in one line; tomlkit would make a list of tables a section of its own."""
+    if isinstance(value, Sequence) and any(isinstance(each, Mapping) for each in value):
+        array = tomlkit.array()
+        for each in value:
+            table = tomlkit.inline_table()
+            table.update(each)
+            array.append(table)
+        return str(array.as_string())
+    return str(tomlkit.item(value).as_string())
 
 
 def _nested(keys: settings_view.KeyPath, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from agent.clients.containerd import sockets
 from agent.kits import units
 from agent.kits.processes import workers
 from agent.matching import runtimes
-from agent.model import keys
+from agent.model import images, keys
 from agent.model.erofs import mkfs_release, superblock
 from agent.mounts.devices import device_mapper, kernel_support
 from agent.setup.config import containerd_binary, inputs, places, settings_view
@@ -187,8 +187,13 @@ def mkfs(command: str) -> Finding:
     return ok("mkfs.erofs", str(release))
 
 
-def snapshotter(address: str, *, deadline: float) -> Finding:
-    """Whether the snapshotter of uimgacc answers on its socket."""
+def snapshotter(address: str, *, deadline: float, native: str = "") -> Finding:
+    """Whether the snapshotter of uimgacc answers on its socket.
+
+    With `native`, the folder of links to layers, it need not.
+    """
+    if native:
+        return ok("snapshotter", f"containerd's own, with links to layers in {native}")
     fix = "start it: uimgacc snapshotter --root DIR --address SOCK --store DIR"
     path = pathlib.Path(address)
     if not path.exists():
@@ -242,7 +247,8 @@ def configuration(main: settings_view.Path, binary: str, wanted: inputs.Wanted) 
         what = f"containerd {release}, handlers {', '.join(sorted(outcome.twins))}"
         findings.append(ok(name, what))
     findings += [warn(name, warning, "see the message") for warning in outcome.warnings]
-    findings.append(_image_names(machine, main, wanted, possible=outcome.names_images))
+    if not wanted.native:
+        findings.append(_image_names(machine, main, wanted, possible=outcome.names_images))
     return findings
 
 
@@ -265,8 +271,13 @@ def _image_names(
     return ok(name, "containerd says which image is pulled")
 
 
-def running(address: str, *, deadline: float) -> list[Finding]:
-    """What the running containerd has: version, plugin, runtime handlers."""
+def platform() -> str:
+    """This machine's, as containerd writes it."""
+    return str(images.platform_of_machine(os.uname().machine))
+
+
+def running(address: str, snapshotter: str, *, deadline: float) -> list[Finding]:
+    """What the running containerd has: version, plugin of the snapshotter, runtime handlers."""
     path = pathlib.Path(address)
     if not path.exists():
         fix = "start containerd, or give its socket with --containerd"
@@ -276,11 +287,11 @@ def running(address: str, *, deadline: float) -> list[Finding]:
     try:
         version = sockets.version(address, deadline=deadline)
         findings = [ok("containerd", f"{version} on {address}{lacking(version)}")]
-        findings.append(_plugin(address, deadline=deadline))
+        findings.append(_plugin(address, snapshotter, deadline=deadline))
     except sockets.SocketError as error:
         return [bad("containerd", str(error), "look at its log: journalctl -u containerd")]
     try:
-        findings.append(_handlers(address, deadline=deadline))
+        findings.append(_handlers(address, snapshotter, deadline=deadline))
     except sockets.SocketError as error:
         fix = "enable the CRI plugin (disabled_plugins in containerd's configuration)"
         findings.append(bad("handlers", f"no answer of the CRI plugin: {error.reason}", fix))
@@ -300,8 +311,7 @@ def lacking(version: str) -> str:
     return ""
 
 
-def _plugin(address: str, *, deadline: float) -> Finding:
-    name = keys.SNAPSHOTTER
+def _plugin(address: str, name: str, *, deadline: float) -> Finding:
     plugin = sockets.snapshot_plugin(address, name, deadline=deadline)
     if plugin is None:
         fix = "run uimgacc node-setup --restart (containerd reads its configuration at start)"
@@ -311,13 +321,14 @@ def _plugin(address: str, *, deadline: float) -> Finding:
     return ok("plugin", f"containerd has the snapshotter {name}")
 
 
-def _handlers(address: str, *, deadline: float) -> Finding:
+def _handlers(address: str, snapshotter: str, *, deadline: float) -> Finding:
     snapshotters = sockets.runtime_snapshotters(address, deadline=deadline)
-    twins = sorted(name for name in snapshotters if snapshotters[name] == keys.SNAPSHOTTER)
-    others = {name for name, used in snapshotters.items() if used != keys.SNAPSHOTTER}
+    twins = sorted(name for name in snapshotters if snapshotters[name] == snapshotter)
+    others = {name for name, used in snapshotters.items() if used != snapshotter}
     if runtimes.DEFAULT_TWIN not in twins:
         fix = "run uimgacc node-setup --restart"
-        return bad("handlers", f"no runtime handler {keys.SNAPSHOTTER}", fix)
+        what = f"no runtime handler {runtimes.DEFAULT_TWIN} on the snapshotter {snapshotter}"
+        return bad("handlers", what, fix)
     missing = sorted(
         name
         for name in others

@@ -33,6 +33,8 @@ class Patient:
     verify: bool = False
     selinux_context: str = "auto"
     trusted_keys: pathlib.Path | None = None
+    native: str = ""
+    """The folder of links to layers where containerd's own snapshotter serves; "" elsewhere."""
     deadline: float = 5.0
 
 
@@ -63,15 +65,21 @@ async def examine(patient: Patient) -> AsyncIterator[checks.Finding]:
         yield checks.space("here", folder)
         binary = patient.containerd_binary or places.find_binary(main)
         able = namespaces.level is checks.Level.OK
-        wanted = inputs.Wanted(address=patient.address, root=patient.root, maps_ids=able)
+        wanted = inputs.Wanted(
+            address=patient.address,
+            root=patient.root,
+            maps_ids=able,
+            native=patient.native,
+            platform=checks.platform(),
+        )
         for finding in checks.configuration(main, binary, wanted):
             yield finding
         for finding in mirrors_check.examine(mirrors_check.roots(main)):
             yield finding
-        yield checks.snapshotter(patient.address, deadline=deadline)
+        yield checks.snapshotter(patient.address, deadline=deadline, native=patient.native)
         socket = patient.containerd.removeprefix("unix://")
         socket = socket or str(places.default_socket(main))
-        for finding in checks.running(socket, deadline=deadline):
+        for finding in checks.running(socket, wanted.snapshotter, deadline=deadline):
             yield finding
         if patient.store is None:
             fix = "give --store DIR or set UIMGACC_STORE"

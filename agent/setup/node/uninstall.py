@@ -42,11 +42,15 @@ class UnreachableError(errors.PermanentError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Places:
-    """Where uimgacc is on a node: the snapshotter's root, the store's place, the agent's state."""
+    """Where uimgacc is on a node: the snapshotter's root, the store's place, the agent's state.
+
+    `links` is the folder of links to layers (agent.node.native).
+    """
 
     root: settings_view.Path
     store: settings_view.Path
     state: settings_view.Path
+    links: settings_view.Path
 
 
 def noted_root(machine: host.Host, root: settings_view.Path) -> settings_view.Path:
@@ -86,7 +90,7 @@ async def _clear(process: str, own: Places, pods: Mapping[str, str]) -> None:
         left = await pool.call("unmount", process, root, deadline=_UNMOUNT_SECONDS)
         if left:
             raise HeldError([held_sentence(*each, pods=pods) for each in left])
-        arguments = (process, root, str(own.store), str(own.state))
+        arguments = (process, root, str(own.store), str(own.state), str(own.links))
         await pool.call("remove", *arguments, deadline=_REMOVE_SECONDS)
 
 

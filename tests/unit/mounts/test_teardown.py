@@ -112,6 +112,7 @@ class Machine:
         self.root = folder / "containerd" / "snapshots"
         self.store = folder / "uimgacc" / "store"
         self.state = folder / "uimgacc" / "agent"
+        self.links = folder / "uimgacc" / "native"
         self.mounts = folder / "uimgacc" / "store.mounts"
         self._folder = folder
         self._process = subprocess.Popen(
@@ -132,7 +133,7 @@ class Machine:
         return self.do("unmount", "", self.root)
 
     def remove(self) -> Any:
-        return self.do("remove", "", self.root, self.store, self.state)
+        return self.do("remove", "", self.root, self.store, self.state, self.links)
 
     def mounted(self) -> list[str]:
         return self.do("mounted", self._folder)

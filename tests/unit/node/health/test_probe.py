@@ -10,8 +10,9 @@ from agent import errors
 from agent._proto.containerd import introspection_pb2
 from agent.clients.containerd import objects, sockets
 from agent.metrics import registries
-from agent.model import keys, reports
+from agent.model import keys, records, reports
 from agent.node.health import capability, probe, store_mount
+from agent.node.native import native_node
 from agent.settings import agent_settings
 from tests.fakes import containerd as fakes
 
@@ -22,10 +23,12 @@ class Store:
     def __init__(self) -> None:
         self.problem = ""
         self.local = 0
+        self.record = records.StoreRecord(format=1, id="s")
 
-    async def store(self) -> None:
+    async def store(self) -> records.StoreRecord:
         if self.problem:
             raise errors.TemporaryError(self.problem)
+        return self.record
 
     async def local_images(self, root: str) -> int:
         return self.local
@@ -345,3 +348,71 @@ async def test_a_node_without_its_store_may_serve_what_it_has(prober, store, fak
     assert verdict.sentence.endswith("2 images are served locally, from this node's own copies")
     store.problem = ""
     assert not (await prober.look()).is_local
+
+
+@pytest.fixture
+def native_prober(store, client, others, signals) -> probe.Prober:
+    wanted = probe.Settings(
+        snapshotter="erofs", interval=1, handlers_needed=False, native_folder="/the/links"
+    )
+    store.record = records.StoreRecord(format=1, id="s", compression="none")
+    return probe.Prober(store, client, others, others, signals, wanted)
+
+
+def plug_native(fake, *, rebase: bool = True, differ: bool = True, problem: str = "") -> None:
+    capabilities = ["rebase"] if rebase else []
+    fake.plugins.append(
+        introspection_pb2.Plugin(
+            type=keys.SNAPSHOTTER_PLUGINS,
+            id="erofs",
+            capabilities=capabilities,
+            exports={"root": "/of/containerd"},
+        )
+    )
+    if differ:
+        plugin = introspection_pb2.Plugin(type=keys.DIFFER_PLUGINS, id="erofs")
+        plugin.init_err.message = problem
+        fake.plugins.append(plugin)
+
+
+async def test_a_node_serves_by_containerds_own_snapshotter(native_prober, fake) -> None:
+    plug_native(fake)
+    verdict = await native_prober.look()
+
+    assert verdict.capable, verdict.problems
+    # No word of the file by which uimgacc's snapshotter would believe names of images.
+    assert verdict.sentence == "images are served from the store"
+    assert native_prober.root == "/the/links"
+
+
+@pytest.mark.parametrize(
+    ("lack", "problem"),
+    [
+        ({"rebase": False}, "2.4 or newer"),
+        ({"differ": False}, "erofs-utils"),
+        ({"problem": "no mkfs.erofs here"}, "no mkfs.erofs here"),
+    ],
+)
+async def test_what_containerd_lacks_for_it_is_said(
+    native_prober, fake, lack: dict[str, object], problem: str
+) -> None:
+    plug_native(fake, **lack)
+    verdict = await native_prober.look()
+
+    assert problem in verdict.problems[Check.PLUGIN]
+
+
+async def test_compressed_layers_are_left_to_a_containerd_that_is_said_to_read_them(
+    native_prober, store, fake, client, others, signals
+) -> None:
+    plug_native(fake)
+    store.record = records.StoreRecord(format=1, id="s", compression="lz4")
+    able = dataclasses.replace(native_prober._settings, native_compressed=True)
+
+    assert "UIMGACC_NATIVE_COMPRESSED" in (await native_prober.look()).problems[Check.STORE]
+    assert (await probe.Prober(store, client, others, others, signals, able).look()).capable
+
+
+def test_a_handler_on_another_snapshotter_is_no_native_one() -> None:
+    assert native_node.problem_of_handler("erofs") == ""
+    assert "node-setup --native" in native_node.problem_of_handler("uimgacc")

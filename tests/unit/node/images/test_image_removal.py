@@ -223,3 +223,21 @@ async def test_a_private_image_that_a_volume_uses_goes_after_it(
 
     del fake.snapshots[conftest.NAME, VOLUME]
     assert set(await removal.look()) == registered.names
+
+
+async def test_only_images_of_some_snapshots_are_taken_off_a_snapshotter(
+    fake, containerd, image
+) -> None:
+    """Of containerd's own snapshotter, which has images of others as well."""
+    other = conftest.Image("registry.example/other:1")
+    for each in (image, other):
+        each.pull_into(fake, conftest.NAME)
+    runs = fakes.containers_pb2.Container(id="c", snapshotter=conftest.NAME, snapshot_key="of c")
+    fake.containers.append(runs)
+    fake.add_snapshot(conftest.NAME, "of c", other.chain[-1])
+
+    left = await image_removal.leave(containerd, among={image.chain[-1]})
+    assert left.removed == [str(image.reference)]
+    assert str(other.reference) in fake.images
+    with pytest.raises(image_removal.InUseError):
+        await image_removal.leave(containerd, among={other.chain[-1]})

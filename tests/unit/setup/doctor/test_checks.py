@@ -66,7 +66,7 @@ def test_sockets_that_are_not_there_or_deaf(tmp_path: pathlib.Path) -> None:
 
     assert (missing.level, deaf.level) == (checks.Level.FAIL, checks.Level.FAIL)
     assert "does not exist" in missing.what
-    assert checks.running(str(file), deadline=1)[0].level is checks.Level.FAIL
+    assert checks.running(str(file), "uimgacc", deadline=1)[0].level is checks.Level.FAIL
 
 
 def test_a_snapshotter_that_hangs_is_told_from_one_that_is_away(tmp_path: pathlib.Path) -> None:
