@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from lab import places
+from lab import places, polling
 
 # In place of a folder ($1) one that everybody may enter, with some folders of it (up to "--").
 _SHOW = """
@@ -86,7 +86,7 @@ class Process:
 
     def wait_for_socket(self, address: str | tuple[str, int], *, seconds: float = 90) -> None:
         """Return when a Unix socket (a path) or a TCP port accepts connections."""
-        deadline = time.monotonic() + seconds
+        deadline, pace = time.monotonic() + seconds, polling.Pace(0.01)
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         while True:
             with socket.socket(family, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ class Process:
                 raise LabError(f"{self.command[0]} ended at start:\n{self.said()}")
             if time.monotonic() > deadline:
                 raise LabError(f"{self.command[0]} is not ready in {seconds} s:\n{self.said()}")
-            time.sleep(0.01)
+            pace.pause()
 
     def said(self, lines: int = 15) -> str:
         """Return the last lines of its standard error, to explain a failure."""
