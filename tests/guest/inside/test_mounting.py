@@ -294,8 +294,6 @@ def test_a_mount_is_switched_under_readers_and_survives_its_server(server, store
 
     layer.switch(layer.copy)
     expected = layer.read()
-    # Before the server is away: the kernel gives its delegation of the file back as it drops it,
-    # and would wait for the server, for three minutes.
     conftest.drop_caches()
     server.cut()
     assert layer.read() == expected

@@ -122,7 +122,7 @@ def test_an_outage_of_a_minute_costs_only_time(node, client, server, registry) -
         # Noticed although the NFS client could still answer from its caches.
         conftest.wait_until(lambda: not node.capable())
         conftest.wait_until(lambda: not node.label)
-        conftest.drop_caches()
+        conftest.drop_contents()
         away = time.monotonic() - stopped
         conftest.note(f"withdrawn {away:.1f} s after the server was told to stop")
         assert "does not answer" in json.loads(node.get("/status"))["node"]["reason"]
@@ -191,7 +191,7 @@ def test_a_node_that_has_copies_outlives_its_server(node, client, server) -> Non
     node.start_snapshotter()
     node.containerd.start()
     node.start_agent()
-    conftest.drop_caches()
+    conftest.drop_contents()
     with cri.Client(node.containerd.address, node.folder / "logs-after") as again:
         run(node, again, "fifth")
         conftest.wait_until(lambda: node.label == "local")
