@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from lab import parts, places
 
 SUITE = "trixie"
+WITHOUT_SECURITY = "none"
+"""In place of a mirror of the security suite: for one that has none."""
 PYTHON = "3.13"
 ABI = "cp313"
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
@@ -153,6 +155,7 @@ def unpack_packages(root: pathlib.Path, architecture: str) -> None:
     machine = "" if architecture == parts.architecture() else architecture
     apt, newer = parts.apt(SUITE, machine), parts.apt(NEWER_SUITE, machine)
     parts.prepare_apt(parts.mirror(), SUITE, machine)
+    add_security(apt, parts.apt_folder(SUITE, machine))
     debs = fresh(root.with_name("debs"))
     plan = parts.run(
         [*apt, "install", "--simulate", "--no-install-recommends", *PACKAGES],
@@ -171,6 +174,32 @@ def unpack_packages(root: pathlib.Path, architecture: str) -> None:
         package.unlink()
     for package in sorted(debs.glob("*.deb")):
         parts.run(["dpkg", "-x", str(package), str(root)], f"unpacking {package.name}")
+
+
+def add_security(apt: list[str], folder: pathlib.Path) -> None:
+    """Have apt know, beside a suite's packages, what Debian mended since its point release."""
+    uri = security_mirror()
+    if uri == WITHOUT_SECURITY:
+        return
+    with (folder / "sources.list").open("a") as sources:
+        sources.write(f"deb [signed-by={parts.KEYRING}] {uri} {SUITE}-security main\n")
+    parts.run([*apt, "update"], f"the index of {SUITE}-security at {uri} (see SECURITY.md)")
+
+
+def security_mirror() -> str:
+    """Return the mirror of Debian's security suites, without a trailing slash, or "none".
+
+    That of UIMGACC_DEBIAN_SECURITY_MIRROR, of this machine's own apt sources if it is a Debian and
+    no other mirror was chosen, or beside the other mirror.
+    """
+    chosen = os.environ.get("UIMGACC_DEBIAN_SECURITY_MIRROR", "")
+    if not chosen and not os.environ.get("UIMGACC_DEBIAN_MIRROR"):
+        targets = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)"]
+        for line in parts.output([*targets, "Created-By: Packages"]).splitlines():
+            uri, _, label = line.partition(" ")
+            if label == "Debian-Security":
+                chosen = uri
+    return (chosen or f"{parts.mirror()}-security").rstrip("/")
 
 
 def keep_copyrights(folder: pathlib.Path) -> None:

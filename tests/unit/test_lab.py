@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from lab import images, parts, places, processes, testing
+from lab import images, parts, places, processes, rootfs, testing
 
 
 @pytest.fixture
@@ -30,6 +30,42 @@ def test_parts_of_another_version_are_gathered_anew(stamp, text: str | None) -> 
         stamp.write_text(text)
 
     assert parts.gathered() == set()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "own", "mirror"),
+    [
+        ({}, "http://d/debian-security/ Debian-Security\n", "http://d/debian-security"),
+        ({}, "http://d/debian/ Debian\n", "http://d/debian-security"),
+        (
+            {"UIMGACC_DEBIAN_MIRROR": "http://m/debian/"},
+            "http://d/debian-security/ Debian-Security\n",
+            "http://m/debian-security",
+        ),
+        ({"UIMGACC_DEBIAN_SECURITY_MIRROR": "http://s/of-a-day/"}, "", "http://s/of-a-day"),
+        ({"UIMGACC_DEBIAN_SECURITY_MIRROR": "none"}, "", None),
+    ],
+)
+def test_the_image_has_what_debian_mends_between_point_releases(
+    tmp_path, monkeypatch, chosen: dict[str, str], own: str, mirror: str | None
+) -> None:
+    commands: list[list[str]] = []
+    for name in ("UIMGACC_DEBIAN_MIRROR", "UIMGACC_DEBIAN_SECURITY_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parts, "output", lambda _command: own)
+    monkeypatch.setattr(parts, "own_mirror", lambda: "http://d/debian/")
+    monkeypatch.setattr(parts, "run", lambda command, *_: commands.append(command) or "")
+    (tmp_path / "sources.list").write_text("deb http://d/debian trixie main\n")
+
+    rootfs.add_security(["apt-get"], tmp_path)
+
+    lines = (tmp_path / "sources.list").read_text().splitlines()[1:]
+    assert [line.split()[-3:] for line in lines] == (
+        [[mirror, "trixie-security", "main"]] if mirror else []
+    )
+    assert commands == ([["apt-get", "update"]] if mirror else [])
 
 
 def test_the_demo_needs_no_browser_no_kernel_and_no_peer() -> None:
