@@ -8,6 +8,7 @@ silent wrong content.
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -55,15 +56,27 @@ class NotVerifiableError(MountError):
         super().__init__(diff_id, "it has no hash tree: `uimgacc store verity` makes them")
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How layers are mounted.
+
+    `way` is one of those of devices.layer_mounting. With `verify` a layer that is mounted without
+    dm-verity, from before, does not count as mounted; nor does, with `label`, one without that
+    SELinux label.
+    """
+
+    way: str = layer_mounting.STORED
+    label: str = ""
+    verify: bool = False
+
+
 class LayerMounts:
     """The mounted layers below `folder`, which must exist, on the local file system.
 
     `pool` runs the OPERATIONS of devices.layer_mounting and mount_users. `store` is where
     the store appears; if that is a link to one of several mounts (agent.mounts.nfs), a
     layer from another one than now is not taken for mounted: that one's export may be gone.
-    That does not matter to a layer that is mounted from its local copy. With `verify` a layer that
-    is mounted without dm-verity, from before, is not taken for mounted either, nor with `label` one
-    that has not that SELinux label. `way` is one of those of devices.layer_mounting.
+    That does not matter to a layer that is mounted from its local copy.
     """
 
     def __init__(
@@ -73,15 +86,11 @@ class LayerMounts:
         *,
         deadline: float,
         store: pathlib.Path | None = None,
-        verify: bool = False,
-        way: str = layer_mounting.STORED,
-        label: str = "",
+        manner: Manner | None = None,
     ) -> None:
-        self._way = way
-        self._label = label
+        self._manner = manner or Manner()
         self._copies = f"{os.path.realpath(layer_files.copies_of(f'{folder}/-'))}/"
         self._files: dict[str, tuple[int, bool]] = {}
-        self._verify = verify
         self._unfit: set[str] = set()
         self._store = store
         self._linked = ""
@@ -112,8 +121,8 @@ class LayerMounts:
         for diff_id, (entry, _) in self._mounted().items():
             if diff_id not in self._under_way:
                 self._devices[diff_id] = entry.device
-                lacks_checks = self._verify and not mountinfo.is_verified(entry.source)
-                if lacks_checks or self._label not in ("", layer_labels.of(entry)):
+                lacks_checks = self._manner.verify and not mountinfo.is_verified(entry.source)
+                if lacks_checks or self._manner.label not in ("", layer_labels.of(entry)):
                     self._unfit.add(diff_id)
 
     async def identify(self) -> None:
@@ -268,7 +277,8 @@ class LayerMounts:
         while not self.is_mounted(diff_id):
             under_way = self._under_way.get(diff_id)
             if under_way is None:
-                arguments = (str(source), self.path(diff_id), size, tree, self._way, self._label)
+                how = (self._manner.way, self._manner.label)
+                arguments = (str(source), self.path(diff_id), size, tree, *how)
                 await self._mount(diff_id, arguments)
                 return
             await asyncio.wait([under_way])

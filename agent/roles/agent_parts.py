@@ -298,18 +298,20 @@ def _preparer(shared: Shared, ahead: agent_near.Ahead | None) -> prepare.Prepare
     node = decide.Node(platform=shared.platform, every_runtime=shared.wanted.default_snapshotter)
     return prepare.Preparer(
         decide.Decider(shared.store, node, shared.away.records),
-        provide.Provider(
-            shared.registrar,
-            shared.healer,
-            shared.away.noting(shared.ledger),
-            platform=shared.platform,
-            snapshotter=shared.containerd.snapshotter,
+        prepare.Supply(
+            provider=provide.Provider(
+                shared.registrar,
+                shared.healer,
+                shared.away.noting(shared.ledger),
+                platform=shared.platform,
+                snapshotter=shared.containerd.snapshotter,
+            ),
+            volumes=volume_images.VolumeImages(shared.containerd),
+            register_private=shared.wanted.register_private,
         ),
         image_removal.Clearer(shared.containerd),
         shared.environment.creator,
-        volumes=volume_images.VolumeImages(shared.containerd),
         starts=ahead.expected if ahead else None,
-        register_private=shared.wanted.register_private,
     )
 
 

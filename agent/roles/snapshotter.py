@@ -34,6 +34,7 @@ from agent.snapshotter import (
     service,
     snapshots,
     state_db,
+    store_layers,
 )
 from agent.snapshotter.lookup import answers, copies_apart, layer_rules, near_lookup, store_lookup
 from agent.store import layout, trusted_keys
@@ -113,23 +114,24 @@ async def _opened(wanted: snapshotter_settings.Snapshotter) -> AsyncIterator[_Pa
             pool if wanted.local == "off" else await _apart(pool, stack),
             deadline=wanted.mount_seconds,
             store=wanted.store,
-            verify=verified is not None,
-            way=_way(wanted),
-            label=label,
+            manner=layer_mounts.Manner(way=_way(wanted), label=label, verify=verified is not None),
         )
         mounted.adopt()
         await mounted.identify()
         snapshotter_metrics.MOUNTS.set_function(lambda: len(mounted))
-        lookup = _lookup(wanted, pool, verified, label) if wanted.store is not None else None
+        # Also without a store: it makes the key by which the agent proves who it is.
+        requesters = layer_requests.Requesters(wanted.root)
+        store = None
+        if wanted.store is not None:
+            store = store_layers.Store(_lookup(wanted, pool, verified, label), requesters)
         served = snapshots.Snapshotter(
             database=database,
             places=overlay_folders.Folders(wanted.root),
             mounted=mounted,
-            lookup=lookup,
+            store=store,
             mapped=mapped_lowers.MappedLowers(
                 str(wanted.root), pool, deadline=wanted.mount_seconds
             ),
-            known=layer_requests.Requesters(wanted.root),
             options=_overlay_options(),
         )
         stack.callback(served.close)

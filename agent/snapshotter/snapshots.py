@@ -35,8 +35,6 @@ from agent.snapshotter import (
     store_layers,
     tables,
 )
-from agent.snapshotter.lookup import answers
-from agent.store.lookup import layer_requests
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +57,8 @@ class ReadyError(errors.PermanentError):
 class Snapshotter:
     """All snapshots below one root folder.
 
-    `lookup` is None where there is no store: then this is a plain overlayfs
-    snapshotter. `known` finds out who asks for a layer of the store. `options` are overlay
-    options for every mount (`index=off`).
+    `store` is None where there is none: then this is a plain overlayfs snapshotter. `options` are
+    overlay options for every mount (`index=off`).
     """
 
     def __init__(
@@ -70,9 +67,8 @@ class Snapshotter:
         database: state_db.Database,
         places: overlay_folders.Folders,
         mounted: layer_mounts.LayerMounts,
-        lookup: answers.Lookup | None,
+        store: store_layers.Store | None,
         mapped: mapped_lowers.MappedLowers,
-        known: layer_requests.Requesters,
         options: Sequence[str] = (),
     ) -> None:
         self._database = database
@@ -85,10 +81,8 @@ class Snapshotter:
         used = places.ids() | mapped.ids()
         self._ids = overlay_folders.Ids(max(database.read.last_id(), *used, 0))
         self._store = (
-            store_layers.StoreLayers(
-                lookup, database=database, mounted=mounted, ids=self._ids, known=known
-            )
-            if lookup is not None
+            store_layers.StoreLayers(store, database=database, mounted=mounted, ids=self._ids)
+            if store is not None
             else None
         )
         self._cleaning = asyncio.Lock()

@@ -14,6 +14,7 @@ layer alone, on none of all the chain's layers. The invariants:
 
 import asyncio
 import collections
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -38,25 +39,32 @@ class UnavailableError(errors.TemporaryError):
     """What a snapshot stands on is not there at the moment."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Store:
+    """The store, as the snapshotter asks it: how layers are found, and who may have them."""
+
+    lookup: answers.Lookup
+    requesters: layer_requests.Requesters
+
+
 class StoreLayers:
     """Serves the chain IDs that `lookup` finds."""
 
     def __init__(
         self,
-        lookup: answers.Lookup,
+        store: Store,
         *,
         database: state_db.Database,
         mounted: layer_mounts.LayerMounts,
         ids: overlay_folders.Ids,
-        known: layer_requests.Requesters,
     ) -> None:
-        self._lookup = lookup
-        self._requesters = known
+        self._lookup = store.lookup
+        self._requesters = store.requesters
         self._database = database
         self._layers = mounted
         self._ids = ids
         self._wanted = collections.Counter[str]()
-        self.damaged = damaged_layers.DamagedLayers(lookup, database, self.give_up)
+        self.damaged = damaged_layers.DamagedLayers(store.lookup, database, self.give_up)
         """Its `run` looks at all recorded layers every so often."""
 
     async def serve(self, chain_id: str, parent: str, labels: Mapping[str, str]) -> bool:

@@ -140,7 +140,7 @@ class Member:
             containerd = Containerd()
             preparer = prepare.Preparer(
                 Store(),
-                containerd,
+                prepare.Supply(provider=containerd),
                 containerd,
                 environment.creator,
             )

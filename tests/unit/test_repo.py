@@ -44,6 +44,33 @@ def test_a_folder_has_at_most_twelve_modules() -> None:
     assert {str(folder): size for folder, size in sizes.items() if size > 12} == {}
 
 
+def test_a_module_has_at_most_five_hundred_lines() -> None:
+    sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in MODULES}
+
+    assert {path: size for path, size in sizes.items() if size > 500} == {}
+
+
+def constructors(path: pathlib.Path) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """The constructors that are written out in a module, by their classes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            for each in node.body:
+                if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+                    yield node.name, each
+
+
+def test_a_constructor_has_at_most_six_arguments() -> None:
+    """What belongs together is one value."""
+    sizes = {
+        f"{path.relative_to(ROOT)}: {name}": len(made.args.args[1:] + made.args.kwonlyargs)
+        for path in MODULES
+        for name, made in constructors(path)
+    }
+
+    assert len(sizes) > 100
+    assert {name: size for name, size in sizes.items() if size > 6} == {}
+
+
 def texts(path: pathlib.Path) -> Iterator[str]:
     """The docstrings and other constant texts of a module."""
     for node in ast.walk(ast.parse(path.read_text())):

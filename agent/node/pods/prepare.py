@@ -160,32 +160,41 @@ class SwitchedOff:
         return Result(decision=decision, sentence=SWITCHED_OFF)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Supply:
+    """How images are made present.
+
+    `volumes` looks after the images that pods mount as volumes. With `register_private`, images
+    that not all namespaces may use are registered as well.
+    """
+
+    provider: Provider
+    volumes: Volumes | None = None
+    register_private: bool = False
+
+
 class Preparer:
     """Serves one pod after the other; any number may be served side by side.
 
-    `volumes` looks after the images that pods mount as volumes. `register_private`: images that
-    not all namespaces may use are registered as well. `starts` gets the images of pods that are
-    about to start.
+    `starts` gets the images of pods that are about to start.
     """
 
     def __init__(
         self,
         decider: Decider,
-        provider: Provider,
+        supply: Supply,
         clearer: Clearer,
         creator: CacheCreator,
         *,
-        volumes: Volumes | None = None,
         starts: Starts | None = None,
-        register_private: bool = False,
     ) -> None:
         self._decider = decider
-        self._provider = provider
+        self._provider = supply.provider
         self._clearer = clearer
         self._creator = creator
-        self._volumes = volumes
+        self._volumes = supply.volumes
         self._starts = starts
-        self._register_private = register_private
+        self._register_private = supply.register_private
 
     async def serve(self, pod: pods.Pod, *, running: bool = False) -> Result:
         """Decide for a pod and make ready what may be. Raises AgentError: try again later.

@@ -165,7 +165,10 @@ async def test_what_was_mounted_without_is_mounted_anew_for_new_containers(layer
             "agent.snapshotter.lookup.store_worker", name="the test", size=1
         ) as pool:
             table = layer_mounts.LayerMounts(
-                layers.root / "layers", pool, deadline=60, way=layer_mounting.LOOP, label=wanted
+                layers.root / "layers",
+                pool,
+                deadline=60,
+                manner=layer_mounts.Manner(way=layer_mounting.LOOP, label=wanted),
             )
             table.adopt()
             names = [f"sha256:{file.stem}" for file in layers.files]

@@ -67,7 +67,11 @@ def take_over(folder: pathlib.Path) -> None:
 async def adopted(node: nodes.Node, pool: Pool, folder: pathlib.Path) -> layer_mounts.LayerMounts:
     """As after a start of the snapshotter."""
     layers = layer_mounts.LayerMounts(
-        node.target.parent, pool, deadline=9, store=folder / "store", way=layer_mounting.LOOP
+        node.target.parent,
+        pool,
+        deadline=9,
+        store=folder / "store",
+        manner=layer_mounts.Manner(way=layer_mounting.LOOP),
     )
     layers.adopt()
     await layers.identify()

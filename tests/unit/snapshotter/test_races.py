@@ -20,6 +20,7 @@ from agent.snapshotter import (
     overlay_folders,
     snapshots,
     state_db,
+    store_layers,
 )
 from agent.snapshotter.lookup import layer_rules, store_lookup, store_worker
 from agent.store import layout
@@ -59,9 +60,8 @@ class Parts:
             database=self.database,
             places=self.places,
             mounted=self.mounted,
-            lookup=None,
+            store=None,
             mapped=mapped_lowers.MappedLowers(str(root), self.pool, deadline=9),
-            known=layer_requests.Requesters(root),
         )
 
 
@@ -211,15 +211,17 @@ class Stored:
             database=self.database,
             places=overlay_folders.Folders(root),
             mounted=self.mounted,
-            lookup=store_lookup.StoreLookup(
-                self.layout,
-                self.pool,
-                layer_rules.Conditions(layer_rules.Announcement(root / reports.ANNOUNCED)),
-                mounts=layer_mounting.Place(f"{root}/layers"),
-                deadline=9,
+            store=store_layers.Store(
+                store_lookup.StoreLookup(
+                    self.layout,
+                    self.pool,
+                    layer_rules.Conditions(layer_rules.Announcement(root / reports.ANNOUNCED)),
+                    mounts=layer_mounting.Place(f"{root}/layers"),
+                    deadline=9,
+                ),
+                layer_requests.Requesters(root),
             ),
             mapped=mapped_lowers.MappedLowers(str(root), self.pool, deadline=9),
-            known=layer_requests.Requesters(root),
         )
 
     async def is_served(self, chain_id: str, key: str = "k", **labels: str) -> bool:

@@ -53,22 +53,26 @@ class Node:
         self.pool = Pool()
         self.verified = verification.Verification(root / "layers", self.pool, deadline=9)
         self.database = state_db.Database(root / "db")
-        self.layers = layer_mounts.LayerMounts(root / "layers", self.pool, deadline=9, verify=True)
+        self.layers = layer_mounts.LayerMounts(
+            root / "layers", self.pool, deadline=9, manner=layer_mounts.Manner(verify=True)
+        )
         self.served = snapshots.Snapshotter(
             database=self.database,
             places=overlay_folders.Folders(root),
             mounted=self.layers,
-            lookup=store_lookup.StoreLookup(
-                self.place,
-                self.pool,
-                layer_rules.Conditions(
-                    layer_rules.Announcement(root / reports.ANNOUNCED), self.verified
+            store=store_layers.Store(
+                store_lookup.StoreLookup(
+                    self.place,
+                    self.pool,
+                    layer_rules.Conditions(
+                        layer_rules.Announcement(root / reports.ANNOUNCED), self.verified
+                    ),
+                    mounts=layer_mounting.Place(f"{root}/layers"),
+                    deadline=9,
                 ),
-                mounts=layer_mounting.Place(f"{root}/layers"),
-                deadline=9,
+                layer_requests.Requesters(root),
             ),
             mapped=mapped_lowers.MappedLowers(str(root), self.pool, deadline=9),
-            known=layer_requests.Requesters(root),
         )
 
     async def is_served(self) -> bool:

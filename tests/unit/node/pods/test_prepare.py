@@ -127,17 +127,19 @@ class Setting:
         self.catalog, self.registrar, self.others = Catalog(image), Registrar(), Others()
         self.preparer = prepare.Preparer(
             decide.Decider(self.catalog, decide.Node(platform=conftest.PLATFORM, **options)),
-            provide.Provider(
-                self.registrar,
-                self.others,
-                self.others,
-                platform=conftest.PLATFORM,
-                snapshotter="uimgacc",
+            prepare.Supply(
+                provider=provide.Provider(
+                    self.registrar,
+                    self.others,
+                    self.others,
+                    platform=conftest.PLATFORM,
+                    snapshotter="uimgacc",
+                ),
+                volumes=self,
+                register_private=register_private,
             ),
             self.others,
             self.others,
-            volumes=self,
-            register_private=register_private,
         )
         self.pod = pods.Pod(
             namespace="default",
