@@ -67,7 +67,8 @@ def pack(view: memoryview) -> Packed:
 def unpack(stored: bytes, size: int) -> bytes:
     """The `size` bytes that a compressed extent had, of all of its blocks."""
     # No compressed data begin with a zero: that would be a match without anything before it.
-    return lz4.block.decompress(stored.lstrip(b"\0"), uncompressed_size=size)
+    data: bytes = lz4.block.decompress(stored.lstrip(b"\0"), uncompressed_size=size)
+    return data
 
 
 def is_worth_it(stored: int, size: int) -> bool:
