@@ -35,34 +35,16 @@ from agent._proto.containerd import (
     snapshots_pb2_grpc,
     version_pb2_grpc,
 )
-from agent.clients.containerd import objects
+from agent.clients.containerd import channel, objects
 from agent.model import keys, times
 
 CRI_STATUS = "/runtime.v1.RuntimeService/Status"
 _CRI_PULL = "/runtime.v1.ImageService/PullImage"
-# containerd reads at most 16 MiB in one message, and answers with at most as much.
-_MESSAGE_LIMIT = 16 << 20
 _CHUNK = 1 << 20
 _LEASE = "uimgacc-"
+"""How the names of all leases of agents begin."""
 _LABEL_LIMIT = 4096
 """Characters that containerd takes for a label with its value."""
-"""How the names of all leases of agents begin."""
-
-_OPTIONS = (
-    # A restarted containerd is found again at once; the socket is on this machine. An attempt to
-    # connect has gRPC's own 20 s: `min_reconnect_backoff_ms` would bound the attempt, not the
-    # pause, and a containerd on a busy node needs longer for its first frame than for a call.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # Keep the connection through quiet hours: the next pod should not wait for one.
-    ("grpc.client_idle_timeout_ms", 2**31 - 1),
-    ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
-    ("grpc.enable_http_proxy", 0),
-    # Else the path of the socket would be the name of the server, which containerd may refuse.
-    ("grpc.default_authority", "localhost"),
-    # Channels with equal arguments share a connection; a new client wants a new one.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 class NotFoundError(errors.PermanentError):
@@ -110,22 +92,22 @@ class Client:
         self._held_leases: set[str] = set()
 
     async def __aenter__(self) -> "Client":
-        channel = grpc.aio.insecure_channel(f"unix://{self.address}", options=_OPTIONS)
-        self._channel = channel
-        self._containers = _stub(containers_pb2_grpc.ContainersStub, channel)
-        self._content = _stub(content_pb2_grpc.ContentStub, channel)
-        self._events = _stub(events_pb2_grpc.EventsStub, channel)
-        self._images = _stub(images_pb2_grpc.ImagesStub, channel)
-        self._introspection = _stub(introspection_pb2_grpc.IntrospectionStub, channel)
-        self._leases = _stub(leases_pb2_grpc.LeasesStub, channel)
-        self._snapshots = _stub(snapshots_pb2_grpc.SnapshotsStub, channel)
-        self._version = _stub(version_pb2_grpc.VersionStub, channel)
-        self._cri_status: Any = channel.unary_unary(
+        opened = channel.to_socket(self.address)
+        self._channel = opened
+        self._containers = channel.stub(containers_pb2_grpc.ContainersStub, opened)
+        self._content = channel.stub(content_pb2_grpc.ContentStub, opened)
+        self._events = channel.stub(events_pb2_grpc.EventsStub, opened)
+        self._images = channel.stub(images_pb2_grpc.ImagesStub, opened)
+        self._introspection = channel.stub(introspection_pb2_grpc.IntrospectionStub, opened)
+        self._leases = channel.stub(leases_pb2_grpc.LeasesStub, opened)
+        self._snapshots = channel.stub(snapshots_pb2_grpc.SnapshotsStub, opened)
+        self._version = channel.stub(version_pb2_grpc.VersionStub, opened)
+        self._cri_status: Any = opened.unary_unary(
             CRI_STATUS,
             request_serializer=cri_pb2.StatusRequest.SerializeToString,
             response_deserializer=cri_pb2.StatusResponse.FromString,
         )
-        self._cri_pull: Any = channel.unary_unary(
+        self._cri_pull: Any = opened.unary_unary(
             _CRI_PULL,
             request_serializer=cri_pb2.PullImageRequest.SerializeToString,
             response_deserializer=cri_pb2.PullImageResponse.FromString,
@@ -499,8 +481,3 @@ def _translated(what: str) -> Iterator[None]:
     except grpc.aio.AioRpcError as error:
         kind = _ERRORS.get(error.code(), UnavailableError)
         raise kind(f"containerd cannot {what}: {error.details() or error.code().name}") from error
-
-
-def _stub(kind: Any, channel: grpc.aio.Channel) -> Any:
-    """The generated stubs have no types."""
-    return kind(channel)
