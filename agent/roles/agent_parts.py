@@ -284,9 +284,12 @@ async def _shared(wanted: agent_settings.Agent, stack: contextlib.AsyncExitStack
 
 def _worker(shared: Shared, ahead: agent_near.Ahead | None) -> pod_worker.Worker:
     environment = shared.environment
+    node = decide.Node(platform=shared.platform, every_runtime=shared.wanted.default_snapshotter)
+    clearer = image_removal.Clearer(shared.containerd)
+    off = prepare.SwitchedOff(node, clearer) if shared.wanted.drain else None
     return pod_worker.Worker(
         environment.source,
-        prepare.SwitchedOff() if shared.wanted.drain else _preparer(shared, ahead),
+        off or _preparer(shared, node, clearer, ahead),
         pod_events.Once(environment.events),
         shared.served,
         environment.node,
@@ -294,8 +297,12 @@ def _worker(shared: Shared, ahead: agent_near.Ahead | None) -> pod_worker.Worker
     )
 
 
-def _preparer(shared: Shared, ahead: agent_near.Ahead | None) -> prepare.Preparer:
-    node = decide.Node(platform=shared.platform, every_runtime=shared.wanted.default_snapshotter)
+def _preparer(
+    shared: Shared,
+    node: decide.Node,
+    clearer: image_removal.Clearer,
+    ahead: agent_near.Ahead | None,
+) -> prepare.Preparer:
     return prepare.Preparer(
         decide.Decider(shared.store, node, shared.away.records),
         prepare.Supply(
@@ -309,7 +316,7 @@ def _preparer(shared: Shared, ahead: agent_near.Ahead | None) -> prepare.Prepare
             volumes=volume_images.VolumeImages(shared.containerd),
             register_private=shared.wanted.register_private,
         ),
-        image_removal.Clearer(shared.containerd),
+        clearer,
         shared.environment.creator,
         starts=ahead.expected if ahead else None,
     )

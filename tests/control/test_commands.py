@@ -347,7 +347,9 @@ class Nodes:
             "desiredNumberScheduled": 1,
             "numberReady": 1,
             "currentNumberScheduled": 1,
-            "updatedNumberScheduled": 0 if "broken" in json.dumps(found["spec"]) else 1,
+            # The DaemonSet controller has replaced the pod: it need not have become ready.
+            "updatedNumberScheduled": 1,
+            "numberAvailable": 0 if "broken" in json.dumps(found["spec"]) else 1,
             "observedGeneration": found["metadata"]["generation"],
             "numberMisscheduled": 0,
         }

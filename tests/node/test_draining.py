@@ -28,6 +28,8 @@ async def test_a_draining_node_serves_no_more_pods_removes_unused_images_and_har
     conftest.wait_until(lambda: node.has(USED) and node.has(UNUSED))
     unused.unlink()
     with node.client.pod(manifest) as pod:
+        # The sandbox's image has come from the store as well: ordinary pods need it, too.
+        conftest.wait_until(lambda: "pulled the sandbox" in node.agent.errors.read_text())
         node.agent.end()
         node.agent.command.append("--drain=true")
         node.start_agent()
@@ -49,6 +51,12 @@ async def test_a_draining_node_serves_no_more_pods_removes_unused_images_and_har
         assert digests.chain_ids(diff_ids)[-1] not in await snapshots(node)
         code, output = node.client.execute(pod.containers[0], ("/bin/ls", "/"))
         assert (code, "layers" in output) == (0, True)
+        # What takes its place, as in the roll-out of a Deployment, is an ordinary pod.
+        ordinary = node.manifest("ordinary", USED, handler="", annotations={})
+        node.schedule(ordinary)
+        conftest.wait_until(lambda: not node.has(USED))
+        with node.client.pod(ordinary) as other:
+            assert other.pulled == [node.reference(USED)]
 
 
 def problem(node: conftest.Node) -> str:

@@ -237,7 +237,8 @@ async def _wait_nodes(
         wanted = status.get("desiredNumberScheduled", 0)
         new = 0
         if status.get("observedGeneration", 0) >= agents["metadata"].get("generation", 0):
-            new = status.get("updatedNumberScheduled", 0)
+            # In an upgrade the labels are there all the time: the new pods must be available, too.
+            new = min(status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0))
         serving = min(len(await _labelled(client)), new)
         if wanted and serving >= wanted:
             return

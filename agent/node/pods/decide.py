@@ -72,6 +72,10 @@ class Node:
             return handler != runtimes.WITHOUT
         return runtimes.is_twin(handler)
 
+    def serves(self, pod: pods.Pod) -> bool:
+        """Whether the containers of a pod are on the uimgacc snapshotter."""
+        return self.uses_snapshotter(runtimes.handler_of(pod, self.classes))
+
 
 class Decider:
     """Decides for the pods of one node: by the store, else by what the node has itself (`near`)."""

@@ -17,6 +17,7 @@ from agent.matching import annotations, decisions, events, subjects
 from agent.metrics import image_metrics
 from agent.model import caches, images, pods, records
 from agent.node.images import registration_plan
+from agent.node.pods import decide
 
 logger = logging.getLogger(__name__)
 
@@ -147,15 +148,27 @@ class Starts(Protocol):
 
 
 class SwitchedOff:
-    """Prepares nothing: what an agent does while acceleration is switched off."""
+    """Prepares nothing: what an agent does while acceleration is switched off.
+
+    Pods that use the snapshotter still run then, and ordinary ones take their place: an
+    image of the store that the former use is removed for the latter.
+    """
+
+    def __init__(self, node: decide.Node, clearer: Clearer) -> None:
+        self._node = node
+        self._clearer = clearer
 
     async def serve(self, pod: pods.Pod, *, running: bool = False) -> Result:
-        """Leave a pod to the kubelet, and say why."""
+        """Leave a pod to the kubelet, and say why. Raises TemporaryError: try again later."""
+        foreign = not self._node.serves(pod)
+        if foreign:
+            await _clear_for(pod, self._clearer)
         decision = decisions.Decision(
             pod=pod,
             request=annotations.Request(),
             outcome=decisions.Outcome.NOT_ASKED,
             summary=SWITCHED_OFF,
+            foreign=foreign,
         )
         return Result(decision=decision, sentence=SWITCHED_OFF)
 
@@ -207,7 +220,8 @@ class Preparer:
         if running:
             decision = dataclasses.replace(decision, events=(), auto_create=None)
         if decision.foreign:
-            return await self._clear_for(pod, decision)
+            await _clear_for(pod, self._clearer)
+            return Result(decision=decision, sentence=decision.summary)
         if not running:
             self._note_caches(pod, decision)
             await self._withdraw(decision)
@@ -292,15 +306,15 @@ class Preparer:
         except errors.AgentError as error:
             return error
 
-    async def _clear_for(self, pod: pods.Pod, decision: decisions.Decision) -> Result:
-        """See that a pod of another runtime can start; nothing is registered for it."""
-        if cleared := await self._clearer.clear(pod.images):
-            # Another pod may have it registered again before this pod's kubelet has looked.
-            raise errors.TemporaryError(
-                f"removed {', '.join(cleared)} so that the pod can pull it",
-                delay=_LOOK_AGAIN_SECONDS,
-            )
-        return Result(decision=decision, sentence=decision.summary)
+
+async def _clear_for(pod: pods.Pod, clearer: Clearer) -> None:
+    """See that a pod of another runtime can start; nothing is registered for it."""
+    if cleared := await clearer.clear(pod.images):
+        # Another pod may have it registered again before this pod's kubelet has looked.
+        raise errors.TemporaryError(
+            f"removed {', '.join(cleared)} so that the pod can pull it",
+            delay=_LOOK_AGAIN_SECONDS,
+        )
 
 
 def _expect(starts: Starts, decision: decisions.Decision) -> None:

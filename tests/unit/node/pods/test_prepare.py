@@ -1,5 +1,6 @@
 import asyncio
 import dataclasses
+from collections.abc import Iterable
 
 import msgspec
 import pytest
@@ -409,20 +410,51 @@ async def test_what_fails_goes_up_and_counts_nothing(given, image) -> None:
     assert given.others.counted == []
 
 
-async def test_pods_are_left_to_the_kubelet() -> None:
-    pod = pods.parse_pod(
+HERE = decide.Node(platform=conftest.PLATFORM)
+
+
+class Cleared:
+    """Notes for which images a pod of another runtime was made able to start."""
+
+    def __init__(self, removes: bool) -> None:
+        self.removes = removes
+        self.names: list[str] = []
+
+    async def clear(self, names: Iterable[str]) -> list[str]:
+        self.names += names
+        return self.names if self.removes else []
+
+
+def left_alone(runtime: str = "") -> pods.Pod:
+    return pods.parse_pod(
         {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": "p", "annotations": {"uimgacc.io/image-cache": "auto"}},
-            "spec": {"containers": [{"name": "c", "image": "registry.example/app:1"}]},
+            "spec": {
+                "containers": [{"name": "c", "image": "registry.example/app:1"}],
+                **({"runtimeClassName": runtime} if runtime else {}),
+            },
         }
     )
 
-    result = await prepare.SwitchedOff().serve(pod)
 
-    assert result.registered == ()
+async def test_pods_are_left_to_the_kubelet() -> None:
+    clearer = Cleared(removes=True)
+
+    result = await prepare.SwitchedOff(HERE, clearer).serve(left_alone("uimgacc"))
+
+    assert (result.registered, clearer.names) == ((), [])
     assert result.decision.outcome.value == "not_asked"
+    assert "uimgacc enable" in result.sentence
+
+
+async def test_an_ordinary_pod_that_takes_the_place_of_an_accelerated_one_can_pull() -> None:
+    with pytest.raises(errors.TemporaryError, match="so that the pod can pull it"):
+        await prepare.SwitchedOff(HERE, Cleared(removes=True)).serve(left_alone())
+
+    result = await prepare.SwitchedOff(HERE, Cleared(removes=False)).serve(left_alone())
+
     assert "uimgacc enable" in result.sentence
 
 
