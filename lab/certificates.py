@@ -1,4 +1,4 @@
-"""A certificate authority of the lab, and certificates for servers on loopback and for clients."""
+"""A certificate authority for tests: it issues certificates for servers on loopback and clients."""
 
 import pathlib
 import subprocess

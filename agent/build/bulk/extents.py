@@ -1,7 +1,7 @@
-"""Data of large files in extents: each is compressed alone, and stored plain where that is no gain.
+"""Large files in extents, each compressed by itself, or stored plain where that saves too little.
 
-So no more of a file is in memory than the extents at work, whatever its size, and all processors
-compress one file. Each extent is EROFS's unit of compression (a big pcluster): the kernel reads
+Of a file of any size, only the extents at work are in memory, and all processors can compress one
+file together. Each extent is EROFS's unit of compression (a big pcluster): the kernel reads
 and decompresses it as a whole. Of a file with a compressed extent it copies the plain ones, too;
 a file of plain extents alone it reads from the disk into the page cache, and copies nothing. So
 a file that saves little as a whole is stored plain altogether (`is_worth_it`).
@@ -21,7 +21,7 @@ SIZE = 128 << 10
 
 BLOCKS = SIZE // BLOCK
 WORTH = BLOCKS - BLOCKS // 8
-"""Blocks that a compressed extent has at most; to save less costs readers more than it gives."""
+"""Most blocks of a compressed extent: if less is saved, reading it costs more than it gains."""
 
 _FILE_PERCENT = 70
 """Of its blocks a file with compressed extents has at most."""
@@ -36,7 +36,7 @@ Buffer = bytes | memoryview
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Packed:
-    """Some extents of one file, in order: what is to be written, and how much of it is of which.
+    """Some extents of one file, in order: the data to write, and the size of each extent.
 
     `blocks` has for each extent its number of blocks, negative where it is compressed.
     """
@@ -46,7 +46,7 @@ class Packed:
 
 
 def pack(view: memoryview) -> Packed:
-    """Compress what follows in a file; all but the last call of a file have whole extents."""
+    """Compress the next part of a file. Only the last part may end with an incomplete extent."""
     buffers: list[Buffer] = []
     blocks = []
     for start in range(0, len(view), SIZE):
@@ -77,7 +77,7 @@ def is_worth_it(stored: int, size: int) -> bool:
 
 
 class Table:
-    """Where extents are in a file: the first block of each, and what it has there."""
+    """Where the extents of a file are stored: for each its first block and its number of blocks."""
 
     def __init__(self) -> None:
         self.starts = array.array("I")

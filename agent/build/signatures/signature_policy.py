@@ -1,10 +1,9 @@
-"""The file that says which images need whose signature, and what it means for one image.
+"""The policy file: which images need a signature, and by whom (docs/use/signatures.md).
 
-The first rule that an image matches decides; an image that none matches is refused. Patterns
-match as the keys of a docker config do (agent.clients.registry.credentials): a host, with a port
-and a path prefix where it has them; `*` alone is every image. A pattern that no image can match is
-refused: else a later rule would decide, which may want no signature.
-docs/use/signatures.md has the file.
+The first rule that matches an image decides; an image that no rule matches is refused. A pattern is
+a host, optionally with a port and a path prefix, as the keys of a docker config are
+(agent.clients.registry.credentials); `*` alone matches every image. A pattern that can match no
+image is refused: otherwise a later rule, which may need no signature, would decide.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ EVERY = "*"
 _HOST = re.compile(
     r"(?:[a-z0-9*-]+(?:\.[a-z0-9*-]+)+|localhost|\[[0-9a-f:]+\])(?::[0-9]+)?|[a-z0-9*-]+:[0-9]+"
 )
-"""As references have the host of a registry: with a dot or a port, in lower case."""
+"""The host of a registry as in image references: with a dot or a port, in lower case."""
 
 _ANY_HOST = "registry.invalid"
 
@@ -40,7 +39,7 @@ class PolicyError(errors.PermanentError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Signer:
-    """Whose signature is accepted: `name` says it in messages, `arguments` to cosign."""
+    """Whose signature is accepted. `name` is for messages, `arguments` are those of cosign."""
 
     name: str
     arguments: tuple[str, ...]
@@ -50,7 +49,7 @@ class Signer:
 class Demand:
     """What an image needs: a signature of one of the signers; with `unsigned`, none.
 
-    `pattern` is that of the rule, "" where no rule is for the image.
+    `pattern` is that of the rule, "" where no rule matches the image.
     """
 
     pattern: str
@@ -96,7 +95,7 @@ class Policy:
         self._rules = rules
 
     def demand(self, reference: images.Reference) -> Demand:
-        """What an image needs, however its registry is spelled."""
+        """What an image needs. All spellings of a registry's name give the same answer."""
         reference = _canonical(reference)
         for rule in self._rules:
             for pattern in rule.patterns:
@@ -106,7 +105,7 @@ class Policy:
 
 
 def _canonical(reference: images.Reference) -> images.Reference:
-    """The reference with one spelling for a registry: another must not be another rule's."""
+    """The reference with one spelling of its registry, so that all spellings match one rule."""
     host = reference.registry.lower().removesuffix(":443")
     if host in credentials.DOCKER_HUB:
         host = images.DEFAULT_REGISTRY
@@ -169,7 +168,7 @@ def _root(document: _Document, folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def _by_key(name: str, folder: pathlib.Path, root: tuple[str, ...], *, log: bool) -> Signer:
-    # Without a transparency log nothing but the registry is asked: offline clusters have no more.
+    # Without a transparency log only the registry is asked: offline clusters reach nothing else.
     more = root if log else ("--insecure-ignore-tlog=true",)
     return Signer(f"the key {name}", (f"--key={_file(name, folder)}", *more))
 
@@ -189,12 +188,14 @@ def _one_of(field: str, flag: str, exact: str, pattern: str) -> str:
         raise ValueError(f"an identity has either {field} or {field}RegExp")
     if pattern and not pattern.startswith("^"):
         # cosign looks for it anywhere in the certificate's text, which others may have written.
-        raise ValueError(f"{field}RegExp begins with ^, else it fits in the middle of others")
+        raise ValueError(
+            f"{field}RegExp is refused unless it begins with ^: it would match within others"
+        )
     return f"--{flag}={exact}" if exact else f"--{flag}-regexp={pattern}"
 
 
 def _file(name: str, folder: pathlib.Path) -> pathlib.Path:
-    """A file beside the policy: no path, and no scheme by which cosign would fetch a key."""
+    """A file beside the policy. Refuses paths, and URLs from which cosign would fetch a key."""
     if "/" in name or ":" in name or name.startswith("."):
         raise ValueError(f"{name!r} is not the name of a file beside the policy")
     path = folder / name

@@ -1,4 +1,4 @@
-"""Credentials for registries: providers, asked in order.
+"""Credentials for registries. Providers are asked in order.
 
 The matching of a docker config's keys to an image is the kubelet's
 (kubernetes pkg/credentialprovider/keyring.go): a key is a host, with a port and a
@@ -20,7 +20,7 @@ from agent import errors
 from agent.model import images
 
 DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
-"""Names of one registry."""
+"""The names of Docker Hub: all mean the same registry."""
 
 
 class CredentialsFileError(errors.PermanentError):
@@ -36,8 +36,8 @@ class CredentialsFileError(errors.PermanentError):
 class Credential:
     """A user name and password, or an identity token (an OAuth2 refresh token).
 
-    `source` says where it is from, for messages. It never shows what is secret. With
-    neither, `source` is one that could give nothing, and says why.
+    `source` is for messages: where the credential is from, without anything secret. If there is
+    neither password nor token, `source` says why this source had none.
     """
 
     source: str
@@ -52,14 +52,14 @@ class Credential:
 
 
 class CredentialProvider(Protocol):
-    """One source of credentials; raising TemporaryError leaves it usable."""
+    """One source of credentials. It may raise TemporaryError, and can be asked again after that."""
 
     async def credentials(self, reference: images.Reference) -> Sequence[Credential]:
-        """What may open the image's repository, best first; empty when it knows nothing."""
+        """Credentials that may work for the image's repository, the best first; empty for none."""
 
 
 class Chain:
-    """Several providers as one: everything that they know, in their order."""
+    """Several providers as one: the credentials of all, in their order."""
 
     def __init__(self, providers: Sequence[CredentialProvider]) -> None:
         self._providers = providers
@@ -75,7 +75,7 @@ class Chain:
 
 
 class Given:
-    """One credential for every image, or none: for who is asked about a single host."""
+    """One credential for every image, or none: for a client that talks to a single host."""
 
     def __init__(self, credential: Credential | None) -> None:
         self._credentials = [credential] if credential is not None else []

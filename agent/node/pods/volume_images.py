@@ -1,11 +1,11 @@
-"""Images that pods mount as volumes, where containerd has them already.
+"""Makes images that containerd has already usable as volumes of pods.
 
-containerd unpacks an image before it mounts it as a volume, and for that looks for a snapshot of
-each of its layers (internal/cri/server/container_image_mount.go; until 2.4 at least). An image
-that was registered for containers has one snapshot, of all its layers; of a pulled image the lower
-layers may be gone, where another image that ends in the middle of it is one snapshot. What is
-missing then containerd would unpack from blobs, which do not exist: the container fails with
-"content digest ... not found", again and again.
+Before containerd mounts an image as a volume, it unpacks it, and looks for a snapshot of each of
+its layers (internal/cri/server/container_image_mount.go; until 2.4 at least). An image that was
+registered for containers has one snapshot for all its layers. A pulled image may lack those of its
+lower layers, if another image that has just these layers is one snapshot. containerd would then
+unpack the missing layers from blobs that do not exist: the container fails with "content digest ...
+not found", again and again.
 """
 
 import logging
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 class VolumeImages:
-    """Has the images of one containerd mountable as volumes."""
+    """Makes the images of one containerd mountable as volumes."""
 
     def __init__(self, containerd: containerd_images.ContainerdImages) -> None:
         self._containerd = containerd
 
     async def make_usable(self, names: Iterable[str]) -> None:
-        """Give all layers of those that are present a snapshot; raises TemporaryError.
+        """Give each layer of those images that are present a snapshot; raises TemporaryError.
 
-        Where that cannot be done, for the store is away or has lost a layer, the image is removed,
-        so that the kubelet pulls it. What runs on it runs on. Images of other snapshotters are
-        left alone.
+        If that fails, because the store is away or has lost a layer, the image is removed, so that
+        the kubelet pulls it; containers that run on it are not affected. Images of other
+        snapshotters are not touched.
         """
         for name in names:
             async with self._containerd.chains.gate.shared():
