@@ -95,12 +95,16 @@ class Pod:
         return found
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """End the process and what it has started."""
-        if self.process is not None and self.process.poll() is None:
+        """End the process and what it has started, which might go on writing to the store."""
+        if self.process is None:
+            return
+        workers = processes.children(self.process.pid)
+        if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
-        if self.process is not None:
-            self.process.wait(30)
+        self.process.wait(30)
+        for worker in workers:
+            processes.kill(worker)
 
 
 class Builders:

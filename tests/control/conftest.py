@@ -96,6 +96,15 @@ class Controller:
             self.process.send_signal(number)
         return self.process.wait(60)
 
+    def kill(self) -> None:
+        """End it at once, if it runs, with its workers: they might go on writing to the store."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        workers = processes.children(self.process.pid)
+        self.stop(signal.SIGKILL)
+        for worker in workers:
+            processes.kill(worker)
+
     def ended_at_start(self) -> str:
         """Its output if it ended before it logged anything, as where Python cannot import it."""
         if self.process is None or self.process.poll() is None or self.lines():
@@ -244,8 +253,7 @@ class Plane:
 
     def close(self) -> None:
         for made in self.controllers:
-            if made.process is not None and made.process.poll() is None:
-                made.stop(signal.SIGKILL)
+            made.kill()
         self.builders.stop()
         for resource, name in self.made:
             with contextlib.suppress(apis.RefusedError):
