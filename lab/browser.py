@@ -10,7 +10,6 @@ here because a driver for a dozen calls would bring more code than they are.
 """
 
 import asyncio
-import base64
 import contextlib
 import itertools
 import json
@@ -95,11 +94,6 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
-
-    async def screenshot(self, target: pathlib.Path) -> None:
-        """Write the whole page as a PNG."""
-        answer = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        target.write_bytes(base64.b64decode(answer["data"]))
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send one command and return its result."""

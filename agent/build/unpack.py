@@ -50,7 +50,6 @@ class Unpacked:
     """What a layer turned out to be."""
 
     blob_digest: str
-    blob_size: int
     diff_id: str
     tar_size: int
     entries: int
@@ -152,7 +151,6 @@ async def unpack(
         tar.abort()
     return Unpacked(
         blob_digest=f"sha256:{blob.digest.hexdigest()}",
-        blob_size=blob.size,
         diff_id=f"sha256:{work.digest.hexdigest()}",
         tar_size=work.size,
         entries=normaliser.entries,

@@ -179,10 +179,6 @@ class Layout:
         """The record of an image; under its digest when the reference has one."""
         return named_after(self.image_records, reference)
 
-    def profile_record(self, reference: image_values.Reference) -> pathlib.Path:
-        """The start profiles of an image."""
-        return named_after(self.profile_records, reference)
-
     def image_places(self, reference: image_values.Reference) -> tuple[pathlib.Path, ...]:
         """Where the record of an image may be: `image_record`, then that of earlier versions."""
         place = self.image_record(reference)

@@ -16,14 +16,13 @@ from agent.store.publish import layer_trees, ownership, source_migration, writer
 
 _HOUR = 3600.0
 _LOCAL = ("btrfs", "ext2", "ext3", "ext4", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
-_COMPRESSIONS = ("lz4", "none")
 _BAD = (integrity.Kind.DAMAGED, integrity.Kind.MISSING, integrity.Kind.UNSIGNED)
 
 
 def init(store: pathlib.Path, *, compression: str, as_json: bool) -> None:
     """Make an empty folder a store; one that is one already is left as it is."""
-    if compression not in _COMPRESSIONS:
-        raise output.UsageError(f"--compression is one of {', '.join(_COMPRESSIONS)}")
+    if compression not in writer.COMPRESSIONS:
+        raise output.UsageError(f"--compression is one of {', '.join(writer.COMPRESSIONS)}")
     record = writer.create(store, compression=compression)
     if as_json:
         output.show_json(

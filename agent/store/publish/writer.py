@@ -27,6 +27,8 @@ from agent.store.lookup import direct_reader, file_reads
 logger = logging.getLogger(__name__)
 
 COMPRESSIONS = ("lz4", "none")
+"""What `create` takes."""
+
 DAY = 86400.0
 
 
