@@ -8,10 +8,10 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(2500)]
 
 SUPPORTED = tuple(kernel.name for kernel in packages.KERNELS if kernel.name != "5.10")
 MOUNTS = (
-    "tests/unit/mounts/test_layer_files.py",
-    "tests/unit/mounts/test_layer_mounting.py",
+    "tests/unit/mounts/devices/test_layer_files.py",
+    "tests/unit/mounts/devices/test_layer_mounting.py",
     "tests/unit/mounts/test_layer_mounts.py",
-    "tests/unit/mounts/test_loops.py",
+    "tests/unit/mounts/devices/test_loops.py",
     "tests/unit/mounts/test_page_cache.py",
     "tests/unit/mounts/test_teardown.py",
     "tests/unit/setup/node/test_user_namespaces.py",

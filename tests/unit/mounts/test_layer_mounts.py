@@ -12,7 +12,7 @@ from agent.kits.processes import workers
 from agent.mounts import layer_mounts, mountinfo, syscalls
 from agent.mounts.devices import layer_files, layer_mounting
 from tests.unit.mounts import nodes
-from tests.unit.mounts.test_layer_files import mount_in_a_container
+from tests.unit.mounts.devices.test_layer_files import mount_in_a_container
 
 pytestmark = pytest.mark.root
 
