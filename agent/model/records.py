@@ -313,9 +313,14 @@ class TagsRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenerationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`meta/generation.json`: the newest generation of deletions; the first one is 1."""
+    """`meta/generation.json`: the newest generation of deletions; the first one is 1.
+
+    `spread` is the seconds within which nodes, each at a moment of its own, look what they hold of
+    it: each writes its Node object then, which goes to everything that watches nodes.
+    """
 
     generation: Size
+    spread: float = 0.0
 
 
 MAX_RETIRED_LAYERS = 5000

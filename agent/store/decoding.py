@@ -172,9 +172,9 @@ def _must_be(name: str, *, asked: str, found: str) -> None:
         raise records.RecordError(name, f"it is of {found}, not of {asked}")
 
 
-def generation(data: bytes) -> int:
+def generation(data: bytes) -> records.GenerationRecord:
     """Decode generation.json; raise RecordError."""
-    return records.decode(data, records.GenerationRecord, "generation.json").generation
+    return records.decode(data, records.GenerationRecord, "generation.json")
 
 
 def retired(data: bytes, number: int) -> records.RetiredRecord:

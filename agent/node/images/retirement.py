@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from agent import errors
-from agent.kits.aio import threads
+from agent.kits.aio import backoff, threads
 from agent.local import copy_marks
 from agent.metrics import node_metrics
 from agent.model import keys, pods, records
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _MOST_OUTLIVED = 100
 """Generations that are looked after once acknowledged; images of older ones go as others do."""
 _AT_ONCE = 1000
+_LONGEST_SPREAD = 600.0
 
 
 class UnknownHoldingsError(errors.TemporaryError):
@@ -44,6 +45,9 @@ class Store(Protocol):
 
     async def generation(self) -> int:
         """The newest generation of deletions, 0 before the first; AgentError: not known now."""
+
+    async def generation_spread(self) -> float:
+        """The seconds within which nodes look at it; AgentError: not known now."""
 
     async def store(self) -> records.StoreRecord:
         """What the store is; AgentError: not known now."""
@@ -102,6 +106,8 @@ class Retirer:
         self._layers_at = layers_at
         self._outlived: dict[int, holdings.Retired] = {}
         """Generations that were acknowledged while containers ran on copies of their layers."""
+        self._seen = 0
+        """The newest generation for which this node's moment has come."""
         self.state = State()
 
     async def run(self) -> None:
@@ -131,6 +137,8 @@ class Retirer:
         if self._outlived:
             await self._drop_outlived()
         newest = await self._store.generation()
+        if newest > max(self._seen, self.state.acknowledged):
+            self._seen = newest = await self._at_own_moment(newest)
         self.state.generation = newest
         node_metrics.GENERATION.labels("seen").set(newest)
         if newest < self.state.acknowledged:
@@ -143,6 +151,14 @@ class Retirer:
             self._acknowledge(newest, ())
             return f"Nothing is held of generation {newest} and before."
         return await self._release(newest, stock)
+
+    async def _at_own_moment(self, newest: int) -> int:
+        """Wait for this node's moment; the newest generation then, which is done as well."""
+        spread = min(await self._store.generation_spread(), _LONGEST_SPREAD)
+        if spread <= 0:
+            return newest
+        await asyncio.sleep(backoff.within(spread))
+        return await self._store.generation()
 
     async def _release(self, newest: int, stock: holdings.Stock) -> str:
         proven, left = self.state.acknowledged, list[holdings.Held]()

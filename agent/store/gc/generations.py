@@ -29,6 +29,8 @@ from agent.store import decoding, layout
 
 _NUMBER = re.compile(r"([1-9][0-9]{0,17})\.(list|hiding|json|deleting)")
 _DOOMED = re.compile(r"(([1-9][0-9]{0,17})-[0-9a-f]{12})\.doomed")
+_NODES_A_SECOND = 20.0
+"""That acknowledge a generation: each patches its Node object for it."""
 _TOKEN = re.compile(r"([0-9]{6}-[0-9a-f]{12})\.pending")
 
 
@@ -134,7 +136,7 @@ def _phase(kinds: set[str], *, is_doomed: bool) -> Phase | None:
 def newest(place: layout.Layout) -> int:
     """The newest generation that was published to nodes; raise CollectionRefused on damage."""
     try:
-        return decoding.generation(place.generation_record.read_bytes())
+        return decoding.generation(place.generation_record.read_bytes()).generation
     except FileNotFoundError:
         return 0
     except records.RecordError as error:
@@ -154,7 +156,8 @@ def nodes(place: layout.Layout) -> dict[str, records.KnownNode]:
 def publish_newest(place: layout.Layout, number: int) -> None:
     """Publish a generation to the nodes; the number never goes back."""
     if newest(place) < number:
-        record = records.GenerationRecord(generation=number)
+        spread = round(len(nodes(place)) / _NODES_A_SECOND, 1)
+        record = records.GenerationRecord(generation=number, spread=spread)
         files.write(place.generation_record, records.encode(record), tmp=place.tmp)
 
 

@@ -351,8 +351,19 @@ class Catalog:
 
         Damage is no miss here: it raises RecordError, as nothing may follow from it.
         """
+        record = await self._generation()
+        return record.generation if record is not None else 0
+
+    async def generation_spread(self) -> float:
+        """The seconds within which nodes look at the newest generation; raises as `generation`."""
+        record = await self._generation()
+        return record.spread if record is not None else 0.0
+
+    async def _generation(self) -> records.GenerationRecord | None:
         data = await self._read("generation", self.layout.generation_record)
-        return 0 if data is None else self._verify("generation", lambda: decoding.generation(data))
+        if data is None:
+            return None
+        return self._verify("generation", lambda: decoding.generation(data))
 
     async def retired(self, generation: int) -> records.RetiredRecord | None:
         """What a generation retires; None after all of it has been deleted.

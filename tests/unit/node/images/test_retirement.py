@@ -7,6 +7,7 @@ import pytest
 
 from agent import errors
 from agent._proto.containerd import containers_pb2
+from agent.kits.aio import backoff
 from agent.local import copy_marks, copy_paths, disk
 from agent.model import pods, records, reports
 from agent.mounts import mount_users
@@ -21,6 +22,7 @@ class Node:
         self.fake = fake
         self.generations: list[records.RetiredRecord | None] = []
         self.store_problem = ""
+        self.spread = 0.0
         self.on_board: dict[str, str] = {}
         self.log: list[str] = []
         self.root = "/r"
@@ -41,6 +43,9 @@ class Node:
         if self.store_problem:
             raise errors.TemporaryError(self.store_problem)
         return len(self.generations)
+
+    async def generation_spread(self) -> float:
+        return self.spread
 
     async def store(self) -> records.StoreRecord:
         return records.StoreRecord(format=1, id="store-1")
@@ -124,6 +129,40 @@ async def test_an_idle_image_goes_and_is_acknowledged_at_once(node, fake, image,
     assert {key for _, key in fake.snapshots} == set(other.chain)
     assert node.on_board == {"uimgacc.io/generation": "1"}
     assert "1 images were dropped" in sentence
+
+
+@pytest.mark.looptime
+async def test_nodes_of_a_fleet_look_at_moments_of_their_own(
+    node, image, other, monkeypatch
+) -> None:
+    monkeypatch.setattr(backoff, "within", lambda seconds: seconds / 2)
+    began = asyncio.get_running_loop().time()
+    node.spread = 50.0
+    node.retire(image)
+    asyncio.get_running_loop().call_later(20, node.retire, other)
+    await node.retirer.look()
+
+    assert asyncio.get_running_loop().time() - began == pytest.approx(25, abs=1)
+    assert node.acknowledged == "2", "what came meanwhile is done as well: one patch of the node"
+
+    await node.retirer.look()
+    node.spread = 1e9
+    node.generations.append(None)
+    await node.retirer.look()
+    assert asyncio.get_running_loop().time() - began == pytest.approx(25 + 300, abs=2)
+    assert node.acknowledged == "3"
+
+
+async def test_a_moment_comes_once_for_what_is_held_for_long(node, image, monkeypatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(backoff, "within", lambda seconds: waits.append(seconds) or 0.0)
+    node.spread = 50.0
+    node.run_container(image)
+    node.retire(image)
+    for _ in range(3):
+        await node.retirer.look()
+
+    assert (waits, node.acknowledged) == ([50.0], "0")
 
 
 async def test_what_a_container_runs_on_is_kept_named_and_acknowledged_later(

@@ -114,6 +114,26 @@ def test_what_belongs_to_a_layer_goes_with_it(place) -> None:
     assert files_of(place, "sha256") == []
 
 
+@pytest.mark.parametrize(("count", "spread"), [(0, 0.0), (10, 0.5), (1000, 50.0)])
+def test_the_more_nodes_there_are_the_longer_they_take_to_look(
+    place, count: int, spread: float
+) -> None:
+    known = {f"n{at}": records.KnownNode(acknowledged=0, seen=1.0) for at in range(count)}
+    writer.write_record(place, place.nodes_record, records.NodesRecord(nodes=known))
+    generations.publish_newest(place, 1)
+
+    published = records.decode(
+        place.generation_record.read_bytes(), records.GenerationRecord, "generation.json"
+    )
+    assert (published.generation, published.spread) == (1, spread)
+
+
+def test_what_an_earlier_controller_published_has_no_spread() -> None:
+    record = records.decode(b'{"generation": 3}', records.GenerationRecord, "generation.json")
+
+    assert record.spread == 0.0
+
+
 async def test_nodes_are_told_of_it_before_anything_goes(place) -> None:
     class Direct:
         async def call(self, operation, *arguments, deadline):
