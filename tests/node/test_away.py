@@ -21,7 +21,12 @@ class Node(conftest.Node):
     """A node that copies at once, on a store that can be made to hang."""
 
     def __init__(self, folder: pathlib.Path, registry, store: pathlib.Path) -> None:
-        environment = {"UIMGACC_LOCAL": "before-start", "UIMGACC_RETIRED_SECONDS": "0.5"}
+        environment = {
+            "UIMGACC_LOCAL": "before-start",
+            "UIMGACC_RETIRED_SECONDS": "0.5",
+            # However full the disk of this machine is.
+            "UIMGACC_LOCAL_FREE": "0",
+        }
         super().__init__(folder, registry, store, agent_environment=environment)
 
     @property

@@ -54,7 +54,9 @@ class Member(conftest.Node):
         self.announced: tuple[str, ...] = ()
         access = ("--kubeconfig", api.kubeconfig(server=server))
         source = ("--kubernetes", self.name, *access, "--retired-seconds", "0.3")
-        super().__init__(folder, registry, store, source=source)
+        # Copies are made however full the disk of this machine is.
+        roomy = {"UIMGACC_LOCAL_FREE": "0"}
+        super().__init__(folder, registry, store, source=source, agent_environment=roomy)
         for process in (self.agent, self.snapshotter):
             process.command = [*process.command, "--local", local]
 

@@ -45,7 +45,7 @@ _SHORT_SECONDS = 600.0
 """For which nothing is copied after the disk was nearly full."""
 _WRONG_SECONDS = 3600.0
 _WAITING = "Copying waits until no pod is starting."
-_DISK, _STORE, _SHORT = "disk", "store", "short"
+_DISK, _STORE, _SHORT, _LOOK = "disk", "store", "short", "look"
 """Names of pauses, beside those of layers."""
 
 
@@ -152,7 +152,7 @@ class Keeper:
         if not self._node.root:
             return "The snapshotter is not known yet."
         where = copy_paths.of(self._node.root)
-        if self._pauses.holds(_DISK):
+        if self._pauses.holds(_DISK) or self._pauses.holds(_LOOK):
             return self.state.sentence
         try:
             if self._lock is None:
@@ -163,7 +163,7 @@ class Keeper:
                 await self._call("sweep", where.folder)
             if not self._is_due(where):
                 return self.state.sentence if self._starts.are_calm else _WAITING
-            return await self._look(where)
+            sentence = await self._look(where)
         except layer_copy.CopyError as error:
             copy_metrics.copy_failed(error.reason)
             self._pauses.hold(_DISK if error.is_of_disk else _STORE)
@@ -172,10 +172,14 @@ class Keeper:
             return f"Nothing is copied for now: {error}"
         except (OSError, errors.AgentError) as error:
             copy_metrics.copy_failed("disk_error")
-            self._pauses.hold(_DISK)
+            self._pauses.hold(_LOOK)
+            # What this look was for is still to be done.
+            self.look_now()
             # Somebody may have removed the folder: it is made again.
             self.close()
             return f"There are no local copies: {error}"
+        self._pauses.end(_LOOK)
+        return sentence
 
     def _is_due(self, where: copy_paths.CopyPaths) -> bool:
         """Whether anything may have to be done; looks at what is cheap to look at.
@@ -219,7 +223,9 @@ class Keeper:
         is_waiting = bool(self.state.used_store) and not self._starts.are_calm
         pause = _STUCK_SECONDS if self.state.used_store else _LOOK_SECONDS
         pause = _SWITCHED_SECONDS if switched else pause
-        self._look_at = time.monotonic() + pause
+        # What was left alone after a failure is tried again as soon as it may be.
+        due = min(self._pauses.next_end, self._switcher.next_try)
+        self._look_at = min(time.monotonic() + pause, due)
         self._is_pending = is_waiting
         return plan.sentence or _rest(self.state, is_waiting=is_waiting)
 

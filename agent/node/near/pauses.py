@@ -1,6 +1,7 @@
 """For how long what has failed is left alone: longer after each failure, by name."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 
@@ -36,6 +37,13 @@ class Pauses:
         """Whether something is to be left alone now."""
         pause = self._pauses.get(name)
         return pause is not None and time.monotonic() < pause.until
+
+    @property
+    def next_end(self) -> float:
+        """When the first pause ends, by the monotonic clock; infinity where nothing is held."""
+        now = time.monotonic()
+        ends = (each.until for each in self._pauses.values() if each.until > now)
+        return min(ends, default=math.inf)
 
     def end(self, *names: str) -> None:
         """Forget failures: it has worked."""

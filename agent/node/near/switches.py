@@ -32,6 +32,11 @@ class Switcher:
         self._known = known
         self._pauses = pauses.Pauses()
 
+    @property
+    def next_try(self) -> float:
+        """When the next mount that could not be switched is due, by the monotonic clock."""
+        return self._pauses.next_end
+
     async def to_copies(self, where: copy_paths.CopyPaths, view: copy_view.View) -> int:
         """Switch what reads the store although there is a copy; how many mounts."""
         done = 0

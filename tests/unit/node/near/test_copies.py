@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import errno
+import math
 import os
 import pathlib
 import shutil
@@ -506,6 +507,32 @@ async def test_a_worker_that_hangs_at_the_store_is_killed(world, monkeypatch) ->
     assert world.reads_copy(name)
 
 
+async def test_what_a_look_that_failed_was_for_is_done_when_its_pause_ends(world, pool) -> None:
+    """A busy machine's survey misses its deadline; nothing changes any more until the next one."""
+    failing = Failing(pool, "survey", None)
+    name = world.add("a")
+    async with world.keeper(failing) as keeper:
+        await world.settle(keeper)
+        failing.error = workers.DeadlineError("survey", 10.0)
+        world.start(name)
+        assert (await keeper.step()).startswith("There are no local copies: ")
+        failing.error = None
+        keeper._pauses.end("look")
+        while await keeper.step() and keeper.has_more:
+            pass
+    assert world.reads_copy(name)
+
+
+async def test_a_store_that_did_not_answer_is_asked_when_its_pause_ends(world, monkeypatch) -> None:
+    """Not at the next look that is due anyway, a minute later."""
+    monkeypatch.setattr(copies, "_STUCK_SECONDS", math.inf)
+    world.start(world.add("a"))
+    world.store.away = True
+    async with world.keeper() as keeper:
+        await keeper.step()
+        assert keeper._look_at == keeper._pauses.next_end < math.inf
+
+
 async def test_a_worker_that_was_ended_is_no_failure(world, pool) -> None:
     name = world.add("a")
     world.start(name)
@@ -524,7 +551,7 @@ async def test_a_folder_that_cannot_be_written_changes_nothing_else(world, monke
     pathlib.Path(world.where.folder).write_text("no folder")
     async with world.keeper() as keeper:
         assert (await world.settle(keeper)).startswith("There are no local copies: ")
-        assert keeper._pauses.holds("disk")
+        assert keeper._pauses.holds("look")
     assert world.content(name) == world.expected(name)
 
 
@@ -535,7 +562,7 @@ async def test_a_folder_that_somebody_has_removed_is_made_again(world) -> None:
         await world.settle(keeper)
         shutil.rmtree(world.where.folder)
         await world.settle(keeper)
-        keeper._pauses.end("disk")
+        keeper._pauses.end("look")
         await world.settle(keeper)
     assert world.reads_copy(name)
     assert world.content(name) == world.expected(name)

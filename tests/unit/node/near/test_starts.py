@@ -1,6 +1,7 @@
 """When copying may begin, and what pods say of their layers."""
 
 import datetime
+import math
 
 import pytest
 
@@ -122,8 +123,11 @@ def test_pauses_grow_with_each_failure(monkeypatch) -> None:
     clock.now += 13
     assert not held.holds("disk")
 
+    assert held.next_end == math.inf
+
     held.hold("disk")
     clock.now += 70
     assert held.holds("disk")
+    assert clock.now < held.next_end <= clock.now + 55
     held.end("disk")
     assert not held.holds("disk")
