@@ -1,9 +1,10 @@
-"""`python -m lab.testing`: all tests, in six runs side by side.
+"""`python -m lab.testing`: all tests, in runs of which six go side by side.
 
-They wait for real parts much of the time. What starts containers with ctr stays in one run: the
-cgroup of a container has its name, also on two nodes. Guests are machines of their own, and have
-a run of their own. A folder that no run names is tested by the last one. The output of each run
-is printed when it has ended, and meanwhile how far they are.
+They wait for real parts much of the time. What takes long begins first and is divided by modules,
+so that no run goes on for minutes when all others have ended. A container that ctr starts has a
+name that no other module gives: its cgroup has that name, also on two nodes. Guests are machines
+of their own, and have a run of their own. A folder that no run names is tested by the last ones.
+The output of each run is printed when it has ended, and meanwhile how far they are.
 
 Where few tests have failed, these are run once more, alone, with nothing beside them. One that
 passes then is not a failure, but it is named in the summary with how it failed first: a test must
@@ -14,6 +15,7 @@ At the end: which tests took longest, and which were skipped, and what runs thos
 import collections
 import compileall
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from xml.etree import ElementTree
 
 from lab import places
@@ -29,15 +31,19 @@ from lab import places
 TESTS = places.CHECKOUT / "tests"
 STREAMS = {
     "in guests": ("guest",),
-    "of containerd": ("containerd", "snapshotter"),
-    "of nodes": ("node",),
-    "of builds": ("build", "image", "properties"),
     "of clusters": ("control", "kube"),
+    "of nodes": ("node",),
+    "of containerd": ("containerd", "snapshotter"),
+    "of builds": ("build",),
+    "of the image": ("image", "properties"),
 }
-"""Folders of tests that are run together."""
+"""Folders of tests that belong together, those first that take longest."""
+PARTS = {"of clusters": 3, "of nodes": 3, "of containerd": 2, "of the rest": 3}
+"""How many runs the modules of a stream are dealt to, where that is more than one."""
 NEEDS_API_SERVER = "needs an API server: KUBEBUILDER_ASSETS, see CONTRIBUTING.md"
 """Why a test is skipped that an emulated API server cannot serve."""
 
+_TOGETHER = 6
 _PROGRESS_SECONDS = 30.0
 _SLOWEST = 10
 _REPEATED = 5
@@ -133,14 +139,35 @@ def read(report: str) -> list[Case]:
     return cases
 
 
-def finish(runs: Sequence[Run]) -> None:
-    """Wait until all runs have ended."""
+def shares(streams: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What each run tests, by its name: folders, or modules where a stream has several runs."""
+    found = {}
+    for name, folders in streams.items():
+        parts = PARTS.get(name, 1)
+        if parts == 1:
+            found[name] = [str(TESTS / folder) for folder in folders]
+            continue
+        modules = [str(path) for each in folders for path in (TESTS / each).rglob("test_*.py")]
+        modules.sort()
+        for part in range(parts):
+            found[f"{name} ({part + 1} of {parts})"] = modules[part::parts]
+    return found
+
+
+def finish(runs: Iterable[Run]) -> list[Run]:
+    """Wait until all runs have ended. Those of a generator are started here, six at a time."""
     printed = time.monotonic()
-    # A list, not a generator: each run is asked, and prints what it has written at its end.
-    while None in [run.status() for run in runs]:
+    rest, begun = iter(runs), list[Run]()
+    while True:
+        # A list, not a generator: each run is asked, and prints what it has written at its end.
+        going = [run for run in begun if run.status() is None]
+        going += itertools.islice(rest, _TOGETHER - len(going))
+        if not going:
+            return begun
+        begun += [run for run in going if run not in begun]
         if time.monotonic() - printed > _PROGRESS_SECONDS:
             printed = time.monotonic()
-            print(f"tests {', '.join(run.progress for run in runs)}", flush=True)
+            print(f"tests {', '.join(run.progress for run in going)}", flush=True)
         time.sleep(0.2)
 
 
@@ -204,11 +231,7 @@ def main() -> None:
     compile_modules()
     with tempfile.TemporaryDirectory(prefix="uimgacc-tests-") as name:
         folder = pathlib.Path(name)
-        runs = [
-            Run(each, [str(TESTS / test) for test in tests], folder / each)
-            for each, tests in streams.items()
-        ]
-        finish(runs)
+        runs = finish(Run(each, tests, folder / each) for each, tests in shares(streams).items())
         unstable = repeat(runs, folder / "again")
         print(summary((case for run in runs for case in run.cases), unstable or ()))
     print(f"all tests took {time.monotonic() - started:.0f} s")

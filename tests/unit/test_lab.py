@@ -5,6 +5,7 @@ import os
 import pathlib
 import socket
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -121,6 +122,41 @@ def test_each_folder_of_tests_is_in_one_run() -> None:
     assert len(folders) == len(set(folders))
     for folder in folders:
         assert any((testing.TESTS / folder).rglob("test_*.py"))
+
+
+def test_each_module_is_in_one_run() -> None:
+    shares = testing.shares(testing.STREAMS)
+    tested = [
+        path
+        for share in shares.values()
+        for each in map(pathlib.Path, share)
+        for path in (each.rglob("test_*.py") if each.is_dir() else [each])
+    ]
+
+    folders = [folder for stream in testing.STREAMS.values() for folder in stream]
+    there = [path for each in folders for path in (testing.TESTS / each).rglob("test_*.py")]
+    assert sorted(tested) == sorted(there)
+    assert len(shares) == sum(testing.PARTS.get(name, 1) for name in testing.STREAMS)
+
+
+def test_runs_begin_in_their_order_when_there_is_room(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for one, each has ended before the next one is made."""
+    monkeypatch.setattr(testing, "_TOGETHER", 1)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "test_it.py").write_text(SOUND)
+    made: list[testing.Run] = []
+
+    def making() -> Iterator[testing.Run]:
+        for name in ("first", "second"):
+            assert all(run.status() is not None for run in made)
+            made.append(testing.Run(name, [str(tmp_path)], tmp_path / name))
+            yield made[-1]
+
+    assert testing.finish(making()) == made
+    assert [run.status() for run in made] == [0, 0]
 
 
 def test_a_free_port_is_not_one_of_those_of_connections() -> None:
