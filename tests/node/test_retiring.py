@@ -230,12 +230,8 @@ def test_a_pod_with_an_image_volume_keeps_its_layers_and_is_named(member, api) -
 def test_a_deletion_does_not_wait_for_a_pod_that_runs_on_copies(member, api) -> None:
     register(member, api)
     with member.client.pod(member.manifest("runner", IMAGE)) as pod:
-        conftest.wait_until(
-            lambda: member.metric('uimgacc_used_layer_bytes{source="local"}'), seconds=120
-        )
-        conftest.wait_until(
-            lambda: not member.metric('uimgacc_used_layer_bytes{source="store"}'), seconds=120
-        )
+        conftest.wait_until(lambda: member.metric('uimgacc_used_layer_bytes{source="local"}'))
+        conftest.wait_until(lambda: not member.metric('uimgacc_used_layer_bytes{source="store"}'))
         gone = member.delete()
         conftest.wait_until(lambda: not member.are_there(gone), seconds=90)
         drop_caches()
@@ -244,8 +240,7 @@ def test_a_deletion_does_not_wait_for_a_pod_that_runs_on_copies(member, api) -> 
         )
         assert (code, int(output) > 0, member.held) == (0, True, [])
     copies = layout.Layout(member.root / "local")
-    # Where starts go on beside it, copies are looked at every five minutes.
-    conftest.wait_until(lambda: not any(copies.layer(each).exists() for each in gone), seconds=330)
+    conftest.wait_until(lambda: not any(copies.layer(each).exists() for each in gone))
 
 
 def drop_caches() -> None:

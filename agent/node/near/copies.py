@@ -194,7 +194,8 @@ class Keeper:
         free, whole = disk.room(where.folder)
         if self._limits.room(free, whole).is_short and self.state.copies > 0:
             return True
-        may_wait = not self._starts.are_calm and "before-start" not in modes.values()
+        is_urgent = "before-start" in (self._limits.mode, *modes.values())
+        may_wait = not self._starts.are_calm and not is_urgent
         return (self._is_pending and not may_wait) or time.monotonic() >= self._look_at
 
     async def _look(self, where: copy_paths.CopyPaths) -> str:

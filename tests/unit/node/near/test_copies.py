@@ -113,6 +113,21 @@ async def test_while_pods_start_not_even_mounts_are_looked_at(world, pool, monke
     assert world.reads_copy("a" * 64)
 
 
+async def test_a_node_that_copies_before_starts_does_so_while_pods_start(
+    world, monkeypatch
+) -> None:
+    """Also for a container of which no pod says anything."""
+    monkeypatch.setattr(starts, "_CALM_SECONDS", 1000.0)
+    world.limits = dataclasses.replace(world.limits, mode="before-start")
+    async with world.keeper() as keeper:
+        await keeper.step()
+        world.start(world.add("a"))
+        await keeper.step()
+        while keeper.has_more:
+            await keeper.step()
+    assert world.reads_copy("a" * 64)
+
+
 async def test_a_pod_ends_the_wait_for_the_next_look() -> None:
     known = served_pods.ServedPods()
     looked = starts.Starts(known)
