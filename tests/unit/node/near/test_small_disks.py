@@ -105,5 +105,5 @@ async def test_a_disk_that_cannot_be_written_changes_nothing_else(world) -> None
     world.start(name)
     async with world.keeper() as keeper:
         assert "Read-only file system" in await world.settle(keeper)
-        assert keeper._pauses.holds("disk")
+        assert keeper._pauses.holds("look")
     assert world.content(name) == world.expected(name)
