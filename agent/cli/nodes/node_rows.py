@@ -37,11 +37,17 @@ def rows(nodes: Iterable[Mapping[str, Any]], slots: Sequence[slot_rules.Slot]) -
             state="gone",
             slot=slot.name,
             slot_seconds=slot.seconds,
-            reason=f"has left the cluster with its slot: `uimgacc node resume {name}`",
+            reason=_why_gone(slot),
         )
         for name, slot in held.items()
     ]
     return sorted(found, key=lambda row: row.name)
+
+
+def _why_gone(slot: slot_rules.Slot) -> str:
+    """Kubernetes frees the slot of a node that has left, but where it had said what is wrong."""
+    problem = f"{slot.problem}; " if slot.problem else ""
+    return f"{problem}has left the cluster with its slot: `uimgacc node resume {slot.holder}`"
 
 
 def is_disabled(node: Mapping[str, Any]) -> bool:

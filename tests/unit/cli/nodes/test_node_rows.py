@@ -75,3 +75,10 @@ def test_a_node_that_left_the_cluster_with_a_slot_is_listed() -> None:
 
     assert [(row.name, row.state) for row in rows] == [("a", "no"), ("gone-1", "gone"), ("z", "no")]
     assert "uimgacc node resume gone-1" in rows[1].reason
+
+
+def test_why_a_node_that_left_had_not_come_back_is_said() -> None:
+    slot = slot_rules.Slot(name="s", holder="gone-1", problem="containerd: connection refused")
+    (row,) = node_rows.rows([], [slot])
+
+    assert row.reason.startswith("containerd: connection refused; has left the cluster")
