@@ -40,6 +40,8 @@ STREAMS = {
 """Folders of tests that belong together, those first that take longest."""
 PARTS = {"of clusters": 3, "of nodes": 3, "of containerd": 2, "of the rest": 3}
 """How many runs the modules of a stream are dealt to, where that is more than one."""
+INSIDE = "inside"
+"""The folders of tests that a test outside runs."""
 NEEDS_API_SERVER = "needs an API server: KUBEBUILDER_ASSETS, see CONTRIBUTING.md"
 """Why a test is skipped that an emulated API server cannot serve."""
 
@@ -147,10 +149,11 @@ def shares(streams: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         if parts == 1:
             found[name] = [str(TESTS / folder) for folder in folders]
             continue
-        modules = [str(path) for each in folders for path in (TESTS / each).rglob("test_*.py")]
-        modules.sort()
+        modules = [path for each in folders for path in (TESTS / each).rglob("test_*.py")]
+        # What runs inside of a guest, or of a kernel of its own, is not collected outside.
+        outside = sorted(str(path) for path in modules if INSIDE not in path.parts)
         for part in range(parts):
-            found[f"{name} ({part + 1} of {parts})"] = modules[part::parts]
+            found[f"{name} ({part + 1} of {parts})"] = outside[part::parts]
     return found
 
 

@@ -124,19 +124,18 @@ def test_each_folder_of_tests_is_in_one_run() -> None:
         assert any((testing.TESTS / folder).rglob("test_*.py"))
 
 
-def test_each_module_is_in_one_run() -> None:
-    shares = testing.shares(testing.STREAMS)
-    tested = [
-        path
-        for share in shares.values()
-        for each in map(pathlib.Path, share)
-        for path in (each.rglob("test_*.py") if each.is_dir() else [each])
-    ]
+def test_each_module_is_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testing, "PARTS", {"all": 3})
+    folders = [path.name for path in testing.TESTS.iterdir() if any(path.rglob("test_*.py"))]
 
-    folders = [folder for stream in testing.STREAMS.values() for folder in stream]
-    there = [path for each in folders for path in (testing.TESTS / each).rglob("test_*.py")]
-    assert sorted(tested) == sorted(there)
-    assert len(shares) == sum(testing.PARTS.get(name, 1) for name in testing.STREAMS)
+    shares = testing.shares({"all": folders, "one folder": ["unit"]})
+
+    assert list(shares) == ["all (1 of 3)", "all (2 of 3)", "all (3 of 3)", "one folder"]
+    assert shares.pop("one folder") == [str(testing.TESTS / "unit")]
+    tested = sorted(path for share in shares.values() for path in share)
+    there = {str(path) for path in testing.TESTS.rglob("test_*.py")}
+    assert tested == sorted(set(tested))
+    assert {pathlib.Path(path).parent.name for path in there - set(tested)} == {testing.INSIDE}
 
 
 def test_runs_begin_in_their_order_when_there_is_room(
