@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.clients.kube import rest_client
-from agent.setup.slots import slot_turn
+from agent.setup.slots import turns
 from lab import processes
 from tests.containerd import test_keeping
 from tests.image import nodes
@@ -170,7 +170,7 @@ def test_containerd_is_changed_in_turn_and_the_next_node_waits_until_this_one_is
         member.ready("True")
         nodes.wait_until(lambda: member.holder() == "")
         nodes.wait_until(lambda: test_keeping.resident(keeper.pid) < 8 << 20)
-        assert not (machine.folder / slot_turn.NOTE.relative_to("/")).exists()
+        assert not (machine.folder / turns.NOTE.relative_to("/")).exists()
         assert machine.restarts == 1
 
     # Undone, it takes a slot again, and waits itself: no agent is expected any more.

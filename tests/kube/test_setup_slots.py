@@ -50,7 +50,7 @@ class Fleet:
 
     def noted(self, name: str) -> bool:
         """Whether a node's disk says that it holds a slot."""
-        return host.Host(self.folder / name).read(slot_turn.NOTE) is not None
+        return host.Host(self.folder / name).read(turns.NOTE) is not None
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_an_interrupted_set_up_goes_on_with_the_slot_that_it_has(fleet: Fleet) -
 
 def test_a_node_with_a_new_disk_has_its_old_slot_again(fleet: Fleet) -> None:
     fleet.node("a").take()
-    host.Host(fleet.folder / "a").remove(slot_turn.NOTE)
+    host.Host(fleet.folder / "a").remove(turns.NOTE)
     fleet.node("a").take()
 
     assert fleet.holders() == ["a"]
@@ -357,7 +357,7 @@ def test_a_node_whose_disk_was_made_anew_frees_what_it_held_before(fleet: Fleet)
     name = fleet.api.node()
     fleet.node(name).take()
     anew = fleet.node(name, young_seconds=600.0)
-    host.Host(fleet.folder / name).remove(slot_turn.NOTE)
+    host.Host(fleet.folder / name).remove(turns.NOTE)
 
     anew.take()
     assert fleet.holders() == [name]

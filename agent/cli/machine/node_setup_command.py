@@ -1,6 +1,7 @@
 """`uimgacc node-setup`: containerd's configuration, and its restart."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -134,14 +135,7 @@ def _once(
         rest = upkeep.wait_for_turn(machine, error.delay or 0.0, is_first=True)
     if machine.enter:
         # Whatever runs in this container later, the node's mounts are not held by it.
-        needed = [
-            *host.SYSTEM,
-            main.parent,
-            settings_view.Path("/", wanted.containerd_binary).parent,
-            # The disk of containerd's folder, where the snapshotter has the note of image_refs.
-            _root(machine, main, wanted),
-        ]
-        but = [str(machine.root / path.relative_to("/")) for path in needed]
+        but = [str(machine.root / path.relative_to("/")) for path in _needed(machine, main, wanted)]
         host_copies.detach_below(str(machine.root), but=but)
     if not wanted.keep and wanted.slot and (problem := turn.settle(wanted.slot.slot_seconds)):
         raise NotBackError(problem)
@@ -266,6 +260,18 @@ def _look(
         return set_ups.rest if set_ups.is_over else upkeep.RETRY
     _report(wanted, main, outcome, restarted=restarted, as_json=as_json)
     return None
+
+
+def _needed(
+    machine: host.Host, main: settings_view.Path, wanted: Wanted
+) -> list[settings_view.Path]:
+    """The folders of the node that are looked into again, each perhaps on a disk of its own."""
+    program = wanted.containerd_binary
+    with contextlib.suppress(settings_view.ConfigError):
+        program = program or _program(machine, main)
+    # Without its note a slot is never freed; the snapshotter's folder has the one of image_refs.
+    notes = [turns.NOTE.parent, _root(machine, main, wanted)]
+    return [*host.SYSTEM, main.parent, settings_view.Path("/", program).parent, *notes]
 
 
 def _report(

@@ -25,8 +25,6 @@ from agent.setup.slots import node_return, slot_leases, slot_rules, turns
 
 Result = TypeVar("Result")
 
-NOTE = settings_view.Path("/var/lib/uimgacc/setup-slot")
-
 _LOOK_SECONDS = 2.0
 _RETRY_SECONDS = 20.0
 _API_SECONDS = 60.0
@@ -101,20 +99,20 @@ class SlotTurn:
         if noted := self._noted():
             if (await leases.read(noted)).holder == node:
                 return
-            self._machine.remove(NOTE)
+            self._machine.remove(turns.NOTE)
         body = await self._node(api)
         if self._needs_none(api, body):
             # One that it held before its disk was made anew is freed once it is back.
             if own := [slot.name for slot in await leases.all() if slot.holder == node]:
-                self._machine.write(NOTE, own[0].encode())
+                self._machine.write(turns.NOTE, own[0].encode())
             return
         name = await self._free(leases, await self._count(api))
-        self._machine.write(NOTE, name.encode())
+        self._machine.write(turns.NOTE, name.encode())
         try:
             uid = str(body["metadata"]["uid"]) if body is not None else ""
             await leases.take(name, node=node, seconds=self._wanted.slot_seconds, uid=uid)
         except lease.Raced as error:
-            self._machine.remove(NOTE)
+            self._machine.remove(turns.NOTE)
             raise _not_yet("another node was faster", error) from error
 
     async def _node(self, api: slot_leases.Api) -> rest_client.Object | None:
@@ -168,7 +166,7 @@ class SlotTurn:
         wanted = self._wanted
         slot = await self._leases(api).read(self._noted())
         if slot.holder != wanted.node:
-            self._machine.remove(NOTE)
+            self._machine.remove(turns.NOTE)
             return ""
         try:
             socket = str(self._machine.place(places.of(self._machine, self._main).socket))
@@ -185,14 +183,14 @@ class SlotTurn:
 
     async def _release(self, api: slot_leases.Api) -> None:
         await self._leases(api).release(self._noted(), node=self._wanted.node)
-        self._machine.remove(NOTE)
+        self._machine.remove(turns.NOTE)
 
     def _leases(self, api: slot_leases.Api) -> slot_leases.SlotLeases:
         return slot_leases.SlotLeases(api, namespace=self._wanted.namespace)
 
     def _noted(self) -> str:
         """The slot that this node holds, or is about to; "" for none."""
-        name = (self._machine.read(NOTE) or b"").decode(errors="replace")
+        name = (self._machine.read(turns.NOTE) or b"").decode(errors="replace")
         return name if slot_rules.is_slot(name) else ""
 
     def _run(self, work: Callable[[slot_leases.Api], Awaitable[Result]]) -> Result:

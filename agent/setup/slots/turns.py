@@ -8,6 +8,10 @@ from typing import Protocol
 
 from agent import errors
 from agent.model import keys
+from agent.setup.config import settings_view
+
+NOTE = settings_view.Path("/var/lib/uimgacc/setup-slot")
+"""The slot that a node holds, or is about to take, as the node itself knows it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
