@@ -11,28 +11,18 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from agent.setup.config import containerd_binary
 from agent.store.publish import writer
-from lab import containerds, cri, places, services
+from lab import containerds, cri, services
+from tests import named_containerd
 from tests.containerd import conftest
 
 IMAGE, LAYERS = "lab/layers40:1", 40
 
 
-def is_new_enough() -> bool:
-    named = places.CONTAINERDS.get("named")
-    if named is None:
-        return False
-    release = containerd_binary.release_of(str(named / "containerd"))
-    return (release.major, release.minor) >= (2, 4)
-
-
 pytestmark = [
     pytest.mark.root,
     pytest.mark.containerd,
-    pytest.mark.skipif(
-        not is_new_enough(), reason="UIMGACC_CONTAINERD names no containerd of 2.4 or newer"
-    ),
+    named_containerd.needs_layer_caches,
 ]
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from agent.setup.config import containerd_binary
 from agent.store.publish import writer
 from lab import nodes, places, registries
+from tests import named_containerd
 from tests.containerd import conftest as containerds
 from tests.containerd import private_images
 from tests.kube import apis
@@ -29,20 +29,10 @@ private = private_images.private
 private_store = private_images.plain_store
 
 
-def is_new_enough() -> bool:
-    named = places.CONTAINERDS.get("named")
-    if named is None:
-        return False
-    release = containerd_binary.release_of(str(named / "containerd"))
-    return (release.major, release.minor) >= (2, 4)
-
-
 pytestmark = [
     pytest.mark.root,
     pytest.mark.containerd,
-    pytest.mark.skipif(
-        not is_new_enough(), reason="UIMGACC_CONTAINERD names no containerd of 2.4 or newer"
-    ),
+    named_containerd.needs_layer_caches,
 ]
 
 

@@ -17,6 +17,7 @@ import tomlkit
 from agent.setup.config import containerd_binary, inputs, native_cache, settings_view
 from agent.setup.node import apply, config_reader, host
 from lab import places
+from tests import named_containerd
 from tests.unit.setup import machines, test_real_containerd
 
 RELEASE = settings_view.Release(2, 4)
@@ -172,17 +173,7 @@ def test_a_containerd_that_cannot_be_asked_is_refused(
         apply.set_up(machine.host, machine.target, WANTED)
 
 
-def is_new_enough() -> bool:
-    named = places.CONTAINERDS.get("named")
-    if named is None:
-        return False
-    release = containerd_binary.release_of(str(named / "containerd"))
-    return (release.major, release.minor) >= (2, 4)
-
-
-@pytest.mark.skipif(
-    not is_new_enough(), reason="UIMGACC_CONTAINERD names no containerd of 2.4 or newer"
-)
+@named_containerd.needs_layer_caches
 @pytest.mark.parametrize("case", CASES)
 def test_a_real_containerd_reads_it_as_meant(case: str, tmp_path: pathlib.Path) -> None:
     binary = str(places.CONTAINERDS["named"] / "containerd")
