@@ -44,13 +44,8 @@ def of(folder: str, tables: Iterable[list[mountinfo.Entry]] | None = None) -> La
     Which are `copied` is not looked at: see `with_copies`.
     """
     known = list(all_tables() if tables is None else tables)
-    spellings = {f"{folder}/", f"{os.path.realpath(folder)}/"}
-    places: list[mountinfo.Entry] = []
-    for entry in (each for table in known for each in table):
-        name = os.path.basename(entry.target)
-        is_place = _PLACE.fullmatch(name) and entry.target.removesuffix(name) in spellings
-        if is_place and entry.kind == "erofs":
-            places.append(entry)
+    spellings = _spellings(folder)
+    places = _places(spellings, known)
     mounted = {os.path.basename(entry.target): entry.device for entry in places}
     used: dict[str, set[str]] = {}
     # containerd shortens a long list of lower folders to what differs: `layers/<name>`, `<name>`.
@@ -71,11 +66,14 @@ def with_copies(folder: str) -> Layers:
     """The layers below `folder`, also which of them are copied. Waits while one is switched."""
     known = list(all_tables())
     layers = of(folder, known)
+    mounts = {entry.id_: entry for table in known for entry in table}
+    # By their folders: in another namespace the same one may have another path. The mounts of
+    # another node on this machine (one in a container) have the same names and other folders.
+    folders = {_folder(entry, mounts) for entry in _places(_spellings(folder), known)} | {None}
     sources: dict[str, set[str]] = {}
-    for entry in (each for table in known for each in table):
+    for entry in mounts.values():
         name = os.path.basename(entry.target)
-        # Of a mount in another namespace the target may be another, the superblock is not.
-        if entry.kind == "erofs" and name in layers.mounted:
+        if entry.kind == "erofs" and name in layers.mounted and _folder(entry, mounts) in folders:
             sources.setdefault(name, set()).add(entry.source)
     copied = {
         name
@@ -83,6 +81,39 @@ def with_copies(folder: str) -> Layers:
         if all(layer_files.read(source).is_copy(f"{folder}/{name}") for source in of_it)
     }
     return dataclasses.replace(layers, copied=frozenset(copied))
+
+
+def _spellings(folder: str) -> set[str]:
+    return {f"{folder}/", f"{os.path.realpath(folder)}/"}
+
+
+def _places(
+    spellings: set[str], tables: Iterable[Iterable[mountinfo.Entry]]
+) -> list[mountinfo.Entry]:
+    """The layers that are mounted below a folder, of which these are the paths."""
+    places: list[mountinfo.Entry] = []
+    for entry in (each for table in tables for each in table):
+        name = os.path.basename(entry.target)
+        is_place = _PLACE.fullmatch(name) and entry.target.removesuffix(name) in spellings
+        if is_place and entry.kind == "erofs":
+            places.append(entry)
+    return places
+
+
+def _folder(
+    entry: mountinfo.Entry, mounts: Mapping[int, mountinfo.Entry]
+) -> tuple[int, str] | None:
+    """The folder that something is mounted on: its file system's st_dev, and its path there.
+
+    None where it is not known, as the process does not see what that is part of.
+    """
+    beneath = mounts.get(entry.parent)
+    while beneath is not None and beneath.target == entry.target:
+        # One of several mounts on the same folder.
+        beneath = mounts.get(beneath.parent)
+    if beneath is None:
+        return None
+    return beneath.device, os.path.join(beneath.root, os.path.relpath(entry.target, beneath.target))
 
 
 class _Copies:

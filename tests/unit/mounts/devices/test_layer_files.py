@@ -29,6 +29,20 @@ with loop_devices.attached(f"{volume}/{file}", direct=bool(direct), far=False) a
 """
 
 
+KEEPS = """
+import sys
+from agent.mounts import syscalls
+
+root, volume, layer = sys.argv[1:]
+syscalls.enter_private_namespace()
+syscalls.mount(root, volume, "none", 1 << 12 | 1 << 14)
+syscalls.unmount(f"{root}/{layer}")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+"""Keeps a copy of a root's mounts at another path only, as a container that sees the host does."""
+
+
 @pytest.fixture
 def node(tmp_path) -> Iterator[nodes.Node]:
     with contextlib.closing(nodes.Node(tmp_path)) as node:
@@ -87,6 +101,36 @@ def test_a_layer_is_of_the_store_while_one_of_its_mounts_is(node) -> None:
         syscalls.mount(device, str(node.target), "erofs", syscalls.MS_RDONLY)
 
     assert mount_users.with_copies(str(node.target.parent)).copied == frozenset()
+
+
+def test_an_old_mount_that_another_namespace_has_at_another_path_counts(node) -> None:
+    node.mount(layer_mounting.STORED)
+    root, volume = node.copy.parents[3], node.copy.parents[4] / "volume"
+    volume.mkdir()
+    command = [sys.executable, "-c", KEEPS, root, volume, node.target.relative_to(root)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as container:
+        assert container.stdout is not None
+        assert container.stdout.readline() == "ready\n"
+        syscalls.unmount(str(node.target))
+        node.make_copy()
+        node.mount()
+        held = mount_users.with_copies(str(node.target.parent))
+        container.communicate("")
+
+    assert (held.mounted.keys(), held.copied) == ({nodes.HEX[:16]}, frozenset())
+    assert mount_users.with_copies(str(node.target.parent)).copied == {nodes.HEX[:16]}
+
+
+def test_the_same_layer_of_another_node_on_this_machine_does_not_count(node, tmp_path) -> None:
+    """As a node in a container has it, or the node of another test."""
+    node.make_copy()
+    node.mount()
+    with contextlib.closing(nodes.Node(tmp_path / "other")) as other:
+        other.mount(layer_mounting.STORED)
+
+        assert mount_users.with_copies(str(node.target.parent)).copied == {nodes.HEX[:16]}
+        assert mount_users.with_copies(str(other.target.parent)).copied == frozenset()
 
 
 def test_a_copy_that_was_removed_counts_as_a_file_of_the_store(node) -> None:
