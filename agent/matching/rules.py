@@ -12,7 +12,7 @@ images the layers are laid out for the kubelet's pull.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agent.matching import (
     annotations,
@@ -122,8 +122,11 @@ def _image(
         return base
     return (
         _hit(subject, selection, base)
-        or _partial(subject, subject.wanted, selection, base)
-        or _miss(subject, subject.wanted, selection, base)
+        or _partial(subject, subject.wanted, selection, base, (_part_exact, _part_version))
+        or _forbidden(subject, subject.wanted, selection, base)
+        # Behind it: which layers an image has is not said to those who may not have it.
+        or _partial(subject, subject.wanted, selection, base, (_part_layers,))
+        or _miss(selection, base)
     )
 
 
@@ -158,8 +161,9 @@ def _partial(
     wanted: images.Reference,
     selection: cache_selection.Selection,
     base: decisions.ImageDecision,
+    parts: Sequence[Callable[[subjects.Subject, images.Reference, caches.Cache], str]],
 ) -> decisions.ImageDecision | None:
-    for part in (_part_exact, _part_near):
+    for part in parts:
         for cache in selection.pool:
             reason = part(subject, wanted, cache)
             if reason:
@@ -187,21 +191,23 @@ def _part_exact(subject: subjects.Subject, wanted: images.Reference, cache: cach
     return "it, but not all layers that its record names"
 
 
-def _part_near(subject: subjects.Subject, wanted: images.Reference, cache: caches.Cache) -> str:
+def _part_version(_: subjects.Subject, wanted: images.Reference, cache: caches.Cache) -> str:
     others = cache.of_repository(wanted)
-    if others:
-        return f"another version of it: {others[0].ref}"
+    return f"another version of it: {others[0].ref}" if others else ""
+
+
+def _part_layers(subject: subjects.Subject, _: images.Reference, cache: caches.Cache) -> str:
     if subject.layers and subjects.usable(subject.layers, cache.layers):
         return "some of its layers"
     return ""
 
 
-def _miss(
+def _forbidden(
     subject: subjects.Subject,
     wanted: images.Reference,
     selection: cache_selection.Selection,
     base: decisions.ImageDecision,
-) -> decisions.ImageDecision:
+) -> decisions.ImageDecision | None:
     for cache in selection.foreign:
         if cache.image(wanted) is not None or subject.within(cache):
             return dataclasses.replace(
@@ -209,6 +215,12 @@ def _miss(
                 outcome=_Outcome.FORBIDDEN,
                 reason=f"{cache.id} has it, but does not serve this namespace",
             )
+    return None
+
+
+def _miss(
+    selection: cache_selection.Selection, base: decisions.ImageDecision
+) -> decisions.ImageDecision:
     if selection.why:
         return dataclasses.replace(base, reason=selection.why)
     if len(selection.pool) == 1:

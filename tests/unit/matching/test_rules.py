@@ -221,6 +221,21 @@ def test_another_namespace_gets_the_layers_but_no_registration(asked: dict[str, 
     assert "pulled as usual" not in messages
 
 
+def test_which_layers_an_image_has_is_not_said_to_those_who_may_not_have_it() -> None:
+    decision = making.decide(
+        making.pod("r.example.com/secret:1", namespace="team-b", annotated=NATIVE),
+        [
+            making.cache("imc-a12", [("r.example.com/secret:1", "abc")], namespaces=["team-a"]),
+            making.cache("imc-open", [("docker.io/library/debian:13", "a")]),
+        ],
+        [making.image("r.example.com/secret:1", "abc"), making.image("debian:13", "a")],
+    )
+
+    assert decision.outcome is Outcome.FORBIDDEN
+    assert all("some of its layers" not in event.message for event in decision.events)
+    assert "imc-open" not in decision.images[0].reason
+
+
 def test_what_another_namespace_has_is_built_again_only_with_secrets_of_ones_own() -> None:
     held = [making.cache("imc-a12", [("r.example.com/app:1", "ab")], namespaces=["team-a"])]
     stored = [making.image("r.example.com/app:1", "ab")]
