@@ -31,36 +31,47 @@ def units_in_memory(paths: Sequence[str]) -> list[tuple[int, bytes]]:
     One unit in memory is one of which any page is. Raises OSError, EPERM where the kernel does
     not say: only who may write a file, or owns it, is to know.
     """
-    return [_units_of(path) for path in paths]
+    return [(size, units) for size, units, _ in map(_units_of, paths)]
 
 
-def units_used(paths: Sequence[str]) -> list[bytes]:
-    """The units of each file of which any page in memory was read, not only read ahead.
+def units_unused(paths: Sequence[str]) -> list[bytes]:
+    """The units of each file that are in memory, and of which no page was read: that were only
+    read ahead.
 
     Raises OSError, EPERM or ENOENT, where the kernel does not say.
     """
-    return [_units_of(path, used=True)[1] for path in paths]
+    found = []
+    for path in paths:
+        _, units, used = _units_of(path, used=True)
+        found.append(bytes(one & ~other for one, other in zip(units, used, strict=True)))
+    return found
 
 
-def _units_of(path: str, *, used: bool = False) -> tuple[int, bytes]:
+def _units_of(path: str, *, used: bool = False) -> tuple[int, bytes, bytes]:
+    """The size, the units in memory, and with `used` those of them of which any page was read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
     try:
         size = os.fstat(descriptor).st_size
-        units = bytearray((size // UNIT + 8) // 8)
-        per_unit = UNIT // syscalls.PAGE
+        units, read = bytearray((size // UNIT + 8) // 8), bytearray((size // UNIT + 8) // 8)
         for start in range(0, size, _MANY_PAGES * syscalls.PAGE):
             length = min(size - start, _MANY_PAGES * syscalls.PAGE)
             pages = syscalls.pages_in_memory(descriptor, start, length)
+            _mark(units, start // UNIT, pages)
             if used:
-                pages = syscalls.pages_used(descriptor, start, pages)
-            at = pages.find(1)
-            while at >= 0:
-                unit = start // UNIT + at // per_unit
-                units[unit >> 3] |= 1 << (unit & 7)
-                at = pages.find(1, (at // per_unit + 1) * per_unit)
-        return size, bytes(units)
+                _mark(read, start // UNIT, syscalls.pages_used(descriptor, start, pages))
+        return size, bytes(units), bytes(read)
     finally:
         os.close(descriptor)
+
+
+def _mark(units: bytearray, first: int, pages: bytes) -> None:
+    """Set the bit of each unit of which a page is set; the pages begin with the unit `first`."""
+    per_unit = UNIT // syscalls.PAGE
+    at = pages.find(1)
+    while at >= 0:
+        unit = first + at // per_unit
+        units[unit >> 3] |= 1 << (unit & 7)
+        at = pages.find(1, (at // per_unit + 1) * per_unit)
 
 
 def read_ahead(pieces: Sequence[tuple[str, int, int]], requests: int) -> tuple[int, int]:

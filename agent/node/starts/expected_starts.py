@@ -162,9 +162,13 @@ class ExpectedStarts:
         if not seen.started or not seen.cold:
             start_metrics.profile_recorded("not_cold" if seen.started else "not_started")
             return
+        profile, text = profile_codec.encode_looks(seen.of_profile())
+        if not profile.pieces:
+            # All of it has gone from memory between two looks: the next start says more.
+            start_metrics.profile_recorded("not_cold")
+            return
         # What was just learnt has not been read ahead for anybody.
         self._read_at.pop(start.made.manifest, None)
-        profile, text = profile_codec.encode_looks(seen.of_profile())
         await self._book.keep(start.record, start.made, profile)
         start_metrics.profile_recorded("recorded")
         logger.info(

@@ -81,9 +81,9 @@ def _through_cache(folder: str, names: set[str]) -> dict[str, bool]:
     return found
 
 
-def used(store: str, names: Sequence[str]) -> list[bytes]:
-    """As page_cache.units_used for layers by name."""
-    return page_cache.units_used([chain_index.file_of(store, name) for name in names])
+def unused(store: str, names: Sequence[str]) -> list[bytes]:
+    """As page_cache.units_unused for layers by name."""
+    return page_cache.units_unused([chain_index.file_of(store, name) for name in names])
 
 
 def read_ahead(
@@ -101,4 +101,4 @@ def read_ahead(
     return page_cache.read_ahead(wanted, requests)
 
 
-OPERATIONS = {"files_of": files_of, "look": look, "read_ahead": read_ahead, "used": used}
+OPERATIONS = {"files_of": files_of, "look": look, "read_ahead": read_ahead, "unused": unused}

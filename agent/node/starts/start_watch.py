@@ -58,15 +58,15 @@ class Observation:
 
     `before` was in memory before the start; each of `looks` has what was new then. Only `cold`
     layers show what the start has read. `started` is False where no container came, or one ran
-    already. `used` is what programs have read of all that is in memory; it is None where the kernel
-    does not distinguish that from what it has read ahead by itself.
+    already. `unused` is what of that the kernel has only read ahead by itself; it is None where
+    the kernel does not say. What has gone from memory by the end counts as read.
     """
 
     before: Bits
     looks: Sequence[Bits] = ()
     cold: frozenset[str] = frozenset()
     started: bool = False
-    used: Bits | None = None
+    unused: Bits | None = None
 
     def of_profile(self) -> list[dict[str, list[int]]]:
         """The looks for start_profiles.make; the first one includes what the mount has read."""
@@ -83,7 +83,7 @@ class Observation:
         return bits & self._mask(layer)
 
     def _mask(self, layer: str) -> int:
-        return -1 if self.used is None else self.used[layer]
+        return -1 if self.unused is None else ~self.unused[layer]
 
 
 def units_of(bits: int) -> list[int]:
@@ -164,14 +164,17 @@ class StartWatch:
             and (before.units[layer] & ~(foreseen or {}).get(layer, 0)).bit_count() <= _COLD
         )
         looks = await self._follow(look_at, before.units, look)
-        return Observation(before.units, looks, cold, started=True, used=await self._used(layers))
+        return Observation(
+            before.units, looks, cold, started=True, unused=await self._unused(layers)
+        )
 
-    async def _used(self, layers: Sequence[str]) -> Bits | None:
-        """The units of the layers that programs have read; None where the kernel does not say."""
+    async def _unused(self, layers: Sequence[str]) -> Bits | None:
+        """The units of the layers that are in memory and were not read; None where the kernel does
+        not say."""
         names = [layer.removeprefix("sha256:") for layer in layers]
         try:
-            used = await self._pool.call(
-                "used", self._store, names, deadline=2 * self._timing.deadline
+            unused = await self._pool.call(
+                "unused", self._store, names, deadline=2 * self._timing.deadline
             )
         except OSError as error:
             logger.info(
@@ -179,7 +182,8 @@ class StartWatch:
             )
             return None
         return {
-            layer: int.from_bytes(bits, "little") for layer, bits in zip(layers, used, strict=True)
+            layer: int.from_bytes(bits, "little")
+            for layer, bits in zip(layers, unused, strict=True)
         }
 
     async def _next(

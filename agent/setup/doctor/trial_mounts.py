@@ -170,7 +170,7 @@ def try_memory(folder: str) -> str:
         page_cache.read_ahead([(file.name, page_cache.UNIT, page_cache.UNIT)], 1)
         after = page_cache.units_in_memory([file.name])
         try:
-            page_cache.units_used([file.name])
+            page_cache.units_unused([file.name])
         except OSError as error:
             return f"roughly: {error.strerror}"
     seen = after[0][1][0] & ~before[0][1][0]

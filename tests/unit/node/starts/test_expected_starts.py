@@ -45,7 +45,9 @@ class Machine:
         self.starts, self.ends = 3.0, 1e9
         self.shares = False
         self.through_cache = [True, True]
-        self.used: list[tuple[int, ...]] | None = None
+        self.unused: list[tuple[int, ...]] | None = None
+        self.dropped_at = 1e9
+        """When everything goes from memory."""
         self.away = False
         self.read: list[tuple[str, int, int]] = []
         self.requests: list[int] = []
@@ -68,7 +70,7 @@ class Machine:
         now = asyncio.get_running_loop().time()
         units: list[set[int]] = [set(), set()]
         for second, layer, what in self.script:
-            if now >= second:
+            if now >= second and (now < self.dropped_at or second >= self.dropped_at):
                 units[layer] |= set(what)
         runs = self.starts <= now < self.ends
         of_layers = [
@@ -77,10 +79,10 @@ class Machine:
         ]
         return runs, runs or self.shares, of_layers
 
-    def _used(self, _store: str, names: list[str]) -> list[bytes]:
-        if self.used is None:
+    def _unused(self, _store: str, names: list[str]) -> list[bytes]:
+        if self.unused is None:
             raise OSError(errno.ENOENT, "no flags of pages")
-        return [bits(*self.used[at]) for at, _ in enumerate(names)]
+        return [bits(*self.unused[at]) for at, _ in enumerate(names)]
 
     def _read_ahead(
         self, _store: str, _copies: str, pieces: list[tuple[str, int, int]], requests: int
@@ -190,7 +192,7 @@ async def test_what_the_start_reads_is_kept_in_the_order_of_use_and_offered(sett
 
 async def test_what_the_kernel_has_only_read_ahead_is_not_of_the_start(setting) -> None:
     setting.machine.script = [(0, 0, (0, 1)), (3.2, 1, (40, 41, 42)), (5.0, 0, (7, 8))]
-    setting.machine.used = [(0, 7), (40,)]
+    setting.machine.unused = [(1, 8), (41, 42)]
     async with setting.running():
         setting.expect()
         await asyncio.sleep(60)
@@ -198,6 +200,34 @@ async def test_what_the_kernel_has_only_read_ahead_is_not_of_the_start(setting) 
     kept = setting.kept()
     assert kept is not None
     assert (kept.units_of(LOWER), kept.units_of(UPPER)) == ({0, 7}, {40})
+
+
+async def test_what_has_gone_from_memory_since_counts_as_read(setting) -> None:
+    setting.machine.script = [(3.2, 1, (40, 41)), (5.0, 0, (7,))]
+    setting.machine.unused = [(), ()]
+    setting.machine.dropped_at = 7.0
+    async with setting.running():
+        setting.expect()
+        await asyncio.sleep(60)
+
+    kept = setting.kept()
+    assert kept is not None
+    assert (kept.units_of(LOWER), kept.units_of(UPPER)) == ({7}, {40, 41})
+
+
+async def test_a_start_of_which_nothing_was_seen_in_memory_is_observed_again(setting) -> None:
+    async with setting.running():
+        setting.expect()
+        await asyncio.sleep(60)
+        assert setting.kept() is None
+        setting.machine.script = [(80.0, 0, (7,))]
+        setting.machine.starts = 75.0
+        setting.expect()
+        await asyncio.sleep(120)
+
+    kept = setting.kept()
+    assert kept is not None
+    assert kept.units_of(LOWER) == {7}
 
 
 async def test_the_next_start_is_read_ahead_in_that_order(setting) -> None:
