@@ -194,6 +194,8 @@ def live(node: Member, api: apis.Api) -> None:
 
 def become_independent(node: Member, api: apis.Api, scraped: prometheus.Prometheus) -> None:
     """Another pod wants the layers that a container reads from the store to be copied at once."""
+    # What runs is looked at when a pod appears; else minutes later, while others mount here.
+    schedule(node, api, "next", "lab/layers40:1", asks=True)
     scraped.wait_for('uimgacc_used_layer_bytes{source="store"} > 0')
     local = {"uimgacc.io/local": "before-start"}
     schedule(node, api, "local", "lab/layers40:1", asks=True, **local)
