@@ -28,7 +28,7 @@ class Twin:
     `of` is the class whose pods are moved to it, `selector` what its pods need of a node's labels,
     `overhead` what each of its pods takes beyond its containers. `has_node` is False while the
     controller has found no node that can take its pods, `maps_ids` True while it has found one
-    that can take those in user namespaces.
+    that can take those in user namespaces, `mounts_volumes` one for those with image volumes.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Twin:
     overhead: Mapping[object, object] = dataclasses.field(default_factory=dict, hash=False)
     has_node: bool = True
     maps_ids: bool = False
+    mounts_volumes: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,20 @@ class _Pod:
         """Whether it has a user namespace."""
         host_users = self.spec.get("hostUsers")
         return not host_users.absent and not host_users.boolean()
+
+    @property
+    def has_image_volumes(self) -> bool:
+        """Whether it mounts an image as a volume."""
+        return any(not each.get("image").absent for each in self.spec.get("volumes").items())
+
+    @property
+    def further_labels(self) -> Mapping[str, str]:
+        """What it needs of a node's labels beyond what its class selects."""
+        needed = {
+            keys.USER_NAMESPACES_LABEL: self.has_own_users,
+            keys.IMAGE_VOLUMES_LABEL: self.has_image_volumes,
+        }
+        return {key: "true" for key, is_so in needed.items() if is_so}
 
     def asks(self) -> bool:
         """Whether it asks by what it says of caches and nodes; its class is no such word here."""
@@ -138,11 +153,20 @@ def _may_have_user_namespace(pod: _Pod, twin: Twin) -> bool:
 
     On others containerd copies the whole image to shift its owners, which is slower than a pull.
     """
-    if not pod.has_own_users:
-        return True
-    known = "true" if twin.maps_ids else ""
-    selected = pod.spec.get("nodeSelector").labels().get(keys.USER_NAMESPACES_LABEL, known)
-    return selected == "true" and not pod.forbids(keys.USER_NAMESPACES_LABEL)
+    return not pod.has_own_users or _may_go_to(pod, keys.USER_NAMESPACES_LABEL, twin.maps_ids)
+
+
+def _may_have_image_volumes(pod: _Pod, twin: Twin) -> bool:
+    """Only where nodes mount them, which their label says: on others the pod does not start."""
+    return not pod.has_image_volumes or _may_go_to(
+        pod, keys.IMAGE_VOLUMES_LABEL, twin.mounts_volumes
+    )
+
+
+def _may_go_to(pod: _Pod, key: str, there_are: bool) -> bool:
+    """Whether there are nodes with a label, by what the controller or the pod says of them."""
+    selected = pod.spec.get("nodeSelector").labels().get(key, "true" if there_are else "")
+    return selected == "true" and not pod.forbids(key)
 
 
 CONDITIONS: Mapping[str, Callable[[_Pod, Twin], bool]] = {
@@ -154,6 +178,7 @@ CONDITIONS: Mapping[str, Callable[[_Pod, Twin], bool]] = {
     "same-overhead": _same_overhead,
     "runs-here": _runs_here,
     "may-have-user-namespace": _may_have_user_namespace,
+    "may-have-image-volumes": _may_have_image_volumes,
 }
 """All of them must hold. The names are those of the policy's matchConditions."""
 
@@ -171,6 +196,7 @@ def read_twin(document: Mapping[str, object]) -> Twin:
         overhead=field.get("overhead", "podFixed").mapping(),
         has_node=labels.get(keys.NO_NODE) != "true",
         maps_ids=labels.get(keys.USER_NAMESPACES_LABEL) == "true",
+        mounts_volumes=labels.get(keys.IMAGE_VOLUMES_LABEL) == "true",
     )
 
 
@@ -195,7 +221,7 @@ def move_of(
             return Move(
                 annotations={**added, keys.RUNTIME_HANDLER: twin.handler},
                 runtime_class="" if pod.runtime_class == twin.name else twin.name,
-                node_selector={keys.USER_NAMESPACES_LABEL: "true"} if pod.has_own_users else {},
+                node_selector=pod.further_labels,
             )
     return Move(annotations=added)
 

@@ -303,13 +303,16 @@ def _not_asked(pod: pods.Pod, request: annotations.Request) -> decisions.Decisio
     )
 
 
+_SELECTOR = f'the node selector {keys.IMAGE_VOLUMES_LABEL}: "true"'
+
+
 def decide_foreign(
-    pod: pods.Pod, request: annotations.Request, *, handler: str
+    pod: pods.Pod, request: annotations.Request, *, handler: str, mounts_volumes: bool = True
 ) -> decisions.Decision:
     """Decide for a pod whose runtime `handler` ("": the default one) does not use uimgacc.
 
     All its images are pulled, even if the store has them. No cache is created: it would
-    not be used.
+    not be used. `mounts_volumes`: with a handler of uimgacc, pods with image volumes start here.
     """
     if not request.asks:
         # What its annotations say of local copies is not read: it has no layer of the store.
@@ -320,6 +323,9 @@ def decide_foreign(
         "pulled as usual. Create it anew with a runtimeClassName that does, such as "
         f"{example}, and the handler of that class in the annotation {keys.RUNTIME_HANDLER}."
     )
+    if pod.volume_images:
+        summary += f" For its image volume it needs {_SELECTOR} as well"
+        summary += "." if mounts_volumes else ": on this node it would not start then."
     return decisions.Decision(
         pod=pod,
         request=request,
@@ -328,6 +334,28 @@ def decide_foreign(
         images=_left_alone(pod, _Outcome.MISS, "the pod's runtime does not use uimgacc"),
         events=(events.unusable(request.dialect, summary),),
         foreign=True,
+    )
+
+
+def decide_unmounted(pod: pods.Pod, request: annotations.Request) -> decisions.Decision:
+    """Decide for a pod with image volumes where its runtime's snapshotter can mount none.
+
+    It does not start here, so nothing is prepared. Admission leaves it alone or has it select other
+    nodes: this one names its class, or its node, itself, or was created without admission.
+    """
+    summary = (
+        f"The pod does not start on this node: under the runtime class {pod.runtime_class} its"
+        " containerd mounts no image volume (uimgacc node-setup --native; containerd issue 13534)."
+        f" Create it anew with {_SELECTOR}, if other nodes have that label, or without"
+        " runtimeClassName, for an ordinary pull."
+    )
+    return decisions.Decision(
+        pod=pod,
+        request=request,
+        outcome=_Outcome.MISS,
+        summary=summary,
+        images=_left_alone(pod, _Outcome.MISS, "its pod's image volume is not mounted here"),
+        events=(events.unusable(request.dialect, summary),),
     )
 
 

@@ -38,6 +38,10 @@ USER_NAMESPACES_LABEL = "uimgacc.io/user-namespaces"
 """Label "true" of a node that has the handlers and whose pods in user namespaces (`hostUsers:
 false`) share the layers as well; of a RuntimeClass: such pods may be moved to it."""
 
+IMAGE_VOLUMES_LABEL = "uimgacc.io/image-volumes"
+"""Label "true" of a node that has the handlers, and on which pods with image volumes
+(`volumes[].image`) start under them; of a RuntimeClass: such pods may be moved to it."""
+
 TWIN_LABEL = "handler.uimgacc.io/"
 """Prefix; followed by the name of a twin handler such as `uimgacc-nvidia`: the same for that one.
 A node gets the twin of a handler that is installed after uimgacc some seconds later."""

@@ -284,7 +284,11 @@ async def _shared(wanted: agent_settings.Agent, stack: contextlib.AsyncExitStack
 
 def _worker(shared: Shared, ahead: agent_near.Ahead | None) -> pod_worker.Worker:
     environment = shared.environment
-    node = decide.Node(platform=shared.platform, every_runtime=shared.wanted.default_snapshotter)
+    node = decide.Node(
+        platform=shared.platform,
+        every_runtime=shared.wanted.default_snapshotter,
+        mounts_volumes=not shared.wanted.native,
+    )
     clearer = image_removal.Clearer(shared.containerd)
     off = prepare.SwitchedOff(node, clearer) if shared.wanted.drain else None
     return pod_worker.Worker(

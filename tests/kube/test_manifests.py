@@ -170,6 +170,40 @@ def test_a_pod_that_asks_is_sent_to_the_twin(installed: apis.Api, asking: apis.O
         assert found["spec"]["nodeSelector"]["uimgacc.io/handler"] == "true"
 
 
+@pytest.mark.parametrize("selected", [{}, {"zone": "a"}], ids=["any zone", "a zone"])
+@pytest.mark.parametrize(("had", "needed"), cases.NEEDS.values(), ids=cases.NEEDS)
+def test_a_pod_goes_to_the_nodes_that_can_serve_what_it_has(
+    installed: apis.Api,
+    able_class: str,
+    had: apis.Object,
+    needed: apis.Object,
+    selected: apis.Object,
+) -> None:
+    """Only a server knows which parts of a pod an ApplyConfiguration may not touch."""
+    asking = cases.pod(cases.AUTO, runtimeClassName=able_class, nodeSelector=selected, **had)
+
+    found = create(installed, asking)
+
+    assert found["spec"]["runtimeClassName"] == f"uimgacc-{able_class}"
+    assert found["spec"]["nodeSelector"] == {**selected, **needed}
+
+
+@pytest.fixture(scope="module")
+def able_class(installed: apis.Api) -> Iterator[str]:
+    """A class whose twin has nodes for pods with everything."""
+    name = "able"
+    labels = {keys.TWIN_OF: name} | cases.NEEDS["both"][1]
+    twin = {"metadata": {"name": f"uimgacc-{name}", "labels": labels}, "handler": "uimgacc"}
+    installed.runtime_class(name)
+    installed.create(rest_client.RUNTIME_CLASSES, twin)
+    try:
+        asking = cases.pod(cases.AUTO, runtimeClassName=name)
+        apis.wait_until(lambda: handler_of(create(installed, asking)) == "uimgacc", seconds=60)
+        yield name
+    finally:
+        installed.delete(rest_client.RUNTIME_CLASSES, f"uimgacc-{name}")
+
+
 @pytest.mark.parametrize("other", cases.LEFT_ALONE.values(), ids=cases.LEFT_ALONE)
 def test_any_other_pod_stays_as_it_is(installed: apis.Api, other: apis.Object) -> None:
     class_ = other["spec"].get("runtimeClassName")

@@ -213,24 +213,44 @@ async def test_pods_are_moved_again_once_a_node_can_take_them(world: World) -> N
     await world.wait_known(True)
 
 
-async def test_a_class_says_whether_nodes_serve_user_namespaces(world: World) -> None:
-    looking = world.looking()
+ABILITIES = {keys.USER_NAMESPACES_LABEL: "maps_ids", keys.IMAGE_VOLUMES_LABEL: "mounts_volumes"}
+
+
+async def said_of_class(world: World, *expected: str) -> None:
+    """Have the twins labelled, and compare; wait until the watch has brought it."""
+    await world.looking().round()
+    labels = world.api.get(rest_client.RUNTIME_CLASSES, world.twin)["metadata"]["labels"]
+    assert {key for key in ABILITIES if labels.get(key) == "true"} == set(expected)
+    async with asyncio.timeout(60):
+        while any(
+            getattr(each, ability) is not (key in expected)
+            for each in world.classes.all()
+            for key, ability in ABILITIES.items()
+        ):
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("label", ABILITIES)
+async def test_a_class_says_what_its_nodes_can_serve(world: World, label: str) -> None:
     own = world.node()
 
-    async def said(expected: bool) -> None:
-        await looking.round()
-        labels = world.api.get(rest_client.RUNTIME_CLASSES, world.twin)["metadata"]["labels"]
-        assert (labels.get(keys.USER_NAMESPACES_LABEL) == "true") is expected
-        async with asyncio.timeout(60):
-            while any(each.maps_ids is not expected for each in world.classes.all()):
-                await asyncio.sleep(0.02)
-
-    await said(False)
-    label = {"metadata": {"labels": {keys.USER_NAMESPACES_LABEL: "true"}}}
-    world.api.patch(rest_client.NODES, own, label)
-    await said(True)
+    await said_of_class(world)
+    world.api.patch(rest_client.NODES, own, {"metadata": {"labels": {label: "true"}}})
+    await said_of_class(world, label)
     world.api.patch(rest_client.NODES, own, {"spec": {"unschedulable": True}})
-    await said(False)
+    await said_of_class(world)
+
+
+async def test_image_volumes_and_user_namespaces_are_said_of_one_node(world: World) -> None:
+    """A pod may need both: where no node has both, it is left alone."""
+    mapping, mounting = world.node(), world.node()
+    both = (keys.USER_NAMESPACES_LABEL, keys.IMAGE_VOLUMES_LABEL)
+    for node, label in zip((mapping, mounting), both, strict=True):
+        world.api.patch(rest_client.NODES, node, {"metadata": {"labels": {label: "true"}}})
+
+    await said_of_class(world, keys.USER_NAMESPACES_LABEL)
+    world.api.patch(rest_client.NODES, mounting, {"metadata": {"labels": {both[0]: "true"}}})
+    await said_of_class(world, *both)
 
 
 async def test_with_the_setting_always_pods_wait_for_a_node(world: World) -> None:

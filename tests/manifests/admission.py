@@ -2,7 +2,7 @@
 
 What only the API server knows is imitated here as far as our policies use it:
 `params` (one evaluation for each object that the binding selects), variables, the
-typed `Object{...}` of an ApplyConfiguration, and its merge into the object.
+typed `Object{...}` of an ApplyConfiguration and its merge into the object, and a JSONPatch.
 """
 
 import copy
@@ -10,9 +10,10 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jsonpatch
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_optional, ext_strings
-from google.protobuf import descriptor_pb2, descriptor_pool, json_format
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, struct_pb2
 
 from agent.model import keys
 from tests.manifests import rendering
@@ -24,17 +25,25 @@ _FIELD = descriptor_pb2.FieldDescriptorProto
 
 
 def _object_types() -> descriptor_pool.DescriptorPool:
-    """The part of the API server's type `Object` that our policy writes.
+    """The API server's type JSONPatch, and the part of `Object` that our policy writes.
 
-    A nested type may not have a field's name here, so Object.spec is ObjectSpec.
+    A nested type may not have a field's name here, so Object.spec is ObjectSpec. It has no node
+    selector: the API server refuses an ApplyConfiguration with a part of a value that it takes as
+    one (`+mapType=atomic`), and goes on with the pod as it is by then.
     """
     file = descriptor_pb2.FileDescriptorProto(name="object.proto", syntax="proto3")
+    file.dependency.append("google/protobuf/struct.proto")
+    patch = file.message_type.add(name="JSONPatch")
+    for number, name in enumerate(("op", "path"), 1):
+        patch.field.add(name=name, number=number, type=_FIELD.TYPE_STRING)
+    patch.field.add(
+        name="value", number=3, type=_FIELD.TYPE_MESSAGE, type_name=".google.protobuf.Value"
+    )
     metadata = file.message_type.add(name="ObjectMetadata")
     _add_map(metadata, "annotations", "AnnotationsEntry")
     spec = file.message_type.add(name="ObjectSpec")
-    _add_map(spec, "nodeSelector", "NodeSelectorEntry")
     spec.field.add(
-        name="runtimeClassName", json_name="runtimeClassName", number=2, type=_FIELD.TYPE_STRING
+        name="runtimeClassName", json_name="runtimeClassName", number=1, type=_FIELD.TYPE_STRING
     )
     whole = file.message_type.add(name="Object")
     for number, (name, kind) in enumerate(
@@ -42,6 +51,7 @@ def _object_types() -> descriptor_pool.DescriptorPool:
     ):
         whole.field.add(name=name, number=number, type=_FIELD.TYPE_MESSAGE, type_name=kind)
     pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(struct_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
     return pool
 
@@ -132,9 +142,21 @@ class Mutator:
             # All of them: an error in any must come out, and the API server keeps no order.
             held = [evaluated(each["expression"], data) for each in spec["matchConditions"]]
             for mutation in spec["mutations"] if all(held) else ():
-                made = evaluated(mutation["applyConfiguration"]["expression"], data)
-                pod = merged(pod, json_format.MessageToDict(made))
+                pod = _mutated(mutation, pod, params)
         return pod
+
+
+def _mutated(mutation: Object, pod: Object, params: Object | None) -> Object:
+    """The pod after one of a policy's mutations, which sees what those before it have made."""
+    data = {"object": pod, "params": params}
+    if mutation["patchType"] == "JSONPatch":
+        made = evaluated(mutation["jsonPatch"]["expression"], data)
+        patched: Object = jsonpatch.apply_patch(
+            pod, [json_format.MessageToDict(each) for each in made]
+        )
+        return patched
+    made = evaluated(mutation["applyConfiguration"]["expression"], data)
+    return merged(pod, json_format.MessageToDict(made))
 
 
 def namespace_of(name: str, label: str) -> Object:

@@ -45,6 +45,19 @@ ASKING = {
 
 
 AUTO = {keys.CACHE: "auto"}
+IMAGE_VOLUME = [
+    {"name": "scratch", "emptyDir": {}},
+    {"name": "model", "image": {"reference": "registry.example.com/llama:1"}},
+]
+_USERS = {keys.USER_NAMESPACES_LABEL: "true"}
+_VOLUMES = {keys.IMAGE_VOLUMES_LABEL: "true"}
+NEEDS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "a user namespace": ({"hostUsers": False}, _USERS),
+    "an image volume": ({"volumes": IMAGE_VOLUME}, _VOLUMES),
+    "both": ({"hostUsers": False, "volumes": IMAGE_VOLUME}, _USERS | _VOLUMES),
+}
+"""What a pod has, and the labels of the nodes that can serve it then."""
+
 LEFT_ALONE = {
     "asks for nothing": pod(),
     "says no": pod({keys.CACHE: "false", keys.TENCENT_CACHE: "auto"}),
@@ -73,6 +86,7 @@ LEFT_ALONE = {
     "forbids our nodes": pod(AUTO, **affine("uimgacc.io/handler", "DoesNotExist")),
     "an overhead of its own": pod(AUTO, overhead={"memory": "64Mi"}),
     "in a user namespace": pod(AUTO, hostUsers=False),
+    "with an image volume": pod(AUTO, volumes=IMAGE_VOLUME),
     "for Windows": pod(AUTO, os={"name": "windows"}),
 }
 
@@ -80,6 +94,7 @@ LEFT_ALONE = {
 NODE_ALLOWED: dict[str, Any] = {
     "labels": {"metadata": {"labels": {"uimgacc": "true", "node.uk8s.ucloud.cn/uimgacc": "true"}}},
     "the label of the handlers": {"metadata": {"labels": {"uimgacc.io/handler": "true"}}},
+    "the label of image volumes": {"metadata": {"labels": {"uimgacc.io/image-volumes": "true"}}},
     "the label of a twin": {"metadata": {"labels": {"handler.uimgacc.io/uimgacc-nvidia": "true"}}},
     "a label that goes": {"metadata": {"labels": {"uimgacc": None}}},
     "annotations": {"metadata": {"annotations": {"uimgacc.io/generation": "3"}}},

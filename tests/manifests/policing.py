@@ -137,6 +137,7 @@ REFUSED_WEBHOOKS: Mapping[str, Patch] = {
 TWINS: Mapping[str, Patch] = {
     "no node": add("/metadata/labels/uimgacc.io~1no-node", "true"),
     "user namespaces": add("/metadata/labels/uimgacc.io~1user-namespaces", "true"),
+    "image volumes": add("/metadata/labels/uimgacc.io~1image-volumes", "true"),
 }
 REFUSED_TWINS: Mapping[str, Patch] = {
     "another label": add("/metadata/labels/x", "y"),

@@ -73,12 +73,12 @@ def test_any_other_pod_stays_as_it_is(policy: Admission, other: dict[str, Any]) 
     assert policy.admitted(other) == other
 
 
-NODES = {keys.USER_NAMESPACES_LABEL: "true"}
+ABLE = cases.NEEDS["both"][1]
 
 
 @functools.cache
 def labelled(*components: str) -> Sequence[rendering.Document]:
-    """Documents whose classes have nodes that can show layers to user namespaces.
+    """Documents whose classes have nodes that can show layers to user namespaces, and mount images.
 
     Not to be changed: all tests share them.
     """
@@ -86,7 +86,7 @@ def labelled(*components: str) -> Sequence[rendering.Document]:
         list(rendering.together("runtimeclass", "nvidia", *components))
     )
     for document in rendering.of_kind(documents, "RuntimeClass"):
-        document["metadata"]["labels"] |= NODES
+        document["metadata"]["labels"] |= ABLE
     return tuple(documents)
 
 
@@ -99,41 +99,72 @@ def mapping(request: pytest.FixtureRequest) -> Iterator[Admission]:
         yield caller
 
 
+@pytest.mark.parametrize(("had", "needed"), cases.NEEDS.values(), ids=cases.NEEDS)
 @pytest.mark.parametrize("twin", ["uimgacc", "uimgacc-nvidia"])
-def test_a_pod_in_a_user_namespace_goes_to_nodes_that_can_show_it_layers(
-    mapping: Admission, twin: str
+@pytest.mark.parametrize("selected", [{}, {"zone": "a"}], ids=["any zone", "a zone"])
+def test_a_pod_goes_to_the_nodes_that_can_serve_what_it_has(
+    mapping: Admission,
+    had: dict[str, Any],
+    needed: dict[str, str],
+    twin: str,
+    selected: dict[str, str],
 ) -> None:
     of_class = {"runtimeClassName": "nvidia"} if twin == "uimgacc-nvidia" else {}
-    asking = cases.pod(cases.AUTO, hostUsers=False, nodeSelector={"zone": "a"}, **of_class)
+    of_zone = {"nodeSelector": selected} if selected else {}
+    asking = cases.pod(cases.AUTO, **had, **of_zone, **of_class)
 
     found = mapping.admitted(asking)
 
     assert found["spec"]["runtimeClassName"] == twin
     assert found["metadata"]["annotations"][HANDLER] == twin
-    assert found["spec"]["nodeSelector"] == {"zone": "a", **NODES}
+    assert found["spec"]["nodeSelector"] == {**selected, **needed}
     assert mapping.admitted(found) == found
 
 
-def test_a_pod_in_a_user_namespace_may_select_such_nodes_itself(policy: Admission) -> None:
-    found = policy.admitted(cases.pod(cases.AUTO, hostUsers=False, nodeSelector=NODES))
+@pytest.mark.parametrize(("had", "needed"), cases.NEEDS.values(), ids=cases.NEEDS)
+def test_a_pod_may_select_such_nodes_itself(
+    policy: Admission, had: dict[str, Any], needed: dict[str, str]
+) -> None:
+    found = policy.admitted(cases.pod(cases.AUTO, **had, nodeSelector=needed))
 
     assert found["spec"]["runtimeClassName"] == "uimgacc"
-    assert found["spec"]["nodeSelector"] == NODES
+    assert found["spec"]["nodeSelector"] == needed
 
 
-def test_a_pod_in_a_user_namespace_that_wants_none_of_them_stays_as_it_is(
+@pytest.mark.parametrize(("had", "needed"), cases.NEEDS.values(), ids=cases.NEEDS)
+def test_a_pod_that_wants_none_of_these_nodes_stays_as_it_is(
+    mapping: Admission, had: dict[str, Any], needed: dict[str, str]
+) -> None:
+    for key in needed:
+        for spec in ({"nodeSelector": {key: "false"}}, cases.affine(key, "DoesNotExist")):
+            other = cases.pod(cases.AUTO, **had, **spec)
+            assert mapping.admitted(other) == other
+
+
+@pytest.mark.parametrize("missing", ABLE)
+def test_a_pod_that_has_both_needs_both(missing: str) -> None:
+    documents: list[Any] = copy.deepcopy(list(labelled("controller", "webhook")))
+    policies: list[Any] = copy.deepcopy(list(labelled()))
+    for document in rendering.of_kind((*documents, *policies), "RuntimeClass"):
+        del document["metadata"]["labels"][missing]
+    both = cases.pod(cases.AUTO, **cases.NEEDS["both"][0])
+
+    assert admission.Mutator(policies).admitted(both) == both
+    assert calling.decided(documents, both) == both
+
+
+def test_a_pod_with_an_image_volume_that_names_the_class_goes_to_the_nodes_that_mount_it(
     mapping: Admission,
 ) -> None:
-    for spec in (
-        {"nodeSelector": {keys.USER_NAMESPACES_LABEL: "false"}},
-        cases.affine(keys.USER_NAMESPACES_LABEL, "DoesNotExist"),
-    ):
-        other = cases.pod(cases.AUTO, hostUsers=False, **spec)
-        assert mapping.admitted(other) == other
+    found = mapping.admitted(cases.pod(runtimeClassName="uimgacc", volumes=cases.IMAGE_VOLUME))
+
+    assert found["metadata"]["annotations"] == {HANDLER: "uimgacc"}
+    assert found["spec"]["nodeSelector"] == cases.NEEDS["an image volume"][1]
 
 
 def test_other_pods_go_to_all_nodes_as_before(mapping: Admission) -> None:
-    found = mapping.admitted(cases.pod(cases.AUTO, hostUsers=True))
+    other = [{"name": "scratch", "emptyDir": {}}]
+    found = mapping.admitted(cases.pod(cases.AUTO, hostUsers=True, volumes=other))
 
     assert found["spec"]["runtimeClassName"] == "uimgacc"
     assert "nodeSelector" not in found["spec"]
@@ -164,7 +195,7 @@ VALUES = ("true", "false", "auto", "imc-1", "", " ", " True ", "FALSE", "0", "3"
 # Made once: hypothesis examines each strategy that is new, which takes longer than the tests.
 REQUIREMENT = strategies.builds(
     lambda key, rest: {"key": key, **rest},
-    strategies.sampled_from((*LABELS, "uimgacc.io/handler", keys.USER_NAMESPACES_LABEL, "zone")),
+    strategies.sampled_from((*LABELS, "uimgacc.io/handler", *ABLE, "zone")),
     strategies.one_of(
         strategies.fixed_dictionaries(
             {
@@ -205,7 +236,7 @@ SPEC = strategies.fixed_dictionaries(
             ("nvidia", "kata", "uimgacc", "uimgacc-nvidia")
         ),
         "nodeSelector": strategies.dictionaries(
-            strategies.sampled_from((*LABELS, "uimgacc.io/handler", keys.USER_NAMESPACES_LABEL)),
+            strategies.sampled_from((*LABELS, "uimgacc.io/handler", *ABLE)),
             strategies.sampled_from(("true", "false")),
             max_size=2,
         ),
@@ -216,6 +247,7 @@ SPEC = strategies.fixed_dictionaries(
         ),
         "overhead": strategies.just({"memory": "64Mi"}),
         "hostUsers": strategies.booleans(),
+        "volumes": strategies.sampled_from(([], cases.IMAGE_VOLUME[:1], cases.IMAGE_VOLUME)),
         "nodeName": strategies.sampled_from(("", "node-1")),
     },
 )
@@ -364,10 +396,12 @@ def test_a_pod_is_moved_only_where_it_asks_and_can_go(
     assert annotations.request_of(read).asks or runtimes.is_twin(read.runtime_class)
     name = found["spec"]["runtimeClassName"]
     assert name == runtimes.twin_of(read.runtime_class)
-    # Nothing but the two fields is changed.
+    # Nothing but the two fields is changed, and nodes are selected that can serve what it has.
     stripped = copy.deepcopy(found)
     expected = copy.deepcopy(any_pod)
+    further = pod_moves.move_of(any_pod, calling.twins_of(policy.documents)).node_selector
     for each in (stripped, expected):
+        each["spec"]["nodeSelector"] = {**each["spec"].get("nodeSelector", {}), **further}
         each["spec"].pop("runtimeClassName", None)
         each["metadata"].setdefault("annotations", {}).pop(HANDLER, None)
     assert stripped == expected

@@ -89,7 +89,8 @@ class Member(conftest.Node):
         return {each["reason"] for each in found if each["involvedObject"]["name"] == self.name}
 
 
-CAPABLE = {"uimgacc", "node.uk8s.ucloud.cn/uimgacc", "uimgacc.io/handler"}
+HANDLERS = {"uimgacc.io/handler", "uimgacc.io/image-volumes"}
+CAPABLE = {"uimgacc", "node.uk8s.ucloud.cn/uimgacc", *HANDLERS}
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_a_store_that_hangs_takes_the_labels_until_it_is_back(member, api) -> No
     member.store.stop()
     seconds_until(lambda: "uimgacc" not in member.labels, "withdrawn after the store hangs")
     # Pods of our handlers still start here, by a pull.
-    assert member.labels == {"uimgacc.io/handler"}
+    assert member.labels == HANDLERS
     conftest.wait_until(lambda: member.condition == ("False", "StoreUnavailable"), seconds=60)
     assert member.get("/healthz") == "ok\n"
     assert member.is_ready(), "a store that is away would stop a roll-out"
@@ -184,7 +185,7 @@ def test_an_export_that_is_none_takes_the_label_and_the_node_says_which_setting_
     member.start_agent()
     conftest.wait_until(lambda: member.condition == ("False", "StoreUnavailable"), seconds=60)
 
-    assert member.labels == {"uimgacc.io/handler"}
+    assert member.labels == HANDLERS
     assert "UIMGACC_NFS (--nfs) is wrong: 'nfs.example' is no NFS export" in member.message
 
 

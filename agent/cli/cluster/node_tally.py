@@ -37,6 +37,7 @@ class Group:
 class Nodes:
     """All nodes by their labels, and those that do not serve by their condition's reason.
 
+    `without_volumes` have the runtime handlers, and start no pods with image volumes under them.
     `unread` are those whose condition was not read, because they are too many.
     """
 
@@ -45,6 +46,7 @@ class Nodes:
         self.capable = 0
         self.local = 0
         self.holding = 0
+        self.without_volumes = 0
         self.unread = 0
         self._groups: dict[str, Group] = {}
 
@@ -54,6 +56,8 @@ class Nodes:
         labels = metadata.get("labels") or {}
         self.capable += labels.get(keys.CAPABLE) == "true"
         self.local += labels.get(keys.CAPABLE) == keys.CAPABLE_LOCAL
+        runs = labels.get(keys.HANDLER_LABEL) == "true"
+        self.without_volumes += runs and labels.get(keys.IMAGE_VOLUMES_LABEL) != "true"
         self.holding += bool((metadata.get("annotations") or {}).get(keys.HELD))
 
     def explain(self, body: Mapping[str, Any]) -> None:

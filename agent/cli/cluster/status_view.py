@@ -68,6 +68,8 @@ def _works(read: survey.Survey) -> Iterator[rich.text.Text]:
     yield _line("nodes", _nodes(read))
     if read.nodes is not None and (others := read.nodes.count - read.nodes.capable):
         yield _line("", f"{others:,} not: {', '.join(_reasons(read.nodes))}")
+    if read.nodes is not None and (without := read.nodes.without_volumes):
+        yield _line("", f"{without:,} without image volumes: pods that have one go to others")
     yield _line("agents", _workload(read, read.agents, "agents"))
     yield _line("controller", _controller(read))
     yield _line("caches", _caches(read))
@@ -277,6 +279,7 @@ def _nodes_json(read: survey.Survey) -> dict[str, object] | None:
         "capable": nodes.capable,
         "local": nodes.local,
         "holdingDeletedLayers": nodes.holding,
+        "withoutImageVolumes": nodes.without_volumes,
         "notCapable": [
             {
                 "reason": group.reason or None,

@@ -8,6 +8,7 @@ import rich.text
 
 from agent.kits import units
 from agent.matching import annotations, decisions, runtimes
+from agent.model import keys
 
 _STYLES = {
     decisions.Outcome.HIT: "bold green",
@@ -142,6 +143,11 @@ def _lines(decision: decisions.Decision) -> Iterable[str]:
         yield (
             f"It needs the runtime class {twin}, which the admission policy of a cluster sets; "
             "without one, write it into the pod."
+        )
+    if request.asks and decision.pod.volume_images:
+        yield (
+            f"It has an image volume, so it is moved to nodes with the label"
+            f" {keys.IMAGE_VOLUMES_LABEL}=true only, and not at all while there is none."
         )
     if decision.auto_create is not None:
         yield (

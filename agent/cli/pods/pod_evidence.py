@@ -16,12 +16,14 @@ from agent.model import caches, keys, pods, records, times
 class Node:
     """The node of the pod, by its object. `known` is False where it has no condition of uimgacc.
 
-    `labelled` is the value of keys.CAPABLE, `handler` whether the runtime handlers are there.
+    `labelled` is the value of keys.CAPABLE, `handler` whether the runtime handlers are there,
+    `mounts_volumes` whether pods with image volumes start under them.
     """
 
     name: str
     labelled: str = ""
     handler: bool = False
+    mounts_volumes: bool = False
     known: bool = False
     reason: str = ""
     message: str = ""
@@ -141,6 +143,7 @@ def node_of(body: Mapping[str, Any]) -> Node:
         name=str(metadata["name"]),
         labelled=labels.get(keys.CAPABLE, ""),
         handler=labels.get(keys.HANDLER_LABEL) == "true",
+        mounts_volumes=labels.get(keys.IMAGE_VOLUMES_LABEL) == "true",
         known=own is not None,
         reason=str((own or {}).get("reason", "")),
         message=str((own or {}).get("message", "")),

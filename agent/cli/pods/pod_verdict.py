@@ -87,6 +87,14 @@ EVENT_KINDS = {
 _WORST = (Kind.PARTLY, Kind.PULLED, Kind.ACCELERATED)
 """Of a pod with several events: a part that is missing is said by an event of its own."""
 
+_CONDITIONS = {
+    "may-have-user-namespace": "may-have-user-namespace (no node with the label"
+    f" {keys.USER_NAMESPACES_LABEL} is known)",
+    "may-have-image-volumes": "may-have-image-volumes (it has an image volume, and no node with the"
+    f" label {keys.IMAGE_VOLUMES_LABEL} is known)",
+}
+"""What the names of some conditions do not say."""
+
 _NO_NODE = "ImageCacheNoNode"
 _KUBELETS = ("Pulling", "Pulled", "Failed", "BackOff", "FailedScheduling", "ErrImageNeverPull")
 _EVENTS_SHOWN = 5
@@ -134,6 +142,8 @@ def _sentence(read: _Read) -> tuple[Kind, str]:
         return Kind.WAITING, _why_unscheduled(evidence)
     if not read.uses_snapshotter:
         return Kind.PULLED, f"it asks, but {_runtime_of(read)} does not use uimgacc"
+    if _is_stuck(read):
+        return Kind.WAITING, f"it has an image volume, and {_unmounted(evidence.pod.node)}"
     done = evidence.agent_pod
     if done is not None and done.outcome is not None:
         return _KINDS.get(done.outcome, Kind.PULLED), done.sentence.rstrip(".")
@@ -143,6 +153,18 @@ def _sentence(read: _Read) -> tuple[Kind, str]:
         reason = evidence.node.message or "it has no agent of uimgacc, or one that never reported"
         return Kind.PULLED, f"node {evidence.node.name} does not serve images: {reason}"
     return Kind.UNKNOWN, _expected(read)
+
+
+def _is_stuck(read: _Read) -> bool:
+    """Whether it has not started on a node that has the handlers and mounts no image volumes."""
+    pod, node = read.evidence.pod, read.evidence.node
+    if node is None or not node.handler or node.mounts_volumes or not pod.volume_images:
+        return False
+    return read.uses_snapshotter and not pod.has_started and not pod.has_finished
+
+
+def _unmounted(node: str) -> str:
+    return f"node {node} mounts none for pods of uimgacc's classes (uimgacc node-setup --native)"
 
 
 def _why_unscheduled(evidence: pod_evidence.Evidence) -> str:
@@ -199,6 +221,14 @@ def _links(read: _Read) -> Iterator[Link]:
     if not read.uses_snapshotter:
         yield from _unmoved(read)
     yield _node(read.evidence)
+    if _is_stuck(read):
+        yield Link(
+            name="volume",
+            mark=Mark.BROKEN,
+            text=_unmounted(read.evidence.pod.node),
+            remedy=f'create the pod again with the node selector {keys.IMAGE_VOLUMES_LABEL}: "true"'
+            f" (kubectl get nodes -L {keys.IMAGE_VOLUMES_LABEL}), or without its runtime class",
+        )
     yield from _matching(read)
     yield from _registered(read.evidence)
     yield from _events(read.evidence)
@@ -264,7 +294,8 @@ def _unmoved(read: _Read) -> Iterator[Link]:
             )
             return
     for name, conditions in sorted(failing.items()):
-        text = f"not to the class {name}: {', '.join(conditions)}"
+        said = (_CONDITIONS.get(each, each) for each in conditions)
+        text = f"not to the class {name}: {', '.join(said)}"
         yield Link(
             name="moved",
             mark=Mark.BROKEN,

@@ -2,8 +2,9 @@
 
 Moving a pod to a twin makes it need a node with the twin's handler. Where there is none, the twin
 gets the label keys.NO_NODE: the admission policy and the webhook move no pod to it until a node can
-take it, so new pods start by an ordinary pull. In the same way the label
-keys.USER_NAMESPACES_LABEL of the twin says that a node takes its pods in user namespaces.
+take it, so new pods start by an ordinary pull. In the same way the twin's labels
+keys.USER_NAMESPACES_LABEL and keys.IMAGE_VOLUMES_LABEL say that a node takes its pods in user
+namespaces, and those with image volumes.
 
 The leader looks at a few nodes for each twin, and at the pods that are bound to no node: twice a
 minute while all is well, more often while a twin has no node.
@@ -42,6 +43,7 @@ _PODS_PAGES = 5
 """In one round; the next one goes on behind them, until all pods were looked at."""
 _UNREACHABLE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 _USER_NAMESPACES = {keys.USER_NAMESPACES_LABEL: "true"}
+_IMAGE_VOLUMES = {keys.IMAGE_VOLUMES_LABEL: "true"}
 _UNSCHEDULED = "spec.nodeName=,status.phase=Pending"
 
 
@@ -119,10 +121,17 @@ class WaitingPods:
         twins = {twin.name: twin for twin in self._twins.all()}
         for twin in twins.values():
             capable[twin.name] = await self._has_node(twin)
+            maps_ids = await self._has_node(twin, _USER_NAMESPACES)
+            # A pod in a user namespace may have image volumes: then it needs one node for both.
+            volumes = _IMAGE_VOLUMES | (_USER_NAMESPACES if maps_ids else {})
             await self._label(
-                twin,
-                has_node=capable[twin.name] or not self._settings.spare,
-                maps_ids=await self._has_node(twin, _USER_NAMESPACES),
+                dataclasses.replace(
+                    twin,
+                    has_node=capable[twin.name] or not self._settings.spare,
+                    maps_ids=maps_ids,
+                    mounts_volumes=await self._has_node(twin, volumes),
+                ),
+                before=twin,
             )
         # Before the first list of twins there is nothing to look at.
         self._all_have_nodes = all(capable.values()) and self._twins.synced
@@ -157,12 +166,14 @@ class WaitingPods:
                 return False
         return False
 
-    async def _label(self, twin: pod_moves.Twin, *, has_node: bool, maps_ids: bool) -> None:
-        if (twin.has_node, twin.maps_ids) == (has_node, maps_ids):
+    async def _label(self, twin: pod_moves.Twin, *, before: pod_moves.Twin) -> None:
+        """Have a class say of nodes what its twin does now; `before` is what it says."""
+        if twin == before:
             return
         labels = {
-            keys.NO_NODE: None if has_node else "true",
-            keys.USER_NAMESPACES_LABEL: "true" if maps_ids else None,
+            keys.NO_NODE: None if twin.has_node else "true",
+            keys.USER_NAMESPACES_LABEL: "true" if twin.maps_ids else None,
+            keys.IMAGE_VOLUMES_LABEL: "true" if twin.mounts_volumes else None,
         }
         patch = {"metadata": {"labels": labels}}
         try:
@@ -179,14 +190,19 @@ class WaitingPods:
                 )
             return
         self._refused.discard(twin.name)
-        if twin.maps_ids is not maps_ids:
+        if twin.maps_ids is not before.maps_ids:
             logger.info(
                 "whether nodes serve user namespaces has changed",
-                extra={"class": twin.name, "serve": maps_ids},
+                extra={"class": twin.name, "serve": twin.maps_ids},
             )
-        if twin.has_node is has_node:
+        if twin.mounts_volumes is not before.mounts_volumes:
+            logger.info(
+                "whether nodes mount image volumes has changed",
+                extra={"class": twin.name, "mount": twin.mounts_volumes},
+            )
+        if twin.has_node is before.has_node:
             return
-        if has_node:
+        if twin.has_node:
             logger.info("pods are moved to the runtime class", extra={"class": twin.name})
         else:
             logger.info(

@@ -66,7 +66,8 @@ class Verdict:
 
     `problems` are those of the last check, even while the verdict is still the old one.
     `twins` are the uimgacc runtime handlers that containerd has beside the default one.
-    `maps_ids` says whether pods in user namespaces are served under these, too.
+    `maps_ids` says whether pods in user namespaces are served under these, too, `mounts_volumes`
+    whether pods with image volumes start under them.
     `remark` is a message of node set-up, whatever the verdict. `local` is how many images the node
     serves from its own copies where nothing fails but the store.
     """
@@ -76,6 +77,7 @@ class Verdict:
     problems: Mapping[Check, str] = dataclasses.field(default_factory=dict, hash=False)
     twins: frozenset[str] = frozenset()
     maps_ids: bool = False
+    mounts_volumes: bool = False
     remark: str = ""
     local: int = 0
 

@@ -75,7 +75,7 @@ class Wanted:
 
     `capable` is None before that is known: its labels, condition and taint are then left
     as they are; `handlers` likewise for its own label, those of the `twins` and, with
-    `maps_ids`, that of user namespaces. `local` is for a
+    `maps_ids` and `mounts_volumes`, those of user namespaces and image volumes. `local` is for a
     node that is not capable, but serves images from its own copies. `reason` and `message` are the
     condition's. An annotation whose value is None should not be there.
     """
@@ -85,6 +85,7 @@ class Wanted:
     handlers: bool | None = None
     twins: frozenset[str] = frozenset()
     maps_ids: bool = False
+    mounts_volumes: bool = False
     reason: str = ""
     message: str = ""
     annotations: Mapping[str, str | None] = dataclasses.field(default_factory=dict, hash=False)
@@ -105,6 +106,7 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
             handlers=True,
             twins=verdict.twins,
             maps_ids=verdict.maps_ids,
+            mounts_volumes=verdict.mounts_volumes,
             reason=_READY,
             message=_shortened(message),
         )
@@ -120,6 +122,7 @@ def of_verdict(wanted: Wanted, verdict: capability.Verdict) -> Wanted:
         handlers=not _HANDLED_BY.intersection(failing) if asked else None,
         twins=verdict.twins,
         maps_ids=verdict.maps_ids,
+        mounts_volumes=verdict.mounts_volumes,
         reason=LOCAL if verdict.is_local else REASONS[failing[0]],
         message=_shortened(verdict.sentence),
     )
@@ -143,8 +146,13 @@ def metadata_patch(node: Mapping[str, Any], wanted: Wanted) -> dict[str, Any] | 
         twins = wanted.twins if wanted.handlers else ()
         labels |= {f"{keys.TWIN_LABEL}{twin}": "true" for twin in twins}
         labels[keys.HANDLER_LABEL] = "true" if wanted.handlers else None
-        maps_ids = wanted.handlers and wanted.maps_ids
-        labels[keys.USER_NAMESPACES_LABEL] = "true" if maps_ids else None
+        able = {
+            keys.USER_NAMESPACES_LABEL: wanted.maps_ids,
+            keys.IMAGE_VOLUMES_LABEL: wanted.mounts_volumes,
+        }
+        labels |= {
+            key: "true" if wanted.handlers and is_so else None for key, is_so in able.items()
+        }
     parts = {
         "labels": _differing(metadata.get("labels") or {}, labels),
         "annotations": _differing(metadata.get("annotations") or {}, wanted.annotations),

@@ -146,7 +146,14 @@ class Prober:
             remark = remark or _names_problem(self.root)
         local = await self._store.local_images(self.root)
         self.verdict = dataclasses.replace(
-            judged, twins=self._twins, maps_ids=self._maps_ids, remark=remark, local=local
+            judged,
+            twins=self._twins,
+            maps_ids=self._maps_ids,
+            # containerd mounts none on its EROFS snapshotter:
+            # https://github.com/containerd/containerd/issues/13534
+            mounts_volumes=not self._settings.native_folder,
+            remark=remark,
+            local=local,
         )
         node_metrics.NODE_CAPABLE.set(self.verdict.capable)
         for check, gauge in _PROBLEMS.items():

@@ -59,12 +59,14 @@ class Node:
     """What decisions depend on beside the pod and the store.
 
     `every_runtime` where the uimgacc snapshotter is containerd's default one: then pods of
-    all runtime handlers use it. `classes` as in `runtimes.handler_of`.
+    all runtime handlers use it. `classes` as in `runtimes.handler_of`. `mounts_volumes` is False
+    where pods that use the snapshotter do not start with image volumes.
     """
 
     platform: images.Platform
     every_runtime: bool = False
     classes: Mapping[str, str] | None = None
+    mounts_volumes: bool = True
 
     def uses_snapshotter(self, handler: str) -> bool:
         """Whether containers of a runtime handler are on the uimgacc snapshotter."""
@@ -91,7 +93,10 @@ class Decider:
         request = annotations.request_of(pod, self._node.classes)
         handler = runtimes.handler_of(pod, self._node.classes)
         if not self._node.uses_snapshotter(handler):
-            return rules.decide_foreign(pod, request, handler=handler)
+            mounts = self._node.mounts_volumes
+            return rules.decide_foreign(pod, request, handler=handler, mounts_volumes=mounts)
+        if pod.volume_images and not self._node.mounts_volumes:
+            return rules.decide_unmounted(pod, request)
         if not request.asks:
             return rules.decide(pod, request, (), {})
         if self._store.is_silent and (decision := await self._by_near(pod, request)) is not None:

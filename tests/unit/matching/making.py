@@ -112,14 +112,17 @@ def pod(
     annotated: dict[str, str] | None = None,
     secrets: Sequence[str] = (),
     runtime_class: str = "",
+    volume: str = "",
 ) -> pods.Pod:
-    """A pod with one container an image."""
+    """A pod with one container an image, and with an image as a volume if one is named."""
+    mounted = pods.Container(name="v", image=volume, kind=pods.ContainerKind.VOLUME)
     return pods.Pod(
         namespace=namespace,
         name="pod",
         annotations=annotated or {},
-        containers=tuple(
-            pods.Container(name=f"c{index}", image=text) for index, text in enumerate(wanted)
+        containers=(
+            *(pods.Container(name=f"c{index}", image=text) for index, text in enumerate(wanted)),
+            *([mounted] if volume else []),
         ),
         pull_secrets=tuple(secrets),
         runtime_class=runtime_class,

@@ -38,6 +38,16 @@ def test_the_default_runtime_has_no_name() -> None:
     assert "such as uimgacc," in decision.summary
 
 
+@pytest.mark.parametrize("mounts", [True, False])
+def test_a_pod_with_an_image_volume_is_advised_to_select_nodes_that_mount_it(mounts: bool) -> None:
+    pod = making.pod("nginx", annotated=ASKED["native"], volume="llama:1")
+    request = annotations.request_of(pod)
+    decision = rules.decide_foreign(pod, request, handler="", mounts_volumes=mounts)
+
+    assert 'the node selector uimgacc.io/image-volumes: "true"' in decision.events[0].message
+    assert ("on this node it would not start" in decision.events[0].message) is not mounts
+
+
 def test_a_pod_that_asks_for_nothing_gets_no_event() -> None:
     pod = making.pod("nginx", annotated={}, runtime_class="")
     decision = rules.decide_foreign(pod, annotations.request_of(pod), handler="")

@@ -10,6 +10,7 @@ import pytest
 import rich.console
 
 from agent.cli.cluster import problems, status_view, survey
+from agent.model import keys
 from tests.unit.cli.cluster import surveys
 
 GOLDEN = pathlib.Path(__file__).parents[3] / "golden/status"
@@ -71,3 +72,14 @@ def test_a_cluster_without_uimgacc_says_how_to_install_it() -> None:
 
     assert "not installed" in shown.splitlines()[0]
     assert "-> uimgacc enable --nfs SERVER:/PATH" in shown
+
+
+def test_nodes_without_image_volumes_are_counted() -> None:
+    tally = surveys.nodes(capable=1)
+    tally.label({"name": "native", "labels": {keys.CAPABLE: "true", keys.HANDLER_LABEL: "true"}})
+    both = {keys.HANDLER_LABEL: "true", keys.IMAGE_VOLUMES_LABEL: "true"}
+    tally.label({"name": "other", "labels": {keys.CAPABLE: "true", **both}})
+    read = dataclasses.replace(surveys.small(), nodes=tally)
+
+    assert "1 without image volumes" in screen(read)
+    assert status_view.to_json(read, [])["nodes"]["withoutImageVolumes"] == 1

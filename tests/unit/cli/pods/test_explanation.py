@@ -1,6 +1,5 @@
 """What a person and a program are told of a match."""
 
-import dataclasses
 import io
 import json
 
@@ -9,7 +8,7 @@ import rich.console
 
 from agent.cli.pods import explanation
 from agent.matching import decisions
-from agent.model import caches, pods, records
+from agent.model import caches, records
 from tests.unit.matching import making
 
 NATIVE = {"uimgacc.io/image-cache": "auto"}
@@ -98,12 +97,11 @@ def test_a_pod_that_asks_for_nothing_is_told_so() -> None:
 
 
 def test_it_says_which_image_is_a_volume() -> None:
-    asking = making.pod("nginx", annotated=NATIVE)
-    volume = pods.Container(name="v", image="models/llama:1", kind=pods.ContainerKind.VOLUME)
-    asking = dataclasses.replace(asking, containers=(*asking.containers, volume))
+    asking = making.pod("nginx", annotated=NATIVE, volume="models/llama:1")
     decision = making.decide(asking, [], [])
 
     assert "models/llama:1 (volume)" in shown(decision)
+    assert "nodes with the label uimgacc.io/image-volumes=true only" in shown(decision)
     told = json.loads(json.dumps(explanation.to_json(decision, {})))
     assert [image["volume"] for image in told["images"]] == [False, True]
     assert "docker.io/models/llama:1" in told["autoCreate"]["images"]

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from agent.cli.pods import pod_evidence, pod_verdict
-from agent.matching import annotations, decisions, events
+from agent.matching import annotations, decisions, events, pod_moves
 from agent.model import caches, keys, pods, times
 
 
@@ -95,3 +95,32 @@ def test_a_namespace_asks_for_its_pods() -> None:
     verdict = pod_verdict.judge(dataclasses.replace(made, document=document, pod=plain))
 
     assert "by the label of namespace team" in verdict.links[0].text
+
+
+def with_volume(**spec) -> pod_evidence.Evidence:
+    made = evidence()
+    volumes = [{"name": "model", "image": {"reference": "registry.example.com/llama:1"}}]
+    spec = {**made.document["spec"], "volumes": volumes, **spec}
+    document = {**made.document, "spec": spec}
+    return dataclasses.replace(made, document=document, pod=pods.parse_pod(document))
+
+
+@pytest.mark.parametrize("mounts", [True, False])
+def test_a_pod_waits_whose_image_volume_its_node_does_not_mount(mounts: bool) -> None:
+    node = pod_evidence.Node(name="n", labelled="true", handler=True, mounts_volumes=mounts)
+    seen = [an_event("ImageCacheMissed", warning=True)]
+
+    verdict = pod_verdict.judge(dataclasses.replace(with_volume(), node=node, events=seen))
+
+    said = [link for link in verdict.links if link.name == "volume"]
+    assert (verdict.kind is pod_verdict.Kind.WAITING, bool(said)) == (not mounts, not mounts)
+    assert all(keys.IMAGE_VOLUMES_LABEL in link.remedy for link in said)
+
+
+def test_a_pod_that_was_not_moved_for_its_image_volume_says_so() -> None:
+    twin = pod_moves.Twin(name="uimgacc", of="", handler="uimgacc")
+    made = dataclasses.replace(with_volume(runtimeClassName=None), twins=[twin])
+
+    (link,) = [each for each in pod_verdict.judge(made).links if each.name == "moved"]
+
+    assert "it has an image volume, and no node with the label" in link.text

@@ -226,18 +226,22 @@ def test_a_capable_node_gets_its_labels_and_loses_the_taint() -> None:
     ]
 
 
-@pytest.mark.parametrize("maps_ids", [True, False])
+@pytest.mark.parametrize(
+    ("label", "ability"),
+    [(keys.USER_NAMESPACES_LABEL, "maps_ids"), (keys.IMAGE_VOLUMES_LABEL, "mounts_volumes")],
+)
+@pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize("handled", [True, False])
-def test_the_label_of_user_namespaces_goes_with_that_of_the_handlers(
-    maps_ids: bool, handled: bool
+def test_the_label_of_an_ability_goes_with_that_of_the_handlers(
+    label: str, ability: str, able: bool, handled: bool
 ) -> None:
     problems = {} if handled else {capability.Check.SNAPSHOTTER: "it is gone"}
-    verdict = capability.Verdict(capable=handled, problems=problems, maps_ids=maps_ids)
-    node = {"metadata": {"labels": {keys.USER_NAMESPACES_LABEL: "true"}}}
+    verdict = capability.Verdict(capable=handled, problems=problems, **{ability: able})
+    node = {"metadata": {"labels": {label: "true"}}}
 
     labels = applied(node, wanted_of(verdict))["metadata"].get("labels", {})
 
-    assert labels.get(keys.USER_NAMESPACES_LABEL) == ("true" if maps_ids and handled else None)
+    assert labels.get(label) == ("true" if able and handled else None)
 
 
 @pytest.mark.parametrize(

@@ -383,6 +383,7 @@ async def test_a_node_serves_by_containerds_own_snapshotter(native_prober, fake)
     # No word of the file by which uimgacc's snapshotter would believe names of images.
     assert verdict.sentence == "images are served from the store"
     assert native_prober.root == "/the/links"
+    assert not verdict.mounts_volumes
 
 
 @pytest.mark.parametrize(

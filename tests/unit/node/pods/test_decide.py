@@ -186,3 +186,42 @@ async def test_a_store_that_does_not_answer_is_said_to_be_away() -> None:
     store.caches_for = away
     with pytest.raises(errors.TemporaryError, match="away"):
         await decide.Decider(store, NODE).decide(asking("nginx:1"))
+
+
+NATIVE = decide.Node(platform=PLATFORM, mounts_volumes=False)
+
+
+@pytest.mark.parametrize("said", [{}, {keys.CACHE: "auto"}, {keys.CACHE: "false"}])
+async def test_a_pod_whose_image_volume_is_not_mounted_here_is_told_what_to_do(
+    said: dict[str, str],
+) -> None:
+    """It names the class itself: whether it asks for a cache or not, it does not start."""
+    store = Store([], [], index=True)
+    named = making.pod("nginx:1", annotated=said, runtime_class="uimgacc", volume="llama:1")
+
+    decision = await decide.Decider(store, NATIVE).decide(named)
+
+    (event,) = decision.events
+    assert (event.type, event.reason) == ("Warning", "ImageCacheMissed")
+    assert "does not start on this node" in event.message
+    assert 'node selector uimgacc.io/image-volumes: "true"' in event.message
+    assert not decision.registrable
+    assert decision.auto_create is None
+    assert not store.asked
+
+
+async def test_other_pods_are_served_where_image_volumes_are_not_mounted() -> None:
+    store = Store(
+        [making.cache("imc-one", [("nginx:1", "ab")])], [making.image("nginx:1", "ab")], index=True
+    )
+
+    assert (await decide.Decider(store, NATIVE).decide(asking("nginx:1"))).registrable
+
+
+async def test_a_pod_with_an_image_volume_of_another_runtime_is_left_to_it() -> None:
+    pod = making.pod("nginx:1", annotated={keys.CACHE: "auto"}, volume="llama:1")
+
+    decision = await decide.Decider(Store([], [], index=True), NATIVE).decide(pod)
+
+    assert decision.foreign
+    assert "on this node it would not start" in decision.summary

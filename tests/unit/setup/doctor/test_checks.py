@@ -202,3 +202,10 @@ async def test_whether_a_copy_can_be_put_behind_a_running_mount(tmp_path: pathli
     assert found.level is checks.Level.OK, found.what
     assert (missing.level, "modprobe loop" in missing.fix) == (checks.Level.WARN, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_containerds_own_snapshotter_takes_no_pods_with_image_volumes() -> None:
+    finding = checks.snapshotter("/nowhere.sock", deadline=1, native="/the/links")
+
+    assert finding.level is checks.Level.OK
+    assert "pods with image volumes do not start on it" in finding.what
