@@ -24,6 +24,8 @@ FRONT = 16 << 20
 """Bytes that are left free for the image of mkfs.erofs, whose size is not known before its end."""
 
 _BATCH = 8 * extents.SIZE
+_MOST_RUNS = 64
+"""Runs of extents that wait to be unpacked: a file may have one for every other extent."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Spool:
         self._unpacking: deque[concurrent.futures.Future[None]] = deque()
         self._written = 0
         """Files of which everything is written."""
+        self._is_over = False
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="bulk")
         self._file: io.FileIO | None = None
 
@@ -76,6 +79,7 @@ class Spool:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._is_over = True
         self._pool.shutdown(cancel_futures=True)
         if self._file is not None:
             self._file.close()
@@ -162,12 +166,16 @@ class Spool:
             starts[number], blocks[number] = at, count
             at += count
             self._end = max(self._end, at * extents.BLOCK)
+        while len(self._unpacking) >= _MOST_RUNS:
+            self._unpacking.popleft().result()
         self._unpacking.append(self._pool.submit(self._move, moves))
 
     def _move(self, moves: list[_Move]) -> None:
         """Unpack extents of one run. The last one is the first: it is behind what is still to be
-        read, as none is smaller unpacked."""
+        read, as none is smaller unpacked. A spool that is not used ends it: a run has gigabytes."""
         for move in reversed(moves):
+            if self._is_over:
+                return
             stored = os.pread(
                 self._opened().fileno(), move.blocks * extents.BLOCK, move.start * extents.BLOCK
             )

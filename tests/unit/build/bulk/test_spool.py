@@ -1,11 +1,13 @@
 """The spool of large files: the same bytes whatever the number of threads, bounded, tidy."""
 
+import concurrent.futures
 import contextlib
 import errno
 import itertools
 import os
 import pathlib
 import random
+import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -21,25 +23,29 @@ CONTENTS = [
     b"".join(SOURCE.choice([bytes(9000), SOURCE.randbytes(9000)]) for _ in range(400)),
 ]
 REPEATED = SOURCE.randbytes(extents.SIZE * 3 // 4)
-LITTLE = REPEATED + REPEATED[: extents.SIZE // 4]
-"""An extent that saves more than an eighth, and less than a file has to."""
+LITTLE = REPEATED + REPEATED[-extents.SIZE // 4 :]
+"""An extent that saves more than an eighth, and less than a file has to. What is repeated is near:
+lz4 finds nothing that is more than 64 KiB away."""
 
 
 @contextlib.contextmanager
 def spooled(
     path: pathlib.Path, threads: int, contents: Sequence[bytes] = CONTENTS
 ) -> Iterator[spool.Spool]:
-    diverted = detours.Detours("sha256:a")
-    with spool.Spool(path, diverted, threads=threads) as bulk:
-        for content in contents:
-            entry = headers.Entry(b"0", b"f", 0o644, 1, 2, len(content), 3)
-            _, detour = diverted.send(entry)
-            bulk.begin(detour)
-            for start in range(0, len(content), 100_000):
-                bulk.write(content[start : start + 100_000])
-            bulk.end()
+    with spool.Spool(path, detours.Detours("sha256:a"), threads=threads) as bulk:
+        fill(bulk, contents)
         bulk.finish()
         yield bulk
+
+
+def fill(bulk: spool.Spool, contents: Sequence[bytes]) -> None:
+    for content in contents:
+        entry = headers.Entry(b"0", b"f", 0o644, 1, 2, len(content), 3)
+        _, detour = bulk.diverted.send(entry)
+        bulk.begin(detour)
+        for start in range(0, len(content), 100_000):
+            bulk.write(content[start : start + 100_000])
+        bulk.end()
 
 
 def test_the_number_of_threads_does_not_show(tmp_path) -> None:
@@ -70,13 +76,14 @@ def read_plain(bulk: spool.Spool, file: spool.File) -> bytes:
     "content",
     [
         LITTLE * 20,
-        LITTLE * 20 + LITTLE[:70_000],
+        LITTLE * 20 + LITTLE[-70_000:],
         CONTENTS[0][: 3 * extents.SIZE] + bytes(extents.SIZE + 5),
         LITTLE + CONTENTS[0][: extents.SIZE] + LITTLE * 9 + CONTENTS[0],
     ],
     ids=["run", "run with an end", "one behind", "two runs"],
 )
 def test_a_file_that_saves_little_as_a_whole_is_plain(tmp_path, content: bytes) -> None:
+    assert min(extents.pack(memoryview(content)).blocks) < 0
     contents = [CONTENTS[1], content, CONTENTS[2]]
     with spooled(tmp_path / "a", 1, contents) as one, spooled(tmp_path / "b", 4, contents) as four:
         file = one.files[1]
@@ -90,6 +97,39 @@ def test_a_file_that_saves_little_as_a_whole_is_plain(tmp_path, content: bytes) 
         # Some of it is where its compressed extents were.
         used = sum(count for _, count in places) * extents.BLOCK
         assert one.path.stat().st_size - spool.FRONT < used + 2 * extents.SIZE
+
+
+def test_many_runs_are_unpacked_a_bounded_number_at_a_time(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(spool, "_MOST_RUNS", 2)
+    content = (LITTLE + SOURCE.randbytes(extents.SIZE)) * 9
+    with spooled(tmp_path / "a", 2, [content, *CONTENTS]) as bulk:
+        assert read_plain(bulk, bulk.files[0]) == content
+
+
+def test_a_build_that_ends_does_not_wait_until_a_long_run_is_unpacked(
+    tmp_path, monkeypatch
+) -> None:
+    began, leaving = threading.Event(), threading.Event()
+    unpacked: list[int] = []
+
+    def unpack(_: bytes, size: int) -> bytes:
+        unpacked.append(size)
+        began.set()
+        assert leaving.wait(60)
+        return bytes(size)
+
+    def shutdown(pool: concurrent.futures.ThreadPoolExecutor, **how: bool) -> None:
+        leaving.set()
+        end(pool, **how)
+
+    monkeypatch.setattr(extents, "unpack", unpack)
+    end = concurrent.futures.ThreadPoolExecutor.shutdown
+    monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "shutdown", shutdown)
+    with spool.Spool(tmp_path / "a", detours.Detours("sha256:a"), threads=2) as bulk:
+        fill(bulk, [LITTLE * 20, CONTENTS[0] * 20])
+        assert began.wait(60)
+
+    assert len(unpacked) == 1
 
 
 def test_without_large_files_there_is_no_file(tmp_path) -> None:
