@@ -138,6 +138,18 @@ def test_each_module_is_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {pathlib.Path(path).parent.name for path in there - set(tested)} == {testing.INSIDE}
 
 
+def test_a_checkout_below_a_folder_of_that_name_is_tested_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / testing.INSIDE / "tests" / "unit" / "test_it.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    monkeypatch.setattr(testing, "TESTS", module.parents[1])
+    monkeypatch.setattr(testing, "PARTS", {"all": 2})
+
+    assert list(testing.shares({"all": ["unit"]}).values()) == [[str(module)]]
+
+
 def test_runs_begin_in_their_order_when_there_is_room(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
