@@ -31,7 +31,7 @@ from typing import Protocol
 from agent import errors
 from agent.clients.containerd import objects, rpc
 from agent.model import images, keys, records, times
-from agent.node.images import containerd_images, inventory
+from agent.node.images import containerd_images, image_snapshots, inventory
 from agent.store.index import cache_entries
 from agent.store.lookup import catalog
 
@@ -276,16 +276,16 @@ async def leave(
 ) -> Left:
     """Take all images off the snapshotter; remove those that no other snapshotter has.
 
-    With `among`, only those that have one of these snapshots (chain IDs) as their top. Raises
-    InUseError, and removes nothing, while a container uses the snapshotter.
+    With `among`, only those that need one of these snapshots (chain IDs), also below what a pull
+    has unpacked. Raises InUseError, and removes nothing, while a container uses the snapshotter.
     """
     name = containerd.snapshotter
     containers = await containerd.client.containers()
     users = [each for each in containers if each.snapshotter == name]
     affected = [image for image in await containerd.inventory.all() if name in image.snapshotters]
     if among is not None:
-        parents = await containerd.client.snapshots(name)
-        users = [each for each in users if parents.get(each.snapshot_key) in among]
+        among = image_snapshots.standing_on(among, await containerd.client.snapshots(name))
+        users = [each for each in users if each.snapshot_key in among]
         affected = [image for image in affected if image.contents.top in among]
     if users:
         raise InUseError(sorted({_pod(each) for each in users}))

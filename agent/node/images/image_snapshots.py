@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Protocol
 
 from agent import errors
-from agent.clients.containerd import rpc
+from agent.clients.containerd import objects, rpc
 from agent.kits.aio import shared_lock, tasks
 from agent.model import keys
 
@@ -279,6 +279,19 @@ class Chains:
                 continue
         return frozenset(served)
 
+    async def elsewhere(self, containers: Collection[objects.Container]) -> Collection[str]:
+        """The IDs of containers that read the store by the other snapshotter.
+
+        They began before node set-up went from that to this one: here from --native.
+        """
+        name = keys.NATIVE_SNAPSHOTTER
+        there = [each for each in containers if each.snapshotter == name]
+        if not there:
+            return ()
+        linked = await self._client.snapshots_with(name, keys.NATIVE_LAYER)
+        standing = standing_on(linked, await self._client.snapshots(name))
+        return [each.id for each in there if each.snapshot_key in standing]
+
     async def collect(self) -> None:
         """Have containerd collect its garbage, and wait for that."""
         lease = await self._client.create_lease(_LEASE_SECONDS)
@@ -293,6 +306,19 @@ class Chains:
         finally:
             with contextlib.suppress(errors.AgentError):
                 await self._client.delete_lease(lease)
+
+
+def standing_on(bases: Collection[str], parents: Mapping[str, str]) -> frozenset[str]:
+    """Of snapshots, with their parents, those that are or have one of `bases` below them."""
+    standing = set(bases)
+    cleared = {""}
+    for name in parents:
+        above, at = [], name
+        while at not in standing and at not in cleared:
+            above.append(at)
+            at = parents.get(at, "")
+        (standing if at in standing else cleared).update(above)
+    return frozenset(standing)
 
 
 def _name_for_pull(top: str) -> str:

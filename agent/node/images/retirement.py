@@ -223,6 +223,11 @@ class Retirer:
             raise UnknownHoldingsError("the pods of this node are not known yet")
         snapshots = await self._client.snapshots(self._chains.snapshotter)
         containers = await self._client.containers()
+        if others := await self._chains.elsewhere(containers):
+            raise UnknownHoldingsError(
+                f"{len(others)} containers still read the store by the snapshotter that this node"
+                " had before: wait for their end, or delete their pods"
+            )
         images = await self._inventory.all()
         layers = await threads.run("mounts", self._layers_at, f"{root}/layers")
         return holdings.Stock(

@@ -10,16 +10,15 @@ containerd opens the layers' files itself, in the store, without a deadline. The
 nothing while the store does not answer.
 """
 
-import collections
 import contextlib
 import logging
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from agent import errors
-from agent.clients.containerd import rpc
-from agent.kits.aio import tasks, threads
+from agent.clients.containerd import objects, rpc
+from agent.kits.aio import shared_lock, tasks, threads
 from agent.model import keys, records
 from agent.node.images import containerd_images, image_snapshots, inventory
 from agent.node.native import layer_links
@@ -85,7 +84,8 @@ class NativeChains(image_snapshots.Chains):
         super().__init__(client, NoProof(), snapshotter=keys.NATIVE_SNAPSHOTTER)
         self._store = store
         self._links = links
-        self._in_work = collections.Counter[str]()
+        self._linking = shared_lock.Gate()
+        """What is being laid out shares it: its links are needed before snapshots refer to them."""
 
     async def serve(self, chain: Sequence[str], *, lease: str) -> bool:
         """Have each layer of a chain served from the store; whether all are."""
@@ -96,6 +96,10 @@ class NativeChains(image_snapshots.Chains):
 
     async def lay_out(self, chain: Sequence[str], *, lease: str) -> bool:
         """The same: here, each layer is a snapshot of its own."""
+        async with self._linking.shared():
+            return await self._lay_out(chain, lease)
+
+    async def _lay_out(self, chain: Sequence[str], lease: str) -> bool:
         if not self._links.are_allowed:
             raise NotAnnouncedError
         present = await self.count(chain)
@@ -106,15 +110,14 @@ class NativeChains(image_snapshots.Chains):
         if found is None:
             return False
         made: list[str] = []
-        with self._working_on(found):
-            try:
-                await self._add(new, found, chain[present - 1] if present else "", lease, made)
-                # Deletions take chains out of the store before they ask nodes for snapshots: of
-                # this look and the node's check for deletions, one sees the other.
-                if await self._files_of(new) == found:
-                    return True
-            except _NotStagedError as error:
-                logger.warning("containerd has not taken a layer", extra={"chain_id": error.chain})
+        try:
+            await self._add(new, found, chain[present - 1] if present else "", lease, made)
+            # Deletions take chains out of the store before they ask nodes for snapshots: of
+            # this look and the node's check for deletions, one sees the other.
+            if await self._files_of(new) == found:
+                return True
+        except _NotStagedError as error:
+            logger.warning("containerd has not taken a layer", extra={"chain_id": error.chain})
         for chain_id in reversed(made):
             # What another image has been put on meanwhile stays.
             with contextlib.suppress(rpc.StateError):
@@ -143,15 +146,19 @@ class NativeChains(image_snapshots.Chains):
         labelled = await self._client.snapshots_with(self.snapshotter, keys.NATIVE_LAYER)
         return frozenset(chain_ids) & labelled.keys()
 
+    async def elsewhere(self, containers: Collection[objects.Container]) -> Collection[str]:
+        """Those that began on uimgacc's snapshotter, before the node was set up with --native."""
+        return [each.id for each in containers if each.snapshotter == keys.SNAPSHOTTER]
+
     async def collect(self) -> None:
         """Have containerd collect its garbage, then remove the links that no snapshot needs."""
         await super().collect()
-        labelled = await self._client.snapshots_with(self.snapshotter, keys.NATIVE_LAYER)
-        needed = {*labelled.values(), *self._in_work}
-        try:
-            await threads.run("links", self._links.keep, needed)
-        except OSError as error:
-            raise LinkError(str(error)) from error
+        async with self._linking.alone():
+            labelled = await self._client.snapshots_with(self.snapshotter, keys.NATIVE_LAYER)
+            try:
+                await threads.run("links", self._links.keep, set(labelled.values()))
+            except OSError as error:
+                raise LinkError(str(error)) from error
 
     async def _lease_existing(self, chain_id: str, lease: str) -> bool:
         """Have a lease keep a snapshot that is there, and so all below it."""
@@ -214,16 +221,6 @@ class NativeChains(image_snapshots.Chains):
                 return False
             raise
         return True
-
-    @contextlib.contextmanager
-    def _working_on(self, found: Sequence[_File]) -> Iterator[None]:
-        """Keep links that no snapshot refers to yet."""
-        self._in_work.update(file.diff_id for file in found)
-        try:
-            yield
-        finally:
-            self._in_work.subtract(file.diff_id for file in found)
-            self._in_work += collections.Counter[str]()
 
 
 class _NotStagedError(errors.TemporaryError):

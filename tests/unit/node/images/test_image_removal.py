@@ -241,3 +241,19 @@ async def test_only_images_of_some_snapshots_are_taken_off_a_snapshotter(
     assert str(other.reference) in fake.images
     with pytest.raises(image_removal.InUseError):
         await image_removal.leave(containerd, among={other.chain[-1]})
+
+
+async def test_an_image_that_was_unpacked_on_such_layers_goes_with_them(
+    fake, containerd, image
+) -> None:
+    """Its own top layer is a pull's, those below are links that are about to go."""
+    image.pull_into(fake, conftest.NAME)
+    fake.add_snapshot(conftest.NAME, "of c", image.chain[-1])
+    runs = fakes.containers_pb2.Container(id="c", snapshotter=conftest.NAME, snapshot_key="of c")
+    fake.containers.append(runs)
+    with pytest.raises(image_removal.InUseError):
+        await image_removal.leave(containerd, among={image.chain[0]})
+
+    fake.containers.clear()
+    left = await image_removal.leave(containerd, among={image.chain[0]})
+    assert left.removed == [str(image.reference)]

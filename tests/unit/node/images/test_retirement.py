@@ -9,7 +9,7 @@ from agent import errors
 from agent._proto.containerd import containers_pb2
 from agent.kits.aio import backoff
 from agent.local import copy_marks, copy_paths, disk
-from agent.model import pods, records, reports
+from agent.model import keys, pods, records, reports
 from agent.mounts import mount_users
 from agent.node.images import register, retirement
 from tests.unit.node import conftest
@@ -119,6 +119,27 @@ async def node(fake, containerd, image, other) -> Node:
 
 async def test_a_new_node_has_acknowledged_nothing(node) -> None:
     assert node.on_board == {"uimgacc.io/generation": "0"}
+
+
+async def test_what_runs_on_containerds_own_snapshotter_since_before_is_not_taken_for_released(
+    node, fake, image, other
+) -> None:
+    """The node had --native: its links lead to the store, and no mount here shows them."""
+    for each in (image, other):
+        each.pull_into(fake, keys.NATIVE_SNAPSHOTTER)
+    fake.labels[image.chain[0]] = {keys.NATIVE_LAYER: "sha256:1"}
+    for key, chain in (("c0", other.chain), ("c1", image.chain)):
+        name = keys.NATIVE_SNAPSHOTTER
+        fake.add_snapshot(name, key, chain[-1])
+        fake.containers.append(containers_pb2.Container(id=key, snapshotter=name, snapshot_key=key))
+    node.retire(image)
+    with pytest.raises(retirement.UnknownHoldingsError, match="1 containers still read"):
+        await node.retirer.look()
+    assert node.acknowledged == "0"
+
+    del fake.containers[-1]
+    await node.retirer.look()
+    assert node.acknowledged == "1"
 
 
 async def test_an_idle_image_goes_and_is_acknowledged_at_once(node, fake, image, other) -> None:

@@ -1,11 +1,13 @@
 """Images laid out on containerd's own snapshotter, by links in the folder that is its cache."""
 
+import asyncio
 import pathlib
 
 import msgspec
 import pytest
 
 from agent import errors
+from agent.clients.containerd import objects
 from agent.kits import machine
 from agent.model import keys, records, reports
 from agent.node.images import inventory, register
@@ -145,6 +147,14 @@ async def test_nothing_is_linked_before_deletions_wait_for_the_node(
     assert targets(folder) == []
 
 
+async def test_containers_of_uimgaccs_snapshotter_still_read_the_store(native) -> None:
+    """They began before --native: the mounts of that snapshotter are not looked at here."""
+    names = keys.SNAPSHOTTER, NATIVE
+    of = [objects.Container(id=name, snapshotter=name, snapshot_key="c") for name in names]
+
+    assert await native.chains.elsewhere(of) == [keys.SNAPSHOTTER]
+
+
 async def test_links_go_with_the_last_snapshot(native, fake, image, folder) -> None:
     await register.Registrar(native, conftest.Blobs(image)).register(wanted(image))
     await native.chains.collect()
@@ -153,6 +163,27 @@ async def test_links_go_with_the_last_snapshot(native, fake, image, folder) -> N
     await native.chains.collect()
 
     assert targets(folder) == []
+
+
+async def test_links_that_are_made_while_others_are_removed_stay(
+    native, fake, image, folder, monkeypatch
+) -> None:
+    list_snapshots = native.client.snapshots_with
+    begun: list[asyncio.Task[register.registration_plan.Registered]] = []
+
+    async def and_register(*arguments: str):
+        labelled = await list_snapshots(*arguments)
+        registering = register.Registrar(native, conftest.Blobs(image)).register(wanted(image))
+        begun.append(asyncio.create_task(registering))
+        await asyncio.wait(begun, timeout=0.3)
+        return labelled
+
+    monkeypatch.setattr(native.client, "snapshots_with", and_register)
+    await native.chains.collect()
+    await begun[0]
+
+    assert str(image.reference) in fake.images
+    assert len(targets(folder)) == 2
 
 
 async def test_a_layer_that_a_pull_has_unpacked_is_not_served_from_the_store(
