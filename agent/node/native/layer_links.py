@@ -12,6 +12,7 @@ import hmac
 import os
 import pathlib
 import secrets
+import threading
 from collections.abc import Collection, Iterable
 
 from agent.kits import files, machine
@@ -27,6 +28,8 @@ class LayerLinks:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
+        """Images are prepared at the same time, each in a thread; there is one key for all."""
 
     @property
     def are_allowed(self) -> bool:
@@ -47,6 +50,10 @@ class LayerLinks:
 
         The name is a digest, by which containerd looks for it. Raises OSError.
         """
+        with self._lock:
+            return self._add(layers)
+
+    def _add(self, layers: Iterable[tuple[str, pathlib.Path]]) -> dict[str, str]:
         key = self._key()
         names, changed = {}, set[pathlib.Path]()
         for diff_id, target in layers:
@@ -67,6 +74,10 @@ class LayerLinks:
 
     def keep(self, diff_ids: Collection[str]) -> int:
         """Remove the links to all other layers; how many. Raises OSError."""
+        with self._lock:
+            return self._keep(diff_ids)
+
+    def _keep(self, diff_ids: Collection[str]) -> int:
         if not self._folder.is_dir():
             return 0
         key = self._key()

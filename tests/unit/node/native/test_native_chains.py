@@ -1,7 +1,10 @@
 """Images laid out on containerd's own snapshotter, by links in the folder that is its cache."""
 
 import asyncio
+import concurrent.futures
+import contextlib
 import pathlib
+import threading
 
 import msgspec
 import pytest
@@ -216,3 +219,25 @@ def test_links_have_the_same_names_after_a_restart_and_others_on_another_node(
     assert layer_links.LayerLinks(here).keep([layer[0]]) == 0
     assert layer_links.LayerLinks(here).keep([]) == 1
     assert layer_links.LayerLinks(tmp_path / "nowhere").keep([]) == 0
+
+
+def test_images_that_are_first_on_a_node_at_once_have_one_key(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links that are named by another one would be removed under the snapshots that need them."""
+    both = threading.Barrier(2)
+    write = layer_links.files.write
+
+    def write_together(path: pathlib.Path, data: bytes) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.2)
+        write(path, data)
+
+    monkeypatch.setattr(layer_links.files, "write", write_together)
+    links = layer_links.LayerLinks(tmp_path)
+    layers = [("sha256:" + 64 * digit, tmp_path / digit) for digit in "ab"]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(links.add, [[layer] for layer in layers]))
+
+    assert links.keep([diff_id for diff_id, _ in layers]) == 0
+    assert len(targets(tmp_path)) == 2
