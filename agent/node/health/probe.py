@@ -219,9 +219,8 @@ class Prober:
             self._maps_ids = maps_ids and await self._client.maps_ids(self._handler)
         except errors.AgentError as error:
             return [capability.Finding(_Check.CONTAINERD, str(error))]
-        if plugin is not None:
-            root = self._settings.native_folder or plugin.exports.get("root", "")
-            self.root = root or self.root
+        if plugin is not None and not self._settings.native_folder:
+            self.root = plugin.exports.get("root", "") or self.root
         findings = [self._plugin_finding(plugin)]
         if self._settings.native_folder:
             findings += await self._native_findings(plugin)
@@ -247,9 +246,13 @@ class Prober:
                 own = await self._client.handler_snapshotter(runtimes.DEFAULT_TWIN)
         except errors.AgentError as error:
             return [capability.Finding(_Check.CONTAINERD, str(error))]
+        problem = native_node.problem_of_handler(own)
+        if plugin is not None and not problem:
+            # Before that, pods start on uimgacc's snapshotter, and no deletion is acknowledged.
+            self.root = self._settings.native_folder
         return [
             capability.Finding(_Check.PLUGIN, native_node.problem_of_plugins(plugin, differ)),
-            capability.Finding(_Check.HANDLER, native_node.problem_of_handler(own)),
+            capability.Finding(_Check.HANDLER, problem),
         ]
 
     @property

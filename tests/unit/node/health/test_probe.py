@@ -386,6 +386,32 @@ async def test_a_node_serves_by_containerds_own_snapshotter(native_prober, fake)
     assert not verdict.mounts_volumes
 
 
+async def test_nothing_is_acknowledged_before_the_handlers_are_on_containerds_own_snapshotter(
+    native_prober, fake, monkeypatch
+) -> None:
+    """Until then pods start on images of uimgacc's, whose mounts are not looked at."""
+    plug_native(fake)
+    snapshotter = "uimgacc"
+
+    async def handlers() -> frozenset[str]:
+        return frozenset({"uimgacc"})
+
+    async def of(_: str) -> str:
+        return snapshotter
+
+    client = native_prober._client
+    wanted = dataclasses.replace(native_prober._settings, handlers_needed=True)
+    monkeypatch.setattr(native_prober, "_settings", wanted)
+    monkeypatch.setattr(client, "runtime_handlers", handlers)
+    monkeypatch.setattr(client, "handler_snapshotter", of)
+    assert "node-setup --native" in (await native_prober.look()).problems[Check.HANDLER]
+    assert native_prober.root == ""
+
+    snapshotter = "erofs"
+    await native_prober.look()
+    assert native_prober.root == "/the/links"
+
+
 @pytest.mark.parametrize(
     ("lack", "problem"),
     [
