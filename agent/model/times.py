@@ -19,13 +19,14 @@ def now() -> datetime.datetime:
 
 
 def parse(text: object) -> datetime.datetime | None:
-    """Read a time; None where there is none, or something that is not a time.
+    """Read a time, in UTC; None where there is none, or something that is not a time.
 
-    Without a zone it is UTC.
+    Without a zone it is UTC. The first hours of year 1 and the last ones of 9999 may have no UTC.
     """
     try:
-        return in_utc(datetime.datetime.fromisoformat(str(text or "")))
-    except ValueError:
+        moment = in_utc(datetime.datetime.fromisoformat(str(text or "")))
+        return moment.astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
         return None
 
 

@@ -26,6 +26,19 @@ def test_a_time_without_a_zone_is_utc() -> None:
     assert times.parse("2026-11-28T20:15:07.123456") == WHEN
 
 
-@pytest.mark.parametrize("text", [None, "", "yesterday", 0, 12.5, [], "2026-13-01T00:00:00Z"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "yesterday",
+        0,
+        12.5,
+        [],
+        "2026-13-01T00:00:00Z",
+        "0001-01-01T00:00:00+10:00",
+        "9999-12-31T23:59:59-10:00",
+    ],
+)
 def test_what_is_not_a_time_is_none(text: object) -> None:
     assert times.parse(text) is None
