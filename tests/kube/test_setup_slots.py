@@ -201,6 +201,16 @@ def test_a_node_that_holds_all_slots_has_the_weight_of_one(
     assert "2 of 2 slots are taken: evil" in refused(fleet.node("b"))
 
 
+def test_a_slot_that_is_taken_is_in_the_list_again(fleet: Fleet) -> None:
+    name, where = "uimgacc-setup-slot-0", {"namespace": fleet.api.namespace}
+    fleet.api.create(rest_client.LEASES, {"metadata": {"name": name}, "spec": {}}, **where)
+    fleet.node("a").take()
+
+    assert fleet.api.get(rest_client.LEASES, name, **where)["metadata"]["labels"] == {
+        "uimgacc.io/setup-slot": "true"
+    }
+
+
 def owners(fleet: Fleet) -> list[tuple[str, str]]:
     """Kind and UID of what Kubernetes deletes the slots with."""
     leases = fleet.api.list(rest_client.LEASES, namespace=fleet.api.namespace)

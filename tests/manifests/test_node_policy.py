@@ -319,13 +319,20 @@ def test_an_agent_creates_automatic_caches_only() -> None:
     assert validator.refusals(request(user="alice", operation="CREATE"), old=None, new=own) == []
 
 
-def slot(holder: str, name: str = "uimgacc-setup-slot-0") -> dict[str, Any]:
-    return {"metadata": {"name": name}, "spec": {"holderIdentity": holder}}
+LISTED = {keys.SETUP_SLOT_LABEL: "true"}
+
+
+def slot(
+    holder: str, name: str = "uimgacc-setup-slot-0", labels: dict[str, str] | None = LISTED
+) -> dict[str, Any]:
+    more = {} if labels is None else {"labels": labels}
+    return {"metadata": {"name": name, **more}, "spec": {"holderIdentity": holder}}
 
 
 TAKES = "an agent of uimgacc takes no slot from another node"
 HOLDS = "an agent of uimgacc holds a slot for its own node only"
 NUMBER = "an agent of uimgacc makes slots with a number only"
+LABEL = "an agent of uimgacc holds no slot that others do not find in their list"
 
 
 @pytest.mark.parametrize(
@@ -342,6 +349,12 @@ NUMBER = "an agent of uimgacc makes slots with a number only"
         (None, slot("other"), [HOLDS]),
         (None, slot("own", "uimgacc-setup-slot-x"), [NUMBER]),
         (None, slot("own", "uimgacc-setup-slot-12345"), [NUMBER]),
+        (None, slot("own", labels=None), [LABEL]),
+        (slot(""), slot("own", labels={}), [LABEL]),
+        (slot(""), slot("own", labels={**LISTED, "example.com/a": "1"}), [LABEL]),
+        (slot("", labels=None), slot("own", labels=None), [LABEL]),
+        (slot("", labels=None), slot("own"), []),
+        (slot("own", labels=None), slot("", labels=None), []),
     ],
 )
 def test_an_agent_takes_free_slots_and_leaves_its_own(

@@ -58,8 +58,8 @@ class Leasing:
         self._api = api
         self._namespace = namespace
         self._name = name
-        self._labels = labels
         self._owned = {"ownerReferences": [dict(owner)]} if owner is not None else {}
+        self._labelled = {"labels": dict(labels)} if labels else {}
 
     async def read(self) -> Lease | None:
         """The Lease as it is now; None: there is none yet."""
@@ -105,14 +105,13 @@ class Leasing:
         return not lease.holder or abs(self.age(lease)) > lease.seconds
 
     async def _create(self, spec: Mapping[str, Any]) -> Lease:
-        labelled = {"labels": dict(self._labels)} if self._labels else {}
         body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {
                 "name": self._name,
                 "namespace": self._namespace,
-                **labelled,
+                **self._labelled,
                 **self._owned,
             },
             "spec": spec,
@@ -124,7 +123,8 @@ class Leasing:
         return parse(made)
 
     async def _write(self, current: Lease, spec: Mapping[str, Any]) -> Lease:
-        body = {"metadata": {"resourceVersion": current.version, **self._owned}, "spec": spec}
+        metadata = {"resourceVersion": current.version, **self._labelled, **self._owned}
+        body = {"metadata": metadata, "spec": spec}
         try:
             written = await self._api.patch(
                 rest_client.LEASES, self._name, body, namespace=self._namespace
