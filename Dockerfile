@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # The container image, for those who have Docker or BuildKit and a registry. `make image` makes the same
-# root without either; both leave the work to lab/rootfs.py, and take Python packages by their hashes.
+# root without either; both leave the work to lab/image/rootfs.py, and take Python packages by their hashes.
 #
 # Tags with a date never change. Any Debian 13 or newer does: nothing of it gets into the image.
 ARG BASE=debian:trixie-20250811-slim
@@ -15,7 +15,7 @@ COPY agent ./agent
 # What links in it lead to: `uimgacc enable` applies them.
 COPY manifests ./manifests
 COPY dashboards ./dashboards
-RUN python3 -m lab.rootfs /root
+RUN python3 -m lab.image.rootfs /root
 
 FROM scratch
 COPY --from=root /root/system/ /

@@ -16,27 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import (
-    building,
-    caches,
-    collecting,
-    control,
-    crowds,
-    far,
-    gigabytes,
-    images,
-    kube,
-    pods,
-    readahead,
-    report,
-    runs,
-    signing,
-    snapshotters,
-    stages,
-    verity,
-)
+from benchmarks import report, runs, stages
+from benchmarks.cluster import caches, control, kube
 from benchmarks.fleet import scenes, table
-from lab import cuda, places, registries, scratch
+from benchmarks.guest import far, readahead, verity
+from benchmarks.node import crowds, gigabytes, images, pods, snapshotters
+from benchmarks.store import building, collecting, signing
+from lab import cuda, places, scratch
+from lab.web import registries
 
 STARTED = time.monotonic()
 FOLDER = pathlib.Path(__file__).parent

@@ -7,8 +7,10 @@ import subprocess
 from collections.abc import Iterator
 
 from agent.store.publish import writer
-from benchmarks import processes, snapshotters
-from lab import services, soci
+from benchmarks import processes
+from benchmarks.node import snapshotters
+from lab import services
+from lab.runtime import soci
 
 LARGE = "lab/large:1"
 IMAGES = (LARGE, "lab/layers2:1", "lab/layers40:1")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import zstandard
 
-from lab import tars
+from lab.samples import tars
 
 _END = bytes(2 * tars.BLOCK)
 _EXABYTES = (1 << 63) - 1

@@ -25,7 +25,9 @@ from typing import Any
 
 import grpc
 
-from lab import cri, nodes, places, processes, registries, scratch
+from lab import places, processes, scratch
+from lab.runtime import cri, nodes
+from lab.web import registries
 
 IMAGES = ("lab/zstd:1", "lab/layers40:1", "lab/multi:1")
 READ_ALL = (

@@ -14,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from lab import images, large, places, pushing, registries
+from lab import places
+from lab.samples import images, large, pushing
+from lab.web import registries
 
 BOOKWORM = large.Release("bookworm", "3.11")
 FOLDER = places.LAB / "cuda"

@@ -15,7 +15,9 @@ from typing import Any
 import rich.console
 import rich.table
 
-from lab import cri, nodes, places, processes, registries, scratch
+from lab import places, processes, scratch
+from lab.runtime import cri, nodes
+from lab.web import registries
 
 IMAGE = "lab/large:1"
 READY, EVERYTHING = "ready", "read everything"

@@ -28,4 +28,4 @@ NEWEST = list(CONTAINERDS)[-1]
 
 SOCI = LAB / "soci/usr/bin"
 CRI_API = LAB / "cri-api"
-"""Modules generated from the CRI's own api.proto; `lab.cri` imports them from here."""
+"""Modules generated from the CRI's own api.proto; `lab.runtime.cri` imports them from here."""

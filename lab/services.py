@@ -5,7 +5,9 @@ with services.Registry(folder) as registry:
         containerd.pull(f"{registry.address}/lab/large:1")
 """
 
-from lab import containerds, processes, registries, soci
+from lab import processes
+from lab.runtime import containerds, soci
+from lab.web import registries
 
 Registry = registries.Registry
 Request = registries.Request

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import zstandard
 
-from lab import tars
+from lab.samples import tars
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 EMPTY = "application/vnd.oci.empty.v1+json"

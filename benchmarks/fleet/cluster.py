@@ -21,7 +21,8 @@ import yaml
 
 from agent.clients.kube import rest_client
 from agent.model import keys
-from benchmarks import control, processes
+from benchmarks import processes
+from benchmarks.cluster import control
 from benchmarks.fleet import members
 from lab import processes as lab_processes
 from tests.kube import apis, servers, threads

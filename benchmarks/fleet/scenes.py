@@ -14,7 +14,8 @@ import pathlib
 import time
 from collections.abc import Iterator, Sequence
 
-from benchmarks import control, processes
+from benchmarks import processes
+from benchmarks.cluster import control
 from benchmarks.fleet import cluster, crew
 from tests.kube import apis, servers
 

@@ -5,8 +5,9 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from lab import nodes, registries
 from lab.guest import nfsd
+from lab.runtime import nodes
+from lab.web import registries
 
 EXPORT = f"{nfsd.ADDRESS}:/store"
 

@@ -1,6 +1,6 @@
 """Gather the emulator, and kernels and SELinux's programs of Debian's releases.
 
-As lab.parts does, with its apt configuration, and apart from it: few tests need them, and
+As lab.parts.debian does, with its apt configuration, and apart from it: few tests need them, and
 they are large (the kernels alone 400 MB). `python -m lab.kernels.packages` gathers what is missing.
 """
 
@@ -10,7 +10,8 @@ import re
 import shutil
 import sys
 
-from lab import parts, places
+from lab import places
+from lab.parts import debian
 
 FOLDER = places.LAB / "kernels"
 KERNEL_PACKAGE = "linux-image-amd64"
@@ -51,7 +52,7 @@ KERNELS = (
     Kernel("6.12", "trixie"),
     Kernel("7.2", "testing"),
 )
-QEMU = parts.Part(
+QEMU = debian.Part(
     "kernels/qemu",
     "trixie",
     "qemu-system-x86",
@@ -64,27 +65,27 @@ _KEPT_FILES = ("drivers/net/veth.ko*", "drivers/dax/*.ko*")
 """Of a kernel's modules; the others, most of them drivers, are 300 MB."""
 SELINUX = (
     # The policy is of the suite whose programs load it.
-    parts.Part("kernels/policy", "trixie", "selinux-policy-default", libraries=True),
-    parts.Part("kernels/secilc", "trixie", "secilc", libraries=True),
+    debian.Part("kernels/policy", "trixie", "selinux-policy-default", libraries=True),
+    debian.Part("kernels/secilc", "trixie", "secilc", libraries=True),
 )
 
 
 def gather() -> list[str]:
     """Gather what is missing; returns the names of kernels that Debian has no longer."""
-    uri = parts.mirror()
+    uri = debian.mirror()
     FOLDER.mkdir(parents=True, exist_ok=True)
     for part in (QEMU, *SELINUX):
         if not (places.LAB / part.folder).is_dir():
             print(f"lab: {part.package} of Debian {part.suite}")
-            parts.prepare_apt(uri, part.suite)
-            parts.download(part.suite, [part])
-            parts.unpack(part)
+            debian.prepare_apt(uri, part.suite)
+            debian.download(part.suite, [part])
+            debian.unpack(part)
     gone = []
     for kernel in KERNELS:
         if not kernel.is_there:
             try:
                 _gather_kernel(uri, kernel)
-            except parts.PartError as error:
+            except debian.PartError as error:
                 print(f"lab: kernel {kernel.name}: {error}")
                 gone.append(kernel.name)
     return gone
@@ -92,15 +93,15 @@ def gather() -> list[str]:
 
 def _gather_kernel(uri: str, kernel: Kernel) -> None:
     print(f"lab: kernel of Debian {kernel.suite}")
-    parts.prepare_apt(uri, kernel.suite)
-    part = parts.Part(f"kernels/{kernel.name}", kernel.suite, KERNEL_PACKAGE)
-    names = [name for name in parts.dependencies(part) if _PARTS_OF_A_KERNEL.fullmatch(name)]
-    folder = parts.packages(part)
+    debian.prepare_apt(uri, kernel.suite)
+    part = debian.Part(f"kernels/{kernel.name}", kernel.suite, KERNEL_PACKAGE)
+    names = [name for name in debian.dependencies(part) if _PARTS_OF_A_KERNEL.fullmatch(name)]
+    folder = debian.packages(part)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     what = f"the kernel of Debian {kernel.suite}"
-    parts.run([*parts.apt(kernel.suite), "download", *names], what, folder)
-    parts.unpack(part)
+    debian.run([*debian.apt(kernel.suite), "download", *names], what, folder)
+    debian.unpack(part)
     _keep_what_is_needed(kernel)
 
 
@@ -119,7 +120,7 @@ def _keep_what_is_needed(kernel: Kernel) -> None:
             target = kept / file.relative_to(unpacked)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
-    parts.run(["depmod", "-b", str(kernel.folder / "kept"), kept.name], "a list of modules")
+    debian.run(["depmod", "-b", str(kernel.folder / "kept"), kept.name], "a list of modules")
     image = next(kernel.folder.glob("**/vmlinuz*"))
     new = kernel.folder.with_name(f"{kernel.folder.name}.kept")
     shutil.rmtree(new, ignore_errors=True)
@@ -144,7 +145,7 @@ def main() -> None:
     """Gather what is missing."""
     try:
         gone = gather()
-    except parts.PartError as error:
+    except debian.PartError as error:
         raise SystemExit(f"lab: {error}") from None
     if gone:
         sys.exit(f"lab: not to be had: kernels {', '.join(gone)}")

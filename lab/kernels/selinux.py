@@ -11,8 +11,9 @@ import pathlib
 import subprocess
 import tempfile
 
-from lab import parts, places
+from lab import places
 from lab.kernels import packages
+from lab.parts import debian
 
 POLICY = packages.FOLDER / "policy.33"
 """Version 33 of the binary form, for kernels from 5.5 on."""
@@ -54,7 +55,7 @@ def _run(part: str, program: str, *arguments: str | pathlib.Path) -> None:
     libraries = next(folder.glob("usr/lib/*/libc.so.6")).parent
     loader = next(libraries.glob("ld-linux-*"))
     command = [loader, "--library-path", libraries, folder / program, *arguments]
-    parts.run([str(word) for word in command], "the SELinux policy")
+    debian.run([str(word) for word in command], "the SELinux policy")
 
 
 def load() -> None:

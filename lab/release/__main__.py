@@ -8,8 +8,9 @@ import argparse
 import os
 import pathlib
 
-from lab import parts, processes
+from lab import processes
 from lab.chart import renderings
+from lab.parts import debian
 from lab.release import building, signing, sources, uploads
 
 REGISTRY = "registry.example.com"
@@ -32,7 +33,7 @@ def main() -> None:
         print(
             f"release: {release.image(wanted.registry)} and {release.chart_name(wanted.registry)}"
         )
-    except (processes.LabError, parts.PartError, renderings.CannotRenderError) as error:
+    except (processes.LabError, debian.PartError, renderings.CannotRenderError) as error:
         raise SystemExit(f"release: {error}") from None
 
 

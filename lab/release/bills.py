@@ -18,7 +18,7 @@ from cyclonedx.model import HashAlgorithm, HashType, bom, component, contact
 from cyclonedx.model import license as licences
 from cyclonedx.output import json as output
 
-from lab import rootfs
+from lab.image import rootfs
 from lab.release import platforms, sources
 
 _DISTRIBUTIONS = {False: "debian-13", True: "debian-testing"}

@@ -9,9 +9,11 @@ import shutil
 import time
 from collections.abc import Iterator
 
-from lab import image, install_files, places, pushing
+from lab import install_files, places
 from lab.chart import archive, chart_files
+from lab.image import oci
 from lab.release import bills, charts, documents, platforms, provenance, signing, sources
+from lab.samples import pushing
 
 FOLDER = places.LAB / "release"
 SUMS = "SHA256SUMS"
@@ -82,9 +84,9 @@ def _write(
         chart=pushing.sha256(chart),
     )
     layout = platforms.layout(images, index, f"{repository}:{version.text}")
-    image.write(folder / release.images, layout, created=version.seconds)
+    oci.write(folder / release.images, layout, created=version.seconds)
     artifact = charts.layout(chart, blobs, version.text)
-    image.write(folder / release.chart_archive, artifact, created=version.seconds)
+    oci.write(folder / release.chart_archive, artifact, created=version.seconds)
     (folder / f"uimgacc-{version.text}.tgz").write_bytes(package)
     for each in images:
         (folder / release.bill(each.architecture)).write_bytes(bills.make(each, version))

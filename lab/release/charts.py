@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import yaml
 
-from lab import image, pushing
+from lab.image import oci
 from lab.release import platforms, sources
+from lab.samples import pushing
 
 CONFIG_TYPE = "application/vnd.cncf.helm.config.v1+json"
 CONTENT_TYPE = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
@@ -27,16 +28,16 @@ def artifact(package: bytes, version: sources.Version) -> tuple[bytes, dict[str,
         about: Mapping[str, object] = yaml.safe_load(file)
     config = json.dumps(about, sort_keys=True).encode()
     annotations = {"org.opencontainers.image.title": str(about["name"])}
-    manifest = image.encoded(
+    manifest = oci.encoded(
         {
             "schemaVersion": 2,
             "mediaType": pushing.manifest_type(docker=False),
-            "config": image.described(CONFIG_TYPE, config),
-            "layers": [image.described(CONTENT_TYPE, package)],
+            "config": oci.described(CONFIG_TYPE, config),
+            "layers": [oci.described(CONTENT_TYPE, package)],
             "annotations": {
                 **annotations,
                 **platforms.annotations(version),
-                "org.opencontainers.image.created": image.moment_of(version.seconds),
+                "org.opencontainers.image.created": oci.moment_of(version.seconds),
             },
         }
     )
@@ -50,7 +51,7 @@ def layout(
     kind = pushing.manifest_type(docker=False)
     annotations = {"org.opencontainers.image.ref.name": tag}
     return {
-        **image.layout({**image.described(kind, manifest), "annotations": annotations}),
-        image.blob_path(pushing.sha256(manifest)): manifest,
-        **{image.blob_path(digest): blob for digest, blob in blobs.items()},
+        **oci.layout({**oci.described(kind, manifest), "annotations": annotations}),
+        oci.blob_path(pushing.sha256(manifest)): manifest,
+        **{oci.blob_path(digest): blob for digest, blob in blobs.items()},
     }

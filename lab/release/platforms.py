@@ -8,8 +8,10 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-from lab import image, parts, pushing, rootfs
+from lab.image import oci, rootfs
+from lab.parts import debian
 from lab.release import documents, sources
+from lab.samples import pushing
 
 INDEX_TYPE = f"{pushing.OCI}.index.v1+json"
 
@@ -37,7 +39,7 @@ def make(
     say: Callable[[str], None],
 ) -> list[Image]:
     """Make the images of all platforms of the files of a checkout."""
-    own = parts.architecture()
+    own = debian.architecture()
     roots = {name: work / name / "system" for name in documents.PLATFORMS}
     # This machine's first: its Python compiles the modules of the others.
     for name in sorted(roots, key=lambda name: name != own):
@@ -46,15 +48,15 @@ def make(
         rootfs.system(roots[name], name, checkout=checkout, python=roots[own])
     say("the project's own code")
     rootfs.ours(work / "ours", roots[own], checkout=checkout, version=version.python)
-    code = image.compressed(work / "ours", work / "ours.tar.gz")
+    code = oci.compressed(work / "ours", work / "ours.tar.gz")
     found = []
     for name, root in roots.items():
         say(f"the image for {name}")
-        layers = [image.compressed(root, root.with_suffix(".tar.gz")), code]
-        config = image.configuration(
+        layers = [oci.compressed(root, root.with_suffix(".tar.gz")), code]
+        config = oci.configuration(
             layers, name, created=version.seconds, labels=annotations(version)
         )
-        found.append(Image(name, config, image.manifest(config, layers), layers, root))
+        found.append(Image(name, config, oci.manifest(config, layers), layers, root))
     return found
 
 
@@ -70,12 +72,12 @@ def index(images: Sequence[Image], version: sources.Version) -> bytes:
     """Return the index of all platforms."""
     entries = [
         {
-            **image.described(pushing.manifest_type(docker=False), each.manifest),
+            **oci.described(pushing.manifest_type(docker=False), each.manifest),
             "platform": {"architecture": each.architecture, "os": "linux"},
         }
         for each in images
     ]
-    return image.encoded(
+    return oci.encoded(
         {
             "schemaVersion": 2,
             "mediaType": INDEX_TYPE,
@@ -91,10 +93,10 @@ def layout(images: Sequence[Image], top: bytes, name: str) -> dict[str, bytes | 
         "io.containerd.image.name": name,
         "org.opencontainers.image.ref.name": name.rpartition(":")[2],
     }
-    entry: Mapping[str, object] = {**image.described(INDEX_TYPE, top), "annotations": names}
-    files = {**image.layout(entry), image.blob_path(pushing.sha256(top)): top}
+    entry: Mapping[str, object] = {**oci.described(INDEX_TYPE, top), "annotations": names}
+    files = {**oci.layout(entry), oci.blob_path(pushing.sha256(top)): top}
     for each in images:
-        files |= {image.blob_path(layer.digest): layer.content for layer in each.layers}
+        files |= {oci.blob_path(layer.digest): layer.content for layer in each.layers}
         for document in (each.manifest, each.config):
-            files[image.blob_path(pushing.sha256(document))] = document
+            files[oci.blob_path(pushing.sha256(document))] = document
     return files

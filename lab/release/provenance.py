@@ -7,8 +7,8 @@ all who make the release of the same packages.
 from collections.abc import Sequence
 from typing import Any
 
-from lab import pushing
 from lab.release import bills, documents, platforms, sources
+from lab.samples import pushing
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"

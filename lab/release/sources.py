@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import tomllib
 
-from lab import parts, places, processes
+from lab import places, processes
+from lab.parts import debian
 
 _SHOWN = 12
 """Digits of a commit in a version."""
@@ -66,7 +67,7 @@ def export(checkout: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     target.mkdir(parents=True)
     archive = target.with_name(f"{target.name}.tar")
     _git(checkout, "archive", f"--output={archive}", "HEAD")
-    parts.run(["tar", "-x", "-f", str(archive), "-C", str(target)], "the commit's files")
+    debian.run(["tar", "-x", "-f", str(archive), "-C", str(target)], "the commit's files")
     archive.unlink()
     return target
 

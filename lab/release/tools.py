@@ -1,16 +1,17 @@
 """What a release needs beside the lab's parts: oras to push, and an emulator to try arm64.
 
-As lab.parts gathers them, and apart from it: `make test` needs neither.
+As lab.parts.debian gathers them, and apart from it: `make test` needs neither.
 """
 
 import os
 import pathlib
 
-from lab import parts, places
+from lab import places
+from lab.parts import debian
 
-ORAS = parts.Part("release-tools/oras", "trixie", "oras")
+ORAS = debian.Part("release-tools/oras", "trixie", "oras")
 # Linked statically: it runs on any machine, and in any container.
-QEMU = parts.Part("release-tools/qemu", "trixie", "qemu-user")
+QEMU = debian.Part("release-tools/qemu", "trixie", "qemu-user")
 MACHINES = {"x86_64": "arm64", "aarch64": "amd64"}
 
 
@@ -25,14 +26,14 @@ def emulator(architecture: str) -> pathlib.Path:
     return _gathered(QEMU) / "usr/bin" / name
 
 
-def _gathered(part: parts.Part) -> pathlib.Path:
+def _gathered(part: debian.Part) -> pathlib.Path:
     folder = places.LAB / part.folder
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         print(f"lab: {part.package} of Debian {part.suite}", flush=True)
-        parts.prepare_apt(parts.mirror(), part.suite)
-        parts.download(part.suite, [part])
-        parts.unpack(part)
+        debian.prepare_apt(debian.mirror(), part.suite)
+        debian.download(part.suite, [part])
+        debian.unpack(part)
     return folder
 
 

@@ -9,7 +9,8 @@ from agent.build import cache_build
 from agent.clients.registry import connections
 from agent.model import images, records
 from agent.roles import builder
-from lab import certificates, places, registries
+from lab import places
+from lab.web import certificates, registries
 
 REGISTRY = "registry.invalid"
 """No such host is ever found (RFC 2606): whoever asks it itself fails."""

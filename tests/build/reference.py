@@ -1,7 +1,7 @@
 """What containerd makes of a layer, done step by step with the kernel's own calls.
 
 Follows pkg/archive/tar.go (applyNaive, createTarFile, mkparent) of containerd 2.1.9, for tars
-whose entries `lab.tars` describes. It decodes nothing, so it says nothing about headers.
+whose entries `lab.samples.tars` describes. It decodes nothing, so it says nothing about headers.
 """
 
 import errno
@@ -13,7 +13,7 @@ import stat
 from collections.abc import Sequence
 
 from agent.build.tar import rooted_path
-from lab import tars
+from lab.samples import tars
 
 XATTR = "SCHILY.xattr."
 

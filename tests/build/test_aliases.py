@@ -16,7 +16,9 @@ from agent.clients.registry import (
     tag_push,
 )
 from agent.model import images
-from lab import pushing, registries, services, tars
+from lab import services
+from lab.samples import pushing, tars
+from lab.web import registries
 
 pytestmark = pytest.mark.skipif(
     not registries.catalogue() or shutil.which("docker-registry") is None,

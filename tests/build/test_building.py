@@ -23,7 +23,7 @@ from agent.store import integrity
 from agent.store.gc import prune_now
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
-from lab import tars
+from lab.samples import tars
 from tests.fakes import registry as fakes
 
 LAYER = fakes.tar(file=b"content" * 1000)

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from lab import registries, services
+from lab import services
+from lab.web import registries
 
 pytestmark = pytest.mark.skipif(
     not registries.catalogue() or shutil.which("docker-registry") is None,

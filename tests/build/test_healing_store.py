@@ -9,7 +9,7 @@ from agent.build import erofs, layer_build
 from agent.store import integrity
 from agent.store.lookup import chain_index, direct_reader, file_reads
 from agent.store.publish import writer
-from lab import tars
+from lab.samples import tars
 from tests.fakes import registry as fakes
 
 LAYER = fakes.tar(file=b"content" * 1000)

@@ -15,7 +15,8 @@ from agent.roles import builder
 from agent.store import layout
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
-from lab import registries, services
+from lab import services
+from lab.web import registries
 
 pytestmark = pytest.mark.skipif(
     not registries.catalogue(), reason="needs the lab's images: run lab/setup"

@@ -6,7 +6,8 @@ import pytest
 
 from agent.store import integrity, layout
 from agent.store.index import index_files
-from lab import registries, services
+from lab import services
+from lab.web import registries
 from tests import forking
 
 pytestmark = pytest.mark.skipif(

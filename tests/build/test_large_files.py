@@ -14,7 +14,7 @@ from agent.build.bulk import extents, grafting, spool
 from agent.store import integrity
 from benchmarks import processes
 from lab import processes as programs
-from lab import tars
+from lab.samples import tars
 from tests.fakes import registry as fakes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for mounts")

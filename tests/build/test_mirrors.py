@@ -17,7 +17,8 @@ from agent.roles import builder
 from agent.store import integrity, layout
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
-from lab import certificates, places, registries
+from lab import places
+from lab.web import certificates, registries
 from tests.build import mirroring
 
 pytestmark = pytest.mark.skipif(

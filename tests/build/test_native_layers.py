@@ -15,7 +15,7 @@ from agent.build.native import native_image
 from agent.model import oci, records
 from agent.store import integrity
 from agent.store.lookup import direct_reader
-from lab import tars
+from lab.samples import tars
 from tests import artifacts
 from tests.fakes import registry as fakes
 

@@ -10,7 +10,8 @@ import pytest
 
 from agent.clients.registry import connections, credentials, distribution, failures
 from agent.model import images
-from lab import registries, services
+from lab import services
+from lab.web import registries
 from tests.build import test_aliases as aliases
 from tests.fakes import registry as fakes
 

@@ -22,7 +22,9 @@ from agent.roles import builder
 from agent.store import integrity, layout
 from agent.store.lookup import direct_reader
 from agent.store.publish import layer_writer, source_migration, writer
-from lab import pushing, registries, services, tars
+from lab import services
+from lab.samples import pushing, tars
+from lab.web import registries
 from tests.fakes import registry as fakes
 
 pytestmark = pytest.mark.skipif(

@@ -11,7 +11,8 @@ import pytest
 from agent.build import limits, mkfs_erofs, unpack
 from agent.build.bulk import grafting, spool
 from agent.build.tar import corrections, detours, headers, inheritance, stream
-from lab import places, processes, shapes, tars
+from lab import places, processes
+from lab.samples import shapes, tars
 from tests.build import reference
 from tests.containerd import trees
 

@@ -19,7 +19,8 @@ from agent.roles import builder
 from agent.store import integrity, layout
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
-from lab import places, registries, services
+from lab import places, services
+from lab.web import registries
 from tests.containerd import conftest as containerds
 from tests.containerd import test_fidelity, trees
 

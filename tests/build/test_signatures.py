@@ -18,7 +18,8 @@ from agent.clients.registry import connections, credentials, host_rounds
 from agent.model import images
 from agent.roles import builder
 from agent.store.publish import writer
-from lab import pushing, services, tars
+from lab import services
+from lab.samples import pushing, tars
 from tests.build import test_aliases as aliases
 
 pytestmark = pytest.mark.skipif(

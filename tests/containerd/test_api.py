@@ -23,7 +23,8 @@ import pytest
 from agent._proto.containerd import introspection_pb2, leases_pb2
 from agent.clients.containerd import objects, pull_leases, rpc
 from agent.model import digests, keys, times
-from lab import places, processes, registries
+from lab import places, processes
+from lab.web import registries
 from tests.containerd import conftest
 from tests.fakes import containerd as fakes
 

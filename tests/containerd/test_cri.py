@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from agent.store import layout
-from lab import cri, registries
+from lab.runtime import cri
+from lab.web import registries
 from tests.containerd import conftest
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]

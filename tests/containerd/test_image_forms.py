@@ -13,7 +13,8 @@ import zstandard
 from agent import errors
 from agent.kits.aio import threads
 from agent.store.publish import writer
-from lab import processes, services, tars
+from lab import processes, services
+from lab.samples import tars
 from tests.containerd import conftest
 from tests.fakes import registry as fakes
 

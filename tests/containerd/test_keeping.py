@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from agent.clients.containerd import rpc as clients
-from lab import containerds, processes, restarter
+from lab import processes
+from lab.runtime import containerds, restarter
 from tests.image import nodes
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(300)]

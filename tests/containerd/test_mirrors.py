@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent.store.publish import writer
-from lab import certificates, registries, services
+from lab import services
+from lab.web import certificates, registries
 from tests.build import mirroring
 from tests.containerd import conftest
 

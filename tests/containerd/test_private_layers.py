@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from agent.model import keys
-from lab import containerds, registries
+from lab.runtime import containerds
+from lab.web import registries
 from tests.containerd import conftest, private_images
 from tests.fakes import registry as fakes
 

@@ -11,7 +11,8 @@ import pytest
 
 from agent.mounts import mountinfo
 from agent.store import layout
-from lab import processes, registries
+from lab import processes
+from lab.web import registries
 from tests import waiting
 from tests.containerd import cold
 

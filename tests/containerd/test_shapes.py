@@ -8,7 +8,8 @@ import pytest
 
 from agent import errors
 from agent.store.publish import writer
-from lab import processes, pushing, services, shapes
+from lab import processes, services
+from lab.samples import pushing, shapes
 from tests.containerd import conftest, trees
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]

@@ -14,7 +14,8 @@ from agent import errors
 from agent.clients.containerd import rpc
 from agent.setup.config import containerd_binary, inputs, settings_view
 from agent.setup.node import apply, config_reader, host
-from lab import containerds, places
+from lab import places
+from lab.runtime import containerds
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 

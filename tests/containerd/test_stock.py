@@ -12,7 +12,8 @@ import grpc
 import pytest
 
 from agent.store.publish import writer
-from lab import containerds, cri, services
+from lab import services
+from lab.runtime import containerds, cri
 from tests import named_containerd
 from tests.containerd import conftest
 

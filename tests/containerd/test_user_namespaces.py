@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.mounts import mountinfo
-from lab import cri
+from lab.runtime import cri
 from tests import waiting
 from tests.containerd import conftest, trees
 

@@ -18,7 +18,8 @@ from agent.control.caches import cache_object
 from agent.control.reconcile import cluster
 from agent.store import layout
 from agent.store.lookup import direct_reader
-from lab import places, processes, registries, services
+from lab import places, processes, services
+from lab.web import registries
 from tests import waiting
 from tests.control import builders
 from tests.kube import apis

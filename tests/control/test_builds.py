@@ -13,7 +13,8 @@ from agent.control.caches import cache_object
 from agent.control.reconcile import cluster
 from agent.model import caches, images, keys
 from agent.store import integrity
-from lab import pushing, services
+from lab import services
+from lab.samples import pushing
 from tests import artifacts
 from tests.control import conftest
 from tests.control.test_controller import docker_config, secret

@@ -25,7 +25,8 @@ from agent.control.caches import cache_object
 from agent.matching import decisions
 from agent.model import caches, images, pods
 from agent.ucloud import accelerated_images
-from lab import pushing, services, tars
+from lab import services
+from lab.samples import pushing, tars
 from tests.control import conftest, rights
 from tests.kube import apis, servers
 from tests.manifests import rendering

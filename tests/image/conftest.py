@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import containerds, cri, image, places, services
+from lab import places, services
+from lab.image import oci
+from lab.runtime import containerds, cri
 from tests.containerd.conftest import registry, session
 
 __all__ = ["registry", "session"]
 
-NAME = image.name()
+NAME = oci.name()
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +23,7 @@ def archive() -> pathlib.Path:
     command = [sys.executable, "-m", "lab.image"]
     done = subprocess.run(command, cwd=places.CHECKOUT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    return image.ARCHIVE
+    return oci.ARCHIVE
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ import grpc
 import yaml
 
 from agent.mounts import mountinfo
-from lab import containerds, cri, kubelet, places, processes, restarter, services
+from lab import places, processes, services
+from lab.runtime import containerds, cri, kubelet, restarter
 from tests import waiting
 from tests.manifests import rendering
 

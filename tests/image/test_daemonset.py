@@ -12,7 +12,8 @@ import pytest
 
 from agent.setup.config import journal
 from agent.store.publish import writer
-from lab import cri, places, services
+from lab import places, services
+from lab.runtime import cri
 from tests.containerd import cold
 from tests.containerd import conftest as stores
 from tests.image import nodes

@@ -8,7 +8,9 @@ import tarfile
 
 import pytest
 
-from lab import cri, image, places, rootfs
+from lab import places
+from lab.image import oci, rootfs
+from lab.runtime import cri
 from tests.image import conftest
 from tests.manifests import rendering
 
@@ -80,7 +82,7 @@ def test_every_command_finds_what_it_imports(client: cri.Client) -> None:
 @pytest.mark.usefixtures("archive")
 def test_the_manifests_in_it_are_whole() -> None:
     """The one part of them that names files outside of its folder."""
-    inside = image.FOLDER / "root" / "ours" / rootfs.SITE / "agent" / "cli" / "manifests"
+    inside = oci.FOLDER / "root" / "ours" / rootfs.SITE / "agent" / "cli" / "manifests"
 
     shown = rendering.render(inside / "components" / "monitoring" / "shared")
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lab import helm, places
+from lab import places
 from lab.chart import renderings, schema
+from lab.parts import helm
 
 CHART = places.CHECKOUT / "charts" / "uimgacc"
 NAMESPACE = "uimgacc-system"

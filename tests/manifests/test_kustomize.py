@@ -14,7 +14,7 @@ import yaml
 from agent.model import images
 from agent.roles import agent_flags, snapshotter
 from agent.setup.config import inputs
-from lab import rootfs
+from lab.image import rootfs
 from tests.manifests import rendering, schemas
 
 OVERLAYS = ("runtimeclass", "default-snapshotter")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lab import cri, nodes, services
+from lab import services
+from lab.runtime import cri, nodes
 from tests import waiting
 from tests.containerd import conftest as containerds
 

@@ -12,9 +12,10 @@ import zstandard
 from agent.model import images
 from agent.store import layout
 from agent.store.lookup import direct_reader
-from lab import containerds as programs
-from lab import images as lab_images
-from lab import places, pushing, services, tars
+from lab import places, services
+from lab.runtime import containerds as programs
+from lab.samples import images as lab_images
+from lab.samples import pushing, tars
 from tests import artifacts
 from tests.containerd import conftest as containerds
 from tests.node import conftest

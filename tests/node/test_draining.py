@@ -9,7 +9,7 @@ import pytest
 from agent.clients.containerd import rpc
 from agent.model import digests, images, times
 from agent.node.images import containerd_images, image_removal
-from lab import registries
+from lab.web import registries
 from tests.node import conftest
 
 pytestmark = pytest.mark.containerd

@@ -13,8 +13,10 @@ from agent.mounts import syscalls
 from agent.node.images import containerd_images, image_removal
 from agent.roles import builder
 from agent.store.publish import writer
-from lab import images as lab_images
-from lab import places, pushing, registries, services, tars
+from lab import places, services
+from lab.samples import images as lab_images
+from lab.samples import pushing, tars
+from lab.web import registries
 from tests.containerd import conftest as containerds
 from tests.containerd import private_images
 from tests.node import conftest

@@ -15,7 +15,8 @@ from agent.model import digests
 from agent.mounts import mountpoints
 from agent.store import layout
 from agent.store.lookup import direct_reader
-from lab import processes, registries
+from lab import processes
+from lab.web import registries
 from tests.containerd import cold
 from tests.node import conftest, test_healing
 

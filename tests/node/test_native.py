@@ -11,7 +11,9 @@ import grpc
 import pytest
 
 from agent.store.publish import writer
-from lab import nodes, places, registries
+from lab import places
+from lab.runtime import nodes
+from lab.web import registries
 from tests import named_containerd
 from tests.containerd import conftest as containerds
 from tests.containerd import private_images

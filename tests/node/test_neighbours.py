@@ -19,7 +19,9 @@ from agent._proto.containerd import events_pb2, events_pb2_grpc
 from agent.clients.containerd import rpc
 from agent.model import digests, keys
 from agent.store.publish import writer
-from lab import processes, pushing, registries, services, tars
+from lab import processes, services
+from lab.samples import pushing, tars
+from lab.web import registries
 from tests.containerd import conftest as containerds
 from tests.node import conftest
 

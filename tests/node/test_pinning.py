@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab import registries
+from lab.web import registries
 from tests.node import conftest
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]

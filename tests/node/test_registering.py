@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from agent.store import layout
-from lab import registries
+from lab.web import registries
 from tests.manifests import rendering
 from tests.node import conftest
 

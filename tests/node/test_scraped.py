@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from agent.control.reconcile import cluster
-from lab import processes, prometheus
+from lab import processes
+from lab.web import prometheus
 from tests import waiting
 from tests.control import conftest as control
 from tests.kube import apis, faults

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from agent.store import integrity, layout
-from lab import nodes
+from lab.runtime import nodes
 from tests.containerd import conftest as containerds
 from tests.node import conftest
 

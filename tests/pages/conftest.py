@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import browser
+from lab.web import browser
 
 # Text against the nearest background that is not transparent, by WCAG's formula; one line
 # for each that has too little contrast. Normal and large text are held to the same 4.5.

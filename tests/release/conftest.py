@@ -67,7 +67,7 @@ def _made(folder: pathlib.Path, *, umask: int, **environment: str) -> Made:
     for tag in _git(clone, "tag", "--points-at", "HEAD").split():
         _git(clone, "tag", "-d", tag)
     version = subprocess.run(
-        [sys.executable, "-c", "from lab import image; print(image.name().rpartition(':')[2])"],
+        [sys.executable, "-c", "from lab.image import oci; print(oci.name().rpartition(':')[2])"],
         cwd=clone,
         check=True,
         capture_output=True,

@@ -17,8 +17,10 @@ import yaml
 from cyclonedx import schema
 from cyclonedx.validation import json as validation
 
-from lab import containerds, cri, helm, install_files, places, processes, services
+from lab import install_files, places, processes, services
+from lab.parts import helm
 from lab.release import documents, platforms, signing, tools
+from lab.runtime import containerds, cri
 from tests.release import conftest
 
 pytestmark = [pytest.mark.containerd, pytest.mark.timeout(7200)]

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from agent._proto.containerd import snapshots_pb2 as pb
-from lab import conformance
+from lab.parts import conformance
 
 pytestmark = pytest.mark.root
 

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from benchmarks import images, processes, report, runs, spreads
-from lab import registries
+from benchmarks import processes, report, runs, spreads
+from benchmarks.node import images
+from lab.web import registries
 
 EVERY = ("one", "two")
 

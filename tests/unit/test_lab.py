@@ -9,20 +9,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import images, parts, places, processes, rootfs, testing
+from lab import places, processes, testing
+from lab.image import rootfs
+from lab.parts import debian
+from lab.samples import images
 
 
 @pytest.fixture
 def stamp(tmp_path, monkeypatch):
     path = tmp_path / "parts.json"
-    monkeypatch.setattr(parts, "STAMP", path)
+    monkeypatch.setattr(debian, "STAMP", path)
     return path
 
 
 def test_parts_that_are_there_are_known(stamp) -> None:
-    stamp.write_text(json.dumps({"key": parts.key(), "folders": ["erofs"]}))
+    stamp.write_text(json.dumps({"key": debian.key(), "folders": ["erofs"]}))
 
-    assert parts.gathered() == {"erofs"}
+    assert debian.gathered() == {"erofs"}
 
 
 @pytest.mark.parametrize("text", [None, "", json.dumps({"key": "of before", "folders": ["erofs"]})])
@@ -30,7 +33,7 @@ def test_parts_of_another_version_are_gathered_anew(stamp, text: str | None) -> 
     if text is not None:
         stamp.write_text(text)
 
-    assert parts.gathered() == set()
+    assert debian.gathered() == set()
 
 
 @pytest.mark.parametrize(
@@ -55,9 +58,9 @@ def test_the_image_has_what_debian_mends_between_point_releases(
         monkeypatch.delenv(name, raising=False)
     for name, value in chosen.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(parts, "output", lambda _command: own)
-    monkeypatch.setattr(parts, "own_mirror", lambda: "http://d/debian/")
-    monkeypatch.setattr(parts, "run", lambda command, *_: commands.append(command) or "")
+    monkeypatch.setattr(debian, "output", lambda _command: own)
+    monkeypatch.setattr(debian, "own_mirror", lambda: "http://d/debian/")
+    monkeypatch.setattr(debian, "run", lambda command, *_: commands.append(command) or "")
     (tmp_path / "sources.list").write_text("deb http://d/debian trixie main\n")
 
     rootfs.add_security(["apt-get"], tmp_path)
@@ -70,9 +73,21 @@ def test_the_image_has_what_debian_mends_between_point_releases(
 
 
 def test_the_demo_needs_no_browser_no_kernel_and_no_peer() -> None:
-    needed = {part.folder for part in parts.PARTS if part.demo}
+    needed = {part.folder for part in debian.PARTS if part.demo}
 
     assert needed == {"containerd-2", "cri-proto", "docker-registry", "erofs"}
+
+
+def test_images_are_made_anew_by_another_text_not_by_another_import(tmp_path, monkeypatch) -> None:
+    source = tmp_path / "lab/some.py"
+    source.parent.mkdir()
+    monkeypatch.setattr(places, "CHECKOUT", tmp_path)
+    stamps = []
+    for text in ("from lab import tars\nA = 1\n", "from lab.room import tars\nA = 1\n", "A = 2\n"):
+        source.write_text(text)
+        stamps.append(images.stamp(("some.py",)))
+
+    assert stamps[0] == stamps[1] != stamps[2]
 
 
 def test_after_the_demo_the_small_images_are_still_to_be_made() -> None:

@@ -13,8 +13,10 @@ import pytest
 from cyclonedx import schema
 from cyclonedx.validation import json as validation
 
-from lab import places, processes, pushing, rootfs
+from lab import places, processes
+from lab.image import rootfs
 from lab.release import bills, charts, documents, platforms, provenance, sources
+from lab.samples import pushing
 
 VERSION = sources.Version("1.2.3", "c0ffee" * 6 + "abcd", 1_800_000_000, released=True)
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import cri, nodes, registries
 from lab.guest import member, nfsd
+from lab.runtime import cri, nodes
+from lab.web import registries
 from tests import waiting
 
 EXPORT = member.EXPORT

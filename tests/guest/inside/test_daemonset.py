@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import cri, image
+from lab.image import oci
+from lab.runtime import cri
 from tests.guest.inside import conftest
 from tests.image import nodes
 from tests.manifests import rendering
@@ -24,7 +25,7 @@ def node(store, registry, tmp_path_factory) -> Iterator[nodes.Node]:
     folder = tmp_path_factory.mktemp("n")
     with (
         nodes.shared(folder),
-        nodes.Node(folder, registry, image.ARCHIVE, nfs=conftest.EXPORT) as made,
+        nodes.Node(folder, registry, oci.ARCHIVE, nfs=conftest.EXPORT) as made,
     ):
         conftest.note("the image is there")
         yield made

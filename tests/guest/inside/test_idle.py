@@ -14,7 +14,7 @@ from agent.store.gc import collection
 from agent.store.index import index_files
 from agent.store.lookup import direct_reader
 from agent.store.publish import writer
-from benchmarks import filling
+from benchmarks.store import filling
 from lab.guest import member, nfsd
 from tests.guest.inside import conftest
 from tests.unit.store import making

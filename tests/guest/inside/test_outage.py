@@ -14,7 +14,7 @@ import pytest
 from agent.clients.kube import rest_client
 from agent.model import keys
 from agent.mounts import mountinfo
-from lab import cri
+from lab.runtime import cri
 from tests.guest.inside import conftest
 from tests.kube import apis, servers, threads
 

@@ -20,7 +20,9 @@ from agent.mounts import mountinfo
 from agent.mounts.devices import device_mapper
 from agent.store import layout
 from agent.store.lookup import direct_reader
-from lab import cri, nodes, processes, registries
+from lab import processes
+from lab.runtime import cri, nodes
+from lab.web import registries
 from tests.guest.inside import conftest
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(500)]

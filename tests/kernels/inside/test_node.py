@@ -12,7 +12,7 @@ import pytest
 
 from agent.mounts import mountinfo
 from agent.mounts.devices import loop_devices
-from lab import nodes
+from lab.runtime import nodes
 from tests.guest.inside import conftest
 
 pytestmark = pytest.mark.guest

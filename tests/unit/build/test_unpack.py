@@ -12,7 +12,7 @@ import pytest
 from agent.build import limits, unpack
 from agent.build.bulk import spool
 from agent.build.tar import corrections, detours, inheritance
-from lab import tars
+from lab.samples import tars
 
 SMALL = limits.Limits(blob=1 << 20, room=1 << 20)
 END = bytes(2 * tars.BLOCK)

@@ -8,7 +8,7 @@ from agent.build.artifacts import packed_files
 from agent.build.tar import headers
 from agent.model import oci
 from agent.model.artifacts import artifact_files, file_tree
-from lab import tars
+from lab.samples import tars
 
 BLOB = oci.Descriptor("sha256:" + "a" * 64, 1)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent import errors
 from agent.build import limits
 from agent.build.tar import acl, headers, stream
-from lab import odd, shapes, tars
+from lab.samples import odd, shapes, tars
 
 
 def passed(tar: bytes, *, step: int = 1 << 20, **options) -> bytes:

@@ -1,0 +1,1 @@
+"""A node: whole images pulled and read, pods, and the snapshotter alone."""

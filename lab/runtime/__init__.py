@@ -1,0 +1,1 @@
+"""Container runtimes that tests run, and nodes with one: containerd, CRI, kubelet, SOCI."""
