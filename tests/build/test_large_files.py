@@ -23,7 +23,7 @@ SOURCE = random.Random(3)
 NOISE = SOURCE.randbytes(3 << 20)
 MIXED = b"".join(SOURCE.choice([bytes(50_000), SOURCE.randbytes(50_000)]) for _ in range(60))
 TEXT = b"".join(b"line %d\n" % number for number in range(200_000))
-LITTLE = (NOISE[:100_000] + NOISE[68_928:100_000]) * 11 + NOISE[:200_000] + bytes(150_000)
+LITTLE = (NOISE[:100_000] + NOISE[68_928:100_000]) * 18 + NOISE[:200_000] + bytes(150_000)
 """Extents that compress, in a file that as a whole does not save enough."""
 ODD = "SCHILY.xattr.user.k"
 

@@ -24,6 +24,9 @@ FRONT = 16 << 20
 """Bytes that are left free for the image of mkfs.erofs, whose size is not known before its end."""
 
 _BATCH = 8 * extents.SIZE
+_UNUSED_PART = 16
+"""Of a file's blocks one in so many at most stays unused when it is unpacked: of one in which every
+other extent compresses it would be up to 44 %."""
 _MOST_RUNS = 64
 """Runs of extents that wait to be unpacked: a file may have one for every other extent."""
 
@@ -146,9 +149,13 @@ class Spool:
         stored = sum(map(abs, blocks[numbers.start : numbers.stop]))
         if extents.is_worth_it(stored, file.detour.size):
             return
-        for is_compressed, run in itertools.groupby(numbers, lambda number: blocks[number] < 0):
-            if is_compressed:
-                self._unpack(file, list(run))
+        grouped = itertools.groupby(numbers, lambda number: blocks[number] < 0)
+        runs = [list(run) for is_compressed, run in grouped if is_compressed]
+        unused = sum(-sum(blocks[each] for each in run) % extents.BLOCKS for run in runs)
+        if unused > stored // _UNUSED_PART:
+            return
+        for run in runs:
+            self._unpack(file, run)
 
     def _unpack(self, file: File, run: list[int]) -> None:
         """Have the pool unpack extents that follow one another, and note where they will be: the

@@ -78,7 +78,7 @@ def read_plain(bulk: spool.Spool, file: spool.File) -> bytes:
         LITTLE * 20,
         LITTLE * 20 + LITTLE[-70_000:],
         CONTENTS[0][: 3 * extents.SIZE] + bytes(extents.SIZE + 5),
-        LITTLE + CONTENTS[0][: extents.SIZE] + LITTLE * 9 + CONTENTS[0],
+        LITTLE + CONTENTS[0][: extents.SIZE] + LITTLE * 9 + CONTENTS[0][: 3 * extents.SIZE] * 4,
     ],
     ids=["run", "run with an end", "one behind", "two runs"],
 )
@@ -101,7 +101,7 @@ def test_a_file_that_saves_little_as_a_whole_is_plain(tmp_path, content: bytes) 
 
 def test_many_runs_are_unpacked_a_bounded_number_at_a_time(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(spool, "_MOST_RUNS", 2)
-    content = (LITTLE + SOURCE.randbytes(extents.SIZE)) * 9
+    content = (LITTLE * 9 + SOURCE.randbytes(extents.SIZE)) * 9
     with spooled(tmp_path / "a", 2, [content, *CONTENTS]) as bulk:
         assert read_plain(bulk, bulk.files[0]) == content
 
@@ -130,6 +130,16 @@ def test_a_build_that_ends_does_not_wait_until_a_long_run_is_unpacked(
         assert began.wait(60)
 
     assert len(unpacked) == 1
+
+
+def test_a_file_stays_as_it_is_where_unpacking_it_would_leave_much_room_unused(tmp_path) -> None:
+    with spooled(tmp_path / "a", 2, [(LITTLE + CONTENTS[0][: extents.SIZE]) * 20]) as bulk:
+        packed = [blocks for blocks in bulk.table.blocks if blocks < 0]
+
+        assert len(packed) == 20
+        assert not extents.is_worth_it(sum(map(abs, bulk.table.blocks)), 40 * extents.SIZE)
+        size = bulk.path.stat().st_size - spool.FRONT
+        assert size == sum(map(abs, bulk.table.blocks)) * extents.BLOCK
 
 
 def test_without_large_files_there_is_no_file(tmp_path) -> None:
